@@ -1,0 +1,33 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything they need is installed into .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/installed  ## AST on digits: ten images that train a network
+	$(BIN)/astdistill demo
+
+test: $(VENV)/tested  ## every test; FAST=1 leaves out those marked slow
+	$(BIN)/python -m pytest -n 2 $(if $(FAST),-m 'not slow')
+
+lint: $(VENV)/tested
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/pyright
+
+bench: $(VENV)/installed  ## time and memory of the estimators
+	$(BIN)/python benchmarks/unroll.py
+
+clean:
+	rm -rf $(VENV) runs experts

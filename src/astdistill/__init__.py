@@ -1,0 +1,77 @@
+"""astdistill: dataset distillation by trajectory matching. Public names load on first use, so importing this is cheap."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import methods
+    from .data import DataConfig, Dataset, dataset_from_tensors, dataset_from_torch, load_dataset
+    from .distillation import DistillSettings, distill
+    from .errors import DivergedError, InputError
+    from .evaluation import PROTOCOLS, EvalRecipe, Scores, evaluate
+    from .experts import ExpertRecipe, TrajectoryStore, train_experts
+    from .models import FlatModel, build_model
+    from .synthetic import SyntheticSet, load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DataConfig": "data",
+    "Dataset": "data",
+    "dataset_from_tensors": "data",
+    "dataset_from_torch": "data",
+    "load_dataset": "data",
+    "DistillSettings": "distillation",
+    "distill": "distillation",
+    "DivergedError": "errors",
+    "InputError": "errors",
+    "PROTOCOLS": "evaluation",
+    "EvalRecipe": "evaluation",
+    "Scores": "evaluation",
+    "evaluate": "evaluation",
+    "ExpertRecipe": "experts",
+    "TrajectoryStore": "experts",
+    "train_experts": "experts",
+    "FlatModel": "models",
+    "build_model": "models",
+    "SyntheticSet": "synthetic",
+    "load": "synthetic",
+}
+
+__all__ = [
+    "PROTOCOLS",
+    "DataConfig",
+    "Dataset",
+    "DistillSettings",
+    "DivergedError",
+    "EvalRecipe",
+    "ExpertRecipe",
+    "FlatModel",
+    "InputError",
+    "Scores",
+    "SyntheticSet",
+    "TrajectoryStore",
+    "build_model",
+    "dataset_from_tensors",
+    "dataset_from_torch",
+    "distill",
+    "evaluate",
+    "load",
+    "load_dataset",
+    "methods",
+    "train_experts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "methods":
+        return importlib.import_module(".methods", __name__)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"astdistill has no '{name}'; its names are {', '.join(__all__)}.")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,110 @@
+"""The user's cache of decoded images and fitted whitenings: found by content, checked when read, made again when broken."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .. import progress
+from ..errors import InputError
+from ..records import digest
+from ..runs import load_tensors, save_tensors
+from .raw import RawData, RawPart
+from .statistics import tensor_digest
+
+FORMAT = 1
+READ = 1 << 20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Named tensors and a JSON-ready header: what one cache file holds."""
+
+    tensors: Mapping[str, Tensor]
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+
+def cache_folder() -> Path:
+    """`$ASTDISTILL_CACHE`, else `$XDG_CACHE_HOME/astdistill`, else `~/.cache/astdistill`. It may not exist yet."""
+    own = os.environ.get("ASTDISTILL_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "astdistill"
+
+
+def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
+    """What `build` gives, from the cache where the same `key` (a JSON-ready value) was built before.
+
+    A file that is cut short, altered or from another version is built anew; a folder that cannot be written to only costs time.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60]
+    path = cache_folder() / f"{plain}-{digest([FORMAT, key])}.safetensors"
+    found = _whole(path)
+    if found is not None:
+        return found
+    built = build()
+    try:
+        save_tensors(path, built.tensors, {**built.header, "format": FORMAT, "checksum": _checksum(built.tensors)})
+    except OSError as error:
+        progress.console().print(f"The cache {path.parent} cannot be written ({error}); going on without it.", highlight=False)
+    return built
+
+
+def cached_data(name: str, key: Any, build: Callable[[], RawData]) -> RawData:
+    """The set that `build` gives, by way of the cache; its pixels stay on disk (memory-mapped) until they are read."""
+    stored = cached(name, key, lambda: _stored(build()))
+    parts = {
+        part: RawPart(stored.tensors[f"{part}.pixels"], stored.tensors[f"{part}.labels"])
+        for part in ("train", "test")
+        if f"{part}.pixels" in stored.tensors
+    }
+    return RawData(stored.header["name"], tuple(stored.header["classes"]), parts["train"], parts.get("test"))
+
+
+def content(files: Iterable[Path], folder: Path | None = None) -> str:
+    """The SHA-256 of the files' bytes, in the order given, and of their paths below `folder` where it is given.
+
+    Times of change play no part: a copy of a folder is the same content.
+    """
+    whole = hashlib.sha256()
+    for path in files:
+        state = hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                while piece := file.read(READ):
+                    state.update(piece)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error}); check its permissions.") from error
+        whole.update(f"{path.relative_to(folder).as_posix() if folder else ''}\0{state.hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def _whole(path: Path) -> Stored | None:
+    if not path.exists():
+        return None
+    try:
+        tensors, header = load_tensors(path)
+    except InputError:
+        return None
+    if header.get("format") != FORMAT or header.get("checksum") != _checksum(tensors):
+        return None
+    return Stored(tensors, header)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    return digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})
+
+
+def _stored(raw: RawData) -> Stored:
+    tensors = {"train.pixels": raw.train.pixels, "train.labels": raw.train.labels}
+    if raw.test is not None:
+        tensors |= {"test.pixels": raw.test.pixels, "test.labels": raw.test.labels}
+    return Stored(tensors, {"name": raw.name, "classes": list(raw.classes)})

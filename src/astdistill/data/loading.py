@@ -1,0 +1,130 @@
+"""`load_dataset`: from a name or a configuration to the tensors that experts and students train on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from ..errors import InputError, unknown
+from ..records import digest
+from .cache import Stored, cached
+from .config import DataConfig
+from .dataset import Dataset, Split
+from .preprocessing import Preprocessing, fit_standard, fit_zca
+from .raw import RawData, RawPart
+from .selection import first_of_each, stratified
+from .sources import published_name, read
+from .statistics import tensor_digest
+
+TEST_SHARE = 0.2
+ZCA_EPS = 0.1
+CACHED_ZCA = 1024
+"""From so many values per image on, fitting a whitening takes longer than reading it."""
+PUBLISHED = {name: ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)) for name in ("cifar10", "cifar100")}
+"""Mean and deviation that all published trajectory-matching code uses, for CIFAR-100 too."""
+
+
+def load_dataset(source: str | DataConfig = "digits", *, device: str | torch.device = "cpu", **fields: Any) -> Dataset:
+    """The data set that `source` and the fields of `DataConfig` describe, preprocessed, on one device.
+
+    `source` is a known name, a hub name, a folder, an .npz file, or a whole configuration, of which `fields` then change some.
+    Raises InputError, in one sentence, for anything that cannot be used.
+    """
+    config = resolved(source, fields)
+    return assemble(read(config), config, device)
+
+
+def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:
+    """The configuration with some fields changed. Raises InputError for an unknown field or a value out of range."""
+    known = DataConfig.model_fields
+    for name in fields:
+        if name not in known:
+            raise unknown("data setting", name, known)
+    if fields.get("classes") is not None:
+        fields = fields | {"classes": tuple(map(str, fields["classes"]))}
+    start = {name: getattr(source, name) for name in known} if isinstance(source, DataConfig) else {"source": str(source)}
+    try:
+        return DataConfig.model_validate(start | fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"The data setting {name} cannot be {first['input']!r}: {first['msg']}; change --data.{name.replace('_', '-')}."
+        ) from error
+
+
+def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "cpu") -> Dataset:
+    """The raw images divided into parts and preprocessed; the preprocessing is fitted on the training part that remains."""
+    count = len(raw.classes)
+    _check_every_class(raw.train, raw.classes, "")
+    train, test = raw.train, raw.test
+    if test is None:
+        division = stratified(train.labels, count, round(TEST_SHARE * len(train)), config.seed, "test part")
+        train, test = train.rows(division.stay), train.rows(division.held_out)
+        _check_every_class(train, raw.classes, f" after {TEST_SHARE:.0%} were set aside for testing; add images, or a test part")
+    if not len(test):
+        raise InputError(f"{raw.name} has no test images of these classes; add a test part with at least one image.")
+    train = train.rows(first_of_each(train.labels, count, config.per_class))
+    validation = None
+    if config.validation:
+        train, validation = _held_out(train, raw, config)
+    preprocessing = _fitted(train, published_name(raw.name), config.whiten)
+    return Dataset(
+        name=raw.name,
+        classes=raw.classes,
+        train=_preprocessed(train, preprocessing, device),
+        test=_preprocessed(test, preprocessing, device),
+        preprocessing=preprocessing,
+        fingerprint=_fingerprint(train, raw.classes, preprocessing),
+        config=config,
+        validation=None if validation is None else _preprocessed(validation, preprocessing, device),
+    )
+
+
+def _held_out(train: RawPart, raw: RawData, config: DataConfig) -> tuple[RawPart, RawPart]:
+    """What stays for training and what is held out."""
+    number = round(config.validation * len(train))
+    if not number:
+        raise InputError(f"A validation share of {config.validation} of {len(train)} images holds out none; raise --data.validation.")
+    division = stratified(train.labels, len(raw.classes), number, config.seed, "validation part")
+    stay = train.rows(division.stay)
+    _check_every_class(stay, raw.classes, f" after a share of {config.validation} was held out; lower --data.validation")
+    return stay, train.rows(division.held_out)
+
+
+def _check_every_class(part: RawPart, classes: tuple[str, ...], why: str) -> None:
+    if len(classes) < 2:
+        raise InputError(f"The data hold {len(classes)} class(es) ({', '.join(classes)}); at least two are needed to tell apart.")
+    sizes = torch.bincount(part.labels, minlength=len(classes))
+    if not bool((sizes > 0).all()):
+        empty = classes[int((sizes == 0).nonzero()[0])]
+        raise InputError(f"Class '{empty}' has no training images{why or '; add some, or leave the class out with --data.classes'}.")
+
+
+def _fitted(train: RawPart, name: str, whiten: str) -> Preprocessing:
+    channels, height, width = train.pixels.shape[1:]
+    shape = (channels, height, width)
+    if whiten == "none":
+        return Preprocessing.none(shape)
+    if whiten == "standard":
+        known = PUBLISHED.get(name)
+        return Preprocessing.standard(*known, shape) if known and channels == 3 else fit_standard(train.pixels)
+    if channels * height * width < CACHED_ZCA:
+        return fit_zca(train.pixels, ZCA_EPS)
+    stored = cached("zca", [tensor_digest(train.pixels), ZCA_EPS], lambda: _stored(fit_zca(train.pixels, ZCA_EPS)))
+    return Preprocessing.restore(stored.header["preprocessing"], stored.tensors)
+
+
+def _stored(preprocessing: Preprocessing) -> Stored:
+    return Stored(preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
+
+
+def _preprocessed(part: RawPart, preprocessing: Preprocessing, device: str | torch.device) -> Split:
+    images = part.pixels.to(device).to(torch.float32).div_(255)
+    return Split(preprocessing.apply(images), part.labels.to(device))
+
+
+def _fingerprint(train: RawPart, classes: tuple[str, ...], preprocessing: Preprocessing) -> str:
+    return digest([tensor_digest(train.pixels), tensor_digest(train.labels), list(classes), preprocessing.hash])

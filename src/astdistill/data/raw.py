@@ -1,0 +1,82 @@
+"""What every reader gives, before any preprocessing: uint8 pixels, labels, class names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..shapes import Labels, Pixels
+
+
+@dataclass(frozen=True)
+class RawPart:
+    """Pixels `[N, C, H, W]` uint8 with labels `[N]` int64."""
+
+    pixels: Pixels
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, indices: Tensor) -> RawPart:
+        """The images at `indices`, in that order; the same part when that is all of them."""
+        if len(indices) == len(self) and bool((indices == torch.arange(len(self))).all()):
+            return self
+        return RawPart(self.pixels[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A labelled image set as it was stored; `test` is None where the source has no test part."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: RawPart
+    test: RawPart | None
+
+    def map_pixels(self, change: Any) -> RawData:
+        """The same set with `change` applied to the pixels of each part."""
+        test = None if self.test is None else RawPart(change(self.test.pixels), self.test.labels)
+        return replace(self, train=RawPart(change(self.train.pixels), self.train.labels), test=test)
+
+
+def checked_labels(labels: Any, classes: int, where: str) -> Labels:
+    """The labels as `[N]` int64. Raises InputError unless they are whole numbers 0 … classes − 1; `[N, 1]` is read as `[N]`."""
+    values = torch.as_tensor(labels)
+    values = values.squeeze(1) if values.ndim == 2 and values.shape[1] == 1 else values
+    if values.ndim != 1 or values.is_floating_point() or values.dtype == torch.bool:
+        raise InputError(
+            f"The labels of {where} are {values.dtype} of shape {tuple(values.shape)}; give one integer 0..{max(classes - 1, 1)} per image."
+        )
+    outside = ((values < 0) | (values >= classes)).nonzero()
+    if len(outside):
+        row = int(outside[0])
+        raise InputError(
+            f"Label {int(values[row])} of {where} (image {row}) is not one of 0..{classes - 1}; renumber the labels or name every class."
+        )
+    return values.to(torch.int64)
+
+
+def checked_count(pixels: Pixels, labels: Labels, where: str) -> RawPart:
+    """The pair as a part. Raises InputError when there are not as many labels as images, or none at all."""
+    if len(pixels) != len(labels):
+        raise InputError(f"{where} has {len(pixels)} images but {len(labels)} labels; give one label per image.")
+    if not len(labels):
+        raise InputError(f"{where} holds no images; give at least one per class.")
+    return RawPart(pixels, labels)
+
+
+def class_names(labels: Any, names: Sequence[str] | None) -> tuple[str, ...]:
+    """The names given, or the numbers 0 … largest label. Raises InputError for repeated names."""
+    if names is None:
+        values = torch.as_tensor(labels)
+        return tuple(map(str, range(int(values.max()) + 1 if values.numel() else 0)))
+    repeated = [name for name in names if list(names).count(name) > 1]
+    if repeated:
+        raise InputError(f"The class name '{repeated[0]}' is given twice; every class needs its own name.")
+    return tuple(map(str, names))

@@ -1,0 +1,118 @@
+"""Which images are kept: classes, the first so many of each, and stratified parts held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..errors import InputError, unknown
+from ..seeds import rng
+from ..shapes import Labels
+from .raw import RawData, RawPart
+
+Rows = Int[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class ClassChoice:
+    """Keep the classes named or numbered in `classes`, in that order, or the `first` so many; all of them if both are None."""
+
+    classes: tuple[str, ...] | None = None
+    first: int | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The rows that stay, ascending, and their labels in the new numbering."""
+
+    rows: Rows
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Division:
+    """Two disjoint sets of rows, each ascending, that together are all of them."""
+
+    stay: Rows
+    held_out: Rows
+
+
+def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
+    """The old labels of the chosen classes, in their new order. Raises InputError for an unknown, repeated or missing class."""
+    if choice.classes is not None and choice.first is not None:
+        raise InputError(f"Both classes {', '.join(choice.classes)} and the first {choice.first} were asked for; give only one of the two.")
+    if choice.first is not None:
+        if choice.first > len(names):
+            raise InputError(f"The first {choice.first} classes were asked for, but there are {len(names)}; lower --data.first-classes.")
+        return list(range(choice.first))
+    if choice.classes is None:
+        return list(range(len(names)))
+    kept = [_label(names, wanted) for wanted in choice.classes]
+    twice = [names[label] for label in kept if kept.count(label) > 1]
+    if twice:
+        raise InputError(f"Class '{twice[0]}' is asked for twice in --data.classes; name every class once.")
+    if len(kept) < 2:
+        raise InputError(f"Only {list(choice.classes)} was asked for in --data.classes; name at least two classes to tell apart.")
+    return kept
+
+
+def renumbered(labels: Labels, kept: Sequence[int]) -> Kept:
+    """The rows whose label is in `kept`, relabelled by its place there."""
+    largest = max([*kept, int(labels.max()) if len(labels) else 0])
+    place = torch.full((largest + 1,), -1, dtype=torch.int64)
+    place[list(kept)] = torch.arange(len(kept))
+    new = place[labels]
+    rows = (new >= 0).nonzero().squeeze(1)
+    return Kept(rows, new[rows])
+
+
+def with_classes(raw: RawData, choice: ClassChoice) -> RawData:
+    """The set with only the chosen classes."""
+    kept = kept_labels(raw.classes, choice)
+
+    def part(whole: RawPart) -> RawPart:
+        chosen = renumbered(whole.labels, kept)
+        return RawPart(whole.rows(chosen.rows).pixels, chosen.labels)
+
+    test = None if raw.test is None else part(raw.test)
+    return RawData(raw.name, tuple(raw.classes[label] for label in kept), part(raw.train), test)
+
+
+def first_of_each(labels: Labels, classes: int, per_class: int | None) -> Rows:
+    """The rows of the first `per_class` images of every class in stored order, ascending; all rows for None."""
+    if per_class is None:
+        return torch.arange(len(labels))
+    rows = [(labels == label).nonzero().squeeze(1)[:per_class] for label in range(classes)]
+    return torch.cat(rows).sort().values
+
+
+def stratified(labels: Labels, classes: int, count: int, seed: int, purpose: str) -> Division:
+    """`count` rows drawn at random so that every class gives its share to within one image.
+
+    Largest remainders get the odd images, the earlier class at a tie.
+    """
+    sizes = torch.bincount(labels, minlength=classes)
+    exact = [size * count / max(1, len(labels)) for size in sizes.tolist()]
+    take = [int(share) for share in exact]
+    by_remainder = sorted(range(classes), key=lambda label: (take[label] - exact[label], label))
+    for label in by_remainder[: count - sum(take)]:
+        take[label] += 1
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label, number in enumerate(take):
+        rows = (labels == label).nonzero().squeeze(1)
+        held[rows[torch.randperm(len(rows), generator=rng(seed, purpose, label))[:number]]] = True
+    return Division((~held).nonzero().squeeze(1), held.nonzero().squeeze(1))
+
+
+def _label(names: Sequence[str], wanted: str) -> int:
+    if wanted in names:
+        return list(names).index(wanted)
+    if wanted.isdecimal() and int(wanted) < len(names):
+        return int(wanted)
+    if wanted.lstrip("-").isdecimal():
+        raise InputError(f"There is no class number {wanted}; the classes are numbered 0..{len(names) - 1}.")
+    raise unknown("class", wanted, names)

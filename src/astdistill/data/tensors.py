@@ -1,0 +1,106 @@
+"""Your own images: tensors in memory, or any torch data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import InputError
+from ..shapes import Images, Labels, Pixels
+from .dataset import Dataset
+from .loading import assemble, resolved
+from .pictures import Picture, picture_pixels, stacked
+from .pixels import from_array, from_tensor, resized
+from .raw import RawData, RawPart, checked_count, checked_labels, class_names
+from .selection import ClassChoice, with_classes
+from .sources import IN_MEMORY
+
+
+def dataset_from_tensors(
+    train_images: Images | Pixels,
+    train_labels: Labels,
+    test_images: Images | Pixels,
+    test_labels: Labels,
+    classes: Sequence[str] | None = None,
+    *,
+    whiten: str = "standard",
+    name: str = "own",
+    device: str | torch.device = "cpu",
+    **fields: Any,
+) -> Dataset:
+    """A data set of images `[N, C, H, W]` (or grey `[N, H, W]`), uint8 or float in [0, 1], with integer labels 0..K−1.
+
+    `classes` names the classes; without it they are numbered. Floats are rounded to 256 levels. `fields` are others of
+    `DataConfig`: first_classes, per_class, validation, size, seed. Raises InputError as `load_dataset` does.
+    """
+    names = class_names(train_labels, classes)
+    train = _tensor_part(train_images, train_labels, len(names), f"{name} (training part)")
+    test = _tensor_part(test_images, test_labels, len(names), f"{name} (test part)")
+    return _dataset(RawData(name, names, train, test), whiten, device, fields)
+
+
+def dataset_from_torch(
+    train: Any,
+    test: Any,
+    classes: Sequence[str] | None = None,
+    *,
+    whiten: str = "standard",
+    name: str | None = None,
+    device: str | torch.device = "cpu",
+    **fields: Any,
+) -> Dataset:
+    """A data set of two `torch.utils.data.Dataset`s that give (image, label): Pillow pictures, uint8 arrays HWC, or tensors CHW in [0, 1].
+
+    Leave out transforms that normalise or augment. Class names come from `classes`, else from `train.classes`.
+    """
+    name = name or type(train).__name__
+    found = classes if classes is not None else getattr(train, "classes", None)
+    size = resolved("own", dict(fields)).size
+    first, second = (_torch_part(part, f"{name} ({which} part)", size) for part, which in ((train, "training"), (test, "test")))
+    return dataset_from_tensors(
+        first.pixels, first.labels, second.pixels, second.labels, found, whiten=whiten, name=name, device=device, **fields
+    )
+
+
+def _dataset(raw: RawData, whiten: str, device: str | torch.device, fields: dict[str, Any]) -> Dataset:
+    config = resolved(f"{IN_MEMORY}{raw.name}", {"whiten": whiten, **fields})
+    chosen = with_classes(raw, ClassChoice(first=config.first_classes)).map_pixels(lambda pixels: resized(pixels, config.size))
+    if chosen.test is not None and chosen.train.pixels.shape[1:] != chosen.test.pixels.shape[1:]:
+        shapes = [tuple(part.pixels.shape[1:]) for part in (chosen.train, chosen.test)]
+        raise InputError(
+            f"Training images of {raw.name} are {shapes[0]} and test images {shapes[1]}; give both the same channels and size."
+        )
+    return assemble(chosen, config, device)
+
+
+def _tensor_part(images: Tensor, labels: Any, classes: int, where: str) -> RawPart:
+    return checked_count(from_tensor(torch.as_tensor(images), where), checked_labels(labels, classes, where), where)
+
+
+def _torch_part(part: Any, where: str, size: int | None) -> RawPart:
+    labels: list[int] = []
+
+    def pictures() -> Iterator[Picture]:
+        for row in range(len(part)):
+            image, label = part[row]
+            labels.append(int(label))
+            yield Picture(resized(_pixels(image, where).unsqueeze(0), size)[0], f"image {row} of {where}")
+
+    if not len(part):
+        raise InputError(f"{where} holds no images; give at least one per class.")
+    pixels = stacked(pictures(), len(part))
+    return RawPart(pixels, torch.tensor(labels, dtype=torch.int64))
+
+
+def _pixels(image: Any, where: str) -> Tensor:
+    if isinstance(image, Image.Image):
+        return picture_pixels(image)
+    if isinstance(image, Tensor):
+        return from_tensor(image.unsqueeze(0), where)[0]
+    if hasattr(image, "dtype"):
+        return from_array(image[None], where)[0]
+    raise InputError(f"{where} gives images of type {type(image).__name__}; give Pillow pictures, arrays or tensors.")

@@ -1,0 +1,6 @@
+"""The outer loop of dataset distillation."""
+
+from .loop import distill
+from .settings import DistillSettings
+
+__all__ = ["DistillSettings", "distill"]

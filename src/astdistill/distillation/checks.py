@@ -1,0 +1,42 @@
+"""What must hold before the first outer step."""
+
+from __future__ import annotations
+
+from ..data import Dataset
+from ..errors import InputError
+from ..experts import TrajectoryStore
+from ..methods import Method
+from .settings import DistillSettings
+
+
+def check(dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings, ipc: int) -> None:
+    """Raise InputError, before anything is written, where data, experts, method and settings do not fit together."""
+    dataset.check_ipc(ipc)
+    _check_experts(dataset, experts)
+    last = settings.max_start_epoch - 1 + settings.matched_epochs
+    if last > experts.epochs:
+        raise InputError(
+            f"Start epochs below {settings.max_start_epoch} and {settings.matched_epochs} matched epochs reach epoch {last}, but the experts in "
+            f"{experts.folder} have {experts.epochs}; choose --distill.max-start-epoch {max(1, experts.epochs - settings.matched_epochs + 1)} or less, "
+            f"or train longer experts."
+        )
+    method.goal.check(settings.inner_steps, settings.matched_epochs)
+    if settings.validate_every and dataset.validation is None:
+        raise InputError(
+            "Evaluation during the distillation needs images held out of the training data; load them with --data.validation 0.1, "
+            "or set --distill.validate-every 0. Test images are never used to choose."
+        )
+
+
+def _check_experts(dataset: Dataset, experts: TrajectoryStore) -> None:
+    identity = experts.identity
+    if not len(experts):
+        raise InputError(f"{experts.folder} holds no finished expert; train some with: astdistill experts")
+    found = {"shape": dataset.shape, "classes": len(dataset.classes), "preprocessing": dataset.preprocessing.hash, "data": dataset.fingerprint}
+    wanted = {"shape": identity.shape, "classes": len(identity.classes), "preprocessing": identity.preprocessing, "data": identity.fingerprint}
+    for name, value in found.items():
+        if value != wanted[name]:
+            raise InputError(
+                f"The experts in {experts.folder} were trained on other data ({name} {wanted[name]}) than the set '{dataset.name}' given here "
+                f"({name} {value}); load the same data with the same --data options, or train experts on this set."
+            )

@@ -1,0 +1,79 @@
+"""The outer loop: advance, save, stop with a cause, finish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..data import Dataset
+from ..errors import DivergedError
+from ..experts import TrajectoryStore
+from ..methods import MTT, Method
+from ..models import FlatModel, build_model
+from ..progress import bar
+from ..synthetic import SyntheticSet
+from .checks import check
+from .run import Distillation, Line
+from .saving import Saver
+from .settings import DistillSettings
+from .state import DistillState
+
+
+def distill(
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    *,
+    method: Method = MTT,
+    ipc: int = 1,
+    settings: DistillSettings | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+) -> SyntheticSet:
+    """The distilled set: `ipc` images per class whose training follows the experts (METHOD §1).
+
+    With `out`, the folder gets `state.safetensors`, `metrics.jsonl` and `synthetic.safetensors`, and the same call resumes a run
+    that was killed, to the same bits on a CPU. With `settings.validate_every`, `synthetic.safetensors` is the best set by the validation
+    split and `last.safetensors` the last; without, it is the last. Raises InputError, before anything is written, where the parts
+    do not fit, and DivergedError when too many steps in a row were skipped.
+    """
+    settings = settings or DistillSettings()
+    experts = experts if settings.max_experts is None else experts.first(settings.max_experts)
+    check(dataset, experts, method, settings, ipc)
+    model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)).to(dataset.train.images.device))
+    run = Distillation(dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, model)
+    state = run.start()
+    best = _iterate(run, state)
+    return _finish(run, state, best)
+
+
+def _iterate(run: Distillation, state: DistillState) -> SyntheticSet | None:
+    """Advance `state` to the last iteration; the best set by the validation split, if that was asked for."""
+    saver, counters = Saver(run), state.counters
+    with bar(f"distilling ({run.method.name})", run.settings.iterations, counters.iteration) as progress:
+        while counters.iteration < run.settings.iterations:
+            line = run.advance(state)
+            saver.after_step(state, line)
+            if counters.skipped_in_a_row >= run.settings.max_skips:
+                saver.save(state)
+                raise DivergedError(_too_many(run, line))
+            progress.step(note=f"loss {line['loss']:.4f}, η {line['lr']:.4g}" + (f", skipped {counters.skipped}" if counters.skipped else ""))
+        saver.save(state)
+    return saver.best
+
+
+def _too_many(run: Distillation, line: Line) -> str:
+    kept = f" The last good state is in {run.out}." if run.out else ""
+    return (
+        f"{run.settings.max_skips} outer steps in a row were skipped, the last, {line['iteration']}, because {line['skipped']}; lower "
+        f"--distill.lr-img, --distill.lr-lr or --distill.lr-init and start in a new folder.{kept}"
+    )
+
+
+def _finish(run: Distillation, state: DistillState, best: SyntheticSet | None) -> SyntheticSet:
+    last = run.result(state)
+    chosen = best or last
+    if run.out:
+        chosen.save(run.out / "synthetic.safetensors")
+        if best:
+            last.save(run.out / "last.safetensors")
+    return chosen
+

@@ -1,0 +1,129 @@
+"""One distillation: what it is made of, its start, one outer step of it, and its result."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..data import Dataset
+from ..errors import InputError
+from ..experts import TrajectoryStore
+from ..methods import Method
+from ..models import FlatModel
+from ..records import digest
+from ..runs import provenance, read_lines, rewrite_lines
+from ..seeds import rng
+from ..synthetic import SyntheticSet
+from ..unroll import InnerLoop, MetaGradient, Variables, draw_plan
+from .settings import DistillSettings
+from .state import DistillState
+
+Line = dict[str, float | int | str]
+"""What is logged about one outer step."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """One run: what it is made of, and where it writes (nowhere if `out` is None)."""
+
+    dataset: Dataset
+    experts: TrajectoryStore
+    method: Method
+    ipc: int
+    settings: DistillSettings
+    out: Path | None
+    seed: int
+    model: FlatModel
+
+    @property
+    def key(self) -> str:
+        """A digest of everything that the images depend on, so that only an equal run is resumed."""
+        settings = self.settings.to_json()
+        for free in ("iterations", "checkpoint_seconds", "max_skips"):
+            settings.pop(free)
+        experts = {"store": self.experts.identity.digest(), "numbers": self.experts.experts()}
+        return digest({"method": self.method.to_json(), "settings": settings, "ipc": self.ipc, "seed": self.seed, "experts": experts})
+
+    def start(self) -> DistillState:
+        """The state to go on from: the saved one, or a fresh one."""
+        saved = self.out / "state.safetensors" if self.out else None
+        classes = len(self.dataset.classes)
+        if saved and saved.exists():
+            images = torch.zeros(classes * self.ipc, *self.dataset.shape, device=self.device)
+            state = DistillState(images, torch.zeros(classes * self.ipc, classes, device=self.device), self.method, self.settings)
+            state.restore(saved, self.key)
+            if state.counters.iteration > self.settings.iterations:
+                raise InputError(
+                    f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were asked for; ask for more, or "
+                    f"choose another --out."
+                )
+            self._keep_metrics(state.counters.iteration)
+            return state
+        self._keep_metrics(0)
+        initial = self.method.init(self.dataset, self.experts, self.model, self.ipc, self.seed)
+        targets = self.method.labels(initial, self.experts, self.model, classes, self.seed)
+        return DistillState(initial.images, targets, self.method, self.settings)
+
+    def _keep_metrics(self, iterations: int) -> None:
+        """Drop what was logged after the state was saved: those steps are taken again."""
+        metrics = self.out / "metrics.jsonl" if self.out else None
+        if metrics and metrics.exists():
+            rewrite_lines(metrics, [line for line in read_lines(metrics) if line["iteration"] < iterations])
+
+    @property
+    def device(self) -> torch.device:
+        return self.dataset.train.images.device
+
+    def gradient(self, state: DistillState) -> MetaGradient:
+        """The meta-gradient of outer step `state.counters.iteration`: a pure function of the state and the seed."""
+        iteration, settings, method = state.counters.iteration, self.settings, self.method
+        segment = method.sample(self.experts, iteration, settings.max_start_epoch, settings.matched_epochs, self.seed).to(self.device)
+        start = method.perturb(segment.start, self.model, rng(self.seed, "perturb", iteration))
+        plan = draw_plan(
+            settings.inner_steps,
+            len(state.images),
+            settings.batch_syn,
+            settings.augmentation,
+            self.dataset.shape,
+            rng(self.seed, "plan", iteration),
+            self.device,
+        )
+        weight = method.weight(segment.epoch, settings.max_start_epoch)
+        inner = InnerLoop(self.model, plan, method.momentum, weight, method.labels.kind)
+        return method.estimator(inner, start, state.variables(), method.goal(segment, start, settings.inner_steps))
+
+    def advance(self, state: DistillState) -> Line:
+        """One outer step; what is to be logged about it."""
+        began, counters = time.monotonic(), state.counters
+        gradient = self.gradient(state)
+        refused = self.method.accept(gradient) or state.step(Variables(gradient.images, gradient.targets, gradient.lr))
+        line: Line = {"iteration": counters.iteration, "loss": float(gradient.loss), "lr": float(state.lr)}
+        if refused:
+            line["skipped"] = refused
+            counters.skipped += 1
+        counters.skipped_in_a_row = counters.skipped_in_a_row + 1 if refused else 0
+        counters.iteration += 1
+        counters.seconds += time.monotonic() - began
+        return line
+
+    def result(self, state: DistillState) -> SyntheticSet:
+        """The set as it would be saved now: the moving averages, which are X and Y themselves where the method does not average."""
+        return SyntheticSet(
+            images=state.average["images"].clone(),
+            targets=state.average["targets"].clone(),
+            lr=state.lr.clone(),
+            classes=self.dataset.classes,
+            preprocessing=self.dataset.preprocessing,
+            data=self.dataset.config,
+            model=self.experts.identity.model,
+            labels=self.method.labels.kind,
+            augmentation=self.settings.augmentation,
+            momentum=self.method.momentum,
+            method=self.method.name,
+            fingerprint=self.dataset.fingerprint,
+            provenance=provenance(self.device)
+            | {"iteration": state.counters.iteration, "skipped": state.counters.skipped, "seed": self.seed, "settings": self.settings.to_json()},
+        )

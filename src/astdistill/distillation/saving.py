@@ -1,0 +1,50 @@
+"""What a distillation leaves on disk while it goes on."""
+
+from __future__ import annotations
+
+import time
+
+from ..progress import console
+from ..runs import append_line
+from ..synthetic import SyntheticSet
+from .run import Distillation, Line
+from .state import DistillState
+from .validation import validate
+
+
+class Saver:
+    """Writes what a run leaves behind, and keeps the best set by the validation split."""
+
+    def __init__(self, run: Distillation) -> None:
+        self.run, self.saved = run, time.monotonic()
+        path = run.out / "best.safetensors" if run.out else None
+        self.best = SyntheticSet.load(path) if path and path.exists() else None
+
+    def _consider(self, state: DistillState, accuracy: float) -> None:
+        if accuracy > state.counters.best.get("accuracy", -1.0):
+            state.counters.best = {"iteration": state.counters.iteration, "accuracy": accuracy}
+            self.best = self.run.result(state)
+            if self.run.out:
+                self.best.save(self.run.out / "best.safetensors")
+        self.save(state)
+
+    def after_step(self, state: DistillState, line: Line) -> None:
+        """Validate where that is due, log the step, and save the state if the last time was long enough ago."""
+        every = self.run.settings.validate_every
+        due = every > 0 and state.counters.iteration % every == 0
+        if due:
+            line["validation"] = validate(self.run.result(state), self.run.dataset, self.run.settings, self.run.seed)
+        if self.run.out:
+            append_line(self.run.out / "metrics.jsonl", line)
+        if line.get("skipped"):
+            console().print(f"step {line['iteration']} skipped: {line['skipped']}", highlight=False)
+        if due:
+            self._consider(state, float(line["validation"]))
+        elif time.monotonic() - self.saved >= self.run.settings.checkpoint_seconds:
+            self.save(state)
+
+    def save(self, state: DistillState) -> None:
+        """Save the state."""
+        if self.run.out:
+            state.save(self.run.out / "state.safetensors", self.run.key)
+        self.saved = time.monotonic()

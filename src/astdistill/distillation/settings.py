@@ -1,0 +1,49 @@
+"""The numbers of one table cell, beside the decisions that make up its method."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from ..augment import STRATEGY
+from ..records import Record
+
+
+class DistillSettings(Record):
+    """How long and how fast to distil; defaults are those of the published CIFAR cells."""
+
+    iterations: int = Field(default=5000, ge=1)
+    """Outer steps. A finished run is continued by asking for more."""
+    inner_steps: int = Field(default=20, ge=1)
+    """T: student steps per outer step."""
+    matched_epochs: int = Field(default=2, ge=1)
+    """M: expert epochs that the student is to cover."""
+    max_start_epoch: int = Field(default=20, ge=1)
+    """Segments start at an expert epoch below this one."""
+    lr_img: float = Field(default=1000.0, gt=0)
+    """Outer rate of the images."""
+    lr_lr: float = Field(default=1e-5, ge=0)
+    """Outer rate of the learned step size η."""
+    lr_targets: float = Field(default=10.0, ge=0)
+    """Outer rate of learned targets, for methods that learn them."""
+    lr_init: float = Field(default=0.01, gt=0)
+    """η_0: the student's step size at the start."""
+    batch_syn: int | None = Field(default=None, ge=1)
+    """Synthetic images per inner step; none means the whole set."""
+    outer_momentum: float = Field(default=0.5, ge=0, lt=1)
+    """Momentum of the outer SGD."""
+    targets_momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of the outer SGD on learned targets."""
+    augmentation: str = STRATEGY
+    """DSA operations of the student, joined by underscores; empty for none."""
+    max_experts: int | None = Field(default=None, ge=1)
+    """Use only the first so many experts of the store."""
+    max_skips: int = Field(default=20, ge=1)
+    """Outer steps in a row that may be skipped before the run stops and names the cause."""
+    validate_every: int = Field(default=0, ge=0)
+    """Outer steps between evaluations on the validation split, which then chooses what is saved; 0 means never."""
+    validate_epochs: int = Field(default=300, ge=1)
+    """Training epochs of each such evaluation."""
+    validate_networks: int = Field(default=2, ge=1)
+    """Networks of each such evaluation."""
+    checkpoint_seconds: float = Field(default=20.0, ge=0)
+    """Least time between two saved states; results do not depend on it."""

@@ -1,0 +1,115 @@
+"""What changes during a distillation, and its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..methods import Method
+from ..optimisers import pack, unpack
+from ..runs import load_tensors, save_tensors
+from ..shapes import Images, Scalar, Targets
+from ..unroll import Variables
+from .settings import DistillSettings
+
+LEARNED = ("images", "targets", "lr")
+
+
+@dataclass
+class Counters:
+    """Integers and records that are saved with the tensors."""
+
+    iteration: int = 0
+    """Outer steps done, skipped ones included."""
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    """iteration and accuracy of the best set by the validation split."""
+    seconds: float = 0.0
+    """Time spent in outer steps by all the processes that worked on this run."""
+
+
+class DistillState:
+    """X, Y, φ (see `methods.parts.rate`), the outer optimiser, the moving averages and the counters."""
+
+    def __init__(self, images: Images, targets: Targets, method: Method, settings: DistillSettings) -> None:
+        self.method, self.settings = method, settings
+        self.images, self.targets = images.detach().clone(), targets.detach().clone()
+        self.phi: Scalar = torch.tensor(settings.lr_init, device=images.device)
+        self.average = {"images": self.images.clone(), "targets": self.targets.clone()}
+        self.counters = Counters()
+        rates = {"images": settings.lr_img, "targets": settings.lr_targets, "lr": settings.lr_lr}
+        momenta = {"targets": settings.targets_momentum}
+        groups = [
+            {"params": [self._learned()[name]], "lr": rates[name], "momentum": momenta.get(name, settings.outer_momentum)} for name in method.learn
+        ]
+        self.optimiser = torch.optim.SGD(groups, lr=settings.lr_img)
+
+    def _learned(self) -> dict[str, Tensor]:
+        return {"images": self.images, "targets": self.targets, "lr": self.phi}
+
+    @property
+    def lr(self) -> Scalar:
+        """η."""
+        return self.method.rate.value(self.phi, self.settings.lr_init)
+
+    def variables(self) -> Variables:
+        """What the estimator differentiates."""
+        return Variables(self.images, self.targets, self.lr)
+
+    def step(self, gradients: Variables) -> str:
+        """One outer step along −gradients; empty, or why it was refused, with nothing changed."""
+        slope = self.method.rate.slope(self.phi, self.settings.lr_init)
+        slopes = {"images": gradients.images, "targets": gradients.targets, "lr": gradients.lr * slope}
+        kept = {name: tensor.clone() for name, tensor in self._learned().items()}
+        momenta = pack(self.optimiser)
+        momenta = {name: tensor.clone() for name, tensor in momenta.items()}
+        for name in self.method.learn:
+            self._learned()[name].grad = slopes[name]
+        self.optimiser.step()
+        refused = "" if float(self.lr) > 0 and all(bool(t.isfinite().all()) for t in self._learned().values()) else self._cause()
+        if refused:
+            for name, tensor in self._learned().items():
+                tensor.copy_(kept[name])
+            unpack(self.optimiser, momenta)
+            return refused
+        self._average()
+        return ""
+
+    def _cause(self) -> str:
+        if not float(self.lr) > 0:
+            return f"the step size would become {float(self.lr):g}; lower --distill.lr-lr, or learn its logarithm"
+        return "the images would stop being finite; lower --distill.lr-img"
+
+    def _average(self) -> None:
+        decay = self.method.average
+        for name, mean in self.average.items():
+            mean.mul_(decay).add_(getattr(self, name), alpha=1 - decay)
+
+    def save(self, path: Path, key: str) -> None:
+        """Write the whole state; `key` is a digest of everything the run depends on."""
+        tensors = {"images": self.images, "targets": self.targets, "phi": self.phi} | pack(self.optimiser)
+        if self.method.average:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
+        save_tensors(path, tensors, {"key": key, "counters": vars(self.counters)})
+
+    def restore(self, path: Path, key: str) -> None:
+        """Read what `save` wrote. Raises InputError when the file belongs to a run of other settings."""
+        tensors, header = load_tensors(path)
+        if header.get("key") != key:
+            raise InputError(f"{path} belongs to a run with other data, experts or settings; choose another --out, or delete that folder.")
+        for name, tensor in (("images", self.images), ("targets", self.targets), ("phi", self.phi)):
+            tensor.copy_(tensors[name])
+        for name in self.average:
+            self.average[name].copy_(tensors.get(f"average.{name}", tensors[name]))
+        unpack(self.optimiser, tensors)
+        self.counters = Counters(**_counters(header["counters"]))
+
+
+def _counters(header: dict[str, Any]) -> dict[str, Any]:
+    return {name: header[name] for name in vars(Counters()) if name in header}

@@ -1,0 +1,25 @@
+"""Sentences for the person who typed something we cannot use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input, found at the entrance: the value given, what is allowed, the next command.
+
+    The command line prints the sentence and exits with code 2; nothing has been written when it is raised.
+    """
+
+
+class DivergedError(RuntimeError):
+    """Numbers stopped being finite too often to go on; the last good state is on disk."""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
+    """The error for a name that is not in `choices`, with the nearest one suggested."""
+    names = sorted(choices)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return InputError(f"There is no {kind} '{name}'.{hint} Known: {', '.join(names)}.")

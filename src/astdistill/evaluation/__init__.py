@@ -1,0 +1,28 @@
+"""Evaluation: train fresh networks on a few images under a named protocol, beside the same networks on real images."""
+
+from .baselines import full_data, kmeans_real, random_real
+from .comparison import evaluate_all
+from .evaluation import evaluate
+from .recipe import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, PROTOCOLS, EvalRecipe, protocol
+from .scores import Entry, Scores
+from .tables import markdown, table
+from .training import NetworkResult, accuracy
+
+__all__ = [
+    "AST_RELEASED_PROTOCOL",
+    "MTT_PROTOCOL",
+    "PROTOCOLS",
+    "Entry",
+    "EvalRecipe",
+    "NetworkResult",
+    "Scores",
+    "accuracy",
+    "evaluate",
+    "evaluate_all",
+    "full_data",
+    "kmeans_real",
+    "markdown",
+    "protocol",
+    "random_real",
+    "table",
+]

@@ -1,0 +1,69 @@
+"""The finished networks of an evaluation, kept beside its scores so that none is trained twice."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.dataset import Split
+from ..data.preprocessing import Preprocessing
+from ..records import digest
+from ..runs import read_json, write_json
+from ..synthetic import SyntheticSet
+from .training import NetworkResult
+
+FORMAT = 1
+
+
+class Ledger:
+    """Results by what they depend on: recipe, network, images, data set, tested split, seed and number of the network.
+
+    A changed recipe or image asks for other keys, so it starts over without touching what was there. With `path` None nothing is stored.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        stored: dict[str, Any] = read_json(path) if path is not None and path.exists() else {}
+        self._stored = stored.get("networks", {}) if stored.get("format") == FORMAT else {}
+
+    def get(self, key: str) -> NetworkResult | None:
+        """The result under `key`, or None."""
+        found = self._stored.get(key)
+        return None if found is None else NetworkResult(found["final"], found["best"], found["diverged"])
+
+    def put(self, key: str, result: NetworkResult, about: dict[str, Any]) -> None:
+        """Store one result at once, with a readable note of what it is."""
+        self._stored[key] = {"final": result.final, "best": result.best, "diverged": result.diverged, "about": about}
+        if self.path is not None:
+            write_json(self.path, {"format": FORMAT, "networks": self._stored})
+
+
+def key(about: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits of everything a network's accuracy depends on."""
+    return digest(about)
+
+
+def content(synthetic: SyntheticSet) -> str:
+    """A hash of what a network learns from a set: images, targets, their kind, step size."""
+    return _sha(synthetic.images, synthetic.targets, synthetic.lr) + synthetic.labels
+
+
+def tested_content(split: Split, preprocessing: Preprocessing) -> str:
+    """A hash of the 8-bit pixels and the labels that networks are tested on.
+
+    Of pixels, because the last bits of whitened images change with the linear-algebra library and its number of threads.
+    """
+    pixels = preprocessing.invert(split.images).mul(255).round().clamp(0, 255).to(torch.uint8)
+    return _sha(pixels, split.labels)
+
+
+def _sha(*tensors: Tensor) -> str:
+    state = hashlib.sha256()
+    for tensor in tensors:
+        state.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+        state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()[:16]

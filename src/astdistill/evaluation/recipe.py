@@ -1,0 +1,82 @@
+"""Evaluation protocols as values: a figure means nothing without the one it was measured under."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from ..augment import STRATEGY, draw
+from ..errors import InputError, unknown
+from ..records import Record
+
+
+class EvalRecipe(Record):
+    """How a fresh network is trained on a few images and what is reported of it."""
+
+    name: str
+    """Shown in every table made under this recipe."""
+    epochs: int = Field(default=1000, ge=1)
+    """Passes over the training images."""
+    full_epochs: int | None = Field(default=None, ge=1)
+    """Passes over the whole real training set for the full-data baseline; None takes `epochs`."""
+    batch: int = Field(default=256, ge=1)
+    """Images per step; a smaller set is one batch."""
+    lr: float | None = Field(default=None, gt=0)
+    """Step size; None takes a distilled set's learned rate, and 0.01 for real images."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    decay_at: float = Field(default=0.5, ge=0, le=1)
+    """Share of the epochs before the step size drops; 1 never drops it."""
+    decay_factor: float = Field(default=0.1, gt=0, le=1)
+    """What the step size is multiplied by then."""
+    momentum_after: float | None = Field(default=None, ge=0, lt=1)
+    """Momentum after the drop; None keeps it."""
+    augmentation: str = STRATEGY
+    """Differentiable Siamese augmentations joined by '_', one of which is drawn per batch; '' for none."""
+    check_every: int = Field(default=0, ge=0)
+    """Test every so many epochs and keep the best; 0 tests once, at the end."""
+    reported: Literal["final", "best"] = "final"
+    """Which of a network's accuracies enters mean and deviation. 'best' is chosen on the test images."""
+
+    @model_validator(mode="after")
+    def _augmentation_exists(self) -> Self:
+        draw(self.augmentation, 1, (1, 8, 8), torch.Generator())
+        return self
+
+    @model_validator(mode="after")
+    def _best_needs_checks(self) -> Self:
+        if self.reported == "best" and not self.check_every:
+            raise InputError("A recipe that reports the best accuracy never tests before the end; set check_every, for example to 20.")
+        return self
+
+    def decays_at(self, epochs: int) -> int:
+        """The first epoch, counted from 0, that runs at the lower step size: `int(decay_at · epochs) + 1`.
+
+        At `decay_at` = ½ the first epochs//2 + 1 of them run at the full rate. The released MTT code makes a new optimiser there, so the
+        momentum buffer starts anew.
+        """
+        return int(self.decay_at * epochs) + 1
+
+    def for_full_data(self) -> EvalRecipe:
+        """The recipe that the full-data baseline runs: the same with `full_epochs` passes."""
+        return self.replace(epochs=self.full_epochs or self.epochs, full_epochs=None)
+
+
+MTT_PROTOCOL = EvalRecipe(name="MTT")
+"""Cazenavette et al. 2022 (arXiv 2203.11932) and most of its successors: 1000 epochs, the last one counts."""
+
+AST_RELEASED_PROTOCOL = EvalRecipe(
+    name="AST as released", weight_decay=1e-3, decay_factor=0.5, momentum_after=0.8, check_every=20, reported="best"
+)
+"""The script released with arXiv 2310.10541: the maximum over checks on the test images every 20 epochs."""
+
+PROTOCOLS: dict[str, EvalRecipe] = {"mtt": MTT_PROTOCOL, "ast-released": AST_RELEASED_PROTOCOL}
+
+
+def protocol(name: str) -> EvalRecipe:
+    """The protocol called `name`. Raises InputError naming the nearest one."""
+    if name not in PROTOCOLS:
+        raise unknown("evaluation protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]

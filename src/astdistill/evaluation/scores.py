@@ -1,0 +1,101 @@
+"""Accuracies of every trained network, kept per seed under a named protocol."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from ..errors import InputError
+from ..records import Record
+from ..runs import read_json, write_json
+from .recipe import EvalRecipe
+from .training import NetworkResult
+
+
+class Entry(Record):
+    """The networks of one row of a table: accuracies in percent, one per seed."""
+
+    final: tuple[float, ...]
+    """Accuracy after the last epoch."""
+    best: tuple[float, ...] | None = None
+    """Highest accuracy of the recipe's checks, chosen on the tested images themselves; None when the recipe does not check."""
+    mean: float
+    """Mean of what the recipe reports."""
+    std: float | None
+    """Sample standard deviation (divided by n − 1) of what the recipe reports; None for one network, whose spread is unknown."""
+    n: int = Field(ge=1)
+    """Trained networks."""
+    diverged: int = 0
+    """How many of them met a loss that was not finite."""
+
+    @staticmethod
+    def of(results: Sequence[NetworkResult], reported: Literal["final", "best"]) -> Entry:
+        """The entry of these networks, in order of their seeds."""
+        final = tuple(result.final for result in results)
+        checks = [result.best for result in results if result.best is not None]
+        best = tuple(checks) if checks else None
+        chosen = best if reported == "best" and best is not None else final
+        return Entry(
+            final=final,
+            best=best,
+            mean=statistics.fmean(chosen),
+            std=statistics.stdev(chosen) if len(chosen) > 1 else None,
+            n=len(final),
+            diverged=sum(result.diverged for result in results),
+        )
+
+    @property
+    def text(self) -> str:
+        """`mean ± std` in percent with one decimal; no spread where n = 1."""
+        return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
+
+
+class Scores(Record):
+    """What an evaluation found: the synthetic set on one or more networks, and the baselines on the first of them."""
+
+    recipe: EvalRecipe
+    architecture: dict[str, Entry]
+    """By network name."""
+    baselines: dict[str, Entry] = Field(default_factory=dict)
+    """random, kmeans, full: real images under the same recipe."""
+    split: Literal["test", "validation"] = "test"
+    """The images the accuracies are measured on."""
+
+    @property
+    def diverged(self) -> int:
+        """Networks, baselines included, whose loss stopped being finite."""
+        return sum(entry.diverged for entry in [*self.architecture.values(), *self.baselines.values()])
+
+    @property
+    def mean(self) -> float:
+        """The reported mean of the first network."""
+        return next(iter(self.architecture.values())).mean
+
+    def write(self, path: Path) -> None:
+        """Write `scores.json`, whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """The scores in a file or a run folder. Raises InputError for anything else."""
+        file = Path(path)
+        file = file / "scores.json" if file.is_dir() else file
+        try:
+            return cls.model_validate(read_json(file))
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{file} does not hold scores ({error}); move it away and evaluate again.") from error
+
+    def merged(self, other: Scores) -> Scores:
+        """Both evaluations in one; entries of `other` replace those of the same name. Raises InputError when the protocols differ."""
+        if (self.recipe, self.split) != (other.recipe, other.split):
+            raise InputError(
+                f"Scores under '{self.recipe.name}' on {self.split} and '{other.recipe.name}' on {other.split} do not belong in one "
+                "column; evaluate both with the same recipe."
+            )
+        return self.replace(architecture=self.architecture | other.architecture, baselines=self.baselines | other.baselines)

@@ -1,0 +1,105 @@
+"""Train one fresh network on a set of images that lies on the device, and test it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..augment import apply, draw
+from ..data.dataset import Split
+from ..shapes import Images, Labels, Logits, Scalar, Targets
+from .recipe import EvalRecipe
+
+TEST_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What one network learns from: images `[N, C, H, W]`, distributions `[N, K]`, and the step size that suits them."""
+
+    images: Images
+    targets: Targets
+    lr: float
+
+
+@dataclass(frozen=True)
+class NetworkResult:
+    """One trained network: accuracies in percent. `best` is None unless the recipe checks; it was chosen on the tested images."""
+
+    final: float
+    best: float | None = None
+    diverged: bool = False
+
+
+def train_network(
+    network: nn.Module,
+    examples: Examples,
+    recipe: EvalRecipe,
+    tested: Split,
+    generator: Callable[[int], torch.Generator],
+    on_epoch: Callable[[], None] = lambda: None,
+) -> NetworkResult:
+    """The accuracies on `tested` of `network`, trained in place on `examples` under `recipe`.
+
+    SGD with g = ∇ℓ + decay·θ, v ← μ v + g, θ ← θ − lr·v on reshuffled minibatches; `generator(epoch)` (epochs from 0) draws an epoch's
+    permutation and then one augmentation per batch. A loss that is not finite sets `diverged`; such a network is tested like any other.
+    """
+    device, decays_at, best = examples.images.device, recipe.decays_at(recipe.epochs), None
+    optimiser = torch.optim.SGD(network.parameters(), lr=examples.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    # One running sum instead of a look at every step: a non-finite term stays visible in it, and an accelerator never waits.
+    total = torch.zeros((), device=device)
+    for epoch in range(recipe.epochs):
+        if epoch == decays_at:
+            optimiser = _decayed(network, examples.lr, recipe)
+        total = total + _train_epoch(network, optimiser, examples, recipe, generator(epoch))
+        if recipe.check_every and (epoch + 1) % recipe.check_every == 0:
+            best = max(best or 0.0, accuracy(network, tested))
+        on_epoch()
+    final = accuracy(network, tested)
+    if recipe.check_every:
+        best = max(best or 0.0, final)
+    return NetworkResult(final, best, diverged=not bool(total.isfinite()))
+
+
+def accuracy(network: nn.Module, tested: Split) -> float:
+    """The percentage of images that `network`, in evaluation mode, gives their own label."""
+    network.eval()
+    with torch.no_grad():
+        right = sum(
+            (network(images).argmax(dim=1) == labels).sum()
+            for images, labels in zip(tested.images.split(TEST_BATCH), tested.labels.split(TEST_BATCH), strict=True)
+        )
+    return 100.0 * float(right) / len(tested)
+
+
+def loss(logits: Logits, targets: Targets | Labels) -> Scalar:
+    """The mean cross-entropy against distributions `[B, K]`; with one-hot rows it is the ordinary one against labels."""
+    return F.cross_entropy(logits, targets)
+
+
+def _decayed(network: nn.Module, lr: float, recipe: EvalRecipe) -> torch.optim.SGD:
+    momentum = recipe.momentum if recipe.momentum_after is None else recipe.momentum_after
+    return torch.optim.SGD(network.parameters(), lr=lr * recipe.decay_factor, momentum=momentum, weight_decay=recipe.weight_decay)
+
+
+def _train_epoch(
+    network: nn.Module, optimiser: torch.optim.SGD, examples: Examples, recipe: EvalRecipe, generator: torch.Generator
+) -> Tensor:
+    """The sum of the epoch's losses, left on the device."""
+    network.train()
+    images, targets = examples.images, examples.targets
+    channels, height, width = images.shape[1:]
+    order = torch.randperm(len(images), generator=generator).to(images.device)
+    total = torch.zeros((), device=images.device)
+    for batch in order.split(recipe.batch):
+        drawn = draw(recipe.augmentation, len(batch), (channels, height, width), generator).to(images.device)
+        value = loss(network(apply(images[batch], drawn)), targets[batch])
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        optimiser.step()
+        total += value.detach()
+    return total

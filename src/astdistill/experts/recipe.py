@@ -1,0 +1,49 @@
+"""How an expert is trained: one record, from which every paper's experts differ by a few fields."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..augment import STRATEGY
+from ..records import Record
+
+
+class ExpertRecipe(Record):
+    """MTT's expert by default (arXiv 2203.11932, §4); AST's is the same with momentum, decay, a drop, clipping and a penalty."""
+
+    epochs: int = Field(default=50, ge=1)
+    """E: passes over the training images; the store keeps E + 1 rows."""
+    batch: int = Field(default=256, ge=1)
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    lr_drop: float = Field(default=1.0, gt=0, le=1)
+    """Factor on the rate once epoch E//2 + 1 has ended; the optimiser starts anew there, as released. 1 means no drop."""
+    clip_start: float = Field(default=0.5, gt=0, le=1)
+    """Factor on the cross-entropy in the first epoch of the clipping loss; it grows in equal steps to 1 (METHOD §2, part 1)."""
+    clip_epochs: int = Field(default=0, ge=0)
+    """Length of the clipping loss in epochs; 0 means none."""
+    penalty: float = Field(default=0.0, ge=0)
+    """λ of the gradient penalty (METHOD §2, part 2); 0 means none."""
+    penalty_form: Literal["image", "pixel"] = "image"
+    """image (sound): the norm over a whole augmented image; pixel (as released): over the channels of each un-augmented pixel."""
+    augmentation: str = STRATEGY
+    """DSA operations joined by underscores; empty for none."""
+
+    @property
+    def drop_epoch(self) -> int:
+        """The epoch, counted from 0, from which the dropped rate holds."""
+        return self.epochs // 2 + 2
+
+    def clip(self, epoch: int) -> float:
+        """c_e: the factor on the cross-entropy in `epoch`, counted from 0."""
+        if epoch >= self.clip_epochs:
+            return 1.0
+        return self.clip_start + (1 - self.clip_start) * epoch / self.clip_epochs
+
+    def rate(self, epoch: int) -> float:
+        """The step size in `epoch`, counted from 0."""
+        return self.lr * (self.lr_drop if epoch >= self.drop_epoch else 1.0)

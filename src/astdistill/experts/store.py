@@ -1,0 +1,162 @@
+"""Trajectories on disk: one safetensors file an expert, one row of P numbers an epoch, read by row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+
+from ..data import DataConfig, Dataset, Preprocessing
+from ..errors import InputError
+from ..records import Record
+from ..runs import load_tensors, read_json, save_tensors, write_json
+from ..shapes import Params, Rows
+from .curves import ExpertCurve
+from .recipe import ExpertRecipe
+
+FORMAT = 1
+
+
+class StoreIdentity(Record):
+    """Everything that an expert's numbers depend on; its digest is the name of the store's folder."""
+
+    recipe: ExpertRecipe
+    model: str
+    parameters: int = Field(ge=1)
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    fingerprint: str
+    """`Dataset.fingerprint` of the data the experts learned from."""
+    preprocessing: str
+    """`Preprocessing.hash` of that data."""
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one outer step imitates: θ*_t as `start` `[P]`, and θ*_{t+1} … θ*_{t+M} as `checkpoints` `[M, P]`."""
+
+    expert: int
+    epoch: int
+    start: Params
+    checkpoints: Rows
+
+    def to(self, device: str | torch.device) -> Segment:
+        """The same segment on another device."""
+        return replace(self, start=self.start.to(device), checkpoints=self.checkpoints.to(device))
+
+
+@dataclass(frozen=True)
+class TrajectoryStore:
+    """A folder of experts that were trained alike."""
+
+    folder: Path
+    identity: StoreIdentity
+    limit: int | None = None
+    """Use only the first so many experts."""
+    _open: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @staticmethod
+    def create(root: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> TrajectoryStore:
+        """The store of `identity` under `root`, made if it is not there."""
+        folder = root / identity.digest()
+        if not (folder / "recipe.json").exists():
+            save_tensors(folder / "preprocessing.safetensors", preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
+            write_json(folder / "recipe.json", {"identity": identity.to_json(), "data": data.to_json()})
+        return TrajectoryStore.open(folder)
+
+    @staticmethod
+    def open(folder: str | Path, limit: int | None = None) -> TrajectoryStore:
+        """The store in `folder`. Raises InputError when there is none, or when `folder` holds several."""
+        folder = Path(folder)
+        if not (folder / "recipe.json").exists():
+            inside = sorted(path.parent for path in folder.glob("*/recipe.json"))
+            if len(inside) != 1:
+                found = f"holds {len(inside)} stores ({', '.join(path.name for path in inside)})" if inside else "holds no expert store"
+                raise InputError(f"{folder} {found}; name one folder with a recipe.json, or train experts with: astdistill experts")
+            folder = inside[0]
+        identity = StoreIdentity.model_validate(read_json(folder / "recipe.json")["identity"])
+        return TrajectoryStore(folder, identity, limit)
+
+    @property
+    def data(self) -> DataConfig:
+        """The configuration of the data that the experts learned from."""
+        return DataConfig.model_validate(read_json(self.folder / "recipe.json")["data"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of that data."""
+        tensors, header = load_tensors(self.folder / "preprocessing.safetensors")
+        return Preprocessing.restore(header["preprocessing"], tensors)
+
+    def experts(self) -> list[int]:
+        """The numbers of the finished experts, ascending, up to the limit."""
+        numbers = sorted(int(path.stem) for path in self.folder.glob("[0-9][0-9][0-9]*.safetensors") if path.stem.isdigit())
+        return numbers if self.limit is None else numbers[: self.limit]
+
+    def first(self, count: int) -> TrajectoryStore:
+        """The same store with its first `count` experts only. Raises InputError when it has fewer."""
+        if count > len(self):
+            raise InputError(f"{count} experts were asked for, but {self.folder} holds {len(self)}; train more, or lower --distill.max-experts.")
+        return replace(self, limit=count)
+
+    def __len__(self) -> int:
+        return len(self.experts())
+
+    @property
+    def epochs(self) -> int:
+        """E: the number of epochs of each trajectory."""
+        return self.identity.recipe.epochs
+
+    def path(self, expert: int) -> Path:
+        """The file of one expert."""
+        return self.folder / f"{expert:03d}.safetensors"
+
+    def rows(self, expert: int, first: int, last: int) -> Rows:
+        """Rows `first` … `last` − 1 of one expert, `[last − first, P]` float32: only their bytes are read from disk."""
+        handle = self._handle(expert)
+        rows = handle.get_slice("rows")
+        count = rows.get_shape()[0]
+        if not 0 <= first < last <= count:
+            raise InputError(f"Rows {first} to {last - 1} of expert {expert} were asked for, but {self.path(expert)} holds rows 0 to {count - 1}.")
+        return rows[first:last].to(torch.float32)
+
+    def segment(self, expert: int, epoch: int, length: int) -> Segment:
+        """The segment of `length` epochs of one expert that starts at `epoch`."""
+        rows = self.rows(expert, epoch, epoch + length + 1)
+        return Segment(expert, epoch, rows[0], rows[1:])
+
+    def curves(self) -> list[ExpertCurve]:
+        """How each expert went."""
+        return [ExpertCurve(**json.loads(self._handle(expert).metadata()["curves"])) for expert in self.experts()]
+
+    def _handle(self, expert: int) -> Any:
+        if expert not in self._open:
+            path = self.path(expert)
+            try:
+                self._open[expert] = safe_open(path, framework="pt").__enter__()
+            except (SafetensorError, OSError) as error:
+                raise InputError(f"{path} is not a whole trajectory ({error}); delete it and train it again with: astdistill experts") from error
+        return self._open[expert]
+
+
+def identity_of(dataset: Dataset, recipe: ExpertRecipe, model: str, parameters: int, seed: int, dtype: Literal["float32", "bfloat16"]) -> StoreIdentity:
+    """The identity of experts of `model` trained on `dataset` by `recipe`."""
+    return StoreIdentity(
+        recipe=recipe,
+        model=model,
+        parameters=parameters,
+        shape=dataset.shape,
+        classes=dataset.classes,
+        fingerprint=dataset.fingerprint,
+        preprocessing=dataset.preprocessing.hash,
+        seed=seed,
+        dtype=dtype,
+    )

@@ -1,0 +1,97 @@
+"""A module seen as a pure function f(θ, images), with θ one vector."""
+
+from __future__ import annotations
+
+import copy
+from itertools import accumulate
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..errors import InputError
+from ..shapes import Logits, Params
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+class FlatModel:
+    """f(θ, images) for a module, where θ [P] lists its parameters in the order of `module.parameters()`.
+
+    Holds a deep copy in evaluation mode: the module handed in is never changed, and dropout, which would make f random, is off.
+    f computes on θ's device and in θ's dtype, and goes through `torch.func.grad`, `jvp` and `vmap` and through `create_graph=True`.
+
+    Raises InputError for a module without parameters, or with buffers: batch-norm statistics would change from call to call, so that the
+    network is no function of θ.
+    """
+
+    size: int
+    """P, the length of θ."""
+    layers: tuple[slice, ...]
+    """Where each parameter tensor lies in θ."""
+    kernels: tuple[slice, ...]
+    """Where the convolution kernels lie in θ: the weights of convolutions, no biases, norms or linear layers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        _refuse_buffers(module)
+        self._shapes = _shapes(module)
+        if not self._shapes:
+            raise InputError(f"{type(module).__name__} has no parameters, so there is nothing to train; give a network that has some.")
+        ends = list(accumulate(shape.numel() for shape in self._shapes.values()))
+        self.size = ends[-1]
+        self.layers = tuple(slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
+        kernels = {id(part.weight) for part in module.modules() if isinstance(part, _CONVOLUTIONS)}
+        self.kernels = tuple(where for where, part in zip(self.layers, module.parameters(), strict=True) if id(part) in kernels)
+        self._module = copy.deepcopy(module).eval()
+
+    def __call__(self, theta: Params, images: Float[Tensor, "B ..."]) -> Logits:
+        """The logits of `images` under the parameters θ. Differentiable in both."""
+        return functional_call(self._module, self.unflatten(theta), (images,))
+
+    def unflatten(self, theta: Params) -> dict[str, Tensor]:
+        """Parameter name → a view of its part of θ, in the parameter's shape."""
+        if theta.shape != (self.size,):
+            raise InputError(
+                f"This network has {self.size:,} parameters, and θ has shape {tuple(theta.shape)}; was it made for another model?"
+            )
+        return {name: theta[where].view(shape) for (name, shape), where in zip(self._shapes.items(), self.layers, strict=True)}
+
+    def flatten(self, module: nn.Module | None = None) -> Params:
+        """The parameters of `module` (default: of the module handed in, as they were then) as one new vector, detached.
+
+        Always a copy: training the module on does not change it. Raises InputError for a module of another shape.
+        """
+        source = self._module if module is None else module
+        self._check_same(source)
+        return torch.cat([part.detach().reshape(-1) for part in source.parameters()])
+
+    def load(self, module: nn.Module, theta: Params) -> None:
+        """Nothing; copies θ into the parameters of `module`. Raises InputError for a module of another shape."""
+        self._check_same(module)
+        views = self.unflatten(theta)
+        with torch.no_grad():
+            for name, part in module.named_parameters():
+                part.copy_(views[name])
+
+    def _check_same(self, module: nn.Module) -> None:
+        if _shapes(module) != self._shapes:
+            raise InputError(
+                f"{type(module).__name__} has other parameters than the {type(self._module).__name__} this FlatModel was made of; "
+                "build both with the same model name, image shape and number of classes."
+            )
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: part.shape for name, part in module.named_parameters()}
+
+
+def _refuse_buffers(module: nn.Module) -> None:
+    for path, part in module.named_modules():
+        names = [name for name, _ in part.named_buffers(recurse=False)]
+        if names:
+            where = f"'{path}' ({type(part).__name__})" if path else type(part).__name__
+            raise InputError(
+                f"{where} keeps buffers ({', '.join(names)}), which are no parameters and may change with every batch, so the network "
+                "is not a function of its parameters alone, as matching trajectories needs; use norm='instance' (for example 'convnet-d3')."
+            )

@@ -1,0 +1,7 @@
+"""What people look at: the distilled images, the course of a run, the quality of experts."""
+
+from .curves import save_curves
+from .pictures import save_grid
+from .quality import quality_table, save_quality
+
+__all__ = ["quality_table", "save_curves", "save_grid", "save_quality"]

@@ -1,0 +1,155 @@
+"""The distilled images as one picture: whitening undone, every pixel a crisp square, every class named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ..errors import InputError
+from ..shapes import Images
+from ..synthetic import SyntheticSet
+from .canvas import INK, blank, save
+
+DPI = 100
+MARGIN, GAP, BETWEEN = 16, 3, 14
+"""Output pixels around everything, between images, between classes."""
+LONGEST_STRIP = 10
+"""Images of one class side by side before the next line."""
+SMALLEST_FONT, LARGEST_FONT = 8.0, 13.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything lies, in output pixels from the top left; a strip holds the images of one class and its name.
+
+    `label_left` and `label_top` are the room for the name; one of them is 0.
+    """
+
+    cell: int
+    strip_columns: int
+    strip_rows: int
+    columns: int
+    rows: int
+    label_left: int
+    label_top: int
+
+    @property
+    def strip_width(self) -> int:
+        return self.label_left + self.strip_columns * (self.cell + GAP) - GAP
+
+    @property
+    def strip_height(self) -> int:
+        return self.label_top + self.strip_rows * (self.cell + GAP) - GAP
+
+    @property
+    def between_rows(self) -> int:
+        """Classes of one line of images each may stand as close as images do."""
+        return GAP if self.label_left and self.strip_rows == 1 else BETWEEN
+
+    @property
+    def width(self) -> int:
+        return 2 * MARGIN + self.columns * (self.strip_width + BETWEEN) - BETWEEN
+
+    @property
+    def height(self) -> int:
+        return 2 * MARGIN + self.rows * (self.strip_height + self.between_rows) - self.between_rows
+
+    def strip(self, label: int) -> tuple[int, int]:
+        """Left and top of the strip of one class."""
+        row, column = divmod(label, self.columns)
+        return MARGIN + column * (self.strip_width + BETWEEN), MARGIN + row * (self.strip_height + self.between_rows)
+
+    def image(self, label: int, index: int) -> tuple[int, int]:
+        """Left and top of one image."""
+        left, top = self.strip(label)
+        row, column = divmod(index, self.strip_columns)
+        return left + self.label_left + column * (self.cell + GAP), top + self.label_top + row * (self.cell + GAP)
+
+
+def save_grid(synthetic: SyntheticSet, path: str | Path, columns: int | None = None) -> None:
+    """Write all images of the set as one PNG, grouped by class, under the class's name or (several per class) beside it.
+
+    Pixels are undone from whitening, clipped, and enlarged by a whole factor without smoothing. `columns` is how many classes
+    stand side by side; None chooses. Raises InputError for `columns` below 1.
+    """
+    if columns is not None and columns < 1:
+        raise InputError(f"{columns} columns were asked for; give at least 1, or leave it out.")
+    pixels = synthetic.pixels()
+    names = [name.replace("_", " ") for name in synthetic.classes]
+    layout = arrange(len(names), synthetic.ipc, max(pixels.shape[-2:]), max(_text_width(name, LARGEST_FONT) for name in names), columns)
+    _draw(_sheet(pixels, layout, synthetic.ipc), names, layout, Path(path))
+
+
+def arrange(classes: int, ipc: int, size: int, name_width: float, columns: int | None = None) -> Layout:
+    """Where `classes` × `ipc` images of `size` pixels go; `name_width` is the longest name at the largest font, in output pixels."""
+    wanted = 128 if classes * ipc <= 20 else 96 if classes * ipc <= 200 else 56
+    cell = size * max(1, round(wanted / size))
+    strip = min(ipc, LONGEST_STRIP)
+    left, top = (0, 22) if ipc == 1 else (math.ceil(name_width) + 12, 0)
+
+    def with_columns(count: int) -> Layout:
+        return Layout(cell, strip, math.ceil(ipc / strip), count, math.ceil(classes / count), left, top)
+
+    if columns is not None:
+        return with_columns(min(columns, classes))
+    even = [count for count in range(1, classes + 1) if classes % count == 0]
+    if not any(0.6 <= with_columns(count).width / with_columns(count).height <= 2.6 for count in even):
+        even = list(range(1, classes + 1))
+    return min(map(with_columns, even), key=lambda layout: abs(math.log(layout.width / layout.height / 1.3)))
+
+
+def _sheet(pixels: Images, layout: Layout, ipc: int) -> UInt8[np.ndarray, "height width 3"]:
+    sheet = np.full((layout.height, layout.width, 3), 255, dtype=np.uint8)
+    colour = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
+    whole = colour.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    factor = layout.cell // max(pixels.shape[-2:])
+    for index, image in enumerate(whole):
+        left, top = layout.image(*divmod(index, ipc))
+        large = image.repeat(factor, axis=0).repeat(factor, axis=1)
+        sheet[top : top + large.shape[0], left : left + large.shape[1]] = large
+    return sheet
+
+
+def _draw(sheet: UInt8[np.ndarray, "height width 3"], names: Sequence[str], layout: Layout, path: Path) -> None:
+    figure = blank((layout.width + 0.01) / DPI, (layout.height + 0.01) / DPI, DPI, laid_out=False)
+    figure.figimage(sheet, 0, 0, origin="upper")
+    for label, name in enumerate(names):
+        left, top = layout.strip(label)
+        if layout.label_left:
+            x, y, across = left + layout.label_left - 9, top + layout.strip_height / 2, "right"
+        else:
+            x, y, across = left + layout.cell / 2, top + layout.label_top / 2 - 1, "center"
+        text, size = _fitting(name, layout.label_left or layout.cell + BETWEEN - 4)
+        figure.text(
+            x / layout.width,
+            1 - y / layout.height,
+            text,
+            fontsize=size * 72 / DPI,
+            ha=across,
+            va="center_baseline",
+            color=INK,
+            parse_math=False,
+        )
+    save(figure, path)
+
+
+def _fitting(name: str, room: float) -> tuple[str, float]:
+    """The name and its font size in output pixels: smaller where it must be, and cut short where that is not enough."""
+    size = min(LARGEST_FONT, LARGEST_FONT * room / max(1.0, _text_width(name, LARGEST_FONT)))
+    if size >= SMALLEST_FONT:
+        return name, size
+    while len(name) > 2 and _text_width(f"{name}…", SMALLEST_FONT) > room:
+        name = name[:-1].rstrip()
+    return f"{name}…", SMALLEST_FONT
+
+
+def _text_width(text: str, size: float) -> float:
+    """Output pixels that `text` takes at a font of `size` output pixels."""
+    from matplotlib.textpath import TextPath
+
+    return TextPath((0, 0), text, size=size).get_extents().width if text.strip() else 0.0

@@ -1,0 +1,96 @@
+"""How smooth and how good experts are: squared step length per epoch beside accuracy, the quantity that AST is about."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
+
+from ..errors import InputError
+from ..experts import ExpertCurve
+from .canvas import COLOURS, blank, logarithmic, save, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FEW = 12
+"""Up to so many epochs every one is marked by a dot."""
+
+
+def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) -> None:
+    """Write a PNG: squared step length (log scale) and accuracy per epoch, mean and one standard deviation over the experts of each store.
+
+    Solid accuracy is test, dashed is train. Raises InputError when a store holds no expert or experts of different length.
+    """
+    for name, curves in stores.items():
+        _check(name, curves)
+    figure = blank(9.2, 3.7)
+    steps, accuracy = figure.subplots(1, 2)
+    tidy(steps, "How far an expert moves in one epoch", "epoch", "‖θ$_e$ − θ$_{e-1}$‖²,  log scale")
+    tidy(accuracy, "How good it is", "epoch", "accuracy, %")
+    for (name, curves), colour in zip(stores.items(), _cycle(len(stores)), strict=True):
+        label = f"{name} (n = {len(curves)})"
+        _band(steps, [curve.step_squared for curve in curves], colour, "-", label, of_logarithm=True)
+        _band(accuracy, [curve.test_accuracy for curve in curves], colour, "-", f"{name}, test" if len(stores) > 1 else "test")
+        if all(curve.train_accuracy for curve in curves):
+            _band(accuracy, [curve.train_accuracy for curve in curves], colour, "--", f"{name}, train" if len(stores) > 1 else "train")
+    logarithmic(steps)
+    for axes in (steps, accuracy):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize=8, frameon=False)
+    save(figure, Path(path))
+
+
+def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
+    """One row a store: experts, epochs, last accuracies, and the smallest and largest mean squared step over the epochs."""
+    shown = Table(
+        caption="Last epoch, mean ± sample deviation over experts; squared step: range over epochs of the mean.", caption_justify="left"
+    )
+    for column in ("experts", "n", "epochs", "test, %", "train, %", "squared step"):
+        shown.add_column(column, justify="left" if column == "experts" else "right")
+    for name, curves in stores.items():
+        _check(name, curves)
+        steps = np.array([curve.step_squared for curve in curves]).mean(axis=0)
+        trained = [curve.train_accuracy[-1] for curve in curves if curve.train_accuracy]
+        shown.add_row(
+            name,
+            str(len(curves)),
+            str(len(steps)),
+            _spread([curve.test_accuracy[-1] for curve in curves]),
+            _spread(trained) if trained else "–",
+            f"{steps.min():.2g} – {steps.max():.2g}",
+        )
+    return shown
+
+
+def _check(name: str, curves: Sequence[ExpertCurve]) -> None:
+    lengths = {
+        len(values) for curve in curves for values in (curve.test_accuracy, curve.step_squared, curve.train_accuracy or curve.step_squared)
+    }
+    if len(lengths) != 1 or 0 in lengths:
+        found = "no expert" if not curves else f"curves of {', '.join(map(str, sorted(lengths)))} epochs"
+        raise InputError(f"The store '{name}' holds {found}; give finished experts that were trained for the same number of epochs.")
+
+
+def _band(axes: Axes, curves: Sequence[Sequence[float]], colour: str, line: str, label: str, of_logarithm: bool = False) -> None:
+    """The mean over experts and one deviation to both sides; on a log scale both are taken of the logarithm."""
+    values = np.array(curves, dtype=float)
+    values = np.log(np.where(values > 0, values, np.nan)) if of_logarithm else values
+    mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+    middle, low, high = (np.exp(each) if of_logarithm else each for each in (mean, mean - deviation, mean + deviation))
+    epochs = np.arange(1, values.shape[1] + 1)
+    axes.plot(epochs, middle, line, color=colour, linewidth=1.7, label=label, marker="o" if len(epochs) <= FEW else None, markersize=3.5)
+    axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean

@@ -1,0 +1,77 @@
+"""The inner loop: how a student trains on the synthetic set. A pure function of tensors, which estimators differentiate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ..shapes import Batch, Images, Logits, Params, Scalar, Targets
+from .plan import Plan
+
+
+@dataclass(frozen=True)
+class Variables:
+    """X `[N, C, H, W]`, Y `[N, K]` and η: what a meta-gradient is taken with respect to."""
+
+    images: Images
+    targets: Targets
+    lr: Scalar
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """The objective L and its derivative with respect to each of the `Variables`, in their shapes, without a graph."""
+
+    loss: Scalar
+    images: Images
+    targets: Targets
+    lr: Scalar
+
+    def is_finite(self) -> bool:
+        """Whether the loss and every derivative are finite."""
+        return all(bool(tensor.isfinite().all()) for tensor in (self.loss, self.images, self.targets, self.lr))
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """T steps of SGD with momentum on the synthetic set (METHOD §1.2; MTT, arXiv 2203.11932, Algorithm 1).
+
+        v_{i+1} = μ v_i + ∇_θ w·ℓ(θ_i; A_i(X[b_i]), Y[b_i]),   θ_{i+1} = θ_i − η v_{i+1},   v_0 = 0
+
+    `model` maps (θ, images) to logits, `weight` is AST's balancing factor w (1 in MTT), `labels` says whether targets are
+    distributions ("hard") or logits of distributions ("soft").
+    """
+
+    model: Callable[[Params, Batch], Logits]
+    plan: Plan
+    momentum: float = 0.0
+    weight: float = 1.0
+    labels: Literal["hard", "soft"] = "hard"
+
+    def loss(self, theta: Params, images: Batch, targets: Targets) -> Scalar:
+        """w·ℓ(θ; x, y) on augmented images x: cross-entropy, averaged over the batch."""
+        probabilities = targets.softmax(dim=1) if self.labels == "soft" else targets
+        return self.weight * cross_entropy(self.model(theta, images), probabilities)
+
+    def batch(self, step: int, variables: Variables) -> tuple[Batch, Targets]:
+        """A_i(X[b_i]) and Y[b_i]."""
+        chosen = self.plan.indices[step]
+        return self.plan.augment(step, variables.images[chosen]), variables.targets[chosen]
+
+    def students(self, start: Params, variables: Variables) -> list[Params]:
+        """θ_0 … θ_T, each `[P]`, computed without a graph: P floats a step and nothing else is kept."""
+        students, theta, velocity = [start.detach()], start.detach(), torch.zeros_like(start)
+        for step in range(self.plan.steps):
+            with torch.no_grad():
+                images, targets = self.batch(step, variables)
+            theta = theta.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.loss(theta, images, targets), theta)
+            with torch.no_grad():
+                velocity = velocity.mul_(self.momentum).add_(gradient)
+                theta = theta - variables.lr * velocity
+            students.append(theta)
+        return students

@@ -1,0 +1,48 @@
+"""The plan of one inner loop: every random number of it, drawn before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..augment import Draw, apply, draw
+from ..shapes import Batch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images each inner step sees, `[T, B]`, and how they are augmented. The same plan gives the same bits."""
+
+    indices: Int[Tensor, "T B"]
+    augmentation: tuple[Draw, ...]
+
+    @property
+    def steps(self) -> int:
+        """T, the number of inner steps."""
+        return len(self.indices)
+
+    def augment(self, step: int, images: Batch) -> Batch:
+        """A_i(images): the augmentation drawn for `step`."""
+        return apply(images, self.augmentation[step])
+
+
+def draw_plan(
+    steps: int, count: int, batch: int | None, strategy: str, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device | str = "cpu"
+) -> Plan:
+    """A plan of `steps` batches out of `count` synthetic images of `shape` (C, H, W).
+
+    The whole set is used at every step if it fits into `batch`. Otherwise batches are cut from reshuffled passes laid end to
+    end, so that every image is seen equally often and every batch has the same size, also where `batch` does not divide `count`.
+    """
+    size = count if batch is None else min(batch, count)
+    if size == count:
+        indices = torch.arange(count).expand(steps, count)
+    else:
+        passes = -(-steps * size // count)
+        stream = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
+        indices = stream[: steps * size].view(steps, size)
+    draws = tuple(draw(strategy, size, shape, generator).to(device) for _ in range(steps))
+    return Plan(indices.to(device), draws)

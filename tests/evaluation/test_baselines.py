@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from astdistill.data.dataset import Dataset
+from astdistill.errors import InputError
+from astdistill.evaluation import full_data, kmeans_real, random_real
+from astdistill.synthetic import SyntheticSet
+
+BOTH = pytest.mark.parametrize("choose", [random_real, kmeans_real])
+Choose = Callable[[Dataset, int, int], SyntheticSet]
+
+
+def positions(chosen: SyntheticSet, dataset: Dataset) -> list[int]:
+    """Where each chosen image lies in the training set."""
+    return [int((dataset.train.images == image).flatten(1).all(dim=1).nonzero().item()) for image in chosen.images]
+
+
+@BOTH
+@pytest.mark.parametrize("ipc", [1, 3, 15])
+def test_images_and_labels_stay_aligned_and_no_image_is_taken_twice(choose: Choose, ipc: int, blobs: Dataset) -> None:
+    chosen = choose(blobs, ipc, 0)
+    where = positions(chosen, blobs)
+    assert chosen.ipc == ipc
+    assert len(set(where)) == 3 * ipc
+    assert torch.equal(blobs.train.labels[where], chosen.hard_labels)
+    assert chosen.hard_labels.tolist() == [label for label in range(3) for _ in range(ipc)]
+    assert float(chosen.lr) == pytest.approx(0.01)
+
+
+@BOTH
+def test_the_draw_repeats_by_seed(choose: Choose, blobs: Dataset) -> None:
+    assert positions(choose(blobs, 3, 5), blobs) == positions(choose(blobs, 3, 5), blobs)
+
+
+def test_another_seed_draws_other_images(blobs: Dataset) -> None:
+    assert positions(random_real(blobs, 3, 0), blobs) != positions(random_real(blobs, 3, 1), blobs)
+
+
+def test_kmeans_finds_one_image_in_each_group_of_a_class(blobs: Dataset) -> None:
+    groups = torch.arange(24) % 4  # four far-apart groups in every class
+    for label in range(3):
+        blobs.train.images[blobs.train.of_class(label)] += 10.0 * groups[:, None, None, None]
+    chosen = kmeans_real(blobs, 4, 0)
+    levels = (chosen.images.mean(dim=(1, 2, 3)) / 10).round().view(3, 4)
+    assert levels.sort(dim=1).values.tolist() == [[0.0, 1.0, 2.0, 3.0]] * 3
+
+
+@BOTH
+def test_more_images_than_a_class_has_are_refused(choose: Choose, blobs: Dataset) -> None:
+    with pytest.raises(InputError, match="has 24 training images"):
+        choose(blobs, 25, 0)
+
+
+def test_full_data_is_the_whole_training_split(blobs: Dataset) -> None:
+    assert full_data(blobs) is blobs.train

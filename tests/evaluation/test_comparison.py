@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from astdistill.data.dataset import Dataset
+from astdistill.errors import InputError
+from astdistill.evaluation import EvalRecipe, NetworkResult, Scores, evaluate_all, evaluation
+from astdistill.synthetic import SyntheticSet
+
+RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1)
+MODEL = "convnet-d1-w8"
+Distil = Callable[..., SyntheticSet]
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one epoch count with every network that is trained; `[-1]` put in front kills the process at the fourth."""
+    counts: list[int] = []
+    real = evaluation.train_network
+
+    def counting(network: torch.nn.Module, examples: object, recipe: EvalRecipe, *rest: object) -> NetworkResult:
+        if counts[:1] == [-1] and len(counts) == 4:
+            raise Killed
+        counts.append(recipe.epochs)
+        return real(network, examples, recipe, *rest)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(evaluation, "train_network", counting)
+    return counts
+
+
+def test_scores_hold_the_set_and_all_baselines(tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int]) -> None:
+    scores = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path)
+    assert list(scores.architecture) == [MODEL]
+    assert list(scores.baselines) == ["random", "kmeans", "full"]
+    assert all(entry.n == 2 for entry in scores.baselines.values())
+    assert trained == [3, 3, 3, 3, 3, 3, 1, 1]
+    assert Scores.read(tmp_path) == scores
+
+
+def test_resume_after_a_kill_gives_the_same_scores_and_trains_nothing_twice(
+    tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int]
+) -> None:
+    whole = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path / "whole")
+    assert len(trained) == 8
+    trained[:] = [-1]
+    with pytest.raises(Killed):
+        evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path / "killed")
+    so_far = Scores.read(tmp_path / "killed")
+    assert so_far.architecture == whole.architecture
+    assert so_far.baselines["random"].final == whole.baselines["random"].final[:1]
+    trained.clear()
+    assert evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path / "killed") == whole
+    assert len(trained) == 5
+    assert (tmp_path / "killed/scores.json").read_bytes() == (tmp_path / "whole/scores.json").read_bytes()
+    trained.clear()
+    assert evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path / "killed") == whole
+    assert trained == []
+
+
+def test_more_seeds_train_only_the_new_ones(tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int]) -> None:
+    two = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path, baselines=())
+    three = evaluate_all(distil(blobs), blobs, RECIPE, seeds=3, out=tmp_path, baselines=())
+    assert len(trained) == 3
+    assert three.architecture[MODEL].final[:2] == two.architecture[MODEL].final
+
+
+def test_a_changed_recipe_or_image_starts_over_and_the_old_networks_are_kept(
+    tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int]
+) -> None:
+    first = evaluate_all(distil(blobs), blobs, RECIPE, seeds=1, out=tmp_path, baselines=())
+    changed = distil(blobs)
+    changed = replace(changed, images=changed.images + 1e-3)
+    evaluate_all(changed, blobs, RECIPE, seeds=1, out=tmp_path, baselines=())
+    evaluate_all(distil(blobs), blobs, RECIPE.replace(momentum=0.5), seeds=1, out=tmp_path, baselines=())
+    evaluate_all(distil(blobs), blobs, RECIPE, seeds=1, out=tmp_path, baselines=(), seed=1)
+    other = replace(blobs, test=replace(blobs.test, labels=(blobs.test.labels + 1) % 3))
+    evaluate_all(distil(blobs), other, RECIPE, seeds=1, out=tmp_path, baselines=())
+    assert len(trained) == 5
+    assert evaluate_all(distil(blobs), blobs, RECIPE, seeds=1, out=tmp_path, baselines=()) == first
+    assert len(trained) == 5
+    assert len(json.loads((tmp_path / "scores.partial.json").read_text())["networks"]) == 5
+
+
+def test_changing_only_the_full_epochs_trains_only_full_data_again(
+    tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int]
+) -> None:
+    evaluate_all(distil(blobs), blobs, RECIPE, seeds=1, out=tmp_path, baselines=("random", "full"))
+    trained.clear()
+    evaluate_all(distil(blobs), blobs, RECIPE.replace(full_epochs=2), seeds=1, out=tmp_path, baselines=("random", "full"))
+    assert trained == [2]
+
+
+def test_every_network_of_the_random_baseline_sees_its_own_draw(monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil) -> None:
+    seen: list[torch.Tensor] = []
+
+    def note(network: object, examples: object, *_: object) -> NetworkResult:
+        seen.append(examples.images)  # pyright: ignore[reportAttributeAccessIssue]
+        return NetworkResult(0.0)
+
+    monkeypatch.setattr(evaluation, "train_network", note)
+    evaluate_all(distil(blobs), blobs, RECIPE, seeds=3, baselines=("random",))
+    synthetic, drawn = seen[:3], seen[3:]
+    assert all(torch.equal(images, synthetic[0]) for images in synthetic)
+    assert not any(torch.equal(drawn[i], drawn[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
+
+
+def test_several_networks_share_one_file_and_baselines_use_the_first(blobs: Dataset, distil: Distil, trained: list[int]) -> None:
+    scores = evaluate_all(distil(blobs), blobs, RECIPE, model=(MODEL, "convnet-d2-w8"), seeds=1, baselines=("full",))
+    assert list(scores.architecture) == [MODEL, "convnet-d2-w8"]
+    assert trained == [3, 3, 1]
+
+
+def test_wrong_names_and_sizes_are_refused_before_any_training(blobs: Dataset, distil: Distil, trained: list[int]) -> None:
+    with pytest.raises(InputError, match="Did you mean 'kmeans'"):
+        evaluate_all(distil(blobs), blobs, RECIPE, baselines=("kmean",))
+    with pytest.raises(InputError, match="0 networks"):
+        evaluate_all(distil(blobs), blobs, RECIPE, seeds=0)
+    with pytest.raises(InputError, match="Did you mean 'convnet"):
+        evaluate_all(distil(blobs), blobs, RECIPE, model=(MODEL, "convent"))
+    with pytest.raises(InputError, match="say which to train"):
+        evaluate_all(replace(distil(blobs), model=""), blobs, RECIPE)
+    assert trained == []

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from astdistill.errors import InputError
+from astdistill.evaluation import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, PROTOCOLS, EvalRecipe, protocol
+
+
+def test_mtt_protocol_has_the_published_values() -> None:
+    expected = {
+        "epochs": 1000,
+        "batch": 256,
+        "lr": None,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "decay_at": 0.5,
+        "decay_factor": 0.1,
+        "momentum_after": None,
+        "augmentation": "color_crop_cutout_flip_scale_rotate",
+        "check_every": 0,
+        "reported": "final",
+    }
+    assert {name: getattr(MTT_PROTOCOL, name) for name in expected} == expected
+
+
+def test_ast_as_released_differs_from_mtt_only_where_the_script_does() -> None:
+    changed = {name for name in EvalRecipe.model_fields if getattr(MTT_PROTOCOL, name) != getattr(AST_RELEASED_PROTOCOL, name)}
+    assert changed == {"name", "weight_decay", "decay_factor", "momentum_after", "check_every", "reported"}
+    assert AST_RELEASED_PROTOCOL.weight_decay == 1e-3
+    assert (AST_RELEASED_PROTOCOL.decay_factor, AST_RELEASED_PROTOCOL.momentum_after) == (0.5, 0.8)
+    assert (AST_RELEASED_PROTOCOL.check_every, AST_RELEASED_PROTOCOL.reported) == (20, "best")
+
+
+def test_protocols_are_found_by_name_and_a_typo_names_the_nearest() -> None:
+    assert {protocol(name).name for name in PROTOCOLS} == {"MTT", "AST as released"}
+    with pytest.raises(InputError, match="Did you mean 'ast-released'"):
+        protocol("ast-relaesed")
+
+
+@pytest.mark.parametrize(("epochs", "share", "first"), [(1000, 0.5, 501), (300, 0.5, 151), (5, 0.5, 3), (10, 1.0, 11)])
+def test_the_rate_drops_after_epochs_half_plus_one(epochs: int, share: float, first: int) -> None:
+    assert MTT_PROTOCOL.replace(decay_at=share).decays_at(epochs) == first
+
+
+def test_full_data_may_run_fewer_epochs() -> None:
+    assert MTT_PROTOCOL.replace(full_epochs=30).for_full_data() == MTT_PROTOCOL.replace(epochs=30)
+    assert MTT_PROTOCOL.for_full_data() == MTT_PROTOCOL
+
+
+def test_a_mistyped_augmentation_is_refused_before_any_training() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'flip'"):
+        EvalRecipe(name="wrong", augmentation="color_flop")
+
+
+def test_a_best_of_no_checks_is_refused() -> None:
+    with pytest.raises(ValueError, match="check_every"):
+        EvalRecipe(name="wrong", reported="best")

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from astdistill.augment import apply, draw
+from astdistill.data.dataset import Split
+from astdistill.evaluation.recipe import EvalRecipe
+from astdistill.evaluation.training import Examples, accuracy, loss, train_network
+from astdistill.seeds import rng
+
+SHAPE = (3, 6, 6)
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(108, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def examples(count: int = 10, lr: float = 0.1) -> Examples:
+    generator = rng(0, "examples")
+    images = torch.randn(count, *SHAPE, generator=generator, dtype=torch.float64)
+    targets = torch.randn(count, 3, generator=generator, dtype=torch.float64).softmax(dim=1)
+    return Examples(images, targets, lr)
+
+
+def held_out(count: int = 30) -> Split:
+    generator = rng(0, "held out")
+    return Split(torch.randn(count, *SHAPE, generator=generator, dtype=torch.float64), torch.randint(3, (count,), generator=generator))
+
+
+def by_hand(start: nn.Sequential, data: Examples, recipe: EvalRecipe) -> list[Tensor]:
+    """SGD written out: g = ∇ℓ + decay θ, v = μ v + g, θ = θ − lr v; v starts anew when the rate drops."""
+    values = [parameter.detach().clone().requires_grad_() for parameter in start.parameters()]
+    lr, momentum = data.lr, recipe.momentum
+    velocity = [torch.zeros_like(value) for value in values]
+    for epoch in range(recipe.epochs):
+        if epoch == recipe.epochs // 2 + 1:
+            lr, momentum = lr * recipe.decay_factor, recipe.momentum_after or momentum
+            velocity = [torch.zeros_like(value) for value in values]
+        generator = rng(7, "evaluate", 0, epoch)
+        order = torch.randperm(len(data.images), generator=generator)
+        for first in range(0, len(order), recipe.batch):
+            batch = order[first : first + recipe.batch]
+            seen = (
+                apply(data.images[batch], draw(recipe.augmentation, len(batch), SHAPE, generator))
+                if recipe.augmentation
+                else data.images[batch]
+            )
+            hidden = torch.tanh(seen.flatten(1) @ values[0].T + values[1])
+            logits = hidden @ values[2].T + values[3]
+            logarithm = logits - logits.exp().sum(dim=1, keepdim=True).log()
+            value = -(data.targets[batch] * logarithm).sum() / len(batch)
+            gradient = torch.autograd.grad(value, values)
+            with torch.no_grad():
+                for index, (parameter, slope) in enumerate(zip(values, gradient, strict=True)):
+                    velocity[index] = momentum * velocity[index] + slope + recipe.weight_decay * parameter
+                    parameter -= lr * velocity[index]
+    return [value.detach() for value in values]
+
+
+@pytest.mark.parametrize("augmentation", ["", "color_crop_cutout_flip_scale_rotate"])
+@pytest.mark.parametrize("momentum_after", [None, 0.8])
+def test_training_equals_sgd_written_out(augmentation: str, momentum_after: float | None) -> None:
+    recipe = EvalRecipe(
+        name="short", epochs=7, batch=4, decay_factor=0.5, momentum_after=momentum_after, augmentation=augmentation, weight_decay=0.01
+    )
+    data, trained = examples(), network()
+    expected = by_hand(network(), data, recipe)
+    train_network(trained, data, recipe, held_out(), lambda epoch: rng(7, "evaluate", 0, epoch))
+    for parameter, value in zip(trained.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.detach(), value, rtol=1e-10, atol=1e-12)
+    assert not torch.equal(next(trained.parameters()), next(network().parameters()))
+
+
+def test_loss_of_one_hot_targets_is_that_of_labels_and_of_soft_ones_the_definition() -> None:
+    logits, labels = torch.randn(9, 4, generator=rng(0, "logits")), torch.arange(9) % 4
+    torch.testing.assert_close(loss(logits, F.one_hot(labels, 4).float()), F.cross_entropy(logits, labels))
+    soft = torch.rand(9, 4, generator=rng(0, "soft")).softmax(dim=1)
+    torch.testing.assert_close(loss(logits, soft), -(soft * logits.log_softmax(dim=1)).sum(dim=1).mean())
+
+
+def test_accuracy_counts_every_image_once_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("astdistill.evaluation.training.TEST_BATCH", 7)
+    split = held_out(30)
+    expected = 100 * (network()(split.images).argmax(dim=1) == split.labels).double().mean()
+    assert accuracy(network(), split) == pytest.approx(float(expected))
+
+
+def test_a_set_smaller_than_the_batch_is_one_step_an_epoch() -> None:
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    trained = network()
+    trained.register_forward_hook(count)
+    recipe = EvalRecipe(name="short", epochs=3, augmentation="")
+    train_network(trained, examples(10), recipe, held_out(5), lambda epoch: rng(0, epoch))
+    assert steps == 3 + 1  # and one batch of the test
+
+
+def test_best_is_the_maximum_over_checks_and_absent_without_them() -> None:
+    recipe = EvalRecipe(name="short", epochs=9, augmentation="", check_every=2, reported="best")
+    seen: list[float] = []
+    trained = network()
+    data = examples(lr=2.0)
+
+    def generator(epoch: int) -> torch.Generator:
+        if epoch in (2, 4, 6, 8):  # what the check after that many epochs saw
+            seen.append(accuracy(trained, held_out()))
+        return rng(0, epoch)
+
+    result = train_network(trained, data, recipe, held_out(), generator)
+    assert len(set(seen)) > 1
+    assert result.best == max(*seen, result.final)
+    assert train_network(network(), data, recipe.replace(check_every=0, reported="final"), held_out(), lambda e: rng(0, e)).best is None
+
+
+def test_checking_on_the_way_does_not_change_the_training() -> None:
+    """A check puts the network into evaluation mode; batch norm shows whether training goes on in its own."""
+
+    def run(check_every: int) -> nn.Module:
+        trained = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3)).double()
+        torch.manual_seed(0)
+        for parameter in trained.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        recipe = EvalRecipe(name="short", epochs=5, augmentation="", check_every=check_every)
+        train_network(trained, examples(), recipe, held_out(), lambda epoch: rng(0, epoch))
+        return trained
+
+    never, often = run(0).state_dict(), run(1).state_dict()
+    assert int(often["1.num_batches_tracked"]) == 5
+    for name, value in never.items():
+        torch.testing.assert_close(often[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("where", [0, 3])
+def test_a_loss_that_is_not_finite_is_reported_and_the_accuracy_is_chance(where: int) -> None:
+    data = examples()
+    data.images[where, 0, 0, 0] = math.nan
+    recipe = EvalRecipe(name="short", epochs=2, augmentation="")
+    split = held_out()
+    result = train_network(network(), data, recipe, split, lambda epoch: rng(0, epoch))
+    assert result.diverged
+    assert result.final == pytest.approx(100 * float((split.labels == 0).double().mean()))
+    assert not train_network(network(), examples(), recipe, split, lambda epoch: rng(0, epoch)).diverged

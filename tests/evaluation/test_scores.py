@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from astdistill.errors import InputError
+from astdistill.evaluation import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, Entry, NetworkResult, Scores, markdown, table
+
+FINAL = [NetworkResult(40.0), NetworkResult(42.0), NetworkResult(47.0)]
+CHECKED = [NetworkResult(40.0, 44.0), NetworkResult(42.0, 43.0)]
+
+
+def scores() -> Scores:
+    return Scores(
+        recipe=MTT_PROTOCOL,
+        architecture={"convnet-d3": Entry.of(FINAL, "final")},
+        baselines={"random": Entry.of(FINAL[:2], "final"), "full": Entry.of(FINAL[:1], "final")},
+    )
+
+
+def text(shown: object) -> str:
+    """What the terminal shows, line breaks undone."""
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(shown)
+    return " ".join(console.export_text().split())
+
+
+def test_spread_is_the_sample_deviation_and_unknown_for_one_network() -> None:
+    entry = Entry.of(FINAL, "final")
+    assert (entry.mean, entry.n) == (43.0, 3)
+    assert entry.std == pytest.approx(statistics.stdev([40.0, 42.0, 47.0]))
+    assert entry.text == "43.0 ± 3.6"
+    alone = Entry.of(FINAL[:1], "final")
+    assert alone.std is None
+    assert alone.text == "40.0"
+
+
+def test_reported_chooses_what_is_averaged_and_both_are_kept() -> None:
+    assert Entry.of(CHECKED, "final").mean == 41.0
+    best = Entry.of(CHECKED, "best")
+    assert (best.mean, best.final, best.best) == (43.5, (40.0, 42.0), (44.0, 43.0))
+
+
+def test_json_has_the_documented_layout_and_comes_back_equal(tmp_path: Path) -> None:
+    scores().write(tmp_path / "scores.json")
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert {"recipe", "architecture", "baselines"} <= set(found)
+    assert found["recipe"]["epochs"] == 1000
+    entry = found["architecture"]["convnet-d3"]
+    assert entry["final"] == [40.0, 42.0, 47.0]
+    assert entry["best"] is None
+    assert {"mean", "std", "n"} <= set(entry)
+    assert set(found["baselines"]["random"]) == set(entry)
+    assert Scores.read(tmp_path) == Scores.read(tmp_path / "scores.json") == scores()
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '{"recipe": 3, "architecture": {}}', "not json"])
+def test_a_file_without_scores_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "scores.json").write_text(content)
+    with pytest.raises(InputError, match=r"scores\.json"):
+        Scores.read(tmp_path)
+
+
+def test_table_names_protocol_n_and_what_is_reported() -> None:
+    shown = text(table(scores()))
+    for word in ("synthetic, convnet-d3", "random real images", "full data", "43.0 ± 3.6", "Protocol MTT", "the last epoch", "n = 1 to 3"):
+        assert word in shown
+    assert "best" not in shown
+    assert "diverged" not in shown
+
+
+def test_a_best_figure_stands_beside_the_final_one_and_is_named_so() -> None:
+    checked = Scores(recipe=AST_RELEASED_PROTOCOL, architecture={"convnet-d3": Entry.of(CHECKED, "best")})
+    for shown in (text(table(checked)), markdown(checked)):
+        assert "best on test" in shown
+        assert "41.0 ± 1.4" in shown
+        assert "43.5 ± 0.7" in shown
+        assert "the best of checks on the test images every 20 epochs" in shown
+
+
+def test_diverged_networks_and_shorter_full_training_show_in_the_table() -> None:
+    bad = [NetworkResult(10.0, None, True), NetworkResult(41.0)]
+    found = Scores(
+        recipe=MTT_PROTOCOL.replace(full_epochs=30),
+        architecture={"mlp": Entry.of(bad, "final")},
+        baselines={"full": Entry.of(FINAL, "final")},
+    )
+    assert found.diverged == 1
+    assert "| synthetic, mlp | 25.5 ± 21.9 | 2 | 1 |" in markdown(found)
+    assert "full data, 30 epochs" in markdown(found)
+
+
+def test_merging_keeps_both_and_refuses_two_protocols() -> None:
+    other = Scores(recipe=MTT_PROTOCOL, architecture={"mlp": Entry.of(FINAL, "final")})
+    assert list(scores().merged(other).architecture) == ["convnet-d3", "mlp"]
+    with pytest.raises(InputError, match="do not belong in one column"):
+        scores().merged(Scores(recipe=AST_RELEASED_PROTOCOL, architecture={}))
+    with pytest.raises(InputError, match="validation"):
+        scores().merged(other.replace(split="validation"))

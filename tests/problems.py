@@ -1,0 +1,77 @@
+"""Small problems with known answers, shared by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from astdistill.augment import Draw
+from astdistill.data import Dataset, dataset_from_tensors
+from astdistill.models import FlatModel
+from astdistill.seeds import rng, seeded
+from astdistill.unroll import InnerLoop, Matching, Plan, Variables
+
+
+class SmoothNet(nn.Module):
+    """A few smooth layers with a convolution and a norm: every derivative exists, so finite differences are exact to rounding."""
+
+    def __init__(self, channels: int = 2, classes: int = 3, size: int = 6) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, 4, 3, padding=1)
+        self.norm = nn.GroupNorm(4, 4)
+        self.linear = nn.Linear(4 * (size // 2) ** 2, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = nn.functional.avg_pool2d(torch.tanh(self.norm(self.convolution(images))), 2)
+        return self.linear(hidden.flatten(1))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An inner loop, where it starts, what is differentiated, and the objective: everything an estimator takes."""
+
+    inner: InnerLoop
+    start: Tensor
+    variables: Variables
+    objective: Matching
+
+
+def problem(
+    steps: int = 4, batch: int | None = None, momentum: float = 0.9, read: Sequence[int] = (4,), soft: bool = False, augment: bool = True
+) -> Problem:
+    """A float64 problem of six images, 2 × 6 × 6, three classes; `read` are the inner steps that the objective sees."""
+    generator = rng(7, "problem")
+    with seeded(3, "network"):
+        model = FlatModel(SmoothNet().double())
+    start = model.flatten()
+    images = torch.randn(6, 2, 6, 6, generator=generator, dtype=torch.float64)
+    labels = torch.arange(6) % 3
+    targets = torch.randn(6, 3, generator=generator, dtype=torch.float64) if soft else nn.functional.one_hot(labels, 3).double()
+    size = batch or 6
+    indices = torch.stack([torch.randperm(6, generator=generator)[:size] for _ in range(steps)])
+    draws = tuple(_flips(size, generator) if augment else Draw("none") for _ in range(steps))
+    inner = InnerLoop(model, Plan(indices, draws), momentum, weight=1.3, labels="soft" if soft else "hard")
+    checkpoints = start + 0.1 * torch.randn(len(read), len(start), generator=generator, dtype=torch.float64)
+    scales = torch.rand(len(read), generator=generator, dtype=torch.float64) + 0.5
+    variables = Variables(images, targets, torch.tensor(0.05, dtype=torch.float64))
+    return Problem(inner, start, variables, Matching(tuple(read), checkpoints, scales))
+
+
+def _flips(size: int, generator: torch.Generator) -> Draw:
+    return Draw("flip", {"flip": torch.rand(size, generator=generator) < 0.5})
+
+
+def blobs(classes: int = 3, count: int = 24, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0, **fields: float) -> Dataset:
+    """A data set of `count` noisy copies of one random picture per class, with as many to test on; `fields` are DataConfig's."""
+    generator = rng(seed, "blobs")
+    centres = torch.rand(classes, *shape, generator=generator)
+
+    def sample() -> tuple[Tensor, Tensor]:
+        labels = torch.arange(classes).repeat(count)
+        noise = 0.15 * torch.randn(len(labels), *shape, generator=generator)
+        return (centres[labels] + noise).clamp(0, 1), labels
+
+    return dataset_from_tensors(*sample(), *sample(), name="blobs", **fields)  # type: ignore[arg-type]

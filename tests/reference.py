@@ -1,0 +1,66 @@
+"""Slow, obvious forms of what the package computes fast. Formulas are METHOD's, written down once more without cleverness."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from astdistill.unroll import InnerLoop, Matching, Variables
+
+
+def unrolled_loss(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching) -> Tensor:
+    """L(X, Y, η): the student's steps and the objective, one line each, with a graph through everything."""
+    theta, velocity = start.detach().clone().requires_grad_(), torch.zeros_like(start)
+    students = [theta]
+    for step, chosen in enumerate(inner.plan.indices):
+        images = inner.plan.augment(step, variables.images[chosen])
+        targets = variables.targets[chosen]
+        if inner.labels == "soft":
+            targets = targets.exp() / targets.exp().sum(dim=1, keepdim=True)
+        loss = -inner.weight * (targets * log_softmax(inner.model(theta, images), dim=1)).sum(dim=1).mean()
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+        velocity = inner.momentum * velocity + gradient
+        theta = theta - variables.lr * velocity
+        students.append(theta)
+    total = torch.zeros((), dtype=start.dtype)
+    for step, target, scale in zip(objective.at, objective.targets, objective.scales, strict=True):
+        total = total + scale * ((students[step] - target) ** 2).sum()
+    return total
+
+
+def unrolled_gradient(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching) -> tuple[Tensor, Tensor, Tensor]:
+    """dL/dX, dL/dY and dL/dη by autograd through `unrolled_loss`."""
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr)]
+    images, targets, lr = torch.autograd.grad(unrolled_loss(inner, start, Variables(*leaves), objective), leaves)
+    return images, targets, lr
+
+
+def first_order_gradient(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, where every step's gradient is taken at a student that counts as a constant (TESLA)."""
+    images, targets, lr = (tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr))
+    theta, velocity = start.detach().clone(), torch.zeros_like(start)
+    students = [theta]
+    for step, chosen in enumerate(inner.plan.indices):
+        constant = theta.detach().requires_grad_()
+        loss = inner.loss(constant, inner.plan.augment(step, images[chosen]), targets[chosen])
+        (gradient,) = torch.autograd.grad(loss, constant, create_graph=True)
+        velocity = inner.momentum * velocity + gradient
+        theta = theta - lr * velocity
+        students.append(theta)
+    loss = objective([students[step] for step in objective.at])
+    found = torch.autograd.grad(loss, (images, targets, lr))
+    return found[0], found[1], found[2]
+
+
+def difference(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching, along: Variables, eps: float = 1e-5) -> float:
+    """(L(z + εd) − L(z − εd)) / 2ε for z = (X, Y, η) and a direction d."""
+    sides = []
+    for sign in (1, -1):
+        moved = Variables(
+            variables.images + sign * eps * along.images,
+            variables.targets + sign * eps * along.targets,
+            variables.lr + sign * eps * along.lr,
+        )
+        sides.append(float(unrolled_loss(inner, start, moved, objective).detach()))
+    return (sides[0] - sides[1]) / (2 * eps)

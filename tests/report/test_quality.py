@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from astdistill.errors import InputError
+from astdistill.experts import ExpertCurve
+from astdistill.report.quality import quality_table, save_quality
+
+SMOOTH = [ExpertCurve([50.0, 60.0], [40.0, 48.0], [0.2, 0.1]), ExpertCurve([52.0, 62.0], [42.0, 50.0], [0.4, 0.3])]
+ROUGH = [ExpertCurve([], [45.0, 57.0, 58.0], [27.0, 9.0, 7.0])]
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def table_text(stores: dict[str, list[ExpertCurve]]) -> str:
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(quality_table(stores))
+    return " ".join(console.export_text().split())
+
+
+def test_table_states_last_accuracy_with_spread_and_the_range_of_the_mean_step() -> None:
+    shown = table_text({"AST": SMOOTH, "momentum": ROUGH})
+    assert "AST │ 2 │ 2 │ 49.0 ± 1.4 │ 61.0 ± 1.4 │ 0.2 – 0.3" in shown
+    assert "momentum │ 1 │ 3 │ 58.0 │ – │ 7 – 27" in shown
+
+
+def test_figure_of_several_stores_is_one_png_and_the_same_each_time(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save_quality({"AST": SMOOTH, "momentum": ROUGH}, tmp_path / name)
+    assert size(tmp_path / "a.png") == (1472, 592)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    save_quality({"AST": SMOOTH}, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("curves", [[], [SMOOTH[0], ROUGH[0]], [ExpertCurve([1.0], [1.0, 2.0], [1.0, 2.0])]])
+def test_stores_without_experts_or_of_mixed_length_are_named(curves: list[ExpertCurve], tmp_path: Path) -> None:
+    for use in (lambda: quality_table({"AST": curves}), lambda: save_quality({"AST": curves}, tmp_path / "q.png")):
+        with pytest.raises(InputError, match="store 'AST' holds"):
+            use()
+    assert not (tmp_path / "q.png").exists()

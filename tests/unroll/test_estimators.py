@@ -1,0 +1,106 @@
+"""Every estimator against the oracle, in float64, for every combination of what a method may ask for."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import reference
+import torch
+from problems import Problem, problem
+from torch import Tensor
+
+from astdistill.seeds import rng
+from astdistill.unroll import Backprop, Estimator, FirstOrder, MetaGradient, Recompute, Truncated, Variables
+
+CASES = [
+    {"momentum": momentum, "read": read, "batch": batch, "soft": soft}
+    for momentum, read, batch, soft in itertools.product((0.0, 0.9), ((4,), (1, 3, 4)), (None, 4), (False, True))
+]
+EXACT = {"backprop": Backprop(), "recompute-double": Recompute(), "recompute-forward": Recompute(form="forward"), "truncated-all": Truncated(k=9)}
+
+
+def run(estimator: Estimator, case: Problem) -> MetaGradient:
+    return estimator(case.inner, case.start, case.variables, case.objective)
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("estimator", EXACT.values(), ids=EXACT.keys())
+@pytest.mark.parametrize("fields", CASES, ids=str)
+def test_exact_estimators_equal_the_oracle(estimator: Estimator, fields: dict) -> None:
+    case = problem(**fields)
+    images, targets, lr = reference.unrolled_gradient(case.inner, case.start, case.variables, case.objective)
+    found = run(estimator, case)
+    assert error(found.images, images) < 1e-9
+    assert error(found.targets, targets) < 1e-9
+    assert error(found.lr, lr) < 1e-9
+    loss = reference.unrolled_loss(case.inner, case.start, case.variables, case.objective)
+    assert float(found.loss) == pytest.approx(float(loss.detach()), rel=1e-12)
+
+
+@pytest.mark.parametrize("fields", CASES, ids=str)
+def test_recompute_matches_finite_differences(fields: dict) -> None:
+    case = problem(**fields)
+    generator = rng(0, "direction")
+    along = Variables(
+        torch.randn(case.variables.images.shape, generator=generator, dtype=torch.float64),
+        torch.randn(case.variables.targets.shape, generator=generator, dtype=torch.float64),
+        torch.tensor(0.02, dtype=torch.float64),
+    )
+    found = run(Recompute(), case)
+    slope = float((found.images * along.images).sum() + (found.targets * along.targets).sum() + found.lr * along.lr)
+    assert slope == pytest.approx(reference.difference(case.inner, case.start, case.variables, case.objective, along), rel=1e-6)
+
+
+@pytest.mark.parametrize("fields", CASES, ids=str)
+def test_first_order_is_the_gradient_with_constant_students(fields: dict) -> None:
+    case = problem(**fields)
+    images, targets, lr = reference.first_order_gradient(case.inner, case.start, case.variables, case.objective)
+    found = run(FirstOrder(), case)
+    assert error(found.images, images) < 1e-9
+    assert error(found.targets, targets) < 1e-9
+    assert error(found.lr, lr) < 1e-9
+
+
+def test_approximate_estimators_differ_from_the_exact_one_and_say_so() -> None:
+    case = problem(momentum=0.9)
+    exact = run(Recompute(), case)
+    for estimator in (FirstOrder(), Truncated(k=2)):
+        assert not estimator.exact
+        assert error(run(estimator, case).images, exact.images) > 1e-3
+    assert Recompute().exact
+    assert Backprop().exact
+
+
+def test_truncation_is_exact_where_earlier_steps_saw_other_images() -> None:
+    """With one image a step, images of the last k steps get their true gradient and the others none."""
+    case = problem(steps=3, batch=1, momentum=0.9, read=(3,), augment=False)
+    plan = replace(case.inner.plan, indices=torch.tensor([[4], [1], [2]]))
+    case = replace(case, inner=replace(case.inner, plan=plan))
+    exact, found = run(Recompute(), case), run(Truncated(k=1), case)
+    last = int(case.inner.plan.indices[-1])
+    assert error(found.images[last], exact.images[last]) < 1e-9
+    others = [index for index in range(6) if index != last]
+    assert float(found.images[others].abs().sum()) == 0.0
+
+
+def test_same_plan_same_bits() -> None:
+    case = problem()
+    first, second = run(Recompute(), case), run(Recompute(), case)
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.lr, second.lr)
+
+
+def test_estimators_leave_their_inputs_alone() -> None:
+    case = problem()
+    images, start = case.variables.images.clone(), case.start.clone()
+    for estimator in (*EXACT.values(), FirstOrder()):
+        found = run(estimator, case)
+        assert not found.images.requires_grad
+    assert torch.equal(case.variables.images, images)
+    assert torch.equal(case.start, start)
+    assert not case.variables.images.requires_grad
