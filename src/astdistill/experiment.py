@@ -85,7 +85,16 @@ def claim(experiment: Experiment, out: Path) -> None:
     config = out / "config.json"
     if config.exists():
         before, now = _flat(read_json(config)), _flat(experiment.to_json())
-        free = ("distill.iterations", "distill.checkpoint_seconds", "distill.max_skips", "evaluation", "experts.store", "experts.count", "device", "published")
+        free = (
+            "distill.iterations",
+            "distill.checkpoint_seconds",
+            "distill.max_skips",
+            "evaluation",
+            "experts.store",
+            "experts.count",
+            "device",
+            "published",
+        )
         changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name) and not name.startswith(free)]
         if changed:
             name = changed[0]

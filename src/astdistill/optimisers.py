@@ -14,7 +14,10 @@ def pack(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """All tensors of the optimiser's state, named `optimiser.<parameter>.<name>`."""
     state = optimiser.state_dict()["state"]
     return {
-        f"{PREFIX}{index}.{name}": torch.as_tensor(value) for index, values in state.items() for name, value in values.items() if value is not None
+        f"{PREFIX}{index}.{name}": torch.as_tensor(value)
+        for index, values in state.items()
+        for name, value in values.items()
+        if value is not None
     }
 
 

@@ -12,7 +12,9 @@ from .methods import AST, find_method
 DIGITS_DSA = "crop_cutout_scale_rotate"
 """DSA without mirrored digits, and without colour operations, which grey digits of one brightness have no use for."""
 
-AST_SETTINGS = "AST (arXiv 2310.10541): settings of its README; its result tables are not available, the peers' best hard-label figure stands in"
+AST_SETTINGS = (
+    "AST (arXiv 2310.10541): settings of its README; its result tables are not available, the peers' best hard-label figure stands in"
+)
 
 
 def _cell(data: str, ipc: int, whiten: str, accuracy: float, **settings: float | int) -> Experiment:
@@ -39,12 +41,19 @@ CELLS = (
 DIGITS = Experiment(
     name="digits-ipc1",
     data=DataConfig(source="digits"),
-    model="convnet-d3-w32",
+    model="convnet-d2-w32",
     experts=ExpertSettings(count=4),
     method=AST.replace(expert=AST.expert.replace(epochs=20, lr=0.01, clip_epochs=5, batch=128, augmentation=DIGITS_DSA)),
     ipc=1,
     distill=DistillSettings(
-        iterations=300, inner_steps=20, matched_epochs=2, max_start_epoch=10, lr_img=100.0, lr_lr=1e-5, lr_init=0.02, augmentation=DIGITS_DSA
+        iterations=300,
+        inner_steps=20,
+        matched_epochs=2,
+        max_start_epoch=10,
+        lr_img=10.0,
+        lr_lr=1e-6,
+        lr_init=0.01,
+        augmentation=DIGITS_DSA,
     ),
     evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(name="MTT, 300 epochs", epochs=300, full_epochs=30, augmentation=DIGITS_DSA)),
 )

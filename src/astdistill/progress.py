@@ -70,6 +70,13 @@ def bar(title: str, total: int, done: int = 0) -> Iterator[Bar]:
             console().print(f"{title}: {total - done} to do", highlight=False)
         yield Bar(title, total, done, None)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console()) as progress:
         yield Bar(title, total, done, progress)

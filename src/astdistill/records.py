@@ -64,7 +64,7 @@ def import_name(path: str) -> Any:
         found: Any = importlib.import_module(module)
         for piece in name.split("."):
             found = getattr(found, piece)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(f"Cannot import '{path}' ({error}); write 'package.module:name' of something importable.") from error
     return found
 

@@ -73,7 +73,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, header
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  (it is no dictionary)
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
     except (SafetensorError, OSError, json.JSONDecodeError) as error:

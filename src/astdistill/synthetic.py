@@ -88,7 +88,10 @@ class SyntheticSet:
         file = file / "synthetic.safetensors" if file.is_dir() else file
         tensors, header = load_tensors(file)
         if header.get("format") != FORMAT or "images" not in tensors:
-            raise InputError(f"{file} is not a distilled set of format {FORMAT} (it says {header.get('format')!r}); name the synthetic.safetensors of a run.")
+            raise InputError(
+                f"{file} is not a distilled set of format {FORMAT} (it says {header.get('format')!r}); "
+                f"name the synthetic.safetensors of a run."
+            )
         state = {name.removeprefix("preprocessing."): tensor for name, tensor in tensors.items() if name.startswith("preprocessing.")}
         return SyntheticSet(
             images=tensors["images"],

@@ -141,7 +141,7 @@ def test_preprocessing_errors() -> None:
     preprocessing = fit_standard(correlated(20, (3, 4, 4)))
     with pytest.raises(InputError, match=r"\(2, 1, 4, 4\).*\[N, 3, 4, 4\]"):
         preprocessing.apply(torch.zeros(2, 1, 4, 4))
-    with pytest.raises(InputError, match="'std'.*missing"):
+    with pytest.raises(InputError, match=r"'std'.*missing"):
         Preprocessing.restore(preprocessing.describe(), {"mean": torch.zeros(3)})
     with pytest.raises(InputError, match="does not describe"):
         Preprocessing.restore({"kind": "pca"}, {})
@@ -150,5 +150,5 @@ def test_preprocessing_errors() -> None:
     with pytest.raises(InputError, match="at least 2"):
         fit_zca(torch.zeros(1, 1, 4, 4))
     side = int((LARGEST_ZCA // 3) ** 0.5) + 1
-    with pytest.raises(InputError, match="--data.size 64"):
+    with pytest.raises(InputError, match=r"--data\.size 64"):
         fit_zca(torch.zeros(2, 3, side, side, dtype=torch.uint8))

@@ -66,9 +66,9 @@ def from_npz(path: Path) -> RawData:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read as an .npz file of plain arrays ({error}); write it with numpy.savez.") from error
     keys = next((keys for keys in ARRAY_KEYS if keys[0] in arrays and keys[1] in arrays), None)
     if keys is None:
@@ -76,7 +76,7 @@ def from_npz(path: Path) -> RawData:
             f"{path} holds {', '.join(arrays) or 'nothing'}; it needs x_train and y_train (and x_test, y_test), or images and labels."
         )
     names = [str(name) for name in arrays["classes"].tolist()] if "classes" in arrays else None
-    classes = class_names(arrays[keys[1]], names)
+    classes = class_names(arrays[keys[1]], names, path.name)
     train = _array_part(arrays[keys[0]], arrays[keys[1]], len(classes), f"{path.name}, {keys[0]}")
     if (keys[2] in arrays) != (keys[3] in arrays):
         raise InputError(f"{path} holds only one of {keys[2]} and {keys[3]}; write both or neither.")

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from ..errors import InputError
 from .cache import cache_folder
 from .columns import Columns, find_columns
 from .pictures import Encoded, EncodedPart
-from .raw import checked_labels, class_names
+from .raw import checked_labels, class_names, whole_numbers
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "validation", "valid", "val")
@@ -39,8 +39,11 @@ class Table:
             raise InputError(f"{self.name} has no part called 'train', only {', '.join(self.splits)}; name another source with --data.")
         train = self.splits[train_name]
         columns = find_columns(train.features, self.image_column, self.label_column, self.name)
-        classes = class_names(_labels(train, columns), columns.classes)
-        test_name = next((name for name in TEST_NAMES if name in self.splits and _has_labels(self.splits[name], columns)), None)
+        classes = class_names(_labels(train, columns), columns.classes, self.name)
+        test_name = next(
+            (name for name in TEST_NAMES if name in self.splits and _has_labels(self.splits[name], columns, f"{self.name}, {name} part")),
+            None,
+        )
         test = None if test_name is None else _part(self.splits[test_name], columns, len(classes), f"{self.name}, {test_name} part")
         return Encoded(self.name, classes, _part(train, columns, len(classes), f"{self.name}, {train_name} part"), test)
 
@@ -117,16 +120,12 @@ def _by_split(splits: Any) -> Mapping[str, Any]:
     return splits if isinstance(splits, Mapping) else {"train": splits}
 
 
-def _labels(split: Any, columns: Columns) -> torch.Tensor:
-    if columns.label not in split.column_names:
-        raise InputError(
-            f"One part has no column '{columns.label}', only {', '.join(split.column_names)}; name another with --data.label-column."
-        )
-    return torch.as_tensor(split.with_format("numpy")[columns.label][:])
+def _labels(split: Any, columns: Columns) -> np.ndarray:
+    return np.asarray(split.with_format("numpy")[columns.label][:])
 
 
-def _has_labels(split: Any, columns: Columns) -> bool:
-    return columns.label in split.column_names and bool((_labels(split, columns) >= 0).any())
+def _has_labels(split: Any, columns: Columns, where: str) -> bool:
+    return columns.label in split.column_names and bool((whole_numbers(_labels(split, columns), where) >= 0).any())
 
 
 def _part(split: Any, columns: Columns, classes: int, where: str) -> EncodedPart:

@@ -100,7 +100,8 @@ def _check_every_class(part: RawPart, classes: tuple[str, ...], why: str) -> Non
     sizes = torch.bincount(part.labels, minlength=len(classes))
     if not bool((sizes > 0).all()):
         empty = classes[int((sizes == 0).nonzero()[0])]
-        raise InputError(f"Class '{empty}' has no training images{why or '; add some, or leave the class out with --data.classes'}.")
+        why = why or "; add some, leave the class out with --data.classes, or number the labels 0..K-1"
+        raise InputError(f"Class '{empty}' has no training images{why}.")
 
 
 def _fitted(train: RawPart, name: str, whiten: str) -> Preprocessing:

@@ -75,6 +75,8 @@ def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
     if upright.mode in DEEP_MODES:
         array = np.clip(np.asarray(upright, dtype=np.float64) / 257, 0, 255).round().astype(np.uint8)
     else:
+        if upright.mode == "P" and "transparency" in upright.info:
+            upright = upright.convert("RGBA")  # Pillow warns on the direct way
         array = np.array(upright.convert("L" if upright.mode in GREY_MODES else "RGB"))
     return torch.from_numpy(array).unsqueeze(0) if array.ndim == 2 else torch.from_numpy(array).permute(2, 0, 1)
 

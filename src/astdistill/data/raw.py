@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,21 +46,29 @@ class RawData:
         return replace(self, train=RawPart(change(self.train.pixels), self.train.labels), test=test)
 
 
-def checked_labels(labels: Any, classes: int, where: str) -> Labels:
-    """The labels as `[N]` int64. Raises InputError unless they are whole numbers 0 … classes − 1; `[N, 1]` is read as `[N]`."""
-    values = torch.as_tensor(labels)
+def whole_numbers(labels: Any, where: str) -> Labels:
+    """The labels as `[N]` int64; `[N, 1]` is read as `[N]`. Raises InputError for names, fractions, missing values and other shapes."""
+    given = labels if isinstance(labels, Tensor) else np.asarray(labels)
+    kind = str(given.dtype)
+    if "int" not in kind:
+        raise InputError(f"The labels of {where} are of type {kind}; give one integer 0..K-1 per image.")
+    values = torch.as_tensor(given if isinstance(given, Tensor) else given.astype(np.int64)).detach().to("cpu", torch.int64)
     values = values.squeeze(1) if values.ndim == 2 and values.shape[1] == 1 else values
-    if values.ndim != 1 or values.is_floating_point() or values.dtype == torch.bool:
-        raise InputError(
-            f"The labels of {where} are {values.dtype} of shape {tuple(values.shape)}; give one integer 0..{max(classes - 1, 1)} per image."
-        )
+    if values.ndim != 1:
+        raise InputError(f"The labels of {where} have shape {tuple(values.shape)}; give one integer 0..K-1 per image.")
+    return values
+
+
+def checked_labels(labels: Any, classes: int, where: str) -> Labels:
+    """The labels as `[N]` int64. Raises InputError unless they are whole numbers 0 … classes − 1."""
+    values = whole_numbers(labels, where)
     outside = ((values < 0) | (values >= classes)).nonzero()
     if len(outside):
         row = int(outside[0])
         raise InputError(
             f"Label {int(values[row])} of {where} (image {row}) is not one of 0..{classes - 1}; renumber the labels or name every class."
         )
-    return values.to(torch.int64)
+    return values
 
 
 def checked_count(pixels: Pixels, labels: Labels, where: str) -> RawPart:
@@ -71,11 +80,11 @@ def checked_count(pixels: Pixels, labels: Labels, where: str) -> RawPart:
     return RawPart(pixels, labels)
 
 
-def class_names(labels: Any, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The names given, or the numbers 0 … largest label. Raises InputError for repeated names."""
+def class_names(labels: Any, names: Sequence[str] | None, where: str) -> tuple[str, ...]:
+    """The names given, or the numbers 0 … largest label. Raises InputError for repeated names or labels that are not numbers."""
     if names is None:
-        values = torch.as_tensor(labels)
-        return tuple(map(str, range(int(values.max()) + 1 if values.numel() else 0)))
+        values = whole_numbers(labels, where)
+        return tuple(map(str, range(max(int(values.max()) + 1, 0) if len(values) else 0)))
     repeated = [name for name in names if list(names).count(name) > 1]
     if repeated:
         raise InputError(f"The class name '{repeated[0]}' is given twice; every class needs its own name.")

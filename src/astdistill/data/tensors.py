@@ -37,7 +37,7 @@ def dataset_from_tensors(
     `classes` names the classes; without it they are numbered. Floats are rounded to 256 levels. `fields` are others of
     `DataConfig`: first_classes, per_class, validation, size, seed. Raises InputError as `load_dataset` does.
     """
-    names = class_names(train_labels, classes)
+    names = class_names(train_labels, classes, name)
     train = _tensor_part(train_images, train_labels, len(names), f"{name} (training part)")
     test = _tensor_part(test_images, test_labels, len(names), f"{name} (test part)")
     return _dataset(RawData(name, names, train, test), whiten, device, fields)

@@ -16,9 +16,9 @@ def check(dataset: Dataset, experts: TrajectoryStore, method: Method, settings: 
     last = settings.max_start_epoch - 1 + settings.matched_epochs
     if last > experts.epochs:
         raise InputError(
-            f"Start epochs below {settings.max_start_epoch} and {settings.matched_epochs} matched epochs reach epoch {last}, but the experts in "
-            f"{experts.folder} have {experts.epochs}; choose --distill.max-start-epoch {max(1, experts.epochs - settings.matched_epochs + 1)} or less, "
-            f"or train longer experts."
+            f"Start epochs below {settings.max_start_epoch} and {settings.matched_epochs} matched epochs reach epoch {last}, but the experts "
+            f"in {experts.folder} have {experts.epochs}; choose --distill.max-start-epoch "
+            f"{max(1, experts.epochs - settings.matched_epochs + 1)} or less, or train longer experts."
         )
     method.goal.check(settings.inner_steps, settings.matched_epochs)
     if settings.validate_every and dataset.validation is None:
@@ -32,11 +32,21 @@ def _check_experts(dataset: Dataset, experts: TrajectoryStore) -> None:
     identity = experts.identity
     if not len(experts):
         raise InputError(f"{experts.folder} holds no finished expert; train some with: astdistill experts")
-    found = {"shape": dataset.shape, "classes": len(dataset.classes), "preprocessing": dataset.preprocessing.hash, "data": dataset.fingerprint}
-    wanted = {"shape": identity.shape, "classes": len(identity.classes), "preprocessing": identity.preprocessing, "data": identity.fingerprint}
+    found = {
+        "shape": dataset.shape,
+        "classes": len(dataset.classes),
+        "preprocessing": dataset.preprocessing.hash,
+        "data": dataset.fingerprint,
+    }
+    wanted = {
+        "shape": identity.shape,
+        "classes": len(identity.classes),
+        "preprocessing": identity.preprocessing,
+        "data": identity.fingerprint,
+    }
     for name, value in found.items():
         if value != wanted[name]:
             raise InputError(
-                f"The experts in {experts.folder} were trained on other data ({name} {wanted[name]}) than the set '{dataset.name}' given here "
-                f"({name} {value}); load the same data with the same --data options, or train experts on this set."
+                f"The experts in {experts.folder} were trained on other data ({name} {wanted[name]}) than the set '{dataset.name}' given "
+                f"here ({name} {value}); load the same data with the same --data options, or train experts on this set."
             )

@@ -55,7 +55,9 @@ def _iterate(run: Distillation, state: DistillState) -> SyntheticSet | None:
             if counters.skipped_in_a_row >= run.settings.max_skips:
                 saver.save(state)
                 raise DivergedError(_too_many(run, line))
-            progress.step(note=f"loss {line['loss']:.4f}, η {line['lr']:.4g}" + (f", skipped {counters.skipped}" if counters.skipped else ""))
+            progress.step(
+                note=f"loss {line['loss']:.4f}, η {line['lr']:.4g}" + (f", skipped {counters.skipped}" if counters.skipped else "")
+            )
         saver.save(state)
     return saver.best
 
@@ -76,4 +78,3 @@ def _finish(run: Distillation, state: DistillState, best: SyntheticSet | None) -
         if best:
             last.save(run.out / "last.safetensors")
     return chosen
-

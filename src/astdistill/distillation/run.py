@@ -57,8 +57,8 @@ class Distillation:
             state.restore(saved, self.key)
             if state.counters.iteration > self.settings.iterations:
                 raise InputError(
-                    f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were asked for; ask for more, or "
-                    f"choose another --out."
+                    f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were asked for; ask for more, "
+                    f"or choose another --out."
                 )
             self._keep_metrics(state.counters.iteration)
             return state
@@ -125,5 +125,10 @@ class Distillation:
             method=self.method.name,
             fingerprint=self.dataset.fingerprint,
             provenance=provenance(self.device)
-            | {"iteration": state.counters.iteration, "skipped": state.counters.skipped, "seed": self.seed, "settings": self.settings.to_json()},
+            | {
+                "iteration": state.counters.iteration,
+                "skipped": state.counters.skipped,
+                "seed": self.seed,
+                "settings": self.settings.to_json(),
+            },
         )

@@ -46,7 +46,8 @@ class DistillState:
         rates = {"images": settings.lr_img, "targets": settings.lr_targets, "lr": settings.lr_lr}
         momenta = {"targets": settings.targets_momentum}
         groups = [
-            {"params": [self._learned()[name]], "lr": rates[name], "momentum": momenta.get(name, settings.outer_momentum)} for name in method.learn
+            {"params": [self._learned()[name]], "lr": rates[name], "momentum": momenta.get(name, settings.outer_momentum)}
+            for name in method.learn
         ]
         self.optimiser = torch.optim.SGD(groups, lr=settings.lr_img)
 

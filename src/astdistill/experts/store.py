@@ -104,7 +104,9 @@ class TrajectoryStore:
     def first(self, count: int) -> TrajectoryStore:
         """The same store with its first `count` experts only. Raises InputError when it has fewer."""
         if count > len(self):
-            raise InputError(f"{count} experts were asked for, but {self.folder} holds {len(self)}; train more, or lower --distill.max-experts.")
+            raise InputError(
+                f"{count} experts were asked for, but {self.folder} holds {len(self)}; train more, or lower --distill.max-experts."
+            )
         return replace(self, limit=count)
 
     def __len__(self) -> int:
@@ -125,7 +127,9 @@ class TrajectoryStore:
         rows = handle.get_slice("rows")
         count = rows.get_shape()[0]
         if not 0 <= first < last <= count:
-            raise InputError(f"Rows {first} to {last - 1} of expert {expert} were asked for, but {self.path(expert)} holds rows 0 to {count - 1}.")
+            raise InputError(
+                f"Rows {first} to {last - 1} of expert {expert} were asked for, but {self.path(expert)} holds rows 0 to {count - 1}."
+            )
         return rows[first:last].to(torch.float32)
 
     def segment(self, expert: int, epoch: int, length: int) -> Segment:
@@ -143,11 +147,15 @@ class TrajectoryStore:
             try:
                 self._open[expert] = safe_open(path, framework="pt").__enter__()
             except (SafetensorError, OSError) as error:
-                raise InputError(f"{path} is not a whole trajectory ({error}); delete it and train it again with: astdistill experts") from error
+                raise InputError(
+                    f"{path} is not a whole trajectory ({error}); delete it and train it again with: astdistill experts"
+                ) from error
         return self._open[expert]
 
 
-def identity_of(dataset: Dataset, recipe: ExpertRecipe, model: str, parameters: int, seed: int, dtype: Literal["float32", "bfloat16"]) -> StoreIdentity:
+def identity_of(
+    dataset: Dataset, recipe: ExpertRecipe, model: str, parameters: int, seed: int, dtype: Literal["float32", "bfloat16"]
+) -> StoreIdentity:
     """The identity of experts of `model` trained on `dataset` by `recipe`."""
     return StoreIdentity(
         recipe=recipe,

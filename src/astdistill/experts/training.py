@@ -21,7 +21,7 @@ from ..shapes import Batch, Labels, Scalar
 from .curves import ExpertCurve
 from .partial import PartialTrajectory
 from .recipe import ExpertRecipe
-from .store import StoreIdentity, TrajectoryStore, identity_of
+from .store import TrajectoryStore, identity_of
 
 
 def train_experts(
@@ -80,7 +80,10 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress
             curves.test_accuracy.append(accuracy_on(network, dataset.test))
             curves.step_squared.append(step)
             partial.append(after, optimiser, curves)
-            append_line(store.folder / "log.jsonl", {"expert": expert, "epoch": epoch, **{name: values[-1] for name, values in vars(curves).items()}})
+            append_line(
+                store.folder / "log.jsonl",
+                {"expert": expert, "epoch": epoch, **{name: values[-1] for name, values in vars(curves).items()}},
+            )
             progress.step(note=f"expert {expert}: test {curves.test_accuracy[-1]:.1f} %, step² {step:.2f}")
         partial.finish(store.path(expert), identity.dtype, curves)
 

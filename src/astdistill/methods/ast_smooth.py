@@ -7,7 +7,7 @@ from .parts import BalancedWeight, IntermediateGoal, RepresentativeInit, WeightP
 
 AST = MTT.replace(
     name="ast",
-    paper="AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv 2310.10541, its six parts; equations in their sound reading",
+    paper="AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv 2310.10541; equations of its six parts, sound",
     expert=MTT.expert.replace(lr=0.003, momentum=0.9, weight_decay=1e-3, lr_drop=0.6, clip_epochs=10, penalty=2.0),
     init=RepresentativeInit(),
     perturb=WeightPerturbation(),

@@ -11,7 +11,21 @@ from ..errors import unknown
 from ..experts import ExpertRecipe
 from ..records import Record
 from ..unroll import Estimator, Recompute
-from .parts import Accept, FinalGoal, Goal, HardTargets, Init, InnerWeight, LogRate, Perturb, Rate, RealInit, Sample, TargetInit, UniformSample
+from .parts import (
+    Accept,
+    FinalGoal,
+    Goal,
+    HardTargets,
+    Init,
+    InnerWeight,
+    LogRate,
+    Perturb,
+    Rate,
+    RealInit,
+    Sample,
+    TargetInit,
+    UniformSample,
+)
 
 
 class Method(Record):

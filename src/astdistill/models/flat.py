@@ -55,7 +55,9 @@ class FlatModel:
             raise InputError(
                 f"This network has {self.size:,} parameters, and θ has shape {tuple(theta.shape)}; was it made for another model?"
             )
-        return {name: theta[where].view(shape) for (name, shape), where in zip(self._shapes.items(), self.layers, strict=True)}
+        # One split, not a slice per layer: the backward of a slice fills a whole θ with zeros, that of a split is one concatenation.
+        parts = theta.split([shape.numel() for shape in self._shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
     def flatten(self, module: nn.Module | None = None) -> Params:
         """The parameters of `module` (default: of the module handed in, as they were then) as one new vector, detached.

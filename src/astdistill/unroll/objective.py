@@ -36,7 +36,9 @@ class Matching:
 
     def __call__(self, students: Sequence[Params]) -> Scalar:
         # Differences are written out: mse_loss has no forward-mode rule in torch 2.13.
-        terms = [scale * (student - target).square().sum() for student, target, scale in zip(students, self.targets, self.scales, strict=True)]
+        terms = [
+            scale * (student - target).square().sum() for student, target, scale in zip(students, self.targets, self.scales, strict=True)
+        ]
         return torch.stack(terms).sum()
 
 

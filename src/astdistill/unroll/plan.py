@@ -30,7 +30,13 @@ class Plan:
 
 
 def draw_plan(
-    steps: int, count: int, batch: int | None, strategy: str, shape: tuple[int, int, int], generator: torch.Generator, device: torch.device | str = "cpu"
+    steps: int,
+    count: int,
+    batch: int | None,
+    strategy: str,
+    shape: tuple[int, int, int],
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
 ) -> Plan:
     """A plan of `steps` batches out of `count` synthetic images of `shape` (C, H, W).
 

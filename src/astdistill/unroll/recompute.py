@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
-from ..shapes import Batch, Params, Scalar, Targets
+from ..shapes import Batch, Params, Targets
 from .estimator import Estimator
 from .inner import InnerLoop, MetaGradient, Variables
 from .objective import Objective, cotangents

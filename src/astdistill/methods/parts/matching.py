@@ -40,7 +40,9 @@ class IntermediateGoal(Goal):
 
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
         count = len(segment.checkpoints)
-        return Matching(self.at(steps, count), segment.checkpoints, _betas(self.beta, segment) * _scales(segment.start, segment.checkpoints))
+        return Matching(
+            self.at(steps, count), segment.checkpoints, _betas(self.beta, segment) * _scales(segment.start, segment.checkpoints)
+        )
 
     def at(self, steps: int, matched: int) -> tuple[int, ...]:
         """s_1 … s_M."""

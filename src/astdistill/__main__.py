@@ -1,0 +1,7 @@
+"""`python -m astdistill` is the command `astdistill`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

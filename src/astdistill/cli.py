@@ -1,0 +1,67 @@
+"""The command `astdistill`. Verbs are imported when they are used, so that help needs no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+VERBS = {
+    "demo": "AST on scikit-learn's digits, one image per class, evaluated: two minutes on a laptop",
+    "run": "a preset from data to scores: astdistill run cifar100-ipc1 --data FOLDER",
+    "experts": "train the experts of a preset and show how good and how smooth they are",
+    "distill": "distil with the experts of a preset, training those that are missing",
+    "evaluate": "train fresh networks on a distilled set and test them: astdistill evaluate runs/NAME",
+    "presets": "the cells that can be run by name, with their published figures",
+}
+
+HELP = (
+    "usage: astdistill VERB [...]\n\n"
+    "Dataset distillation by trajectory matching.\n\n"
+    + "\n".join(f"  {verb:<9} {text}" for verb, text in VERBS.items())
+    + "\n\nastdistill VERB --help tells more. Every command resumes what it finds half done; --dry-run shows what it would cost.\n"
+)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code: 0 done, 1 diverged, 2 bad input, 130 stopped by the user."""
+    words = list(sys.argv[1:] if words is None else words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    if words[0] in ("-V", "--version"):
+        from . import __version__
+
+        print(f"astdistill {__version__}")
+        return 0
+    return _guarded(words[0], words[1:])
+
+
+def _guarded(verb: str, words: list[str]) -> int:
+    """Run a verb; errors that a user can mend become one sentence."""
+    from .errors import DivergedError, InputError, unknown
+
+    try:
+        if verb not in VERBS:
+            raise unknown("command", verb, VERBS)
+        _verb(verb)(words)
+    except InputError as error:
+        print(f"astdistill: {error}", file=sys.stderr)
+        return 2
+    except DivergedError as error:
+        print(f"astdistill: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        again = " ".join(["astdistill", verb, *words])
+        print(f"\nStopped. What is done is kept; this goes on with it: {again}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _verb(verb: str) -> Callable[[list[str]], None]:
+    from . import commands
+
+    return getattr(commands, verb)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import TensorDataset
+
+from astdistill.data import Dataset, dataset_from_tensors, dataset_from_torch, load_dataset
+from astdistill.errors import InputError
+
+
+class Listed(TorchDataset[Any]):
+    """A torch data set of any items, with class names as torchvision keeps them."""
+
+    classes = ("x", "y")
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.items[index]
+
+
+def own(images: torch.Tensor, labels: Any = None, **more: Any) -> Dataset:
+    labels = torch.arange(len(images)) % 2 if labels is None else labels
+    return dataset_from_tensors(images, labels, images[:4], labels[:4], **more)
+
+
+def test_uint8_and_float_tensors_are_the_same_set(pixels: Callable[..., torch.Tensor]) -> None:
+    images = pixels(10, 3, 8, 8)
+    whole, fractions = own(images, whiten="none"), own(images / 255.0, whiten="none")
+    assert whole.fingerprint == fractions.fingerprint
+    assert torch.equal((whole.train.images * 255).round().to(torch.uint8), images)
+    assert (whole.name, whole.classes, whole.config.source) == ("own", ("0", "1"), "tensors:own")
+    with pytest.raises(InputError, match="dataset_from_tensors"):
+        load_dataset(whole.config)
+
+
+def test_any_number_of_channels_and_grey(pixels: Callable[..., torch.Tensor]) -> None:
+    assert own(pixels(10, 5, 8, 8), whiten="zca").shape == (5, 8, 8)
+    assert own(pixels(10, 8, 8)).shape == (1, 8, 8)
+
+
+def test_the_tensors_given_are_not_changed(pixels: Callable[..., torch.Tensor]) -> None:
+    images = pixels(10, 3, 8, 8) / 255.0
+    before = images.clone()
+    own(images, whiten="standard").train.images.zero_()
+    assert torch.equal(images, before)
+
+
+def test_fields_and_names(pixels: Callable[..., torch.Tensor]) -> None:
+    found = own(
+        pixels(12, 3, 8, 8),
+        torch.arange(12) % 3,
+        classes=["a", "b", "c"],
+        first_classes=2,
+        per_class=3,
+        size=16,
+        name="mine",
+        validation=0.34,
+    )
+    assert (found.classes, found.name, found.shape) == (("a", "b"), "mine", (3, 16, 16))
+    assert found.validation is not None
+    assert (len(found.train), len(found.validation)) == (4, 2)
+
+
+def test_torch_data_sets_of_every_kind_are_the_same_set(pixels: Callable[..., torch.Tensor]) -> None:
+    images, labels = pixels(8, 3, 9, 8), [0, 1] * 4
+    arrays = [image.permute(1, 2, 0).numpy() for image in images]
+    kinds = {
+        "tensor": TensorDataset(images / 255.0, torch.tensor(labels)),
+        "array": Listed(list(zip(arrays, labels, strict=True))),
+        "pillow": Listed(list(zip(map(Image.fromarray, arrays), labels, strict=True))),
+    }
+    found = {kind: dataset_from_torch(part, part, ["a", "b"], whiten="none") for kind, part in kinds.items()}
+    assert {each.fingerprint for each in found.values()} == {found["tensor"].fingerprint}
+    assert torch.equal((found["tensor"].train.images * 255).round().to(torch.uint8), images)
+    assert dataset_from_torch(kinds["array"], kinds["array"]).classes == ("x", "y")
+    assert dataset_from_torch(kinds["array"], kinds["array"]).name == "Listed"
+
+
+def test_grey_arrays_of_a_torch_data_set() -> None:
+    grey = Listed([(np.full((8, 8), number, dtype=np.uint8), number % 2) for number in range(4)])
+    found = dataset_from_torch(grey, grey, whiten="none")
+    assert found.shape == (1, 8, 8)
+    assert (found.train.images[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 2, 3]
+
+
+def test_pictures_of_several_sizes() -> None:
+    mixed = Listed([(Image.new("RGB", (8 + number, 20)), number % 2) for number in range(4)])
+    with pytest.raises(InputError, match=r"image 0 of .*8×20 and image 1 of .*9×20.*--data\.size"):
+        dataset_from_torch(mixed, mixed)
+    assert dataset_from_torch(mixed, mixed, size=12).shape == (3, 12, 12)
+
+
+def test_tensor_errors(pixels: Callable[..., torch.Tensor]) -> None:
+    images = pixels(6, 3, 8, 8)
+    with pytest.raises(InputError, match=r"channels last; give images\.permute"):
+        own(images.permute(0, 2, 3, 1))
+    with pytest.raises(InputError, match=r"lie in .*undo their normalisation"):
+        own(torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(InputError, match="6 images but 5 labels"):
+        own(images, torch.tensor([0, 1, 0, 1, 0]))
+    with pytest.raises(InputError, match="give one integer"):
+        own(images, torch.zeros(6, 2, dtype=torch.int64))
+    with pytest.raises(InputError, match="give one integer"):
+        own(images, torch.zeros(6))
+    with pytest.raises(InputError, match="Label 1 of own"):
+        dataset_from_tensors(images, torch.zeros(6, dtype=torch.int64), images, torch.ones(6, dtype=torch.int64))
+    with pytest.raises(InputError, match="at least two"):
+        own(images, torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(InputError, match="give both the same channels and size"):
+        dataset_from_tensors(images, torch.arange(6) % 2, images[:, :, :4], torch.arange(6) % 2)
+    with pytest.raises(InputError, match="no data setting 'whitten'"):
+        own(images, whitten="zca")
+    with pytest.raises(InputError, match="give Pillow pictures, arrays or tensors"):
+        dataset_from_torch(Listed([("text", 0)]), Listed([("text", 0)]))
+    with pytest.raises(InputError, match="holds no images"):
+        dataset_from_torch(Listed([]), Listed([]))

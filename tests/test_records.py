@@ -1,0 +1,162 @@
+"""Records and parts: what they refuse, and that their JSON brings them back."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import Field, ValidationError
+
+import astdistill
+from astdistill.errors import InputError
+from astdistill.experts import ExpertRecipe
+from astdistill.methods import AST, MTT, Method
+from astdistill.methods.parts import BalancedWeight, FinalGoal, Goal, IntermediateGoal, WeightPerturbation
+from astdistill.records import Part, Record, digest, import_name
+
+
+class Numbers(Record):
+    whole: int = Field(default=1, ge=0)
+    words: tuple[str, ...] = ("a", "b")
+    share: float = 0.5
+
+
+class Nearest(Goal):
+    """A part of a user's own, with a field."""
+
+    reach: int = 3
+
+
+def subclasses(kind: type[Part]) -> list[type[Part]]:
+    return [kind, *(deep for child in kind.__subclasses__() for deep in subclasses(child))]
+
+
+def every_part() -> list[type[Part]]:
+    for module in pkgutil.walk_packages(astdistill.__path__, "astdistill."):
+        if module.name.startswith(("astdistill.methods", "astdistill.unroll")):
+            importlib.import_module(module.name)
+    return [kind for kind in subclasses(Part) if kind is not Part]
+
+
+PARTS = every_part()
+
+
+def test_replace_changes_what_it_is_told_and_validates_it() -> None:
+    record = Numbers(whole=2)
+    assert record.replace(share=0.25) == Numbers(whole=2, share=0.25)
+    assert record.whole == 2
+    assert record.replace() == record
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        record.replace(whole=-1)
+
+
+def test_unknown_fields_are_refused_by_name() -> None:
+    with pytest.raises(InputError, match="Numbers has no field 'shares'; its fields are whole, words, share"):
+        Numbers().replace(shares=1)
+    with pytest.raises(ValidationError, match="shares"):
+        Numbers.model_validate({"shares": 1})
+    with pytest.raises(ValidationError, match="frozen"):
+        Numbers().whole = 3
+
+
+@pytest.mark.parametrize("changes", [{"whole": 7}, {"words": ("a",)}, {"words": ("b", "a")}, {"share": 0.5000001}], ids=str)
+def test_the_digest_changes_with_any_field(changes: dict[str, Any]) -> None:
+    assert Numbers().digest() == Numbers().digest()
+    assert Numbers().replace(**changes).digest() != Numbers().digest()
+    assert len(Numbers().digest()) == 12
+    assert int(Numbers().digest(), 16) >= 0
+
+
+def test_the_digest_does_not_depend_on_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+@pytest.mark.parametrize("field", ExpertRecipe.model_fields)
+def test_the_digest_covers_nested_records(field: str) -> None:
+    """Every field of a recipe changes the digest of the method that holds it."""
+    other = {"optimiser": "adam", "penalty_form": "pixel", "augmentation": "", "lr_drop": 0.5, "clip_start": 0.25, "momentum": 0.5}
+    recipe = AST.expert.replace(**{field: other[field] if field in other else getattr(AST.expert, field) + 1})
+    assert AST.replace(expert=recipe).digest() != AST.digest()
+
+
+@pytest.mark.parametrize("kind", PARTS, ids=lambda kind: kind.__qualname__)
+def test_every_part_comes_back_from_its_json(kind: type[Part]) -> None:
+    part = kind()
+    written = json.loads(json.dumps(part.to_json()))
+    assert written["part"] == f"{kind.__module__}:{kind.__qualname__}"
+    for reader in [base for base in kind.__mro__ if issubclass(base, Part)]:
+        found = reader.model_validate(written)
+        assert found == part
+        assert type(found) is kind
+
+
+def test_parts_were_found() -> None:
+    assert {"IntermediateGoal", "Recompute", "LogRate", "Nearest", "Accept", "HardTargets"} <= {kind.__qualname__ for kind in PARTS}
+
+
+def test_a_method_keeps_the_fields_of_its_parts() -> None:
+    method = MTT.replace(goal=IntermediateGoal(beta="adaptive"), weight=BalancedWeight(base=9.0), perturb=WeightPerturbation(alpha=0.5))
+    found = Method.model_validate(json.loads(json.dumps(method.to_json())))
+    assert found == method
+    assert isinstance(found.goal, IntermediateGoal)
+    assert found.goal.beta == "adaptive"
+    assert found.digest() == method.digest()
+    assert method.replace(goal=IntermediateGoal()).digest() != method.digest()
+    assert MTT.replace(goal=Nearest()).digest() != MTT.digest()
+
+
+def test_a_part_of_a_test_module_comes_back_inside_a_method() -> None:
+    method = MTT.replace(goal=Nearest(reach=5))
+    assert Method.model_validate(json.loads(json.dumps(method.to_json()))) == method
+
+
+def test_a_part_of_a_users_own_package_is_found_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "my_paper"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "goals.py").write_text(
+        "from astdistill.methods.parts import FinalGoal\nclass Mine(FinalGoal):\n    reach: int = 2\nclass Box:\n    class Inner(FinalGoal): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = Goal.model_validate({"part": "my_paper.goals:Mine", "reach": 4})
+    assert isinstance(found, FinalGoal)
+    assert found.to_json() == {"part": "my_paper.goals:Mine", "reach": 4}
+    assert Goal.model_validate({"part": "my_paper.goals:Box.Inner"}).to_json() == {"part": "my_paper.goals:Box.Inner"}
+    assert Method.model_validate(MTT.to_json() | {"goal": {"part": "my_paper.goals:Mine"}}).goal == type(found)()
+    with pytest.raises(ValidationError, match="greed"):
+        Goal.model_validate({"part": "my_paper.goals:Mine", "greed": 4})
+    for name in ("my_paper.goals", "my_paper"):
+        monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("no_such_package:Goal", r"Cannot import 'no_such_package:Goal' \(No module named 'no_such_package'\); write 'package.module:name'"),
+        ("astdistill.methods:NoGoal", r"Cannot import 'astdistill.methods:NoGoal' \(.*has no attribute 'NoGoal'"),
+        ("astdistill.methods.parts", "Cannot import 'astdistill.methods.parts'"),
+        ("", "Cannot import ''"),
+        (".parts:Goal", "Cannot import '.parts:Goal'"),
+    ],
+)
+def test_wrong_import_paths_are_answered_with_a_sentence(path: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        import_name(path)
+    with pytest.raises(ValueError, match=sentence):
+        Goal.model_validate({"part": path})
+
+
+@pytest.mark.parametrize("path", ["pathlib:Path", "json:dumps", "astdistill.methods.parts:LogRate", "astdistill.methods:MTT"])
+def test_an_import_path_must_name_a_part_of_the_right_kind(path: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{path}' is not a Goal; name a subclass as 'package.module:Class'"):
+        Goal.model_validate({"part": path})
+
+
+def test_an_instance_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        MTT.replace(goal=WeightPerturbation())

@@ -1,0 +1,40 @@
+"""Randomness is a function of a seed and a purpose."""
+
+from __future__ import annotations
+
+import torch
+
+from astdistill.seeds import derive, rng, seeded
+
+
+def test_equal_purposes_give_equal_draws_and_any_other_word_gives_others() -> None:
+    assert torch.equal(torch.rand(5, generator=rng(0, "segment", 3)), torch.rand(5, generator=rng(0, "segment", 3)))
+    purposes = [(0, "a", 1), (0, "a", 2), (0, "b", 1), (1, "a", 1), (0, "a"), (0, 1, "a"), (0, "a1"), (0, "a", "1"), (0,), (-1, "a", 1)]
+    numbers = [derive(*purpose) for purpose in purposes]
+    assert len(set(numbers)) == len(purposes)
+    assert all(0 <= number < 2**63 for number in numbers)
+
+
+def test_seeds_are_the_same_on_every_machine() -> None:
+    """SHA-256 of the written-out words: no hash of Python's, which changes from process to process."""
+    assert derive(0, "segment", 317) == 8362755598944346454
+
+
+def test_a_fresh_generator_each_time() -> None:
+    generator = rng(0, "x")
+    torch.rand(100, generator=generator)
+    assert not torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=rng(0, "x")))
+
+
+def test_the_global_generator_is_neither_read_nor_changed() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    torch.rand(3, generator=rng(0, "x"))
+    with seeded(0, "network"):
+        first = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    with seeded(0, "network"):
+        assert torch.equal(torch.rand(3), first)
+    with seeded(1, "network"):
+        assert not torch.equal(torch.rand(3), first)
