@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from astdistill.augment import Draw
 from astdistill.data import Dataset, dataset_from_tensors
+from astdistill.experts import ExpertRecipe, TrajectoryStore, train_experts
 from astdistill.models import FlatModel
 from astdistill.seeds import rng, seeded
 from astdistill.unroll import InnerLoop, Matching, Plan, Variables
@@ -64,7 +67,7 @@ def _flips(size: int, generator: torch.Generator) -> Draw:
     return Draw("flip", {"flip": torch.rand(size, generator=generator) < 0.5})
 
 
-def blobs(classes: int = 3, count: int = 24, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0, **fields: float) -> Dataset:
+def blobs(classes: int = 3, count: int = 24, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0, **fields: Any) -> Dataset:
     """A data set of `count` noisy copies of one random picture per class, with as many to test on; `fields` are DataConfig's."""
     generator = rng(seed, "blobs")
     centres = torch.rand(classes, *shape, generator=generator)
@@ -74,4 +77,18 @@ def blobs(classes: int = 3, count: int = 24, shape: tuple[int, int, int] = (1, 8
         noise = 0.15 * torch.randn(len(labels), *shape, generator=generator)
         return (centres[labels] + noise).clamp(0, 1), labels
 
-    return dataset_from_tensors(*sample(), *sample(), name="blobs", **fields)  # type: ignore[arg-type]
+    return dataset_from_tensors(*sample(), *sample(), name="blobs", **fields)
+
+
+TINY = "convnet-d1-w4"
+TINY_RECIPE = ExpertRecipe(epochs=6, batch=24, lr=0.05, momentum=0.9, augmentation="flip_scale")
+
+
+def tiny_experts(folder: Path, dataset: Dataset, count: int = 2, model: str = TINY, recipe: ExpertRecipe = TINY_RECIPE) -> TrajectoryStore:
+    """Two short trajectories of a network of a few hundred parameters."""
+    return train_experts(dataset, model=model, recipe=recipe, count=count, store=folder)
+
+
+def dropout_net(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
+    """A user's own network, at `problems:dropout_net`, that draws random numbers while it trains."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size[0] * size[1], 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, classes))

@@ -137,7 +137,10 @@ def test_a_part_of_a_users_own_package_is_found_by_import_path(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("path", "sentence"),
     [
-        ("no_such_package:Goal", r"Cannot import 'no_such_package:Goal' \(No module named 'no_such_package'\); write 'package.module:name'"),
+        (
+            "no_such_package:Goal",
+            r"Cannot import 'no_such_package:Goal' \(No module named 'no_such_package'\); write 'package.module:name'",
+        ),
         ("astdistill.methods:NoGoal", r"Cannot import 'astdistill.methods:NoGoal' \(.*has no attribute 'NoGoal'"),
         ("astdistill.methods.parts", "Cannot import 'astdistill.methods.parts'"),
         ("", "Cannot import ''"),

@@ -15,7 +15,7 @@ from . import estimate
 from .data import load_dataset
 from .errors import InputError
 from .evaluation import Scores, evaluate_all, protocol, table
-from .experiment import Experiment, load_data, obtain_experts, obtain_synthetic, run_experiment
+from .experiment import Experiment, check_experiment, load_data, obtain_experts, obtain_synthetic, run_experiment
 from .options import Request, parse
 from .presets import PRESETS
 from .progress import be_quiet
@@ -52,6 +52,7 @@ def distill(words: list[str]) -> None:
         return
     _check_device(request.experiment.device)
     dataset = load_data(request.experiment)
+    check_experiment(request.experiment, dataset)
     obtain_synthetic(request.experiment, dataset, obtain_experts(request.experiment, dataset), request.out)
     Console().print(f"Pictures: {request.out / 'images.png'}\nNext:     astdistill evaluate {request.out}", highlight=False)
 

@@ -8,11 +8,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from .data import DataConfig, Dataset, load_dataset
-from .distillation import DistillSettings, distill
+from .distillation import DistillSettings, check_settings, distill
 from .errors import InputError
 from .evaluation import MTT_PROTOCOL, EvalRecipe, Scores, evaluate_all
 from .experts import TrajectoryStore, train_experts
 from .methods import MTT, Method
+from .models import FlatModel, build_model
 from .records import Record
 from .report import save_curves, save_grid, save_quality
 from .runs import provenance, read_json, read_lines, write_json
@@ -113,6 +114,12 @@ def load_data(experiment: Experiment) -> Dataset:
     return load_dataset(experiment.data, device=experiment.device)
 
 
+def check_experiment(experiment: Experiment, dataset: Dataset) -> None:
+    """Raise InputError where the parts do not fit: before experts are trained, and before anything is written."""
+    FlatModel(build_model(experiment.model, dataset.shape, len(dataset.classes)))
+    check_settings(dataset, experiment.method.expert.epochs, experiment.method, experiment.distill, experiment.ipc)
+
+
 def obtain_experts(experiment: Experiment, dataset: Dataset) -> TrajectoryStore:
     """The experts, trained where they are missing, with the quality figure beside them."""
     wanted = experiment.experts
@@ -158,7 +165,7 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
 def run_experiment(experiment: Experiment, out: Path) -> Scores:
     """Every stage in order; each resumes from what `out` and the expert store already hold."""
     dataset = load_data(experiment)
-    dataset.check_ipc(experiment.ipc)
+    check_experiment(experiment, dataset)
     claim(experiment, out)
     experts = obtain_experts(experiment, dataset)
     synthetic = obtain_synthetic(experiment, dataset, experts, out)

@@ -18,7 +18,12 @@ CASES = [
     {"momentum": momentum, "read": read, "batch": batch, "soft": soft}
     for momentum, read, batch, soft in itertools.product((0.0, 0.9), ((4,), (1, 3, 4)), (None, 4), (False, True))
 ]
-EXACT = {"backprop": Backprop(), "recompute-double": Recompute(), "recompute-forward": Recompute(form="forward"), "truncated-all": Truncated(k=9)}
+EXACT = {
+    "backprop": Backprop(),
+    "recompute-double": Recompute(),
+    "recompute-forward": Recompute(form="forward"),
+    "truncated-all": Truncated(k=9),
+}
 
 
 def run(estimator: Estimator, case: Problem) -> MetaGradient:

@@ -131,7 +131,7 @@ def file_bytes(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read ({error}); check its permissions.") from error
 
 
-def _with_channels(block: Pixels, channels: int) -> Pixels:
+def _with_channels(block: UInt8[Tensor, "N c H W"], channels: int) -> Pixels:
     return block if block.shape[1] == channels else block.repeat(1, channels, 1, 1)
 
 

@@ -74,7 +74,7 @@ def resized(pixels: UInt8[Tensor, "N C h w"], size: int | None) -> Pixels:
     return pixels[:, :, top : top + size, left : left + size].contiguous()
 
 
-def padded(pixels: Pixels, to: int) -> Pixels:
+def padded(pixels: UInt8[Tensor, "N C h w"], to: int) -> Pixels:
     """The images with black borders up to `to` pixels a side."""
     down, across = to - pixels.shape[2], to - pixels.shape[3]
     borders = (across // 2, across - across // 2, down // 2, down - down // 2)

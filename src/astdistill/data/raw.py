@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from ..errors import InputError
@@ -71,7 +72,7 @@ def checked_labels(labels: Any, classes: int, where: str) -> Labels:
     return values
 
 
-def checked_count(pixels: Pixels, labels: Labels, where: str) -> RawPart:
+def checked_count(pixels: UInt8[Tensor, "M C H W"], labels: Labels, where: str) -> RawPart:
     """The pair as a part. Raises InputError when there are not as many labels as images, or none at all."""
     if len(pixels) != len(labels):
         raise InputError(f"{where} has {len(pixels)} images but {len(labels)} labels; give one label per image.")

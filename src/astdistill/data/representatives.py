@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import InputError
 from ..seeds import derive
-from ..shapes import Labels
 
 
-def representatives(features: Float[Tensor, "N D"], count: int, seed: int) -> Labels:
+def representatives(features: Float[Tensor, "N D"], count: int, seed: int) -> Int[Tensor, " count"]:
     """The indices `[count]` int64 of the images that represent all N, one per K-means centre, no image twice.
 
     K-means with k = count on the features (AST, arXiv 2310.10541, takes an expert's logits of one class); for each centre

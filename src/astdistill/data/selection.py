@@ -14,7 +14,8 @@ from ..seeds import rng
 from ..shapes import Labels
 from .raw import RawData, RawPart
 
-Rows = Int[Tensor, " n"]
+Rows = Int[Tensor, " rows"]
+"""Indices of some images."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,15 @@ class Kept:
     """The rows that stay, ascending, and their labels in the new numbering."""
 
     rows: Rows
-    labels: Labels
+    labels: Int[Tensor, " rows"]
 
 
 @dataclass(frozen=True)
 class Division:
     """Two disjoint sets of rows, each ascending, that together are all of them."""
 
-    stay: Rows
-    held_out: Rows
+    stay: Int[Tensor, " stay"]
+    held_out: Int[Tensor, " out"]
 
 
 def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +47,15 @@ class Request:
 def read(config: DataConfig) -> RawData:
     """The images that a configuration names: chosen classes, one size, still uint8 and without preprocessing.
 
-    A known name comes first, then a path that exists, then a hub name 'owner/name' or 'owner/name:configuration'. Raises
-    InputError for anything else and for every fault of the data itself.
+    A known name comes first, then a path that exists, then a hub name 'owner/name' or 'owner/name:configuration'. A known name is read
+    from the folder of that name in `ASTDISTILL_DATA`, where the environment names one that has it, and from the hub otherwise.
+    Raises InputError for anything else and for every fault of the data itself.
     """
     request = Request(ClassChoice(config.classes, config.first_classes), config.size, config.image_column, config.label_column)
-    source, path = config.source, Path(config.source).expanduser()
+    source, path = config.source, _local(config.source)
     if source == "digits":
         raw = _shaped(digits(), request)
-    elif source in HUB:
+    elif source in HUB and not path.is_dir():
         raw = _from_hub(HUB[source], source, request)
     elif path.is_dir():
         raw = _from_folder(path, request)
@@ -64,6 +66,14 @@ def read(config: DataConfig) -> RawData:
     else:
         raise _nowhere(source)
     return _bordered(raw, config.size)
+
+
+def _local(source: str) -> Path:
+    """Where a source lies on this machine, if it does."""
+    root = os.environ.get("ASTDISTILL_DATA")
+    if source not in HUB:
+        return Path(source).expanduser()
+    return Path(root).expanduser() / source if root else Path(os.devnull)
 
 
 def published_name(name: str) -> str:

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
-from ..shapes import Images, Labels, Pixels
 from .dataset import Dataset
 from .loading import assemble, resolved
 from .pictures import Picture, picture_pixels, stacked
@@ -21,10 +20,10 @@ from .sources import IN_MEMORY
 
 
 def dataset_from_tensors(
-    train_images: Images | Pixels,
-    train_labels: Labels,
-    test_images: Images | Pixels,
-    test_labels: Labels,
+    train_images: Tensor,
+    train_labels: Tensor,
+    test_images: Tensor,
+    test_labels: Tensor,
     classes: Sequence[str] | None = None,
     *,
     whiten: str = "standard",

@@ -11,14 +11,22 @@ from .settings import DistillSettings
 
 def check(dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings, ipc: int) -> None:
     """Raise InputError, before anything is written, where data, experts, method and settings do not fit together."""
-    dataset.check_ipc(ipc)
+    check_settings(dataset, experts.epochs, method, settings, ipc, f"the experts in {experts.folder} have")
     _check_experts(dataset, experts)
+
+
+def check_settings(
+    dataset: Dataset, epochs: int, method: Method, settings: DistillSettings, ipc: int, whose: str = "the expert recipe has"
+) -> None:
+    """The part of `check` that needs no experts, only their number of epochs: it can be asked before any is trained."""
+    dataset.check_ipc(ipc)
+    method.init.check(ipc)
     last = settings.max_start_epoch - 1 + settings.matched_epochs
-    if last > experts.epochs:
+    if last > epochs:
+        allowed = max(1, epochs - settings.matched_epochs + 1)
         raise InputError(
-            f"Start epochs below {settings.max_start_epoch} and {settings.matched_epochs} matched epochs reach epoch {last}, but the experts "
-            f"in {experts.folder} have {experts.epochs}; choose --distill.max-start-epoch "
-            f"{max(1, experts.epochs - settings.matched_epochs + 1)} or less, or train longer experts."
+            f"Start epochs below {settings.max_start_epoch} and {settings.matched_epochs} matched epochs reach epoch {last}, but {whose} "
+            f"{epochs}; choose --distill.max-start-epoch {allowed} or less, or train longer experts."
         )
     method.goal.check(settings.inner_steps, settings.matched_epochs)
     if settings.validate_every and dataset.validation is None:

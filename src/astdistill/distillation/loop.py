@@ -47,7 +47,7 @@ def distill(
 
 def _iterate(run: Distillation, state: DistillState) -> SyntheticSet | None:
     """Advance `state` to the last iteration; the best set by the validation split, if that was asked for."""
-    saver, counters = Saver(run), state.counters
+    saver, counters = Saver(run, state), state.counters
     with bar(f"distilling ({run.method.name})", run.settings.iterations, counters.iteration) as progress:
         while counters.iteration < run.settings.iterations:
             line = run.advance(state)

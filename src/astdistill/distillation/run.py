@@ -57,8 +57,8 @@ class Distillation:
             state.restore(saved, self.key)
             if state.counters.iteration > self.settings.iterations:
                 raise InputError(
-                    f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were asked for; ask for more, "
-                    f"or choose another --out."
+                    f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were asked for; "
+                    f"ask for more, or choose another --out."
                 )
             self._keep_metrics(state.counters.iteration)
             return state

@@ -15,10 +15,10 @@ from .validation import validate
 class Saver:
     """Writes what a run leaves behind, and keeps the best set by the validation split."""
 
-    def __init__(self, run: Distillation) -> None:
+    def __init__(self, run: Distillation, state: DistillState) -> None:
         self.run, self.saved = run, time.monotonic()
-        path = run.out / "best.safetensors" if run.out else None
-        self.best = SyntheticSet.load(path) if path and path.exists() else None
+        # Without a best in the state, a file of that name is of a run that was deleted or killed before its first save.
+        self.best = SyntheticSet.load(run.out / "best.safetensors") if run.out and state.counters.best else None
 
     def _consider(self, state: DistillState, accuracy: float) -> None:
         if accuracy > state.counters.best.get("accuracy", -1.0):

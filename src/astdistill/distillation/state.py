@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class DistillState:
         for name in self.method.learn:
             self._learned()[name].grad = slopes[name]
         self.optimiser.step()
-        refused = "" if float(self.lr) > 0 and all(bool(t.isfinite().all()) for t in self._learned().values()) else self._cause()
+        refused = "" if 0 < float(self.lr) < math.inf and all(bool(t.isfinite().all()) for t in self._learned().values()) else self._cause()
         if refused:
             for name, tensor in self._learned().items():
                 tensor.copy_(kept[name])
@@ -83,7 +84,7 @@ class DistillState:
         return ""
 
     def _cause(self) -> str:
-        if not float(self.lr) > 0:
+        if not 0 < float(self.lr) < math.inf:
             return f"the step size would become {float(self.lr):g}; lower --distill.lr-lr, or learn its logarithm"
         return "the images would stop being finite; lower --distill.lr-img"
 

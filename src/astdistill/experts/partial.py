@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -37,14 +38,22 @@ class PartialTrajectory:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         pass
 
+    @staticmethod
+    def sweep(store: Path, finished: Iterable[int]) -> None:
+        """Remove the folders of experts that a kill left behind after their trajectory was whole."""
+        for expert in finished:
+            shutil.rmtree(PartialTrajectory(store, expert, 0).folder, ignore_errors=True)
+
     def restore(self, network: nn.Module, flat: FlatModel, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> int:
         """Bring network, optimiser and curves to the last whole epoch; the number of epochs that are done."""
-        if not self.state.exists():
+        tensors, header = load_tensors(self.state) if self.state.exists() else ({}, {"epochs": -1})
+        epochs = int(header["epochs"])
+        whole = (epochs + 1) * self.parameters * 4
+        if epochs < 0 or not self.rows.exists() or self.rows.stat().st_size < whole:
+            # Nothing to go on from, or rows lost from under the state: anew, since truncating to more would fill them with zeros.
             self.rows.write_bytes(self._bytes(flat.flatten(network)))
             return 0
-        tensors, header = load_tensors(self.state)
-        epochs = int(header["epochs"])
-        os.truncate(self.rows, (epochs + 1) * self.parameters * 4)
+        os.truncate(self.rows, whole)
         flat.load(network, torch.from_numpy(self._read(epochs, 1)[0].copy()))
         unpack(optimiser, tensors)
         for group in optimiser.param_groups:

@@ -30,6 +30,8 @@ class ExpertRecipe(Record):
     """λ of the gradient penalty (METHOD §2, part 2); 0 means none."""
     penalty_form: Literal["image", "pixel"] = "image"
     """image (sound): the norm over a whole augmented image; pixel (as released): over the channels of each un-augmented pixel."""
+    grad_norm: float = Field(default=0.0, ge=0)
+    """Longest gradient that a step may follow; a longer one is scaled down to it. 0 means any."""
     augmentation: str = STRATEGY
     """DSA operations joined by underscores; empty for none."""
 

@@ -16,7 +16,7 @@ from ..errors import DivergedError, InputError
 from ..models import FlatModel, build_model
 from ..progress import Bar, bar
 from ..runs import append_line
-from ..seeds import derive, rng
+from ..seeds import derive, rng, seeded
 from ..shapes import Batch, Labels, Scalar
 from .curves import ExpertCurve
 from .partial import PartialTrajectory
@@ -46,6 +46,7 @@ def train_experts(
     parameters = FlatModel(build_model(model, dataset.shape, len(dataset.classes))).size
     identity = identity_of(dataset, recipe, model, parameters, seed, dtype)
     trajectories = TrajectoryStore.create(Path(store), identity, dataset.config, dataset.preprocessing)
+    PartialTrajectory.sweep(trajectories.folder, trajectories.experts())
     missing = sorted(set(range(count)) - set(trajectories.experts()))
     if missing:
         with bar("training experts (epochs)", count * recipe.epochs, (count - len(missing)) * recipe.epochs) as progress:
@@ -69,7 +70,8 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress
             if epoch == recipe.drop_epoch and recipe.lr_drop != 1:
                 optimiser = _optimiser(network, recipe, epoch)
             before = flat.flatten(network)
-            accuracy = train_epoch(network, optimiser, dataset.train, recipe, epoch, derive(identity.seed, "expert", expert, epoch))
+            with seeded(identity.seed, "dropout", expert, epoch):  # a user's network may draw while it trains
+                accuracy = train_epoch(network, optimiser, dataset.train, recipe, epoch, derive(identity.seed, "expert", expert, epoch))
             after = flat.flatten(network)
             if not math.isfinite(step := float((after - before).double().square().sum())):
                 raise DivergedError(
@@ -101,6 +103,8 @@ def train_epoch(network: nn.Module, optimiser: torch.optim.Optimizer, split: Spl
         loss, hits = expert_loss(network, images, augmented, labels, recipe, epoch)
         optimiser.zero_grad()
         loss.backward()
+        if recipe.grad_norm > 0:
+            nn.utils.clip_grad_norm_(network.parameters(), recipe.grad_norm)
         optimiser.step()
         correct += hits
     return 100 * float(correct) / len(split)

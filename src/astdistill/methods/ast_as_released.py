@@ -8,7 +8,7 @@ from .parts import BalancedWeightAsReleased, IntermediateGoalAsReleased, Represe
 AST_AS_RELEASED = AST.replace(
     name="ast-as-released",
     paper="AST, arXiv 2310.10541, equations as in the released code (METHOD §2, last column)",
-    expert=AST.expert.replace(penalty_form="pixel"),
+    expert=AST.expert.replace(penalty_form="pixel", grad_norm=0.0),
     init=RepresentativeInitAsReleased(),
     perturb=WeightPerturbationAsReleased(),
     weight=BalancedWeightAsReleased(),

@@ -28,6 +28,9 @@ class Initial:
 class Init(Part):
     """Chooses the start of X from the training images. ipc has been checked against the class sizes."""
 
+    def check(self, ipc: int) -> None:
+        """Raise InputError when so many images per class cannot be chosen this way."""
+
     def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
         """The initial set."""
         chosen = [self.choose(dataset, label, ipc, experts, model, seed) for label in range(len(dataset.classes))]
@@ -69,13 +72,12 @@ class RepresentativeInit(Init):
 class RepresentativeInitAsReleased(Init):
     """AST, METHOD §2 part 3, as released: ten clusters whatever ipc is, int(ipc / 10) images of the whole class nearest each centre."""
 
-    def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
+    def check(self, ipc: int) -> None:
         if ipc % 10:
             raise InputError(
                 f"The released representative initialisation takes int(ipc/10) images from each of ten clusters, which is not {ipc} images "
                 f"per class; use a multiple of 10, or --method ast, or --without representative."
             )
-        return super().__call__(dataset, experts, model, ipc, seed)
 
     def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Int[Tensor, " I"]:
         from sklearn.cluster import KMeans

@@ -1,0 +1,205 @@
+"""The outer loop: the same call gives the same bits, a longer run goes on from a shorter one, averages and choices are what they say."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from astdistill.data import Dataset, Split
+from astdistill.distillation import DistillSettings, distill, saving
+from astdistill.distillation.run import Distillation
+from astdistill.errors import InputError
+from astdistill.experts import TrajectoryStore
+from astdistill.methods import AST, MTT, Method
+from astdistill.methods.parts import ExpertTargets, RawRate
+from astdistill.models import FlatModel, build_model
+from astdistill.runs import load_tensors, read_lines
+from astdistill.synthetic import SyntheticSet, load
+from astdistill.unroll import Variables
+
+DATM_LIKE = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"), average=0.9)
+
+
+def same(first: SyntheticSet, second: SyntheticSet) -> bool:
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "targets", "lr"))
+
+
+def run_of(dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings, out: Path | None = None) -> Distillation:
+    model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)))
+    return Distillation(dataset, experts, method, 2, settings, out, 0, model)
+
+
+@pytest.mark.parametrize("method", [AST, MTT, DATM_LIKE], ids=lambda method: method.name)
+def test_the_same_seed_gives_the_same_bits(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, method: Method) -> None:
+    torch.manual_seed(1)
+    first = distill(dataset, experts, method=method, ipc=2, settings=settings)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = distill(dataset, experts, method=method, ipc=2, settings=settings)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert same(first, second)
+    assert not same(first, distill(dataset, experts, method=method, ipc=2, settings=settings, seed=1))
+
+
+def test_every_learned_thing_moves_and_nothing_else(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    run = run_of(dataset, experts, DATM_LIKE.replace(average=0.0), settings)
+    start = run.start()
+    found = distill(dataset, experts, method=run.method, ipc=2, settings=settings)
+    for name in ("images", "targets"):
+        assert not torch.equal(getattr(found, name), getattr(start, name))
+    assert float(found.lr) != pytest.approx(0.05, rel=1e-6)
+    fixed = distill(dataset, experts, method=AST.replace(learn=("images",)), ipc=2, settings=settings)
+    assert float(fixed.lr) == pytest.approx(0.05)
+    assert torch.equal(fixed.targets, torch.eye(3).repeat_interleave(2, 0))
+
+
+def test_an_outer_step_is_sgd_with_momentum(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    """v ← μ v + g, z ← z − rate · v, for images, targets (with their own momentum) and φ (with the slope of η)."""
+    run = run_of(dataset, experts, DATM_LIKE.replace(average=0.0), settings.replace(lr_targets=3.0, outer_momentum=0.4, targets_momentum=0.7))
+    state = run.start()
+    now: dict[str, Tensor] = {"images": state.images.clone(), "targets": state.targets.clone(), "lr": torch.tensor(0.05)}
+    velocity = {name: torch.zeros_like(value) for name, value in now.items()}
+    for _ in range(4):
+        gradient = run.gradient(state)
+        slope = torch.exp(now["lr"] / 0.05 - 1)
+        for name, rate, momentum in (("images", 20.0, 0.4), ("targets", 3.0, 0.7), ("lr", 1e-3, 0.4)):
+            velocity[name] = momentum * velocity[name] + getattr(gradient, name) * (slope if name == "lr" else 1)
+            now[name] = now[name] - rate * velocity[name]
+        run.advance(state)
+        torch.testing.assert_close(state.images, now["images"], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(state.targets, now["targets"], rtol=1e-5, atol=1e-6)
+        assert float(state.lr) == pytest.approx(0.05 * float(torch.exp(now["lr"] / 0.05 - 1)), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", [AST, DATM_LIKE], ids=lambda method: method.name)
+@pytest.mark.parametrize("checkpoint", [0.0, 1e9])
+def test_more_iterations_go_on_to_the_bits_of_one_long_run(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, method: Method, checkpoint: float
+) -> None:
+    settings = settings.replace(checkpoint_seconds=checkpoint)
+    whole = distill(dataset, experts, method=method, ipc=2, settings=settings)
+    for iterations in (3, 3, 7, 8):
+        found = distill(dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=iterations), out=tmp_path)
+        assert found.provenance["iteration"] == iterations
+        assert [line["iteration"] for line in read_lines(tmp_path / "metrics.jsonl")] == list(range(iterations))
+    assert same(found, whole)
+    assert same(load(tmp_path), whole)
+    with pytest.raises(InputError, match="has 8 iterations already, 5 were asked for; ask for more, or choose another --out"):
+        distill(dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=5), out=tmp_path)
+    assert same(load(tmp_path), whole)
+    assert len(read_lines(tmp_path / "metrics.jsonl")) == 8
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.999])
+def test_the_average_is_its_formula_and_is_what_is_saved(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, decay: float
+) -> None:
+    """m_0 = X_0, m_k = d m_{k−1} + (1 − d) X_k."""
+    method = DATM_LIKE.replace(average=decay)
+    run = run_of(dataset, experts, method, settings)
+    state = run.start()
+    mean = {"images": state.images.double(), "targets": state.targets.double()}
+    for _ in range(8):
+        run.advance(state)
+        mean = {name: decay * value + (1 - decay) * getattr(state, name).double() for name, value in mean.items()}
+    found = distill(dataset, experts, method=method, ipc=2, settings=settings, out=tmp_path)
+    for name, value in mean.items():
+        torch.testing.assert_close(getattr(found, name).double(), value, rtol=1e-5, atol=1e-6)
+        assert torch.equal(getattr(found, name), getattr(state, name)) == (decay == 0)
+    assert same(load(tmp_path), found)
+    tensors, _ = load_tensors(tmp_path / "state.safetensors")
+    assert torch.equal(tensors["images"], state.images)
+
+
+def test_averaged_hard_labels_stay_hard(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    state = run_of(dataset, experts, MTT.replace(average=0.9995), settings).start()
+    nothing = Variables(torch.zeros_like(state.images), torch.zeros_like(state.targets), torch.tensor(0.0))
+    for _ in range(2000):
+        state.step(nothing)
+    assert torch.equal(state.average["targets"], torch.eye(3).repeat_interleave(2, 0))
+
+
+def test_a_run_folder_is_complete_and_a_run_without_one_writes_nothing(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = distill(dataset, experts, method=AST, ipc=2, settings=settings, out=str(tmp_path / "run"))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "state.safetensors", "synthetic.safetensors"]
+    assert (found.provenance["iteration"], found.provenance["skipped"], found.provenance["seed"]) == (8, 0, 0)
+    assert DistillSettings.model_validate(found.provenance["settings"]) == settings
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    assert same(distill(dataset, experts, method=AST, ipc=2, settings=settings), found)
+    assert not list(empty.iterdir())
+
+
+def test_fewer_experts_of_the_same_store(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    some = distill(dataset, experts, method=AST, ipc=1, settings=settings.replace(max_experts=1))
+    assert same(some, distill(dataset, experts.first(1), method=AST, ipc=1, settings=settings))
+    assert not same(some, distill(dataset, experts, method=AST, ipc=1, settings=settings))
+
+
+def test_validation_chooses_the_best_and_keeps_the_last(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([30.0, 70.0, 50.0, 70.0])
+    monkeypatch.setattr(saving, "validate", lambda *_: next(accuracies))
+    found = distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(validate_every=2), out=tmp_path)
+    best, last = load(tmp_path), load(tmp_path / "last.safetensors")
+    assert (best.provenance["iteration"], last.provenance["iteration"]) == (4, 8)
+    assert same(found, best)
+    assert same(best, distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=4)))
+    assert same(last, distill(dataset, experts, method=AST, ipc=2, settings=settings))
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert {line["iteration"]: line["validation"] for line in lines if "validation" in line} == {1: 30.0, 3: 70.0, 5: 50.0, 7: 70.0}
+
+
+def test_a_better_set_is_found_by_going_on(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([60.0, 50.0, 61.0])
+    monkeypatch.setattr(saving, "validate", lambda *_: next(accuracies))
+    settings = settings.replace(validate_every=2)
+    for iterations, best in ((4, 2), (5, 2), (6, 6)):
+        found = distill(dataset, experts, method=AST, ipc=1, settings=settings.replace(iterations=iterations), out=tmp_path)
+        assert found.provenance["iteration"] == load(tmp_path).provenance["iteration"] == best
+
+
+def test_validation_never_looks_at_test_images(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, tmp_path: Path) -> None:
+    blind = replace(dataset, test=Split(torch.full_like(dataset.test.images, float("nan")), dataset.test.labels))
+    settings = settings.replace(validate_every=3)
+    found = [distill(data, experts, method=AST, ipc=2, settings=settings, out=tmp_path / str(k)) for k, data in enumerate((dataset, blind))]
+    assert same(*found)
+    lines = [[line.get("validation") for line in read_lines(tmp_path / name / "metrics.jsonl")] for name in ("0", "1")]
+    assert lines[0] == lines[1]
+    assert sum(value is not None for value in lines[0]) == 2
+
+
+def test_a_best_set_of_a_deleted_run_is_not_believed(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
+    """Left alone by a deleted or never saved state, it may be of other settings."""
+    distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(validate_every=2), out=tmp_path)
+    assert (tmp_path / "best.safetensors").exists()
+    (tmp_path / "state.safetensors").unlink()
+    found = distill(dataset, experts, method=MTT, ipc=1, settings=settings, out=tmp_path)
+    assert found.method == load(tmp_path).method == "mtt"
+
+
+def test_the_raw_rate_is_learned_as_it_is(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    run = run_of(dataset, experts, AST.replace(rate=RawRate()), settings.replace(outer_momentum=0.0))
+    state = run.start()
+    gradient = run.gradient(state)
+    run.advance(state)
+    assert float(state.lr) == pytest.approx(0.05 - 1e-3 * float(gradient.lr), rel=1e-6)
+
+
+def test_defaults_are_the_published_ones() -> None:
+    signature = inspect.signature(distill)
+    assert signature.parameters["method"].default is MTT
+    assert (DistillSettings().iterations, DistillSettings().outer_momentum, DistillSettings().lr_init) == (5000, 0.5, 0.01)

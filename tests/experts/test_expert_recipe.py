@@ -1,0 +1,41 @@
+"""The numbers of a recipe, epoch by epoch."""
+
+from __future__ import annotations
+
+import pytest
+
+from astdistill.experts import ExpertRecipe
+from astdistill.methods import AST, AST_AS_RELEASED, MTT
+
+
+def test_the_clipping_loss_grows_from_a_half_to_one_in_ten_epochs() -> None:
+    clips = [AST.expert.clip(epoch) for epoch in range(13)]
+    assert clips == pytest.approx([0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95, 1, 1, 1], abs=1e-12)
+    assert clips[10:] == [1.0, 1.0, 1.0]
+    assert [MTT.expert.clip(epoch) for epoch in range(3)] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("epochs", "last"), [(50, 26), (20, 11), (5, 3), (4, 3)])
+def test_the_rate_drops_once_epoch_half_plus_one_has_ended(epochs: int, last: int) -> None:
+    recipe = AST.expert.replace(epochs=epochs)
+    rates = [recipe.rate(epoch) for epoch in range(epochs)]
+    assert rates == [0.003] * (last + 1) + [pytest.approx(0.0018)] * (epochs - last - 1)
+    assert recipe.drop_epoch == last + 1
+
+
+def test_published_recipes() -> None:
+    assert MTT.expert == ExpertRecipe(
+        epochs=50, batch=256, optimiser="sgd", lr=0.01, momentum=0.0, weight_decay=0.0, penalty=0.0, clip_epochs=0
+    )
+    assert MTT.expert.rate(49) == 0.01
+    assert (AST.expert.lr, AST.expert.momentum, AST.expert.weight_decay, AST.expert.lr_drop) == (0.003, 0.9, 1e-3, 0.6)
+    assert (AST.expert.penalty, AST.expert.penalty_form) == (2.0, "image")
+    assert AST_AS_RELEASED.expert == AST.expert.replace(penalty_form="pixel")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"penalty": -1.0}, {"lr_drop": 0.0}, {"optimiser": "lamb"}], ids=str
+)
+def test_impossible_numbers_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ExpertRecipe(**wrong)

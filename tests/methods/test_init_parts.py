@@ -1,0 +1,131 @@
+"""Where X and Y start: how many of each class, no image twice, and every image with its own label."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import TINY
+from torch import Tensor
+
+from astdistill.data import Dataset, representatives
+from astdistill.errors import InputError
+from astdistill.experts import TrajectoryStore
+from astdistill.methods.parts import ExpertTargets, HardTargets, Init, NoiseInit, RealInit, RepresentativeInit, RepresentativeInitAsReleased
+from astdistill.methods.parts.init import expert_logits
+from astdistill.models import FlatModel, build_model
+from astdistill.seeds import derive
+
+
+def places(dataset: Dataset, images: Tensor) -> list[int]:
+    """Which training image each one is: found by its pixels, so that nothing the code says about indices is believed."""
+    same = (images[:, None] == dataset.train.images[None]).flatten(2).all(dim=2)
+    assert bool((same.sum(dim=1) == 1).all())
+    return same.int().argmax(dim=1).tolist()
+
+
+@pytest.mark.parametrize("init", [RealInit(), RepresentativeInit()], ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize("ipc", [1, 3, 10, 15, 24])
+def test_the_right_number_of_each_class_none_twice_and_labels_with_their_images(
+    init: Init, ipc: int, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+) -> None:
+    found = init(dataset, experts, model, ipc, seed=0)
+    chosen = places(dataset, found.images)
+    assert len(set(chosen)) == len(chosen) == 3 * ipc
+    assert found.labels.tolist() == dataset.train.labels[chosen].tolist()
+    assert found.labels.tolist() == [label for label in range(3) for _ in range(ipc)]
+    again = init(dataset, experts, model, ipc, seed=0)
+    assert torch.equal(again.images, found.images)
+
+
+def test_the_start_is_a_copy(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+    found = RealInit()(dataset, experts, model, 24, 0)
+    before = dataset.train.images.clone()
+    found.images.zero_()
+    found.labels.zero_()
+    assert torch.equal(dataset.train.images, before)
+    assert int(dataset.train.labels.max()) == 2
+
+
+def test_another_seed_draws_other_images(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+    first, second = (places(dataset, RealInit()(dataset, experts, model, 3, seed).images) for seed in (0, 1))
+    assert set(first) != set(second)
+
+
+def final_logits(experts: TrajectoryStore, expert: int, dataset: Dataset, images: Tensor) -> Tensor:
+    """By an ordinary module that holds the last row."""
+    network = build_model(TINY, dataset.shape, 3)
+    FlatModel(network).load(network, experts.rows(expert, 6, 7)[0])
+    with torch.no_grad():
+        return network.eval()(images)
+
+
+def test_logits_are_those_of_one_expert_at_its_end(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+    images = dataset.train.images[:5]
+    wanted = [final_logits(experts, expert, dataset, images) for expert in (0, 1)]
+    drawn = set()
+    for seed in range(12):
+        found = expert_logits(experts, model, images, seed)
+        assert torch.equal(found, expert_logits(experts, model, images, seed))
+        near = [bool(torch.allclose(found, each, atol=1e-5)) for each in wanted]
+        assert sum(near) == 1
+        drawn.add(near.index(True))
+    assert drawn == {0, 1}
+    only = {tuple(expert_logits(experts.first(1), model, images, seed).flatten().tolist()) for seed in range(4)}
+    assert len(only) == 1
+
+
+@pytest.mark.parametrize("ipc", [1, 4])
+def test_representatives_are_chosen_by_the_logits_of_their_class(ipc: int, dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+    found = places(dataset, RepresentativeInit()(dataset, experts.first(1), model, ipc, seed=0).images)
+    for label in range(3):
+        members = dataset.train.of_class(label)
+        logits = final_logits(experts, 0, dataset, dataset.train.images[members])
+        wanted = members[representatives(logits, ipc, derive(0, "init", label))]
+        assert found[label * ipc : (label + 1) * ipc] == wanted.tolist()
+
+
+@pytest.mark.parametrize("ipc", [1, 3, 9, 11, 15])
+def test_the_released_initialisation_refuses_what_it_cannot_fill(ipc: int) -> None:
+    """At ipc below 10 it selects nothing, at 15 ten images that are then given fifteen labels."""
+    with pytest.raises(InputError, match=rf"which is not {ipc} images per class; use a multiple of 10, or --method ast, or --without repr"):
+        RepresentativeInitAsReleased().check(ipc)
+    RepresentativeInitAsReleased().check(10 * ipc)
+    RepresentativeInit().check(ipc)
+
+
+@pytest.mark.parametrize("ipc", [10, 20])
+def test_the_released_initialisation_takes_the_nearest_of_the_whole_class(
+    ipc: int, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+) -> None:
+    from sklearn.cluster import KMeans
+
+    found = RepresentativeInitAsReleased()(dataset, experts.first(1), model, ipc, seed=0)
+    chosen = places(dataset, found.images)
+    assert len(chosen) == 3 * 10 * int(ipc / 10)
+    assert found.labels.tolist() == dataset.train.labels[chosen].tolist() == [label for label in range(3) for _ in range(ipc)]
+    for label in range(3):
+        members = dataset.train.of_class(label)
+        logits = expert_logits(experts.first(1), model, dataset.train.images[members], 0).double()
+        centres = KMeans(10, n_init=4, random_state=derive(0, "init", label) % 2**32).fit(logits.numpy()).cluster_centers_
+        ours, each = chosen[label * ipc : (label + 1) * ipc], ipc // 10
+        for number, centre in enumerate(torch.from_numpy(centres).double()):
+            distance = {int(member): float(((row - centre) ** 2).sum()) for member, row in zip(members, logits, strict=True)}
+            nearest = sorted(distance.values())[:each]  # compared by distance: a centre halfway between two images has no one nearest
+            assert [distance[place] for place in ours[number * each : (number + 1) * each]] == pytest.approx(nearest, rel=1e-9)
+
+
+def test_noise(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+    found = NoiseInit()(dataset, experts, model, 50, seed=0)
+    assert found.images.shape == (150, 1, 8, 8)
+    assert abs(float(found.images.mean())) < 0.05
+    assert abs(float(found.images.std()) - 1) < 0.05
+    assert found.labels.tolist() == [label for label in range(3) for _ in range(50)]
+
+
+def test_targets(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+    initial = RealInit()(dataset, experts, model, 2, seed=0)
+    hard = HardTargets()(initial, experts, model, 3, seed=0)
+    assert hard.tolist() == [[1.0, 0.0, 0.0]] * 2 + [[0.0, 1.0, 0.0]] * 2 + [[0.0, 0.0, 1.0]] * 2
+    soft = ExpertTargets()(initial, experts.first(1), model, 3, seed=0)
+    torch.testing.assert_close(soft, final_logits(experts, 0, dataset, initial.images), rtol=0, atol=1e-5)
+    assert (HardTargets.kind, ExpertTargets.kind) == ("hard", "soft")

@@ -1,0 +1,195 @@
+"""What every method must hold, those of this package (a new file is tested the moment it exists) and a stranger's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import reference
+import torch
+import users_paper
+from problems import problem
+
+from astdistill import methods as room
+from astdistill.data import Dataset
+from astdistill.distillation import DistillSettings, distill
+from astdistill.distillation.run import Distillation
+from astdistill.distillation.state import DistillState
+from astdistill.errors import InputError
+from astdistill.experts import Segment, TrajectoryStore
+from astdistill.methods import AST, AST_AS_RELEASED, MTT, Method, find_method, methods
+from astdistill.models import FlatModel
+from astdistill.seeds import rng
+from astdistill.unroll import Variables
+
+NAMES = [*methods(), "users_paper:STEADY"]
+STEPS, MATCHED, STARTS = 6, 2, 4
+SETTINGS = DistillSettings(
+    iterations=20,
+    inner_steps=STEPS,
+    matched_epochs=MATCHED,
+    max_start_epoch=STARTS,
+    lr_img=20.0,
+    lr_lr=1e-4,
+    lr_init=0.05,
+    augmentation="flip",
+)
+IPC = 10
+"""A number that every initialisation can serve."""
+
+
+@pytest.fixture(params=NAMES)
+def method(request: pytest.FixtureRequest) -> Method:
+    return find_method(request.param)
+
+
+def test_the_folder_is_discovered() -> None:
+    folder = Path(room.__file__).parent
+    papers = {path.stem for path in folder.glob("*.py")} - {"__init__", "method"}
+    assert {"mtt", "ast", "ast-as-released"} <= methods().keys()
+    assert len(methods()) >= len(papers)
+    assert all(found.name == name for name, found in methods().items())
+
+
+def test_a_new_file_in_the_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "brand_new.py").write_text("from astdistill.methods import MTT\nNEW = MTT.replace(name='brand-new')\n")
+    monkeypatch.setattr(room, "__path__", [*room.__path__, str(tmp_path)])
+    assert find_method("brand-new").name == "brand-new"
+    monkeypatch.delitem(sys.modules, "astdistill.methods.brand_new")
+
+
+def test_methods_are_found_by_name_or_import_path() -> None:
+    assert find_method("ast") is AST
+    assert find_method("users_paper:STEADY") is users_paper.STEADY
+    with pytest.raises(InputError, match=r"There is no method 'ast-released'\. Did you mean 'ast-as-released'\?"):
+        find_method("ast-released")
+    with pytest.raises(InputError, match="'users_paper:LateGoal' is a ModelMetaclass, not a Method"):
+        find_method("users_paper:LateGoal")
+    with pytest.raises(InputError, match="Cannot import 'users_paper:UNSTEADY'"):
+        find_method("users_paper:UNSTEADY")
+
+
+def test_json_brings_a_method_back(method: Method) -> None:
+    found = Method.model_validate(json.loads(json.dumps(method.to_json())))
+    assert found == method
+    assert found.digest() == method.digest()
+
+
+def test_a_method_names_its_paper_and_equation(method: Method) -> None:
+    assert "arXiv" in method.paper
+    assert "equation" in method.paper or "Algorithm" in method.paper
+
+
+def test_methods_differ() -> None:
+    assert len({method.replace(name="", paper="").digest() for method in methods().values()}) == len(methods())
+
+
+@pytest.mark.parametrize("epoch", [0, 9, 10])
+@pytest.mark.parametrize("batch", [None, 4])
+def test_the_gradient_is_right(method: Method, epoch: int, batch: int | None) -> None:
+    """In float64, on a smooth toy: the method's estimator on its own momentum, goal, weight, labels and perturbation."""
+    case = problem(steps=5, batch=batch, soft=method.labels.kind == "soft")
+    model = case.inner.model
+    assert isinstance(model, FlatModel)
+    checkpoints = case.start + 0.1 * torch.randn(3, len(case.start), generator=rng(1, "checkpoints"), dtype=torch.float64)
+    start = method.perturb(case.start, model, rng(2, "perturb"))
+    assert start.dtype == torch.float64
+    objective = method.goal(Segment(0, epoch, case.start, checkpoints), start, 5)
+    inner = replace(case.inner, momentum=method.momentum, weight=method.weight(epoch, 20), labels=method.labels.kind)
+    found = method.estimator(inner, start, case.variables, objective)
+    images, targets, lr = reference.unrolled_gradient(inner, start, case.variables, objective)  # type: ignore[arg-type]
+    pairs = ((found.images, images), (found.targets, targets), (found.lr, lr))
+    for fast, slow in pairs:
+        if method.estimator.exact:
+            assert float((fast - slow).norm() / slow.norm()) < 1e-9
+        else:
+            assert float((fast * slow).sum() / fast.norm() / slow.norm()) > 0.5
+
+
+def probe(run: Distillation, state: DistillState) -> float:
+    """The objective of the present images, averaged over the same fixed segments, perturbations and plans."""
+    taken, losses = state.counters.iteration, []
+    for number in range(24):
+        state.counters.iteration = 10_000 + number
+        losses.append(float(run.gradient(state).loss))
+    state.counters.iteration = taken
+    return sum(losses) / len(losses)
+
+
+def test_twenty_outer_steps_lower_the_objective(method: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+    run = Distillation(dataset, experts, method, IPC, SETTINGS, None, 0, model)
+    state = run.start()
+    before = probe(run, state)
+    lines = [run.advance(state) for _ in range(20)]
+    assert state.counters.skipped == 0
+    after = probe(run, state)
+    assert after < 0.98 * before, f"{before:.4f} → {after:.4f}"
+    assert all(set(line) == {"iteration", "loss", "lr"} for line in lines)
+
+
+def test_the_set_says_what_the_method_did(method: Method, dataset: Dataset, experts: TrajectoryStore) -> None:
+    found = distill(dataset, experts, method=method, ipc=IPC, settings=SETTINGS.replace(iterations=2))
+    assert (found.method, found.momentum, found.labels, found.augmentation) == (method.name, method.momentum, method.labels.kind, "flip")
+    assert (found.ipc, found.model, found.fingerprint) == (IPC, experts.identity.model, dataset.fingerprint)
+    assert found.images.dtype == torch.float32
+    assert bool(found.images.isfinite().all())
+    if method.labels.kind == "hard" and "targets" not in method.learn:
+        assert torch.equal(found.targets, torch.eye(3).repeat_interleave(IPC, 0))
+
+
+def test_an_outer_step_is_the_reference_gradient(method: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+    """`Distillation.gradient` puts the decisions together: by hand, from the same draws, in float32."""
+    from astdistill.unroll import InnerLoop, draw_plan
+
+    run = Distillation(dataset, experts, method, IPC, SETTINGS.replace(batch_syn=7), None, 5, model)
+    state = run.start()
+    state.counters.iteration = 3
+    segment = method.sample(experts, 3, STARTS, MATCHED, 5)
+    start = method.perturb(segment.start, model, rng(5, "perturb", 3))
+    plan = draw_plan(STEPS, 3 * IPC, 7, "flip", dataset.shape, rng(5, "plan", 3))
+    inner = InnerLoop(model, plan, method.momentum, method.weight(segment.epoch, STARTS), method.labels.kind)
+    variables = Variables(state.images, state.targets, torch.tensor(0.05))
+    wanted = reference.unrolled_gradient(inner, start, variables, method.goal(segment, start, STEPS))  # type: ignore[arg-type]
+    found = run.gradient(state)
+    for fast, slow in zip((found.images, found.targets, found.lr), wanted, strict=True):
+        assert float((fast - slow).norm() / slow.norm()) < (1e-3 if method.estimator.exact else 1.0)
+
+
+OFF = {
+    "clipping": lambda method: method.expert.clip_epochs,
+    "penalty": lambda method: method.expert.penalty,
+    "representative": lambda method: method.init,
+    "balanced": lambda method: method.weight,
+    "intermediate": lambda method: method.goal,
+    "perturbation": lambda method: method.perturb,
+}
+
+
+@pytest.mark.parametrize("whole", [AST, AST_AS_RELEASED], ids=lambda method: method.name)
+@pytest.mark.parametrize("part", OFF)
+def test_each_of_the_six_parts_can_be_switched_off(whole: Method, part: str) -> None:
+    without = whole.without(part)
+    for name, read in OFF.items():
+        assert read(without) == read(MTT if name == part else whole), name
+        assert read(whole) != read(MTT)
+    assert without.expert.replace(clip_epochs=0, penalty=0.0) == whole.expert.replace(clip_epochs=0, penalty=0.0)
+    kept = set(Method.model_fields) - {"expert", "init", "weight", "goal", "perturb"}
+    assert all(getattr(without, name) == getattr(whole, name) for name in kept)
+
+
+def test_all_parts_off_is_mtt_with_asts_expert_and_momentum() -> None:
+    bare = AST
+    for part in room.PARTS:
+        bare = bare.without(part)
+    assert bare.replace(name=MTT.name, paper=MTT.paper, expert=MTT.expert, momentum=0.0) == MTT
+    assert set(room.PARTS) == set(OFF)
+
+
+def test_unknown_parts_are_refused_with_the_nearest() -> None:
+    with pytest.raises(
+        InputError, match=r"There is no part of a method 'perturb'\. Did you mean 'perturbation'\? Known: balanced, clipping"
+    ):
+        AST.without("perturb")

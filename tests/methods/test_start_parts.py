@@ -1,0 +1,139 @@
+"""Segments, perturbed starts and balanced weights against their formulas."""
+
+from __future__ import annotations
+
+import collections
+import math
+
+import pytest
+import torch
+from problems import SmoothNet
+
+from astdistill.experts import TrajectoryStore
+from astdistill.methods.parts import (
+    BalancedWeight,
+    BalancedWeightAsReleased,
+    InnerWeight,
+    Perturb,
+    UniformSample,
+    WeightPerturbation,
+    WeightPerturbationAsReleased,
+)
+from astdistill.models import FlatModel, build_model
+from astdistill.seeds import rng, seeded
+
+
+def test_segments_are_uniform_over_experts_and_start_epochs(experts: TrajectoryStore) -> None:
+    sample = UniformSample()
+    drawn = [sample(experts, iteration, 3, 2, seed=0) for iteration in range(600)]
+    counts = collections.Counter((segment.expert, segment.epoch) for segment in drawn)
+    assert set(counts) == {(expert, epoch) for expert in (0, 1) for epoch in (0, 1, 2)}
+    assert all(70 <= count <= 130 for count in counts.values())
+    for segment in drawn[:20]:
+        rows = experts.rows(segment.expert, segment.epoch, segment.epoch + 3)
+        assert torch.equal(torch.cat([segment.start[None], segment.checkpoints]), rows)
+
+
+def test_a_segment_depends_on_seed_and_iteration_alone(experts: TrajectoryStore) -> None:
+    sample = UniformSample()
+    wanted = [(s.expert, s.epoch) for s in (sample(experts, k, 4, 2, 7) for k in range(10))]
+    assert [(s.expert, s.epoch) for s in (sample(experts, k, 4, 2, 7) for k in reversed(range(10)))] == wanted[::-1]
+    assert [(s.expert, s.epoch) for s in (sample(experts, k, 4, 2, 8) for k in range(10))] != wanted
+
+
+def test_a_limited_store_gives_its_first_experts_only(experts: TrajectoryStore) -> None:
+    assert {UniformSample()(experts.first(1), k, 3, 2, 0).expert for k in range(50)} == {0}
+
+
+@pytest.fixture
+def network() -> FlatModel:
+    with seeded(0, "network"):
+        return FlatModel(build_model("convnet-d2-w4", (3, 8, 8), 3).double())
+
+
+def kernels(network: FlatModel, theta: torch.Tensor) -> list[torch.Tensor]:
+    return [tensor for tensor in network.unflatten(theta).values() if tensor.ndim == 4]
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.3])
+def test_the_perturbation_moves_every_kernel_by_alpha_of_its_norm_and_nothing_else(network: FlatModel, alpha: float) -> None:
+    theta = network.flatten()
+    moved = WeightPerturbation(alpha=alpha)(theta, network, rng(0, "perturb"))
+    changed = 0
+    for name, tensor in network.unflatten(moved).items():
+        before = network.unflatten(theta)[name]
+        if tensor.ndim == 4:
+            changed += 1
+            assert float((tensor - before).norm() / before.norm()) == pytest.approx(alpha, rel=1e-9)
+            assert int((tensor == before).sum()) == 0
+        else:
+            assert torch.equal(tensor, before)
+    assert changed == 2
+
+
+def test_the_released_perturbation_is_its_formula(network: FlatModel) -> None:
+    """θ + α (d/‖d‖) ∘ θ, kernel by kernel, with the same d as the sound form draws."""
+    theta, generator = network.flatten(), rng(0, "perturb")
+    moved = WeightPerturbationAsReleased()(theta, network, rng(0, "perturb"))
+    for before, after in zip(kernels(network, theta), kernels(network, moved), strict=True):
+        direction = torch.randn(before.numel(), generator=generator).double().view(before.shape)
+        torch.testing.assert_close(after, before + direction / direction.square().sum().sqrt() * before, rtol=1e-10, atol=1e-12)
+    kept = torch.ones(len(theta), dtype=torch.bool)
+    for kernel in network.kernels:
+        kept[kernel] = False
+    assert torch.equal(moved[kept], theta[kept])
+    assert WeightPerturbationAsReleased().alpha == 1.0
+
+
+def test_the_released_perturbation_changes_a_kernel_of_the_usual_network_by_about_a_percent() -> None:
+    network = FlatModel(build_model("convnet-d3", (3, 32, 32), 10))
+    theta = network.flatten()
+    moved = WeightPerturbationAsReleased()(theta, network, rng(0, "perturb"))
+    changes = [float((after - before).norm() / before.norm()) for before, after in zip(kernels(network, theta), kernels(network, moved), strict=True)]
+    assert len(changes) == 3
+    assert 0.002 < min(changes)
+    assert max(changes) < 0.02
+
+
+@pytest.mark.parametrize("perturb", [Perturb(), WeightPerturbation(), WeightPerturbationAsReleased()], ids=lambda part: type(part).__name__)
+def test_perturbing_repeats_itself_and_leaves_the_expert_alone(perturb: Perturb, network: FlatModel) -> None:
+    theta = network.flatten()
+    kept = theta.clone()
+    first, second, other = (perturb(theta, network, rng(seed, "perturb")) for seed in (0, 0, 1))
+    assert torch.equal(theta, kept)
+    assert torch.equal(first, second)
+    assert torch.equal(first, other) == (type(perturb) is Perturb)
+    assert torch.equal(first, theta) == (type(perturb) is Perturb)
+
+
+def test_a_network_without_kernels_is_not_perturbed() -> None:
+    network = FlatModel(torch.nn.Linear(4, 2))
+    assert torch.equal(WeightPerturbation()(network.flatten(), network, rng(0)), network.flatten())
+    assert len(FlatModel(SmoothNet()).kernels) == 1
+
+
+@pytest.mark.parametrize(("epoch", "wanted"), [(0, 1 / math.log(18, 8)), (9, 1 / math.log(9, 8)), (10, 1.0), (11, math.log(9, 8)), (19, math.log(17, 8))])
+def test_the_balanced_weight(epoch: int, wanted: float) -> None:
+    assert BalancedWeight()(epoch, 20) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_the_balanced_weight_is_continuous_and_rises() -> None:
+    for starts in (1, 15, 20):
+        weights = [BalancedWeight()(epoch, starts) for epoch in range(starts)]
+        assert weights == sorted(weights)
+        assert max([b - a for a, b in zip(weights, weights[1:], strict=False)], default=0.0) < 0.06
+    below, above = BalancedWeight()(7, 15), BalancedWeight()(8, 15)  # h = 7.5
+    assert below * above == pytest.approx(1.0)
+
+
+def test_the_released_weight_jumps_in_the_middle() -> None:
+    part = BalancedWeightAsReleased()
+    assert part(9, 20) == pytest.approx(1 / math.log(9, 5))
+    assert part(10, 20) == pytest.approx(math.log(8, 5))
+    assert (round(part(9, 20), 2), round(part(10, 20), 2)) == (0.73, 1.29)
+    assert part(0, 20) == pytest.approx(1 / math.log(18, 5))
+    assert part(7, 15) == pytest.approx(math.log(8, 5))  # h = 15 // 2
+
+
+def test_mtt_weighs_every_segment_alike() -> None:
+    assert {InnerWeight()(epoch, 20) for epoch in range(20)} == {1.0}

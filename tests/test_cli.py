@@ -1,0 +1,178 @@
+"""The command line: every verb, every sentence a user can meet, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from astdistill.cli import main
+from astdistill.synthetic import load
+
+TINY = [
+    "--experts.count", "2", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "4",
+    "--distill.max-start-epoch", "2", "--distill.inner-steps", "4", "--evaluation.recipe.epochs", "4", "--evaluation.recipe.full-epochs", "1",
+    "--evaluation.networks", "2", "--quiet",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def exit_code(*words: str) -> int:
+    """The code that the process would end with."""
+    try:
+        return main(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def test_run_leaves_a_whole_run_folder_and_resumes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("run", "digits-ipc1", *TINY) == 0
+    out = Path("runs/digits-ipc1")
+    names = {path.name for path in out.iterdir()}
+    assert names >= {
+        "config.json", "provenance.json", "metrics.jsonl", "state.safetensors", "synthetic.safetensors", "scores.json", "images.png", "curves.png"
+    }  # fmt: skip
+    shown = capsys.readouterr().out
+    assert "K-means real images" in shown
+    assert str(out / "images.png") in shown
+    scores = json.loads((out / "scores.json").read_text())
+    assert set(scores["baselines"]) == {"random", "kmeans", "full"}
+    assert len(scores["architecture"]["convnet-d1-w4"]["final"]) == 2
+    images, written = load(out).images, (out / "scores.partial.json").stat().st_mtime_ns
+    assert exit_code("run", "digits-ipc1", *TINY) == 0
+    assert torch.equal(load(out).images, images)
+    assert (out / "scores.partial.json").stat().st_mtime_ns == written
+
+
+def test_distill_then_evaluate_needs_only_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+    (tmp_path / "made" / "synthetic.safetensors").rename(tmp_path / "alone.safetensors")
+    words = [
+        "alone.safetensors",
+        "--epochs",
+        "3",
+        "--networks",
+        "2",
+        "--baselines",
+        "random",
+        "--architectures",
+        "convnet-d1-w4",
+        "convnet-d2-w4",
+    ]
+    assert exit_code("evaluate", *words, "--quiet") == 0
+    scores = json.loads(Path("evaluation-mtt/scores.json").read_text())
+    assert list(scores["architecture"]) == ["convnet-d1-w4", "convnet-d2-w4"]
+    assert "MTT, 3 epochs" in capsys.readouterr().out
+
+
+def test_experts_shows_quality_and_keeps_the_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("experts", "digits-ipc1", *TINY) == 0
+    assert "squared step" in capsys.readouterr().out
+    (figure,) = Path("experts").glob("*/quality.png")
+    assert figure.stat().st_size > 1000
+
+
+def test_more_iterations_go_on_and_other_settings_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+    assert exit_code("distill", "digits-ipc1", *TINY, "--distill.iterations", "6", "--out", "made") == 0
+    assert len(Path("made/metrics.jsonl").read_text().splitlines()) == 6
+    before = Path("made/synthetic.safetensors").read_bytes()
+    assert exit_code("distill", "digits-ipc1", *TINY, "--distill.lr-img", "3", "--out", "made") == 2
+    assert "distill.lr_img was 10.0, now 3.0" in capsys.readouterr().err
+    assert Path("made/synthetic.safetensors").read_bytes() == before
+
+
+def test_dry_run_prints_settings_and_estimate_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d3-w8", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert json.loads(shown[: shown.rindex("}") + 1])["distill"]["inner_steps"] == 20
+    assert "100 experts of 50 epochs" in shown
+    assert "together" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["rum"], "Did you mean 'run'?"),
+        (["run"], "Name a preset"),
+        (["run", "cifar100-ipc2"], "Did you mean 'cifar100-ipc1'?"),
+        (["run", "digits-ipc1", "--method", "asst"], "Did you mean 'ast'?"),
+        (["run", "digits-ipc1", "--method", "nowhere:METHOD"], "Cannot import 'nowhere:METHOD'"),
+        (["run", "digits-ipc1", "--without", "clippin"], "Did you mean 'clipping'?"),
+        (["run", "digits-ipc1", "--protocol", "mt"], "Did you mean 'mtt'?"),
+        (["run", "digits-ipc1", "--data", "no/such/folder"], "no/such/folder"),
+        (["run", "digits-ipc1", "--data.source", "cifar11"], "Did you mean 'cifar10'?"),
+        (["run", "digits-ipc1", "--ipc", "1000"], "choose --ipc between 1 and"),
+        (["run", "digits-ipc1", "--device", "cudaa"], "is not a device"),
+        (["run", "digits-ipc1", *TINY, "--distill.max-start-epoch", "3"], "--distill.max-start-epoch 2 or less"),
+        (["run", "digits-ipc1", *TINY, "--distill.validate-every", "2"], "--data.validation 0.1"),
+        (["run", "digits-ipc1", "--method", "ast-as-released", *TINY], "multiple of 10"),
+        (["run", "digits-ipc1", "--model", "convnet-d3-batchnorm", *TINY[6:]], "norm='instance'"),
+        (["run", "digits-ipc1", "--model", "convnet-d9"], "depth"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["presets", "digits-ipc1"], "astdistill run"),
+    ],
+    ids=lambda value: "-".join(value)[:50] if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    words: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*words, *(["--quiet"] if words[:2] == ["run", "digits-ipc1"] else [])) == 2
+    message = capsys.readouterr().err
+    assert sentence in message
+    assert "Traceback" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["--iterations", "3"], ["--ipc", "-1"], ["--ipc", "two"], ["--distill.lr-img", "0"]], ids=" ".join)
+def test_wrong_flags_and_values_end_with_code_2(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("run", "digits-ipc1", *flags) == 2
+    assert flags[0].strip("-").split(".")[-1].replace("-", "_") in capsys.readouterr().err.replace("-", "_")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, so asking for one is no error")
+def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("run", "digits-ipc1", "--device", "cuda") == 2
+    assert "--device cpu" in capsys.readouterr().err
+
+
+def test_a_folder_with_other_things_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("keep")
+    assert exit_code("run", "digits-ipc1", *TINY, "--out", "mine") == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert [path.name for path in Path("mine").iterdir()] == ["notes.txt"]
+
+
+def test_help_reads_without_torch() -> None:
+    code = "import sys; from astdistill.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for verb in ("demo", "run", "experts", "distill", "evaluate", "presets"):
+        assert f"\n  {verb} " in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["demo", "run", "experts", "distill", "evaluate"])
+def test_help_of_each_verb_names_its_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(verb, "--help") == 0
+    shown = capsys.readouterr().out
+    wanted = ("--networks", "--protocol") if verb == "evaluate" else ("--distill.lr-img", "--method.goal.beta", "--dry-run", "--without")
+    for flag in wanted:
+        assert flag in shown
+
+
+def test_presets_lists_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("presets") == 0
+    shown = capsys.readouterr().out
+    for name in ("digits-ipc1", "cifar100-ten-ipc10", "cifar100-ipc1", "cifar100-ipc10", "cifar100-ipc50", "cifar10-ipc10"):
+        assert name in shown

@@ -1,0 +1,59 @@
+"""A stranger's package: a method of their own at `users_paper:STEADY`, with parts that astdistill does not know."""
+
+from __future__ import annotations
+
+import torch
+
+from astdistill.experts import Segment
+from astdistill.methods import MTT
+from astdistill.methods.parts import FinalGoal, InnerWeight
+from astdistill.shapes import Params
+from astdistill.unroll import Backprop, Estimator, InnerLoop, Matching, MetaGradient, Objective, Recompute, Variables
+
+
+class LateGoal(FinalGoal):
+    """The last `steps` students are all matched with the target."""
+
+    steps: int = 2
+
+    def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
+        at = tuple(range(max(1, steps - self.steps + 1), steps + 1))
+        final = super().__call__(segment, start, steps)
+        assert isinstance(final, Matching)
+        return Matching(at, final.targets.expand(len(at), -1), final.scales.expand(len(at)) / len(at))
+
+
+class Ramp(InnerWeight):
+    """Later segments count more."""
+
+    def __call__(self, epoch: int, max_start_epoch: int) -> float:
+        return 1 + epoch / max_start_epoch
+
+
+class Faulty(Estimator):
+    """NaN at every `period`-th call of this process, otherwise exact."""
+
+    period: int = 3
+    what: str = "loss"
+
+    def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
+        found = Recompute()(inner, start, variables, objective)
+        CALLS.append(len(CALLS))
+        if len(CALLS) % self.period:
+            return found
+        broken = {name: getattr(found, name) for name in ("loss", "images", "targets", "lr")}
+        broken[self.what] = torch.full_like(broken[self.what], float("nan"))
+        return MetaGradient(**broken)
+
+
+CALLS: list[int] = []
+
+STEADY = MTT.replace(
+    name="steady",
+    paper="A stranger's paper, arXiv 2900.00001, equation 3",
+    goal=LateGoal(),
+    weight=Ramp(),
+    momentum=0.5,
+    average=0.5,
+    estimator=Backprop(),
+)
