@@ -25,7 +25,7 @@ def _quiet() -> None:
 
 @pytest.fixture(scope="session")
 def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder holding `cifar100` and `cifar10` in the hub's parquet layout: 52 and 12 random training pictures a class, one test picture."""
+    """`cifar100` and `cifar10` in the hub's parquet layout: 52 and 12 random training pictures a class, one to test on."""
     root = tmp_path_factory.mktemp("data")
     write_parquet(root / "cifar100", 100, 52, "img", "fine_label")
     write_parquet(root / "cifar10", 10, 12, "img", "label")

@@ -62,7 +62,7 @@ def main(path: str, kills: int, seed: int) -> None:
     chance, moments = random.Random(seed), []
     for _ in range(kills):
         goal = job["progress"]() + chance.randint(0, 3)
-        if not _killed_at(_life(job["run"]), job["progress"], goal, chance.random() * 0.03):
+        if not _killed_at(_life(job["run"]), job["progress"], goal, chance.random() * 0.006):
             break
         moments.append(job["progress"]())
     _, status = os.waitpid(_life(job["run"]), 0)

@@ -61,9 +61,11 @@ def trajectory(
                 seen = augmented if recipe.penalty_form == "image" else images[chosen]
                 loss = loss + recipe.penalty * penalty(network, seen, recipe.penalty_form)
             gradients = torch.autograd.grad(loss, parameters)
+            length = float(torch.stack([sum_of_squares(gradient) for gradient in gradients]).sum().sqrt()) + 1e-6  # torch's rounding guard
+            shorter = min(1.0, recipe.grad_norm / length) if recipe.grad_norm else 1.0
             with torch.no_grad():
                 for part, velocity, gradient in zip(parameters, velocities, gradients, strict=True):
-                    velocity.mul_(recipe.momentum).add_(gradient + recipe.weight_decay * part)
+                    velocity.mul_(recipe.momentum).add_(shorter * gradient + recipe.weight_decay * part)
                     part.sub_(rates[epoch] * velocity)
         rows.append(torch.cat([part.detach().flatten() for part in parameters]))
     return torch.stack(rows)

@@ -15,8 +15,8 @@ from astdistill.synthetic import load
 
 TINY = [
     "--experts.count", "2", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "4",
-    "--distill.max-start-epoch", "2", "--distill.inner-steps", "4", "--evaluation.recipe.epochs", "4", "--evaluation.recipe.full-epochs", "1",
-    "--evaluation.networks", "2", "--quiet",
+    "--distill.max-start-epoch", "2", "--distill.inner-steps", "4", "--evaluation.recipe.epochs", "4",
+    "--evaluation.recipe.full-epochs", "1", "--evaluation.networks", "2", "--quiet",
 ]  # fmt: skip
 
 
@@ -39,7 +39,8 @@ def test_run_leaves_a_whole_run_folder_and_resumes(capsys: pytest.CaptureFixture
     out = Path("runs/digits-ipc1")
     names = {path.name for path in out.iterdir()}
     assert names >= {
-        "config.json", "provenance.json", "metrics.jsonl", "state.safetensors", "synthetic.safetensors", "scores.json", "images.png", "curves.png"
+        "config.json", "provenance.json", "metrics.jsonl", "state.safetensors", "synthetic.safetensors", "scores.json", "images.png",
+        "curves.png",
     }  # fmt: skip
     shown = capsys.readouterr().out
     assert "K-means real images" in shown
@@ -145,6 +146,17 @@ def test_wrong_flags_and_values_end_with_code_2(flags: list[str], tmp_path: Path
 def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("run", "digits-ipc1", "--device", "cuda") == 2
     assert "--device cpu" in capsys.readouterr().err
+
+
+def test_a_run_can_start_from_noise_or_from_an_earlier_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("distill", "digits-ipc1", *TINY, "--init", "noise", "--out", "first") == 0
+    assert exit_code("distill", "digits-ipc1", *TINY, "--init", "first", "--distill.lr-img", "1e-9", "--out", "second") == 0
+    assert torch.allclose(load("second").images, load("first").images, atol=1e-4)
+    assert exit_code("distill", "digits-ipc1", *TINY, "--init", "first", "--ipc", "2", "--out", "third") == 2
+    assert "choose --ipc 1" in capsys.readouterr().err
+    assert not Path("third").exists()
+    assert exit_code("distill", "digits-ipc1", *TINY, "--init", "nois") == 2
+    assert "Did you mean 'noise'?" in capsys.readouterr().err
 
 
 def test_a_folder_with_other_things_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,21 +29,25 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def interrupted(path: Path, error: type[BaseException]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("half of the ne")
+        raise error
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_an_interrupted_write_leaves_the_old_file_whole_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "state"
     write_text(path, "old")
-    with pytest.raises(error), replacing(path) as temporary:
-        temporary.write_text("half of the ne")
-        raise error
+    with pytest.raises(error):
+        interrupted(path, error)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["state"]
 
 
 def test_an_interrupted_first_write_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), replacing(tmp_path / "new" / "state") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        interrupted(tmp_path / "new" / "state", RuntimeError)
     assert names(tmp_path / "new") == []
 
 

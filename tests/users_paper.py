@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from astdistill.experts import Segment
@@ -44,6 +46,17 @@ class Faulty(Estimator):
         broken = {name: getattr(found, name) for name in ("loss", "images", "targets", "lr")}
         broken[self.what] = torch.full_like(broken[self.what], float("nan"))
         return MetaGradient(**broken)
+
+
+class Poison(Estimator):
+    """Exact, but for a finite derivative of 1e30 at call number `at` of this process."""
+
+    at: int = 3
+
+    def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
+        found = Recompute()(inner, start, variables, objective)
+        CALLS.append(len(CALLS))
+        return replace(found, images=torch.full_like(found.images, 1e30)) if len(CALLS) == self.at else found
 
 
 CALLS: list[int] = []

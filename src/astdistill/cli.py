@@ -38,6 +38,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _guarded(verb: str, words: list[str]) -> int:
     """Run a verb; errors that a user can mend become one sentence."""
+    from pydantic import ValidationError
+
     from .errors import DivergedError, InputError, unknown
 
     try:
@@ -46,6 +48,10 @@ def _guarded(verb: str, words: list[str]) -> int:
         _verb(verb)(words)
     except InputError as error:
         print(f"astdistill: {error}", file=sys.stderr)
+        return 2
+    except ValidationError as error:
+        first = error.errors()[0]
+        print(f"astdistill: {'.'.join(map(str, first['loc']))} cannot be {first['input']!r}: {first['msg']}.", file=sys.stderr)
         return 2
     except DivergedError as error:
         print(f"astdistill: {error}", file=sys.stderr)

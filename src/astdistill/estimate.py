@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -131,25 +132,31 @@ class Probe:
         return _timed(step, self.device) * batch / probed, _saved_bytes(step) * batch // probed
 
     def outer_step(self, experiment: Experiment) -> tuple[float, int]:
-        """Seconds and bytes of one outer step."""
+        """Seconds and bytes of one outer step, from unrolls of one and two inner steps."""
         settings, count = experiment.distill, experiment.ipc * self.known.classes
         batch = min(settings.batch_syn or count, count)
-        probed, steps = min(batch, 20), min(2, settings.inner_steps)
-        images, labels = self._images(probed)
-        model = FlatModel(self.network) if not list(self.network.buffers()) else None
-        if model is None:
-            return 0.0, 0
+        probed = min(batch, 20)
+        # Without augmentation, because a dearer operation drawn for the second step would look like growth with T.
+        first, second = (_saved_bytes(self._unroll(experiment, steps, probed, "")) for steps in (1, 2))
+        # The hooks keep a norm's small outputs in a reference cycle for a while; growth of a few per cent is theirs, not the estimator's.
+        growth = second - first if second > 1.05 * first else 0
+        graphs = (first + (settings.inner_steps - 1) * growth) * batch // probed
+        seconds = (
+            _timed(self._unroll(experiment, 2, probed, settings.augmentation), self.device) * settings.inner_steps / 2 * batch / probed
+        )
+        return seconds, graphs + 4 * self.parameters * (settings.inner_steps + 8)
+
+    def _unroll(self, experiment: Experiment, steps: int, batch: int, strategy: str) -> Callable[[], None]:
+        """A meta-gradient through `steps` inner steps on `batch` images."""
+        images, labels = self._images(batch)
+        model = FlatModel(self.network)
         start = model.flatten()
-        plan = draw_plan(steps, probed, None, settings.augmentation, self.known.shape, rng(0, "probe"), self.device)
+        plan = draw_plan(steps, batch, None, strategy, self.known.shape, rng(0, "probe"), self.device)
         targets = torch.nn.functional.one_hot(labels, self.known.classes).float()
         variables = Variables(images, targets, torch.tensor(0.01, device=self.device))
         goal = Matching((steps,), start[None] + 0.01, torch.ones(1, device=self.device))
-
-        def step() -> None:
-            experiment.method.estimator(InnerLoop(model, plan, 0.9), start, variables, goal)
-
-        seconds = _timed(step, self.device) * settings.inner_steps / steps * batch / probed
-        return seconds, _saved_bytes(step) // steps * batch // probed + 4 * self.parameters * (settings.inner_steps + 8)
+        inner = InnerLoop(model, plan, experiment.method.momentum)
+        return lambda: _done(experiment.method.estimator(inner, start, variables, goal))
 
 
 def _experts(experiment: Experiment, known: Facts, probe: Probe) -> Stage:
@@ -177,6 +184,10 @@ def _evaluation(experiment: Experiment, known: Facts, probe: Probe) -> Stage:
     )
 
 
+def _done(result: object) -> None:
+    """Drop a result, so that a step returns nothing."""
+
+
 def _timed(step: Callable[[], None], device: str) -> float:
     """The faster of two runs after a warm-up."""
     step()
@@ -196,14 +207,31 @@ def _wait(device: str) -> None:
 
 
 def _saved_bytes(step: Callable[[], None]) -> int:
-    """Bytes that autograd keeps during a step, each storage once: what grows with the batch."""
-    seen: dict[int, int] = {}
+    """The most bytes that autograd keeps alive at once during a step, each storage counted once: what grows with the batch."""
+    alive: dict[int, int] = {}
+    ledger = {"now": 0, "peak": 0}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def release(address: int, count: int) -> None:
+        alive[address] -= 1
+        ledger["now"] -= 0 if alive[address] else count
+
+    def keep(tensor: Tensor) -> _Kept:
         storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        address, count = storage.data_ptr(), storage.nbytes()
+        ledger["now"] += 0 if alive.get(address) else count
+        ledger["peak"] = max(ledger["peak"], ledger["now"])
+        alive[address] = alive.get(address, 0) + 1
+        kept = _Kept(tensor)
+        weakref.finalize(kept, release, address, count)
+        return kept
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
         step()
-    return sum(seen.values())
+    return ledger["peak"]
+
+
+class _Kept:
+    """A tensor that a graph has saved; it goes when the graph goes."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor

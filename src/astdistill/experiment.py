@@ -73,30 +73,30 @@ class Experiment(Record):
     published: Published = Published()
 
 
-def read_experiment(out: Path) -> Experiment:
-    """The experiment whose run folder is `out`."""
-    return Experiment.model_validate(read_json(out / "config.json"))
+FREE = (
+    "data.source",
+    "data.image_column",
+    "data.label_column",
+    "device",
+    "distill.checkpoint_seconds",
+    "distill.iterations",
+    "distill.max_skips",
+    "evaluation",
+    "experts.store",
+    "published",
+)
+"""What may change between two calls of one run. Other data or experts under the same names are found by their fingerprints later."""
 
 
 def claim(experiment: Experiment, out: Path) -> None:
     """Write config.json and provenance.json of a run folder. Raises InputError when it holds a run of other settings.
 
-    Asking for more iterations, another evaluation or another place of the experts continues the same run.
+    Asking for more iterations, another evaluation or another place of data and experts continues the same run.
     """
     config = out / "config.json"
     if config.exists():
         before, now = _flat(read_json(config)), _flat(experiment.to_json())
-        free = (
-            "distill.iterations",
-            "distill.checkpoint_seconds",
-            "distill.max_skips",
-            "evaluation",
-            "experts.store",
-            "experts.count",
-            "device",
-            "published",
-        )
-        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name) and not name.startswith(free)]
+        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name) and not name.startswith(FREE)]
         if changed:
             name = changed[0]
             raise InputError(
@@ -106,7 +106,16 @@ def claim(experiment: Experiment, out: Path) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty and holds no run; name a new folder with --out.")
     write_json(config, experiment.to_json())
-    write_json(out / "provenance.json", provenance(experiment.device))
+    _add_provenance(out / "provenance.json", provenance(experiment.device))
+
+
+def _add_provenance(path: Path, now: dict[str, Any]) -> None:
+    """Keep where the run began, and each different place where it was resumed."""
+    first = read_json(path) if path.exists() else now | {"resumed": []}
+    known = [{name: place.get(name) for name in now} for place in (first, *first["resumed"])]
+    if now not in known:
+        first["resumed"].append(now)
+    write_json(path, first)
 
 
 def load_data(experiment: Experiment) -> Dataset:

@@ -11,9 +11,10 @@ from typing import Annotated
 import tyro
 from pydantic import Field
 
-from .errors import InputError
+from .errors import InputError, unknown
 from .evaluation import protocol
 from .experiment import Experiment, Published
+from .methods.parts import FileInit, Init, NoiseInit, RealInit, RepresentativeInit
 from .presets import PRESETS, preset, with_method
 
 
@@ -48,6 +49,7 @@ SHORTCUTS = """
 The first word is a preset (astdistill presets lists them). These change it before the other flags are read:
   --data PATH        the same cell on data of your own: a folder of parquet files or images, an .npz, or a hub name
   --method NAME      another method: ast, ast-as-released, mtt, or package.module:NAME of yours
+  --init START       start from real, representative or noise images, or from an earlier run folder or file
   --without PART     switch off clipping, penalty, representative, balanced, intermediate or perturbation; may be repeated
   --protocol NAME    another evaluation protocol: mtt or ast-released
 """
@@ -71,7 +73,7 @@ def parse(verb: str, words: Sequence[str], default: str | None = None) -> Reques
 
 def _shortcuts(experiment: Experiment, words: list[str]) -> tuple[Experiment, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--data", "--method", "--protocol"):
+    for flag in ("--data", "--init", "--method", "--protocol"):
         parser.add_argument(flag)
     parser.add_argument("--without", action="append", default=[])
     found, rest = parser.parse_known_args(words)
@@ -79,9 +81,19 @@ def _shortcuts(experiment: Experiment, words: list[str]) -> tuple[Experiment, li
         experiment = with_method(experiment, found.method)
     for part in found.without:
         experiment = experiment.replace(method=experiment.method.without(part))
+    if found.init:
+        experiment = experiment.replace(method=experiment.method.replace(init=_init(found.init)))
     if found.protocol:
         recipe = protocol(found.protocol).replace(augmentation=experiment.evaluation.recipe.augmentation)
         experiment = experiment.replace(evaluation=experiment.evaluation.replace(recipe=recipe))
     if found.data:
         experiment = experiment.replace(data=experiment.data.replace(source=found.data))
     return experiment, rest
+
+
+def _init(start: str) -> Init:
+    """The initialisation by its name, or from the file or folder of that path."""
+    named: dict[str, Init] = {"real": RealInit(), "representative": RepresentativeInit(), "noise": NoiseInit()}
+    if start not in named and not Path(start).exists():
+        raise unknown("initialisation or file", start, named)
+    return named.get(start) or FileInit(path=Path(start))

@@ -16,6 +16,8 @@ from .runs import load_tensors, save_tensors
 from .shapes import Images, Labels, Scalar, Targets
 
 FORMAT = 1
+WORDS = ("model", "labels", "augmentation", "momentum", "method", "fingerprint", "provenance")
+"""Fields that are written to the file's header as they are."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class SyntheticSet:
                 f"{file} is not a distilled set of format {FORMAT} (it says {header.get('format')!r}); "
                 f"name the synthetic.safetensors of a run."
             )
+        absent = [
+            name for name in ("targets", "lr", "classes", "preprocessing", "data", *WORDS) if name not in tensors and name not in header
+        ]
+        if absent:
+            raise InputError(f"{file} lacks its '{absent[0]}'; take a whole synthetic.safetensors that astdistill wrote.")
         state = {name.removeprefix("preprocessing."): tensor for name, tensor in tensors.items() if name.startswith("preprocessing.")}
         return SyntheticSet(
             images=tensors["images"],
@@ -100,7 +107,7 @@ class SyntheticSet:
             classes=tuple(header["classes"]),
             preprocessing=Preprocessing.restore(header["preprocessing"], state),
             data=DataConfig.model_validate(header["data"]),
-            **{name: header[name] for name in ("model", "labels", "augmentation", "momentum", "method", "fingerprint", "provenance")},
+            **{name: header[name] for name in WORDS},
         )
 
 

@@ -60,7 +60,9 @@ def test_every_learned_thing_moves_and_nothing_else(dataset: Dataset, experts: T
 
 def test_an_outer_step_is_sgd_with_momentum(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
     """v ← μ v + g, z ← z − rate · v, for images, targets (with their own momentum) and φ (with the slope of η)."""
-    run = run_of(dataset, experts, DATM_LIKE.replace(average=0.0), settings.replace(lr_targets=3.0, outer_momentum=0.4, targets_momentum=0.7))
+    run = run_of(
+        dataset, experts, DATM_LIKE.replace(average=0.0), settings.replace(lr_targets=3.0, outer_momentum=0.4, targets_momentum=0.7)
+    )
     state = run.start()
     now: dict[str, Tensor] = {"images": state.images.clone(), "targets": state.targets.clone(), "lr": torch.tensor(0.05)}
     velocity = {name: torch.zeros_like(value) for name, value in now.items()}
@@ -170,7 +172,9 @@ def test_a_better_set_is_found_by_going_on(
         assert found.provenance["iteration"] == load(tmp_path).provenance["iteration"] == best
 
 
-def test_validation_never_looks_at_test_images(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, tmp_path: Path) -> None:
+def test_validation_never_looks_at_test_images(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, tmp_path: Path
+) -> None:
     blind = replace(dataset, test=Split(torch.full_like(dataset.test.images, float("nan")), dataset.test.labels))
     settings = settings.replace(validate_every=3)
     found = [distill(data, experts, method=AST, ipc=2, settings=settings, out=tmp_path / str(k)) for k, data in enumerate((dataset, blind))]

@@ -12,13 +12,13 @@ from problems import TINY, TINY_RECIPE, blobs, tiny_experts
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from astdistill.data import Split
 from astdistill.errors import DivergedError, InputError
 from astdistill.experts import ExpertRecipe, TrajectoryStore, train_experts
 from astdistill.experts.training import expert_loss, gradient_penalty, train_epoch
-from astdistill.data import Split
 from astdistill.models import FlatModel, build_model
-from astdistill.seeds import derive, rng
 from astdistill.runs import read_lines
+from astdistill.seeds import derive, rng
 
 SMOOTH = "convnet-d1-w4-sigmoid"
 """Without the kinks of ReLU float32 stays near float64."""
@@ -57,9 +57,19 @@ def test_each_ingredient_of_the_reference_matters() -> None:
         (STEEP, [1.0] * 5, RATES),
         (STEEP, CLIPS, [0.05] * 5),
         (STEEP.replace(penalty=0.1), CLIPS, RATES),
+        (STEEP.replace(grad_norm=0.5), CLIPS, RATES),
     ):
         other = reference_experts.trajectory(dataset, SMOOTH, recipe, 3, 0, clips, rates)
         assert relative(other[5] - whole[0], whole[5] - whole[0]) > 1e-3
+
+
+@pytest.mark.parametrize("bound", [0.4, 1.0, 100.0])
+def test_a_bounded_gradient_is_scaled_before_decay_and_momentum(tmp_path: Path, bound: float) -> None:
+    dataset = blobs(classes=2, count=6, shape=(2, 8, 8))
+    recipe = STEEP.replace(penalty=2.0, grad_norm=bound)
+    found = train_experts(dataset, model=SMOOTH, recipe=recipe, count=1, store=tmp_path, seed=3).rows(0, 0, 6)
+    wanted = reference_experts.trajectory(dataset, SMOOTH, recipe, 3, 0, CLIPS, RATES)
+    assert relative(found[5] - found[0], wanted[5] - wanted[0]) < 1e-4
 
 
 @pytest.mark.parametrize("form", ["image", "pixel"])
@@ -193,7 +203,7 @@ def test_a_diverging_recipe_is_named_and_earlier_experts_are_kept(tmp_path: Path
         return good(network, optimiser, split, recipe, epoch, seed)
 
     monkeypatch.setattr(training, "train_epoch", only_the_first)
-    with pytest.raises(DivergedError, match="Expert 1 of .* in epoch 2"):
+    with pytest.raises(DivergedError, match=r"Expert 1 of .* in epoch 2"):
         tiny_experts(tmp_path / "late", blobs())
     (folder,) = (tmp_path / "late").iterdir()
     assert TrajectoryStore.open(folder).experts() == [0]

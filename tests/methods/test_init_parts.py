@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from problems import TINY
@@ -75,7 +77,9 @@ def test_logits_are_those_of_one_expert_at_its_end(dataset: Dataset, experts: Tr
 
 
 @pytest.mark.parametrize("ipc", [1, 4])
-def test_representatives_are_chosen_by_the_logits_of_their_class(ipc: int, dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+def test_representatives_are_chosen_by_the_logits_of_their_class(
+    ipc: int, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+) -> None:
     found = places(dataset, RepresentativeInit()(dataset, experts.first(1), model, ipc, seed=0).images)
     for label in range(3):
         members = dataset.train.of_class(label)
@@ -106,7 +110,8 @@ def test_the_released_initialisation_takes_the_nearest_of_the_whole_class(
     for label in range(3):
         members = dataset.train.of_class(label)
         logits = expert_logits(experts.first(1), model, dataset.train.images[members], 0).double()
-        centres = KMeans(10, n_init=4, random_state=derive(0, "init", label) % 2**32).fit(logits.numpy()).cluster_centers_
+        means: Any = KMeans
+        centres = means(10, n_init=4, random_state=derive(0, "init", label) % 2**32).fit(logits.numpy()).cluster_centers_
         ours, each = chosen[label * ipc : (label + 1) * ipc], ipc // 10
         for number, centre in enumerate(torch.from_numpy(centres).double()):
             distance = {int(member): float(((row - centre) ** 2).sum()) for member, row in zip(members, logits, strict=True)}

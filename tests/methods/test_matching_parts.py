@@ -96,7 +96,9 @@ def test_with_one_matched_epoch_both_goals_agree() -> None:
 @pytest.mark.parametrize("goal", [IntermediateGoal(), IntermediateGoalAsReleased()], ids=lambda goal: type(goal).__name__)
 def test_too_few_inner_steps_are_refused(goal: Goal) -> None:
     goal.check(3, 3)
-    with pytest.raises(InputError, match="2 inner steps cannot visit 3 matched epochs; choose --distill.inner-steps of at least 3, or --without"):
+    with pytest.raises(
+        InputError, match=r"2 inner steps cannot visit 3 matched epochs; choose --distill\.inner-steps of at least 3, or --without"
+    ):
         goal.check(2, 3)
     FinalGoal().check(1, 3)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..data import Dataset
-from ..errors import DivergedError
+from ..errors import DivergedError, InputError
 from ..experts import TrajectoryStore
 from ..methods import MTT, Method
 from ..models import FlatModel, build_model
@@ -36,9 +36,14 @@ def distill(
     do not fit, and DivergedError when too many steps in a row were skipped.
     """
     settings = settings or DistillSettings()
-    experts = experts if settings.max_experts is None else experts.first(settings.max_experts)
+    experts = experts.first(settings.max_experts or len(experts))  # fixed from here on, whoever adds experts to the store meanwhile
     check(dataset, experts, method, settings, ipc)
     model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)).to(dataset.train.images.device))
+    if model.size != experts.identity.parameters:
+        raise InputError(
+            f"The network '{experts.identity.model}' has {model.size:,} parameters, but the experts in {experts.folder} have "
+            f"{experts.identity.parameters:,}: its code has changed since; train experts of the present network with: astdistill experts"
+        )
     run = Distillation(dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, model)
     state = run.start()
     best = _iterate(run, state)
@@ -53,6 +58,7 @@ def _iterate(run: Distillation, state: DistillState) -> SyntheticSet | None:
             line = run.advance(state)
             saver.after_step(state, line)
             if counters.skipped_in_a_row >= run.settings.max_skips:
+                state.roll_back()
                 saver.save(state)
                 raise DivergedError(_too_many(run, line))
             progress.step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class DistillState:
         self.phi: Scalar = torch.tensor(settings.lr_init, device=images.device)
         self.average = {"images": self.images.clone(), "targets": self.targets.clone()}
         self.counters = Counters()
+        self._before: dict[str, Tensor] | None = None
         rates = {"images": settings.lr_img, "targets": settings.lr_targets, "lr": settings.lr_lr}
         momenta = {"targets": settings.targets_momentum}
         groups = [
@@ -68,24 +70,27 @@ class DistillState:
         """One outer step along −gradients; empty, or why it was refused, with nothing changed."""
         slope = self.method.rate.slope(self.phi, self.settings.lr_init)
         slopes = {"images": gradients.images, "targets": gradients.targets, "lr": gradients.lr * slope}
-        kept = {name: tensor.clone() for name, tensor in self._learned().items()}
-        momenta = pack(self.optimiser)
-        momenta = {name: tensor.clone() for name, tensor in momenta.items()}
+        before = {name: tensor.clone() for name, tensor in self._tensors().items()}
         for name in self.method.learn:
             self._learned()[name].grad = slopes[name]
         self.optimiser.step()
         refused = "" if 0 < float(self.lr) < math.inf and all(bool(t.isfinite().all()) for t in self._learned().values()) else self._cause()
         if refused:
-            for name, tensor in self._learned().items():
-                tensor.copy_(kept[name])
-            unpack(self.optimiser, momenta)
+            self._put(before)
             return refused
         self._average()
+        self._before = before
         return ""
+
+    def roll_back(self) -> None:
+        """Undo the last step that was taken: its gradient was finite, so it led from a good state, perhaps into a bad one."""
+        if self._before is not None:
+            self._put(self._before)
+        self._before, self.counters.skipped_in_a_row = None, 0
 
     def _cause(self) -> str:
         if not 0 < float(self.lr) < math.inf:
-            return f"the step size would become {float(self.lr):g}; lower --distill.lr-lr, or learn its logarithm"
+            return f"the step size would become {float(self.lr):g}; lower --distill.lr-lr, or learn its logarithm (LogRate)"
         return "the images would stop being finite; lower --distill.lr-img"
 
     def _average(self) -> None:
@@ -95,22 +100,30 @@ class DistillState:
 
     def save(self, path: Path, key: str) -> None:
         """Write the whole state; `key` is a digest of everything the run depends on."""
-        tensors = {"images": self.images, "targets": self.targets, "phi": self.phi} | pack(self.optimiser)
-        if self.method.average:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
-        save_tensors(path, tensors, {"key": key, "counters": vars(self.counters)})
+        save_tensors(path, self._tensors(), {"key": key, "counters": vars(self.counters)})
 
     def restore(self, path: Path, key: str) -> None:
         """Read what `save` wrote. Raises InputError when the file belongs to a run of other settings."""
         tensors, header = load_tensors(path)
         if header.get("key") != key:
             raise InputError(f"{path} belongs to a run with other data, experts or settings; choose another --out, or delete that folder.")
+        self._put(tensors)
+        self.counters = Counters(**_counters(header["counters"]))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that a step changes."""
+        tensors = {"images": self.images, "targets": self.targets, "phi": self.phi} | pack(self.optimiser)
+        if self.method.average:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
+        return tensors
+
+    def _put(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `_tensors` gave."""
         for name, tensor in (("images", self.images), ("targets", self.targets), ("phi", self.phi)):
             tensor.copy_(tensors[name])
-        for name in self.average:
-            self.average[name].copy_(tensors.get(f"average.{name}", tensors[name]))
+        for name, mean in self.average.items():
+            mean.copy_(tensors.get(f"average.{name}", tensors[name]))
         unpack(self.optimiser, tensors)
-        self.counters = Counters(**_counters(header["counters"]))
 
 
 def _counters(header: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ..data.dataset import Dataset, Split
 from ..errors import InputError
 from ..models.building import build_model
 from ..progress import bar, console
-from ..seeds import derive, rng
+from ..seeds import derive, rng, seeded
 from ..synthetic import SyntheticSet, one_hot
 from .recipe import MTT_PROTOCOL, EvalRecipe
 from .scores import Entry, Scores
@@ -107,7 +107,8 @@ def _network(
 ) -> NetworkResult:
     network = build_model(name, dataset.shape, len(dataset.classes), seed=derive(seed, "evaluate", k))
     network = network.to(dataset.train.images.device)
-    return train_network(network, examples, recipe, tested, lambda epoch: rng(seed, "evaluate", k, epoch), on_epoch)
+    with seeded(seed, "evaluate", k, "dropout"):  # networks may draw numbers of their own while they train
+        return train_network(network, examples, recipe, tested, lambda epoch: rng(seed, "evaluate", k, epoch), on_epoch)
 
 
 def _examples(source: Source, dataset: Dataset, k: int, recipe: EvalRecipe) -> Examples:

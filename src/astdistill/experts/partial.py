@@ -6,8 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +17,9 @@ from ..optimisers import pack, unpack
 from ..runs import load_tensors, save_tensors
 from ..shapes import Params
 from .curves import ExpertCurve
+
+if TYPE_CHECKING:
+    from .store import StoreIdentity
 
 
 class PartialTrajectory:
@@ -31,13 +33,6 @@ class PartialTrajectory:
         self.rows, self.state = self.folder / "rows.bin", self.folder / "state.safetensors"
         self.parameters = parameters
 
-    def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        pass
-
     @staticmethod
     def sweep(store: Path, finished: Iterable[int]) -> None:
         """Remove the folders of experts that a kill left behind after their trajectory was whole."""
@@ -46,13 +41,13 @@ class PartialTrajectory:
 
     def restore(self, network: nn.Module, flat: FlatModel, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> int:
         """Bring network, optimiser and curves to the last whole epoch; the number of epochs that are done."""
-        tensors, header = load_tensors(self.state) if self.state.exists() else ({}, {"epochs": -1})
+        if not self.state.exists():
+            return self._begin(network, flat)
+        tensors, header = load_tensors(self.state)
         epochs = int(header["epochs"])
         whole = (epochs + 1) * self.parameters * 4
-        if epochs < 0 or not self.rows.exists() or self.rows.stat().st_size < whole:
-            # Nothing to go on from, or rows lost from under the state: anew, since truncating to more would fill them with zeros.
-            self.rows.write_bytes(self._bytes(flat.flatten(network)))
-            return 0
+        if not self.rows.exists() or self.rows.stat().st_size < whole:
+            return self._begin(network, flat)  # rows lost from under the state: truncating to more would fill them with zeros
         os.truncate(self.rows, whole)
         flat.load(network, torch.from_numpy(self._read(epochs, 1)[0].copy()))
         unpack(optimiser, tensors)
@@ -61,6 +56,11 @@ class PartialTrajectory:
         for name, values in header["curves"].items():
             getattr(curves, name).extend(values)
         return epochs
+
+    def _begin(self, network: nn.Module, flat: FlatModel) -> int:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.rows.write_bytes(self._bytes(flat.flatten(network)))
+        return 0
 
     def append(self, row: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> None:
         """Keep the row of the epoch that just ended and the state after it."""
@@ -71,10 +71,10 @@ class PartialTrajectory:
         header = {"epochs": len(curves.step_squared), "lr": optimiser.param_groups[0]["lr"], "curves": vars(curves)}
         save_tensors(self.state, pack(optimiser), header)
 
-    def finish(self, path: Path, dtype: Literal["float32", "bfloat16"], curves: ExpertCurve) -> None:
-        """Write the whole trajectory to `path` and remove the folder."""
+    def finish(self, path: Path, identity: StoreIdentity, curves: ExpertCurve) -> None:
+        """Write the whole trajectory to `path`, with its recipe, and remove the folder."""
         rows = torch.from_numpy(self._read(0, len(curves.step_squared) + 1).copy())
-        save_tensors(path, {"rows": rows.to(getattr(torch, dtype))}, {"curves": vars(curves)})
+        save_tensors(path, {"rows": rows.to(getattr(torch, identity.dtype))}, {"identity": identity.to_json(), "curves": vars(curves)})
         shutil.rmtree(self.folder)
 
     def _read(self, first: int, count: int) -> np.ndarray:

@@ -130,7 +130,8 @@ class TrajectoryStore:
             raise InputError(
                 f"Rows {first} to {last - 1} of expert {expert} were asked for, but {self.path(expert)} holds rows 0 to {count - 1}."
             )
-        return rows[first:last].to(torch.float32)
+        # A copy: float32 rows would be views of the mapped file, and writing into them would change every later read.
+        return rows[first:last].to(torch.float32, copy=True)
 
     def segment(self, expert: int, epoch: int, length: int) -> Segment:
         """The segment of `length` epochs of one expert that starts at `epoch`."""

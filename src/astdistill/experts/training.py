@@ -63,31 +63,31 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress
     flat = FlatModel(network)
     optimiser = _optimiser(network, recipe, 0)
     curves = ExpertCurve()
-    with PartialTrajectory(store.folder, expert, flat.size) as partial:
-        first = partial.restore(network, flat, optimiser, curves)
-        progress.step(first)
-        for epoch in range(first, recipe.epochs):
-            if epoch == recipe.drop_epoch and recipe.lr_drop != 1:
-                optimiser = _optimiser(network, recipe, epoch)
-            before = flat.flatten(network)
-            with seeded(identity.seed, "dropout", expert, epoch):  # a user's network may draw while it trains
-                accuracy = train_epoch(network, optimiser, dataset.train, recipe, epoch, derive(identity.seed, "expert", expert, epoch))
-            after = flat.flatten(network)
-            if not math.isfinite(step := float((after - before).double().square().sum())):
-                raise DivergedError(
-                    f"Expert {expert} of {store.folder} stopped being finite in epoch {epoch} (rate {recipe.rate(epoch):g}); lower the "
-                    f"recipe's rate or penalty and train again. Finished experts are kept."
-                )
-            curves.train_accuracy.append(accuracy)
-            curves.test_accuracy.append(accuracy_on(network, dataset.test))
-            curves.step_squared.append(step)
-            partial.append(after, optimiser, curves)
-            append_line(
-                store.folder / "log.jsonl",
-                {"expert": expert, "epoch": epoch, **{name: values[-1] for name, values in vars(curves).items()}},
+    partial = PartialTrajectory(store.folder, expert, flat.size)
+    first = partial.restore(network, flat, optimiser, curves)
+    progress.step(first)
+    for epoch in range(first, recipe.epochs):
+        if epoch == recipe.drop_epoch and recipe.lr_drop != 1:
+            optimiser = _optimiser(network, recipe, epoch)
+        before = flat.flatten(network)
+        with seeded(identity.seed, "dropout", expert, epoch):  # a user's network may draw while it trains
+            accuracy = train_epoch(network, optimiser, dataset.train, recipe, epoch, derive(identity.seed, "expert", expert, epoch))
+        after = flat.flatten(network)
+        if not math.isfinite(step := float((after - before).double().square().sum())):
+            raise DivergedError(
+                f"Expert {expert} of {store.folder} stopped being finite in epoch {epoch} (rate {recipe.rate(epoch):g}); lower the "
+                f"recipe's rate or penalty and train again. Finished experts are kept."
             )
-            progress.step(note=f"expert {expert}: test {curves.test_accuracy[-1]:.1f} %, step² {step:.2f}")
-        partial.finish(store.path(expert), identity.dtype, curves)
+        curves.train_accuracy.append(accuracy)
+        curves.test_accuracy.append(accuracy_on(network, dataset.test))
+        curves.step_squared.append(step)
+        partial.append(after, optimiser, curves)
+        append_line(
+            store.folder / "log.jsonl",
+            {"expert": expert, "epoch": epoch, **{name: values[-1] for name, values in vars(curves).items()}},
+        )
+        progress.step(note=f"expert {expert}: test {curves.test_accuracy[-1]:.1f} %, step² {step:.2f}")
+    partial.finish(store.path(expert), identity, curves)
 
 
 def train_epoch(network: nn.Module, optimiser: torch.optim.Optimizer, split: Split, recipe: ExpertRecipe, epoch: int, seed: int) -> float:

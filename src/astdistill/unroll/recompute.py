@@ -86,5 +86,5 @@ def step_derivatives(
 
 def _pushed_forward(inner: InnerLoop, theta: Params, images: Batch, targets: Targets, direction: Params) -> StepDerivatives:
     gradients = torch.func.grad(inner.loss, argnums=(0, 1, 2))
-    (gradient, _, _), pushed = torch.func.jvp(lambda point: gradients(point, images, targets), (theta,), (direction,))
+    (gradient, _, _), pushed, *_ = torch.func.jvp(lambda point: gradients(point, images, targets), (theta,), (direction,))
     return StepDerivatives(gradient, *pushed)

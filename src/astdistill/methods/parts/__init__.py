@@ -1,7 +1,7 @@
 """The decisions that papers make, one part each."""
 
 from .accept import Accept
-from .init import Init, Initial, NoiseInit, RealInit, RepresentativeInit, RepresentativeInitAsReleased
+from .init import FileInit, Init, Initial, NoiseInit, RealInit, RepresentativeInit, RepresentativeInitAsReleased
 from .labels import ExpertTargets, HardTargets, TargetInit
 from .matching import FinalGoal, Goal, IntermediateGoal, IntermediateGoalAsReleased
 from .rate import LogRate, Rate, RawRate
@@ -21,6 +21,7 @@ __all__ = [
     "BalancedWeight",
     "BalancedWeightAsReleased",
     "ExpertTargets",
+    "FileInit",
     "FinalGoal",
     "Goal",
     "HardTargets",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -15,6 +17,7 @@ from ...models import FlatModel
 from ...records import Part
 from ...seeds import derive, rng
 from ...shapes import Images, Labels, Logits
+from ...synthetic import load
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,32 @@ class NoiseInit(Init):
         return Initial(images.to(device), labels.to(device))
 
 
+class FileInit(Init):
+    """The images of an earlier distilled set, which must have the same classes, images per class and preprocessing."""
+
+    path: Path
+    """A synthetic.safetensors, or the run folder that holds one."""
+
+    def check(self, ipc: int) -> None:
+        earlier = load(self.path)
+        if earlier.ipc != ipc:
+            raise InputError(
+                f"{self.path} has {earlier.ipc} images per class, {ipc} were asked for; choose --ipc {earlier.ipc}, or --init real."
+            )
+
+    def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
+        earlier = load(self.path)
+        found = (earlier.classes, tuple(earlier.images.shape[1:]), earlier.preprocessing.hash)
+        wanted = (dataset.classes, dataset.shape, dataset.preprocessing.hash)
+        for name, has, wants in zip(("classes", "image shape", "preprocessing"), found, wanted, strict=True):
+            if has != wants:
+                raise InputError(
+                    f"{self.path} has other {name} ({has}) than this run ({wants}); start from a set of the same data, or --init real."
+                )
+        device = dataset.train.images.device
+        return Initial(earlier.images.to(device), earlier.hard_labels.to(device))
+
+
 class RepresentativeInit(Init):
     """AST, METHOD §2 part 3, sound: K-means with k = ipc on an expert's logits, the real image nearest each centre within its cluster."""
 
@@ -81,10 +110,13 @@ class RepresentativeInitAsReleased(Init):
 
     def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Int[Tensor, " I"]:
         from sklearn.cluster import KMeans
+        from threadpoolctl import threadpool_limits
 
         members = dataset.train.of_class(label)
         logits = expert_logits(experts, model, dataset.train.images[members], seed).double()
-        found = KMeans(n_clusters=10, n_init=4, random_state=derive(seed, "init", label) % 2**32).fit(logits.numpy())
+        means: Any = KMeans  # its annotations allow only the text 'auto' for n_init
+        with threadpool_limits(limits=1):  # parallel sums would change the last bits
+            found = means(n_clusters=10, n_init=4, random_state=derive(seed, "init", label) % 2**32).fit(logits.numpy())
         distances = torch.cdist(torch.from_numpy(found.cluster_centers_).double(), logits)
         return members.cpu()[distances.argsort(dim=1)[:, : ipc // 10].flatten()]
 

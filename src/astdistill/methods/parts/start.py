@@ -81,7 +81,7 @@ class InnerWeight(Part):
 class BalancedWeight(InnerWeight):
     """AST, METHOD §2 part 4, sound: w = log_a(t − h + 8) for t ≥ h, else 1/log_a(h − t + 8), with h = max_start_epoch / 2 and a = 8."""
 
-    base: float = 8.0
+    base: float = Field(default=8.0, gt=1)
     """a: with 8 the weight is continuous at h."""
 
     def __call__(self, epoch: int, max_start_epoch: int) -> float:
@@ -91,7 +91,7 @@ class BalancedWeight(InnerWeight):
 class BalancedWeightAsReleased(InnerWeight):
     """AST, METHOD §2 part 4, as released: a = 5 and h = max_start_epoch // 2, which jumps from 0.73 to 1.29 at h."""
 
-    base: float = 5.0
+    base: float = Field(default=5.0, gt=1)
 
     def __call__(self, epoch: int, max_start_epoch: int) -> float:
         return _balance(epoch - max_start_epoch // 2, self.base)

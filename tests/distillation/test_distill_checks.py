@@ -1,0 +1,111 @@
+"""What does not fit is said at the entrance, before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from problems import blobs, tiny_experts
+
+from astdistill.data import Dataset
+from astdistill.distillation import DistillSettings, distill
+from astdistill.errors import InputError
+from astdistill.experts import TrajectoryStore
+from astdistill.methods import AST, AST_AS_RELEASED, MTT
+from astdistill.methods.method import Method
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def refused(
+    sentence: str, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path, method: Method = AST, ipc: int = 2
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        distill(dataset, experts, method=method, ipc=ipc, settings=settings, out=out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("starts", "matched", "advice"), [(6, 2, 5), (5, 3, 4), (1, 7, 1), (40, 2, 5)])
+def test_segments_beyond_the_trajectory(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path, starts: int, matched: int, advice: int
+) -> None:
+    """The trap: max_start_epoch + expert_epochs beyond the stored epochs was found at a random iteration."""
+    sentence = rf"{matched} matched epochs reach epoch {starts - 1 + matched}, but .* 6; choose --distill.max-start-epoch {advice} or less"
+    refused(sentence, dataset, experts, settings.replace(max_start_epoch=starts, matched_epochs=matched, inner_steps=8), out)
+
+
+def test_the_last_segment_that_fits_is_taken(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    fits = settings.replace(max_start_epoch=5, matched_epochs=2, iterations=30, inner_steps=2)
+    assert distill(dataset, experts, method=MTT, ipc=1, settings=fits).provenance["iteration"] == 30
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (lambda: blobs(validation=0.25, whiten="zca"), "preprocessing"),
+        (lambda: blobs(validation=0.25, whiten="none"), "preprocessing"),
+        (lambda: blobs(validation=0.25, whiten="none", seed=1), "preprocessing"),
+        (lambda: blobs(), "preprocessing|data"),
+        (lambda: blobs(classes=4), "classes"),
+        (lambda: blobs(shape=(1, 10, 8)), "shape"),
+    ],
+    ids=["zca", "none", "other images", "no held-out images", "classes", "shape"],
+)
+def test_other_data_than_the_experts_saw(experts: TrajectoryStore, settings: DistillSettings, out: Path, other, what: str) -> None:
+    refused(rf"were trained on other data \(({what}) .* than the set 'blobs' given here", other(), experts, settings, out)
+
+
+def test_the_same_preprocessing_of_other_pixels(tmp_path: Path, settings: DistillSettings, out: Path) -> None:
+    experts = tiny_experts(tmp_path / "experts", blobs(whiten="none"), count=1)
+    refused(r"were trained on other data \(data ", blobs(whiten="none", seed=1), experts, settings, out)
+
+
+@pytest.mark.parametrize("ipc", [0, 19, 1000, -1])
+def test_more_images_per_class_than_there_are(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path, ipc: int
+) -> None:
+    refused(rf"{ipc} images per class were asked for, but class '\d' has 18 training images", dataset, experts, settings, out, ipc=ipc)
+
+
+def test_an_initialisation_that_cannot_serve(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
+    refused("use a multiple of 10", dataset, experts, settings, out, method=AST_AS_RELEASED, ipc=5)
+
+
+def test_more_matched_epochs_than_inner_steps(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
+    short = settings.replace(inner_steps=1)
+    refused("1 inner steps cannot visit 2 matched epochs", dataset, experts, short, out)
+    assert distill(dataset, experts, method=MTT, ipc=1, settings=short).ipc == 1
+
+
+def test_validation_without_held_out_images(tmp_path: Path, settings: DistillSettings, out: Path) -> None:
+    whole = blobs()
+    experts = tiny_experts(tmp_path / "experts", whole, count=1)
+    refused(
+        "needs images held out of the training data; load them with --data.validation 0.1",
+        whole,
+        experts,
+        settings.replace(validate_every=5),
+        out,
+    )
+
+
+def test_a_store_without_experts(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
+    empty = TrajectoryStore.create(tmp_path / "experts", experts.identity, dataset.config, dataset.preprocessing)
+    refused("holds no finished expert; train some with: astdistill experts", dataset, empty, settings, out)
+
+
+def test_more_experts_than_there_are(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
+    refused(
+        "3 experts were asked for, but .* holds 2; train more, or lower --distill.max-experts",
+        dataset,
+        experts,
+        settings.replace(max_experts=3),
+        out,
+    )
+
+
+def test_an_unknown_augmentation(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
+    refused("There is no augmentation 'flop'", dataset, experts, settings.replace(augmentation="flop_scale"), out)

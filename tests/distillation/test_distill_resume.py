@@ -1,0 +1,216 @@
+"""A killed distillation, started again, ends with the bits of one that was never killed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from killing import killed
+
+from astdistill.data import Dataset
+from astdistill.distillation import DistillSettings, distill
+from astdistill.distillation.run import Distillation
+from astdistill.errors import InputError
+from astdistill.experts import TrajectoryStore
+from astdistill.methods import AST, Method
+from astdistill.methods.parts import ExpertTargets
+from astdistill.runs import load_tensors, read_lines
+from astdistill.synthetic import SyntheticSet, load
+
+SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"), average=0.9)
+
+JOB = """
+from pathlib import Path
+import torch
+from problems import blobs
+from astdistill.distillation import DistillSettings, distill
+from astdistill.experts import TrajectoryStore
+from astdistill.methods import Method
+from astdistill.progress import be_quiet
+from astdistill.runs import read_lines
+torch.set_num_threads(1)
+be_quiet(True)
+OUT = Path({out!r})
+def run():
+    distill(
+        blobs(validation=0.25), TrajectoryStore.open({store!r}), ipc=2, out=OUT,
+        method=Method.model_validate({method!r}), settings=DistillSettings.model_validate({settings!r}),
+    )
+def progress():
+    return len(read_lines(OUT / "metrics.jsonl"))
+"""
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the package catches it."""
+
+
+def same(first: SyntheticSet, second: SyntheticSet) -> bool:
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "targets", "lr"))
+
+
+def check_ends_alike(cut: Path, whole: Path, iterations: int) -> None:
+    """Sets, states and logs of two runs are equal, and each iteration was logged once."""
+    for name in {"synthetic.safetensors", *(path.name for path in whole.glob("*.safetensors") if path.stem in ("best", "last"))}:
+        assert same(load(cut / name), load(whole / name)), name
+    states = [load_tensors(folder / "state.safetensors") for folder in (cut, whole)]
+    assert states[0][0].keys() == states[1][0].keys()
+    assert all(torch.equal(tensor, states[1][0][name]) for name, tensor in states[0][0].items())
+    counters = [{k: v for k, v in header["counters"].items() if k != "seconds"} for _, header in states]
+    assert counters[0] == counters[1]
+    logs = [read_lines(folder / "metrics.jsonl") for folder in (cut, whole)]
+    assert [line["iteration"] for line in logs[0]] == list(range(iterations))
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "changes", "seed"),
+    [
+        (AST, {"checkpoint_seconds": 0.0, "iterations": 40}, 0),
+        (AST, {"checkpoint_seconds": 0.05, "iterations": 40}, 1),
+        (SOFT, {"checkpoint_seconds": 0.02, "iterations": 24, "validate_every": 3}, 2),
+    ],
+    ids=["every step saved", "some steps saved", "soft labels, average, validation"],
+)
+def test_sigkill_at_many_moments(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, method: Method, changes: dict, seed: int
+) -> None:
+    settings = settings.replace(**changes)
+    script = tmp_path / "job.py"
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    script.write_text(JOB.format(out=str(cut), store=str(experts.folder), method=method.to_json(), settings=settings.to_json()))
+    moments = killed(script, kills=7, seed=seed)
+    assert len(moments) >= 4
+    assert len(set(moments)) >= 3
+    distill(dataset, experts, method=method, ipc=2, settings=settings, out=whole)
+    check_ends_alike(cut, whole, settings.iterations)
+
+
+@pytest.mark.parametrize("every", [0, 2])
+@pytest.mark.parametrize("method", [AST, SOFT], ids=lambda method: method.name)
+def test_resume_from_every_single_write(
+    tmp_path: Path,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    method: Method,
+    every: int,
+) -> None:
+    """A kill between a line of the log and the state, between the best set and the state, between the sets at the end."""
+    settings = settings.replace(validate_every=every, iterations=5, validate_epochs=2)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    distill(dataset, experts, method=method, ipc=2, settings=settings, out=whole)
+    flush, lives = os.fsync, 0
+    for number in range(100):
+        left = [3 + number % 2]  # a life repeats at most three flushes: the rewritten log, the best set, the state
+
+        def counted(handle: int, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            flush(handle)
+
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", counted)
+                distill(dataset, experts, method=method, ipc=2, settings=settings, out=cut)
+            break
+        except Killed:
+            lives += 1
+    else:
+        pytest.fail("the distillation never came to its end")
+    assert lives >= 2
+    check_ends_alike(cut, whole, 5)
+    assert sorted(path.name for path in cut.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+def test_steps_logged_after_the_state_are_taken_again(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    longer = settings.replace(iterations=12, checkpoint_seconds=1e9)
+    distill(dataset, experts, method=AST, ipc=2, settings=longer, out=whole)
+    distill(dataset, experts, method=AST, ipc=2, settings=longer.replace(iterations=4), out=cut)
+    advance = Distillation.advance
+
+    def until_nine(self: Distillation, state):
+        if state.counters.iteration == 9:
+            raise Killed
+        return advance(self, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Distillation, "advance", until_nine)
+        with pytest.raises(Killed):
+            distill(dataset, experts, method=AST, ipc=2, settings=longer, out=cut)
+    assert len(read_lines(cut / "metrics.jsonl")) == 9
+    assert load_tensors(cut / "state.safetensors")[1]["counters"]["iteration"] == 4
+    with (cut / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 9, "lo')
+    distill(dataset, experts, method=AST, ipc=2, settings=longer, out=cut)
+    check_ends_alike(cut, whole, 12)
+
+
+def test_a_run_killed_before_its_first_save_starts_with_an_empty_log(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 0, "loss": 7}\n{"iter')
+    distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=2), out=tmp_path)
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert [line["iteration"] for line in lines] == [0, 1]
+    assert lines[0]["loss"] != 7
+
+
+def test_a_broken_state_is_named(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=2), out=tmp_path)
+    state = tmp_path / "state.safetensors"
+    os.truncate(state, state.stat().st_size - 1)
+    with pytest.raises(InputError, match=r"state\.safetensors is not a whole safetensors file"):
+        distill(dataset, experts, method=AST, ipc=2, settings=settings, out=tmp_path)
+    assert len(read_lines(tmp_path / "metrics.jsonl")) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": AST.replace(momentum=0.8)},
+        {"method": AST.without("balanced")},
+        {"method": AST.replace(average=0.9)},
+        {"ipc": 1},
+        {"seed": 1},
+        {"lr_img": 21.0},
+        {"batch_syn": None},
+        {"augmentation": "flip"},
+        {"max_experts": 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_run_of_other_settings_is_refused_and_nothing_changes(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, change: dict
+) -> None:
+    settings = settings.replace(iterations=2)
+    distill(dataset, experts, method=AST, ipc=2, settings=settings, out=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    words = {"method": AST, "ipc": 2} | {name: value for name, value in change.items() if name in ("method", "ipc", "seed")}
+    other = settings.replace(**{name: value for name, value in change.items() if name not in words}, iterations=4)
+    with pytest.raises(InputError, match=r"belongs to a run with other data, experts or settings; choose another --out"):
+        distill(dataset, experts, settings=other, out=tmp_path, **words)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_on_other_experts_is_refused(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=2), out=tmp_path)
+    with pytest.raises(InputError, match="belongs to a run with other data, experts or settings"):
+        distill(dataset, experts.first(1), method=AST, ipc=2, settings=settings, out=tmp_path)
+
+
+def test_settings_that_change_no_bit_may_change(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
+    distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=2), out=tmp_path)
+    other = settings.replace(checkpoint_seconds=3.0, max_skips=7)
+    found = distill(dataset, experts, method=AST, ipc=2, settings=other, out=tmp_path)
+    assert same(found, distill(dataset, experts, method=AST, ipc=2, settings=settings))

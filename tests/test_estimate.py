@@ -1,0 +1,60 @@
+"""The estimate before a run, against what the run then took on disk and held in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from astdistill import estimate
+from astdistill.data import load_dataset
+from astdistill.estimate import NAMED, Facts, Probe, duration, facts, size
+from astdistill.experiment import Experiment, obtain_experts
+from astdistill.presets import PRESETS
+
+
+def small(tmp_path: Path, dtype: str = "float32") -> Experiment:
+    preset = PRESETS["digits-ipc1"].replace(model="convnet-d2-w64")
+    experts = preset.experts.replace(count=2, store=tmp_path / "experts", dtype=dtype)
+    return preset.replace(experts=experts, method=preset.method.replace(expert=preset.method.expert.replace(epochs=3)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_disk_of_experts_is_what_they_take(dtype: str, tmp_path: Path) -> None:
+    experiment = small(tmp_path, dtype)
+    told = estimate.estimate(experiment)[0].disk
+    store = obtain_experts(experiment, load_dataset("digits"))
+    taken = sum(store.path(expert).stat().st_size for expert in store.experts())
+    assert told == pytest.approx(taken, rel=0.05)
+
+
+def test_named_sets_are_known_as_they_are() -> None:
+    dataset = load_dataset("digits")
+    assert NAMED["digits"] == Facts(dataset.shape, len(dataset.classes), len(dataset.train), len(dataset.test))
+
+
+def test_subsets_are_counted() -> None:
+    cell = PRESETS["cifar100-ten-ipc10"]
+    assert facts(cell) == Facts((3, 32, 32), 10, 5000, 1000)
+    assert facts(cell.replace(data=cell.data.replace(per_class=100, validation=0.1))).train == 900
+
+
+def test_memory_and_time_grow_with_the_work() -> None:
+    cell = PRESETS["cifar100-ten-ipc10"].replace(model="convnet-d3-w8")
+    longer = cell.replace(distill=cell.distill.replace(inner_steps=40), experts=cell.experts.replace(count=50))
+    few, many = estimate.estimate(cell), estimate.estimate(longer)
+    assert many[0].disk == 10 * few[0].disk
+    assert many[0].seconds > 3 * few[0].seconds
+    assert many[1].seconds > 1.5 * few[1].seconds
+    # The walk keeps P floats a step, so thirty more steps cost so much and no more.
+    assert many[1].memory - few[1].memory == pytest.approx(30 * 4 * Probe(cell, facts(cell)).parameters, rel=0.01)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.5, "0.5 s"), (42, "42 s"), (600, "10 min"), (7200, "2.0 h"), (400000, "4.6 days")])
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(12, "12 B"), (65_000_000, "65 MB"), (6.5e9, "6.5 GB"), (2e12, "2.0 TB")])
+def test_sizes_read_well(count: float, text: str) -> None:
+    assert size(count) == text
