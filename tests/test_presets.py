@@ -41,6 +41,19 @@ def test_preset_runs_end_to_end_with_counts_turned_down(
     assert set(scores["baselines"]) == {"random", "kmeans", "full"}
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_dry_runs_with_its_estimate(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", name, "--dry-run", "--model", "convnet-d2-w4"]) == 0
+    shown = capsys.readouterr().out
+    assert Experiment.model_validate(json.loads(shown[: shown.rindex("}") + 1])) == PRESETS[name].replace(model="convnet-d2-w4")
+    for stage in (f"{PRESETS[name].experts.count} experts", f"{PRESETS[name].distill.iterations} outer steps", "together"):
+        assert stage in shown
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("experiment", PRESETS.values(), ids=PRESETS)
 def test_presets_survive_json(experiment: Experiment) -> None:
     assert Experiment.model_validate(json.loads(json.dumps(experiment.to_json()))) == experiment
