@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def test_distill_then_evaluate_needs_only_the_file(tmp_path: Path, capsys: pytes
     assert exit_code("evaluate", *words, "--quiet") == 0
     scores = json.loads(Path("evaluation-mtt/scores.json").read_text())
     assert list(scores["architecture"]) == ["convnet-d1-w4", "convnet-d2-w4"]
-    assert "MTT, 3 epochs" in capsys.readouterr().out
+    assert "Protocol MTT: 3 epochs" in capsys.readouterr().out
 
 
 def test_experts_shows_quality_and_keeps_the_figure(capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,6 +166,26 @@ def test_a_folder_with_other_things_is_left_alone(capsys: pytest.CaptureFixture[
     assert exit_code("run", "digits-ipc1", *TINY, "--out", "mine") == 2
     assert "holds no run" in capsys.readouterr().err
     assert [path.name for path in Path("mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/digits-ipc1/state.safetensors")
+
+    monkeypatch.setattr("astdistill.distillation.saving.Saver.save", full)
+    assert exit_code("run", "digits-ipc1", *TINY) == 1
+    message = capsys.readouterr().err
+    assert "No space left on device at runs/digits-ipc1/state.safetensors" in message
+    assert "--out" in message
+
+
+def test_stopping_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("astdistill.distillation.saving.Saver.after_step", stopped)
+    assert exit_code("run", "digits-ipc1", *TINY) == 130
+    assert "astdistill run digits-ipc1 --experts.count 2" in capsys.readouterr().err
 
 
 def test_help_reads_without_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,9 @@ VERBS = {
     "presets": "the cells that can be run by name, with their published figures",
 }
 
+PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""What a disk says when it cannot be written to."""
+
 HELP = (
     "usage: astdistill VERB [...]\n\n"
     "Dataset distillation by trajectory matching.\n\n"
@@ -23,7 +27,7 @@ HELP = (
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code: 0 done, 1 diverged, 2 bad input, 130 stopped by the user."""
+    """Run the command line; the exit code: 0 done, 1 diverged or no place to write, 2 bad input, 130 stopped by the user."""
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
@@ -55,6 +59,15 @@ def _guarded(verb: str, words: list[str]) -> int:
         return 2
     except DivergedError as error:
         print(f"astdistill: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in PLACES:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(
+            f"astdistill: {error.strerror}{where}; free some space, or name another --out or --experts.store. What is done is kept.",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         again = " ".join(["astdistill", verb, *words])

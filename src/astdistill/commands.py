@@ -125,7 +125,7 @@ def _evaluate(
     synthetic = load(path)
     recipe = protocol(protocol_name).replace(augmentation=synthetic.augmentation)
     if epochs is not None:
-        recipe = recipe.replace(epochs=epochs, name=f"{recipe.name}, {epochs} epochs")
+        recipe = recipe.replace(epochs=epochs)
     config = synthetic.data if data is None else synthetic.data.replace(source=data)
     dataset = load_dataset(config, device=device)
     folder = out or (path if path.is_dir() else path.parent) / f"evaluation-{protocol_name}"
