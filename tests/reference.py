@@ -53,6 +53,24 @@ def first_order_gradient(inner: InnerLoop, start: Tensor, variables: Variables, 
     return found[0], found[1], found[2]
 
 
+def truncated_gradient(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, where student and velocity before the last k steps count as constants."""
+    images, targets, lr = (tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr))
+    theta, velocity = start.detach().clone().requires_grad_(), torch.zeros_like(start)
+    students = [theta]
+    for step, chosen in enumerate(inner.plan.indices):
+        if step == len(inner.plan.indices) - k:
+            theta, velocity = theta.detach().requires_grad_(), velocity.detach()
+            students = [student.detach() for student in students]
+        loss = inner.loss(theta, inner.plan.augment(step, images[chosen]), targets[chosen])
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+        velocity = inner.momentum * velocity + gradient
+        theta = theta - lr * velocity
+        students.append(theta)
+    found = torch.autograd.grad(objective([students[step] for step in objective.at]), (images, targets, lr))
+    return found[0], found[1], found[2]
+
+
 def difference(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching, along: Variables, eps: float = 1e-5) -> float:
     """(L(z + εd) − L(z − εd)) / 2ε for z = (X, Y, η) and a direction d."""
     sides = []

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from astdistill.cli import main
+from astdistill.options import parse
 from astdistill.synthetic import load
 
 TINY = [
@@ -71,7 +72,7 @@ def test_distill_then_evaluate_needs_only_the_file(tmp_path: Path, capsys: pytes
         "convnet-d2-w4",
     ]
     assert exit_code("evaluate", *words, "--quiet") == 0
-    scores = json.loads(Path("evaluation-mtt/scores.json").read_text())
+    scores = json.loads(Path("evaluation-mtt-3-epochs-convnet-d1-w4-convnet-d2-w4/scores.json").read_text())
     assert list(scores["architecture"]) == ["convnet-d1-w4", "convnet-d2-w4"]
     assert "Protocol MTT: 3 epochs" in capsys.readouterr().out
 
@@ -154,7 +155,7 @@ def test_a_run_can_start_from_noise_or_from_an_earlier_run(capsys: pytest.Captur
     assert exit_code("distill", "digits-ipc1", *TINY, "--init", "first", "--distill.lr-img", "1e-9", "--out", "second") == 0
     assert torch.allclose(load("second").images, load("first").images, atol=1e-4)
     assert exit_code("distill", "digits-ipc1", *TINY, "--init", "first", "--ipc", "2", "--out", "third") == 2
-    assert "choose --ipc 1" in capsys.readouterr().err
+    assert "other images per class (1) than this run (2)" in capsys.readouterr().err
     assert not Path("third").exists()
     assert exit_code("distill", "digits-ipc1", *TINY, "--init", "nois") == 2
     assert "Did you mean 'noise'?" in capsys.readouterr().err
@@ -209,3 +210,51 @@ def test_presets_lists_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for name in ("digits-ipc1", "cifar100-ten-ipc10", "cifar100-ipc1", "cifar100-ipc10", "cifar100-ipc50", "cifar10-ipc10"):
         assert name in shown
+
+
+def test_any_part_can_be_put_in(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--part", "estimator=Truncated", "--method.estimator.k", "2", "--part", "rate=RawRate", "--part", "labels=ExpertTargets"]
+    assert exit_code("distill", "digits-ipc1", *words, *TINY) == 0
+    method = json.loads(Path("runs/digits-ipc1/config.json").read_text())["method"]
+    assert method["estimator"] == {"part": "astdistill.unroll.truncated:Truncated", "k": 2, "form": "double"}
+    assert method["rate"] == {"part": "astdistill.methods.parts.rate:RawRate"}
+    assert load("runs/digits-ipc1").labels == "soft"
+    for assignment, sentence in (
+        ("estimator=Truncatd", "Did you mean 'Truncated'?"),
+        ("estimater=Truncated", "Did you mean 'estimator'?"),
+        ("goal=Truncated", "There is no part for 'goal' 'Truncated'"),
+    ):
+        assert exit_code("run", "digits-ipc1", "--part", assignment) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_refused_run_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    for words in (["--distill.iterations", "2"], ["--data.per-class", "50"], ["--experts.count", "3"], ["--seed", "1"]):
+        assert exit_code("distill", "digits-ipc1", *TINY, *words, "--out", "made") == 2
+    assert "4 iterations already, 2 were asked for" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_left_by_a_kill_before_its_first_file_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("made").mkdir()
+    Path("made/.config.json.x1y2.tmp").write_text("{")
+    assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--distill.augmentation", "colour"], ["--evaluation.architectures", "convnet-d9"], ["--distill.max-experts", "9"], ["--ipc", "1000"]],
+    ids=" ".join,
+)
+def test_bad_settings_cost_nothing(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("distill", "digits-ipc1", *TINY, *words) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_published_figure_is_shown_for_its_cell_only() -> None:
+    assert parse("run", ["cifar100-ipc1", "--data", "elsewhere/cifar100"]).experiment.published.accuracy == 26.1
+    for words in (["--method", "mtt"], ["--ipc", "2"], ["--model", "convnet-d2"], ["--data.whiten", "none"]):
+        assert parse("run", ["cifar100-ipc1", *words]).experiment.published.accuracy is None

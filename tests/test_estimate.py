@@ -8,9 +8,10 @@ import pytest
 
 from astdistill import estimate
 from astdistill.data import load_dataset
-from astdistill.estimate import NAMED, Facts, Probe, duration, facts, size
+from astdistill.estimate import duration, facts, size
 from astdistill.experiment import Experiment, obtain_experts
 from astdistill.presets import PRESETS
+from astdistill.probe import NAMED, Facts, Probe
 
 
 def small(tmp_path: Path, dtype: str = "float32") -> Experiment:

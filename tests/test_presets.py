@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from astdistill.cli import main
-from astdistill.experiment import Experiment
+from astdistill.experiment import Experiment, Published
 from astdistill.presets import PRESETS, with_method
 from astdistill.synthetic import load
 
@@ -48,7 +48,8 @@ def test_preset_dry_runs_with_its_estimate(
     monkeypatch.chdir(tmp_path)
     assert main(["run", name, "--dry-run", "--model", "convnet-d2-w4"]) == 0
     shown = capsys.readouterr().out
-    assert Experiment.model_validate(json.loads(shown[: shown.rindex("}") + 1])) == PRESETS[name].replace(model="convnet-d2-w4")
+    resolved = Experiment.model_validate(json.loads(shown[: shown.rindex("}") + 1]))
+    assert resolved == PRESETS[name].replace(model="convnet-d2-w4", published=Published())
     for stage in (f"{PRESETS[name].experts.count} experts", f"{PRESETS[name].distill.iterations} outer steps", "together"):
         assert stage in shown
     assert list(tmp_path.iterdir()) == []

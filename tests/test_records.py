@@ -124,8 +124,8 @@ def test_a_part_of_a_users_own_package_is_found_by_import_path(tmp_path: Path, m
     monkeypatch.syspath_prepend(tmp_path)
     found = Goal.model_validate({"part": "my_paper.goals:Mine", "reach": 4})
     assert isinstance(found, FinalGoal)
-    assert found.to_json() == {"part": "my_paper.goals:Mine", "reach": 4}
-    assert Goal.model_validate({"part": "my_paper.goals:Box.Inner"}).to_json() == {"part": "my_paper.goals:Box.Inner"}
+    assert found.to_json() == {"part": "my_paper.goals:Mine", "origin": "expert", "reach": 4}
+    assert Goal.model_validate({"part": "my_paper.goals:Box.Inner"}).to_json()["part"] == "my_paper.goals:Box.Inner"
     assert Method.model_validate(MTT.to_json() | {"goal": {"part": "my_paper.goals:Mine"}}).goal == type(found)()
     with pytest.raises(ValidationError, match="greed"):
         Goal.model_validate({"part": "my_paper.goals:Mine", "greed": 4})

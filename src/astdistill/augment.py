@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,6 +49,16 @@ def draw(strategy: str, batch: int, shape: tuple[int, int, int], generator: torc
             raise unknown("augmentation", name, ["none", *_DRAWS])
     op = names[int(_integers(0, len(names) - 1, 1, generator))]
     return Draw(op, _DRAWS[op](batch, (shape[1], shape[2]), generator))
+
+
+def checked(strategy: str) -> str:
+    """The strategy itself. Raises InputError when one of its operations does not exist."""
+    draw(strategy, 1, (1, 8, 8), torch.Generator())
+    return strategy
+
+
+Strategy = Annotated[str, AfterValidator(checked)]
+"""A field of a record that holds a strategy."""
 
 
 def apply(images: Batch, draw: Draw) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -15,14 +16,15 @@ VERBS = {
     "presets": "the cells that can be run by name, with their published figures",
 }
 
-PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 """What a disk says when it cannot be written to."""
 
 HELP = (
     "usage: astdistill VERB [...]\n\n"
     "Dataset distillation by trajectory matching.\n\n"
     + "\n".join(f"  {verb:<9} {text}" for verb, text in VERBS.items())
-    + "\n\nastdistill VERB --help tells more. Every command resumes what it finds half done; --dry-run shows what it would cost.\n"
+    + "\n\nastdistill VERB --help tells more. Every command resumes what it finds half done;\n"
+    + "demo, run, experts and distill show what they would cost with --dry-run.\n"
 )
 
 
@@ -70,7 +72,7 @@ def _guarded(verb: str, words: list[str]) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        again = " ".join(["astdistill", verb, *words])
+        again = shlex.join(["astdistill", verb, *words])
         print(f"\nStopped. What is done is kept; this goes on with it: {again}", file=sys.stderr)
         return 130
     return 0

@@ -15,11 +15,11 @@ from . import estimate
 from .data import load_dataset
 from .errors import InputError
 from .evaluation import Scores, evaluate_all, protocol, table
-from .experiment import Experiment, check_experiment, load_data, obtain_experts, obtain_synthetic, run_experiment
+from .experiment import Experiment, check_numbers, load_data, obtain_experts, obtain_synthetic, prepare, run_experiment
 from .options import Request, parse
 from .presets import PRESETS
 from .progress import be_quiet
-from .report import quality_table
+from .report import epoch_table, quality_table
 from .synthetic import load
 
 
@@ -41,6 +41,7 @@ def experts(words: list[str]) -> None:
     _check_device(request.experiment.device)
     store = obtain_experts(request.experiment, load_data(request.experiment))
     console = Console()
+    console.print(epoch_table(request.experiment.method.name, store.curves()))
     console.print(quality_table({request.experiment.method.name: store.curves()}))
     console.print(f"Experts: {store.folder}\nFigure:  {store.folder / 'quality.png'}", highlight=False)
 
@@ -51,8 +52,7 @@ def distill(words: list[str]) -> None:
     if _only_estimate(request):
         return
     _check_device(request.experiment.device)
-    dataset = load_data(request.experiment)
-    check_experiment(request.experiment, dataset)
+    dataset = prepare(request.experiment, request.out)
     obtain_synthetic(request.experiment, dataset, obtain_experts(request.experiment, dataset), request.out)
     Console().print(f"Pictures: {request.out / 'images.png'}\nNext:     astdistill evaluate {request.out}", highlight=False)
 
@@ -96,6 +96,7 @@ def _evaluate(
     /,
     protocol_name: Annotated[Literal["mtt", "ast-released"], tyro.conf.arg(name="protocol")] = "mtt",
     epochs: int | None = None,
+    full_epochs: int | None = None,
     networks: int = 5,
     architectures: tuple[str, ...] = (),
     baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans", "full"),
@@ -111,24 +112,25 @@ def _evaluate(
         path: A run folder, or the synthetic.safetensors of one; nothing else of the run is needed.
         protocol_name: Evaluation protocol.
         epochs: Training epochs, where they are to differ from the protocol's.
+        full_epochs: Training epochs of the full-data baseline, where they are to differ from the others'.
         networks: Freshly initialised networks for each row.
         architectures: Networks to train; none means the student's own.
         baselines: Real images evaluated alike.
         data: Where the data lies now, if elsewhere than when the set was made.
         device: cpu or cuda.
         seed: Every draw depends on it.
-        out: Folder of scores.json; none means a folder evaluation-PROTOCOL beside the set.
+        out: Folder of scores.json; none means a folder beside the set named after protocol, epochs and architectures.
         quiet: No progress.
     """
     be_quiet(quiet)
     _check_device(device)
     synthetic = load(path)
-    recipe = protocol(protocol_name).replace(augmentation=synthetic.augmentation)
-    if epochs is not None:
-        recipe = recipe.replace(epochs=epochs)
+    recipe = protocol(protocol_name).replace(full_epochs=full_epochs)
+    recipe = recipe if epochs is None else recipe.replace(epochs=epochs)
     config = synthetic.data if data is None else synthetic.data.replace(source=data)
     dataset = load_dataset(config, device=device)
-    folder = out or (path if path.is_dir() else path.parent) / f"evaluation-{protocol_name}"
+    words = [word.replace("/", "_").replace(":", "_") for word in ("evaluation", protocol_name, f"{recipe.epochs}-epochs", *architectures)]
+    folder = out or (path if path.is_dir() else path.parent) / "-".join(words)
     scores = evaluate_all(synthetic, dataset, recipe, architectures or None, networks, baselines, folder, seed=seed)
     _show(scores, folder, None)
 
@@ -137,7 +139,9 @@ def _show(scores: Scores, out: Path, experiment: Experiment | None) -> None:
     console = Console()
     console.print(table(scores))
     if experiment is not None and experiment.published.accuracy is not None:
-        console.print(f"Published: {experiment.published.accuracy} % ({experiment.published.source}).", highlight=False)
+        console.print(
+            f"Published for {experiment.name}: {experiment.published.accuracy} % ({experiment.published.source}).", highlight=False
+        )
     if (out / "images.png").exists():
         console.print(f"Look at:   {out / 'images.png'}", highlight=False)
     console.print(f"Numbers:   {out / 'scores.json'}", highlight=False)
@@ -149,18 +153,23 @@ def _only_estimate(request: Request) -> bool:
     if not request.dry_run:
         return False
     _check_device(request.experiment.device)
+    check_numbers(request.experiment)
+    stages = estimate.estimate(request.experiment)
     print(json.dumps(request.experiment.to_json(), indent=2))
-    Console().print(estimate.table(request.experiment, estimate.estimate(request.experiment)))
-    Console().print(f"Nothing was written. Without --dry-run this goes to {request.out}.", highlight=False)
+    Console().print(estimate.table(request.experiment, stages))
+    Console().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)
     return True
 
 
 def _check_device(device: str) -> None:
     try:
-        kind = torch.device(device).type
+        found = torch.device(device)
     except RuntimeError as error:
         raise InputError(f"'{device}' is not a device; choose --device cpu or --device cuda.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
+    if found.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {device} was asked for, but only cpu and cuda are supported; choose one of them.")
+    count = torch.cuda.device_count() if found.type == "cuda" else 0
+    if found.type == "cuda" and (found.index or 0) >= count:
         raise InputError(
-            f"--device {device} was asked for, but torch sees no CUDA GPU; choose --device cpu, or install a CUDA build of torch."
+            f"--device {device} was asked for, but torch sees {count} CUDA GPUs; choose --device cpu, or install a CUDA build of torch."
         )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from .data import DataConfig, Dataset, load_dataset
-from .distillation import DistillSettings, check_settings, distill
+from .distillation import DistillSettings, check_data, check_settings, distill
 from .errors import InputError
 from .evaluation import MTT_PROTOCOL, EvalRecipe, Scores, evaluate_all
 from .experts import TrajectoryStore, train_experts
@@ -16,7 +16,8 @@ from .methods import MTT, Method
 from .models import FlatModel, build_model
 from .records import Record
 from .report import save_curves, save_grid, save_quality
-from .runs import provenance, read_json, read_lines, write_json
+from .run_folder import claim
+from .runs import read_lines
 from .synthetic import SyntheticSet
 
 
@@ -73,60 +74,29 @@ class Experiment(Record):
     published: Published = Published()
 
 
-FREE = (
-    "data.source",
-    "data.image_column",
-    "data.label_column",
-    "device",
-    "distill.checkpoint_seconds",
-    "distill.iterations",
-    "distill.max_skips",
-    "evaluation",
-    "experts.store",
-    "published",
-)
-"""What may change between two calls of one run. Other data or experts under the same names are found by their fingerprints later."""
-
-
-def claim(experiment: Experiment, out: Path) -> None:
-    """Write config.json and provenance.json of a run folder. Raises InputError when it holds a run of other settings.
-
-    Asking for more iterations, another evaluation or another place of data and experts continues the same run.
-    """
-    config = out / "config.json"
-    if config.exists():
-        before, now = _flat(read_json(config)), _flat(experiment.to_json())
-        changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name) and not name.startswith(FREE)]
-        if changed:
-            name = changed[0]
-            raise InputError(
-                f"{out} holds a run with other settings ({name} was {before.get(name)!r}, now {now.get(name)!r}); name a new folder with "
-                f"--out, or delete that one."
-            )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not empty and holds no run; name a new folder with --out.")
-    write_json(config, experiment.to_json())
-    _add_provenance(out / "provenance.json", provenance(experiment.device))
-
-
-def _add_provenance(path: Path, now: dict[str, Any]) -> None:
-    """Keep where the run began, and each different place where it was resumed."""
-    first = read_json(path) if path.exists() else now | {"resumed": []}
-    known = [{name: place.get(name) for name in now} for place in (first, *first["resumed"])]
-    if now not in known:
-        first["resumed"].append(now)
-    write_json(path, first)
-
-
 def load_data(experiment: Experiment) -> Dataset:
     """The data set on the experiment's device."""
     return load_dataset(experiment.data, device=experiment.device)
 
 
+def check_numbers(experiment: Experiment) -> None:
+    """Raise InputError where settings contradict one another, whatever the data."""
+    check_settings(experiment.method, experiment.distill, experiment.method.expert.epochs)
+    wanted = experiment.distill.max_experts
+    if wanted is not None and wanted > experiment.experts.count:
+        raise InputError(
+            f"--distill.max-experts {wanted} is more than the {experiment.experts.count} experts of this run; lower it, or raise "
+            f"--experts.count."
+        )
+
+
 def check_experiment(experiment: Experiment, dataset: Dataset) -> None:
     """Raise InputError where the parts do not fit: before experts are trained, and before anything is written."""
+    check_numbers(experiment)
+    check_data(dataset, experiment.method, experiment.distill, experiment.ipc)
     FlatModel(build_model(experiment.model, dataset.shape, len(dataset.classes)))
-    check_settings(dataset, experiment.method.expert.epochs, experiment.method, experiment.distill, experiment.ipc)
+    for name in experiment.evaluation.architectures:
+        build_model(name, dataset.shape, len(dataset.classes))
 
 
 def obtain_experts(experiment: Experiment, dataset: Dataset) -> TrajectoryStore:
@@ -147,7 +117,6 @@ def obtain_experts(experiment: Experiment, dataset: Dataset) -> TrajectoryStore:
 
 def obtain_synthetic(experiment: Experiment, dataset: Dataset, experts: TrajectoryStore, out: Path) -> SyntheticSet:
     """The distilled set, with its picture and curves beside it."""
-    claim(experiment, out)
     synthetic = distill(
         dataset, experts, method=experiment.method, ipc=experiment.ipc, settings=experiment.distill, out=out, seed=experiment.seed
     )
@@ -171,17 +140,17 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
     )
 
 
-def run_experiment(experiment: Experiment, out: Path) -> Scores:
-    """Every stage in order; each resumes from what `out` and the expert store already hold."""
+def prepare(experiment: Experiment, out: Path) -> Dataset:
+    """The data, once everything that can be checked has been, and `out` is this run's. Raises InputError with nothing written."""
     dataset = load_data(experiment)
     check_experiment(experiment, dataset)
-    claim(experiment, out)
+    claim(experiment.to_json(), dataset.fingerprint, out, experiment.device)
+    return dataset
+
+
+def run_experiment(experiment: Experiment, out: Path) -> Scores:
+    """Every stage in order; each resumes from what `out` and the expert store already hold."""
+    dataset = prepare(experiment, out)
     experts = obtain_experts(experiment, dataset)
     synthetic = obtain_synthetic(experiment, dataset, experts, out)
     return obtain_scores(experiment, dataset, synthetic, out)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {name: leaf for key, inner in value.items() for name, leaf in _flat(inner, f"{prefix}{key}.").items()}
-    return {prefix.rstrip("."): value}

@@ -11,11 +11,14 @@ from typing import Annotated
 import tyro
 from pydantic import Field
 
+from . import unroll
 from .errors import InputError, unknown
 from .evaluation import protocol
 from .experiment import Experiment, Published
+from .methods import Method, parts
 from .methods.parts import FileInit, Init, NoiseInit, RealInit, RepresentativeInit
 from .presets import PRESETS, preset, with_method
+from .records import Part, import_name
 
 
 class Options(Experiment):
@@ -50,6 +53,7 @@ The first word is a preset (astdistill presets lists them). These change it befo
   --data PATH        the same cell on data of your own: a folder of parquet files or images, an .npz, or a hub name
   --method NAME      another method: ast, ast-as-released, mtt, or package.module:NAME of yours
   --init START       start from real, representative or noise images, or from an earlier run folder or file
+  --part FIELD=PART  put another part into the method: --part estimator=Truncated, --part rate=RawRate, or FIELD=package.module:Class
   --without PART     switch off clipping, penalty, representative, balanced, intermediate or perturbation; may be repeated
   --protocol NAME    another evaluation protocol: mtt or ast-released
 """
@@ -68,23 +72,40 @@ def parse(verb: str, words: Sequence[str], default: str | None = None) -> Reques
     fields = {field: getattr(experiment, field) for field in Experiment.model_fields}
     prog = f"astdistill {verb}" if default else f"astdistill {verb} {name or 'PRESET'}"
     found = tyro.cli(Options, prog=prog, description=SHORTCUTS, args=rest, default=Options.model_validate(fields))
-    return Request(found.experiment(), found.out or Path("runs") / (verb if default else experiment.name), found.dry_run, found.quiet)
+    return Request(
+        _published(found.experiment(), experiment.name),
+        found.out or Path("runs") / (verb if default else experiment.name),
+        found.dry_run,
+        found.quiet,
+    )
+
+
+def _published(experiment: Experiment, name: str) -> Experiment:
+    """The experiment with a published figure only where it is still the cell that was published."""
+    cell, same = preset(name), ("model", "ipc")
+    kept = all(getattr(experiment, field) == getattr(cell, field) for field in same) and experiment.method.name == cell.method.name
+    data = experiment.data.replace(source=cell.data.source) == cell.data
+    return experiment if kept and data else experiment.replace(published=Published())
 
 
 def _shortcuts(experiment: Experiment, words: list[str]) -> tuple[Experiment, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--data", "--init", "--method", "--protocol"):
         parser.add_argument(flag)
-    parser.add_argument("--without", action="append", default=[])
+    for flag in ("--without", "--part"):
+        parser.add_argument(flag, action="append", default=[])
     found, rest = parser.parse_known_args(words)
     if found.method:
         experiment = with_method(experiment, found.method)
+    for assignment in found.part:
+        experiment = experiment.replace(method=_with_part(experiment.method, assignment))
     for part in found.without:
         experiment = experiment.replace(method=experiment.method.without(part))
     if found.init:
         experiment = experiment.replace(method=experiment.method.replace(init=_init(found.init)))
     if found.protocol:
-        recipe = protocol(found.protocol).replace(augmentation=experiment.evaluation.recipe.augmentation)
+        cell = experiment.evaluation.recipe
+        recipe = protocol(found.protocol).replace(epochs=cell.epochs, full_epochs=cell.full_epochs)
         experiment = experiment.replace(evaluation=experiment.evaluation.replace(recipe=recipe))
     if found.data:
         experiment = experiment.replace(data=experiment.data.replace(source=found.data))
@@ -97,3 +118,24 @@ def _init(start: str) -> Init:
     if start not in named and not Path(start).exists():
         raise unknown("initialisation or file", start, named)
     return named.get(start) or FileInit(path=Path(start))
+
+
+def _with_part(method: Method, assignment: str) -> Method:
+    """The method with one field filled by a part of its kind, named by class or import path, at its defaults."""
+    field, _, name = assignment.partition("=")
+    fields = {known: type(value) for known, value in method if isinstance(value, Part)}
+    if field not in fields:
+        raise unknown("field of a method that holds a part", field, fields)
+    named: dict[str, object] = {**vars(parts), **vars(unroll)}
+    kinds = {known: kind for known, kind in named.items() if isinstance(kind, type) and issubclass(kind, _kind(field))}
+    kind = import_name(name) if ":" in name else kinds.get(name)
+    if kind is None:
+        raise unknown(f"part for '{field}'", name, kinds)
+    return method.replace(**{field: kind()})
+
+
+def _kind(field: str) -> type[Part]:
+    """The base class that a field of a method is annotated with."""
+    kind = Method.model_fields[field].annotation
+    assert isinstance(kind, type)
+    return kind

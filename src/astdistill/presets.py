@@ -55,7 +55,7 @@ DIGITS = Experiment(
         lr_init=0.01,
         augmentation=DIGITS_DSA,
     ),
-    evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300, full_epochs=30, augmentation=DIGITS_DSA)),
+    evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300, full_epochs=30)),
 )
 
 CIFAR_TEN = Experiment(
@@ -81,6 +81,8 @@ def preset(name: str) -> Experiment:
 
 def with_method(experiment: Experiment, method: str) -> Experiment:
     """The same cell by another method: its decisions, the cell's own expert epochs, batch and augmentation."""
+    if find_method(method).name == experiment.method.name:
+        return experiment
     found, kept = find_method(method), experiment.method.expert
     expert = found.expert.replace(epochs=kept.epochs, batch=kept.batch, augmentation=kept.augmentation)
     return experiment.replace(method=found.replace(expert=expert))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -20,6 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import InputError
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
 
 PACKAGES = ("astdistill", "torch", "numpy", "safetensors", "datasets", "scikit-learn", "pydantic")
 
@@ -40,6 +46,26 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(path: Path, wait: bool) -> Iterator[bool]:
+    """Hold `path` against other processes for the block; yields whether it is held. The system frees it when a process dies.
+
+    With `wait`, returns once the lock is free; without, yields False at once when another process has it. Where the system has no
+    `fcntl` (Windows), always yields True.
+    """
+    if fcntl is None:
+        yield True
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -77,13 +103,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  (it is no dictionary)
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} was not written by astdistill (its header holds other words than JSON); name a file of a run.") from error
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a whole safetensors file ({error}); delete it and run the command again.") from error
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append one JSON line."""
+    """Append one JSON line; numbers that are not finite become the strings 'nan' and 'inf', since JSON has none."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    value = {name: str(number) if isinstance(number, float) and not math.isfinite(number) else number for name, number in value.items()}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(value) + "\n")
 
@@ -150,12 +179,13 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree this package lies in, or None when it is an installed wheel."""
-    here = Path(__file__).resolve().parent
+    """The commit of the source tree this package is tracked in, or None where it is not, as in an installed wheel."""
+    here = Path(__file__).resolve()
+    words = (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty", "--abbrev=12"])
     try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, check=True, timeout=10
-        )
+        results = [
+            subprocess.run(["git", *each], cwd=here.parent, capture_output=True, text=True, check=True, timeout=10) for each in words
+        ]
     except (OSError, subprocess.SubprocessError):
         return None
-    return result.stdout.strip() or None
+    return results[-1].stdout.strip() or None

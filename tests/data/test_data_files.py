@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,6 +171,48 @@ def test_npz_layouts_and_types(tmp_path: Path, pixels: Callable[..., torch.Tenso
     assert torch.equal((own.test.images * 255).round().to(torch.uint8), images[9:])
 
 
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 7])
+def test_npz_keeps_every_channel(tmp_path: Path, pixels: Callable[..., torch.Tensor], layout: str, channels: int) -> None:
+    images = pixels(8, channels, 9, 8)
+    array = {"NHWC": images.permute(0, 2, 3, 1), "NCHW": images}[layout].numpy()
+    np.savez(tmp_path / "own.npz", x_train=array, y_train=np.arange(8) % 2, x_test=array, y_test=np.arange(8) % 2)
+    own = load_dataset(str(tmp_path / "own.npz"), whiten="none")
+    assert torch.equal((own.train.images * 255).round().to(torch.uint8), images)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 16), (16, 8, 8), (8, 8, 8), (3, 8, 3), (1, 1, 64)])
+def test_npz_that_could_be_read_both_ways_wants_its_layout(
+    tmp_path: Path, pixels: Callable[..., torch.Tensor], shape: tuple[int, int, int]
+) -> None:
+    images, path = pixels(8, *shape), tmp_path / "own.npz"
+    arrays: dict[str, Any] = {
+        "images": images.numpy(),
+        "labels": np.arange(8) % 2,
+        "test_images": images.numpy(),
+        "test_labels": [0, 1] * 4,
+    }
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match=r"could be \[N, H, W, C\] or \[N, C, H, W\]; in an \.npz file store layout='NHWC' or"):
+        load_dataset(str(path))
+    for layout, wanted in (("NHWC", images.permute(0, 3, 1, 2)), ("NCHW", images)):
+        np.savez(path, layout=layout, **arrays)
+        assert torch.equal((load_dataset(str(path), whiten="none").train.images * 255).round().to(torch.uint8), wanted)
+    np.savez(path, layout="HWC", **arrays)
+    with pytest.raises(InputError, match=r"no layout 'HWC'.*Did you mean 'NHWC'"):
+        load_dataset(str(path))
+
+
+def test_npz_with_28_grey_pixels_is_padded_unless_a_size_is_given(tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> None:
+    images, path = pixels(10, 28, 28), tmp_path / "digits.npz"
+    np.savez(path, images=images.numpy(), labels=np.arange(10) % 2)
+    assert load_dataset(str(path)).shape == (1, 32, 32)
+    assert load_dataset(str(path), size=28).shape == (1, 28, 28)
+    np.savez(path, x_train=images.numpy(), y_train=np.arange(10) % 2, x_test=pixels(4, 30, 30).numpy(), y_test=[0, 1] * 2)
+    with pytest.raises(InputError, match="28, 28"):
+        load_dataset(str(path))
+
+
 def test_npz_with_one_part(tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> None:
     np.savez(tmp_path / "own.npz", images=pixels(20, 8, 8).numpy(), labels=np.arange(20) % 2)
     own = load_dataset(tmp_path.joinpath("own.npz").as_posix())
@@ -190,6 +233,7 @@ def test_npz_errors(tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> None
     refused("not in", images=np.full((6, 8, 8), np.nan), labels=labels)
     refused(r"not in \[0, 255\]", images=np.full((6, 8, 8), 256), labels=labels)
     refused(r"have shape \(6, 8\)", images=images[:, 0], labels=labels)
+    refused(r"have shape \(6, 8, 8, 0\)", images=images[..., None][..., :0], labels=labels)
     refused("of type float64", images=images, labels=labels.astype(float))
     refused("of type <U", images=images, labels=labels.astype(str))
     refused("Class '0' has no training images", images=images, labels=labels + 1)

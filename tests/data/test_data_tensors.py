@@ -125,3 +125,81 @@ def test_tensor_errors(pixels: Callable[..., torch.Tensor]) -> None:
         dataset_from_torch(Listed([("text", 0)]), Listed([("text", 0)]))
     with pytest.raises(InputError, match="holds no images"):
         dataset_from_torch(Listed([]), Listed([]))
+
+
+@pytest.mark.parametrize("kind", [int, float, bool, np.int64, np.uint8, np.bool_, np.array, torch.tensor, lambda label: np.array([label])])
+def test_whole_labels_of_a_torch_data_set_may_be_of_any_type(pixels: Callable[..., torch.Tensor], kind: Callable[[int], Any]) -> None:
+    part = Listed([(image, kind(number % 2)) for number, image in enumerate(pixels(6, 3, 8, 8))])
+    assert dataset_from_torch(part, part).train.labels.tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        (0.9, "0.9"),
+        (1.7, "1.7"),
+        (float("nan"), "nan"),
+        (np.float32(1.5), r".*1\.5"),
+        (torch.tensor(0.5), r"tensor\(0\.5000"),
+        ("a", "'a'"),
+        ("1", "'1'"),
+        (None, "None"),
+        (torch.tensor([0, 1]), r"tensor\(\[0, 1\]"),
+        (np.array([0, 1]), r"array\(\[0, 1\]"),
+    ],
+)
+def test_a_label_that_is_no_whole_number_is_refused_by_its_image(pixels: Callable[..., torch.Tensor], label: Any, shown: str) -> None:
+    good = Listed(list(zip(pixels(4, 3, 8, 8), [0, 1, 0, 1], strict=True)))
+    bad = Listed([*good.items[:2], (good.items[2][0], label)])
+    with pytest.raises(
+        InputError, match=rf"label of image 2 of Listed \(test part\) is {shown}\)*; labels are whole numbers 0\.\.K-1, so give"
+    ):
+        dataset_from_torch(good, bad)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 16])
+def test_every_channel_of_tensors_and_arrays_is_kept(pixels: Callable[..., torch.Tensor], channels: int) -> None:
+    images = pixels(8, channels, 8, 8)
+    labels = [0, 1] * 4
+    arrays = Listed([(image.permute(1, 2, 0).numpy(), label) for image, label in zip(images, labels, strict=True)])
+    tensors = Listed(list(zip(images, labels, strict=True)))
+    for found in (own(images, whiten="none"), *(dataset_from_torch(part, part, whiten="none") for part in (arrays, tensors))):
+        assert torch.equal((found.train.images * 255).round().to(torch.uint8), images)
+
+
+def test_channels_first_arrays_of_a_torch_data_set(pixels: Callable[..., torch.Tensor]) -> None:
+    images = pixels(4, 2, 8, 8)
+    first = Listed([(image.numpy(), number % 2) for number, image in enumerate(images)])
+    found = dataset_from_torch(first, first, whiten="none")
+    assert torch.equal((found.train.images * 255).round().to(torch.uint8), images)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (8, 8, 2), (8, 9, 4), (8, 8, 5), (10, 9, 3)])
+def test_tensors_with_channels_last_are_refused(pixels: Callable[..., torch.Tensor], shape: tuple[int, int, int]) -> None:
+    with pytest.raises(InputError, match=r"channels last; give images\.permute"):
+        own(pixels(8, *shape))
+
+
+def test_pictures_with_other_channels_than_the_first_are_named(pixels: Callable[..., torch.Tensor]) -> None:
+    mixed = Listed([(pixels(2, 8, 8), 0), (pixels(3, 8, 8), 1)])
+    with pytest.raises(InputError, match=r"image 0 of .* has 2 and image 1 of .* has 3; give all the same number"):
+        dataset_from_torch(mixed, mixed)
+    grey_too = Listed([(pixels(1, 8, 8), 0), (pixels(3, 8, 8), 1)])
+    assert dataset_from_torch(grey_too, grey_too).shape == (3, 8, 8)
+
+
+def test_transparency_is_dropped_from_pictures_only(pixels: Callable[..., torch.Tensor]) -> None:
+    array = pixels(8, 8, 4).numpy()
+    pictures, arrays = (Listed([(image, 0), (image, 1)]) for image in (Image.fromarray(array), array))
+    assert dataset_from_torch(pictures, pictures).shape == (3, 8, 8)
+    assert dataset_from_torch(arrays, arrays).shape == (4, 8, 8)
+
+
+def test_grey_tensors_of_28_pixels_are_padded_unless_a_size_is_given(pixels: Callable[..., torch.Tensor]) -> None:
+    images = pixels(8, 28, 28)
+    part = TensorDataset(images[:, None], torch.arange(8) % 2)
+    for found in (own(images, whiten="none"), dataset_from_torch(part, part, whiten="none")):
+        assert found.shape == (1, 32, 32)
+        assert torch.equal((found.train.images[:, 0, 2:-2, 2:-2] * 255).round().to(torch.uint8), images)
+    assert own(images, size=28).shape == (1, 28, 28)
+    assert own(pixels(8, 3, 28, 28)).shape == (3, 28, 28)

@@ -107,5 +107,6 @@ def test_more_experts_than_there_are(dataset: Dataset, experts: TrajectoryStore,
     )
 
 
-def test_an_unknown_augmentation(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
-    refused("There is no augmentation 'flop'", dataset, experts, settings.replace(augmentation="flop_scale"), out)
+def test_an_unknown_augmentation(settings: DistillSettings) -> None:
+    with pytest.raises(ValueError, match="There is no augmentation 'flop'"):
+        settings.replace(augmentation="flop_scale")

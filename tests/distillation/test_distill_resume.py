@@ -137,10 +137,10 @@ def test_steps_logged_after_the_state_are_taken_again(
     distill(dataset, experts, method=AST, ipc=2, settings=longer.replace(iterations=4), out=cut)
     advance = Distillation.advance
 
-    def until_nine(self: Distillation, state):
+    def until_nine(self: Distillation, state, *confirmed):
         if state.counters.iteration == 9:
             raise Killed
-        return advance(self, state)
+        return advance(self, state, *confirmed)
 
     with monkeypatch.context() as patch:
         patch.setattr(Distillation, "advance", until_nine)

@@ -16,7 +16,7 @@ def test_mtt_protocol_has_the_published_values() -> None:
         "decay_at": 0.5,
         "decay_factor": 0.1,
         "momentum_after": None,
-        "augmentation": "color_crop_cutout_flip_scale_rotate",
+        "augmentation": None,
         "check_every": 0,
         "reported": "final",
     }

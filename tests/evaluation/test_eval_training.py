@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from astdistill.accuracy import accuracy
 from astdistill.augment import apply, draw
 from astdistill.data.dataset import Split
 from astdistill.evaluation.recipe import EvalRecipe
-from astdistill.evaluation.training import Examples, accuracy, loss, train_network
+from astdistill.evaluation.training import Examples, loss, train_network
 from astdistill.seeds import rng
 
 SHAPE = (3, 6, 6)
@@ -85,7 +86,7 @@ def test_loss_of_one_hot_targets_is_that_of_labels_and_of_soft_ones_the_definiti
 
 
 def test_accuracy_counts_every_image_once_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("astdistill.evaluation.training.TEST_BATCH", 7)
+    monkeypatch.setattr("astdistill.accuracy.BATCH", 7)
     split = held_out(30)
     expected = 100 * (network()(split.images).argmax(dim=1) == split.labels).double().mean()
     assert accuracy(network(), split) == pytest.approx(float(expected))

@@ -93,12 +93,3 @@ def test_diverged_networks_and_shorter_full_training_show_in_the_table() -> None
     assert found.diverged == 1
     assert "| synthetic, mlp | 25.5 ± 21.9 | 2 | 1 |" in markdown(found)
     assert "full data, 30 epochs" in markdown(found)
-
-
-def test_merging_keeps_both_and_refuses_two_protocols() -> None:
-    other = Scores(recipe=MTT_PROTOCOL, architecture={"mlp": Entry.of(FINAL, "final")})
-    assert list(scores().merged(other).architecture) == ["convnet-d3", "mlp"]
-    with pytest.raises(InputError, match="do not belong in one column"):
-        scores().merged(Scores(recipe=AST_RELEASED_PROTOCOL, architecture={}))
-    with pytest.raises(InputError, match="validation"):
-        scores().merged(other.replace(split="validation"))

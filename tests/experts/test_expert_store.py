@@ -6,6 +6,8 @@ import json
 import os
 import resource
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from astdistill.data import Dataset
 from astdistill.errors import InputError
 from astdistill.experts import StoreIdentity, TrajectoryStore, train_experts
 from astdistill.experts.store import identity_of
-from astdistill.runs import write_json
+from astdistill.runs import save_tensors, write_json
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,8 @@ def test_segments_are_rows(store: TrajectoryStore) -> None:
 def test_reading_a_row_reads_no_more_than_it(tmp_path: Path, store: TrajectoryStore) -> None:
     """A sparse file of 2 GB, of which three rows are asked for: time and memory are those of three rows."""
     rows, parameters = 500_000, 1000
-    fake = TrajectoryStore(tmp_path, store.identity)
+    recipe = store.identity.recipe.replace(epochs=rows - 1)
+    fake = TrajectoryStore(tmp_path, store.identity.replace(recipe=recipe, parameters=parameters))
     header = json.dumps({"rows": {"dtype": "F32", "shape": [rows, parameters], "data_offsets": [0, rows * parameters * 4]}}).encode()
     with fake.path(0).open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
@@ -133,7 +136,6 @@ def test_another_recipe_or_other_data_lie_in_another_folder(tmp_path: Path, data
 def test_a_store_knows_its_data(store: TrajectoryStore, dataset: Dataset) -> None:
     opened = TrajectoryStore.open(store.folder)
     assert opened.identity == store.identity
-    assert opened.data == dataset.config
     assert opened.preprocessing.hash == dataset.preprocessing.hash
     assert torch.equal(opened.preprocessing.apply(torch.ones(1, 1, 8, 8)), dataset.preprocessing.apply(torch.ones(1, 1, 8, 8)))
     assert TrajectoryStore.open(store.folder.parent).folder == store.folder
@@ -150,7 +152,7 @@ def test_the_first_experts(store: TrajectoryStore) -> None:
 def test_no_store_is_named(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(
-            InputError, match=r"holds no expert store; name one folder with a recipe\.json, or train experts with: astdistill experts"
+            InputError, match=r"holds no expert store; name one folder with a recipe\.json, or train some with: astdistill experts PRESET"
         ):
             TrajectoryStore.open(folder)
 
@@ -160,7 +162,7 @@ def test_a_cut_expert_file_is_named(tmp_path: Path, store: TrajectoryStore, shar
     copy = TrajectoryStore(tmp_path, store.identity)
     whole = store.path(0).read_bytes()
     copy.path(0).write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError, match=r"000\.safetensors is not a whole trajectory .*delete it and train it again"):
+    with pytest.raises(InputError, match=r"000\.safetensors is not a whole trajectory .*delete it and run the same command again"):
         copy.rows(0, 0, 1)
 
 
@@ -182,3 +184,34 @@ def test_files_that_are_no_experts_are_passed_over(tmp_path: Path, store: Trajec
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "005.partial").mkdir()
     assert copy.experts() == [2, 1000]
+
+
+def test_a_file_with_rows_missing_is_refused(tmp_path: Path, dataset: Dataset) -> None:
+    store = tiny_experts(tmp_path, dataset, count=1)
+    rows = store.rows(0, 0, 3)
+    store.path(0).unlink()  # a new file under the name, so that the mapped one is left alone
+    save_tensors(store.path(0), {"rows": rows}, {"curves": {}})
+    with pytest.raises(InputError, match=r"000\.safetensors holds rows of shape .* are due; delete it"):
+        TrajectoryStore.open(store.folder).rows(0, 0, 1)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_store(tmp_path: Path) -> None:
+    """Both train at once, each expert once; the store is what one process alone makes, bit for bit."""
+    job = tmp_path / "job.py"
+    job.write_text(
+        "import sys\nfrom problems import TINY, TINY_RECIPE, blobs\nfrom astdistill import train_experts\n"
+        "recipe = TINY_RECIPE.replace(epochs=40)\ntrain_experts(blobs(), model=TINY, recipe=recipe, count=3, store=sys.argv[1])\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    subprocess.run([sys.executable, str(job), str(alone)], env=environment, check=True, capture_output=True)
+    pair = [subprocess.Popen([sys.executable, str(job), str(shared)], env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    assert [process.wait(120) for process in pair] == [0, 0]
+    for process in pair:
+        assert process.stderr is not None
+        process.stderr.close()
+    one, two = TrajectoryStore.open(alone), TrajectoryStore.open(shared)
+    assert one.experts() == two.experts() == [0, 1, 2]
+    for expert in one.experts():
+        assert torch.equal(one.rows(expert, 0, 41), two.rows(expert, 0, 41))

@@ -89,12 +89,12 @@ def test_representatives_are_chosen_by_the_logits_of_their_class(
 
 
 @pytest.mark.parametrize("ipc", [1, 3, 9, 11, 15])
-def test_the_released_initialisation_refuses_what_it_cannot_fill(ipc: int) -> None:
+def test_the_released_initialisation_refuses_what_it_cannot_fill(ipc: int, dataset: Dataset) -> None:
     """At ipc below 10 it selects nothing, at 15 ten images that are then given fifteen labels."""
     with pytest.raises(InputError, match=rf"which is not {ipc} images per class; use a multiple of 10, or --method ast, or --without repr"):
-        RepresentativeInitAsReleased().check(ipc)
-    RepresentativeInitAsReleased().check(10 * ipc)
-    RepresentativeInit().check(ipc)
+        RepresentativeInitAsReleased().check(dataset, ipc)
+    RepresentativeInitAsReleased().check(dataset, 10 * ipc)
+    RepresentativeInit().check(dataset, ipc)
 
 
 @pytest.mark.parametrize("ipc", [10, 20])

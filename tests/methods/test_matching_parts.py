@@ -74,7 +74,7 @@ def test_the_intermediate_goal_is_the_sum_over_epochs(released: bool, beta: str)
     """As released, the denominators take the perturbed start; soundly, the expert's own."""
     part, start = segment(), torch.randn(11, dtype=torch.float64, generator=rng(1))
     kind = IntermediateGoalAsReleased if released else IntermediateGoal
-    objective = kind.model_validate({"beta": beta})(part, start, 20)
+    objective = kind.model_validate({"beta": beta, "origin": "student" if released else "expert"})(part, start, 20)
     students = list(torch.randn(3, 11, dtype=torch.float64, generator=rng(2)))
     origin = start if released else part.start
     wanted = 0.0

@@ -55,6 +55,20 @@ def test_every_image_is_shown_once_crisp_and_with_its_whitening_undone(tmp_path:
         assert (sheet == sheet[:, :, :1]).all()
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_other_channels_than_one_and_three_are_shown_as_their_grey_mean(tmp_path: Path, channels: int) -> None:
+    synthetic, pixels = whitened(4, 1, channels)
+    save_grid(synthetic, tmp_path / "images.png")
+    sheet = shown(tmp_path / "images.png")
+    assert (sheet == sheet[:, :, :1]).all()
+    layout = arrange(4, 1, 8, 0.0)
+    factor = layout.cell // 8
+    for label, image in enumerate(pixels.double().mean(dim=1).numpy()):
+        left, top = layout.image(label, 0)
+        cell = sheet[top : top + layout.cell : factor, left : left + layout.cell : factor, 0]
+        np.testing.assert_allclose(cell, image, atol=0.51)
+
+
 def test_images_of_one_class_stand_side_by_side_and_classes_below_each_other(tmp_path: Path) -> None:
     synthetic, pixels = whitened(4, 3)
     save_grid(synthetic, tmp_path / "images.png", columns=1)

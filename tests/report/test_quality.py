@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from rich.console import Console
+from rich.table import Table
 
 from astdistill.errors import InputError
 from astdistill.experts import ExpertCurve
-from astdistill.report.quality import quality_table, save_quality
+from astdistill.report import epoch_table, quality_table, save_quality
 
 SMOOTH = [ExpertCurve([50.0, 60.0], [40.0, 48.0], [0.2, 0.1]), ExpertCurve([52.0, 62.0], [42.0, 50.0], [0.4, 0.3])]
 ROUGH = [ExpertCurve([], [45.0, 57.0, 58.0], [27.0, 9.0, 7.0])]
@@ -20,16 +21,32 @@ def size(path: Path) -> tuple[int, int]:
         return picture.size
 
 
-def table_text(stores: dict[str, list[ExpertCurve]]) -> str:
+def printed(table: Table) -> str:
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(quality_table(stores))
+    console.print(table)
     return " ".join(console.export_text().split())
 
 
 def test_table_states_last_accuracy_with_spread_and_the_range_of_the_mean_step() -> None:
-    shown = table_text({"AST": SMOOTH, "momentum": ROUGH})
+    shown = printed(quality_table({"AST": SMOOTH, "momentum": ROUGH}))
     assert "AST │ 2 │ 2 │ 49.0 ± 1.4 │ 61.0 ± 1.4 │ 0.2 – 0.3" in shown
     assert "momentum │ 1 │ 3 │ 58.0 │ – │ 7 – 27" in shown
+
+
+def test_epoch_table_has_one_row_an_epoch_and_says_n() -> None:
+    shown = printed(epoch_table("AST", SMOOTH))
+    assert "epoch ┃ train, % ┃ test, % ┃ squared step" in shown
+    assert "1 │ 51.0 ± 1.4 │ 41.0 ± 1.4 │ 0.3 ± 0.14 │" in shown
+    assert "2 │ 61.0 ± 1.4 │ 49.0 ± 1.4 │ 0.2 ± 0.14 │" in shown
+    assert "AST: mean ± sample deviation over n = 2 experts" in shown
+    assert epoch_table("AST", SMOOTH).row_count == 2
+
+
+def test_epoch_table_of_one_expert_without_train_accuracy() -> None:
+    shown = printed(epoch_table("momentum", ROUGH))
+    assert "1 │ – │ 45.0 │ 27 │" in shown
+    assert "3 │ – │ 58.0 │ 7 │" in shown
+    assert "momentum: n = 1 expert, so no deviation" in shown
 
 
 def test_figure_of_several_stores_is_one_png_and_the_same_each_time(tmp_path: Path) -> None:
@@ -43,7 +60,11 @@ def test_figure_of_several_stores_is_one_png_and_the_same_each_time(tmp_path: Pa
 
 @pytest.mark.parametrize("curves", [[], [SMOOTH[0], ROUGH[0]], [ExpertCurve([1.0], [1.0, 2.0], [1.0, 2.0])]])
 def test_stores_without_experts_or_of_mixed_length_are_named(curves: list[ExpertCurve], tmp_path: Path) -> None:
-    for use in (lambda: quality_table({"AST": curves}), lambda: save_quality({"AST": curves}, tmp_path / "q.png")):
+    for use in (
+        lambda: quality_table({"AST": curves}),
+        lambda: epoch_table("AST", curves),
+        lambda: save_quality({"AST": curves}, tmp_path / "q.png"),
+    ):
         with pytest.raises(InputError, match="store 'AST' holds"):
             use()
     assert not (tmp_path / "q.png").exists()

@@ -71,6 +71,17 @@ def test_first_order_is_the_gradient_with_constant_students(fields: dict) -> Non
     assert error(found.lr, lr) < 1e-9
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("fields", CASES, ids=str)
+def test_truncated_is_the_gradient_with_a_constant_past(fields: dict, k: int) -> None:
+    case = problem(**fields)
+    images, targets, lr = reference.truncated_gradient(case.inner, case.start, case.variables, case.objective, k)
+    found = run(Truncated(k=k), case)
+    assert error(found.images, images) < 1e-9
+    assert error(found.targets, targets) < 1e-9
+    assert error(found.lr, lr) < 1e-9
+
+
 def test_approximate_estimators_differ_from_the_exact_one_and_say_so() -> None:
     case = problem(momentum=0.9)
     exact = run(Recompute(), case)

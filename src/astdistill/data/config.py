@@ -31,6 +31,7 @@ class DataConfig(Record):
     label_column: str | None = None
     """Column holding the labels, where it cannot be found by itself."""
     size: int | None = Field(default=None, ge=8)
-    """Resize the short side to this many pixels and crop the centre; without it 28 px MNIST and Fashion-MNIST are padded to 32."""
+    """Resize the short side to this many pixels and crop the centre; without it single-channel 28×28 images, of
+    whatever source, are padded to 32×32 (give 28 to keep them)."""
     seed: int = 0
     """Chooses the held-out images and, where a source has no test part, the test images."""

@@ -38,8 +38,8 @@ class Split:
 class Dataset:
     """What experts learn from and students are tested on.
 
-    `fingerprint` is a hash of the training pixels, labels, classes and preprocessing: two sets are the same exactly if
-    their fingerprints are, wherever they lie on disk.
+    `fingerprint` is a hash of the training pixels, labels, classes and preprocessing: two sets teach the same exactly if their
+    fingerprints are equal, wherever they lie on disk. Test and validation images are not in it.
     """
 
     name: str

@@ -11,7 +11,7 @@ import torch
 
 from ..errors import InputError
 from .pictures import Encoded, EncodedPart, file_bytes
-from .pixels import from_array
+from .pixels import Layout, checked_layout, from_array
 from .raw import RawData, RawPart, checked_count, checked_labels, class_names
 from .selection import stratified
 
@@ -61,7 +61,9 @@ def picture_files(folder: Path) -> list[Path]:
 def from_npz(path: Path) -> RawData:
     """The arrays of an .npz file: x_train, y_train and, if there, x_test, y_test (or images, labels); `classes` may name the classes.
 
-    Images are uint8, or floats in [0, 1], laid out as `pixels.from_array` says. Nothing is unpickled.
+    Images are uint8, or floats in [0, 1], `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels, all of which are
+    kept; the channels are the axis that is shorter than height and width, or where `layout` ('NHWC' or 'NCHW') in the file says.
+    Nothing is unpickled.
     """
     import numpy as np
 
@@ -77,15 +79,16 @@ def from_npz(path: Path) -> RawData:
         )
     names = [str(name) for name in arrays["classes"].tolist()] if "classes" in arrays else None
     classes = class_names(arrays[keys[1]], names, path.name)
-    train = _array_part(arrays[keys[0]], arrays[keys[1]], len(classes), f"{path.name}, {keys[0]}")
+    layout = checked_layout(str(arrays["layout"])) if "layout" in arrays else None
+    train = _array_part(arrays[keys[0]], arrays[keys[1]], len(classes), layout, f"{path.name}, {keys[0]}")
     if (keys[2] in arrays) != (keys[3] in arrays):
         raise InputError(f"{path} holds only one of {keys[2]} and {keys[3]}; write both or neither.")
-    test = _array_part(arrays[keys[2]], arrays[keys[3]], len(classes), f"{path.name}, {keys[2]}") if keys[2] in arrays else None
+    test = _array_part(arrays[keys[2]], arrays[keys[3]], len(classes), layout, f"{path.name}, {keys[2]}") if keys[2] in arrays else None
     return RawData(path.stem, classes, train, test)
 
 
-def _array_part(images: Any, labels: Any, classes: int, where: str) -> RawPart:
-    return checked_count(from_array(images, where), checked_labels(labels, classes, where), where)
+def _array_part(images: Any, labels: Any, classes: int, layout: Layout | None, where: str) -> RawPart:
+    return checked_count(from_array(images, where, layout), checked_labels(labels, classes, where), where)
 
 
 def _folder_part(folder: Path, classes: Sequence[str]) -> EncodedPart:

@@ -30,6 +30,7 @@ def load_dataset(source: str | DataConfig = "digits", *, device: str | torch.dev
     """The data set that `source` and the fields of `DataConfig` describe, preprocessed, on one device.
 
     `source` is a known name, a hub name, a folder, an .npz file, or a whole configuration, of which `fields` then change some.
+    Single-channel 28×28 images of any source are padded to 32×32 unless `size` is given.
     Raises InputError, in one sentence, for anything that cannot be used.
     """
     config = resolved(source, fields)

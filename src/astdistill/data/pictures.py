@@ -82,7 +82,7 @@ def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
 
 
 def stacked(pictures: Iterator[Picture], count: int) -> Pixels:
-    """The pictures as one block. Raises InputError naming two of them when their sizes differ."""
+    """The pictures as one block, grey ones filling all three channels beside RGB. Raises InputError naming two that differ otherwise."""
     first = next(pictures)
     block = torch.empty(count, *first.pixels.shape, dtype=torch.uint8)
     for row, picture in enumerate(itertools.chain([first], pictures)):
@@ -90,6 +90,11 @@ def stacked(pictures: Iterator[Picture], count: int) -> Pixels:
             raise InputError(
                 f"Images differ in size: {first.where} is {_size(first.pixels)} and {picture.where} is {_size(picture.pixels)}; "
                 "choose one size with --data.size."
+            )
+        if len(picture.pixels) != block.shape[1] and {len(picture.pixels), block.shape[1]} != {1, 3}:
+            raise InputError(
+                f"Images differ in channels: {first.where} has {len(first.pixels)} and {picture.where} has {len(picture.pixels)}; "
+                "give all the same number (only grey and RGB may be mixed)."
             )
         block = _with_channels(block, max(len(picture.pixels), block.shape[1]))
         block[row] = picture.pixels  # a grey picture fills all three channels of a block in colour

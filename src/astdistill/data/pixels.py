@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, unknown
 from ..shapes import Pixels
+
+Layout = Literal["NHWC", "NCHW"]
+"""Channels last or first; only arrays need it, tensors are always `[N, C, H, W]`."""
+LAST_CHANNELS = 4
+"""No image is so narrow, so a last axis of so few is not a width."""
 
 
 def to_uint8(values: Tensor, where: str) -> Tensor:
@@ -32,8 +37,20 @@ def to_uint8(values: Tensor, where: str) -> Tensor:
     return values.mul(255).round().to(torch.uint8) if values.is_floating_point() else values.to(torch.uint8)
 
 
-def from_array(array: Any, where: str) -> Pixels:
-    """Pixels of a numpy array: `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with C of 1, 3 or 4 (transparency is dropped)."""
+def checked_layout(name: str) -> Layout:
+    """The layout of that name. Raises InputError for any other than NHWC and NCHW."""
+    found = next((layout for layout in get_args(Layout) if layout == name), None)
+    if found is None:
+        raise unknown("layout", name, get_args(Layout))
+    return found
+
+
+def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
+    """Pixels of a numpy array: `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels, none of them dropped.
+
+    Without a `layout`, the channels are the last axis or the one after N, whichever is shorter than both other axes of an image.
+    Raises InputError where neither is (16 channels of 8×8), because it could be read both ways.
+    """
     if array.dtype.kind not in "uif":
         raise InputError(f"The images of {where} are of type {array.dtype}; give uint8 0..255, or floats in [0, 1].")
     values = torch.from_numpy(
@@ -41,24 +58,39 @@ def from_array(array: Any, where: str) -> Pixels:
     )
     if values.ndim == 3:
         values = values.unsqueeze(1)
-    elif values.ndim == 4 and values.shape[3] in (1, 3, 4):
+    elif values.ndim != 4 or 0 in values.shape[1:]:
+        raise InputError(f"The images of {where} have shape {tuple(array.shape)}; give [N, H, W], [N, H, W, C] or [N, C, H, W].")
+    elif (layout or _seen_layout(values, where)) == "NHWC":
         values = values.permute(0, 3, 1, 2)
-    if values.ndim != 4 or values.shape[1] not in (1, 3, 4):
-        raise InputError(
-            f"The images of {where} have shape {tuple(array.shape)}; give [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1, 3 or 4."
-        )
-    return to_uint8(values[:, :3] if values.shape[1] == 4 else values, where).contiguous()
+    return to_uint8(values, where).contiguous()
 
 
 def from_tensor(images: Tensor, where: str) -> Pixels:
-    """Pixels of a tensor `[N, C, H, W]` with any number of channels, or `[N, H, W]`."""
+    """Pixels of a tensor `[N, C, H, W]` with any number of channels, or `[N, H, W]`.
+
+    Raises InputError for what was plainly meant as `[N, H, W, C]`: a last axis that is the shortest and either at most 4 long, or
+    behind two equal ones.
+    """
     values = images.detach().to("cpu")
     values = values.unsqueeze(1) if values.ndim == 3 else values
     if values.ndim != 4:
         raise InputError(f"The images of {where} have shape {tuple(images.shape)}; give [N, C, H, W], or [N, H, W] for grey images.")
-    if values.shape[3] in (1, 3) and values.shape[1] not in (1, 3):
+    first, middle, last = values.shape[1:]
+    if last < min(first, middle) and (last <= LAST_CHANNELS or first == middle):
         raise InputError(f"The images of {where} have shape {tuple(images.shape)}, channels last; give images.permute(0, 3, 1, 2).")
     return to_uint8(values, where).contiguous()
+
+
+def _seen_layout(values: Tensor, where: str) -> Layout:
+    first, middle, last = values.shape[1:]
+    if last < min(first, middle):
+        return "NHWC"
+    if first < min(middle, last):
+        return "NCHW"
+    raise InputError(
+        f"The images of {where} have shape {tuple(values.shape)}, which could be [N, H, W, C] or [N, C, H, W]; "
+        "in an .npz file store layout='NHWC' or layout='NCHW' beside them, or give dataset_from_tensors a tensor [N, C, H, W]."
+    )
 
 
 def resized(pixels: UInt8[Tensor, "N C h w"], size: int | None) -> Pixels:

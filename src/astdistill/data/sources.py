@@ -25,8 +25,8 @@ HUB = {
     "svhn": "ufldl-stanford/svhn:cropped_digits",
 }
 NAMES = ("digits", *HUB)
-PADDED = {"mnist": 32, "fashion_mnist": 32}
-"""Grey images of 28 px get a border, as in all published trajectory matching."""
+UNPADDED, PADDED = (1, 28, 28), 32
+"""Channels, height and width that get a border, and the side they get, as in all published trajectory matching."""
 IN_MEMORY = "tensors:"
 
 
@@ -49,6 +49,7 @@ def read(config: DataConfig) -> RawData:
 
     A known name comes first, then a path that exists, then a hub name 'owner/name' or 'owner/name:configuration'. A known name is read
     from the folder of that name in `ASTDISTILL_DATA`, where the environment names one that has it, and from the hub otherwise.
+    Single-channel 28×28 images of any source are padded to 32×32 unless `config.size` is given.
     Raises InputError for anything else and for every fault of the data itself.
     """
     request = Request(ClassChoice(config.classes, config.first_classes), config.size, config.image_column, config.label_column)
@@ -65,7 +66,15 @@ def read(config: DataConfig) -> RawData:
         raw = _from_hub(source, source.partition(":")[0].rpartition("/")[2], request)
     else:
         raise _nowhere(source)
-    return _bordered(raw, config.size)
+    return bordered(raw, config.size)
+
+
+def bordered(raw: RawData, size: int | None) -> RawData:
+    """The set with its single-channel 28×28 images, whatever its name, padded to 32×32 unless a `size` was asked for."""
+    parts = [part for part in (raw.train, raw.test) if part is not None]
+    if size is not None or any(tuple(part.pixels.shape[1:]) != UNPADDED for part in parts):
+        return raw
+    return raw.map_pixels(lambda pixels: padded(pixels, PADDED))
 
 
 def _local(source: str) -> Path:
@@ -117,13 +126,6 @@ def _from_file(path: Path, request: Request) -> RawData:
 def _shaped(raw: RawData, request: Request) -> RawData:
     chosen = with_classes(raw, request.choice)
     return chosen.map_pixels(lambda pixels: resized(pixels, request.size))
-
-
-def _bordered(raw: RawData, size: int | None) -> RawData:
-    side = PADDED.get(published_name(raw.name))
-    if side is None or size is not None or tuple(raw.train.pixels.shape[1:]) != (1, 28, 28):
-        return raw
-    return raw.map_pixels(lambda pixels: padded(pixels, side))
 
 
 def _nowhere(source: str) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,10 +14,10 @@ from ..errors import InputError
 from .dataset import Dataset
 from .loading import assemble, resolved
 from .pictures import Picture, picture_pixels, stacked
-from .pixels import from_array, from_tensor, resized
+from .pixels import Layout, from_array, from_tensor, resized
 from .raw import RawData, RawPart, checked_count, checked_labels, class_names
 from .selection import ClassChoice, with_classes
-from .sources import IN_MEMORY
+from .sources import IN_MEMORY, bordered
 
 
 def dataset_from_tensors(
@@ -33,8 +34,9 @@ def dataset_from_tensors(
 ) -> Dataset:
     """A data set of images `[N, C, H, W]` (or grey `[N, H, W]`), uint8 or float in [0, 1], with integer labels 0..K−1.
 
-    `classes` names the classes; without it they are numbered. Floats are rounded to 256 levels. `fields` are others of
-    `DataConfig`: first_classes, per_class, validation, size, seed. Raises InputError as `load_dataset` does.
+    `classes` names the classes; without it they are numbered. Floats are rounded to 256 levels; every channel is kept. `fields` are
+    others of `DataConfig`: first_classes, per_class, validation, size, seed. Without a `size`, single-channel 28×28 images are padded
+    to 32×32. Raises InputError as `load_dataset` does.
     """
     names = class_names(train_labels, classes, name)
     train = _tensor_part(train_images, train_labels, len(names), f"{name} (training part)")
@@ -54,15 +56,18 @@ def dataset_from_torch(
 ) -> Dataset:
     """A data set of two `torch.utils.data.Dataset`s that give (image, label): Pillow pictures, uint8 arrays HWC, or tensors CHW in [0, 1].
 
-    Leave out transforms that normalise or augment. Class names come from `classes`, else from `train.classes`.
+    Labels are whole numbers 0..K−1 of any type (int, bool, numpy, 0-dim tensor). Leave out transforms that normalise or augment. Class
+    names come from `classes`, else from `train.classes`. Transparency of Pillow pictures is dropped; arrays and tensors keep every
+    channel. Without a `size`, single-channel 28×28 images are padded to 32×32. Raises InputError naming the image that cannot be used.
     """
     name = name or type(train).__name__
     found = classes if classes is not None else getattr(train, "classes", None)
     size = resolved("own", dict(fields)).size
     first, second = (_torch_part(part, f"{name} ({which} part)", size) for part, which in ((train, "training"), (test, "test")))
-    return dataset_from_tensors(
-        first.pixels, first.labels, second.pixels, second.labels, found, whiten=whiten, name=name, device=device, **fields
-    )
+    names = class_names(first.labels, found, name)
+    for part, which in ((first, "training"), (second, "test")):
+        checked_labels(part.labels, len(names), f"{name} ({which} part)")
+    return _dataset(RawData(name, names, first, second), whiten, device, fields)
 
 
 def _dataset(raw: RawData, whiten: str, device: str | torch.device, fields: dict[str, Any]) -> Dataset:
@@ -73,7 +78,7 @@ def _dataset(raw: RawData, whiten: str, device: str | torch.device, fields: dict
         raise InputError(
             f"Training images of {raw.name} are {shapes[0]} and test images {shapes[1]}; give both the same channels and size."
         )
-    return assemble(chosen, config, device)
+    return assemble(bordered(chosen, config.size), config, device)
 
 
 def _tensor_part(images: Tensor, labels: Any, classes: int, where: str) -> RawPart:
@@ -86,7 +91,7 @@ def _torch_part(part: Any, where: str, size: int | None) -> RawPart:
     def pictures() -> Iterator[Picture]:
         for row in range(len(part)):
             image, label = part[row]
-            labels.append(int(label))
+            labels.append(_label(label, row, where))
             yield Picture(resized(_pixels(image, where).unsqueeze(0), size)[0], f"image {row} of {where}")
 
     if not len(part):
@@ -95,11 +100,29 @@ def _torch_part(part: Any, where: str, size: int | None) -> RawPart:
     return RawPart(pixels, torch.tensor(labels, dtype=torch.int64))
 
 
+def _label(label: Any, row: int, where: str) -> int:
+    try:
+        value = label.item() if hasattr(label, "item") else label  # numpy and torch, also one-element arrays
+        number = int(value)
+        whole = number == value
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # what `item` raises for several elements depends on the library
+        whole, number = False, 0
+    if not whole:
+        given = textwrap.shorten(repr(label), 60, placeholder=" …")
+        raise InputError(f"The label of image {row} of {where} is {given}; labels are whole numbers 0..K-1, so give its class number.")
+    return number
+
+
+def _array_layout(image: Any) -> Layout | None:
+    """HWC, as promised, also where the shape could be read both ways; None leaves a shorter first axis to be taken for the channels."""
+    return None if image.ndim == 3 and image.shape[0] < min(image.shape[1:]) else "NHWC"
+
+
 def _pixels(image: Any, where: str) -> Tensor:
     if isinstance(image, Image.Image):
         return picture_pixels(image)
     if isinstance(image, Tensor):
         return from_tensor(image.unsqueeze(0), where)[0]
     if hasattr(image, "dtype"):
-        return from_array(image[None], where)[0]
+        return from_array(image[None], where, _array_layout(image))[0]
     raise InputError(f"{where} gives images of type {type(image).__name__}; give Pillow pictures, arrays or tensors.")

@@ -11,16 +11,24 @@ from .settings import DistillSettings
 
 def check(dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings, ipc: int) -> None:
     """Raise InputError, before anything is written, where data, experts, method and settings do not fit together."""
-    check_settings(dataset, experts.epochs, method, settings, ipc, f"the experts in {experts.folder} have")
+    check_data(dataset, method, settings, ipc)
+    check_settings(method, settings, experts.epochs, f"the experts in {experts.folder} have")
     _check_experts(dataset, experts)
 
 
-def check_settings(
-    dataset: Dataset, epochs: int, method: Method, settings: DistillSettings, ipc: int, whose: str = "the expert recipe has"
-) -> None:
-    """The part of `check` that needs no experts, only their number of epochs: it can be asked before any is trained."""
+def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc: int) -> None:
+    """Raise InputError where the data cannot be distilled as asked; no experts are needed."""
     dataset.check_ipc(ipc)
-    method.init.check(ipc)
+    method.init.check(dataset, ipc)
+    if settings.validate_every and dataset.validation is None:
+        raise InputError(
+            "Evaluation during the distillation needs images held out of the training data; load them with --data.validation 0.1, "
+            "or set --distill.validate-every 0. Test images are never used to choose."
+        )
+
+
+def check_settings(method: Method, settings: DistillSettings, epochs: int, whose: str = "the expert recipe has") -> None:
+    """Raise InputError where settings contradict the experts' number of epochs, or one another; neither data nor experts are needed."""
     last = settings.max_start_epoch - 1 + settings.matched_epochs
     if last > epochs:
         allowed = max(1, epochs - settings.matched_epochs + 1)
@@ -29,17 +37,12 @@ def check_settings(
             f"{epochs}; choose --distill.max-start-epoch {allowed} or less, or train longer experts."
         )
     method.goal.check(settings.inner_steps, settings.matched_epochs)
-    if settings.validate_every and dataset.validation is None:
-        raise InputError(
-            "Evaluation during the distillation needs images held out of the training data; load them with --data.validation 0.1, "
-            "or set --distill.validate-every 0. Test images are never used to choose."
-        )
 
 
 def _check_experts(dataset: Dataset, experts: TrajectoryStore) -> None:
     identity = experts.identity
     if not len(experts):
-        raise InputError(f"{experts.folder} holds no finished expert; train some with: astdistill experts")
+        raise InputError(f"{experts.folder} holds no finished expert; train some with: astdistill experts PRESET")
     found = {
         "shape": dataset.shape,
         "classes": len(dataset.classes),

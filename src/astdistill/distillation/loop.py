@@ -42,7 +42,7 @@ def distill(
     if model.size != experts.identity.parameters:
         raise InputError(
             f"The network '{experts.identity.model}' has {model.size:,} parameters, but the experts in {experts.folder} have "
-            f"{experts.identity.parameters:,}: its code has changed since; train experts of the present network with: astdistill experts"
+            f"{experts.identity.parameters:,}: its code has changed since; train experts of the present network in another --experts.store."
         )
     run = Distillation(dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, model)
     state = run.start()
@@ -55,11 +55,12 @@ def _iterate(run: Distillation, state: DistillState) -> SyntheticSet | None:
     saver, counters = Saver(run, state), state.counters
     with bar(f"distilling ({run.method.name})", run.settings.iterations, counters.iteration) as progress:
         while counters.iteration < run.settings.iterations:
-            line = run.advance(state)
+            line = run.advance(state, saver.confirmed)
             saver.after_step(state, line)
             if counters.skipped_in_a_row >= run.settings.max_skips:
                 state.roll_back()
                 saver.save(state)
+                _finish(run, state, saver.best)
                 raise DivergedError(_too_many(run, line))
             progress.step(
                 note=f"loss {line['loss']:.4f}, η {line['lr']:.4g}" + (f", skipped {counters.skipped}" if counters.skipped else "")

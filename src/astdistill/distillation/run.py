@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,18 +95,19 @@ class Distillation:
         inner = InnerLoop(self.model, plan, method.momentum, weight, method.labels.kind)
         return method.estimator(inner, start, state.variables(), method.goal(segment, start, settings.inner_steps))
 
-    def advance(self, state: DistillState) -> Line:
-        """One outer step; what is to be logged about it."""
-        began, counters = time.monotonic(), state.counters
-        gradient = self.gradient(state)
-        refused = self.method.accept(gradient) or state.step(Variables(gradient.images, gradient.targets, gradient.lr))
+    def advance(self, state: DistillState, confirmed: Callable[[DistillState], None] = lambda state: None) -> Line:
+        """One outer step; what is to be logged about it. `confirmed` is called with the state before it, if its gradient is accepted."""
+        counters, gradient = state.counters, self.gradient(state)
+        refused = self.method.accept(gradient)
+        if not refused:
+            confirmed(state)
+        refused = refused or state.step(Variables(gradient.images, gradient.targets, gradient.lr))
         line: Line = {"iteration": counters.iteration, "loss": float(gradient.loss), "lr": float(state.lr)}
         if refused:
             line["skipped"] = refused
             counters.skipped += 1
         counters.skipped_in_a_row = counters.skipped_in_a_row + 1 if refused else 0
         counters.iteration += 1
-        counters.seconds += time.monotonic() - began
         return line
 
     def result(self, state: DistillState) -> SyntheticSet:

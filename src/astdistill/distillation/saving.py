@@ -20,28 +20,32 @@ class Saver:
         # Without a best in the state, a file of that name is of a run that was deleted or killed before its first save.
         self.best = SyntheticSet.load(run.out / "best.safetensors") if run.out and state.counters.best else None
 
+    def confirmed(self, state: DistillState) -> None:
+        """Save the state if the last time was long enough ago; called once its own gradient is known to be finite.
+
+        So no state on disk is one that a huge but finite step has ruined.
+        """
+        if time.monotonic() - self.saved >= self.run.settings.checkpoint_seconds:
+            self.save(state)
+
+    def after_step(self, state: DistillState, line: Line) -> None:
+        """Validate where that is due, and log the step."""
+        every = self.run.settings.validate_every
+        due = every > 0 and state.counters.iteration % every == 0
+        if due:
+            line["validation"] = validate(self.run.result(state), self.run.dataset, self.run.settings, self.run.seed)
+            self._consider(state, float(line["validation"]))
+        if self.run.out:
+            append_line(self.run.out / "metrics.jsonl", line)
+        if line.get("skipped"):
+            console().print(f"step {line['iteration']} skipped: {line['skipped']}", highlight=False)
+
     def _consider(self, state: DistillState, accuracy: float) -> None:
         if accuracy > state.counters.best.get("accuracy", -1.0):
             state.counters.best = {"iteration": state.counters.iteration, "accuracy": accuracy}
             self.best = self.run.result(state)
             if self.run.out:
                 self.best.save(self.run.out / "best.safetensors")
-        self.save(state)
-
-    def after_step(self, state: DistillState, line: Line) -> None:
-        """Validate where that is due, log the step, and save the state if the last time was long enough ago."""
-        every = self.run.settings.validate_every
-        due = every > 0 and state.counters.iteration % every == 0
-        if due:
-            line["validation"] = validate(self.run.result(state), self.run.dataset, self.run.settings, self.run.seed)
-        if self.run.out:
-            append_line(self.run.out / "metrics.jsonl", line)
-        if line.get("skipped"):
-            console().print(f"step {line['iteration']} skipped: {line['skipped']}", highlight=False)
-        if due:
-            self._consider(state, float(line["validation"]))
-        elif time.monotonic() - self.saved >= self.run.settings.checkpoint_seconds:
-            self.save(state)
 
     def save(self, state: DistillState) -> None:
         """Save the state."""

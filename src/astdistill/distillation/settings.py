@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..augment import STRATEGY
+from ..augment import STRATEGY, Strategy
 from ..records import Record
 
 
@@ -33,7 +33,7 @@ class DistillSettings(Record):
     """Momentum of the outer SGD."""
     targets_momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of the outer SGD on learned targets."""
-    augmentation: str = STRATEGY
+    augmentation: Strategy = STRATEGY
     """DSA operations of the student, joined by underscores; empty for none."""
     max_experts: int | None = Field(default=None, ge=1)
     """Use only the first so many experts of the store."""

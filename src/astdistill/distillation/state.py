@@ -32,8 +32,6 @@ class Counters:
     skipped_in_a_row: int = 0
     best: dict[str, float] = field(default_factory=dict)
     """iteration and accuracy of the best set by the validation split."""
-    seconds: float = 0.0
-    """Time spent in outer steps by all the processes that worked on this run."""
 
 
 class DistillState:

@@ -6,7 +6,7 @@ from .evaluation import evaluate
 from .recipe import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, PROTOCOLS, EvalRecipe, protocol
 from .scores import Entry, Scores
 from .tables import markdown, table
-from .training import NetworkResult, accuracy
+from .training import NetworkResult
 
 __all__ = [
     "AST_RELEASED_PROTOCOL",
@@ -16,7 +16,6 @@ __all__ = [
     "EvalRecipe",
     "NetworkResult",
     "Scores",
-    "accuracy",
     "evaluate",
     "evaluate_all",
     "full_data",

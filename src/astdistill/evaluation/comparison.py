@@ -57,6 +57,7 @@ def evaluate_all(
     """
     check_seeds(seeds)
     check_same_space(synthetic, dataset)
+    recipe = recipe.augmented(synthetic.augmentation)
     models = [model] if isinstance(model, str) else list(model or [student(synthetic)])
     for name in models:  # a wrong name is found now, not after hours of the one before it
         build_model(name, dataset.shape, len(dataset.classes))

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from ..augment import STRATEGY
 from ..data.dataset import Dataset, Split
 from ..errors import InputError
 from ..models.building import build_model
@@ -43,6 +44,7 @@ def evaluate(
     `dataset` lies. Raises InputError when the set and the data do not share classes, shape and preprocessing.
     """
     name = model or student(synthetic)
+    recipe = recipe.augmented(synthetic.augmentation if isinstance(synthetic, SyntheticSet) else STRATEGY)
     results = dict(done or {})
     tested = split_of(dataset, split)
     check_seeds(seeds)
@@ -58,7 +60,7 @@ def evaluate(
     if scores.diverged:
         console().print(
             f"[yellow]{scores.diverged} of {seeds} networks ({name}) met a training loss that is not finite; "
-            "their accuracy is counted as it is. Lower the step size (recipe field lr).[/yellow]"
+            "their accuracy is counted as it is. Try a smaller step size.[/yellow]"
         )
     return scores
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 
-from ..augment import STRATEGY, draw
+from ..augment import Strategy
 from ..errors import InputError, unknown
 from ..records import Record
 
@@ -33,17 +32,13 @@ class EvalRecipe(Record):
     """What the step size is multiplied by then."""
     momentum_after: float | None = Field(default=None, ge=0, lt=1)
     """Momentum after the drop; None keeps it."""
-    augmentation: str = STRATEGY
-    """Differentiable Siamese augmentations joined by '_', one of which is drawn per batch; '' for none."""
+    augmentation: Strategy | None = None
+    """Differentiable Siamese augmentations joined by '_', one of which is drawn per batch; '' for none; None takes those of the distilled
+    set, for real images beside it too, and all six where there is none."""
     check_every: int = Field(default=0, ge=0)
     """Test every so many epochs and keep the best; 0 tests once, at the end."""
     reported: Literal["final", "best"] = "final"
-    """Which of a network's accuracies enters mean and deviation. 'best' is chosen on the test images."""
-
-    @model_validator(mode="after")
-    def _augmentation_exists(self) -> Self:
-        draw(self.augmentation, 1, (1, 8, 8), torch.Generator())
-        return self
+    """Which of a network's accuracies enters mean and deviation. 'best' is chosen on the tested images."""
 
     @model_validator(mode="after")
     def _best_needs_checks(self) -> Self:
@@ -58,6 +53,10 @@ class EvalRecipe(Record):
         momentum buffer starts anew.
         """
         return int(self.decay_at * epochs) + 1
+
+    def augmented(self, strategy: str) -> EvalRecipe:
+        """The recipe with its augmentation settled: its own, or else `strategy`."""
+        return self if self.augmentation is not None else self.replace(augmentation=strategy)
 
     def for_full_data(self) -> EvalRecipe:
         """The recipe that the full-data baseline runs: the same with `full_epochs` passes."""

@@ -90,12 +90,3 @@ class Scores(Record):
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{file} does not hold scores ({error}); move it away and evaluate again.") from error
-
-    def merged(self, other: Scores) -> Scores:
-        """Both evaluations in one; entries of `other` replace those of the same name. Raises InputError when the protocols differ."""
-        if (self.recipe, self.split) != (other.recipe, other.split):
-            raise InputError(
-                f"Scores under '{self.recipe.name}' on {self.split} and '{other.recipe.name}' on {other.split} do not belong in one "
-                "column; evaluate both with the same recipe."
-            )
-        return self.replace(architecture=self.architecture | other.architecture, baselines=self.baselines | other.baselines)

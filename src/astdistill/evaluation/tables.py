@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from ..augment import STRATEGY
 from .scores import Entry, Scores
 
 BASELINE_NAMES = {"random": "random real images", "kmeans": "K-means real images", "full": "full data"}
@@ -35,8 +36,9 @@ def caption(scores: Scores) -> str:
     )
     sizes = sorted({entry.n for entry in _entries(scores)})
     n = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    augmentation = "" if recipe.augmentation == STRATEGY else f"augmentation {(recipe.augmentation or 'none').replace('_', ', ')}; "
     return (
-        f"Protocol {recipe.name}: {recipe.epochs} epochs, {scores.split} accuracy in %, reported: {which}; "
+        f"Protocol {recipe.name}: {recipe.epochs} epochs, {augmentation}{scores.split} accuracy in %, reported: {which}; "
         f"mean ± sample deviation over n = {n} fresh {'network' if n == '1' else 'networks'}."
     )
 

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..accuracy import accuracy
 from ..augment import apply, draw
 from ..data.dataset import Split
 from ..shapes import Images, Labels, Logits, Scalar, Targets
 from .recipe import EvalRecipe
-
-TEST_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -65,17 +64,6 @@ def train_network(
     return NetworkResult(final, best, diverged=not bool(total.isfinite()))
 
 
-def accuracy(network: nn.Module, tested: Split) -> float:
-    """The percentage of images that `network`, in evaluation mode, gives their own label."""
-    network.eval()
-    with torch.no_grad():
-        right = sum(
-            (network(images).argmax(dim=1) == labels).sum()
-            for images, labels in zip(tested.images.split(TEST_BATCH), tested.labels.split(TEST_BATCH), strict=True)
-        )
-    return 100.0 * float(right) / len(tested)
-
-
 def loss(logits: Logits, targets: Targets | Labels) -> Scalar:
     """The mean cross-entropy against distributions `[B, K]`; with one-hot rows it is the ordinary one against labels."""
     return F.cross_entropy(logits, targets)
@@ -96,7 +84,7 @@ def _train_epoch(
     order = torch.randperm(len(images), generator=generator).to(images.device)
     total = torch.zeros((), device=images.device)
     for batch in order.split(recipe.batch):
-        drawn = draw(recipe.augmentation, len(batch), (channels, height, width), generator).to(images.device)
+        drawn = draw(recipe.augmentation or "", len(batch), (channels, height, width), generator).to(images.device)
         value = loss(network(apply(images[batch], drawn)), targets[batch])
         optimiser.zero_grad(set_to_none=True)
         value.backward()

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..augment import STRATEGY
+from ..augment import STRATEGY, Strategy
 from ..records import Record
 
 
@@ -32,7 +32,7 @@ class ExpertRecipe(Record):
     """image (sound): the norm over a whole augmented image; pixel (as released): over the channels of each un-augmented pixel."""
     grad_norm: float = Field(default=0.0, ge=0)
     """Longest gradient that a step may follow; a longer one is scaled down to it. 0 means any."""
-    augmentation: str = STRATEGY
+    augmentation: Strategy = STRATEGY
     """DSA operations joined by underscores; empty for none."""
 
     @property

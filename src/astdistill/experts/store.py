@@ -80,15 +80,10 @@ class TrajectoryStore:
             inside = sorted(path.parent for path in folder.glob("*/recipe.json"))
             if len(inside) != 1:
                 found = f"holds {len(inside)} stores ({', '.join(path.name for path in inside)})" if inside else "holds no expert store"
-                raise InputError(f"{folder} {found}; name one folder with a recipe.json, or train experts with: astdistill experts")
+                raise InputError(f"{folder} {found}; name one folder with a recipe.json, or train some with: astdistill experts PRESET")
             folder = inside[0]
         identity = StoreIdentity.model_validate(read_json(folder / "recipe.json")["identity"])
         return TrajectoryStore(folder, identity, limit)
-
-    @property
-    def data(self) -> DataConfig:
-        """The configuration of the data that the experts learned from."""
-        return DataConfig.model_validate(read_json(self.folder / "recipe.json")["data"])
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -148,10 +143,14 @@ class TrajectoryStore:
             try:
                 self._open[expert] = safe_open(path, framework="pt").__enter__()
             except (SafetensorError, OSError) as error:
-                raise InputError(
-                    f"{path} is not a whole trajectory ({error}); delete it and train it again with: astdistill experts"
-                ) from error
+                raise InputError(f"{path} is not a whole trajectory ({error}); delete it and run the same command again.") from error
+            self._check_rows(path, self._open[expert].get_slice("rows").get_shape())
         return self._open[expert]
+
+    def _check_rows(self, path: Path, shape: list[int]) -> None:
+        wanted = [self.epochs + 1, self.identity.parameters]
+        if shape != wanted:
+            raise InputError(f"{path} holds rows of shape {shape} where {wanted} are due; delete it and run the same command again.")
 
 
 def identity_of(

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ..accuracy import accuracy
 from ..augment import apply, draw
 from ..data import Dataset, Split
 from ..errors import DivergedError, InputError
 from ..models import FlatModel, build_model
 from ..progress import Bar, bar
-from ..runs import append_line
+from ..runs import append_line, lock
 from ..seeds import derive, rng, seeded
 from ..shapes import Batch, Labels, Scalar
 from .curves import ExpertCurve
@@ -50,9 +51,21 @@ def train_experts(
     missing = sorted(set(range(count)) - set(trajectories.experts()))
     if missing:
         with bar("training experts (epochs)", count * recipe.epochs, (count - len(missing)) * recipe.epochs) as progress:
-            for expert in missing:
-                train_expert(dataset, trajectories, expert, progress)
+            _train_missing(dataset, trajectories, missing, progress)
     return TrajectoryStore(trajectories.folder, identity, limit=count)
+
+
+def _train_missing(dataset: Dataset, store: TrajectoryStore, missing: list[int], progress: Bar) -> None:
+    """Train experts that no other process is at; then wait for those that another one is at, and take over what it leaves."""
+    waiting = False
+    while missing:
+        for expert in missing:
+            with lock(store.folder / f".{expert:03d}.lock", wait=waiting) as held:
+                waiting = False
+                if held and not store.path(expert).exists():
+                    train_expert(dataset, store, expert, progress)
+        left = [expert for expert in missing if not store.path(expert).exists()]
+        waiting, missing = len(left) == len(missing), left
 
 
 def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress: Bar) -> None:
@@ -71,15 +84,15 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress
             optimiser = _optimiser(network, recipe, epoch)
         before = flat.flatten(network)
         with seeded(identity.seed, "dropout", expert, epoch):  # a user's network may draw while it trains
-            accuracy = train_epoch(network, optimiser, dataset.train, recipe, epoch, derive(identity.seed, "expert", expert, epoch))
+            trained = train_epoch(network, optimiser, dataset.train, recipe, epoch, derive(identity.seed, "expert", expert, epoch))
         after = flat.flatten(network)
         if not math.isfinite(step := float((after - before).double().square().sum())):
             raise DivergedError(
                 f"Expert {expert} of {store.folder} stopped being finite in epoch {epoch} (rate {recipe.rate(epoch):g}); lower the "
                 f"recipe's rate or penalty and train again. Finished experts are kept."
             )
-        curves.train_accuracy.append(accuracy)
-        curves.test_accuracy.append(accuracy_on(network, dataset.test))
+        curves.train_accuracy.append(trained)
+        curves.test_accuracy.append(accuracy(network, dataset.test))
         curves.step_squared.append(step)
         partial.append(after, optimiser, curves)
         append_line(
@@ -137,15 +150,6 @@ def gradient_penalty(images: Batch, logits: Tensor, form: Literal["image", "pixe
 def _unaugmented(network: nn.Module, images: Batch) -> tuple[Batch, Tensor]:
     source = images.detach().requires_grad_()
     return source, network(source)
-
-
-@torch.no_grad()
-def accuracy_on(network: nn.Module, split: Split, batch: int = 1000) -> float:
-    """Accuracy of the network on a split, in percent."""
-    network.eval()
-    parts = zip(split.images.split(batch), split.labels.split(batch), strict=True)
-    correct = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in parts)
-    return 100 * correct / len(split)
 
 
 def _optimiser(network: nn.Module, recipe: ExpertRecipe, epoch: int) -> torch.optim.Optimizer:

@@ -12,6 +12,8 @@ AST_AS_RELEASED = AST.replace(
     init=RepresentativeInitAsReleased(),
     perturb=WeightPerturbationAsReleased(),
     weight=BalancedWeightAsReleased(),
-    goal=IntermediateGoalAsReleased(),
+    goal=IntermediateGoalAsReleased(origin="student"),
 )
-"""Differs from AST in the form of the penalty, the initialisation, the balance, the matched steps and the perturbation."""
+"""Differs from AST in the form of the penalty and the bound that only the sound form needs, the initialisation, the balance, the matched
+steps and their denominators, and the perturbation. η stays logarithmic, so that it cannot turn negative; `rate=RawRate()` is as released.
+"""

@@ -59,10 +59,10 @@ class Method(Record):
 
 PARTS: dict[str, Callable[[Method], Method]] = {
     "clipping": lambda method: method.replace(expert=method.expert.replace(clip_epochs=0)),
-    "penalty": lambda method: method.replace(expert=method.expert.replace(penalty=0.0)),
+    "penalty": lambda method: method.replace(expert=method.expert.replace(penalty=0.0, grad_norm=0.0)),
     "representative": lambda method: method.replace(init=RealInit()),
     "balanced": lambda method: method.replace(weight=InnerWeight()),
-    "intermediate": lambda method: method.replace(goal=FinalGoal()),
+    "intermediate": lambda method: method.replace(goal=FinalGoal(origin=method.goal.origin)),
     "perturbation": lambda method: method.replace(perturb=Perturb()),
 }
 """AST's six parts, each with the way to do without it."""

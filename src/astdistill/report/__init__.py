@@ -2,6 +2,6 @@
 
 from .curves import save_curves
 from .pictures import save_grid
-from .quality import quality_table, save_quality
+from .quality import epoch_table, quality_table, save_quality
 
-__all__ = ["quality_table", "save_curves", "save_grid", "save_quality"]
+__all__ = ["epoch_table", "quality_table", "save_curves", "save_grid", "save_quality"]

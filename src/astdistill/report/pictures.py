@@ -74,8 +74,9 @@ class Layout:
 def save_grid(synthetic: SyntheticSet, path: str | Path, columns: int | None = None) -> None:
     """Write all images of the set as one PNG, grouped by class, under the class's name or (several per class) beside it.
 
-    Pixels are undone from whitening, clipped, and enlarged by a whole factor without smoothing. `columns` is how many classes
-    stand side by side; None chooses. Raises InputError for `columns` below 1.
+    One channel is shown grey, three as RGB, any other number as the grey mean over its channels. Pixels are undone from whitening,
+    clipped, and enlarged by a whole factor without smoothing. `columns` is how many classes stand side by side; None chooses.
+    Raises InputError for `columns` below 1.
     """
     if columns is not None and columns < 1:
         raise InputError(f"{columns} columns were asked for; give at least 1, or leave it out.")
@@ -105,7 +106,7 @@ def arrange(classes: int, ipc: int, size: int, name_width: float, columns: int |
 
 def _sheet(pixels: Images, layout: Layout, ipc: int) -> UInt8[np.ndarray, "height width 3"]:
     sheet = np.full((layout.height, layout.width, 3), 255, dtype=np.uint8)
-    colour = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
+    colour = pixels if pixels.shape[1] == 3 else pixels.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     whole = colour.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
     factor = layout.cell // max(pixels.shape[-2:])
     for index, image in enumerate(whole):

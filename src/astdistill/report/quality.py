@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from ..errors import InputError
+from ..evaluation.tables import spread
 from ..experts import ExpertCurve
 from .canvas import COLOURS, blank, logarithmic, save, tidy
 
@@ -60,9 +60,31 @@ def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
             name,
             str(len(curves)),
             str(len(steps)),
-            _spread([curve.test_accuracy[-1] for curve in curves]),
-            _spread(trained) if trained else "–",
+            spread([curve.test_accuracy[-1] for curve in curves]),
+            spread(trained) if trained else "–",
             f"{steps.min():.2g} – {steps.max():.2g}",
+        )
+    return shown
+
+
+def epoch_table(name: str, curves: Sequence[ExpertCurve]) -> Table:
+    """One row an epoch 1 … E: train and test accuracy in percent and squared step length, mean ± sample deviation over the experts.
+
+    Train accuracy is left out (–) unless every expert has it. Raises InputError for no expert or experts of different length.
+    """
+    _check(name, curves)
+    n = len(curves)
+    over = f"mean ± sample deviation over n = {n} experts" if n > 1 else "n = 1 expert, so no deviation"
+    shown = Table(caption=f"{name}: {over}; squared step: ‖θ_e − θ_(e−1)‖².", caption_justify="left")
+    for column in ("epoch", "train, %", "test, %", "squared step"):
+        shown.add_column(column, justify="right")
+    trained = all(curve.train_accuracy for curve in curves)
+    for epoch in range(len(curves[0].step_squared)):
+        shown.add_row(
+            str(epoch + 1),
+            spread([curve.train_accuracy[epoch] for curve in curves]) if trained else "–",
+            spread([curve.test_accuracy[epoch] for curve in curves]),
+            _step_spread([curve.step_squared[epoch] for curve in curves]),
         )
     return shown
 
@@ -91,6 +113,7 @@ def _cycle(count: int) -> list[str]:
     return [COLOURS[index % len(COLOURS)] for index in range(count)]
 
 
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.fmean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+def _step_spread(steps: Sequence[float]) -> str:
+    """Significant digits instead of decimals, because steps range from hundredths to tens."""
+    mean = f"{np.mean(steps):.3g}"
+    return f"{mean} ± {np.std(steps, ddof=1):.2g}" if len(steps) > 1 else mean

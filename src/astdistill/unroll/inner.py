@@ -31,9 +31,13 @@ class MetaGradient:
     targets: Targets
     lr: Scalar
 
-    def is_finite(self) -> bool:
-        """Whether the loss and every derivative are finite."""
-        return all(bool(tensor.isfinite().all()) for tensor in (self.loss, self.images, self.targets, self.lr))
+
+@dataclass(frozen=True)
+class Course:
+    """θ_0 … θ_T of one student, each `[P]`, and its velocity v_s before the step s that was asked for."""
+
+    students: list[Params]
+    velocity: Params
 
 
 @dataclass(frozen=True)
@@ -62,16 +66,19 @@ class InnerLoop:
         chosen = self.plan.indices[step]
         return self.plan.augment(step, variables.images[chosen]), variables.targets[chosen]
 
-    def students(self, start: Params, variables: Variables) -> list[Params]:
-        """θ_0 … θ_T, each `[P]`, computed without a graph: P floats a step and nothing else is kept."""
+    def course(self, start: Params, variables: Variables, velocity_at: int = 0) -> Course:
+        """The students and one velocity, computed without a graph: P floats a step and nothing else is kept."""
         students, theta, velocity = [start.detach()], start.detach(), torch.zeros_like(start)
+        kept = velocity
         for step in range(self.plan.steps):
+            if step == velocity_at:
+                kept = velocity
             with torch.no_grad():
                 images, targets = self.batch(step, variables)
             theta = theta.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.loss(theta, images, targets), theta)
             with torch.no_grad():
-                velocity = velocity.mul_(self.momentum).add_(gradient)
+                velocity = self.momentum * velocity + gradient
                 theta = theta - variables.lr * velocity
             students.append(theta)
-        return students
+        return Course(students, kept)

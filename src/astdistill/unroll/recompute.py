@@ -43,12 +43,13 @@ def walk_back(
     inner: InnerLoop, start: Params, variables: Variables, objective: Objective, *, steps: int, form: Form = "double", hessian: bool = True
 ) -> MetaGradient:
     """The meta-gradient through the last `steps` inner steps; without `hessian`, θ's dependence on earlier images is dropped."""
-    students = inner.students(start, variables)
+    last = inner.plan.steps
+    course = inner.course(start, variables, velocity_at=last - steps)
+    students = course.students
     loss, read = cotangents(objective, students)
     images, targets = torch.zeros_like(variables.images), torch.zeros_like(variables.targets)
     lr = torch.zeros_like(variables.lr)
     adjoint, velocity = torch.zeros_like(start), torch.zeros_like(start)  # λ = dL/dθ and m = dL/dv
-    last = inner.plan.steps
     for step in reversed(range(last - steps, last)):
         adjoint += read.get(step + 1, 0.0)
         velocity.mul_(inner.momentum).sub_(variables.lr * adjoint)
@@ -63,6 +64,8 @@ def walk_back(
         targets.index_add_(0, chosen, found.targets)
         lr += velocity @ found.gradient / variables.lr
         adjoint += found.theta
+    # Where the walk stops early, the velocity it stops at is a constant that every later step still multiplies by η.
+    lr += inner.momentum * (velocity @ course.velocity) / variables.lr
     return MetaGradient(loss, images, targets, lr)
 
 

@@ -31,8 +31,8 @@ class Initial:
 class Init(Part):
     """Chooses the start of X from the training images. ipc has been checked against the class sizes."""
 
-    def check(self, ipc: int) -> None:
-        """Raise InputError when so many images per class cannot be chosen this way."""
+    def check(self, dataset: Dataset, ipc: int) -> None:
+        """Raise InputError when so many images per class of this data set cannot be chosen this way."""
 
     def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
         """The initial set."""
@@ -69,23 +69,16 @@ class FileInit(Init):
     path: Path
     """A synthetic.safetensors, or the run folder that holds one."""
 
-    def check(self, ipc: int) -> None:
+    def check(self, dataset: Dataset, ipc: int) -> None:
         earlier = load(self.path)
-        if earlier.ipc != ipc:
-            raise InputError(
-                f"{self.path} has {earlier.ipc} images per class, {ipc} were asked for; choose --ipc {earlier.ipc}, or --init real."
-            )
+        found = (earlier.classes, earlier.ipc, tuple(earlier.images.shape[1:]), earlier.preprocessing.hash)
+        wanted = (dataset.classes, ipc, dataset.shape, dataset.preprocessing.hash)
+        for name, has, wants in zip(("classes", "images per class", "image shape", "preprocessing"), found, wanted, strict=True):
+            if has != wants:
+                raise InputError(f"{self.path} has other {name} ({has}) than this run ({wants}); start from a set like it, or --init real.")
 
     def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
-        earlier = load(self.path)
-        found = (earlier.classes, tuple(earlier.images.shape[1:]), earlier.preprocessing.hash)
-        wanted = (dataset.classes, dataset.shape, dataset.preprocessing.hash)
-        for name, has, wants in zip(("classes", "image shape", "preprocessing"), found, wanted, strict=True):
-            if has != wants:
-                raise InputError(
-                    f"{self.path} has other {name} ({has}) than this run ({wants}); start from a set of the same data, or --init real."
-                )
-        device = dataset.train.images.device
+        earlier, device = load(self.path), dataset.train.images.device
         return Initial(earlier.images.to(device), earlier.hard_labels.to(device))
 
 
@@ -101,7 +94,7 @@ class RepresentativeInit(Init):
 class RepresentativeInitAsReleased(Init):
     """AST, METHOD §2 part 3, as released: ten clusters whatever ipc is, int(ipc / 10) images of the whole class nearest each centre."""
 
-    def check(self, ipc: int) -> None:
+    def check(self, dataset: Dataset, ipc: int) -> None:
         if ipc % 10:
             raise InputError(
                 f"The released representative initialisation takes int(ipc/10) images from each of ten clusters, which is not {ipc} images "

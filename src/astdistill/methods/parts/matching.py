@@ -5,16 +5,25 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ...errors import InputError
 from ...experts import Segment
 from ...records import Part
-from ...shapes import Params
+from ...shapes import Params, Rows
 from ...unroll import Matching, Objective
 
 
 class Goal(Part):
     """Builds the objective of one outer step."""
+
+    origin: Literal["expert", "student"] = "expert"
+    """Where denominators measure from: the expert's θ*_t (sound), or the student's start, perturbed or not (as released)."""
+
+    def scales(self, segment: Segment, start: Params, targets: Rows) -> Float[Tensor, " rows"]:
+        """1 / ‖origin − target_j‖² for each target."""
+        return 1 / ((segment.start if self.origin == "expert" else start) - targets).square().sum(dim=1)
 
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
         """The objective for a student that takes `steps` inner steps from `start` (perturbed or not)."""
@@ -29,7 +38,7 @@ class FinalGoal(Goal):
 
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
         target = segment.checkpoints[-1:]
-        return Matching((steps,), target, _scales(segment.start, target))
+        return Matching((steps,), target, self.scales(segment, start, target))
 
 
 class IntermediateGoal(Goal):
@@ -41,7 +50,7 @@ class IntermediateGoal(Goal):
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
         count = len(segment.checkpoints)
         return Matching(
-            self.at(steps, count), segment.checkpoints, _betas(self.beta, segment) * _scales(segment.start, segment.checkpoints)
+            self.at(steps, count), segment.checkpoints, _betas(self.beta, segment) * self.scales(segment, start, segment.checkpoints)
         )
 
     def at(self, steps: int, matched: int) -> tuple[int, ...]:
@@ -57,18 +66,10 @@ class IntermediateGoal(Goal):
 
 
 class IntermediateGoalAsReleased(IntermediateGoal):
-    """AST, METHOD §2 part 5, as released: s_j = (T//M)·j for j < M and s_M = T; the denominators use the perturbed start."""
-
-    def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
-        count = len(segment.checkpoints)
-        return Matching(self.at(steps, count), segment.checkpoints, _betas(self.beta, segment) * _scales(start, segment.checkpoints))
+    """AST, METHOD §2 part 5, as released: s_j = (T//M)·j for j < M and s_M = T."""
 
     def at(self, steps: int, matched: int) -> tuple[int, ...]:
         return (*(steps // matched * j for j in range(1, matched)), steps)
-
-
-def _scales(origin: Params, targets: torch.Tensor) -> torch.Tensor:
-    return 1 / (origin - targets).square().sum(dim=1)
 
 
 def _betas(beta: Literal["one", "adaptive"], segment: Segment) -> torch.Tensor:

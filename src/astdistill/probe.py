@@ -1,0 +1,149 @@
+"""A few steps of an experiment on random images, timed and weighed."""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .experiment import Experiment
+from .experts.training import expert_loss
+from .methods import Method
+from .models import FlatModel, build_model
+from .seeds import rng
+from .unroll import InnerLoop, Matching, Variables, draw_plan
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What an estimate needs to know of a data set."""
+
+    shape: tuple[int, int, int]
+    classes: int
+    train: int
+    test: int
+
+    @property
+    def bytes(self) -> int:
+        """All images as float32."""
+        return 4 * (self.train + self.test) * math.prod(self.shape)
+
+
+NAMED = {
+    "digits": Facts((1, 8, 8), 10, 1437, 360),
+    "cifar10": Facts((3, 32, 32), 10, 50000, 10000),
+    "cifar100": Facts((3, 32, 32), 100, 50000, 10000),
+    "mnist": Facts((1, 32, 32), 10, 60000, 10000),
+    "fashion_mnist": Facts((1, 32, 32), 10, 60000, 10000),
+    "svhn": Facts((3, 32, 32), 10, 73257, 26032),
+}
+
+
+class Probe:
+    """A network of the experiment on random images, for timing a few steps."""
+
+    def __init__(self, experiment: Experiment, known: Facts) -> None:
+        self.known, self.device = known, experiment.device
+        self.network = build_model(experiment.model, known.shape, known.classes).to(experiment.device)
+        self.parameters = sum(parameter.numel() for parameter in self.network.parameters())
+
+    def _images(self, batch: int) -> tuple[Tensor, Tensor]:
+        generator = rng(0, "probe")
+        images = torch.randn(batch, *self.known.shape, generator=generator).to(self.device)
+        return images, torch.randint(self.known.classes, (batch,), generator=generator).to(self.device)
+
+    def expert_step(self, method: Method, batch: int, penalty: bool) -> tuple[float, int]:
+        """Seconds and bytes of one training step on `batch` images."""
+        probed = min(batch, 32)
+        images, labels = self._images(probed)
+        recipe = method.expert if penalty else method.expert.replace(penalty=0.0)
+
+        def step() -> None:
+            expert_loss(self.network, images, images, labels, recipe, 0)[0].backward()
+
+        return _timed(step, self.device) * batch / probed, _saved_bytes(step) * batch // probed
+
+    def outer_step(self, experiment: Experiment) -> tuple[float, int]:
+        """Seconds and bytes of one outer step, from unrolls of one and two inner steps."""
+        settings, count = experiment.distill, experiment.ipc * self.known.classes
+        batch = min(settings.batch_syn or count, count)
+        probed = min(batch, 20)
+        # Without augmentation, because a dearer operation drawn for the second step would look like growth with T.
+        first, second = (_saved_bytes(self._unroll(experiment, steps, probed, "")) for steps in (1, 2))
+        # The hooks keep a norm's small outputs in a reference cycle for a while; growth of a few per cent is theirs, not the estimator's.
+        growth = second - first if second > 1.05 * first else 0
+        graphs = (first + (settings.inner_steps - 1) * growth) * batch // probed
+        seconds = (
+            _timed(self._unroll(experiment, 2, probed, settings.augmentation), self.device) * settings.inner_steps / 2 * batch / probed
+        )
+        return seconds, graphs + 4 * self.parameters * (settings.inner_steps + 8)
+
+    def _unroll(self, experiment: Experiment, steps: int, batch: int, strategy: str) -> Callable[[], None]:
+        """A meta-gradient through `steps` inner steps on `batch` images."""
+        images, labels = self._images(batch)
+        model = FlatModel(self.network)
+        start = model.flatten()
+        plan = draw_plan(steps, batch, None, strategy, self.known.shape, rng(0, "probe"), self.device)
+        targets = torch.nn.functional.one_hot(labels, self.known.classes).float()
+        variables = Variables(images, targets, torch.tensor(0.01, device=self.device))
+        goal = Matching((steps,), start[None] + 0.01, torch.ones(1, device=self.device))
+        inner = InnerLoop(model, plan, experiment.method.momentum)
+        return lambda: _done(experiment.method.estimator(inner, start, variables, goal))
+
+
+def _done(result: object) -> None:
+    """Drop a result, so that a step returns nothing."""
+
+
+def _timed(step: Callable[[], None], device: str) -> float:
+    """The faster of two runs after a warm-up."""
+    step()
+    taken = []
+    for _ in range(2):
+        _wait(device)
+        began = time.perf_counter()
+        step()
+        _wait(device)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def _wait(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _saved_bytes(step: Callable[[], None]) -> int:
+    """The most bytes that autograd keeps alive at once during a step, each storage counted once: what grows with the batch."""
+    alive: dict[int, int] = {}
+    ledger = {"now": 0, "peak": 0}
+
+    def release(address: int, count: int) -> None:
+        alive[address] -= 1
+        ledger["now"] -= 0 if alive[address] else count
+
+    def keep(tensor: Tensor) -> _Kept:
+        storage = tensor.untyped_storage()
+        address, count = storage.data_ptr(), storage.nbytes()
+        ledger["now"] += 0 if alive.get(address) else count
+        ledger["peak"] = max(ledger["peak"], ledger["now"])
+        alive[address] = alive.get(address, 0) + 1
+        kept = _Kept(tensor)
+        weakref.finalize(kept, release, address, count)
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+        step()
+    return ledger["peak"]
+
+
+class _Kept:
+    """A tensor that a graph has saved; it goes when the graph goes."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
