@@ -85,10 +85,11 @@ def main() -> None:
             scores = Scores.read(folder) if options.collect else run_experiment(cell, folder)
             seconds[folder.name] = round(time.monotonic() - began, 1)
             collected.setdefault(cell.method.name, []).extend(scores.architecture.values())
-            for name, entry in scores.baselines.items():
+            for name, entry in scores.baselines.items() if first else ():
                 collected.setdefault(name, []).append(entry)
-            courses[folder.name] = course(folder)
-            origin = read_json(folder / "provenance.json")
+            here = read_json(folder / "provenance.json")
+            origin = origin or here
+            courses[folder.name] = course(folder) | {"commit": here["commit"]}
     rows = [row(name, entries) for name, entries in collected.items()]
     for each in rows:
         spread = "" if each["std"] is None else f" ± {each['std']:.1f}"
@@ -98,7 +99,10 @@ def main() -> None:
         origin = {name: value for name, value in origin.items() if name not in ("arguments", "resumed")}
         settings = preset(options.preset).distill.to_json()
         record = {"bench": "table", "preset": options.preset, "machine": origin.pop("machine"), "provenance": origin, "protocol": recipe}
-        write_json(options.json, record | {"distill": settings, "rows": rows, "runs": courses, "wall_seconds_of_this_call": seconds})
+        write_json(
+            options.json,
+            record | {"distill": settings, "rows": rows, "runs": courses, "wall_seconds_of_this_call": {} if options.collect else seconds},
+        )
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Probe:
         def step() -> None:
             expert_loss(self.network, images, images, labels, recipe, 0)[0].backward()
 
-        return _timed(step, self.device) * batch / probed, _saved_bytes(step) * batch // probed
+        return _timed(step, self.device) * batch / probed, saved_bytes(step) * batch // probed
 
     def outer_step(self, experiment: Experiment) -> tuple[float, int]:
         """Seconds and bytes of one outer step, from unrolls of one and two inner steps."""
@@ -74,7 +74,7 @@ class Probe:
         batch = min(settings.batch_syn or count, count)
         probed = min(batch, 20)
         # Without augmentation, because a dearer operation drawn for the second step would look like growth with T.
-        first, second = (_saved_bytes(self._unroll(experiment, steps, probed, "")) for steps in (1, 2))
+        first, second = (saved_bytes(self._unroll(experiment, steps, probed, "")) for steps in (1, 2))
         # The hooks keep a norm's small outputs in a reference cycle for a while; growth of a few per cent is theirs, not the estimator's.
         growth = second - first if second > 1.05 * first else 0
         graphs = (first + (settings.inner_steps - 1) * growth) * batch // probed
@@ -118,7 +118,7 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _saved_bytes(step: Callable[[], None]) -> int:
+def saved_bytes(step: Callable[[], None]) -> int:
     """The most bytes that autograd keeps alive at once during a step, each storage counted once: what grows with the batch."""
     alive: dict[int, int] = {}
     ledger = {"now": 0, "peak": 0}
