@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 VERBS = {
-    "demo": "AST on scikit-learn's digits, one image per class, evaluated: two minutes on a laptop",
+    "demo": "AST on scikit-learn's digits, one image per class, evaluated: about a minute on two cores",
     "run": "a preset from data to scores: astdistill run cifar100-ipc1 --data FOLDER",
     "experts": "train the experts of a preset and show how good and how smooth they are",
     "distill": "distil with the experts of a preset, training those that are missing",
