@@ -169,6 +169,13 @@ def test_a_folder_with_other_things_is_left_alone(capsys: pytest.CaptureFixture[
     assert [path.name for path in Path("mine").iterdir()] == ["notes.txt"]
 
 
+def test_a_store_that_is_a_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("taken").write_text("mine")
+    assert exit_code("run", "digits-ipc1", *TINY, "--experts.store", "taken") == 2
+    assert "--experts.store taken is a file; name a folder" in capsys.readouterr().err
+    assert Path("taken").read_text() == "mine"
+
+
 def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "runs/digits-ipc1/state.safetensors")

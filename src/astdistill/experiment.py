@@ -81,6 +81,9 @@ def load_data(experiment: Experiment) -> Dataset:
 
 def check_numbers(experiment: Experiment) -> None:
     """Raise InputError where settings contradict one another, whatever the data."""
+    store = experiment.experts.store
+    if store.exists() and not store.is_dir():
+        raise InputError(f"--experts.store {store} is a file; name a folder.")
     check_settings(experiment.method, experiment.distill, experiment.method.expert.epochs)
     wanted = experiment.distill.max_experts
     if wanted is not None and wanted > experiment.experts.count:

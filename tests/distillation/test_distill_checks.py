@@ -20,7 +20,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def refused(
+def check_refused(
     sentence: str, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path, method: Method = AST, ipc: int = 2
 ) -> None:
     with pytest.raises(InputError, match=sentence):
@@ -34,7 +34,7 @@ def test_segments_beyond_the_trajectory(
 ) -> None:
     """The trap: max_start_epoch + expert_epochs beyond the stored epochs was found at a random iteration."""
     sentence = rf"{matched} matched epochs reach epoch {starts - 1 + matched}, but .* 6; choose --distill.max-start-epoch {advice} or less"
-    refused(sentence, dataset, experts, settings.replace(max_start_epoch=starts, matched_epochs=matched, inner_steps=8), out)
+    check_refused(sentence, dataset, experts, settings.replace(max_start_epoch=starts, matched_epochs=matched, inner_steps=8), out)
 
 
 def test_the_last_segment_that_fits_is_taken(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
@@ -55,35 +55,37 @@ def test_the_last_segment_that_fits_is_taken(dataset: Dataset, experts: Trajecto
     ids=["zca", "none", "other images", "no held-out images", "classes", "shape"],
 )
 def test_other_data_than_the_experts_saw(experts: TrajectoryStore, settings: DistillSettings, out: Path, other, what: str) -> None:
-    refused(rf"were trained on other data \(({what}) .* than the set 'blobs' given here", other(), experts, settings, out)
+    check_refused(rf"were trained on other data \(({what}) .* than the set 'blobs' given here", other(), experts, settings, out)
 
 
 def test_the_same_preprocessing_of_other_pixels(tmp_path: Path, settings: DistillSettings, out: Path) -> None:
     experts = tiny_experts(tmp_path / "experts", blobs(whiten="none"), count=1)
-    refused(r"were trained on other data \(data ", blobs(whiten="none", seed=1), experts, settings, out)
+    check_refused(r"were trained on other data \(data ", blobs(whiten="none", seed=1), experts, settings, out)
 
 
 @pytest.mark.parametrize("ipc", [0, 19, 1000, -1])
 def test_more_images_per_class_than_there_are(
     dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path, ipc: int
 ) -> None:
-    refused(rf"{ipc} images per class were asked for, but class '\d' has 18 training images", dataset, experts, settings, out, ipc=ipc)
+    check_refused(
+        rf"{ipc} images per class were asked for, but class '\d' has 18 training images", dataset, experts, settings, out, ipc=ipc
+    )
 
 
 def test_an_initialisation_that_cannot_serve(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
-    refused("use a multiple of 10", dataset, experts, settings, out, method=AST_AS_RELEASED, ipc=5)
+    check_refused("use a multiple of 10", dataset, experts, settings, out, method=AST_AS_RELEASED, ipc=5)
 
 
 def test_more_matched_epochs_than_inner_steps(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
     short = settings.replace(inner_steps=1)
-    refused("1 inner steps cannot visit 2 matched epochs", dataset, experts, short, out)
+    check_refused("1 inner steps cannot visit 2 matched epochs", dataset, experts, short, out)
     assert distill(dataset, experts, method=MTT, ipc=1, settings=short).ipc == 1
 
 
 def test_validation_without_held_out_images(tmp_path: Path, settings: DistillSettings, out: Path) -> None:
     whole = blobs()
     experts = tiny_experts(tmp_path / "experts", whole, count=1)
-    refused(
+    check_refused(
         "needs images held out of the training data; load them with --data.validation 0.1",
         whole,
         experts,
@@ -94,11 +96,11 @@ def test_validation_without_held_out_images(tmp_path: Path, settings: DistillSet
 
 def test_a_store_without_experts(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
     empty = TrajectoryStore.create(tmp_path / "experts", experts.identity, dataset.config, dataset.preprocessing)
-    refused("holds no finished expert; train some with: astdistill experts", dataset, empty, settings, out)
+    check_refused("holds no finished expert; train some with: astdistill experts", dataset, empty, settings, out)
 
 
 def test_more_experts_than_there_are(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
-    refused(
+    check_refused(
         "3 experts were asked for, but .* holds 2; train more, or lower --distill.max-experts",
         dataset,
         experts,

@@ -6,6 +6,7 @@ import math
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from ...experts import Segment, TrajectoryStore
 from ...models import FlatModel
@@ -52,22 +53,21 @@ class WeightPerturbation(Perturb):
         for kernel in model.kernels:
             weights = start[kernel]
             direction = torch.randn(len(weights), generator=generator).to(start)
-            changed[kernel] = weights + self.alpha * weights.norm() * direction / direction.norm()
+            changed[kernel] = weights + self.change(weights, direction)
         return changed
 
+    def change(self, weights: Tensor, direction: Tensor) -> Tensor:
+        """What is added to the weights of one kernel."""
+        return self.alpha * weights.norm() * direction / direction.norm()
 
-class WeightPerturbationAsReleased(Perturb):
+
+class WeightPerturbationAsReleased(WeightPerturbation):
     """AST, METHOD §2 part 6, as released: θ'_l = θ_l + α (d/‖d‖_F) ∘ θ_l, which changes a kernel by 0.3 to 1.7 %."""
 
     alpha: float = Field(default=1.0, ge=0)
 
-    def __call__(self, start: Params, model: FlatModel, generator: torch.Generator) -> Params:
-        changed = start.clone()
-        for kernel in model.kernels:
-            weights = start[kernel]
-            direction = torch.randn(len(weights), generator=generator).to(start)
-            changed[kernel] = weights + self.alpha * direction / direction.norm() * weights
-        return changed
+    def change(self, weights: Tensor, direction: Tensor) -> Tensor:
+        return self.alpha * direction / direction.norm() * weights
 
 
 class InnerWeight(Part):
