@@ -171,8 +171,9 @@ def test_a_folder_with_other_things_is_left_alone(capsys: pytest.CaptureFixture[
 
 def test_a_store_that_is_a_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("taken").write_text("mine")
-    assert exit_code("run", "digits-ipc1", *TINY, "--experts.store", "taken") == 2
-    assert "--experts.store taken is a file; name a folder" in capsys.readouterr().err
+    for verb in ("run", "experts"):
+        assert exit_code(verb, "digits-ipc1", *TINY, "--experts.store", "taken") == 2
+        assert "--experts.store taken is a file; name a folder" in capsys.readouterr().err
     assert Path("taken").read_text() == "mine"
 
 

@@ -39,6 +39,7 @@ def experts(words: list[str]) -> None:
     if _only_estimate(request):
         return
     _check_device(request.experiment.device)
+    check_numbers(request.experiment)
     store = obtain_experts(request.experiment, load_data(request.experiment))
     console = Console()
     console.print(epoch_table(request.experiment.method.name, store.curves()))
