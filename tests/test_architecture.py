@@ -20,8 +20,9 @@ ENDS = "__init__", "__main__"
 
 LEVELS: tuple[dict[str, frozenset[str]], ...] = (
     {name: frozenset() for name in ("errors", "shapes", "seeds", "progress", "optimisers")}
-    | {"records": frozenset({"errors"}), "runs": frozenset({"errors", "records"})},
+    | {"records": frozenset({"errors"}), "runs": frozenset({"errors", "records"}), "workers": frozenset({"errors", "progress"})},
     {"augment": frozenset(), "data": frozenset(), "models": frozenset()},
+    {"engines": frozenset()},
     {"synthetic": frozenset(), "accuracy": frozenset()},
     {"experts": frozenset(), "unroll": frozenset()},
     {"methods": frozenset()},
@@ -33,6 +34,7 @@ LEVELS: tuple[dict[str, frozenset[str]], ...] = (
     {"presets": frozenset()},
     {"probe": frozenset()},
     {"estimate": frozenset()},
+    {"bench": frozenset()},
     {"options": frozenset({"estimate"})},
     {"commands": frozenset()},
     {"cli": frozenset()},

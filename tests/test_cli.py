@@ -124,6 +124,11 @@ def test_dry_run_prints_settings_and_estimate_and_writes_nothing(tmp_path: Path,
         (["run", "digits-ipc1", "--model", "convnet-d9"], "depth"),
         (["evaluate", "nowhere"], "nowhere"),
         (["presets", "digits-ipc1"], "astdistill run"),
+        (["bench", "unrol"], "Did you mean 'unroll'?"),
+        (["bench", "unroll", "--case", "b100-t1"], "Did you mean 'b100-t10'?"),
+        (["bench", "store", "--variant", "our"], "Did you mean 'ours'?"),
+        (["bench", "store", "-n", "0"], "choose 1 or more"),
+        (["bench", "store", "--epochs", "3"], "astdistill bench evaluate"),
     ],
     ids=lambda value: "-".join(value)[:50] if isinstance(value, list) else None,
 )
@@ -200,15 +205,16 @@ def test_stopping_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_help_reads_without_torch() -> None:
     code = "import sys; from astdistill.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in ("demo", "run", "experts", "distill", "evaluate", "presets"):
+    for verb in ("demo", "run", "experts", "distill", "evaluate", "presets", "bench"):
         assert f"\n  {verb} " in result.stdout
 
 
-@pytest.mark.parametrize("verb", ["demo", "run", "experts", "distill", "evaluate"])
+@pytest.mark.parametrize("verb", ["demo", "run", "experts", "distill", "evaluate", "bench"])
 def test_help_of_each_verb_names_its_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(verb, "--help") == 0
     shown = capsys.readouterr().out
-    wanted = ("--networks", "--protocol") if verb == "evaluate" else ("--distill.lr-img", "--method.goal.beta", "--dry-run", "--without")
+    own = {"evaluate": ("--networks", "--protocol"), "bench": ("--case", "--variant", "--json", "--threads")}
+    wanted = own.get(verb, ("--distill.lr-img", "--method.goal.beta", "--dry-run", "--without"))
     for flag in wanted:
         assert flag in shown
 
@@ -224,7 +230,7 @@ def test_any_part_can_be_put_in(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--part", "estimator=Truncated", "--method.estimator.k", "2", "--part", "rate=RawRate", "--part", "labels=ExpertTargets"]
     assert exit_code("distill", "digits-ipc1", *words, *TINY) == 0
     method = json.loads(Path("runs/digits-ipc1/config.json").read_text())["method"]
-    assert method["estimator"] == {"part": "astdistill.unroll.truncated:Truncated", "k": 2, "form": "double"}
+    assert method["estimator"] == {"part": "astdistill.unroll.truncated:Truncated", "k": 2}
     assert method["rate"] == {"part": "astdistill.methods.parts.rate:RawRate"}
     assert load("runs/digits-ipc1").labels == "soft"
     for assignment, sentence in (

@@ -69,6 +69,9 @@ class Experiment(Record):
     evaluation: EvaluationSettings = EvaluationSettings()
     device: str = "cpu"
     """cpu, cuda, or cuda:N."""
+    workers: int | None = Field(default=None, ge=1)
+    """Experts and evaluated networks trained side by side on a CPU; none means as many as there are cores. Like the device, it changes
+    results by no more than rounding: the threads are split among them."""
     seed: int = 0
     """Every draw of distillation and evaluation depends on it."""
     published: Published = Published()
@@ -113,6 +116,7 @@ def obtain_experts(experiment: Experiment, dataset: Dataset) -> TrajectoryStore:
         store=wanted.store,
         seed=wanted.seed,
         dtype=wanted.dtype,
+        workers=experiment.workers,
     )
     save_quality({experiment.method.name: store.curves()}, store.folder / "quality.png")
     return store
@@ -140,6 +144,7 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
         baselines=wanted.baselines,
         out=out,
         seed=experiment.seed,
+        workers=experiment.workers,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 import weakref
@@ -11,12 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .engines import Trainee, held_bytes
 from .experiment import Experiment
-from .experts.training import expert_loss
+from .experts.training import expert_gradient
 from .methods import Method
 from .models import FlatModel, build_model
 from .seeds import rng
 from .unroll import InnerLoop, Matching, Variables, draw_plan
+
+PROBED = 50
+"""Images in a probe: enough that an engine which splits its batches holds as much memory as for any larger one."""
 
 
 @dataclass(frozen=True)
@@ -59,37 +64,41 @@ class Probe:
 
     def expert_step(self, method: Method, batch: int, penalty: bool) -> tuple[float, int]:
         """Seconds and bytes of one training step on `batch` images."""
-        probed = min(batch, 32)
+        probed = min(batch, PROBED)
         images, labels = self._images(probed)
         recipe = method.expert if penalty else method.expert.replace(penalty=0.0)
+        trainee, targets = Trainee(copy.deepcopy(self.network)), self._targets(labels)
 
         def step() -> None:
-            expert_loss(self.network, images, images, labels, recipe, 0)[0].backward()
+            expert_gradient(trainee, images, images, targets, recipe, 0)
 
-        return _timed(step, self.device) * batch / probed, saved_bytes(step) * batch // probed
+        return _timed(step, self.device) * batch / probed, saved_bytes(step) * batch // probed + held_bytes(trainee.model)
 
     def outer_step(self, experiment: Experiment) -> tuple[float, int]:
         """Seconds and bytes of one outer step, from unrolls of one and two inner steps."""
         settings, count = experiment.distill, experiment.ipc * self.known.classes
         batch = min(settings.batch_syn or count, count)
-        probed = min(batch, 20)
+        probed = min(batch, PROBED)
+        model = FlatModel(self.network)
         # Without augmentation, because a dearer operation drawn for the second step would look like growth with T.
-        first, second = (saved_bytes(self._unroll(experiment, steps, probed, "")) for steps in (1, 2))
+        first, second = (saved_bytes(self._unroll(experiment, model, steps, probed, "")) for steps in (1, 2))
         # The hooks keep a norm's small outputs in a reference cycle for a while; growth of a few per cent is theirs, not the estimator's.
         growth = second - first if second > 1.05 * first else 0
-        graphs = (first + (settings.inner_steps - 1) * growth) * batch // probed
-        seconds = (
-            _timed(self._unroll(experiment, 2, probed, settings.augmentation), self.device) * settings.inner_steps / 2 * batch / probed
+        graphs = (first + (settings.inner_steps - 1) * growth) * batch // probed + held_bytes(model)
+        seconds = _timed(self._unroll(experiment, model, 2, probed, settings.augmentation), self.device) * (
+            settings.inner_steps / 2 * batch / probed
         )
         return seconds, graphs + 4 * self.parameters * (settings.inner_steps + 8)
 
-    def _unroll(self, experiment: Experiment, steps: int, batch: int, strategy: str) -> Callable[[], None]:
+    def _targets(self, labels: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(labels, self.known.classes).float()
+
+    def _unroll(self, experiment: Experiment, model: FlatModel, steps: int, batch: int, strategy: str) -> Callable[[], None]:
         """A meta-gradient through `steps` inner steps on `batch` images."""
         images, labels = self._images(batch)
-        model = FlatModel(self.network)
-        start = model.flatten()
+        start = model.flatten().to(self.device)
         plan = draw_plan(steps, batch, None, strategy, self.known.shape, rng(0, "probe"), self.device)
-        targets = torch.nn.functional.one_hot(labels, self.known.classes).float()
+        targets = self._targets(labels)
         variables = Variables(images, targets, torch.tensor(0.01, device=self.device))
         goal = Matching((steps,), start[None] + 0.01, torch.ones(1, device=self.device))
         inner = InnerLoop(model, plan, experiment.method.momentum)

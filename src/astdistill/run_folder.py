@@ -19,6 +19,7 @@ FREE = (
     "evaluation",
     "experts.store",
     "published",
+    "workers",
 )
 """What may change between two calls of one run; that the data are the same wherever they lie is seen by their fingerprint."""
 

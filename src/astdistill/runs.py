@@ -100,7 +100,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118  (it is no dictionary)
+            # A copy lies where torch would put it: the last bits of a matrix product can depend on the alignment of its factors.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, header  # noqa: SIM118  (it is no dictionary)
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
     except json.JSONDecodeError as error:
@@ -189,3 +190,12 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return results[-1].stdout.strip() or None
+
+
+def cache_folder() -> Path:
+    """`$ASTDISTILL_CACHE`, else `$XDG_CACHE_HOME/astdistill`, else `~/.cache/astdistill`. It may not exist yet."""
+    own = os.environ.get("ASTDISTILL_CACHE")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "astdistill"

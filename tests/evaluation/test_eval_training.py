@@ -5,13 +5,12 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from astdistill.accuracy import accuracy
 from astdistill.augment import apply, draw
 from astdistill.data.dataset import Split
 from astdistill.evaluation.recipe import EvalRecipe
-from astdistill.evaluation.training import Examples, loss, train_network
+from astdistill.evaluation.training import Examples, train_network
 from astdistill.seeds import rng
 
 SHAPE = (3, 6, 6)
@@ -76,13 +75,6 @@ def test_training_equals_sgd_written_out(augmentation: str, momentum_after: floa
     for parameter, value in zip(trained.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), value, rtol=1e-10, atol=1e-12)
     assert not torch.equal(next(trained.parameters()), next(network().parameters()))
-
-
-def test_loss_of_one_hot_targets_is_that_of_labels_and_of_soft_ones_the_definition() -> None:
-    logits, labels = torch.randn(9, 4, generator=rng(0, "logits")), torch.arange(9) % 4
-    torch.testing.assert_close(loss(logits, F.one_hot(labels, 4).float()), F.cross_entropy(logits, labels))
-    soft = torch.rand(9, 4, generator=rng(0, "soft")).softmax(dim=1)
-    torch.testing.assert_close(loss(logits, soft), -(soft * logits.log_softmax(dim=1)).sum(dim=1).mean())
 
 
 def test_accuracy_counts_every_image_once_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,17 @@ import reference_experts
 import torch
 from problems import TINY, TINY_RECIPE, blobs, tiny_experts
 from torch import Tensor, nn
-from torch.optim import SGD
 
 from astdistill.data import Split
+from astdistill.engines import Trainee
+from astdistill.engines.eager import gradient_penalty
 from astdistill.errors import DivergedError, InputError
 from astdistill.experts import ExpertRecipe, TrajectoryStore, train_experts
-from astdistill.experts.training import expert_loss, gradient_penalty, train_epoch
+from astdistill.experts.training import expert_gradient, make_optimiser, train_epoch
 from astdistill.models import FlatModel, build_model
 from astdistill.runs import read_lines
 from astdistill.seeds import derive, rng
+from astdistill.synthetic import one_hot
 
 SMOOTH = "convnet-d1-w4-sigmoid"
 """Without the kinks of ReLU float32 stays near float64."""
@@ -79,8 +81,10 @@ def test_an_epoch_in_float64_is_explicit_sgd_to_rounding(form: str) -> None:
     wanted = reference_experts.trajectory(dataset, TINY, recipe, 3, 0, [0.4], [0.05])
     network = build_model(TINY, dataset.shape, 2, seed=derive(3, "expert", 0)).double()
     split = Split(dataset.train.images.double(), dataset.train.labels)
-    train_epoch(network, SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01), split, recipe, 0, derive(3, "expert", 0, 0))
-    found = FlatModel(network).flatten(network)
+    trainee = Trainee(network)
+    train_epoch(trainee, make_optimiser(trainee, recipe, 0), split, 2, recipe, 0, derive(3, "expert", 0, 0))
+    found = trainee.theta.detach()
+    assert torch.equal(found, FlatModel(network).flatten(network))
     assert relative(found - wanted[0], wanted[1] - wanted[0]) < 1e-9
 
 
@@ -120,9 +124,14 @@ def test_the_sound_penalty_sees_the_augmented_batch_and_the_released_one_does_no
     plain, augmented, labels = torch.randn(4, 1, 8, 8), torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
     recipe = ExpertRecipe(penalty=1.0)
     for form, moved in (("image", augmented), ("pixel", plain)):
-        found = expert_loss(network, plain, augmented, labels, recipe.replace(penalty_form=form), 0)[0]
-        entropy = nn.functional.cross_entropy(network(augmented), labels)
-        assert float((found - entropy).detach()) == pytest.approx(float(reference_experts.penalty(network, moved, form).detach()), rel=1e-4)
+        copied = build_model("convnet-d1-w4", (1, 8, 8), 3)
+        value = nn.functional.cross_entropy(copied(augmented), labels) + reference_experts.penalty(copied, moved, form)
+        wanted = torch.cat([part.flatten() for part in torch.autograd.grad(value, list(copied.parameters()), materialize_grads=True)])
+        trainee = Trainee(network)
+        logits = expert_gradient(trainee, plain, augmented, one_hot(labels, 3), recipe.replace(penalty_form=form), 0)
+        torch.testing.assert_close(logits, copied(augmented).detach())
+        assert trainee.theta.grad is not None
+        assert relative(trainee.theta.grad, wanted) < 1e-4
 
 
 def test_rows_differ_and_begin_with_the_fresh_network(tmp_path: Path) -> None:
@@ -196,11 +205,10 @@ def test_a_diverging_recipe_is_named_and_earlier_experts_are_kept(tmp_path: Path
 
     good = training.train_epoch
 
-    def only_the_first(network, optimiser, split, recipe, epoch, seed):
+    def only_the_first(trainee, optimiser, split, classes, recipe, epoch, seed):
         if seed == derive(0, "expert", 1, 2):
-            with torch.no_grad():
-                next(network.parameters()).fill_(float("nan"))
-        return good(network, optimiser, split, recipe, epoch, seed)
+            trainee.theta.detach()[:1] = float("nan")
+        return good(trainee, optimiser, split, classes, recipe, epoch, seed)
 
     monkeypatch.setattr(training, "train_epoch", only_the_first)
     with pytest.raises(DivergedError, match=r"Expert 1 of .* in epoch 2"):

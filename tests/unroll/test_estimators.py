@@ -20,8 +20,7 @@ CASES = [
 ]
 EXACT = {
     "backprop": Backprop(),
-    "recompute-double": Recompute(),
-    "recompute-forward": Recompute(form="forward"),
+    "recompute": Recompute(),
     "truncated-all": Truncated(k=9),
 }
 

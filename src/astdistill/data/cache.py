@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from torch import Tensor
 from .. import progress
 from ..errors import InputError
 from ..records import digest
-from ..runs import load_tensors, save_tensors
+from ..runs import cache_folder, load_tensors, save_tensors
 from .raw import RawData, RawPart
 from .statistics import tensor_digest
 
@@ -29,15 +28,6 @@ class Stored:
 
     tensors: Mapping[str, Tensor]
     header: Mapping[str, Any] = field(default_factory=dict)
-
-
-def cache_folder() -> Path:
-    """`$ASTDISTILL_CACHE`, else `$XDG_CACHE_HOME/astdistill`, else `~/.cache/astdistill`. It may not exist yet."""
-    own = os.environ.get("ASTDISTILL_CACHE")
-    if own:
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "astdistill"
 
 
 def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,9 +13,10 @@ from ..augment import STRATEGY
 from ..data.dataset import Dataset, Split
 from ..errors import InputError
 from ..models.building import build_model
-from ..progress import bar, console
+from ..progress import Bar, bar, console
 from ..seeds import derive, rng, seeded
 from ..synthetic import SyntheticSet, one_hot
+from ..workers import Crew, divide, pool, training_seconds
 from .recipe import MTT_PROTOCOL, EvalRecipe
 from .scores import Entry, Scores
 from .training import Examples, NetworkResult, train_network
@@ -23,6 +26,39 @@ REAL_LR = 0.01
 
 Source = SyntheticSet | Split | Callable[[int], SyntheticSet | Split]
 """What networks learn from; a function gives network k its own set, so that the spread contains the draw of the images."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Networks that differ by their number alone: which, what they learn from and how many images that is, and the settled recipe."""
+
+    model: str
+    source: Source
+    images: int
+    recipe: EvalRecipe
+
+    @property
+    def seen(self) -> int:
+        """Images that one network is shown, over all epochs."""
+        return self.recipe.epochs * self.images
+
+    def seconds(self, dataset: Dataset) -> float:
+        """A guess at what one core takes for one network."""
+        _, height, width = dataset.shape
+        steps = self.recipe.epochs * math.ceil(self.images / self.recipe.batch)
+        network = build_model(self.model, dataset.shape, len(dataset.classes))
+        return training_seconds(steps, self.seen, sum(part.numel() for part in network.parameters()), height * width)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What all networks of one evaluation share."""
+
+    rows: tuple[Row, ...]
+    dataset: Dataset
+    split: Literal["test", "validation"]
+    seed: int
+    seeds: int
 
 
 def evaluate(
@@ -36,33 +72,60 @@ def evaluate(
     split: Literal["test", "validation"] = "test",
     done: Mapping[int, NetworkResult] | None = None,
     on_result: Callable[[int, NetworkResult], None] | None = None,
+    workers: int | None = None,
 ) -> Scores:
     """The scores of `seeds` freshly initialised networks, each trained on `synthetic` alone and tested on one split of `dataset`.
 
     `model` names the network; None takes the student of the distilled set. Results in `done`, by number of the network, are not
-    computed again, and `on_result` is told of each new one. Network k and all its draws depend on `seed` and k only. Computes where
-    `dataset` lies. Raises InputError when the set and the data do not share classes, shape and preprocessing.
+    computed again, and `on_result` is told of each new one as it finishes. Network k and all its draws depend on `seed` and k only.
+    Computes where `dataset` lies, on a CPU `workers` networks side by side (None: one for each core; their threads: see `workers.divide`).
+    Raises InputError when the set and the data do not share classes, shape and preprocessing.
     """
     name = model or student(synthetic)
     recipe = recipe.augmented(synthetic.augmentation if isinstance(synthetic, SyntheticSet) else STRATEGY)
     results = dict(done or {})
-    tested = split_of(dataset, split)
+    split_of(dataset, split)
     check_seeds(seeds)
-    title = f"training {name} on {_title(synthetic)}"
-    with bar(title, seeds * recipe.epochs, sum(k in results for k in range(seeds)) * recipe.epochs) as progress:
-        for k in range(seeds):
-            if k not in results:
-                examples = _examples(synthetic, dataset, k, recipe)
-                results[k] = _network(name, examples, dataset, tested, recipe, seed, k, progress.step)
-                if on_result is not None:
-                    on_result(k, results[k])
-    scores = Scores(recipe=recipe, split=split, architecture={name: Entry.of([results[k] for k in range(seeds)], recipe.reported)})
-    if scores.diverged:
+    missing = [k for k in range(seeds) if k not in results]
+    source = _Chosen({k: synthetic(k) for k in missing}) if callable(synthetic) else synthetic
+    row = Row(name, source, _size(source), recipe)
+    crew = divide(seeds, workers, dataset.train.images.device, [name])
+    whole = Evaluation((row,), dataset, split, seed, seeds)
+    for _, k, result in train_networks(whole, [(0, k) for k in missing], crew, f"training {name} on {_title(synthetic)} (images seen)"):
+        results[k] = result
+        if on_result is not None:
+            on_result(k, result)
+    entry = Entry.of([results[k] for k in range(seeds)], recipe.reported)
+    warn_of_divergence(name, entry)
+    return Scores(recipe=recipe, split=split, architecture={name: entry})
+
+
+def train_networks(
+    whole: Evaluation, missing: Sequence[tuple[int, int]], crew: Crew, title: str
+) -> Iterator[tuple[int, int, NetworkResult]]:
+    """Train the networks in `missing`, pairs of row and number, side by side; yields row, number and result of each as it finishes."""
+    if not missing:
+        return
+    rows = whole.rows
+    each = [row.seconds(whole.dataset) for row in rows]
+    seconds = sum(each[row] for row, _ in missing)
+    if crew.starts(len(missing), seconds):
+        # The first row, which everybody waits for; then the longest first, so that no core is idle at the end.
+        missing = sorted(missing, key=lambda job: (job[0] > 0, -each[job[0]]))
+    total, left = whole.seeds * sum(row.seen for row in rows), sum(rows[row].seen for row, _ in missing)
+    with bar(title, total, total - left) as progress, pool(_train, whole, crew, progress, len(missing), seconds) as train:
+        for (row, k), result in train(missing):
+            progress.step(0, f"{whole.split} {result.final:.1f} %")
+            yield row, k, result
+
+
+def warn_of_divergence(model: str, entry: Entry) -> None:
+    """Tell the user of networks whose loss stopped being finite, if there are any."""
+    if entry.diverged:
         console().print(
-            f"[yellow]{scores.diverged} of {seeds} networks ({name}) met a training loss that is not finite; "
+            f"[yellow]{entry.diverged} of {entry.n} networks ({model}) met a training loss that is not finite; "
             "their accuracy is counted as it is. Try a smaller step size.[/yellow]"
         )
-    return scores
 
 
 def check_same_space(synthetic: SyntheticSet, dataset: Dataset) -> None:
@@ -104,13 +167,33 @@ def student(source: Source) -> str:
     raise InputError("Real images name no network of their own; say which to train, for example model='convnet-d3'.")
 
 
-def _network(
-    name: str, examples: Examples, dataset: Dataset, tested: Split, recipe: EvalRecipe, seed: int, k: int, on_epoch: Callable[[], None]
-) -> NetworkResult:
-    network = build_model(name, dataset.shape, len(dataset.classes), seed=derive(seed, "evaluate", k))
+def _train(whole: Evaluation, job: tuple[int, int], progress: Bar) -> NetworkResult:
+    """One network, given as its row and number, trained and tested."""
+    row, k = whole.rows[job[0]], job[1]
+    dataset, seed = whole.dataset, whole.seed
+    examples = _examples(row.source, dataset, k, row.recipe)
+    network = build_model(row.model, dataset.shape, len(dataset.classes), seed=derive(seed, "evaluate", k))
     network = network.to(dataset.train.images.device)
+    tested = split_of(dataset, whole.split)
+
+    def count() -> None:
+        progress.step(len(examples.images))
+
     with seeded(seed, "evaluate", k, "dropout"):  # networks may draw numbers of their own while they train
-        return train_network(network, examples, recipe, tested, lambda epoch: rng(seed, "evaluate", k, epoch), on_epoch)
+        return train_network(network, examples, row.recipe, tested, lambda epoch: rng(seed, "evaluate", k, epoch), count)
+
+
+class _Chosen(dict[int, SyntheticSet | Split]):
+    """The sets of the networks by their numbers: a function of the caller's might not be found from other processes."""
+
+    def __call__(self, k: int) -> SyntheticSet | Split:
+        return self[k]
+
+
+def _size(source: Source) -> int:
+    """How many images one network learns from."""
+    sets = source.values() if isinstance(source, _Chosen) else [source]
+    return max((len(each.images) for each in sets if isinstance(each, SyntheticSet | Split)), default=0)
 
 
 def _examples(source: Source, dataset: Dataset, k: int, recipe: EvalRecipe) -> Examples:

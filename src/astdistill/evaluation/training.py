@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..accuracy import accuracy
 from ..augment import apply, draw
 from ..data.dataset import Split
-from ..shapes import Images, Labels, Logits, Scalar, Targets
+from ..engines import Trainee
+from ..shapes import Images, Targets
 from .recipe import EvalRecipe
 
 
@@ -48,46 +48,39 @@ def train_network(
     permutation and then one augmentation per batch. A loss that is not finite sets `diverged`; such a network is tested like any other.
     """
     device, decays_at, best = examples.images.device, recipe.decays_at(recipe.epochs), None
-    optimiser = torch.optim.SGD(network.parameters(), lr=examples.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    trainee = Trainee(network)
+    optimiser = torch.optim.SGD([trainee.theta], lr=examples.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     # One running sum instead of a look at every step: a non-finite term stays visible in it, and an accelerator never waits.
     total = torch.zeros((), device=device)
     for epoch in range(recipe.epochs):
         if epoch == decays_at:
-            optimiser = _decayed(network, examples.lr, recipe)
-        total = total + _train_epoch(network, optimiser, examples, recipe, generator(epoch))
+            optimiser = _decayed(trainee, examples.lr, recipe)
+        total = total + _train_epoch(trainee, optimiser, examples, recipe, generator(epoch))
         if recipe.check_every and (epoch + 1) % recipe.check_every == 0:
-            best = max(best or 0.0, accuracy(network, tested))
+            best = max(best or 0.0, accuracy(trainee.logits, tested))
         on_epoch()
-    final = accuracy(network, tested)
+    final = accuracy(trainee.logits, tested)
     if recipe.check_every:
         best = max(best or 0.0, final)
     return NetworkResult(final, best, diverged=not bool(total.isfinite()))
 
 
-def loss(logits: Logits, targets: Targets | Labels) -> Scalar:
-    """The mean cross-entropy against distributions `[B, K]`; with one-hot rows it is the ordinary one against labels."""
-    return F.cross_entropy(logits, targets)
-
-
-def _decayed(network: nn.Module, lr: float, recipe: EvalRecipe) -> torch.optim.SGD:
+def _decayed(trainee: Trainee, lr: float, recipe: EvalRecipe) -> torch.optim.SGD:
     momentum = recipe.momentum if recipe.momentum_after is None else recipe.momentum_after
-    return torch.optim.SGD(network.parameters(), lr=lr * recipe.decay_factor, momentum=momentum, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD([trainee.theta], lr=lr * recipe.decay_factor, momentum=momentum, weight_decay=recipe.weight_decay)
 
 
 def _train_epoch(
-    network: nn.Module, optimiser: torch.optim.SGD, examples: Examples, recipe: EvalRecipe, generator: torch.Generator
+    trainee: Trainee, optimiser: torch.optim.SGD, examples: Examples, recipe: EvalRecipe, generator: torch.Generator
 ) -> Tensor:
     """The sum of the epoch's losses, left on the device."""
-    network.train()
     images, targets = examples.images, examples.targets
     channels, height, width = images.shape[1:]
     order = torch.randperm(len(images), generator=generator).to(images.device)
     total = torch.zeros((), device=images.device)
     for batch in order.split(recipe.batch):
         drawn = draw(recipe.augmentation or "", len(batch), (channels, height, width), generator).to(images.device)
-        value = loss(network(apply(images[batch], drawn)), targets[batch])
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
+        value, _ = trainee.gradient(apply(images[batch], drawn), targets[batch])
         optimiser.step()
-        total += value.detach()
+        total += value
     return total

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
-from ..models import FlatModel
 from ..optimisers import pack, unpack
 from ..runs import load_tensors, save_tensors
 from ..shapes import Params
@@ -20,6 +18,10 @@ from .curves import ExpertCurve
 
 if TYPE_CHECKING:
     from .store import StoreIdentity
+
+
+FORMAT = 2
+"""Of the state; one of another format is begun anew."""
 
 
 class PartialTrajectory:
@@ -39,17 +41,18 @@ class PartialTrajectory:
         for expert in finished:
             shutil.rmtree(PartialTrajectory(store, expert, 0).folder, ignore_errors=True)
 
-    def restore(self, network: nn.Module, flat: FlatModel, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> int:
-        """Bring network, optimiser and curves to the last whole epoch; the number of epochs that are done."""
+    def restore(self, theta: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> int:
+        """Bring θ, optimiser and curves to the last whole epoch; the number of epochs that are done."""
         if not self.state.exists():
-            return self._begin(network, flat)
+            return self._begin(theta)
         tensors, header = load_tensors(self.state)
         epochs = int(header["epochs"])
         whole = (epochs + 1) * self.parameters * 4
-        if not self.rows.exists() or self.rows.stat().st_size < whole:
-            return self._begin(network, flat)  # rows lost from under the state: truncating to more would fill them with zeros
+        if header.get("format") != FORMAT or not self.rows.exists() or self.rows.stat().st_size < whole:
+            return self._begin(theta)  # rows lost from under the state: truncating to more would fill them with zeros
         os.truncate(self.rows, whole)
-        flat.load(network, torch.from_numpy(self._read(epochs, 1)[0].copy()))
+        with torch.no_grad():
+            theta.copy_(torch.from_numpy(self._read(epochs, 1)[0].copy()))
         unpack(optimiser, tensors)
         for group in optimiser.param_groups:
             group["lr"] = float(header["lr"])
@@ -57,9 +60,9 @@ class PartialTrajectory:
             getattr(curves, name).extend(values)
         return epochs
 
-    def _begin(self, network: nn.Module, flat: FlatModel) -> int:
+    def _begin(self, theta: Params) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.rows.write_bytes(self._bytes(flat.flatten(network)))
+        self.rows.write_bytes(self._bytes(theta))
         return 0
 
     def append(self, row: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> None:
@@ -68,7 +71,7 @@ class PartialTrajectory:
             file.write(self._bytes(row))
             file.flush()
             os.fsync(file.fileno())
-        header = {"epochs": len(curves.step_squared), "lr": optimiser.param_groups[0]["lr"], "curves": vars(curves)}
+        header = {"format": FORMAT, "epochs": len(curves.step_squared), "lr": optimiser.param_groups[0]["lr"], "curves": vars(curves)}
         save_tensors(self.state, pack(optimiser), header)
 
     def finish(self, path: Path, identity: StoreIdentity, curves: ExpertCurve) -> None:

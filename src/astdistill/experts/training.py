@@ -1,4 +1,4 @@
-"""Training experts: one trajectory after another, each resumable at every epoch."""
+"""Training experts: trajectories side by side on the cores, each resumable at every epoch."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
 from ..accuracy import accuracy
 from ..augment import apply, draw
 from ..data import Dataset, Split
+from ..engines import Trainee
 from ..errors import DivergedError, InputError
 from ..models import FlatModel, build_model
 from ..progress import Bar, bar
 from ..runs import append_line, lock
 from ..seeds import derive, rng, seeded
-from ..shapes import Batch, Labels, Scalar
+from ..shapes import Batch, Logits, Targets
+from ..synthetic import one_hot
+from ..workers import Crew, divide, pool, training_seconds
 from .curves import ExpertCurve
 from .partial import PartialTrajectory
 from .recipe import ExpertRecipe
@@ -34,15 +36,18 @@ def train_experts(
     store: str | Path = "experts",
     seed: int = 0,
     dtype: Literal["float32", "bfloat16"] = "float32",
+    workers: int | None = None,
 ) -> TrajectoryStore:
     """The store under the folder `store` with at least `count` experts, training those that are missing.
 
-    Trajectory k depends on (dataset, model, recipe, seed, k) alone. A killed call is resumed by the same call: finished
-    experts are kept, the one that was cut short goes on from its last whole epoch. Raises DivergedError when an expert's loss stops
-    being finite; the experts before it are kept.
+    Trajectory k depends on (dataset, model, recipe, seed, k) alone, to the last bit where `count`, `workers` and the machine's threads are
+    the same (see `workers.divide`). A killed call is resumed by the same call: finished experts are kept, those that were cut short go on
+    from their last whole epoch. `workers` experts are trained side by side; None means one for each core. Raises DivergedError when an
+    expert's loss stops being finite; the others' finished epochs are kept.
     """
     if count < 1:
         raise InputError(f"{count} experts were asked for; choose --experts.count of 1 or more.")
+    crew = divide(count, workers, dataset.train.images.device, [model])
     recipe = recipe or ExpertRecipe()
     parameters = FlatModel(build_model(model, dataset.shape, len(dataset.classes))).size
     identity = identity_of(dataset, recipe, model, parameters, seed, dtype)
@@ -51,48 +56,64 @@ def train_experts(
     missing = sorted(set(range(count)) - set(trajectories.experts()))
     if missing:
         with bar("training experts (epochs)", count * recipe.epochs, (count - len(missing)) * recipe.epochs) as progress:
-            _train_missing(dataset, trajectories, missing, progress)
+            _train_missing(dataset, trajectories, missing, crew, progress)
     return TrajectoryStore(trajectories.folder, identity, limit=count)
 
 
-def _train_missing(dataset: Dataset, store: TrajectoryStore, missing: list[int], progress: Bar) -> None:
+def _train_missing(dataset: Dataset, store: TrajectoryStore, missing: list[int], crew: Crew, progress: Bar) -> None:
     """Train experts that no other process is at; then wait for those that another one is at, and take over what it leaves."""
-    waiting = False
-    while missing:
-        for expert in missing:
-            with lock(store.folder / f".{expert:03d}.lock", wait=waiting) as held:
-                waiting = False
-                if held and not store.path(expert).exists():
-                    train_expert(dataset, store, expert, progress)
-        left = [expert for expert in missing if not store.path(expert).exists()]
-        waiting, missing = len(left) == len(missing), left
+    seconds = len(missing) * _seconds(dataset, store)
+    with pool(_train_if_free, (dataset, store), crew, progress, len(missing), seconds) as train:
+        waiting = False
+        while missing:
+            # Each worker waits for one at most: what it waits for may be done by another, while a third is left behind.
+            jobs = [(expert, waiting and place < crew.workers) for place, expert in enumerate(missing)]
+            left = sorted(expert for (expert, _), done in train(jobs) if not done)
+            waiting, missing = len(left) == len(missing), left
+
+
+def _train_if_free(shared: tuple[Dataset, TrajectoryStore], job: tuple[int, bool], progress: Bar) -> bool:
+    """Train one expert unless another process is at it, with True in the job once that one has let go; whether the expert is finished."""
+    (dataset, store), (expert, wait) = shared, job
+    with lock(store.folder / f".{expert:03d}.lock", wait=wait) as held:
+        if held and not store.path(expert).exists():
+            train_expert(dataset, store, expert, progress)
+    return store.path(expert).exists()
+
+
+def _seconds(dataset: Dataset, store: TrajectoryStore) -> float:
+    """A guess at what one core takes for one expert; with the penalty's second derivatives a step costs about three."""
+    recipe, (_, height, width) = store.identity.recipe, dataset.shape
+    steps = recipe.epochs * math.ceil(len(dataset.train) / recipe.batch)
+    whole = training_seconds(steps, recipe.epochs * len(dataset.train), store.identity.parameters, height * width)
+    return whole * (3 if recipe.penalty > 0 else 1)
 
 
 def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress: Bar) -> None:
     """Train one expert to the end and put its file into the store."""
-    identity, recipe = store.identity, store.identity.recipe
+    identity, recipe, classes = store.identity, store.identity.recipe, len(store.identity.classes)
     device = dataset.train.images.device
-    network = build_model(identity.model, identity.shape, len(identity.classes), seed=derive(identity.seed, "expert", expert)).to(device)
-    flat = FlatModel(network)
-    optimiser = _optimiser(network, recipe, 0)
+    network = build_model(identity.model, identity.shape, classes, seed=derive(identity.seed, "expert", expert)).to(device)
+    trainee = Trainee(network)
+    optimiser = make_optimiser(trainee, recipe, 0)
     curves = ExpertCurve()
-    partial = PartialTrajectory(store.folder, expert, flat.size)
-    first = partial.restore(network, flat, optimiser, curves)
+    partial = PartialTrajectory(store.folder, expert, identity.parameters)
+    first = partial.restore(trainee.theta, optimiser, curves)
     progress.step(first)
     for epoch in range(first, recipe.epochs):
         if epoch == recipe.drop_epoch and recipe.lr_drop != 1:
-            optimiser = _optimiser(network, recipe, epoch)
-        before = flat.flatten(network)
+            optimiser = make_optimiser(trainee, recipe, epoch)
+        before = trainee.theta.detach().clone()
         with seeded(identity.seed, "dropout", expert, epoch):  # a user's network may draw while it trains
-            trained = train_epoch(network, optimiser, dataset.train, recipe, epoch, derive(identity.seed, "expert", expert, epoch))
-        after = flat.flatten(network)
+            trained = train_epoch(trainee, optimiser, dataset.train, classes, recipe, epoch, derive(identity.seed, "expert", expert, epoch))
+        after = trainee.theta.detach()
         if not math.isfinite(step := float((after - before).double().square().sum())):
             raise DivergedError(
                 f"Expert {expert} of {store.folder} stopped being finite in epoch {epoch} (rate {recipe.rate(epoch):g}); lower the "
                 f"recipe's rate or penalty and train again. Finished experts are kept."
             )
         curves.train_accuracy.append(trained)
-        curves.test_accuracy.append(accuracy(network, dataset.test))
+        curves.test_accuracy.append(accuracy(trainee.logits, dataset.test))
         curves.step_squared.append(step)
         partial.append(after, optimiser, curves)
         append_line(
@@ -103,9 +124,10 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress
     partial.finish(store.path(expert), identity, curves)
 
 
-def train_epoch(network: nn.Module, optimiser: torch.optim.Optimizer, split: Split, recipe: ExpertRecipe, epoch: int, seed: int) -> float:
+def train_epoch(
+    trainee: Trainee, optimiser: torch.optim.Optimizer, split: Split, classes: int, recipe: ExpertRecipe, epoch: int, seed: int
+) -> float:
     """Train for one pass over `split`; the accuracy, in percent, on the augmented batches as they came."""
-    network.train()
     generator = rng(seed, "epoch")
     order = torch.randperm(len(split), generator=generator).to(split.labels.device)
     correct = torch.zeros((), device=split.labels.device)
@@ -113,46 +135,35 @@ def train_epoch(network: nn.Module, optimiser: torch.optim.Optimizer, split: Spl
     for chosen in order.split(recipe.batch):
         images, labels = split.images[chosen], split.labels[chosen]
         augmented = apply(images, draw(recipe.augmentation, len(chosen), shape, generator).to(images.device))
-        loss, hits = expert_loss(network, images, augmented, labels, recipe, epoch)
-        optimiser.zero_grad()
-        loss.backward()
+        targets = one_hot(labels, classes).to(augmented.dtype)
+        correct += (expert_gradient(trainee, images, augmented, targets, recipe, epoch).argmax(1) == labels).sum()
         if recipe.grad_norm > 0:
-            nn.utils.clip_grad_norm_(network.parameters(), recipe.grad_norm)
+            nn.utils.clip_grad_norm_([trainee.theta], recipe.grad_norm)
         optimiser.step()
-        correct += hits
     return 100 * float(correct) / len(split)
 
 
-def expert_loss(
-    network: nn.Module, images: Batch, augmented: Batch, labels: Labels, recipe: ExpertRecipe, epoch: int
-) -> tuple[Scalar, Scalar]:
-    """c_e × cross-entropy + λ × gradient penalty on one batch (METHOD §2, parts 1 and 2), and how many images were right."""
-    together = recipe.penalty > 0 and recipe.penalty_form == "image"
-    augmented = augmented.detach().requires_grad_(together)
-    logits = network(augmented)
-    loss = recipe.clip(epoch) * cross_entropy(logits, labels)
+def expert_gradient(trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int) -> Logits:
+    """The logits of one batch; the gradient of c_e × cross-entropy + λ × gradient penalty goes to `theta.grad` (METHOD §2, parts 1 and 2).
+
+    Sound: the penalty is taken on the batch that the cross-entropy sees, and their forward pass is shared.
+    """
+    theta, clip = trainee.theta, recipe.clip(epoch)
+    if recipe.penalty > 0 and recipe.penalty_form == "image":
+        return trainee.penalised(augmented, targets, recipe.penalty, clip)[1]
+    _, logits = trainee.gradient(augmented, targets)
+    assert theta.grad is not None
+    theta.grad.mul_(clip)
     if recipe.penalty > 0:
-        # Sound: the same batch that the cross-entropy sees, so its forward pass is shared.
-        source, outputs = (augmented, logits) if together else _unaugmented(network, images)
-        loss = loss + recipe.penalty * gradient_penalty(source, outputs, recipe.penalty_form)
-    return loss, (logits.detach().argmax(1) == labels).sum()
+        entropy = theta.grad.clone()
+        trainee.penalised(images, None, recipe.penalty, form=recipe.penalty_form)
+        theta.grad.add_(entropy)
+    return logits
 
 
-def gradient_penalty(images: Batch, logits: Tensor, form: Literal["image", "pixel"]) -> Scalar:
-    """mean (‖∇_x Σ_k f_k(x)‖₂ − 1)², the norm over a whole image or over the channels of each pixel (METHOD §2, part 2)."""
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    flat = gradient.flatten(1) if form == "image" else gradient
-    # An image whose gradient is exactly zero has no direction to be pushed in: the tiny term keeps the derivative of the norm finite.
-    norm = (flat.square().sum(dim=1) + 1e-20).sqrt()
-    return (norm - 1).square().mean()
-
-
-def _unaugmented(network: nn.Module, images: Batch) -> tuple[Batch, Tensor]:
-    source = images.detach().requires_grad_()
-    return source, network(source)
-
-
-def _optimiser(network: nn.Module, recipe: ExpertRecipe, epoch: int) -> torch.optim.Optimizer:
+def make_optimiser(trainee: Trainee, recipe: ExpertRecipe, epoch: int) -> torch.optim.Optimizer:
+    """The recipe's optimiser of θ, at the rate of `epoch`."""
+    rate, decay = recipe.rate(epoch), recipe.weight_decay
     if recipe.optimiser == "adam":
-        return torch.optim.Adam(network.parameters(), lr=recipe.rate(epoch), weight_decay=recipe.weight_decay)
-    return torch.optim.SGD(network.parameters(), lr=recipe.rate(epoch), momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        return torch.optim.Adam([trainee.theta], lr=rate, weight_decay=decay)
+    return torch.optim.SGD([trainee.theta], lr=rate, momentum=recipe.momentum, weight_decay=decay)

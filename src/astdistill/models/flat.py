@@ -45,6 +45,11 @@ class FlatModel:
         self.kernels = tuple(where for where, part in zip(self.layers, module.parameters(), strict=True) if id(part) in kernels)
         self._module = copy.deepcopy(module).eval()
 
+    @property
+    def module(self) -> nn.Module:
+        """The copy that this function of θ is made of; its own parameters are those that it had when it was handed in."""
+        return self._module
+
     def __call__(self, theta: Params, images: Float[Tensor, "B ..."]) -> Logits:
         """The logits of `images` under the parameters θ. Differentiable in both."""
         return functional_call(self._module, self.unflatten(theta), (images,))

@@ -16,4 +16,4 @@ class FirstOrder(Estimator):
     """
 
     def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
-        return walk_back(inner, start, variables, objective, steps=inner.plan.steps, hessian=False)
+        return walk_back(inner, start, variables, objective, steps=inner.plan.steps, curvature=False)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch.nn.functional import cross_entropy
 
+from ..engines import engine_of
 from ..shapes import Batch, Images, Logits, Params, Scalar, Targets
 from .plan import Plan
 
@@ -58,27 +59,29 @@ class InnerLoop:
 
     def loss(self, theta: Params, images: Batch, targets: Targets) -> Scalar:
         """w·ℓ(θ; x, y) on augmented images x: cross-entropy, averaged over the batch."""
-        probabilities = targets.softmax(dim=1) if self.labels == "soft" else targets
-        return self.weight * cross_entropy(self.model(theta, images), probabilities)
+        return self.weight * cross_entropy(self.model(theta, images), self.probabilities(targets))
 
     def batch(self, step: int, variables: Variables) -> tuple[Batch, Targets]:
         """A_i(X[b_i]) and Y[b_i]."""
         chosen = self.plan.indices[step]
         return self.plan.augment(step, variables.images[chosen]), variables.targets[chosen]
 
+    def probabilities(self, targets: Targets) -> Targets:
+        """The distributions that targets stand for."""
+        return targets.softmax(dim=1) if self.labels == "soft" else targets
+
     def course(self, start: Params, variables: Variables, velocity_at: int = 0) -> Course:
         """The students and one velocity, computed without a graph: P floats a step and nothing else is kept."""
         students, theta, velocity = [start.detach()], start.detach(), torch.zeros_like(start)
-        kept = velocity
+        engine, kept = engine_of(self.model), velocity
         for step in range(self.plan.steps):
             if step == velocity_at:
                 kept = velocity
             with torch.no_grad():
                 images, targets = self.batch(step, variables)
-            theta = theta.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.loss(theta, images, targets), theta)
-            with torch.no_grad():
-                velocity = self.momentum * velocity + gradient
-                theta = theta - variables.lr * velocity
+                probabilities = self.probabilities(targets)
+            gradient = self.weight * engine.gradient(theta, images, probabilities).theta
+            velocity = self.momentum * velocity + gradient
+            theta = theta - variables.lr * velocity
             students.append(theta)
         return Course(students, kept)

@@ -1,51 +1,38 @@
-"""The exact meta-gradient in constant memory: keep the students, walk back, recompute one step's graph at a time."""
+"""The exact meta-gradient in constant memory: keep the students, walk back, recompute one step at a time."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar
 
 import torch
 
+from ..engines import Directional, Engine, engine_of
 from ..shapes import Batch, Params, Targets
 from .estimator import Estimator
 from .inner import InnerLoop, MetaGradient, Variables
 from .objective import Objective, cotangents
 
-Form = Literal["forward", "double"]
-
-
-class StepDerivatives(NamedTuple):
-    """For one inner step: the gradient g = ∇_θ ℓ, and d/dε of (∇_θ ℓ, ∇_x ℓ, ∇_y ℓ) at θ + ε m."""
-
-    gradient: Params
-    theta: Params
-    images: Batch
-    targets: Targets
-
 
 class Recompute(Estimator):
     """Exact, in constant memory: P floats a step are kept (METHOD §3; cf. arXiv 2505.00793).
 
-    The walk back needs v_i only inside dL/dη = −Σ_i ⟨λ_{i+1}, v_{i+1}⟩; exchanging the two sums gives Σ_i ⟨m_i, g_i⟩ / η with
-    the g_i that the walk recomputes anyway, so the velocities are not stored either.
+    The walk back needs v_i only inside dL/dη = −Σ_i ⟨λ_{i+1}, v_{i+1}⟩; exchanging the two sums gives Σ_i ⟨m_i, g_i⟩ / η, and
+    ⟨m_i, g_i⟩ is the slope of the loss along m_i, which the walk computes anyway, so the velocities are not stored either.
     """
 
     exact: ClassVar[bool] = True
 
-    form: Form = "double"
-    """How one step is differentiated: "forward" (Jacobian-vector product of the gradient) or "double" (two backward passes)."""
-
     def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
-        return walk_back(inner, start, variables, objective, steps=inner.plan.steps, form=self.form)
+        return walk_back(inner, start, variables, objective, steps=inner.plan.steps)
 
 
 def walk_back(
-    inner: InnerLoop, start: Params, variables: Variables, objective: Objective, *, steps: int, form: Form = "double", hessian: bool = True
+    inner: InnerLoop, start: Params, variables: Variables, objective: Objective, *, steps: int, curvature: bool = True
 ) -> MetaGradient:
-    """The meta-gradient through the last `steps` inner steps; without `hessian`, θ's dependence on earlier images is dropped."""
+    """The meta-gradient through the last `steps` inner steps; without `curvature`, θ's dependence on earlier images is dropped."""
     last = inner.plan.steps
     course = inner.course(start, variables, velocity_at=last - steps)
-    students = course.students
+    students, engine = course.students, engine_of(inner.model)
     loss, read = cotangents(objective, students)
     images, targets = torch.zeros_like(variables.images), torch.zeros_like(variables.targets)
     lr = torch.zeros_like(variables.lr)
@@ -57,12 +44,12 @@ def walk_back(
         chosen = inner.plan.indices[step]
         source = variables.images[chosen].detach().requires_grad_()
         augmented = inner.plan.augment(step, source)
-        found = step_derivatives(inner, students[step], augmented.detach(), variables.targets[chosen].detach(), velocity, form, hessian)
+        found = step_derivatives(inner, engine, students[step], velocity, augmented.detach(), variables.targets[chosen].detach(), curvature)
         # The augmentation does not depend on θ: one ordinary pull-back, and no second derivative of resampling, is enough.
         (pulled,) = torch.autograd.grad(augmented, source, found.images) if augmented.requires_grad else (found.images,)
         images.index_add_(0, chosen, pulled)
         targets.index_add_(0, chosen, found.targets)
-        lr += velocity @ found.gradient / variables.lr
+        lr += found.slope / variables.lr
         adjoint += found.theta
     # Where the walk stops early, the velocity it stops at is a constant that every later step still multiplies by η.
     lr += inner.momentum * (velocity @ course.velocity) / variables.lr
@@ -70,24 +57,12 @@ def walk_back(
 
 
 def step_derivatives(
-    inner: InnerLoop, theta: Params, images: Batch, targets: Targets, direction: Params, form: Form, hessian: bool
-) -> StepDerivatives:
-    """g = ∇_θ ℓ and the directional derivative of (∇_θ ℓ, ∇_x ℓ, ∇_y ℓ) along `direction` in θ, at one inner step.
-
-    By the symmetry of second derivatives both forms return the same numbers: "forward" pushes the direction through the gradient,
-    "double" pulls it back through a graph of the gradient.
-    """
-    if form == "forward" and hessian:
-        return _pushed_forward(inner, theta, images, targets, direction)
-    theta, images, targets = (tensor.detach().requires_grad_() for tensor in (theta, images, targets))
-    (gradient,) = torch.autograd.grad(inner.loss(theta, images, targets), theta, create_graph=True)
-    if hessian:
-        return StepDerivatives(gradient.detach(), *torch.autograd.grad(gradient, (theta, images, targets), direction))
-    mixed = torch.autograd.grad(gradient, (images, targets), direction)
-    return StepDerivatives(gradient.detach(), torch.zeros_like(theta), *mixed)
-
-
-def _pushed_forward(inner: InnerLoop, theta: Params, images: Batch, targets: Targets, direction: Params) -> StepDerivatives:
-    gradients = torch.func.grad(inner.loss, argnums=(0, 1, 2))
-    (gradient, _, _), pushed, *_ = torch.func.jvp(lambda point: gradients(point, images, targets), (theta,), (direction,))
-    return StepDerivatives(gradient, *pushed)
+    inner: InnerLoop, engine: Engine, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
+) -> Directional:
+    """d/dε of the inner loss w·ℓ and of its gradients with respect to θ, x and y at θ + ε · direction."""
+    probabilities = inner.probabilities(targets)
+    found = engine.directional(theta, direction, images, probabilities, curvature)
+    to_targets = found.targets
+    if inner.labels == "soft":  # the softmax does not depend on θ: one ordinary pull-back
+        to_targets = probabilities * (to_targets - (probabilities * to_targets).sum(dim=1, keepdim=True))
+    return Directional(*(inner.weight * part for part in (found.slope, found.theta, found.images, to_targets)))

@@ -8,7 +8,7 @@ from ..shapes import Params
 from .estimator import Estimator
 from .inner import InnerLoop, MetaGradient, Variables
 from .objective import Objective
-from .recompute import Form, walk_back
+from .recompute import walk_back
 
 
 class Truncated(Estimator):
@@ -19,8 +19,6 @@ class Truncated(Estimator):
 
     k: int = Field(default=10, ge=1)
     """How many of the last inner steps are differentiated."""
-    form: Form = "double"
-    """As in `Recompute`."""
 
     def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
-        return walk_back(inner, start, variables, objective, steps=min(self.k, inner.plan.steps), form=self.form)
+        return walk_back(inner, start, variables, objective, steps=min(self.k, inner.plan.steps))

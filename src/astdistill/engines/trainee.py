@@ -1,0 +1,76 @@
+"""A network under training: its parameters are one vector, which an optimiser moves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ..models import ConvNet, FlatModel
+from ..shapes import Batch, Logits, Params, Scalar, Targets
+from .choice import engine_of
+from .eager import gradient_penalty
+from .engine import PenaltyForm
+
+
+class Trainee:
+    """`network` with θ, its parameters, in one vector `theta` `[P]`, which each method below gives a `.grad`.
+
+    The ConvNet of the papers is differentiated by its engine. Any other module is run as it is, in training mode where it is trained,
+    since it may carry statistics or draw random numbers.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        parts = list(network.parameters())
+        self.theta = nn.Parameter(torch.cat([part.detach().reshape(-1) for part in parts]))
+        self.theta.grad = torch.zeros_like(self.theta)
+        for part, place, slope in zip(parts, self._views(self.theta.detach()), self._views(self.theta.grad), strict=True):
+            part.data, part.grad = place, slope
+        pure = isinstance(network, ConvNet) and not list(network.buffers())
+        self.model = FlatModel(network) if pure else None
+        self._engine = engine_of(self.model) if self.model else None
+
+    def _views(self, vector: Params) -> list[Tensor]:
+        parts = list(self.network.parameters())
+        return [piece.view(part.shape) for piece, part in zip(vector.split([part.numel() for part in parts]), parts, strict=True)]
+
+    def gradient(self, images: Batch, targets: Targets) -> tuple[Scalar, Logits]:
+        """The cross-entropy and the logits; its gradient goes to `theta.grad`."""
+        if self._engine is not None:
+            loss, logits, slope = self._engine.gradient(self.theta.detach(), images, targets)
+            return self._keep(loss, logits, slope)
+        self.network.train()
+        logits = self.network(images)
+        return self._backward(cross_entropy(logits, targets), logits)
+
+    def penalised(
+        self, images: Batch, targets: Targets | None, penalty: float, clip: float = 1.0, form: PenaltyForm = "image"
+    ) -> tuple[Scalar, Logits]:
+        """The same for clip · cross-entropy + penalty · gradient penalty; without targets, for the penalty alone."""
+        if self._engine is not None:
+            return self._keep(*self._engine.penalised(self.theta.detach(), images, targets, penalty, clip, form))
+        self.network.train()
+        images = images.detach().requires_grad_()
+        logits = self.network(images)
+        loss = penalty * gradient_penalty(images, logits, form)
+        return self._backward(loss if targets is None else loss + clip * cross_entropy(logits, targets), logits)
+
+    def logits(self, images: Batch) -> Logits:
+        """What the network says of the images when it is not being trained."""
+        if self._engine is not None:
+            return self._engine.logits(self.theta.detach(), images)
+        self.network.eval()
+        with torch.no_grad():
+            return self.network(images)
+
+    def _keep(self, loss: Scalar, logits: Logits, slope: Params) -> tuple[Scalar, Logits]:
+        assert self.theta.grad is not None
+        self.theta.grad.copy_(slope)
+        return loss, logits
+
+    def _backward(self, loss: Scalar, logits: Logits) -> tuple[Scalar, Logits]:
+        assert self.theta.grad is not None
+        self.theta.grad.zero_()
+        loss.backward()
+        return loss.detach(), logits.detach()

@@ -1,0 +1,247 @@
+"""The hand-written derivatives of the ConvNet against torch's own in float64."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from astdistill import progress
+from astdistill.engines import EagerEngine, engine_of, held_bytes, library, native
+from astdistill.engines.blocks import blocks_of
+from astdistill.engines.native import NativeEngine
+from astdistill.engines.passes import Workspace
+from astdistill.errors import InputError
+from astdistill.models import ConvNet, FlatModel, build_model
+from astdistill.seeds import rng
+from astdistill.unroll import Backprop, InnerLoop, Matching, Recompute, Variables, draw_plan
+
+needs_compiler = pytest.mark.skipif(library.library() is None, reason="no C compiler on this machine")
+
+NETWORKS = {
+    "convnet-d3-w32": ((3, 32, 32), 10, 5),
+    "convnet-d2-w32": ((1, 8, 8), 10, 10),
+    "convnet-d1-w16": ((2, 12, 20), 3, 4),  # one block: first and last; sides of whole tiles and not square
+    "convnet-d3-w16": ((3, 8, 8), 3, 4),  # tiles that hang over the edge: 4, then 2 pixels a side
+    "convnet-d2-w48": ((3, 20, 12), 5, 3),  # 10 × 6 pixels: tiles cut off at both edges
+}
+
+
+class Case(NamedTuple):
+    model: FlatModel
+    theta: Tensor
+    direction: Tensor
+    images: Tensor
+    targets: Tensor
+
+    def double(self) -> Case:
+        return Case(self.model, *(part.double() for part in self[1:]))
+
+
+def case(name: str) -> Case:
+    """Parameters away from the initialisation, so that no scale is one and no offset zero; distributions as targets."""
+    shape, classes, count = NETWORKS[name]
+    model, generator = FlatModel(build_model(name, shape, classes)), rng(1, name)
+    theta = model.flatten() + 0.05 * torch.randn(model.size, generator=generator)
+    images = torch.randn(count, *shape, generator=generator)
+    return Case(
+        model,
+        theta,
+        0.1 * torch.randn(model.size, generator=generator),
+        images,
+        torch.randn(count, classes, generator=generator).softmax(1),
+    )
+
+
+def engine(given: Case) -> NativeEngine:
+    blocks, kernels = blocks_of(given.model.module, tuple(given.images.shape[1:])), library.library()  # type: ignore[arg-type]
+    assert blocks is not None
+    assert kernels is not None
+    return NativeEngine(given.model, blocks, kernels, Workspace())
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    assert found.shape == wanted.shape
+    assert not found.requires_grad
+    return float((found.double() - wanted).norm() / wanted.norm())
+
+
+def biases(model: FlatModel) -> Tensor:
+    """Which parameters are biases of convolutions."""
+    names = [name for name, _ in model.module.named_parameters()]
+    found = torch.zeros(model.size, dtype=torch.bool)
+    for name, place in zip(names, model.layers, strict=True):
+        if name.startswith("features") and name.endswith("bias") and isinstance(model.module.get_submodule(name[:-5]), nn.Conv2d):
+            found[place] = True
+    return found
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_derivative_is_torchs_own(name: str) -> None:
+    given = case(name)
+    fast, slow, exact = engine(given), EagerEngine(given.model), given.double()
+    assert error(fast.logits(given.theta, given.images), slow.logits(exact.theta, exact.images)) < 1e-5
+    pairs = {
+        "gradient": (
+            fast.gradient(given.theta, given.images, given.targets),
+            slow.gradient(exact.theta, exact.images, exact.targets),
+        ),
+        "directional": (fast.directional(*given[1:]), slow.directional(*exact[1:])),
+        "penalised": (
+            fast.penalised(given.theta, given.images, given.targets, 2.0, 0.7),
+            slow.penalised(exact.theta, exact.images, exact.targets, 2.0, 0.7),
+        ),
+        "pixel": (
+            fast.penalised(given.theta, given.images, None, 2.0, form="pixel"),
+            slow.penalised(exact.theta, exact.images, None, 2.0, form="pixel"),
+        ),
+    }
+    for what, (found, wanted) in pairs.items():
+        for field, ours, true in zip(found._fields, found, wanted, strict=True):
+            assert error(ours, true) < 1e-4, f"{what}.{field}"
+
+
+@needs_compiler
+def test_a_norm_leaves_no_gradient_to_the_bias_before_it() -> None:
+    """Zero exactly, where torch leaves rounding."""
+    given = case("convnet-d3-w32")
+    where = biases(given.model)
+    assert int(where.sum()) == 3 * 32
+    found = engine(given).gradient(given.theta, given.images, given.targets).theta
+    wanted = EagerEngine(given.model).gradient(*(part.double() for part in (given.theta, given.images, given.targets))).theta
+    assert not found[where].any()
+    assert float(wanted[where].abs().max()) < 1e-12 < float(wanted[~where].abs().max())
+
+
+@needs_compiler
+def test_without_curvature_the_mixed_derivatives_are_the_same() -> None:
+    given = case("convnet-d2-w32")
+    whole, part = (engine(given).directional(*given[1:], curvature=curvature) for curvature in (True, False))
+    assert torch.equal(whole.images, part.images)
+    assert torch.equal(whole.targets, part.targets)
+    assert not part.theta.any()
+    assert whole.theta.any()
+
+
+@needs_compiler
+def test_a_batch_in_parts_gives_what_it_gives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = case("convnet-d2-w32")
+
+    def both(fast: NativeEngine) -> tuple[Tensor, ...]:
+        return *fast.directional(*given[1:]), *fast.penalised(given.theta, given.images, given.targets, 2.0)
+
+    whole, parts = engine(given), engine(given)
+    wanted = both(whole)
+    monkeypatch.setattr(native, "VALUES", 3 * 32 * 64)
+    for ours, theirs in zip(both(parts), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert sum(buffer.nbytes for buffer in parts.space.kept.values()) < sum(buffer.nbytes for buffer in whole.space.kept.values()) / 2
+
+
+@needs_compiler
+def test_what_ran_before_does_not_show() -> None:
+    """Buffers are used again, by smaller batches too."""
+    given = case("convnet-d3-w16")
+    used = engine(given)
+    used.directional(*given[1:])
+    used.penalised(given.theta, given.images, given.targets, 2.0)
+    few = given.images[:2], given.targets[:2]
+    assert torch.equal(used.gradient(given.theta, *few).theta, engine(given).gradient(given.theta, *few).theta)
+    again, fresh = (one.directional(given.theta, given.direction, *few) for one in (used, engine(given)))
+    assert all(torch.equal(ours, wanted) for ours, wanted in zip(again, fresh, strict=True))
+
+
+@needs_compiler
+def test_numbers_that_are_not_finite_stay_so() -> None:
+    given = case("convnet-d2-w32")
+    given.images[0, 0, 0, 0] = float("nan")
+    found = engine(given).gradient(given.theta, given.images, given.targets)
+    assert not bool(found.loss.isfinite())
+    assert not bool(found.theta.isfinite().all())
+
+
+@needs_compiler
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_meta_gradient_is_that_of_back_propagation(momentum: float) -> None:
+    """One whole outer step, in float32 on the kernels and in float64 through one graph."""
+    shape, classes = (3, 16, 16), 5
+    model, generator = FlatModel(build_model("convnet-d2-w32", shape, classes)), rng(0, "outer")
+    start, images = model.flatten(), torch.randn(8, *shape, generator=generator)
+    targets = torch.nn.functional.one_hot(torch.arange(8) % classes, classes).float()
+    plan = draw_plan(5, 8, 6, "color_crop_cutout_flip_scale_rotate", shape, generator)
+    goal = start + 0.02 * torch.randn(len(start), generator=generator)
+    inner, variables = InnerLoop(model, plan, momentum, 1.3), Variables(images, targets, torch.tensor(0.02))
+    found = Recompute()(inner, start, variables, Matching((3, 5), torch.stack([goal, goal]), torch.tensor([1.0, 2.0])))
+    exact = Variables(images.double(), targets.double(), variables.lr.double())
+    goals = torch.stack([goal, goal]).double()
+    wanted = Backprop()(inner, start.double(), exact, Matching((3, 5), goals, torch.tensor([1.0, 2.0]).double()))
+    assert error(found.images, wanted.images) < 1e-3
+    assert error(found.lr, wanted.lr) < 1e-3
+    assert float(nn.functional.cosine_similarity(found.images.flatten().double(), wanted.images.flatten(), dim=0)) > 1 - 1e-6
+
+
+@needs_compiler
+def test_the_native_engine_is_chosen_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = case("convnet-d2-w32")
+    engine_of(given.model).gradient(given.theta, given.images, given.targets)
+    assert held_bytes(given.model) > 0
+    assert engine_of(given.model) is engine_of(given.model)
+    other = case("convnet-d2-w32")
+    monkeypatch.setenv("ASTDISTILL_ENGINE", "eager")
+    engine_of(other.model).gradient(other.theta, other.images, other.targets)
+    assert held_bytes(other.model) == 0
+    monkeypatch.setenv("ASTDISTILL_ENGINE", "naive")
+    with pytest.raises(InputError, match="Did you mean 'native'"):
+        engine_of(other.model).gradient(other.theta, other.images, other.targets)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        ConvNet(3, 4, (8, 8), depth=1, width=8),
+        ConvNet(3, 4, (8, 8), depth=1, width=16, norm="layer"),
+        ConvNet(3, 4, (8, 8), depth=1, width=16, norm="none"),
+        ConvNet(3, 4, (8, 8), depth=1, width=16, activation="sigmoid"),
+        ConvNet(3, 4, (8, 8), depth=1, width=16, pooling="max"),
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 4)),
+    ],
+    ids=["narrow", "layer norm", "no norm", "sigmoid", "max pooling", "no ConvNet"],
+)
+def test_other_networks_are_left_to_torch(module: nn.Module) -> None:
+    assert blocks_of(module, (3, 8, 8)) is None
+    model = FlatModel(module)
+    images, targets = torch.randn(2, 3, 8, 8), torch.full((2, 4), 0.25)
+    found = engine_of(model).gradient(model.flatten(), images, targets)
+    assert torch.equal(found.theta, EagerEngine(model).gradient(model.flatten(), images, targets).theta)
+
+
+def test_sizes_that_do_not_halve_are_left_to_torch() -> None:
+    assert blocks_of(ConvNet(3, 4, (10, 10), depth=2, width=16), (3, 10, 10)) is None
+    assert blocks_of(ConvNet(3, 4, (12, 12), depth=2, width=16), (3, 12, 12)) is not None
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    text = io.StringIO()
+    monkeypatch.setattr(progress.Output, "console", Console(file=text, width=200))
+    library.library.cache_clear()
+    yield text
+    library.library.cache_clear()
+
+
+@pytest.mark.parametrize("compiler", ["false", "/nowhere/cc"])
+def test_without_a_compiler_torch_computes_and_the_cause_is_named_once(
+    compiler: str, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    given = case("convnet-d2-w32")
+    found, _ = (engine_of(given.model).gradient(given.theta, given.images, given.targets) for _ in range(2))
+    assert said.getvalue().count("could not be made") == 1
+    wanted = EagerEngine(given.model).gradient(given.theta, given.images, given.targets)
+    assert torch.equal(found.theta, wanted.theta)

@@ -1,0 +1,168 @@
+"""Networks evaluated side by side: the scores of one process, kept one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from killing import killed
+
+from astdistill.data.dataset import Dataset
+from astdistill.errors import InputError
+from astdistill.evaluation import EvalRecipe, NetworkResult, Scores, evaluate, evaluate_all, evaluation
+from astdistill.models import build_model
+from astdistill.synthetic import SyntheticSet
+from astdistill.workers import Crew
+
+RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1)
+MODEL = "convnet-d1-w8"
+Distil = Callable[..., SyntheticSet]
+
+JOB = """
+import json
+from pathlib import Path
+import torch
+from problems import blobs
+from astdistill.evaluation import EvalRecipe, evaluate_all
+from astdistill.progress import be_quiet
+from astdistill.synthetic import SyntheticSet, one_hot
+be_quiet(True)
+OUT = Path({out!r})
+RECIPE = EvalRecipe(name="short", epochs=30, full_epochs=30)
+def score(out, workers):
+    data = blobs()
+    first = torch.stack([data.train.of_class(label)[0] for label in range(3)])
+    found = SyntheticSet(data.train.images[first], one_hot(data.train.labels[first], 3), torch.tensor(0.05), data.classes,
+        data.preprocessing, data.config, "convnet-d1-w4")
+    return evaluate_all(found, data, RECIPE, seeds=8, out=out, workers=workers)
+def run():
+    score(OUT, 2)
+def progress():
+    path = OUT / "scores.partial.json"
+    return len(json.loads(path.read_text())["networks"]) if path.exists() else 0
+"""
+
+
+@pytest.fixture
+def hard(blobs: Dataset) -> Dataset:
+    """With a test split that no network gets all right, so that accuracies differ."""
+    noise = torch.randn(blobs.test.images.shape, generator=torch.Generator().manual_seed(0))
+    return replace(blobs, test=replace(blobs.test, images=blobs.test.images + 1.5 * noise))
+
+
+def test_two_workers_find_the_scores_of_one_process(tmp_path: Path, hard: Dataset, distil: Distil) -> None:
+    """All rows in one pool, the networks of 'random' and 'kmeans' with draws of their own."""
+    one = evaluate_all(distil(hard), hard, RECIPE, seeds=3, out=tmp_path / "one", workers=1)
+    two = evaluate_all(distil(hard), hard, RECIPE, seeds=3, out=tmp_path / "two", workers=2)
+    assert two == one
+    assert len({accuracy for entry in two.baselines.values() for accuracy in entry.final}) > 3
+    assert Scores.read(tmp_path / "two") == one
+    kept = [json.loads((tmp_path / name / "scores.partial.json").read_text())["networks"] for name in ("one", "two")]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 12
+
+
+@pytest.mark.slow
+def test_a_function_of_the_caller_and_a_user_s_network_reach_the_workers(hard: Dataset, distil: Distil) -> None:
+    sets = [distil(hard, 1), distil(hard, 2), distil(hard, 3)]
+    seen: dict[int, NetworkResult] = {}
+    found = evaluate(
+        lambda k: sets[k],
+        hard,
+        recipe=RECIPE,
+        model="jobs:factory",
+        seeds=3,
+        done={1: NetworkResult(12.5)},
+        on_result=lambda k, result: seen.update({k: result}),
+        workers=2,
+    )
+    assert found == evaluate(
+        lambda k: sets[k], hard, recipe=RECIPE, model="jobs:factory", seeds=3, done={1: NetworkResult(12.5)}, workers=1
+    )
+    assert found.architecture["jobs:factory"].final == (seen[0].final, 12.5, seen[2].final)
+
+
+def test_tiny_work_stays_in_this_process(monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil) -> None:
+    counts: list[int] = []
+
+    def note(*words: object) -> NetworkResult:
+        counts.append(torch.get_num_threads())
+        return NetworkResult(0.0)
+
+    monkeypatch.setattr(evaluation, "divide", lambda *_: Crew(2, 1))
+    monkeypatch.setattr(evaluation, "train_network", note)
+    evaluate(distil(blobs), blobs, recipe=RECIPE, seeds=3)
+    assert counts == [1, 1, 1]
+
+
+def test_every_row_is_counted_by_the_images_it_sees(monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil) -> None:
+    shown: list[tuple[int, int]] = []
+    real = evaluation.bar
+    monkeypatch.setattr(evaluation, "bar", lambda title, total, done: shown.append((total, done)) or real(title, total, done))
+    monkeypatch.setattr(evaluation, "train_network", lambda *words: NetworkResult(0.0))
+    evaluate_all(distil(blobs), blobs, RECIPE, seeds=2)
+    assert shown == [(2 * 3 * 6 * 3 + 2 * 72, 0)]
+    evaluate(distil(blobs), blobs, recipe=RECIPE, seeds=3, done={0: NetworkResult(0.0)})
+    assert shown[1] == (3 * 3 * 6, 3 * 6)
+
+
+def test_the_long_ones_come_first_behind_the_distilled_set(monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil) -> None:
+    """On cores; in one process in the order of the table."""
+    for crew, wanted in ((Crew(2, 1, asked=True), [3, 3, 9, 9, 3, 3, 3, 3]), (Crew(1, 1), [3, 3, 3, 3, 3, 3, 9, 9])):
+        order: list[int] = []
+
+        def note(network: object, examples: object, recipe: EvalRecipe, *words: object, order: list[int] = order) -> NetworkResult:
+            order.append(recipe.epochs)
+            return NetworkResult(0.0)
+
+        monkeypatch.setattr("astdistill.evaluation.comparison.divide", lambda *_, crew=crew: crew)
+        monkeypatch.setattr(evaluation, "train_network", note)
+        monkeypatch.setattr(evaluation, "pool", lambda work, shared, crew, progress, *_: _here(work, shared, progress))
+        evaluate_all(distil(blobs), blobs, RECIPE.replace(full_epochs=9), seeds=2)
+        assert order == wanted
+
+
+class _here:
+    """A pool that stays in this process whatever the crew."""
+
+    def __init__(self, work: Callable[..., object], shared: object, progress: object) -> None:
+        self.run = lambda jobs: ((job, work(shared, job, progress)) for job in jobs)
+
+    def __enter__(self) -> Callable[..., object]:
+        return self.run
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_bad_numbers_and_networks_of_the_script_are_one_sentence(blobs: Dataset, distil: Distil) -> None:
+    with pytest.raises(InputError, match="0 workers were asked for"):
+        evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, workers=0)
+    with pytest.raises(InputError, match="-1 workers were asked for"):
+        evaluate(distil(blobs), blobs, recipe=RECIPE, seeds=2, workers=-1)
+
+
+def test_a_long_evaluation_is_guessed_as_one(blobs: Dataset, distil: Distil) -> None:
+    row = evaluation.Row(MODEL, distil(blobs), 6, RECIPE)
+    parameters = sum(part.numel() for part in build_model(MODEL, (3, 8, 8), 3).parameters())
+    assert row.seconds(blobs) == pytest.approx(3e-3 + 18 * parameters * 64 * 1e-11)
+    assert replace(row, images=6000).seconds(blobs) > 20 * row.seconds(blobs)
+
+
+@pytest.mark.slow
+def test_sigkill_in_the_middle_of_two_workers(tmp_path: Path) -> None:
+    """What the parent has written down is not trained again, and the rest comes out the same."""
+    script = tmp_path / "job.py"
+    script.write_text(JOB.format(out=str(tmp_path / "cut")))
+    moments = killed(script, kills=3, seed=0)
+    assert len(moments) == 3
+    assert len(set(moments)) >= 2
+    job: dict[str, Callable[..., Scores]] = {}
+    exec(script.read_text(), job)
+    whole = job["score"](tmp_path / "whole", 1)
+    assert Scores.read(tmp_path / "cut") == whole
+    assert len(json.loads((tmp_path / "cut" / "scores.partial.json").read_text())["networks"]) == 32

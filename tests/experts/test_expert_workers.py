@@ -1,0 +1,135 @@
+"""Experts trained side by side: the same store as one process makes, whatever is killed on the way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from killing import killed
+from problems import TINY, TINY_RECIPE, blobs, tiny_experts
+
+from astdistill.errors import DivergedError, InputError
+from astdistill.experts import TrajectoryStore, train_experts, training
+from astdistill.runs import append_line, lock, read_lines
+from astdistill.workers import Crew
+
+JOB = """
+from pathlib import Path
+from problems import TINY, TINY_RECIPE, blobs
+from astdistill.experts import train_experts
+from astdistill.progress import be_quiet
+from astdistill.runs import read_lines
+be_quiet(True)
+OUT = Path({out!r})
+def run():
+    train_experts(blobs(), model=TINY, recipe=TINY_RECIPE.replace(epochs=40), count=4, store=OUT, workers=2)
+def progress():
+    return sum(len(read_lines(path)) for path in OUT.glob("*/log.jsonl"))
+"""
+
+
+def same(first: TrajectoryStore, second: TrajectoryStore) -> bool:
+    return (
+        first.experts() == second.experts()
+        and all(torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1)) for k in first.experts())
+        and first.curves() == second.curves()
+    )
+
+
+def test_tiny_work_stays_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With two cores and two threads to give away."""
+    seen: list[int] = []
+    monkeypatch.setattr(training, "divide", lambda *_: Crew(2, 1))
+    monkeypatch.setattr(
+        training, "train_expert", lambda dataset, store, expert, progress: seen.append(expert) or store.path(expert).touch()
+    )
+    tiny_experts(tmp_path, blobs(), count=3)
+    assert seen == [0, 1, 2]
+
+
+def test_one_sentence_for_no_workers(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="0 workers were asked for; choose --workers of 1 or more"):
+        train_experts(blobs(), model=TINY, recipe=TINY_RECIPE, count=1, store=tmp_path / "none", workers=0)
+    assert not (tmp_path / "none").exists()
+
+
+def test_two_workers_make_the_store_of_one_process(tmp_path: Path) -> None:
+    """With a user's network, which the workers find by its import path."""
+    dataset, recipe = blobs(), TINY_RECIPE.replace(epochs=3)
+    one = train_experts(dataset, model="jobs:factory", recipe=recipe, count=3, store=tmp_path / "one", workers=1)
+    two = train_experts(dataset, model="jobs:factory", recipe=recipe, count=3, store=tmp_path / "two", workers=2)
+    assert same(one, two)
+    logged = read_lines(two.folder / "log.jsonl")
+    assert sorted((line["expert"], line["epoch"]) for line in logged) == [(k, epoch) for k in range(3) for epoch in range(3)]
+    assert sorted(path.name for path in two.folder.iterdir()) == sorted(path.name for path in one.folder.iterdir())
+
+
+@pytest.mark.slow
+def test_a_diverging_expert_stops_all_and_finished_ones_are_kept(tmp_path: Path) -> None:
+    recipe = TINY_RECIPE.replace(lr=1e18)
+    with pytest.raises(DivergedError, match=r"^Expert [01] of .* stopped being finite in epoch \d"):
+        train_experts(blobs(), model=TINY, recipe=recipe, count=2, store=tmp_path, workers=2)
+
+
+@pytest.mark.slow
+def test_sigkill_in_the_middle_of_two_workers(tmp_path: Path) -> None:
+    """Workers end with their parent, and the next one finds whole epochs of both their experts."""
+    script = tmp_path / "job.py"
+    script.write_text(JOB.format(out=str(tmp_path / "cut")))
+    moments = killed(script, kills=3, seed=0)
+    assert len(moments) == 3
+    assert 0 < moments[-1] < 160
+    whole = train_experts(blobs(), model=TINY, recipe=TINY_RECIPE.replace(epochs=40), count=4, store=tmp_path / "whole")
+    (folder,) = (tmp_path / "cut").iterdir()
+    found = TrajectoryStore.open(folder)
+    assert same(found, whole)
+    assert not list(folder.glob("*.partial"))
+
+
+def test_lines_of_two_experts_never_mix(tmp_path: Path) -> None:
+    """A line is one call of write on a file opened for appending, which the system does whole."""
+    path = tmp_path / "log.jsonl"
+
+    def append(name: str) -> None:
+        for number in range(300):
+            append_line(path, {"name": name * 50, "number": number})
+
+    writers = [threading.Thread(target=append, args=(name,)) for name in "abcd"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    lines = read_lines(path)
+    assert len(lines) == 1200
+    for name in "abcd":
+        assert [line["number"] for line in lines if line["name"][0] == name] == list(range(300))
+
+
+def test_experts_of_another_process_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First what is free; then the lock of the first one that is left, until it is let go."""
+    asked: list[tuple[str, bool]] = []
+    real = lock
+    dataset = blobs()
+    store = tiny_experts(tmp_path, dataset, count=1)
+
+    @contextmanager
+    def noted(path: Path, wait: bool) -> Iterator[bool]:
+        asked.append((path.name, wait))
+        with real(path, wait) as held:
+            yield held
+
+    monkeypatch.setattr(training, "lock", noted)
+    with real(store.folder / ".001.lock", wait=True):
+        done = threading.Thread(target=tiny_experts, args=(tmp_path, dataset, 3))
+        done.start()
+        while (".001.lock", True) not in asked:
+            assert done.is_alive()
+        assert store.path(2).exists()
+        assert not store.path(1).exists()
+    done.join()
+    assert store.path(1).exists()
+    assert asked == [(".001.lock", False), (".002.lock", False), (".001.lock", False), (".001.lock", True)]

@@ -1,0 +1,55 @@
+"""Jobs for workers, in a module that they can import; what they learn of their process is what the tests look at."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from astdistill.errors import InputError
+from astdistill.progress import Bar
+from astdistill.runs import lock
+
+
+def square(shared: Tensor, job: int, progress: Bar) -> tuple[float, int, int]:
+    """job² times the sum of what is shared; the process, and its threads."""
+    print("a user's network may print")
+    for _ in range(job):
+        progress.step(note=f"job {job}")
+    return job**2 * float(shared.sum()), os.getpid(), torch.get_num_threads()
+
+
+class Odd(Exception):
+    """Does not survive pickling."""
+
+    def __init__(self, word: str, number: int) -> None:
+        super().__init__(f"{word} {number}")
+
+
+def fail(shared: object, job: str, progress: Bar) -> str:
+    """Ends in one of the ways a job can."""
+    if job == "input":
+        raise InputError("lower --this")
+    if job == "odd":
+        raise Odd("odd", 7)
+    if job == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job == "waits":
+        time.sleep(60)
+    return job
+
+
+def hold(shared: Path, job: int, progress: Bar) -> None:
+    """Hold a lock for a minute, and say so."""
+    with lock(shared / f"{job}.lock", wait=True):
+        (shared / f"{job}.held").touch()
+        time.sleep(60)
+
+
+def factory(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
+    """A user's network, at `jobs:factory`."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size[0] * size[1], 8), nn.ReLU(), nn.Linear(8, classes))

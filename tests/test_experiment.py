@@ -1,0 +1,54 @@
+"""How many workers an experiment has: asked for once, heard by every stage that has several jobs, and no part of what a run is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from problems import blobs
+from pydantic import ValidationError
+
+from astdistill import experiment
+from astdistill.options import parse
+from astdistill.presets import preset
+from astdistill.run_folder import claim
+
+
+def test_workers_are_a_flag_and_automatic_without_it() -> None:
+    assert parse("run", ["digits-ipc1"]).experiment.workers is None
+    assert parse("run", ["digits-ipc1", "--workers", "2"]).experiment.workers == 2
+    with pytest.raises(ValidationError, match="workers"):
+        preset("digits-ipc1").replace(workers=0)
+
+
+def test_both_stages_hear_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    heard: dict[str, Any] = {}
+
+    class Heard(Exception):
+        pass
+
+    def note(name: str) -> Any:
+        def stage(*_: object, workers: int | None, **__: object) -> None:
+            heard[name] = workers
+            raise Heard
+
+        return stage
+
+    monkeypatch.setattr(experiment, "train_experts", note("experts"))
+    monkeypatch.setattr(experiment, "evaluate_all", note("evaluation"))
+    wanted = preset("digits-ipc1").replace(workers=3)
+    with pytest.raises(Heard):
+        experiment.obtain_experts(wanted, blobs())
+    with pytest.raises(Heard):
+        experiment.obtain_scores(wanted, blobs(), None, tmp_path)  # pyright: ignore[reportArgumentType]
+    assert heard == {"experts": 3, "evaluation": 3}
+
+
+def test_a_run_goes_on_with_other_workers(tmp_path: Path) -> None:
+    cell = preset("digits-ipc1")
+    for workers in (None, 1, 4):
+        claim(cell.replace(workers=workers).to_json(), "data", tmp_path / "run", "cpu")
+    before = cell.to_json()
+    del before["workers"]
+    claim(before, "data", tmp_path / "run", "cpu")

@@ -1,0 +1,220 @@
+"""Jobs in other processes: how many, what they are sent, what comes back, and that none is left behind."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jobs
+import pytest
+import torch
+
+from astdistill.errors import DivergedError, InputError
+from astdistill.progress import Bar
+from astdistill.runs import lock
+from astdistill.workers import Crew, crew, divide, pool, training_seconds
+from astdistill.workers.serving import _sendable
+from astdistill.workers.tensors import TensorPickler, TensorUnpickler, nameless_file
+
+CPU = torch.device("cpu")
+TWO = Crew(2, 1, asked=True)
+
+
+class Shown(Bar):
+    """A bar that keeps its notes."""
+
+    def __init__(self) -> None:
+        super().__init__("", 100, 0, None)
+        self.notes: list[str] = []
+
+    def step(self, units: int = 1, note: str = "") -> None:
+        super().step(units, note)
+        self.notes.append(note)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_are_split_among_as_many_workers_as_there_are_cores(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+    torch.set_num_threads(8)
+    for cores, count, workers, each in ((8, 100, 8, 1), (8, 3, 3, 2), (8, 1, 1, 8), (3, 100, 3, 2), (1, 5, 1, 8)):
+        monkeypatch.setattr(crew, "cores", lambda cores=cores: cores)
+        assert divide(count, None, CPU) == Crew(workers, each)
+    assert divide(5, 2, CPU) == Crew(2, 4, asked=True)
+    assert divide(5, 16, CPU) == Crew(5, 1, asked=True)
+    assert divide(5, 1, CPU) == Crew(1, 8, asked=True)
+    torch.set_num_threads(1)
+    monkeypatch.setattr(crew, "cores", lambda: 8)
+    assert divide(5, None, CPU) == Crew(1, 1)
+    assert divide(5, 3, CPU) == Crew(3, 1, asked=True)
+
+
+def test_accelerators_and_networks_of_the_script_stay_in_one_process(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+    torch.set_num_threads(2)
+    monkeypatch.setattr(crew, "cores", lambda: 2)
+    assert divide(5, None, torch.device("cuda")) == divide(5, None, CPU, ["__main__:net"]) == Crew(1, 2)
+    assert divide(5, None, CPU, ["package:net"]) == Crew(2, 1)
+    with pytest.raises(InputError, match="2 workers were asked for, but one process feeds cuda; leave --workers out"):
+        divide(5, 2, torch.device("cuda"))
+    with pytest.raises(InputError, match="'__main__:net' is defined in the script itself"):
+        divide(5, 2, CPU, ["__main__:net"])
+
+
+@pytest.mark.parametrize("asked", [0, -1])
+def test_less_than_one_worker_is_refused(asked: int) -> None:
+    with pytest.raises(InputError, match=f"{asked} workers were asked for; choose --workers of 1 or more"):
+        divide(5, asked, CPU)
+
+
+def test_a_container_s_quota_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    for text, found in (("300000 100000\n", 3), ("50000 100000\n", 1), ("max 100000\n", 8), ("1600000 100000\n", 8)):
+        (tmp_path / "cpu.max").write_text(text)
+        monkeypatch.setattr(crew, "QUOTA", tmp_path / "cpu.max")
+        assert crew.cores() == found
+    monkeypatch.setattr(crew, "QUOTA", tmp_path / "none")
+    assert crew.cores() == 8
+
+
+def test_processes_are_started_for_long_work_or_when_asked_for() -> None:
+    quick, slow = training_seconds(10, 240, 243, 64), training_seconds(15 * 300, 15 * 300 * 100, 320_010, 1024)
+    assert quick < 1 < 60 < slow
+    automatic = Crew(2, 1)
+    assert automatic.starts(5, slow)
+    assert not automatic.starts(5, quick)
+    assert not automatic.starts(1, slow)
+    assert TWO.starts(2, quick)
+    assert not TWO.starts(1, slow)
+    assert not Crew(1, 2, asked=True).starts(5, slow)
+
+
+def test_one_process_has_the_threads_of_a_worker_and_gives_them_back(threads: None) -> None:
+    torch.set_num_threads(2)
+    shown = Shown()
+    with pool(jobs.square, torch.ones(3), Crew(2, 1), shown, 3, 0.1) as run:
+        assert list(run([1, 2])) == [(1, (3.0, os.getpid(), 1)), (2, (12.0, os.getpid(), 1))]
+    assert torch.get_num_threads() == 2
+    assert shown.done == 3
+
+
+def test_workers_share_the_jobs_and_tell_their_steps() -> None:
+    shown = Shown()
+    with pool(jobs.square, torch.ones(3), TWO, shown, 4, 0.1) as run:
+        found = dict(run([1, 2, 3, 4]))
+        assert shown.done == 10
+        again = dict(run([5]))
+    assert {job: value for job, (value, _, _) in found.items()} == {1: 3, 2: 12, 3: 27, 4: 48}
+    assert again[5][0] == 75
+    processes = {process for _, process, _ in found.values()}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+    assert {threads for _, _, threads in found.values()} == {1}
+    assert set(shown.notes) == {f"job {job}" for job in range(1, 6)}
+
+
+def test_tensors_arrive_as_they_lie_and_writing_into_them_reaches_nobody() -> None:
+    whole = torch.arange(48.0).reshape(2, 2, 3, 4)
+    dense = {
+        "plain": whole,
+        "last": whole.contiguous(memory_format=torch.channels_last),
+        "turned": whole[0, 0].T,
+        "half": whole.to(torch.bfloat16),
+        "labels": torch.tensor([3, 1, 2]),
+        "yes": torch.tensor([True, False]),
+        "scalar": torch.tensor(0.25),
+        "empty": torch.zeros(0, 3),
+    }
+    sparse = {"strided": whole[:, :, :, ::2], "expanded": torch.ones(1, 3).expand(4, 3)}
+    text = io.BytesIO()
+    with nameless_file() as memory:
+        TensorPickler(text, memory).dump({**dense, **sparse, "again": whole})
+        memory.flush()
+        assert memory.seek(0, io.SEEK_END) == 944  # each of them once
+        one, two = (TensorUnpickler(io.BytesIO(text.getvalue()), memory.fileno()).load() for _ in range(2))
+    for name, tensor in {**dense, **sparse}.items():
+        assert torch.equal(one[name], tensor), name
+        assert one[name].dtype == tensor.dtype
+        assert one[name].data_ptr() % 64 == 0 or name == "empty"
+        assert name in sparse or one[name].stride() == tensor.stride(), name
+    one["plain"].fill_(7)
+    assert torch.equal(two["plain"], whole)
+    assert torch.equal(two["again"], whole)
+
+
+@pytest.mark.slow
+def test_an_error_of_a_job_is_raised_here_and_stops_the_other_workers() -> None:
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"^lower --this$") as raised, pool(jobs.fail, None, TWO, Shown(), 2, 0) as run:
+        list(run(["waits", "input"]))
+    assert type(raised.value) is InputError
+    assert time.monotonic() - began < 50
+
+
+def test_errors_keep_their_kind_and_say_where_they_come_from() -> None:
+    for error in (InputError("lower --this"), DivergedError("not finite")):
+        assert _sendable(error) is error
+        assert not hasattr(error, "__notes__")
+    with pytest.raises(jobs.Odd) as raised:
+        jobs.fail(None, "odd", Shown())
+    sent = _sendable(raised.value)
+    assert type(sent) is RuntimeError
+    assert str(sent) == "Odd: odd 7"
+    assert "in fail" in sent.__notes__[0]
+    full = pickle.loads(pickle.dumps(_sendable(OSError(errno.ENOSPC, "No space left on device", "a/file"))))
+    assert (full.errno, full.filename) == (errno.ENOSPC, "a/file")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_sentence() -> None:
+    words = "^One of 2 workers was killed by SIGKILL, as happens when memory runs out.*run the same again with fewer of them: --workers 1.$"
+    with pytest.raises(InputError, match=words), pool(jobs.fail, None, TWO, Shown(), 2, 0) as run:
+        list(run(["waits", "killed"]))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+import jobs
+from astdistill.progress import Bar
+from astdistill.workers import Crew, pool
+with pool(jobs.hold, Path({folder!r}), Crew(2, 1, asked=True), Bar("", 2, 0, None), 2, 0) as run:
+    list(run([0, 1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
+def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
+    """Nor does a script without `if __name__ == "__main__"` run twice. The system frees a lock when its process dies."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(path=[str(Path(__file__).parent)], folder=str(tmp_path)))
+    with subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True) as parent:
+        began = time.monotonic()
+        while not all((tmp_path / f"{job}.held").exists() for job in (0, 1)):
+            assert parent.poll() is None
+            assert time.monotonic() - began < 60
+            time.sleep(0.02)
+        parent.send_signal(how)
+        parent.wait(20)
+        assert parent.stderr is not None
+        assert parent.stderr.read().count("Traceback") == (1 if how == signal.SIGINT else 0)
+    for job in (0, 1):
+        began = time.monotonic()
+        free = False
+        while not free and time.monotonic() - began < 10:
+            with lock(tmp_path / f"{job}.lock", wait=False) as free:
+                time.sleep(0.02)
+        assert free
