@@ -29,8 +29,8 @@ lint: $(VENV)/tested
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/pyright
 
-bench: $(VENV)/installed  ## time and memory of the estimators
-	$(BIN)/python benchmarks/unroll.py
+bench: $(VENV)/installed  ## time and memory beside the published way; NAME=experts, augment, store or evaluate for the others
+	$(BIN)/astdistill bench $(or $(NAME),unroll)
 
 clean:
 	rm -rf $(VENV) runs experts

@@ -13,6 +13,7 @@ VERBS = {
     "experts": "train the experts of a preset and show how good and how smooth they are",
     "distill": "distil with the experts of a preset, training those that are missing",
     "evaluate": "train fresh networks on a distilled set and test them: astdistill evaluate runs/NAME",
+    "bench": "time and memory beside the published way and the limit of this machine: astdistill bench unroll",
     "presets": "the cells that can be run by name, with their published figures",
 }
 

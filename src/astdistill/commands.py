@@ -84,6 +84,13 @@ def presets(words: list[str]) -> None:
     Console().print(shown)
 
 
+def bench(words: list[str]) -> None:
+    """Time and memory, beside the published way and the limit of this machine."""
+    from .bench.command import bench as measured
+
+    measured(words)
+
+
 def _run(request: Request) -> None:
     if _only_estimate(request):
         return
@@ -103,6 +110,7 @@ def _evaluate(
     baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans", "full"),
     data: str | None = None,
     device: str = "cpu",
+    workers: int | None = None,
     seed: int = 0,
     out: Path | None = None,
     quiet: bool = False,
@@ -119,6 +127,7 @@ def _evaluate(
         baselines: Real images evaluated alike.
         data: Where the data lies now, if elsewhere than when the set was made.
         device: cpu or cuda.
+        workers: Networks trained side by side on a CPU; none means as many as there are cores.
         seed: Every draw depends on it.
         out: Folder of scores.json; none means a folder beside the set named after protocol, epochs and architectures.
         quiet: No progress.
@@ -132,7 +141,7 @@ def _evaluate(
     dataset = load_dataset(config, device=device)
     words = [word.replace("/", "_").replace(":", "_") for word in ("evaluation", protocol_name, f"{recipe.epochs}-epochs", *architectures)]
     folder = out or (path if path.is_dir() else path.parent) / "-".join(words)
-    scores = evaluate_all(synthetic, dataset, recipe, architectures or None, networks, baselines, folder, seed=seed)
+    scores = evaluate_all(synthetic, dataset, recipe, architectures or None, networks, baselines, folder, seed=seed, workers=workers)
     _show(scores, folder, None)
 
 

@@ -1,0 +1,121 @@
+"""Every bench at toy size: in this process variant by variant, and from the command line to the JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from astdistill.bench import store
+from astdistill.bench.catalogue import BENCHES, answer
+from astdistill.bench.harness import in_own_process
+from astdistill.bench.limits import Rates
+from astdistill.bench.task import Request, Settings
+from astdistill.cli import main
+
+FURTHER = {"unroll": set(), "experts": {"share"}, "augment": set(), "store": {"bytes"}, "evaluate": {"epochs", "worker_mb"}}
+HERE = [(name, variant) for name, bench in BENCHES.items() for variant in bench.variants if (name, variant) != ("experts", "ours")]
+
+
+@pytest.mark.parametrize(("name", "variant"), HERE)
+def test_every_variant_runs_and_reports(name: str, variant: str) -> None:
+    found = answer(Request(what="time", bench=name, case="tiny", variants=(variant,), settings=Settings()))
+    assert set(found) == {"seconds", "peak_mb"} | FURTHER[name]
+    assert found["seconds"] > 0
+
+
+def test_the_published_penalty_runs() -> None:
+    assert answer(Request(what="time", bench="experts", case="tiny-penalty", variants=("published",)))["share"] > 0
+
+
+def test_cosines_are_one_where_the_estimator_is_exact() -> None:
+    variants = BENCHES["unroll"].variants
+    found = answer(Request(what="cosine", bench="unroll", case="tiny", variants=variants))
+    assert set(found) == set(variants)
+    for variant in ("published", "backprop", "recompute"):
+        assert found[variant]["cosine"] == pytest.approx(1.0, abs=1e-5)
+    assert found["first-order"]["cosine"] < found["backprop"]["cosine"]
+
+
+def test_a_large_case_is_compared_smaller_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("astdistill.bench.unroll.MOST", 6)
+    found = answer(Request(what="cosine", bench="unroll", case="tiny", variants=("backprop",)))
+    assert found["backprop"]["cosine_case"] == "b2-t3"
+    assert found["backprop"]["cosine"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_store_reads_three_rows_and_the_published_file_all() -> None:
+    ours, published = (
+        answer(Request(what="time", bench="store", case="tiny", variants=(variant,)))["bytes"] for variant in ("ours", "published")
+    )
+    row = 4 * store.CASES["tiny"].parameters
+    assert ours == 3 * row
+    assert published > 5 * row
+
+
+def test_cases_asked_for_in_the_issue_exist() -> None:
+    assert set(BENCHES) == {"unroll", "experts", "augment", "store", "evaluate"}
+    assert set(BENCHES["unroll"].cases) == {"b100-t10", "b10-t20", "b50-t5", "b50-t40"}
+    assert set(BENCHES["experts"].cases) == {"w32", "w128", "w32-penalty"}
+    assert {bench.variants[0] for bench in BENCHES.values()} == {"published"}
+
+
+def test_without_a_name_the_benches_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["bench"]) == 0
+    shown = capsys.readouterr().out
+    for word in (*BENCHES, "b100-t10", "(w128-penalty)"):
+        assert word in shown
+    assert "tiny" not in shown
+
+
+@pytest.mark.slow
+def test_experts_run_side_by_side_in_processes_of_their_own() -> None:
+    request = Request(what="time", bench="experts", case="tiny-penalty", variants=("ours",), settings=Settings(threads=2))
+    found = in_own_process(request)
+    assert found["experts"] == 2
+    assert found["seconds"] > 0
+    assert 0 < found["share"] < 1
+    with pytest.raises(Exception, match="KeyError: 'nowhere'"):
+        in_own_process(request.replace(case="nowhere"))
+
+
+def answer_here(request: Request) -> dict[str, Any]:
+    """What a process of its own would say; a rate is taken for granted."""
+    return Rates(1.0, 2.0, 1.0).to_json() if request.what == "rates" else json.loads(json.dumps(answer(request)))
+
+
+def run_tiny(name: str, folder: Path, n: int) -> dict[str, Any]:
+    """The JSON of a run with the published variant and the first of ours, on one thread."""
+    words = ["bench", name, "--case", "tiny", "-n", str(n), "--threads", "1", "--quiet", "--json", str(folder / "found.json")]
+    assert main([*words, "--variant", "published", "--variant", BENCHES[name].variants[1]]) == 0
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "experts" else ()) for name in BENCHES])
+def test_from_words_to_a_table_and_json(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setattr("astdistill.bench.command.in_own_process", answer_here)
+    written = run_tiny(name, tmp_path, 2)
+    assert list(written) == ["bench", "machine", "provenance", "limits", "rows"]
+    assert written["bench"] == name
+    assert written["machine"]["threads"] == 1
+    assert written["provenance"]["arguments"][:2] == ["bench", name]
+    assert {"versions", "commit", "python"} <= set(written["provenance"])
+    assert written["limits"]["gflops"] == 2.0
+    published, ours = written["rows"]
+    assert (published["case"], published["variant"], published["faster"], published["n"]) == ("tiny", "published", 1.0, 2)
+    keys = {"case", "variant", "seconds", "spread", "peak_mb", "n", "faster", "memory", "limit_seconds", "of_limit"} | FURTHER[name]
+    assert set(ours) >= keys | ({"cosine"} if name == "unroll" else set())
+    assert BENCHES[name].variants[1] in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_same_in_processes_of_their_own(tmp_path: Path) -> None:
+    written = run_tiny("augment", tmp_path, 1)
+    assert written["limits"]["gflops"] > 0
+    assert [row["variant"] for row in written["rows"]] == ["published", "ours"]
