@@ -1,0 +1,104 @@
+"""The one-script experiments under `benchmarks/`, at toy size on the CPU, with forced stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+STOPPED = 75
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three classes of 8 px pictures, tinted by class."""
+    draw = np.random.default_rng(0)
+
+    def part(each: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(3 * each) % 3
+        return (draw.integers(0, 128, (3 * each, 8, 8, 3)) + 60 * labels[:, None, None, None]).clip(0, 255).astype(np.uint8), labels
+
+    (x_train, y_train), (x_test, y_test) = part(40), part(10)
+    np.savez(tmp_path / "toy.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return tmp_path / "toy.npz"
+
+
+def started(data: Path, out: Path, seconds: float) -> subprocess.Popen[str]:
+    words = [sys.executable, str(BENCHMARKS / "cifar100_ipc1.py"), "--data", str(data), "--out", str(out), "--scale", "tiny"]
+    words += ["--device", "cpu", "--seconds", str(seconds), "--json", str(out.parent / "results" / "toy.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ASTDISTILL_CACHE": str(out.parent / "cache")}
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ended(process: subprocess.Popen[str], code: int) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == code, output
+    return output
+
+
+@pytest.mark.slow
+def test_the_whole_experiment_in_three_pieces(data: Path, tmp_path: Path) -> None:
+    out, result = tmp_path / "out", tmp_path / "results" / "toy.json"
+    began = time.monotonic()
+    output = ended(started(data, out, 0.5), STOPPED)
+    assert "run the same command again" in output
+    assert "give it more --seconds" in output
+    assert time.monotonic() - began < 30
+
+    process = started(data, out, 600)
+    while not list((out / "experts").glob("*/000.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    ended(process, STOPPED)
+    assert not result.exists()
+    first = next((out / "experts").glob("*/000.safetensors"))
+    written = first.stat().st_mtime_ns
+
+    output = ended(started(data, out, 600), 0)
+    assert first.stat().st_mtime_ns == written, "an expert of an earlier piece is trained again"
+    assert "experts: n 2; test_accuracy_median" in output
+    found = json.loads(result.read_text(encoding="utf-8"))
+    assert (found["pieces"], found["scale"], found["distillation"]["iterations"]) == (3, "tiny", 3)
+    assert [(row["row"], row["n"]) for row in found["rows"]] == [("ast", 2), ("random", 2), ("kmeans", 2), ("full", 2)]
+    assert all(len(row["final"]) == row["n"] and row["std"] is not None for row in found["rows"])
+    assert len(found["experts"]["test_accuracy_by_epoch"]) == 4
+    assert {"processor", "cores"} <= found["machine"].keys()
+    assert found["provenance"]["versions"]["torch"]
+    stages = {stage["stage"]: stage for stage in found["stages"]}
+    assert [stages[name]["units"] for name in ("experts", "distillation", "evaluation", "baselines")] == [8, 3, 2, 6]
+    assert all(stages[name]["seconds_per_unit"] > 0 for name in ("experts", "distillation", "evaluation", "baselines"))
+    assert 0 < found["seconds"] <= time.monotonic() - began
+    assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["stages"]), abs=0.5)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_settings_that_do_not_fit_end_in_one_sentence(tmp_path: Path) -> None:
+    output = ended(started(tmp_path / "absent.npz", tmp_path / "out", 600), 2)
+    assert "There is no file or folder" in output
+    assert "Traceback" not in output
+
+
+def clock(folder: Path, *events: tuple[str, float]) -> dict[str, float]:
+    """Seconds by stage of a clock whose file holds these events."""
+    (folder / "clock.jsonl").write_text("".join(json.dumps({"event": event, "at": at}) + "\n" for event, at in events), encoding="utf-8")
+    code = f"import sys, json; sys.path.insert(0, {str(BENCHMARKS)!r}); from pieces import Clock; from pathlib import Path; "
+    code += f"clock = Clock(Path({str(folder)!r}), ('start', 'experts')); print(json.dumps([clock.pieces, clock.seconds()]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    pieces, seconds = json.loads(done.stdout)
+    return seconds | {"pieces": pieces}
+
+
+def test_the_clock_adds_up_pieces_and_leaves_out_what_lies_between_them(tmp_path: Path) -> None:
+    first = (("start", 0.0), ("experts", 2.0), ("beat", 5.0), ("stop", 7.0))
+    killed = (("start", 100.0), ("experts", 101.0), ("beat", 104.0))
+    last = (("start", 200.0), ("stop", 201.0))
+    assert clock(tmp_path, *first, *killed, *last) == {"start": 2.0 + 1.0 + 1.0, "experts": 5.0 + 3.0, "pieces": 3}
