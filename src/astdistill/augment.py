@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import unknown
+from .seeds import sent
 from .shapes import Batch
 
 STRATEGY = "color_crop_cutout_flip_scale_rotate"
@@ -33,7 +34,7 @@ class Draw:
 
     def to(self, device: torch.device | str) -> Draw:
         """The same draw with its numbers on `device`."""
-        return Draw(self.op, {name: number.to(device) for name, number in self.numbers.items()})
+        return Draw(self.op, {name: sent(number, device) for name, number in self.numbers.items()})
 
 
 def draw(strategy: str, batch: int, shape: tuple[int, int, int], generator: torch.Generator) -> Draw:

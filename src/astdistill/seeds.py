@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -24,6 +25,13 @@ def rng(seed: int, *purpose: str | int) -> torch.Generator:
     It always lives on the CPU: the same numbers are drawn whatever device computes with them.
     """
     return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+def sent(drawn: Tensor, device: torch.device | str) -> Tensor:
+    """What was drawn, on the device that computes with it; an accelerator does not have to finish its work first."""
+    if torch.device(device).type != "cuda" or drawn.is_cuda:
+        return drawn.to(device)
+    return drawn.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from ..accuracy import accuracy
 from ..augment import apply, draw
 from ..data.dataset import Split
 from ..engines import Trainee
+from ..seeds import sent
 from ..shapes import Images, Targets
 from .recipe import EvalRecipe
 
@@ -76,7 +77,7 @@ def _train_epoch(
     """The sum of the epoch's losses, left on the device."""
     images, targets = examples.images, examples.targets
     channels, height, width = images.shape[1:]
-    order = torch.randperm(len(images), generator=generator).to(images.device)
+    order = sent(torch.randperm(len(images), generator=generator), images.device)
     total = torch.zeros((), device=images.device)
     for batch in order.split(recipe.batch):
         drawn = draw(recipe.augmentation or "", len(batch), (channels, height, width), generator).to(images.device)

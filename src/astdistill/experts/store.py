@@ -15,6 +15,7 @@ from ..data import DataConfig, Dataset, Preprocessing
 from ..errors import InputError
 from ..records import Record
 from ..runs import load_tensors, read_json, save_tensors, write_json
+from ..seeds import sent
 from ..shapes import Params, Rows
 from .curves import ExpertCurve
 from .recipe import ExpertRecipe
@@ -50,7 +51,7 @@ class Segment:
 
     def to(self, device: str | torch.device) -> Segment:
         """The same segment on another device."""
-        return replace(self, start=self.start.to(device), checkpoints=self.checkpoints.to(device))
+        return replace(self, start=sent(self.start, device), checkpoints=sent(self.checkpoints, device))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..errors import DivergedError, InputError
 from ..models import FlatModel, build_model
 from ..progress import Bar, bar
 from ..runs import append_line, lock
-from ..seeds import derive, rng, seeded
+from ..seeds import derive, rng, seeded, sent
 from ..shapes import Batch, Logits, Targets
 from ..synthetic import one_hot
 from ..workers import Crew, divide, pool, training_seconds
@@ -129,7 +129,7 @@ def train_epoch(
 ) -> float:
     """Train for one pass over `split`; the accuracy, in percent, on the augmented batches as they came."""
     generator = rng(seed, "epoch")
-    order = torch.randperm(len(split), generator=generator).to(split.labels.device)
+    order = sent(torch.randperm(len(split), generator=generator), split.labels.device)
     correct = torch.zeros((), device=split.labels.device)
     shape = split.images.shape[1], split.images.shape[2], split.images.shape[3]
     for chosen in order.split(recipe.batch):

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..augment import Draw, apply, draw
+from ..seeds import sent
 from ..shapes import Batch
 
 
@@ -51,4 +52,4 @@ def draw_plan(
         stream = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
         indices = stream[: steps * size].view(steps, size)
     draws = tuple(draw(strategy, size, shape, generator).to(device) for _ in range(steps))
-    return Plan(indices.to(device), draws)
+    return Plan(sent(indices, device), draws)

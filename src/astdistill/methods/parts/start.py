@@ -11,7 +11,7 @@ from torch import Tensor
 from ...experts import Segment, TrajectoryStore
 from ...models import FlatModel
 from ...records import Part
-from ...seeds import rng
+from ...seeds import rng, sent
 from ...shapes import Params
 
 
@@ -52,7 +52,7 @@ class WeightPerturbation(Perturb):
         changed = start.clone()
         for kernel in model.kernels:
             weights = start[kernel]
-            direction = torch.randn(len(weights), generator=generator).to(start)
+            direction = sent(torch.randn(len(weights), generator=generator), start.device).to(start)
             changed[kernel] = weights + self.change(weights, direction)
         return changed
 
