@@ -10,6 +10,8 @@ from problems import blobs
 from pydantic import ValidationError
 
 from astdistill import experiment
+from astdistill.engines import using
+from astdistill.engines.choice import chosen
 from astdistill.options import parse
 from astdistill.presets import preset
 from astdistill.run_folder import claim
@@ -52,3 +54,30 @@ def test_a_run_goes_on_with_other_workers(tmp_path: Path) -> None:
     before = cell.to_json()
     del before["workers"]
     claim(before, "data", tmp_path / "run", "cpu")
+
+
+def test_the_engine_is_chosen_for_its_run_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def note(*_: object, **__: object) -> Any:
+        heard.append(chosen())
+        raise RuntimeError
+
+    for stage in ("train_experts", "evaluate_all", "distill"):
+        monkeypatch.setattr(experiment, stage, note)
+    wanted = parse("run", ["digits-ipc1", "--engine", "eager"]).experiment
+    for run in (
+        lambda: experiment.obtain_experts(wanted, blobs()),
+        lambda: experiment.obtain_scores(wanted, blobs(), None, tmp_path),  # pyright: ignore[reportArgumentType]
+        lambda: experiment.obtain_synthetic(wanted, blobs(), None, tmp_path),  # pyright: ignore[reportArgumentType]
+    ):
+        with pytest.raises(RuntimeError):
+            run()
+    assert heard == ["eager"] * 3
+    assert chosen() == "auto"
+    monkeypatch.setenv("ASTDISTILL_ENGINE", "compiled")
+    with using("auto"):
+        assert chosen() == "compiled"
+    with using("eager"):
+        assert chosen() == "eager"
+    assert chosen() == "compiled"

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from . import estimate
 from .data import load_dataset
+from .engines import EngineName, using
 from .errors import InputError
 from .evaluation import Scores, evaluate_all, protocol, table
 from .experiment import Experiment, check_numbers, load_data, obtain_experts, obtain_synthetic, prepare, run_experiment
@@ -111,6 +112,7 @@ def _evaluate(
     data: str | None = None,
     device: str = "cpu",
     workers: int | None = None,
+    engine: EngineName = "auto",
     seed: int = 0,
     out: Path | None = None,
     quiet: bool = False,
@@ -128,6 +130,7 @@ def _evaluate(
         data: Where the data lies now, if elsewhere than when the set was made.
         device: cpu or cuda.
         workers: Networks trained side by side on a CPU; none means as many as there are cores.
+        engine: What computes derivatives; auto takes the fastest that can.
         seed: Every draw depends on it.
         out: Folder of scores.json; none means a folder beside the set named after protocol, epochs and architectures.
         quiet: No progress.
@@ -141,7 +144,8 @@ def _evaluate(
     dataset = load_dataset(config, device=device)
     words = [word.replace("/", "_").replace(":", "_") for word in ("evaluation", protocol_name, f"{recipe.epochs}-epochs", *architectures)]
     folder = out or (path if path.is_dir() else path.parent) / "-".join(words)
-    scores = evaluate_all(synthetic, dataset, recipe, architectures or None, networks, baselines, folder, seed=seed, workers=workers)
+    with using(engine):
+        scores = evaluate_all(synthetic, dataset, recipe, architectures or None, networks, baselines, folder, seed=seed, workers=workers)
     _show(scores, folder, None)
 
 
@@ -164,7 +168,8 @@ def _only_estimate(request: Request) -> bool:
         return False
     _check_device(request.experiment.device)
     check_numbers(request.experiment)
-    stages = estimate.estimate(request.experiment)
+    with using(request.experiment.engine):
+        stages = estimate.estimate(request.experiment)
     print(json.dumps(request.experiment.to_json(), indent=2))
     Console().print(estimate.table(request.experiment, stages))
     Console().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)

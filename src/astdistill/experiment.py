@@ -9,6 +9,7 @@ from pydantic import Field
 
 from .data import DataConfig, Dataset, load_dataset
 from .distillation import DistillSettings, check_data, check_settings, distill
+from .engines import EngineName, using
 from .errors import InputError
 from .evaluation import MTT_PROTOCOL, EvalRecipe, Scores, evaluate_all
 from .experts import TrajectoryStore, train_experts
@@ -72,6 +73,9 @@ class Experiment(Record):
     workers: int | None = Field(default=None, ge=1)
     """Experts and evaluated networks trained side by side on a CPU; none means as many as there are cores. Like the device, it changes
     results by no more than rounding: the threads are split among them."""
+    engine: EngineName = "auto"
+    """What computes derivatives: native (the ConvNet on a CPU), compiled, or eager; auto takes the fastest that can, or
+    $ASTDISTILL_ENGINE. It changes results by no more than rounding, which a resumed run shows in its last bits."""
     seed: int = 0
     """Every draw of distillation and evaluation depends on it."""
     published: Published = Published()
@@ -108,25 +112,27 @@ def check_experiment(experiment: Experiment, dataset: Dataset) -> None:
 def obtain_experts(experiment: Experiment, dataset: Dataset) -> TrajectoryStore:
     """The experts, trained where they are missing, with the quality figure beside them."""
     wanted = experiment.experts
-    store = train_experts(
-        dataset,
-        model=experiment.model,
-        recipe=experiment.method.expert,
-        count=wanted.count,
-        store=wanted.store,
-        seed=wanted.seed,
-        dtype=wanted.dtype,
-        workers=experiment.workers,
-    )
+    with using(experiment.engine):
+        store = train_experts(
+            dataset,
+            model=experiment.model,
+            recipe=experiment.method.expert,
+            count=wanted.count,
+            store=wanted.store,
+            seed=wanted.seed,
+            dtype=wanted.dtype,
+            workers=experiment.workers,
+        )
     save_quality({experiment.method.name: store.curves()}, store.folder / "quality.png")
     return store
 
 
 def obtain_synthetic(experiment: Experiment, dataset: Dataset, experts: TrajectoryStore, out: Path) -> SyntheticSet:
     """The distilled set, with its picture and curves beside it."""
-    synthetic = distill(
-        dataset, experts, method=experiment.method, ipc=experiment.ipc, settings=experiment.distill, out=out, seed=experiment.seed
-    )
+    with using(experiment.engine):
+        synthetic = distill(
+            dataset, experts, method=experiment.method, ipc=experiment.ipc, settings=experiment.distill, out=out, seed=experiment.seed
+        )
     save_grid(synthetic, out / "images.png")
     save_curves(read_lines(out / "metrics.jsonl"), out / "curves.png")
     return synthetic
@@ -135,17 +141,18 @@ def obtain_synthetic(experiment: Experiment, dataset: Dataset, experts: Trajecto
 def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: SyntheticSet, out: Path) -> Scores:
     """The scores of the set and of the baselines, resumed network by network."""
     wanted = experiment.evaluation
-    return evaluate_all(
-        synthetic,
-        dataset,
-        recipe=wanted.recipe,
-        model=wanted.architectures or None,
-        seeds=wanted.networks,
-        baselines=wanted.baselines,
-        out=out,
-        seed=experiment.seed,
-        workers=experiment.workers,
-    )
+    with using(experiment.engine):
+        return evaluate_all(
+            synthetic,
+            dataset,
+            recipe=wanted.recipe,
+            model=wanted.architectures or None,
+            seeds=wanted.networks,
+            baselines=wanted.baselines,
+            out=out,
+            seed=experiment.seed,
+            workers=experiment.workers,
+        )
 
 
 def prepare(experiment: Experiment, out: Path) -> Dataset:

@@ -13,6 +13,7 @@ FREE = (
     "data.image_column",
     "data.label_column",
     "device",
+    "engine",
     "distill.checkpoint_seconds",
     "distill.iterations",
     "distill.max_skips",
