@@ -74,7 +74,7 @@ class Experiment(Record):
     """Experts and evaluated networks trained side by side on a CPU; none means as many as there are cores. Like the device, it changes
     results by no more than rounding: the threads are split among them."""
     engine: EngineName = "auto"
-    """What computes derivatives: native (the ConvNet on a CPU), compiled, or eager; auto takes the fastest that can, or
+    """What computes derivatives: native (the ConvNet on a CPU), compiled, compiled-bfloat16, or eager; auto takes the fastest that can, or
     $ASTDISTILL_ENGINE. It changes results by no more than rounding, which a resumed run shows in its last bits."""
     seed: int = 0
     """Every draw of distillation and evaluation depends on it."""

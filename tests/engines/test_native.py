@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from astdistill import progress
-from astdistill.engines import EagerEngine, engine_of, held_bytes, library, native
+from astdistill.engines import EagerEngine, choice, engine_of, held_bytes, library, native
 from astdistill.engines.blocks import blocks_of
 from astdistill.engines.native import NativeEngine
 from astdistill.engines.passes import Workspace
@@ -199,6 +199,21 @@ def test_the_native_engine_is_chosen_where_it_can_be(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("ASTDISTILL_ENGINE", "naive")
     with pytest.raises(InputError, match="Did you mean 'native'"):
         engine_of(other.model).gradient(other.theta, other.images, other.targets)
+
+
+def test_a_compiled_engine_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, asked = case("convnet-d2-w32"), []
+
+    def note(model: object, precision: str = "tf32") -> EagerEngine:
+        asked.append(precision)
+        return EagerEngine(given.model)
+
+    monkeypatch.setattr(choice, "compiled_engine", note)
+    for name in ("compiled", "compiled-bfloat16", "compiled"):
+        monkeypatch.setenv("ASTDISTILL_ENGINE", name)
+        engine_of(given.model).gradient(given.theta, given.images, given.targets)
+    assert asked == ["tf32", "bfloat16"]
+    assert held_bytes(given.model) == 0
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from .library import library
 from .native import NativeEngine
 from .passes import Workspace
 
-EngineName = Literal["auto", "native", "compiled", "eager"]
-"""auto: native where it can be, compiled on an accelerator, else eager. native falls back to eager for what it cannot do."""
+EngineName = Literal["auto", "native", "compiled", "compiled-bfloat16", "eager"]
+"""auto: native where it can be, compiled on an accelerator, else eager. native falls back to eager for what it cannot do;
+compiled-bfloat16 is the approximate one (see `CompiledEngine`)."""
 
 VARIABLE = "ASTDISTILL_ENGINE"
 
@@ -60,7 +61,9 @@ class ChosenEngine:
         name = chosen()
         wanted = "compiled" if name == "auto" and theta.is_cuda else name
         if wanted == "compiled":
-            return self._kept("compiled", lambda: compiled_engine(self._model))
+            return self._kept(wanted, lambda: compiled_engine(self._model))
+        if wanted == "compiled-bfloat16":
+            return self._kept(wanted, lambda: compiled_engine(self._model, precision="bfloat16"))
         if wanted != "eager" and (found := self._native(theta, images)) is not None:
             return found
         return self._kept("eager", lambda: EagerEngine(self._model))
