@@ -12,7 +12,7 @@ from ..models import ConvNet, FlatModel, GroupNorm
 from ..shapes import Params
 
 LANES = 16
-"""Channels in a block of `kernels.c`."""
+"""Channels in a block of `kernels/`."""
 MOST_INPUTS = 16
 """Image channels up to which the direct first convolution is the right one."""
 

@@ -1,4 +1,4 @@
-"""The compiled form of `kernels.c`: made once with the machine's own C compiler, kept in the user's cache, found again by content."""
+"""The compiled form of `kernels/`: made once with the machine's own C compiler, kept in the user's cache, found again by content."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from ..progress import console
 from ..runs import cache_folder, replacing
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCE = Path(__file__).with_name("kernels")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 
 
 class Shape(ctypes.Structure):
-    """`Shape` of kernels.c."""
+    """`Shape` of blocks.c."""
 
     _fields_ = [
         (name, ctypes.c_long)
@@ -32,13 +32,13 @@ class Shape(ctypes.Structure):
 
 
 class Flow(ctypes.Structure):
-    """`Flow` of kernels.c."""
+    """`Flow` of blocks.c."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in ("source", "weight", "bias", "gamma", "beta", "z", "out")]
 
 
 class Adjoint(ctypes.Structure):
-    """`Adjoint` of kernels.c."""
+    """`Adjoint` of blocks.c."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in ("a", "b", "to_a", "to_b", "gamma", "beta", "weight", "images")]
 
@@ -82,13 +82,14 @@ def _say(cause: str) -> None:
 def _built(compiler: list[str]) -> Path:
     """The shared library in the cache; its name holds everything that decides its content."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    parts = (SOURCE.read_text(encoding="utf-8"), version, platform.machine(), _processor(), *FLAGS)
+    texts = [path.read_text(encoding="utf-8") for path in sorted(SOURCE.iterdir()) if path.suffix in (".c", ".h")]
+    parts = (*texts, version, platform.machine(), _processor(), *FLAGS)
     path = cache_folder() / "kernels" / f"{hashlib.sha256(chr(31).join(parts).encode()).hexdigest()[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             # The OpenMP runtime that torch has loaded already is found by its name, so that both share one pool of threads.
-            command = [*compiler, *FLAGS, "-o", str(temporary), str(SOURCE)]
+            command = [*compiler, *FLAGS, "-o", str(temporary), str(SOURCE / "blocks.c")]
             subprocess.run(command, capture_output=True, text=True, check=True)
     return path
 

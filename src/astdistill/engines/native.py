@@ -1,4 +1,4 @@
-"""The engine of the ConvNet on a CPU: hand-written derivatives around `kernels.c`, several times as fast as torch's own."""
+"""The engine of the ConvNet on a CPU: hand-written derivatives around `kernels/`, several times as fast as torch's own."""
 
 from __future__ import annotations
 

@@ -1,0 +1,78 @@
+/* The first convolution, direct, and its adjoints. */
+
+/* A copy of one image's channels, each framed by a ring of zeros. */
+static void frame_image(const float *image, long inputs, long height, long width, float *framed) {
+    long stride = width + 2, size = (height + 2) * stride;
+    memset(framed, 0, inputs * size * sizeof(float));
+    for (long c = 0; c < inputs; c++)
+        for (long y = 0; y < height; y++)
+            memcpy(framed + c * size + (y + 1) * stride + 1, image + (c * height + y) * width, width * sizeof(float));
+}
+
+INLINE void some_pixels(const float *framed, const float *weight, long inputs, long stride, long size, v bias, float *to, int count) {
+    v sum[8];
+    for (int p = 0; p < count; p++) sum[p] = bias;
+    for (long c = 0; c < inputs; c++)
+        for (int i = 0; i < 3; i++)
+            for (int j = 0; j < 3; j++) {
+                v w = load(weight + (9 * c + 3 * i + j) * L);
+                const float *from = framed + c * size + i * stride + j;
+                for (int p = 0; p < count; p++) sum[p] += w * from[p];
+            }
+    for (int p = 0; p < count; p++) store(to + p * L, sum[p]);
+}
+
+static void plane_from_image(const float *framed, const float *weight, long inputs, long height, long width, v bias, float *plane) {
+    long stride = width + 2, size = (height + 2) * stride;
+    for (long y = 0; y < height; y++) {
+        long x = 0;
+        for (; x + 8 <= width; x += 8) some_pixels(framed + y * stride + x, weight, inputs, stride, size, bias, plane + (y * width + x) * L, 8);
+        for (; x < width; x++) some_pixels(framed + y * stride + x, weight, inputs, stride, size, bias, plane + (y * width + x) * L, 1);
+    }
+}
+
+/* Add to each tap's plane [h w] what 16 pixels of one plane send through the block's weights. */
+static void taps_from_pixels(const float *plane, const float *weight, long inputs, long pixels, float *taps) {
+    v turned[L];
+    transpose(plane, turned);
+    for (long c = 0; c < inputs; c++) {
+        v sum[9];
+        for (int t = 0; t < 9; t++) sum[t] = load(taps + (9 * c + t) * pixels);
+        for (int l = 0; l < L; l++)
+            for (int t = 0; t < 9; t++) sum[t] += turned[l] * weight[(9 * c + t) * L + l];
+        for (int t = 0; t < 9; t++) store(taps + (9 * c + t) * pixels, sum[t]);
+    }
+}
+
+/* The adjoint of the weights [9 inputs][16] of one plane. */
+static void weights_from_plane(const float *framed, const float *plane, long inputs, long height, long width, int add, float *to) {
+    long stride = width + 2, size = (height + 2) * stride;
+    for (long c = 0; c < inputs; c++) {
+        v sum[9] = {};
+        for (long y = 0; y < height; y++)
+            for (long x = 0; x < width; x++) {
+                v d = load(plane + (y * width + x) * L);
+                const float *from = framed + c * size + y * stride + x;
+                for (int i = 0; i < 3; i++)
+                    for (int j = 0; j < 3; j++) sum[3 * i + j] += d * from[i * stride + j];
+            }
+        for (int t = 0; t < 9; t++) {
+            float *tap = to + (9 * c + t) * L;
+            store(tap, add ? load(tap) + sum[t] : 0 + sum[t]);
+        }
+    }
+}
+
+/* Each tap's plane, shifted to where the tap reads, added up: the adjoint of an image. */
+static void image_from_taps(const float *taps, long inputs, long height, long width, float *framed, float *to) {
+    long stride = width + 2, size = (height + 2) * stride, pixels = height * width;
+    memset(framed, 0, inputs * size * sizeof(float));
+    for (long t = 0; t < 9 * inputs; t++)
+        for (long y = 0; y < height; y++) {
+            float *line = framed + t / 9 * size + (y + t % 9 / 3) * stride + t % 3;
+            for (long x = 0; x < width; x++) line[x] += taps[t * pixels + y * width + x];
+        }
+    for (long c = 0; c < inputs; c++)
+        for (long y = 0; y < height; y++)
+            memcpy(to + (c * height + y) * width, framed + c * size + (y + 1) * stride + 1, width * sizeof(float));
+}
