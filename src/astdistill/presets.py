@@ -66,7 +66,7 @@ CIFAR_TEN = Experiment(
     method=AST.replace(expert=AST.expert.replace(epochs=15)),
     ipc=10,
     distill=DistillSettings(iterations=400, inner_steps=10, matched_epochs=2, max_start_epoch=8, lr_img=1000.0, lr_lr=1e-5),
-    evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300, full_epochs=60)),
+    evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300)),
 )
 
 PRESETS: dict[str, Experiment] = {preset.name: preset for preset in (DIGITS, CIFAR_TEN, *CELLS)}
