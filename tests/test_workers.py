@@ -47,9 +47,9 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_threads_are_split_among_as_many_workers_as_there_are_cores(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+def test_as_many_workers_as_end_first_share_the_threads(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
     torch.set_num_threads(8)
-    for cores, count, workers, each in ((8, 100, 8, 1), (8, 3, 3, 2), (8, 1, 1, 8), (3, 100, 3, 2), (1, 5, 1, 8)):
+    for cores, count, workers, each in ((8, 100, 8, 1), (8, 3, 3, 2), (8, 1, 1, 8), (3, 100, 3, 2), (1, 5, 1, 8), (2, 4, 2, 4), (2, 5, 1, 8)):
         monkeypatch.setattr(crew, "cores", lambda cores=cores: cores)
         assert divide(count, None, CPU) == Crew(workers, each)
     assert divide(5, 2, CPU) == Crew(2, 4, asked=True)
@@ -64,8 +64,8 @@ def test_threads_are_split_among_as_many_workers_as_there_are_cores(monkeypatch:
 def test_accelerators_and_networks_of_the_script_stay_in_one_process(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
     torch.set_num_threads(2)
     monkeypatch.setattr(crew, "cores", lambda: 2)
-    assert divide(5, None, torch.device("cuda")) == divide(5, None, CPU, ["__main__:net"]) == Crew(1, 2)
-    assert divide(5, None, CPU, ["package:net"]) == Crew(2, 1)
+    assert divide(5, None, torch.device("cuda")) == divide(4, None, CPU, ["__main__:net"]) == Crew(1, 2)
+    assert divide(4, None, CPU, ["package:net"]) == Crew(2, 1)
     with pytest.raises(InputError, match="2 workers were asked for, but one process feeds cuda; leave --workers out"):
         divide(5, 2, torch.device("cuda"))
     with pytest.raises(InputError, match="'__main__:net' is defined in the script itself"):
