@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from astdistill.unroll import InnerLoop, Matching, Variables
+from astdistill.unroll import InnerLoop, Matching, Nearest, Variables
 
 
-def unrolled_loss(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching) -> Tensor:
+def unrolled_loss(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching | Nearest) -> Tensor:
     """L(X, Y, η): the student's steps and the objective, one line each, with a graph through everything."""
     theta, velocity = start.detach().clone().requires_grad_(), torch.zeros_like(start)
     students = [theta]
@@ -23,13 +23,18 @@ def unrolled_loss(inner: InnerLoop, start: Tensor, variables: Variables, objecti
         velocity = inner.momentum * velocity + gradient
         theta = theta - variables.lr * velocity
         students.append(theta)
+    if isinstance(objective, Nearest):
+        terms = [objective.scale * ((students[step] - objective.target) ** 2).sum() for step in objective.at]
+        return min(terms, key=lambda term: float(term.detach()))
     total = torch.zeros((), dtype=start.dtype)
     for step, target, scale in zip(objective.at, objective.targets, objective.scales, strict=True):
         total = total + scale * ((students[step] - target) ** 2).sum()
     return total
 
 
-def unrolled_gradient(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching) -> tuple[Tensor, Tensor, Tensor]:
+def unrolled_gradient(
+    inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching | Nearest
+) -> tuple[Tensor, Tensor, Tensor]:
     """dL/dX, dL/dY and dL/dη by autograd through `unrolled_loss`."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr)]
     images, targets, lr = torch.autograd.grad(unrolled_loss(inner, start, Variables(*leaves), objective), leaves)

@@ -66,7 +66,7 @@ class Probe:
         """Seconds and bytes of one training step on `batch` images."""
         probed = min(batch, PROBED)
         images, labels = self._images(probed)
-        recipe = method.expert if penalty else method.expert.replace(penalty=0.0)
+        recipe = method.expert if penalty else method.expert.replace(penalty=0.0, sharpness=0.0)
         trainee, targets = Trainee(copy.deepcopy(self.network)), self._targets(labels)
 
         def step() -> None:

@@ -16,6 +16,7 @@ FREE = (
     "engine",
     "distill.checkpoint_seconds",
     "distill.iterations",
+    "distill.max_passes",
     "distill.max_skips",
     "evaluation",
     "experts.store",

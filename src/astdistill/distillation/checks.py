@@ -36,6 +36,7 @@ def check_settings(method: Method, settings: DistillSettings, epochs: int, whose
             f"Start epochs below {settings.max_start_epoch} and {settings.matched_epochs} matched epochs reach epoch {last}, but {whose} "
             f"{epochs}; choose --distill.max-start-epoch {allowed} or less, or train longer experts."
         )
+    method.sample.check(settings.max_start_epoch)
     method.goal.check(settings.inner_steps, settings.matched_epochs)
 
 

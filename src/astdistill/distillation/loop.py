@@ -57,13 +57,16 @@ def _iterate(run: Distillation, state: DistillState) -> SyntheticSet | None:
         while counters.iteration < run.settings.iterations:
             line = run.advance(state, saver.confirmed)
             saver.after_step(state, line)
-            if counters.skipped_in_a_row >= run.settings.max_skips:
+            if counters.skipped_in_a_row >= run.settings.max_skips or counters.passed_in_a_row >= run.settings.max_passes:
                 state.roll_back()
                 saver.save(state)
                 _finish(run, state, saver.best)
                 raise DivergedError(_too_many(run, line))
             progress.step(
-                note=f"loss {line['loss']:.4f}, η {line['lr']:.4g}" + (f", skipped {counters.skipped}" if counters.skipped else "")
+                note=", ".join(
+                    [f"loss {line['loss']:.4f}, η {line['lr']:.4g}"]
+                    + [f"{word} {count}" for word, count in (("skipped", counters.skipped), ("passed", counters.passed)) if count]
+                )
             )
         saver.save(state)
     return saver.best
@@ -71,6 +74,11 @@ def _iterate(run: Distillation, state: DistillState) -> SyntheticSet | None:
 
 def _too_many(run: Distillation, line: Line) -> str:
     kept = f" The last good state is in {run.out}." if run.out else ""
+    if "passed" in line:
+        return (
+            f"{run.settings.max_passes} outer steps in a row were passed over, the last, {line['iteration']}, because {line['passed']}; "
+            f"raise --method.accept.threshold, or lower --distill.lr-img and start in a new folder.{kept}"
+        )
     return (
         f"{run.settings.max_skips} outer steps in a row were skipped, the last, {line['iteration']}, because {line['skipped']}; lower "
         f"--distill.lr-img, --distill.lr-lr or --distill.lr-init and start in a new folder.{kept}"

@@ -10,12 +10,12 @@ import torch
 
 from ..data import Dataset
 from ..errors import InputError
-from ..experts import TrajectoryStore
+from ..experts import Segment, TrajectoryStore
 from ..methods import Method
 from ..models import FlatModel
 from ..records import digest
 from ..runs import provenance, read_lines, rewrite_lines
-from ..seeds import rng
+from ..seeds import derive, rng
 from ..synthetic import SyntheticSet
 from ..unroll import InnerLoop, MetaGradient, Variables, draw_plan
 from .settings import DistillSettings
@@ -42,7 +42,7 @@ class Distillation:
     def key(self) -> str:
         """A digest of everything that the images depend on, so that only an equal run is resumed."""
         settings = self.settings.to_json()
-        for free in ("iterations", "checkpoint_seconds", "max_skips"):
+        for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes"):
             settings.pop(free)
         experts = {"store": self.experts.identity.digest(), "numbers": self.experts.experts()}
         return digest({"method": self.method.to_json(), "settings": settings, "ipc": self.ipc, "seed": self.seed, "experts": experts})
@@ -78,43 +78,59 @@ class Distillation:
         return self.dataset.train.images.device
 
     def gradient(self, state: DistillState) -> MetaGradient:
-        """The meta-gradient of outer step `state.counters.iteration`: a pure function of the state and the seed."""
+        """The meta-gradient of outer step `state.counters.iteration`: a pure function of the state and the seed.
+
+        With several trajectories it is the mean of theirs; the first has the run's own seed, the others have one derived from it.
+        """
+        more = [derive(self.seed, "trajectory", number) for number in range(1, self.settings.trajectories)]
+        return MetaGradient.mean([self._trajectory(state, seed) for seed in (self.seed, *more)])
+
+    def _segment(self, iteration: int, seed: int) -> Segment:
+        starts, matched = self.settings.max_start_epoch, self.settings.matched_epochs
+        return self.method.sample(self.experts, iteration, starts, matched, seed).to(self.device)
+
+    def _trajectory(self, state: DistillState, seed: int) -> MetaGradient:
+        """The meta-gradient of one student, all of whose draws depend on `seed`."""
         iteration, settings, method = state.counters.iteration, self.settings, self.method
-        segment = method.sample(self.experts, iteration, settings.max_start_epoch, settings.matched_epochs, self.seed).to(self.device)
-        start = method.perturb(segment.start, self.model, rng(self.seed, "perturb", iteration))
+        segment = self._segment(iteration, seed)
+        start = method.perturb(segment.start, self.model, rng(seed, "perturb", iteration))
         plan = draw_plan(
             settings.inner_steps,
             len(state.images),
             settings.batch_syn,
             settings.augmentation,
             self.dataset.shape,
-            rng(self.seed, "plan", iteration),
+            rng(seed, "plan", iteration),
             self.device,
         )
         weight = method.weight(segment.epoch, settings.max_start_epoch)
         inner = InnerLoop(self.model, plan, method.momentum, weight, method.labels.kind)
-        return method.estimator(inner, start, state.variables(), method.goal(segment, start, settings.inner_steps))
+        targets = method.labels.at(state.targets, state.images, segment, self.model)
+        variables = Variables(state.images, targets, state.lr)
+        return method.estimator(inner, start, variables, method.goal(segment, start, settings.inner_steps))
 
     def advance(self, state: DistillState, confirmed: Callable[[DistillState], None] = lambda state: None) -> Line:
         """One outer step; what is to be logged about it. `confirmed` is called with the state before it, if its gradient is accepted."""
         counters, gradient = state.counters, self.gradient(state)
         refused = self.method.accept(gradient)
+        passed = "" if refused else self.method.accept.passes(gradient)
         if not refused:
             confirmed(state)
-        refused = refused or state.step(Variables(gradient.images, gradient.targets, gradient.lr))
+        if not refused and not passed:
+            refused = state.step(Variables(gradient.images, gradient.targets, gradient.lr))
         line: Line = {"iteration": counters.iteration, "loss": float(gradient.loss), "lr": float(state.lr)}
-        if refused:
-            line["skipped"] = refused
-            counters.skipped += 1
-        counters.skipped_in_a_row = counters.skipped_in_a_row + 1 if refused else 0
-        counters.iteration += 1
+        line |= {word: why for word, why in (("skipped", refused), ("passed", passed)) if why}
+        counters.count(bool(refused), bool(passed))
         return line
 
     def result(self, state: DistillState) -> SyntheticSet:
         """The set as it would be saved now: the moving averages, which are X and Y themselves where the method does not average."""
+        images, targets, taken = state.average["images"], state.average["targets"], state.counters.iteration
+        if taken:
+            targets = self.method.labels.at(targets, images, self._segment(taken - 1, self.seed), self.model)
         return SyntheticSet(
-            images=state.average["images"].clone(),
-            targets=state.average["targets"].clone(),
+            images=images.clone(),
+            targets=targets.clone(),
             lr=state.lr.clone(),
             classes=self.dataset.classes,
             preprocessing=self.dataset.preprocessing,
@@ -129,6 +145,7 @@ class Distillation:
             | {
                 "iteration": state.counters.iteration,
                 "skipped": state.counters.skipped,
+                "passed": state.counters.passed,
                 "seed": self.seed,
                 "settings": self.settings.to_json(),
             },

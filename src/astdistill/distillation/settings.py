@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ..augment import STRATEGY, Strategy
@@ -29,16 +31,25 @@ class DistillSettings(Record):
     """η_0: the student's step size at the start."""
     batch_syn: int | None = Field(default=None, ge=1)
     """Synthetic images per inner step; none means the whole set."""
+    trajectories: int = Field(default=1, ge=1)
+    """Segments per outer step, each with a student of its own; the step follows the mean of their meta-gradients."""
+    outer_optimiser: Literal["sgd", "adam"] = "sgd"
+    """What moves images, targets and step size; the published rates are those of sgd."""
     outer_momentum: float = Field(default=0.5, ge=0, lt=1)
-    """Momentum of the outer SGD."""
+    """Momentum of the outer SGD; β_1 of the outer Adam, whose β_2 is 0.999."""
     targets_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of the outer SGD on learned targets."""
+    """The same for learned targets."""
+    outer_grad_norm: float = Field(default=0.0, ge=0)
+    """Longest meta-gradient that a step may follow, in the images and in the targets, each by itself; a longer one is scaled down to it. 0
+    means any."""
     augmentation: Strategy = STRATEGY
     """DSA operations of the student, joined by underscores; empty for none."""
     max_experts: int | None = Field(default=None, ge=1)
     """Use only the first so many experts of the store."""
     max_skips: int = Field(default=20, ge=1)
-    """Outer steps in a row that may be skipped before the run stops and names the cause."""
+    """Outer steps in a row that may fail before the run stops and names the cause."""
+    max_passes: int = Field(default=1000, ge=1)
+    """Outer steps in a row that a method's threshold may pass over before the run stops and says so."""
     validate_every: int = Field(default=0, ge=0)
     """Outer steps between evaluations on the validation split, which then chooses what is saved; 0 means never."""
     validate_epochs: int = Field(default=300, ge=1)

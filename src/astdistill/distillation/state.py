@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,11 +27,21 @@ class Counters:
     """Integers and records that are saved with the tensors."""
 
     iteration: int = 0
-    """Outer steps done, skipped ones included."""
+    """Outer steps done, skipped and passed ones included."""
     skipped: int = 0
+    """Steps that failed: something was not finite, or the step was refused."""
     skipped_in_a_row: int = 0
+    passed: int = 0
+    """Steps that the method's threshold passed over, which is no failure."""
+    passed_in_a_row: int = 0
     best: dict[str, float] = field(default_factory=dict)
     """iteration and accuracy of the best set by the validation split."""
+
+    def count(self, skipped: bool, passed: bool) -> None:
+        """One more outer step, which failed, was passed over, or was taken."""
+        self.iteration += 1
+        self.skipped, self.skipped_in_a_row = self.skipped + skipped, (self.skipped_in_a_row + 1) * skipped
+        self.passed, self.passed_in_a_row = self.passed + passed, (self.passed_in_a_row + 1) * passed
 
 
 class DistillState:
@@ -46,11 +56,10 @@ class DistillState:
         self._before: dict[str, Tensor] | None = None
         rates = {"images": settings.lr_img, "targets": settings.lr_targets, "lr": settings.lr_lr}
         momenta = {"targets": settings.targets_momentum}
-        groups = [
-            {"params": [self._learned()[name]], "lr": rates[name], "momentum": momenta.get(name, settings.outer_momentum)}
-            for name in method.learn
-        ]
-        self.optimiser = torch.optim.SGD(groups, lr=settings.lr_img)
+        self.optimiser = outer_optimiser(
+            settings.outer_optimiser,
+            [(self._learned()[name], rates[name], momenta.get(name, settings.outer_momentum)) for name in method.learn],
+        )
 
     def _learned(self) -> dict[str, Tensor]:
         return {"images": self.images, "targets": self.targets, "lr": self.phi}
@@ -60,14 +69,11 @@ class DistillState:
         """η."""
         return self.method.rate.value(self.phi, self.settings.lr_init)
 
-    def variables(self) -> Variables:
-        """What the estimator differentiates."""
-        return Variables(self.images, self.targets, self.lr)
-
     def step(self, gradients: Variables) -> str:
         """One outer step along −gradients; empty, or why it was refused, with nothing changed."""
         slope = self.method.rate.slope(self.phi, self.settings.lr_init)
-        slopes = {"images": gradients.images, "targets": gradients.targets, "lr": gradients.lr * slope}
+        bound = self.settings.outer_grad_norm
+        slopes = {"images": shortened(gradients.images, bound), "targets": shortened(gradients.targets, bound), "lr": gradients.lr * slope}
         before = {name: tensor.clone() for name, tensor in self._tensors().items()}
         for name in self.method.learn:
             self._learned()[name].grad = slopes[name]
@@ -84,7 +90,7 @@ class DistillState:
         """Undo the last step that was taken: its gradient was finite, so it led from a good state, perhaps into a bad one."""
         if self._before is not None:
             self._put(self._before)
-        self._before, self.counters.skipped_in_a_row = None, 0
+        self._before, self.counters.skipped_in_a_row, self.counters.passed_in_a_row = None, 0, 0
 
     def _cause(self) -> str:
         if not 0 < float(self.lr) < math.inf:
@@ -126,3 +132,15 @@ class DistillState:
 
 def _counters(header: dict[str, Any]) -> dict[str, Any]:
     return {name: header[name] for name in vars(Counters()) if name in header}
+
+
+def outer_optimiser(kind: Literal["sgd", "adam"], groups: Sequence[tuple[Tensor, float, float]]) -> torch.optim.Optimizer:
+    """The optimiser of tensors, each with its rate and its momentum (β_1 for Adam)."""
+    if kind == "adam":
+        return torch.optim.Adam([{"params": [tensor], "lr": rate, "betas": (momentum, 0.999)} for tensor, rate, momentum in groups])
+    return torch.optim.SGD([{"params": [tensor], "lr": rate, "momentum": momentum} for tensor, rate, momentum in groups], lr=groups[0][1])
+
+
+def shortened(gradient: Tensor, bound: float) -> Tensor:
+    """`gradient`, no longer than `bound`; 0 means any length."""
+    return gradient * (bound / gradient.norm()).clamp_max(1.0) if bound else gradient

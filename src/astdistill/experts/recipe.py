@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from ..augment import STRATEGY, Strategy
 from ..records import Record
 
 
 class ExpertRecipe(Record):
-    """MTT's expert by default (arXiv 2203.11932, §4); AST's is the same with momentum, decay, a drop, clipping and a penalty."""
+    """MTT's expert by default (arXiv 2203.11932, §4); AST's has momentum, decay, a drop, clipping and a penalty, FTD's sharpness."""
 
     epochs: int = Field(default=50, ge=1)
     """E: passes over the training images; the store keeps E + 1 rows."""
@@ -32,8 +33,17 @@ class ExpertRecipe(Record):
     """image (sound): the norm over a whole augmented image; pixel (as released): over the channels of each un-augmented pixel."""
     grad_norm: float = Field(default=0.0, ge=0)
     """Longest gradient that a step may follow; a longer one is scaled down to it. 0 means any."""
+    sharpness: float = Field(default=0.0, ge=0)
+    """ρ of GSAM (arXiv 2203.08065): how far up the gradient lies the point whose gradient is followed; 0 means here."""
+    surrogate_gap: float = Field(default=0.0, ge=0)
+    """α of GSAM: how much of the gradient's part across that one is taken away; it does nothing where ρ is 0."""
     augmentation: Strategy = STRATEGY
     """DSA operations joined by underscores; empty for none."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """Fields that came with FTD are written where they are used, so that stores which were trained before keep their names."""
+        return {name: value for name, value in handler(self).items() if value or name not in ("sharpness", "surrogate_gap")}
 
     @property
     def drop_epoch(self) -> int:

@@ -24,6 +24,7 @@ from ..workers import Crew, divide, pool, training_seconds
 from .curves import ExpertCurve
 from .partial import PartialTrajectory
 from .recipe import ExpertRecipe
+from .sharpness import sharpness_aware
 from .store import TrajectoryStore, identity_of
 
 
@@ -86,7 +87,7 @@ def _seconds(dataset: Dataset, store: TrajectoryStore) -> float:
     recipe, (_, height, width) = store.identity.recipe, dataset.shape
     steps = recipe.epochs * math.ceil(len(dataset.train) / recipe.batch)
     whole = training_seconds(steps, recipe.epochs * len(dataset.train), store.identity.parameters, height * width)
-    return whole * (3 if recipe.penalty > 0 else 1)
+    return whole * (3 if recipe.penalty > 0 else 1) * (2 if recipe.sharpness > 0 else 1)
 
 
 def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress: Bar) -> None:
@@ -144,6 +145,15 @@ def train_epoch(
 
 
 def expert_gradient(trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int) -> Logits:
+    """The logits of one batch; the direction that the recipe steps against goes to `theta.grad`."""
+    if recipe.sharpness == 0:
+        return loss_gradient(trainee, images, augmented, targets, recipe, epoch)
+    return sharpness_aware(
+        trainee, lambda: loss_gradient(trainee, images, augmented, targets, recipe, epoch), recipe.sharpness, recipe.surrogate_gap
+    )
+
+
+def loss_gradient(trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int) -> Logits:
     """The logits of one batch; the gradient of c_e × cross-entropy + λ × gradient penalty goes to `theta.grad` (METHOD §2, parts 1 and 2).
 
     Sound: the penalty is taken on the batch that the cross-entropy sees, and their forward pass is shared.

@@ -9,10 +9,14 @@ from ..errors import InputError, unknown
 from ..records import import_name
 from .ast_as_released import AST_AS_RELEASED
 from .ast_smooth import AST
+from .att import ATT
+from .datm import DATM
+from .ftd import FTD
 from .method import PARTS, Method
 from .mtt import MTT
+from .tesla import TESLA
 
-__all__ = ["AST", "AST_AS_RELEASED", "MTT", "PARTS", "Method", "find_method", "methods"]
+__all__ = ["AST", "AST_AS_RELEASED", "ATT", "DATM", "FTD", "MTT", "PARTS", "TESLA", "Method", "find_method", "methods"]
 
 
 def methods() -> dict[str, Method]:

@@ -4,7 +4,7 @@ from .backprop import Backprop
 from .estimator import Estimator
 from .first_order import FirstOrder
 from .inner import InnerLoop, MetaGradient, Variables
-from .objective import Matching, Objective
+from .objective import Matching, Nearest, Objective
 from .plan import Plan, draw_plan
 from .recompute import Recompute
 from .truncated import Truncated
@@ -16,6 +16,7 @@ __all__ = [
     "InnerLoop",
     "Matching",
     "MetaGradient",
+    "Nearest",
     "Objective",
     "Plan",
     "Recompute",

@@ -42,8 +42,23 @@ class Matching:
         return torch.stack(terms).sum()
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """scale · min_s ‖θ_s − target‖² over the steps s that are read; only the nearest student has a derivative (METHOD §8, ATT)."""
+
+    at: tuple[int, ...]
+    target: Params
+    scale: Scalar
+
+    def __call__(self, students: Sequence[Params]) -> Scalar:
+        with torch.no_grad():
+            distances = torch.stack([(student - self.target).square().sum() for student in students])
+        return self.scale * (students[int(distances.argmin())] - self.target).square().sum()
+
+
 def cotangents(objective: Objective, students: Sequence[Params]) -> tuple[Scalar, dict[int, Params]]:
     """The loss, and its derivative with respect to each student that it reads, keyed by inner step; `students` are θ_0 … θ_T."""
     read = [students[step].detach().requires_grad_() for step in objective.at]
     loss = objective(read)
-    return loss.detach(), dict(zip(objective.at, torch.autograd.grad(loss, read), strict=True))
+    slopes = torch.autograd.grad(loss, read, allow_unused=True)
+    return loss.detach(), {step: slope for step, slope in zip(objective.at, slopes, strict=True) if slope is not None}

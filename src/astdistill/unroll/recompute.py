@@ -37,7 +37,7 @@ def walk_back(
     images, targets = torch.zeros_like(variables.images), torch.zeros_like(variables.targets)
     lr = torch.zeros_like(variables.lr)
     adjoint, velocity = torch.zeros_like(start), torch.zeros_like(start)  # λ = dL/dθ and m = dL/dv
-    for step in reversed(range(last - steps, last)):
+    for step in reversed(range(last - steps, max(read))):  # what comes after the last student with a derivative adds nothing
         adjoint += read.get(step + 1, 0.0)
         velocity.mul_(inner.momentum).sub_(variables.lr * adjoint)
         del students[step + 1 :]

@@ -1,13 +1,14 @@
 """The decisions that papers make, one part each."""
 
-from .accept import Accept
-from .init import FileInit, Init, Initial, NoiseInit, RealInit, RepresentativeInit, RepresentativeInitAsReleased
-from .labels import ExpertTargets, HardTargets, TargetInit
-from .matching import FinalGoal, Goal, IntermediateGoal, IntermediateGoalAsReleased
+from .accept import Accept, LossThreshold
+from .init import CorrectInit, FileInit, Init, Initial, NoiseInit, RealInit, RepresentativeInit, RepresentativeInitAsReleased
+from .labels import ExpertTargets, HardTargets, TargetInit, TargetTargets
+from .matching import FinalGoal, Goal, IntermediateGoal, IntermediateGoalAsReleased, NearestGoal
 from .rate import LogRate, Rate, RawRate
 from .start import (
     BalancedWeight,
     BalancedWeightAsReleased,
+    GrowingWindow,
     InnerWeight,
     Perturb,
     Sample,
@@ -20,10 +21,12 @@ __all__ = [
     "Accept",
     "BalancedWeight",
     "BalancedWeightAsReleased",
+    "CorrectInit",
     "ExpertTargets",
     "FileInit",
     "FinalGoal",
     "Goal",
+    "GrowingWindow",
     "HardTargets",
     "Init",
     "Initial",
@@ -31,6 +34,8 @@ __all__ = [
     "IntermediateGoal",
     "IntermediateGoalAsReleased",
     "LogRate",
+    "LossThreshold",
+    "NearestGoal",
     "NoiseInit",
     "Perturb",
     "Rate",
@@ -40,6 +45,7 @@ __all__ = [
     "RepresentativeInitAsReleased",
     "Sample",
     "TargetInit",
+    "TargetTargets",
     "UniformSample",
     "WeightPerturbation",
     "WeightPerturbationAsReleased",

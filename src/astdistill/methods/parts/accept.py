@@ -1,6 +1,8 @@
-"""Which outer steps are taken: the policy for losses that are not finite, or too large."""
+"""Which outer steps are taken: the policies for losses that are not finite, and for those that are too large."""
 
 from __future__ import annotations
+
+from pydantic import Field
 
 from ...records import Part
 from ...unroll import MetaGradient
@@ -15,3 +17,18 @@ class Accept(Part):
             return f"the loss is {float(gradient.loss)}"
         names = [name for name in ("images", "targets", "lr") if not bool(getattr(gradient, name).isfinite().all())]
         return f"the derivative with respect to the {names[0]} is not finite" if names else ""
+
+    def passes(self, gradient: MetaGradient) -> str:
+        """Empty, or why a step that could be taken is passed over; this is no failure, and is counted apart."""
+        return ""
+
+
+class LossThreshold(Accept):
+    """Passes over steps whose loss is above a threshold (DATM, arXiv 2310.05773, as released); losses that are not finite stay failures."""
+
+    threshold: float = Field(default=1.0, gt=0)
+    """Largest loss that is followed; 1 is that of a student that has stayed where it started."""
+
+    def passes(self, gradient: MetaGradient) -> str:
+        loss = float(gradient.loss)
+        return f"the loss {loss:.4g} is above {self.threshold:g}" if loss > self.threshold else ""

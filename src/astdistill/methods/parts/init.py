@@ -53,6 +53,20 @@ class RealInit(Init):
         return members[torch.randperm(len(members), generator=rng(seed, "init", label))[:ipc]]
 
 
+class CorrectInit(Init):
+    """Random real images of each class among those that a trained expert classifies correctly (DATM, arXiv 2310.05773, §3.2).
+
+    Where these are too few, those follow that it gets wrong by the least: by how far the logit of another class is above their own.
+    """
+
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Int[Tensor, " I"]:
+        members = dataset.train.of_class(label)
+        members = members[torch.randperm(len(members), generator=rng(seed, "init", label)).to(members.device)]
+        logits = expert_logits(experts, model, dataset.train.images[members], seed)
+        wrong_by = (logits.amax(dim=1) - logits[:, label]).clamp_min(0.0)
+        return members.cpu()[wrong_by.argsort(stable=True)[:ipc]]
+
+
 class NoiseInit(Init):
     """Gaussian noise, unit variance in the preprocessed space."""
 

@@ -1,13 +1,16 @@
-"""Where Y starts, and whether it is a distribution or its logits."""
+"""Where Y starts, whether it is a distribution or its logits, and whether every outer step makes it anew."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from ...experts import TrajectoryStore
+import torch
+from pydantic import Field
+
+from ...experts import Segment, TrajectoryStore
 from ...models import FlatModel
 from ...records import Part
-from ...shapes import Targets
+from ...shapes import Images, Targets
 from ...synthetic import one_hot
 from .init import Initial, expert_logits
 
@@ -21,18 +24,41 @@ class TargetInit(Part):
         """Y, `[N, K]`."""
         raise NotImplementedError
 
+    def at(self, targets: Targets, images: Images, segment: Segment, model: FlatModel) -> Targets:
+        """The targets of the present `images` in an outer step that imitates `segment`: Y itself, here."""
+        return targets
+
 
 class HardTargets(TargetInit):
     """The one-hot label of each image (MTT, AST)."""
 
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each label that is spread evenly over all classes (label smoothing, arXiv 1512.00567, §7); 0 means none."""
+
     def __call__(self, initial: Initial, experts: TrajectoryStore, model: FlatModel, classes: int, seed: int) -> Targets:
-        return one_hot(initial.labels, classes)
+        hard = one_hot(initial.labels, classes)
+        return hard * (1 - self.smoothing) + self.smoothing / classes if self.smoothing else hard
 
 
 class ExpertTargets(TargetInit):
     """The logits that a trained expert gives each initial image (DATM, arXiv 2310.05773, §3.2)."""
 
     kind: ClassVar[Literal["hard", "soft"]] = "soft"
+    temperature: float = Field(default=1.0, gt=0)
+    """The logits are divided by it: above 1 the labels are softer than the expert's."""
 
     def __call__(self, initial: Initial, experts: TrajectoryStore, model: FlatModel, classes: int, seed: int) -> Targets:
-        return expert_logits(experts, model, initial.images, seed).to(initial.images.device)
+        return expert_logits(experts, model, initial.images, seed).to(initial.images.device) / self.temperature
+
+
+class TargetTargets(ExpertTargets):
+    """The logits of the sampled expert at θ*_{t+M}, the segment's target, for the present images, made anew by every outer step.
+
+    TESLA (arXiv 2211.10586, §3.3, soft label assignment). They count as constants of the step and are not learned. The set that is saved
+    has those of its own images by the segment of the last outer step; the released code's are one update of the images older. Before the
+    first step they are those of a trained expert.
+    """
+
+    @torch.no_grad()
+    def at(self, targets: Targets, images: Images, segment: Segment, model: FlatModel) -> Targets:
+        return torch.cat([model(segment.checkpoints[-1], part) for part in images.split(1000)]) / self.temperature

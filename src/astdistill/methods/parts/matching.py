@@ -12,7 +12,7 @@ from ...errors import InputError
 from ...experts import Segment
 from ...records import Part
 from ...shapes import Params, Rows
-from ...unroll import Matching, Objective
+from ...unroll import Matching, Nearest, Objective
 
 
 class Goal(Part):
@@ -39,6 +39,14 @@ class FinalGoal(Goal):
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
         target = segment.checkpoints[-1:]
         return Matching((steps,), target, self.scales(segment, start, target))
+
+
+class NearestGoal(Goal):
+    """min_i ‖θ_i − θ*_{t+M}‖² / ‖θ*_t − θ*_{t+M}‖² over all inner steps i = 1 … T (ATT, arXiv 2407.14245, §3)."""
+
+    def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
+        target = segment.checkpoints[-1:]
+        return Nearest(tuple(range(1, steps + 1)), target[0], self.scales(segment, start, target)[0])
 
 
 class IntermediateGoal(Goal):

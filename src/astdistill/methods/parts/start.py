@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ...errors import InputError
 from ...experts import Segment, TrajectoryStore
 from ...models import FlatModel
 from ...records import Part
@@ -18,6 +19,9 @@ from ...shapes import Params
 class Sample(Part):
     """Draws one expert and one start epoch for an outer step."""
 
+    def check(self, max_start_epoch: int) -> None:
+        """Raise InputError when no start epoch below `max_start_epoch` can be drawn this way."""
+
     def __call__(self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int) -> Segment:
         """The segment of outer step `iteration`."""
         raise NotImplementedError
@@ -27,11 +31,38 @@ class UniformSample(Sample):
     """Any expert, t ~ U{0 … max_start_epoch − 1} (MTT, METHOD §1.1)."""
 
     def __call__(self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int) -> Segment:
-        generator = rng(seed, "segment", iteration)
-        numbers = experts.experts()
-        expert = numbers[int(torch.randint(len(numbers), (), generator=generator))]
-        epoch = int(torch.randint(max_start_epoch, (), generator=generator))
-        return experts.segment(expert, epoch, matched_epochs)
+        return _segment(experts, iteration, 0, max_start_epoch, matched_epochs, seed)
+
+
+class GrowingWindow(Sample):
+    """Any expert, t ~ U{lower … upper − 1}, where `upper` grows evenly from `begins` to max_start_epoch (DATM, arXiv 2310.05773, §3.3).
+
+    With max_start_epoch = m: upper(i) = begins + ⌊(m − begins) i / full_by⌋ at outer step i < full_by, and m from there on.
+    """
+
+    lower: int = Field(default=0, ge=0)
+    """The earliest start epoch."""
+    begins: int | None = Field(default=None, ge=1)
+    """The bound at the first outer step, itself left out; none means max_start_epoch at once."""
+    full_by: int = Field(default=0, ge=0)
+    """The outer step from which the window is whole."""
+
+    def check(self, max_start_epoch: int) -> None:
+        upper = self.upper(0, max_start_epoch)
+        if not self.lower < upper <= max_start_epoch:
+            raise InputError(
+                f"No window of start epochs begins at {self.lower} and first ends before {upper}, with all below {max_start_epoch}; choose "
+                f"--method.sample.lower below --method.sample.begins, and that no larger than --distill.max-start-epoch."
+            )
+
+    def upper(self, iteration: int, max_start_epoch: int) -> int:
+        """The bound of the window at outer step `iteration`; start epochs lie below it."""
+        if self.begins is None or iteration >= self.full_by:
+            return max_start_epoch
+        return self.begins + (max_start_epoch - self.begins) * iteration // self.full_by
+
+    def __call__(self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int) -> Segment:
+        return _segment(experts, iteration, self.lower, self.upper(iteration, max_start_epoch), matched_epochs, seed)
 
 
 class Perturb(Part):
@@ -100,3 +131,11 @@ class BalancedWeightAsReleased(InnerWeight):
 def _balance(offset: float, base: float) -> float:
     logarithm = math.log(abs(offset) + 8, base)
     return logarithm if offset >= 0 else 1 / logarithm
+
+
+def _segment(experts: TrajectoryStore, iteration: int, lower: int, upper: int, length: int, seed: int) -> Segment:
+    """Any expert, any start epoch from `lower` up to but not including `upper`."""
+    generator = rng(seed, "segment", iteration)
+    numbers = experts.experts()
+    expert = numbers[int(torch.randint(len(numbers), (), generator=generator))]
+    return experts.segment(expert, int(torch.randint(lower, upper, (), generator=generator)), length)
