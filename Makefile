@@ -25,8 +25,8 @@ test: $(VENV)/tested  ## every test; FAST=1 leaves out those marked slow
 	$(BIN)/python -m pytest -n 2 $(if $(FAST),-m 'not slow')
 
 lint: $(VENV)/tested
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/pyright
 
 bench: $(VENV)/installed  ## time and memory beside the published way; NAME=experts, augment, store or evaluate for the others

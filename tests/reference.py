@@ -41,7 +41,9 @@ def unrolled_gradient(
     return images, targets, lr
 
 
-def first_order_gradient(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching) -> tuple[Tensor, Tensor, Tensor]:
+def first_order_gradient(
+    inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching | Nearest
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same, where every step's gradient is taken at a student that counts as a constant (TESLA)."""
     images, targets, lr = (tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr))
     theta, velocity = start.detach().clone(), torch.zeros_like(start)
@@ -58,7 +60,9 @@ def first_order_gradient(inner: InnerLoop, start: Tensor, variables: Variables, 
     return found[0], found[1], found[2]
 
 
-def truncated_gradient(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def truncated_gradient(
+    inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching | Nearest, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same, where student and velocity before the last k steps count as constants."""
     images, targets, lr = (tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr))
     theta, velocity = start.detach().clone().requires_grad_(), torch.zeros_like(start)

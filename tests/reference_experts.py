@@ -56,11 +56,8 @@ def trajectory(
         for number in range(math.ceil(len(labels) / recipe.batch)):
             chosen = order[number * recipe.batch : (number + 1) * recipe.batch]
             augmented = apply(images[chosen], draw(recipe.augmentation, len(chosen), dataset.shape, generator))
-            loss = clips[epoch] * cross_entropy(network(augmented), labels[chosen])
-            if recipe.penalty:
-                seen = augmented if recipe.penalty_form == "image" else images[chosen]
-                loss = loss + recipe.penalty * penalty(network, seen, recipe.penalty_form)
-            gradients = torch.autograd.grad(loss, parameters)
+            seen = augmented if recipe.penalty_form == "image" else images[chosen]
+            gradients = direction(network, recipe, clips[epoch], augmented, labels[chosen], seen)
             length = float(torch.stack([sum_of_squares(gradient) for gradient in gradients]).sum().sqrt()) + 1e-6  # torch's rounding guard
             shorter = min(1.0, recipe.grad_norm / length) if recipe.grad_norm else 1.0
             with torch.no_grad():
@@ -69,3 +66,31 @@ def trajectory(
                     part.sub_(rates[epoch] * velocity)
         rows.append(torch.cat([part.detach().flatten() for part in parameters]))
     return torch.stack(rows)
+
+
+def gradient(network: nn.Module, recipe: ExpertRecipe, clip: float, augmented: Tensor, labels: Tensor, penalised: Tensor) -> list[Tensor]:
+    """The gradient of c_e × cross-entropy + λ × penalty, parameter by parameter."""
+    loss = clip * cross_entropy(network(augmented), labels)
+    if recipe.penalty:
+        loss = loss + recipe.penalty * penalty(network, penalised, recipe.penalty_form)
+    return list(torch.autograd.grad(loss, list(network.parameters())))
+
+
+def direction(network: nn.Module, recipe: ExpertRecipe, clip: float, augmented: Tensor, labels: Tensor, penalised: Tensor) -> list[Tensor]:
+    """That gradient, or g_p − α g_⊥ of GSAM: every number of every parameter by itself, the sums over all of them by loops."""
+    clean = gradient(network, recipe, clip, augmented, labels, penalised)
+    if not recipe.sharpness:
+        return clean
+    parameters = list(network.parameters())
+    before = [part.detach().clone() for part in parameters]
+    length = math.sqrt(sum(float(sum_of_squares(part)) for part in clean))
+    with torch.no_grad():
+        for part, slope in zip(parameters, clean, strict=True):
+            part.copy_(part + recipe.sharpness * slope / length)
+    uphill = gradient(network, recipe, clip, augmented, labels, penalised)
+    with torch.no_grad():
+        for part, old in zip(parameters, before, strict=True):
+            part.copy_(old)
+    inner = sum(float((here * there).sum()) for here, there in zip(clean, uphill, strict=True))
+    share = inner / sum(float(sum_of_squares(part)) for part in uphill)
+    return [there - recipe.surrogate_gap * (here - share * there) for here, there in zip(clean, uphill, strict=True)]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from astdistill.cli import main
-from astdistill.experiment import Experiment, Published
+from astdistill.experiment import Experiment, Published, check_numbers
+from astdistill.methods.parts import GrowingWindow, LossThreshold
 from astdistill.presets import PRESETS, with_method
 from astdistill.synthetic import load
 
@@ -28,14 +29,17 @@ def test_preset_runs_end_to_end_with_counts_turned_down(
     monkeypatch.setenv("ASTDISTILL_DATA", str(cifar_folder))
     monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
     preset = PRESETS[name]
-    words = [*COUNTS, "--data.per-class", str(preset.ipc + 1)]
+    ipc = min(preset.ipc, {"cifar10": 10, "cifar100": 50}.get(preset.data.source, preset.ipc))  # so many pictures are there
+    words = [*COUNTS, "--ipc", str(ipc), "--data.per-class", str(ipc + 1)]
+    if isinstance(preset.method.sample, GrowingWindow):
+        words += ["--method.sample.lower", "0", "--method.sample.begins", "None"]
     if preset.data.whiten == "zca":
         words += ["--data.whiten", "zca", "--data.size", "16"]  # a 768-dimensional whitening; the full one is tested beside kornia
     words += ["--model", "convnet-d2-w4"]
     assert main(["run", name, *words]) == 0
     synthetic = load(f"runs/{name}")
-    assert synthetic.ipc == preset.ipc
-    assert len(synthetic.images) == preset.ipc * len(synthetic.classes)
+    assert synthetic.ipc == ipc
+    assert len(synthetic.images) == ipc * len(synthetic.classes)
     assert synthetic.data.whiten == preset.data.whiten
     scores = json.loads(Path(f"runs/{name}/scores.json").read_text())
     assert set(scores["baselines"]) == {"random", "kmeans", "full"}
@@ -76,3 +80,51 @@ def test_another_method_keeps_the_cell() -> None:
     assert cell.method.expert.epochs == 15
     assert cell.method.expert.momentum == 0.0
     assert cell.distill == PRESETS["cifar100-ten-ipc10"].distill
+
+
+DATM_CELLS = {
+    "cifar10-ipc1-datm": (46.9, 80, 2, (0, None, 0, 4), 100, 5, 1e-7, 0.995, 10, 1.1),
+    "cifar10-ipc10-datm": (66.8, 80, 2, (0, 10, 1000, 20), 100, 2, 1e-5, 0.9995, 100, 1.0),
+    "cifar10-ipc50-datm": (76.1, 80, 2, (0, 20, 2000, 40), 1000, 2, 1e-5, 0.995, 500, 1.0),
+    "cifar10-ipc500-datm": (None, 40, 2, (40, None, 0, 60), 50, 10, 1e-5, 0.995, 1000, 1.0),
+    "cifar10-ipc1000-datm": (None, 100, 2, (40, None, 0, 60), 50, 10, 1e-5, 0.995, 1000, 1.0),
+    "cifar100-ipc1-datm": (27.9, 40, 3, (0, 10, 1000, 20), 1000, 10, 1e-5, 0.9995, 1000, 1.0),
+    "cifar100-ipc10-datm": (47.2, 80, 2, (0, 30, 2000, 50), 1000, 10, 1e-5, 0.9995, 1000, 1.0),
+    "cifar100-ipc50-datm": (55.0, 80, 2, (20, None, 0, 70), 1000, 10, 1e-5, 0.9995, 1000, 1.0),
+    "cifar100-ipc100-datm": (None, 80, 2, (30, None, 0, 70), 50, 10, 1e-5, 0.9995, 1000, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", DATM_CELLS)
+def test_datms_cells_are_the_published_ones(name: str) -> None:
+    """T, M, window, rates, average, batch and threshold of the authors' configurations, written out once more."""
+    cell, settings = PRESETS[name], PRESETS[name].distill
+    sample, accept = cell.method.sample, cell.method.accept
+    assert isinstance(sample, GrowingWindow)
+    assert isinstance(accept, LossThreshold)
+    found = (
+        cell.published.accuracy, settings.inner_steps, settings.matched_epochs,
+        (sample.lower, sample.begins, sample.full_by, settings.max_start_epoch),
+        settings.lr_img, settings.lr_targets, settings.lr_lr, cell.method.average, settings.batch_syn, accept.threshold,
+    )  # fmt: skip
+    assert found == DATM_CELLS[name]
+    assert (settings.iterations, settings.targets_momentum, settings.lr_init, cell.data.whiten) == (10000, 0.9, 0.01, "zca")
+    assert settings.max_start_epoch - 1 + settings.matched_epochs <= cell.method.expert.epochs == 100
+
+
+def test_every_cell_names_its_method_and_source() -> None:
+    methods = {
+        name: [cell.name for cell in PRESETS.values() if cell.method.name == name] for name in ("ast", "mtt", "ftd", "tesla", "datm")
+    }
+    assert {name: len(cells) for name, cells in methods.items()} == {"ast": 6, "mtt": 2, "ftd": 1, "tesla": 2, "datm": 9}
+    for name, cells in methods.items():
+        assert all(cell.endswith(f"-{name}") for cell in cells) or name == "ast"
+    assert all("arXiv" in cell.published.source for cell in PRESETS.values() if cell.experts.count == 100)
+
+
+@pytest.mark.parametrize("method", ["mtt", "ftd", "tesla", "datm", "att", "ast_soft_window:AST_SOFT_WINDOW"])
+def test_every_method_runs_in_the_cells_of_others(method: str) -> None:
+    for cell in ("cifar100-ipc1", "cifar100-ipc50-datm"):
+        found = with_method(PRESETS[cell], method)
+        check_numbers(found)
+        assert found.method.expert.epochs == PRESETS[cell].method.expert.epochs

@@ -68,7 +68,10 @@ def presets(words: list[str]) -> None:
     """The list of presets."""
     if words and words[0] not in ("-h", "--help"):
         raise InputError(f"astdistill presets takes no further words, but '{words[0]}' was given; run one with: astdistill run PRESET")
-    shown = Table(caption="Published: hard labels, final epoch, test accuracy in %; - where there is none.", caption_justify="left")
+    shown = Table(
+        caption="Published: final epoch, test accuracy in %; hard labels, or datm's learned ones; - where there is none.",
+        caption_justify="left",
+    )
     for column in ("preset", "data", "whiten", "ipc", "method", "T", "M", "start <", "published"):
         shown.add_column(column, no_wrap=column == "preset")
     for name, cell in PRESETS.items():

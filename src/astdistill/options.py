@@ -51,7 +51,7 @@ class Request:
 SHORTCUTS = """
 The first word is a preset (astdistill presets lists them). These change it before the other flags are read:
   --data PATH        the same cell on data of your own: a folder of parquet files or images, an .npz, or a hub name
-  --method NAME      another method: ast, ast-as-released, mtt, or package.module:NAME of yours
+  --method NAME      another method: ast, ast-as-released, att, datm, ftd, mtt, tesla, or package.module:NAME of yours
   --init START       start from real, representative or noise images, or from an earlier run folder or file
   --part FIELD=PART  put another part into the method: --part estimator=Truncated, --part rate=RawRate, or FIELD=package.module:Class
   --without PART     switch off clipping, penalty, representative, balanced, intermediate or perturbation; may be repeated

@@ -6,16 +6,26 @@ from typing import Any
 
 import pytest
 import torch
-from problems import TINY
+from problems import TINY, blobs, tiny_experts
 from torch import Tensor
 
-from astdistill.data import Dataset, representatives
+from astdistill.data import Dataset, dataset_from_tensors, representatives
 from astdistill.errors import InputError
 from astdistill.experts import TrajectoryStore
-from astdistill.methods.parts import ExpertTargets, HardTargets, Init, NoiseInit, RealInit, RepresentativeInit, RepresentativeInitAsReleased
+from astdistill.methods.parts import (
+    CorrectInit,
+    ExpertTargets,
+    HardTargets,
+    Init,
+    NoiseInit,
+    RealInit,
+    RepresentativeInit,
+    RepresentativeInitAsReleased,
+    TargetTargets,
+)
 from astdistill.methods.parts.init import expert_logits
 from astdistill.models import FlatModel, build_model
-from astdistill.seeds import derive
+from astdistill.seeds import derive, rng
 
 
 def places(dataset: Dataset, images: Tensor) -> list[int]:
@@ -25,7 +35,7 @@ def places(dataset: Dataset, images: Tensor) -> list[int]:
     return same.int().argmax(dim=1).tolist()
 
 
-@pytest.mark.parametrize("init", [RealInit(), RepresentativeInit()], ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize("init", [RealInit(), RepresentativeInit(), CorrectInit()], ids=lambda part: type(part).__name__)
 @pytest.mark.parametrize("ipc", [1, 3, 10, 15, 24])
 def test_the_right_number_of_each_class_none_twice_and_labels_with_their_images(
     init: Init, ipc: int, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
@@ -134,3 +144,56 @@ def test_targets(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -
     soft = ExpertTargets()(initial, experts.first(1), model, 3, seed=0)
     torch.testing.assert_close(soft, final_logits(experts, 0, dataset, initial.images), rtol=0, atol=1e-5)
     assert (HardTargets.kind, ExpertTargets.kind) == ("hard", "soft")
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, TrajectoryStore]:
+    """A data set that is hard for its one expert: every fourth image carries another class's picture."""
+    clean = blobs()
+    train, test = (clean.preprocessing.invert(split.images).clamp(0, 1) for split in (clean.train, clean.test))
+    train[::4] = train[::4].roll(1, dims=0)
+    hard = dataset_from_tensors(train, clean.train.labels, test, clean.test.labels, name="mixed")
+    return hard, tiny_experts(tmp_path_factory.mktemp("mixed"), hard, count=1)
+
+
+@pytest.mark.parametrize("ipc", [2, 20, 24])
+def test_the_start_is_what_the_expert_gets_right_and_then_what_it_nearly_does(ipc: int, mixed: tuple[Dataset, TrajectoryStore]) -> None:
+    dataset, store = mixed
+    found = CorrectInit()(dataset, store, FlatModel(build_model(TINY, dataset.shape, 3)), ipc, seed=0)
+    chosen, failed = places(dataset, found.images), 0
+    for label in range(3):
+        members = dataset.train.of_class(label).tolist()
+        rows = final_logits(store, 0, dataset, dataset.train.images[members]).tolist()
+        wrong_by = {member: max(row) - row[label] for member, row in zip(members, rows, strict=True)}
+        right = {member for member, margin in wrong_by.items() if margin == 0}
+        ours = chosen[label * ipc : (label + 1) * ipc]
+        failed += len(members) - len(right)
+        if ipc <= len(right):
+            assert set(ours) <= right
+        else:
+            assert right <= set(ours)
+            missing = sorted(wrong_by[member] for member in members if member not in right)
+            assert [wrong_by[member] for member in ours[len(right) :]] == pytest.approx(missing[: ipc - len(right)], abs=1e-5)
+    assert failed > 3
+
+
+def test_smoothed_and_softened_targets(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+    initial = RealInit()(dataset, experts, model, 1, seed=0)
+    smooth = HardTargets(smoothing=0.3)(initial, experts, model, 3, seed=0)
+    torch.testing.assert_close(smooth, torch.full((3, 3), 0.1) + 0.7 * torch.eye(3))
+    sharp, soft = (ExpertTargets(temperature=heat)(initial, experts, model, 3, seed=0) for heat in (1.0, 4.0))
+    torch.testing.assert_close(soft, sharp / 4)
+
+
+@pytest.mark.parametrize("heat", [1.0, 2.0])
+def test_teslas_labels_are_those_of_the_sampled_target(heat: float, dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+    """By an ordinary module that holds θ*_{t+M}, for the images as they are now."""
+    segment, images = experts.segment(1, 2, 3), torch.randn(5, 1, 8, 8, generator=rng(0, "images"))
+    part, before = TargetTargets(temperature=heat), torch.zeros(5, 3)
+    network = build_model(TINY, dataset.shape, 3)
+    FlatModel(network).load(network, experts.rows(1, 5, 6)[0])
+    with torch.no_grad():
+        wanted = (network.eval()(images) / heat).softmax(dim=1)
+    torch.testing.assert_close(part.at(before, images, segment, model).softmax(dim=1), wanted, rtol=0, atol=1e-5)
+    assert ExpertTargets().at(before, images, segment, model) is before
+    assert HardTargets().at(before, images, segment, model) is before

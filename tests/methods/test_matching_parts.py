@@ -10,9 +10,18 @@ from torch import Tensor
 
 from astdistill.errors import InputError
 from astdistill.experts import Segment
-from astdistill.methods.parts import Accept, FinalGoal, Goal, IntermediateGoal, IntermediateGoalAsReleased
+from astdistill.methods.parts import (
+    Accept,
+    FinalGoal,
+    Goal,
+    IntermediateGoal,
+    IntermediateGoalAsReleased,
+    LossThreshold,
+    NearestGoal,
+)
 from astdistill.seeds import rng
 from astdistill.unroll import Matching, MetaGradient, Objective
+from astdistill.unroll.objective import cotangents
 
 CASES = [(20, 3), (20, 2), (30, 2), (10, 4), (7, 3), (5, 2), (3, 3), (80, 2), (9, 1)]
 
@@ -119,3 +128,36 @@ def test_steps_that_are_not_finite_are_refused_with_the_cause(broken: str, value
     bad = good[broken].clone()
     bad.flatten()[-1] = float(value)
     assert Accept()(MetaGradient(**good | {broken: bad})) == cause
+
+
+@pytest.mark.parametrize("nearest", [1, 4, 7])
+@pytest.mark.parametrize("origin", ["expert", "student"])
+def test_the_nearest_goal_is_the_least_of_a_loop(nearest: int, origin: str) -> None:
+    part, start = segment(), torch.randn(11, dtype=torch.float64, generator=rng(1))
+    students = list(torch.randn(7, 11, dtype=torch.float64, generator=rng(2)))
+    students[nearest - 1] = part.checkpoints[-1] + 0.1 * students[nearest - 1]
+    objective = NearestGoal.model_validate({"origin": origin})(part, start, 7)
+    assert objective.at == (1, 2, 3, 4, 5, 6, 7)
+    below = squared((part.start if origin == "expert" else start) - part.checkpoints[-1])
+    least = float("inf")
+    for student in students:
+        least = min(least, squared(student - part.checkpoints[-1]) / below)
+    assert float(objective(students)) == pytest.approx(least, rel=1e-12)
+    _, slopes = cotangents(objective, [start, *students])
+    assert set(slopes) == {nearest}
+    torch.testing.assert_close(slopes[nearest], 2 * (students[nearest - 1] - part.checkpoints[-1]) / below)
+
+
+@pytest.mark.parametrize(("loss", "passed"), [(0.5, ""), (1.1, ""), (1.2, "the loss 1.2 is above 1.1")])
+def test_a_threshold_passes_over_large_losses(loss: float, passed: str) -> None:
+    accept = LossThreshold(threshold=1.1)
+    found = MetaGradient(torch.tensor(loss, dtype=torch.float64), torch.ones(2, 1, 2, 2), torch.ones(2, 3), torch.tensor(-1.0))
+    assert accept(found) == ""
+    assert accept.passes(found) == passed
+    assert Accept().passes(found) == ""
+
+
+@pytest.mark.parametrize("loss", ["nan", "inf"])
+def test_a_threshold_does_not_hide_what_is_not_finite(loss: str) -> None:
+    found = MetaGradient(torch.tensor(float(loss)), torch.ones(2, 1, 2, 2), torch.ones(2, 3), torch.tensor(-1.0))
+    assert LossThreshold()(found) == f"the loss is {loss}"

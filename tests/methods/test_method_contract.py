@@ -25,7 +25,7 @@ from astdistill.models import FlatModel
 from astdistill.seeds import rng
 from astdistill.unroll import Variables
 
-NAMES = [*methods(), "users_paper:STEADY"]
+NAMES = [*methods(), "users_paper:STEADY", "ast_soft_window:AST_SOFT_WINDOW"]
 STEPS, MATCHED, STARTS = 6, 2, 4
 SETTINGS = DistillSettings(
     iterations=20,

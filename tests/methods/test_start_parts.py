@@ -10,10 +10,12 @@ import pytest
 import torch
 from problems import SmoothNet
 
+from astdistill.errors import InputError
 from astdistill.experts import TrajectoryStore
 from astdistill.methods.parts import (
     BalancedWeight,
     BalancedWeightAsReleased,
+    GrowingWindow,
     InnerWeight,
     Perturb,
     UniformSample,
@@ -44,6 +46,50 @@ def test_a_segment_depends_on_seed_and_iteration_alone(experts: TrajectoryStore)
 
 def test_a_limited_store_gives_its_first_experts_only(experts: TrajectoryStore) -> None:
     assert {UniformSample()(experts.first(1), k, 3, 2, 0).expert for k in range(50)} == {0}
+
+
+BOUNDS = [
+    (10, 1000, 20, {0: 10, 99: 10, 100: 11, 199: 11, 500: 15, 899: 18, 900: 19, 999: 19, 1000: 20, 4999: 20}),
+    (20, 2000, 40, {0: 20, 100: 21, 1000: 30, 1999: 39, 2000: 40}),
+    (30, 2000, 50, {0: 30, 1000: 40, 2000: 50, 9999: 50}),
+    (15, 2000, 20, {0: 15, 399: 15, 400: 16, 1999: 19, 2000: 20}),
+    (None, 0, 4, {0: 4, 1: 4, 9999: 4}),
+    (5, 0, 9, {0: 9, 1: 9}),
+]
+"""begins, full by, max_start_epoch, and the bound at some outer steps, written out for DATM's windows."""
+
+
+@pytest.mark.parametrize(("begins", "full_by", "starts", "wanted"), BOUNDS)
+def test_the_bound_of_the_window_grows_evenly(begins: int | None, full_by: int, starts: int, wanted: dict[int, int]) -> None:
+    window = GrowingWindow(begins=begins, full_by=full_by)
+    assert {iteration: window.upper(iteration, starts) for iteration in wanted} == wanted
+    bounds = [window.upper(iteration, starts) for iteration in range(0, 3000, 7)]
+    assert bounds == sorted(bounds)
+
+
+def test_start_epochs_are_uniform_in_the_window(experts: TrajectoryStore) -> None:
+    window = GrowingWindow(lower=1, begins=3, full_by=1000)
+    early = collections.Counter(window(experts, iteration, 5, 2, 0).epoch for iteration in range(400))
+    late = collections.Counter(window(experts, iteration, 5, 2, 0).epoch for iteration in range(1000, 1600))
+    assert set(early) == {1, 2}
+    assert set(late) == {1, 2, 3, 4}
+    assert min(early.values()) > 160
+    assert min(late.values()) > 110
+    assert {window(experts, iteration, 5, 2, 0).expert for iteration in range(20)} == {0, 1}
+
+
+def test_a_whole_window_from_zero_is_the_uniform_sample(experts: TrajectoryStore) -> None:
+    for iteration in range(20):
+        first, second = (sample(experts, iteration, 4, 2, 3) for sample in (UniformSample(), GrowingWindow()))
+        assert (first.expert, first.epoch) == (second.expert, second.epoch)
+
+
+@pytest.mark.parametrize("fields", [{"lower": 5}, {"lower": 3, "begins": 3, "full_by": 9}, {"begins": 6, "full_by": 9}], ids=str)
+def test_windows_without_start_epochs_are_refused(fields: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=r"No window of start epochs begins at \d and first ends before \d, with all below 5; choose"):
+        GrowingWindow.model_validate(fields).check(5)
+    GrowingWindow(lower=4).check(5)
+    GrowingWindow(lower=2, begins=3, full_by=9).check(5)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from problems import Problem, problem
 from torch import Tensor
 
 from astdistill.seeds import rng
-from astdistill.unroll import Backprop, Estimator, FirstOrder, MetaGradient, Recompute, Truncated, Variables
+from astdistill.unroll import Backprop, Estimator, FirstOrder, MetaGradient, Nearest, Recompute, Truncated, Variables
 
 CASES = [
     {"momentum": momentum, "read": read, "batch": batch, "soft": soft}
@@ -101,6 +101,37 @@ def test_truncation_is_exact_where_earlier_steps_saw_other_images() -> None:
     assert error(found.images[last], exact.images[last]) < 1e-9
     others = [index for index in range(6) if index != last]
     assert float(found.images[others].abs().sum()) == 0.0
+
+
+@pytest.mark.parametrize("nearest", [2, 4, 5])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_nearest_student_of_an_unroll(nearest: int, momentum: float) -> None:
+    """ATT: the walk back begins at the student that the objective selects, wherever it lies."""
+    case = problem(steps=5, momentum=momentum, batch=4)
+    student = case.inner.course(case.start, case.variables).students[nearest]
+    target = student + 1e-3 * torch.randn(len(student), generator=rng(0, "target"), dtype=torch.float64)
+    objective = Nearest((1, 2, 3, 4, 5), target, torch.tensor(1.7, dtype=torch.float64))
+    arguments = (case.inner, case.start, case.variables, objective)
+    for estimator, wanted in (
+        (Recompute(), reference.unrolled_gradient(*arguments)),
+        (Backprop(), reference.unrolled_gradient(*arguments)),
+        (FirstOrder(), reference.first_order_gradient(*arguments)),
+        (Truncated(k=4), reference.truncated_gradient(*arguments, 4)),
+    ):
+        found = estimator(*arguments)
+        for fast, slow in zip((found.images, found.targets, found.lr), wanted, strict=True):
+            assert error(fast, slow) < 1e-9
+    assert float(Recompute()(*arguments).loss) == pytest.approx(1.7 * float((student - target).square().sum()), rel=1e-9)
+    if nearest == 2:
+        assert float(Truncated(k=2)(*arguments).images.abs().sum()) == 0.0
+
+
+def test_the_mean_of_meta_gradients() -> None:
+    parts = [run(Recompute(), problem(momentum=momentum)) for momentum in (0.0, 0.5, 0.9)]
+    found = MetaGradient.mean(parts)
+    for name in ("loss", "images", "targets", "lr"):
+        torch.testing.assert_close(getattr(found, name), (getattr(parts[0], name) + getattr(parts[1], name) + getattr(parts[2], name)) / 3)
+        assert torch.equal(getattr(MetaGradient.mean(parts[:1]), name), getattr(parts[0], name))
 
 
 def test_same_plan_same_bits() -> None:

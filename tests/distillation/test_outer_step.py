@@ -1,0 +1,166 @@
+"""What an outer step may be made of: several trajectories, bounded gradients, SGD or Adam, a threshold, labels made anew."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import users_paper
+
+from astdistill.data import Dataset
+from astdistill.distillation import DistillSettings, distill
+from astdistill.distillation.run import Distillation
+from astdistill.errors import DivergedError, InputError
+from astdistill.experts import TrajectoryStore
+from astdistill.methods import AST, DATM, MTT, TESLA, Method
+from astdistill.methods.parts import ExpertTargets, GrowingWindow, LossThreshold
+from astdistill.models import FlatModel, build_model
+from astdistill.runs import read_lines
+from astdistill.seeds import derive
+from astdistill.synthetic import SyntheticSet, load
+from astdistill.unroll import Variables
+
+SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"))
+
+
+def run_of(dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings, seed: int = 0) -> Distillation:
+    model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)))
+    return Distillation(dataset, experts, method, 2, settings, None, seed, model)
+
+
+def same(first: SyntheticSet, second: SyntheticSet) -> bool:
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "targets", "lr"))
+
+
+def test_several_trajectories_are_averaged(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    """Each is the gradient of a run with that trajectory's seed, at the same images."""
+    run = run_of(dataset, experts, SOFT, settings.replace(trajectories=3))
+    state = run.start()
+    found = run.gradient(state)
+    seeds = [0, derive(0, "trajectory", 1), derive(0, "trajectory", 2)]
+    single = [run_of(dataset, experts, SOFT, settings, seed).gradient(state) for seed in seeds]
+    for name in ("loss", "images", "targets", "lr"):
+        wanted = sum(getattr(part, name) for part in single) / 3
+        torch.testing.assert_close(getattr(found, name), wanted)
+        assert not torch.allclose(getattr(found, name), getattr(single[0], name))
+    assert len({float(part.loss) for part in single}) == 3
+
+
+@pytest.mark.parametrize("bound", [1e-3, 1e6])
+def test_long_gradients_are_scaled_down(bound: float, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    run = run_of(dataset, experts, SOFT, settings.replace(outer_grad_norm=bound))
+    state = run.start()
+    before, found = {"images": state.images.clone(), "targets": state.targets.clone()}, run.gradient(state)
+    state.step(Variables(found.images, found.targets, found.lr))
+    for name, rate in (("images", settings.lr_img), ("targets", settings.lr_targets)):
+        step, slope = before[name] - getattr(state, name), getattr(found, name)
+        torch.testing.assert_close(step, rate * min(1.0, bound / float(slope.norm())) * slope, rtol=1e-4, atol=1e-6)
+        if bound < 1:
+            assert float(step.norm()) == pytest.approx(rate * bound, rel=1e-3)
+
+
+def test_adam_is_its_formula(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    """m ← β₁ m + (1 − β₁) g, s ← β₂ s + (1 − β₂) g², z ← z − rate · m̂ / (√ŝ + 1e-8)."""
+    run = run_of(dataset, experts, SOFT, settings.replace(outer_optimiser="adam", lr_img=0.03, lr_targets=0.2, lr_lr=1e-4))
+    state = run.start()
+    now = {"images": state.images.clone(), "targets": state.targets.clone()}
+    first, second = ({name: torch.zeros_like(value) for name, value in now.items()} for _ in range(2))
+    for taken in range(1, 4):
+        found = run.gradient(state)
+        for name, rate, beta in (("images", 0.03, 0.5), ("targets", 0.2, 0.9)):
+            slope = getattr(found, name)
+            first[name] = beta * first[name] + (1 - beta) * slope
+            second[name] = 0.999 * second[name] + 0.001 * slope**2
+            now[name] = now[name] - rate * (first[name] / (1 - beta**taken)) / ((second[name] / (1 - 0.999**taken)).sqrt() + 1e-8)
+        run.advance(state)
+        for name, wanted in now.items():
+            torch.testing.assert_close(getattr(state, name), wanted, rtol=1e-4, atol=1e-4)
+
+
+MADE_ANEW = TESLA.replace(average=0.5)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [(SOFT, {"outer_optimiser": "adam", "lr_img": 0.03, "trajectories": 2}), (MADE_ANEW, {"outer_grad_norm": 0.1}), (DATM, {})],
+    ids=["adam", "tesla", "datm"],
+)
+def test_a_longer_run_goes_on_to_the_bits_of_one(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, method: Method, changes: dict
+) -> None:
+    settings = settings.replace(**changes)
+    whole = distill(dataset, experts, method=method, ipc=2, settings=settings)
+    for iterations in (0, 3, 8):
+        found = distill(dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=iterations or 1), out=tmp_path)
+    assert same(found, whole)
+    assert same(load(tmp_path), whole)
+
+
+@pytest.mark.parametrize("changes", [{"trajectories": 2}, {"outer_optimiser": "adam"}, {"outer_grad_norm": 0.5}], ids=str)
+def test_a_run_of_other_steps_is_not_resumed(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, changes: dict
+) -> None:
+    distill(dataset, experts, method=SOFT, ipc=2, settings=settings.replace(iterations=1), out=tmp_path)
+    with pytest.raises(InputError, match="belongs to a run with other data, experts or settings"):
+        distill(dataset, experts, method=SOFT, ipc=2, settings=settings.replace(**changes), out=tmp_path)
+    assert distill(dataset, experts, method=SOFT, ipc=2, settings=settings.replace(max_passes=3), out=tmp_path).provenance["iteration"] == 8
+
+
+def test_the_saved_labels_are_those_of_the_last_target(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+    found = distill(dataset, experts, method=MADE_ANEW, ipc=2, settings=settings, seed=4)
+    segment = MADE_ANEW.sample(experts, settings.iterations - 1, settings.max_start_epoch, settings.matched_epochs, 4)
+    network = build_model(experts.identity.model, dataset.shape, 3)
+    FlatModel(network).load(network, experts.rows(segment.expert, segment.epoch + settings.matched_epochs, segment.epoch + 3)[0])
+    with torch.no_grad():
+        torch.testing.assert_close(found.targets, network.eval()(found.images), rtol=0, atol=1e-4)
+    assert found.labels == "soft"
+    start = run_of(dataset, experts, MADE_ANEW, settings)
+    assert torch.equal(start.result(start.start()).targets, start.start().targets)
+
+
+def test_passed_steps_are_counted_apart_and_change_nothing(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
+    """The trap: `if loss <= t` skips NaN for ever, as if it were an ordinary large loss."""
+    users_paper.CALLS.clear()
+    settings = settings.replace(iterations=30, lr_img=1e-3, max_skips=2)
+    open_method = MTT.replace(estimator=users_paper.Faulty(period=5))
+    losses = [line["loss"] for line in read_lines_of(tmp_path / "open", dataset, experts, open_method, settings)]
+    middle = sorted(loss for loss in losses if isinstance(loss, float))[12]  # NaN is logged as a word
+    users_paper.CALLS.clear()
+    lines = read_lines_of(tmp_path / "bound", dataset, experts, open_method.replace(accept=LossThreshold(threshold=middle)), settings)
+    skipped, passed = ([line["iteration"] for line in lines if word in line] for word in ("skipped", "passed"))
+    assert skipped == [4, 9, 14, 19, 24, 29]
+    assert len(passed) >= 8
+    assert not set(skipped) & set(passed)
+    assert all(line["loss"] > middle for line in lines if "passed" in line)
+    found = load(tmp_path / "bound").provenance
+    assert (found["skipped"], found["passed"]) == (6, len(passed))
+
+
+def read_lines_of(out: Path, dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings) -> list[dict]:
+    distill(dataset, experts, method=method, ipc=1, settings=settings, out=out)
+    return read_lines(out / "metrics.jsonl")
+
+
+def test_a_threshold_that_nothing_gets_under_ends_the_run(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
+    method = MTT.replace(accept=LossThreshold(threshold=1e-6))
+    with pytest.raises(DivergedError) as caught:
+        distill(dataset, experts, method=method, ipc=1, settings=settings.replace(max_passes=6, max_skips=3), out=tmp_path)
+    sentence = r"6 outer steps in a row were passed over, the last, 5, because the loss \S+ is above 1e-06; raise --method.accept.threshold"
+    assert re.search(sentence, str(caught.value))
+    rows = dataset.train.images.flatten(1).tolist()
+    assert all(image in rows for image in load(tmp_path).images.flatten(1).tolist())
+
+
+def test_a_window_without_start_epochs_is_refused_at_the_entrance(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
+    method = MTT.replace(sample=GrowingWindow(lower=4))
+    with pytest.raises(InputError, match="No window of start epochs begins at 4"):
+        distill(dataset, experts, method=method, ipc=1, settings=settings, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
