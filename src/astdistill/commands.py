@@ -128,7 +128,7 @@ def _evaluate(
         epochs: Training epochs, where they are to differ from the protocol's.
         full_epochs: Training epochs of the full-data baseline, where they are to differ from the others'.
         networks: Freshly initialised networks for each row.
-        architectures: Networks to train; none means the student's own.
+        architectures: Networks to train, or pools of them (S, M, W, D, A, P, N); none means the student's own.
         baselines: Real images evaluated alike.
         data: Where the data lies now, if elsewhere than when the set was made.
         device: cpu or cuda.

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from .data import load_dataset
 from .errors import InputError
+from .evaluation import architectures
 from .experiment import Experiment
 from .probe import NAMED, Facts, Probe
 
@@ -104,7 +105,8 @@ def _evaluation(experiment: Experiment, known: Facts, probe: Probe) -> Stage:
     wanted, recipe = experiment.evaluation, experiment.evaluation.recipe
     count = experiment.ipc * known.classes
     seconds, memory = probe.expert_step(experiment.method, recipe.batch, penalty=False)
-    small = (max(1, len(wanted.architectures)) + len([name for name in wanted.baselines if name != "full"])) * recipe.epochs * count
+    names = architectures(wanted.architectures, experiment.model, known.shape)
+    small = (len(names) + len([name for name in wanted.baselines if name != "full"])) * recipe.epochs * count
     full = (recipe.full_epochs or recipe.epochs) * known.train if "full" in wanted.baselines else 0
     return Stage(
         f"{wanted.networks} networks a row", wanted.networks * (small + full) / recipe.batch * seconds, known.bytes + memory, 100_000

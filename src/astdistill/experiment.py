@@ -11,7 +11,7 @@ from .data import DataConfig, Dataset, load_dataset
 from .distillation import DistillSettings, check_data, check_settings, distill
 from .engines import EngineName, using
 from .errors import InputError
-from .evaluation import MTT_PROTOCOL, EvalRecipe, Scores, evaluate_all
+from .evaluation import MTT_PROTOCOL, EvalRecipe, Scores, architectures, check_names, evaluate_all
 from .experts import TrajectoryStore, train_experts
 from .methods import MTT, Method
 from .models import FlatModel, build_model
@@ -42,7 +42,7 @@ class EvaluationSettings(Record):
     networks: int = Field(default=5, ge=1)
     """Freshly initialised networks for each row of the table."""
     architectures: tuple[str, ...] = ()
-    """Networks to train; none means the student's own."""
+    """Networks to train, or pools of them: S, M, W, D, A, P, N; none means the student's own."""
     baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans", "full")
     """Real images evaluated alike: random ones, K-means representatives, all of them."""
 
@@ -105,8 +105,7 @@ def check_experiment(experiment: Experiment, dataset: Dataset) -> None:
     check_numbers(experiment)
     check_data(dataset, experiment.method, experiment.distill, experiment.ipc)
     FlatModel(build_model(experiment.model, dataset.shape, len(dataset.classes)))
-    for name in experiment.evaluation.architectures:
-        build_model(name, dataset.shape, len(dataset.classes))
+    check_names(architectures(experiment.evaluation.architectures, experiment.model, dataset.shape), dataset)
 
 
 def obtain_experts(experiment: Experiment, dataset: Dataset) -> TrajectoryStore:

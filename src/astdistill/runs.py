@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ except ImportError:
     fcntl = None
 
 PACKAGES = ("astdistill", "torch", "numpy", "safetensors", "datasets", "scikit-learn", "pydantic")
+NUMBERS = re.compile(r'\[\n\s+([^][{}"]+)\n\s+\]')
+"""A list of plain values in indented JSON; a line break never stands inside a string there."""
 
 
 @contextmanager
@@ -74,7 +77,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Nothing; writes `value` as indented JSON, whole or not at all, with lists of numbers on one line each."""
+    text = json.dumps(value, indent=2)
+    write_text(path, NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
 
 
 def read_json(path: Path) -> Any:

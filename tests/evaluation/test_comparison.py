@@ -130,3 +130,35 @@ def test_wrong_names_and_sizes_are_refused_before_any_training(blobs: Dataset, d
     with pytest.raises(InputError, match="say which to train"):
         evaluate_all(replace(distil(blobs), model=""), blobs, RECIPE)
     assert trained == []
+
+
+def test_figures_by_class_are_kept_with_the_networks_and_older_networks_are_not_trained_again(
+    tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int]
+) -> None:
+    first = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path, baselines=("random",))
+    assert first.classes == blobs.classes
+    for entry in (first.architecture[MODEL], first.baselines["random"]):
+        for final, by_class, counts in zip(entry.final, entry.by_class, entry.confusion, strict=True):
+            assert by_class is not None
+            assert counts is not None
+            assert final == pytest.approx(sum(figure or 0 for figure in by_class) / 3)
+            assert [sum(row) for row in counts] == [20, 20, 20]
+    trained.clear()
+    assert evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path, baselines=("random",)) == first
+    path = tmp_path / "scores.partial.json"
+    stored = json.loads(path.read_text())
+    for network in stored["networks"].values():
+        del network["by_class"], network["confusion"]
+    path.write_text(json.dumps(stored))
+    older = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path, baselines=("random",))
+    assert trained == []
+    assert older.architecture[MODEL].final == first.architecture[MODEL].final
+    assert older.architecture[MODEL].by_class == ()
+
+
+def test_a_pool_is_taken_apart_wherever_a_name_is_accepted(blobs: Dataset, distil: Distil, trained: list[int]) -> None:
+    scores = evaluate_all(distil(blobs), blobs, RECIPE, model=("N", "D"), seeds=1, baselines=())
+    depths = [MODEL, "convnet-d2-w8", "convnet-d3-w8"]
+    norms = [f"{MODEL}-{norm}" for norm in ("nonorm", "batchnorm", "layernorm", "groupnorm")]
+    assert list(scores.architecture) == [*norms[:3], MODEL, norms[3], *depths[1:]]
+    assert len(trained) == 7

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from astdistill.accuracy import accuracy
+from astdistill.accuracy import accuracy, confusion
 from astdistill.augment import apply, draw
 from astdistill.data.dataset import Split
 from astdistill.evaluation.recipe import EvalRecipe
@@ -82,6 +82,40 @@ def test_accuracy_counts_every_image_once_over_several_batches(monkeypatch: pyte
     split = held_out(30)
     expected = 100 * (network()(split.images).argmax(dim=1) == split.labels).double().mean()
     assert accuracy(network(), split) == pytest.approx(float(expected))
+
+
+def test_the_confusion_matrix_counts_every_image_once_in_its_own_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("astdistill.accuracy.BATCH", 7)
+    split = held_out(30)
+    expected = [[0] * 3 for _ in range(3)]
+    for image, label in zip(split.images, split.labels.tolist(), strict=True):
+        expected[label][int(network()(image[None]).argmax())] += 1
+    counts = confusion(network(), split, 3)
+    assert counts.tolist() == expected
+    assert 100 * int(counts.trace()) / 30 == pytest.approx(accuracy(network(), split))
+    assert sum(cell > 0 for row in expected for cell in row) > 4
+
+
+def test_a_network_is_tested_once_for_all_its_figures() -> None:
+    recipe, split, trained = EvalRecipe(name="short", epochs=2, augmentation=""), held_out(30), network()
+    result = train_network(trained, examples(), recipe, split, lambda epoch: rng(0, epoch))
+    assert result.final == accuracy(trained, split)
+    assert result.confusion == tuple(map(tuple, confusion(trained, split, 3).tolist()))
+    assert result.by_class is not None
+    for label, found in enumerate(result.by_class):
+        own = Split(split.images[split.labels == label], split.labels[split.labels == label])
+        assert found == pytest.approx(accuracy(trained, own))
+    two = Split(split.images[split.labels > 0], split.labels[split.labels > 0])
+    found = train_network(network(), examples(), recipe, two, lambda epoch: rng(0, epoch))
+    assert found.by_class is not None
+    assert found.by_class[0] is None
+
+
+def test_above_a_hundred_classes_no_confusion_matrix_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("astdistill.evaluation.training.MOST_CONFUSED", 2)
+    result = train_network(network(), examples(), EvalRecipe(name="short", epochs=1, augmentation=""), held_out(), lambda epoch: rng(0, epoch))
+    assert result.confusion is None
+    assert result.by_class is not None
 
 
 def test_a_set_smaller_than_the_batch_is_one_step_an_epoch() -> None:

@@ -76,12 +76,12 @@ def test_a_function_of_the_caller_and_a_user_s_network_reach_the_workers(hard: D
         recipe=RECIPE,
         model="jobs:factory",
         seeds=3,
-        done={1: NetworkResult(12.5)},
-        on_result=lambda k, result: seen.update({k: result}),
+        done={("jobs:factory", 1): NetworkResult(12.5)},
+        on_result=lambda _, k, result: seen.update({k: result}),
         workers=2,
     )
     assert found == evaluate(
-        lambda k: sets[k], hard, recipe=RECIPE, model="jobs:factory", seeds=3, done={1: NetworkResult(12.5)}, workers=1
+        lambda k: sets[k], hard, recipe=RECIPE, model="jobs:factory", seeds=3, done={("jobs:factory", 1): NetworkResult(12.5)}, workers=1
     )
     assert found.architecture["jobs:factory"].final == (seen[0].final, 12.5, seen[2].final)
 
@@ -106,7 +106,7 @@ def test_every_row_is_counted_by_the_images_it_sees(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(evaluation, "train_network", lambda *words: NetworkResult(0.0))
     evaluate_all(distil(blobs), blobs, RECIPE, seeds=2)
     assert shown == [(2 * 3 * 6 * 3 + 2 * 72, 0)]
-    evaluate(distil(blobs), blobs, recipe=RECIPE, seeds=3, done={0: NetworkResult(0.0)})
+    evaluate(distil(blobs), blobs, recipe=RECIPE, seeds=3, done={(MODEL, 0): NetworkResult(0.0)})
     assert shown[1] == (3 * 3 * 6, 3 * 6)
 
 

@@ -63,8 +63,8 @@ def test_finished_networks_are_taken_over_and_new_ones_reported(blobs: Dataset, 
         blobs,
         recipe=SHORT.replace(epochs=2),
         seeds=3,
-        done={1: NetworkResult(12.5)},
-        on_result=lambda k, result: seen.update({k: result}),
+        done={(MODEL, 1): NetworkResult(12.5)},
+        on_result=lambda _, k, result: seen.update({k: result}),
     )
     assert set(seen) == {0, 2}
     assert entry(scores) == (seen[0].final, 12.5, seen[2].final)
@@ -144,3 +144,23 @@ def test_other_classes_shapes_and_missing_networks_are_refused(blobs: Dataset, d
         evaluate(distil(blobs), blobs, recipe=SHORT, seeds=0)
     with pytest.raises(InputError, match="positive lr"):
         evaluate(replace(distil(blobs), lr=torch.tensor(-0.01)), blobs, recipe=SHORT, seeds=1)
+
+
+def test_every_network_of_the_papers_is_trained_by_one_call(blobs: Dataset, distil: Distil) -> None:
+    scores = evaluate(distil(blobs), blobs, recipe=SHORT.replace(epochs=1), model=["M"], seeds=1)
+    assert list(scores.architecture) == [MODEL, "mlp", "lenet", "alexnet", "vgg11-instancenorm", "resnet18"]
+    assert scores.diverged == 0
+    assert scores.architecture[MODEL] == evaluate(distil(blobs), blobs, recipe=SHORT.replace(epochs=1), seeds=1).architecture[MODEL]
+
+
+def test_a_function_s_sets_are_the_same_for_every_network_name(blobs: Dataset, distil: Distil) -> None:
+    asked: list[int] = []
+
+    def draw(k: int) -> SyntheticSet:
+        asked.append(k)
+        return distil(blobs, k + 1)
+
+    scores = evaluate(draw, blobs, recipe=SHORT.replace(epochs=1), model=[MODEL, "mlp"], seeds=2, done={(MODEL, 0): NetworkResult(1.0)})
+    assert asked == [0, 1]
+    assert entry(scores)[0] == 1.0
+    assert len(entry(scores, "mlp")) == 2

@@ -93,3 +93,31 @@ def test_diverged_networks_and_shorter_full_training_show_in_the_table() -> None
     assert found.diverged == 1
     assert "| synthetic, mlp | 25.5 ± 21.9 | 2 | 1 |" in markdown(found)
     assert "full data, 30 epochs" in markdown(found)
+
+
+COUNTS = ((3, 1), (2, 2))
+
+
+def test_figures_by_class_are_kept_for_every_network_and_come_back_equal(tmp_path: Path) -> None:
+    results = [NetworkResult(62.5, by_class=(75.0, 50.0), confusion=COUNTS), NetworkResult(50.0), NetworkResult(25.0, by_class=(25.0, None))]
+    entry = Entry.of(results, "final")
+    assert entry.by_class == ((75.0, 50.0), None, (25.0, None))
+    assert entry.confusion == (COUNTS, None, None)
+    written = Scores(recipe=MTT_PROTOCOL, architecture={"mlp": entry}, classes=("ant", "bee"))
+    written.write(tmp_path / "scores.json")
+    assert Scores.read(tmp_path) == written
+
+
+def test_counts_are_those_of_all_networks_together() -> None:
+    other = NetworkResult(50.0, confusion=((4, 0), (4, 0)))
+    assert Entry.of([NetworkResult(62.5, confusion=COUNTS), NetworkResult(1.0), other], "final").counts == ((7, 1), (6, 2))
+    assert Entry.of(FINAL, "final").counts is None
+
+
+def test_a_file_of_an_earlier_version_still_loads(tmp_path: Path) -> None:
+    old = scores().to_json()
+    del old["classes"]
+    for entry in (*old["architecture"].values(), *old["baselines"].values()):
+        del entry["by_class"], entry["confusion"]
+    (tmp_path / "scores.json").write_text(json.dumps(old))
+    assert Scores.read(tmp_path) == scores()

@@ -2,7 +2,8 @@
 
 from .baselines import full_data, kmeans_real, random_real
 from .comparison import evaluate_all
-from .evaluation import evaluate
+from .evaluation import check_names, evaluate
+from .pools import POOLS, architectures
 from .recipe import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, PROTOCOLS, EvalRecipe, protocol
 from .scores import Entry, Scores
 from .tables import markdown, table
@@ -11,11 +12,14 @@ from .training import NetworkResult
 __all__ = [
     "AST_RELEASED_PROTOCOL",
     "MTT_PROTOCOL",
+    "POOLS",
     "PROTOCOLS",
     "Entry",
     "EvalRecipe",
     "NetworkResult",
     "Scores",
+    "architectures",
+    "check_names",
     "evaluate",
     "evaluate_all",
     "full_data",

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from ..data.dataset import Dataset
 from ..errors import unknown
-from ..models.building import build_model
 from ..seeds import derive
 from ..synthetic import SyntheticSet
 from ..workers import divide
@@ -17,14 +16,15 @@ from .baselines import full_data, kmeans_real, random_real
 from .evaluation import (
     Evaluation,
     Row,
+    check_names,
     check_same_space,
     check_seeds,
     split_of,
-    student,
     train_networks,
     warn_of_divergence,
 )
 from .ledger import Ledger, content, key, tested_content
+from .pools import architectures
 from .recipe import MTT_PROTOCOL, EvalRecipe
 from .scores import Entry, Scores
 from .training import NetworkResult
@@ -73,6 +73,7 @@ def evaluate_all(
 ) -> Scores:
     """The scores of `synthetic` on one or more networks and of real images on the first of them, all under `recipe`.
 
+    `model` takes names of networks and of pools (see `pools.py`); None takes the student of the set.
     With `out`, a run folder, `scores.json` is rewritten after every finished network and `scores.partial.json` keeps each of them by what
     it depends on: the same command again trains only what is missing. On a CPU `workers` networks, of whatever row, are trained side by
     side (None: one for each core). Baselines take the recipe's step size or 0.01; network k of
@@ -82,9 +83,8 @@ def evaluate_all(
     check_seeds(seeds)
     check_same_space(synthetic, dataset)
     recipe = recipe.augmented(synthetic.augmentation)
-    models = [model] if isinstance(model, str) else list(model or [student(synthetic)])
-    for name in models:  # a wrong name is found now, not after hours of the one before it
-        build_model(name, dataset.shape, len(dataset.classes))
+    models = architectures(model, synthetic.model, dataset.shape)
+    check_names(models, dataset)
     places = [Place("architecture", name, Row(name, synthetic, len(synthetic.images), recipe), content(synthetic)) for name in models]
     places += [_baseline(name, models[0], synthetic.ipc, dataset, recipe, seed) for name in baselines]
     tested = tested_content(split_of(dataset, split), dataset.preprocessing)
@@ -93,7 +93,7 @@ def evaluate_all(
     kept = [_Kept(ledger, place, common, seeds) for place in places]
 
     def publish() -> Scores:
-        scores = _scores(kept, recipe, split)
+        scores = _scores(kept, recipe, split, dataset.classes)
         if out is not None:
             scores.write(out / "scores.json")
         return scores
@@ -129,12 +129,12 @@ class _Kept:
         return Entry.of([self.results[k] for k in sorted(self.results)], self.place.row.recipe.reported)
 
 
-def _scores(kept: Sequence[_Kept], recipe: EvalRecipe, split: Literal["test", "validation"]) -> Scores:
+def _scores(kept: Sequence[_Kept], recipe: EvalRecipe, split: Literal["test", "validation"], classes: tuple[str, ...]) -> Scores:
     tables: dict[str, dict[str, Entry]] = {"architecture": {}, "baselines": {}}
     for each in kept:
         if each.results:
             tables[each.place.table][each.place.name] = each.entry()
-    return Scores(recipe=recipe, split=split, architecture=tables["architecture"], baselines=tables["baselines"])
+    return Scores(recipe=recipe, split=split, architecture=tables["architecture"], baselines=tables["baselines"], classes=classes)
 
 
 def _baseline(name: str, model: str, ipc: int, dataset: Dataset, recipe: EvalRecipe, seed: int) -> Place:

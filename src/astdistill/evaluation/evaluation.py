@@ -17,6 +17,7 @@ from ..progress import Bar, bar, console
 from ..seeds import derive, rng, seeded
 from ..synthetic import SyntheticSet, one_hot
 from ..workers import Crew, divide, pool, training_seconds
+from .pools import architectures
 from .recipe import MTT_PROTOCOL, EvalRecipe
 from .scores import Entry, Scores
 from .training import Examples, NetworkResult, train_network
@@ -66,38 +67,41 @@ def evaluate(
     dataset: Dataset,
     *,
     recipe: EvalRecipe = MTT_PROTOCOL,
-    model: str | None = None,
+    model: str | Sequence[str] | None = None,
     seeds: int = 5,
     seed: int = 0,
     split: Literal["test", "validation"] = "test",
-    done: Mapping[int, NetworkResult] | None = None,
-    on_result: Callable[[int, NetworkResult], None] | None = None,
+    done: Mapping[tuple[str, int], NetworkResult] | None = None,
+    on_result: Callable[[str, int, NetworkResult], None] | None = None,
     workers: int | None = None,
 ) -> Scores:
     """The scores of `seeds` freshly initialised networks, each trained on `synthetic` alone and tested on one split of `dataset`.
 
-    `model` names the network; None takes the student of the distilled set. Results in `done`, by number of the network, are not
-    computed again, and `on_result` is told of each new one as it finishes. Network k and all its draws depend on `seed` and k only.
-    Computes where `dataset` lies, on a CPU `workers` networks side by side (None: one for each core; their threads: see `workers.divide`).
+    `model` names the network, or several, or pools of them (see `pools.py`); None takes the student of the distilled set. Results in
+    `done`, by name and number of the network, are not computed again, and `on_result` is told of each new one as it finishes. Network k
+    and all its draws depend on its name, `seed` and k only. Computes where `dataset` lies, on a CPU `workers` networks side by side (None:
+    one for each core; their threads: see `workers.divide`).
     Raises InputError when the set and the data do not share classes, shape and preprocessing.
     """
-    name = model or student(synthetic)
+    names = architectures(model, student_of(synthetic), dataset.shape)
     recipe = recipe.augmented(synthetic.augmentation if isinstance(synthetic, SyntheticSet) else STRATEGY)
     results = dict(done or {})
     split_of(dataset, split)
     check_seeds(seeds)
-    missing = [k for k in range(seeds) if k not in results]
-    source = _Chosen({k: synthetic(k) for k in missing}) if callable(synthetic) else synthetic
-    row = Row(name, source, _size(source), recipe)
-    crew = divide(seeds, workers, dataset.train.images.device, [name])
-    whole = Evaluation((row,), dataset, split, seed, seeds)
-    for _, k, result in train_networks(whole, [(0, k) for k in missing], crew, f"training {name} on {_title(synthetic)} (images seen)"):
-        results[k] = result
+    check_names(names, dataset)
+    missing = [(row, k) for row, name in enumerate(names) for k in range(seeds) if (name, k) not in results]
+    source = _Chosen({k: synthetic(k) for k in sorted({k for _, k in missing})}) if callable(synthetic) else synthetic
+    rows = tuple(Row(name, source, _size(source), recipe) for name in names)
+    crew = divide(len(rows) * seeds, workers, dataset.train.images.device, names)
+    whole = Evaluation(rows, dataset, split, seed, seeds)
+    for row, k, result in train_networks(whole, missing, crew, f"training {', '.join(names)} on {_title(synthetic)} (images seen)"):
+        results[names[row], k] = result
         if on_result is not None:
-            on_result(k, result)
-    entry = Entry.of([results[k] for k in range(seeds)], recipe.reported)
-    warn_of_divergence(name, entry)
-    return Scores(recipe=recipe, split=split, architecture={name: entry})
+            on_result(names[row], k, result)
+    entries = {name: Entry.of([results[name, k] for k in range(seeds)], recipe.reported) for name in names}
+    for name, entry in entries.items():
+        warn_of_divergence(name, entry)
+    return Scores(recipe=recipe, split=split, architecture=entries, classes=dataset.classes)
 
 
 def train_networks(
@@ -160,11 +164,15 @@ def check_seeds(seeds: int) -> None:
         raise InputError(f"{seeds} networks were asked for; train at least 1, and 5 for a spread that can be compared.")
 
 
-def student(source: Source) -> str:
-    """The network that a distilled set names as its student. Raises InputError for real images."""
-    if isinstance(source, SyntheticSet) and source.model:
-        return source.model
-    raise InputError("Real images name no network of their own; say which to train, for example model='convnet-d3'.")
+def check_names(names: Sequence[str], dataset: Dataset) -> None:
+    """Raise InputError for a name that makes no network: now, and not after hours of the one before it."""
+    for name in names:
+        build_model(name, dataset.shape, len(dataset.classes))
+
+
+def student_of(source: Source) -> str:
+    """The network that a distilled set names as its student; '' for real images."""
+    return source.model if isinstance(source, SyntheticSet) else ""
 
 
 def _train(whole: Evaluation, job: tuple[int, int], progress: Bar) -> NetworkResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,20 @@ class Ledger:
     def get(self, key: str) -> NetworkResult | None:
         """The result under `key`, or None."""
         found = self._stored.get(key)
-        return None if found is None else NetworkResult(found["final"], found["best"], found["diverged"])
+        if found is None:
+            return None
+        by_class, counts = found.get("by_class"), found.get("confusion")  # files of earlier versions have neither
+        return NetworkResult(
+            found["final"],
+            found["best"],
+            found["diverged"],
+            None if by_class is None else tuple(by_class),
+            None if counts is None else tuple(map(tuple, counts)),
+        )
 
     def put(self, key: str, result: NetworkResult, about: dict[str, Any]) -> None:
         """Store one result at once, with a readable note of what it is."""
-        self._stored[key] = {"final": result.final, "best": result.best, "diverged": result.diverged, "about": about}
+        self._stored[key] = {**asdict(result), "about": about}
         if self.path is not None:
             write_json(self.path, {"format": FORMAT, "networks": self._stored})
 

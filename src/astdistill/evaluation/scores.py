@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from ..records import Record
 from ..runs import read_json, write_json
 from .recipe import EvalRecipe
 from .training import NetworkResult
+
+Figure = TypeVar("Figure")
 
 
 class Entry(Record):
@@ -31,6 +33,10 @@ class Entry(Record):
     """Trained networks."""
     diverged: int = 0
     """How many of them met a loss that was not finite."""
+    by_class: tuple[tuple[float | None, ...] | None, ...] = ()
+    """Each network's final accuracy by class, None for a class without images; None for a network of an earlier version."""
+    confusion: tuple[tuple[tuple[int, ...], ...] | None, ...] = ()
+    """Each network's tested images of each class (row) by the class they were taken for (column); None above 100 classes."""
 
     @staticmethod
     def of(results: Sequence[NetworkResult], reported: Literal["final", "best"]) -> Entry:
@@ -46,12 +52,25 @@ class Entry(Record):
             std=statistics.stdev(chosen) if len(chosen) > 1 else None,
             n=len(final),
             diverged=sum(result.diverged for result in results),
+            by_class=_unless_empty([result.by_class for result in results]),
+            confusion=_unless_empty([result.confusion for result in results]),
         )
+
+    @property
+    def counts(self) -> tuple[tuple[int, ...], ...] | None:
+        """The confusion matrices of all networks added up; None where none was kept."""
+        kept = [each for each in self.confusion if each is not None]
+        return tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*kept, strict=True)) or None
 
     @property
     def text(self) -> str:
         """`mean ± std` in percent with one decimal; no spread where n = 1."""
         return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
+
+
+def _unless_empty(figures: Sequence[Figure | None]) -> tuple[Figure | None, ...]:
+    """The figures of all networks, or () where no network has any."""
+    return () if all(figure is None for figure in figures) else tuple(figures)
 
 
 class Scores(Record):
@@ -64,6 +83,8 @@ class Scores(Record):
     """random, kmeans, full: real images under the same recipe."""
     split: Literal["test", "validation"] = "test"
     """The images the accuracies are measured on."""
+    classes: tuple[str, ...] = ()
+    """Names, in the order of the figures by class; empty in files of an earlier version."""
 
     @property
     def diverged(self) -> int:

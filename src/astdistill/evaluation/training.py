@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..accuracy import accuracy
+from ..accuracy import Confusion, accuracy, confusion
 from ..augment import apply, draw
 from ..data.dataset import Split
 from ..engines import Trainee
@@ -26,6 +26,10 @@ class Examples:
     lr: float
 
 
+MOST_CONFUSED = 100
+"""Classes up to which a confusion matrix is kept: 10,000 counts a network."""
+
+
 @dataclass(frozen=True)
 class NetworkResult:
     """One trained network: accuracies in percent. `best` is None unless the recipe checks; it was chosen on the tested images."""
@@ -33,6 +37,10 @@ class NetworkResult:
     final: float
     best: float | None = None
     diverged: bool = False
+    by_class: tuple[float | None, ...] | None = None
+    """Final accuracy on the images of each class, None for a class without images; None where nobody counted."""
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    """Tested images of each class (row) by the class they were taken for; None where nobody counted, or above 100 classes."""
 
 
 def train_network(
@@ -60,10 +68,17 @@ def train_network(
         if recipe.check_every and (epoch + 1) % recipe.check_every == 0:
             best = max(best or 0.0, accuracy(trainee.logits, tested))
         on_epoch()
-    final = accuracy(trainee.logits, tested)
+    counts = confusion(trainee.logits, tested, examples.targets.shape[1])
+    final = 100 * float(counts.trace()) / len(tested)
     if recipe.check_every:
         best = max(best or 0.0, final)
-    return NetworkResult(final, best, diverged=not bool(total.isfinite()))
+    kept = tuple(map(tuple, counts.tolist())) if len(counts) <= MOST_CONFUSED else None
+    return NetworkResult(final, best, not bool(total.isfinite()), _by_class(counts), kept)
+
+
+def _by_class(counts: Confusion) -> tuple[float | None, ...]:
+    pairs = zip(counts.diagonal().tolist(), counts.sum(dim=1).tolist(), strict=True)
+    return tuple(100 * right / images if images else None for right, images in pairs)
 
 
 def _decayed(trainee: Trainee, lr: float, recipe: EvalRecipe) -> torch.optim.SGD:

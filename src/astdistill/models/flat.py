@@ -94,11 +94,12 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def _refuse_buffers(module: nn.Module) -> None:
+    twin = getattr(module, "twin", "convnet-d3")
     for path, part in module.named_modules():
         names = [name for name, _ in part.named_buffers(recurse=False)]
         if names:
             where = f"'{path}' ({type(part).__name__})" if path else type(part).__name__
             raise InputError(
                 f"{where} keeps buffers ({', '.join(names)}), which are no parameters and may change with every batch, so the network "
-                "is not a function of its parameters alone, as matching trajectories needs; use norm='instance' (for example 'convnet-d3')."
+                f"is not a function of its parameters alone, as matching trajectories needs; use norm='instance' (for example '{twin}')."
             )

@@ -1,0 +1,85 @@
+"""ResNet18 for small images, with strides or with average pooling."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..errors import unknown
+from ..shapes import Batch, Logits
+from .layers import ACTIVATIONS, check_counts, check_groups, check_pixels, check_words, normed
+
+SHRINKINGS = ("stride", "avg")
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions beside a shortcut, which is a 1×1 convolution where channels or size change (He et al., arXiv 1512.03385).
+
+    `halve` names what halves the image: 'stride' of the first convolution and the shortcut, 'avg' for 2×2 average pooling behind them, ''
+    for nothing.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: str, activation: str, halve: str) -> None:
+        super().__init__()
+        stride, bias = 2 if halve == "stride" else 1, norm == "none"
+        pool = nn.AvgPool2d(2) if halve == "avg" else nn.Identity()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias),
+            *normed(norm, outputs),
+            ACTIVATIONS[activation](),
+            pool,
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias),
+            *normed(norm, outputs),
+        )
+        changed = inputs != outputs or halve
+        conv = nn.Conv2d(inputs, outputs, 1, stride, bias=bias)
+        self.shortcut = nn.Sequential(conv, pool, *normed(norm, outputs)) if changed else nn.Identity()
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, images: Batch) -> Batch:
+        """The feature maps, halved or not."""
+        return self.activation(self.body(images) + self.shortcut(images))
+
+
+class ResNet18(nn.Module):
+    """A 3×3 convolution, four stages of two blocks with `width` to 8 `width` channels, the mean over all pixels, one linear layer.
+
+    Published for CIFAR: `width` 64, instance norm ('ResNet18' of the trajectory-matching papers) or batch norm ('ResNet18BN'). With
+    `shrinking="avg"`, their 'AP', a 2×2 average pooling halves the image where the original takes strides of 2. Different from published:
+    the mean over all pixels stands in place of a 4×4 window or a flattened grid, which crash at 64 px; convolutions have a bias where there
+    is no norm; an image is not halved below 2 pixels. PyTorch's default initialisation. Raises InputError for what makes no network.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        size: tuple[int, int],
+        width: int = 64,
+        norm: str = "instance",
+        activation: str = "relu",
+        shrinking: str = "stride",
+    ) -> None:
+        super().__init__()
+        check_words(norm, activation)
+        if shrinking not in SHRINKINGS:
+            raise unknown("shrinking", shrinking, SHRINKINGS)
+        check_counts("ResNet18", channels=channels, classes=classes, width=width)
+        check_groups(norm, width)
+        check_pixels(size, norm)
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=norm == "none"), *normed(norm, width), ACTIVATIONS[activation]()
+        )
+        blocks: list[nn.Module] = []
+        inputs, shortest = width, min(size)
+        for outputs, first in ((width, True), (2 * width, False), (4 * width, False), (8 * width, False)):
+            smaller = (shortest + 1) // 2 if shrinking == "stride" else shortest // 2
+            halve = "" if first or smaller < 2 else shrinking
+            shortest = smaller if halve else shortest
+            blocks += [Block(inputs, outputs, norm, activation, halve), Block(outputs, outputs, norm, activation, "")]
+            inputs = outputs
+        self.stages = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(inputs, classes)
+
+    def forward(self, images: Batch) -> Logits:
+        """The logits."""
+        return self.classifier(self.stages(self.stem(images)).mean(dim=(2, 3)))
