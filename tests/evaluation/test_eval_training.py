@@ -113,7 +113,9 @@ def test_a_network_is_tested_once_for_all_its_figures() -> None:
 
 def test_above_a_hundred_classes_no_confusion_matrix_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("astdistill.evaluation.training.MOST_CONFUSED", 2)
-    result = train_network(network(), examples(), EvalRecipe(name="short", epochs=1, augmentation=""), held_out(), lambda epoch: rng(0, epoch))
+    result = train_network(
+        network(), examples(), EvalRecipe(name="short", epochs=1, augmentation=""), held_out(), lambda epoch: rng(0, epoch)
+    )
     assert result.confusion is None
     assert result.by_class is not None
 

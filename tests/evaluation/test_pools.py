@@ -55,7 +55,7 @@ def test_pools_that_a_student_has_not_are_refused() -> None:
         architectures("W", "lenet", SHAPE)
     with pytest.raises(InputError, match="'vgg11' has no depth to vary"):
         architectures("D", "vgg11", SHAPE)
-    with pytest.raises(InputError, match="'own.module:net' is not; use pool S or M"):
+    with pytest.raises(InputError, match=r"'own\.module:net' is not; use pool S or M"):
         architectures("A", "own.module:net", SHAPE)
     with pytest.raises(InputError, match="say which to train"):
         architectures("S", "", SHAPE)

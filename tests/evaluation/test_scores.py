@@ -99,7 +99,11 @@ COUNTS = ((3, 1), (2, 2))
 
 
 def test_figures_by_class_are_kept_for_every_network_and_come_back_equal(tmp_path: Path) -> None:
-    results = [NetworkResult(62.5, by_class=(75.0, 50.0), confusion=COUNTS), NetworkResult(50.0), NetworkResult(25.0, by_class=(25.0, None))]
+    results = [
+        NetworkResult(62.5, by_class=(75.0, 50.0), confusion=COUNTS),
+        NetworkResult(50.0),
+        NetworkResult(25.0, by_class=(25.0, None)),
+    ]
     entry = Entry.of(results, "final")
     assert entry.by_class == ((75.0, 50.0), None, (25.0, None))
     assert entry.confusion == (COUNTS, None, None)

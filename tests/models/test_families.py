@@ -143,7 +143,7 @@ def test_every_network_without_buffers_is_a_student(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*WITH_STATISTICS, "convnet-d2-w4-batchnorm"])
 def test_a_student_with_statistics_is_refused_and_its_twin_is_offered_and_works(name: str) -> None:
-    with pytest.raises(InputError, match="BatchNorm2d.*for example '(.*)'") as refused:
+    with pytest.raises(InputError, match=r"BatchNorm2d.*for example '(.*)'") as refused:
         FlatModel(build_model(name, (3, 16, 16), 3))
     twin = str(refused.value).split("'")[-2]
     assert twin == name.replace("batchnorm", "instancenorm")

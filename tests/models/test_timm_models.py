@@ -63,7 +63,7 @@ def test_images_too_small_are_found_before_any_training() -> None:
 
 
 def test_unknown_names_get_the_nearest_and_a_missing_timm_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="timm has no model 'resnet19'. Did you mean 'resnet18'"):
+    with pytest.raises(InputError, match=r"timm has no model 'resnet19'. Did you mean 'resnet18'"):
         build_model("timm:resnet19", (3, 32, 32), 2)
     monkeypatch.setitem(sys.modules, "timm", None)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match=r"needs timm .* run pip install 'astdistill\[timm\]'"):

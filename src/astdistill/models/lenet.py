@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 from ..shapes import Batch, Logits
@@ -36,7 +38,7 @@ class LeNet(nn.Module):
                 shortest //= 2
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(GRID))
         units = (16 * GRID * GRID, 120, 84)
-        hidden = [part for a, b in zip(units, units[1:], strict=False) for part in (nn.Linear(a, b), ACTIVATIONS[activation]())]
+        hidden = [part for a, b in pairwise(units) for part in (nn.Linear(a, b), ACTIVATIONS[activation]())]
         self.classifier = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(84, classes))
 
     def forward(self, images: Batch) -> Logits:
