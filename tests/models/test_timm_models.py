@@ -14,7 +14,7 @@ from astdistill.errors import InputError
 from astdistill.models import build_model
 
 
-class Fused(nn.Module):
+class Fused(nn.Flatten):
     fused_attn = True
 
 
@@ -25,10 +25,7 @@ def convolutional(in_chans: int, num_classes: int, pretrained: bool) -> nn.Modul
 
 def sized(in_chans: int, num_classes: int, pretrained: bool, img_size: tuple[int, int]) -> nn.Module:
     assert not pretrained
-    network = nn.Sequential(nn.Flatten(), nn.Linear(in_chans * img_size[0] * img_size[1], num_classes))
-    network.attention = Fused()
-    network.forward = lambda images: network[1](network[0](images))
-    return network
+    return nn.Sequential(Fused(), nn.Linear(in_chans * img_size[0] * img_size[1], num_classes))
 
 
 KNOWN = {"resnet18": convolutional, "vit_tiny": sized}

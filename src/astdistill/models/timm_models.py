@@ -66,5 +66,5 @@ def _differentiable(network: nn.Module) -> nn.Module:
     """The same network with attention in its math form, since the fused one has no second derivative on a CPU."""
     for part in network.modules():
         if hasattr(part, "fused_attn"):
-            part.fused_attn = False  # pyright: ignore[reportAttributeAccessIssue]
+            vars(part)["fused_attn"] = False
     return network

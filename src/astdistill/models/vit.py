@@ -57,7 +57,8 @@ class ViT(nn.Module):
 
     No paper of trajectory matching publishes a ViT of its own; this one is small, of `width` channels in heads of 32 (one head where
     `width` is smaller), with learned positions, without dropout, class token or buffers. Images are padded with zeros to a whole
-    number of patches. PyTorch's default initialisation, and positions from N(0, 0.02²) as in the paper. Raises InputError for what makes no network.
+    number of patches. PyTorch's default initialisation, and positions from N(0, 0.02²) as in the paper. Raises InputError for what makes no
+    network.
     """
 
     def __init__(self, channels: int, classes: int, size: tuple[int, int], depth: int = 6, width: int = 128) -> None:
