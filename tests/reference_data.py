@@ -30,3 +30,26 @@ def nearest_in_own_cluster(points: Tensor, centres: Tensor, clusters: Tensor) ->
                 best, smallest = index, distance
         chosen.append(best)
     return chosen
+
+
+def resized_slowly(image: Tensor, size: int) -> Tensor:
+    """One image `[C, h, w]` in float64 with its short side at `size`, long side in proportion, and the middle square cut out.
+
+    Every pixel is the mean of those under a triangle around its place, as wide as one pixel of the coarser of the two grids.
+    """
+    short = min(image.shape[1:])
+    height, width = (max(size, round(length * size / short)) for length in image.shape[1:])
+    small = _weights(image.shape[1], height) @ image.double() @ _weights(image.shape[2], width).T
+    top, left = (height - size) // 2, (width - size) // 2
+    return small[:, top : top + size, left : left + size]
+
+
+def _weights(given: int, wanted: int) -> Tensor:
+    """The share `[wanted, given]` of each given pixel in each wanted one."""
+    step = given / wanted
+    rows = []
+    for place in range(wanted):
+        centre = (place + 0.5) * step
+        row = [max(0.0, 1 - abs(pixel + 0.5 - centre) / max(1.0, step)) for pixel in range(given)]
+        rows.append([share / sum(row) for share in row])
+    return torch.tensor(rows, dtype=torch.float64)

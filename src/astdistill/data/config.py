@@ -13,11 +13,12 @@ class DataConfig(Record):
     """Everything `load_dataset` needs to build the same data set again."""
 
     source: str = "digits"
-    """A name (digits, cifar10, cifar100, mnist, fashion_mnist, svhn), a hub name ('owner/name' or 'owner/name:configuration'),
-    a folder of parquet files or images, or an .npz file."""
+    """A name (digits, cifar10, cifar100, mnist, fashion_mnist, svhn, tiny_imagenet, imagenet, or its subsets imagenet-nette, -woof, -fruit,
+    -meow, -squawk, -yellow), a hub name ('owner/name' or 'owner/name:configuration'), a folder of parquet files or images, an .npz
+    file, or tiny-imagenet-200.zip."""
     whiten: Literal["none", "standard", "zca"] = "standard"
-    """none keeps [0, 1]; standard subtracts the mean and divides by the deviation per channel (published values for CIFAR);
-    zca is kornia's ZCA with eps 0.1."""
+    """none keeps [0, 1]; standard subtracts the mean and divides by the deviation per channel (published values for CIFAR and
+    ImageNet); zca is kornia's ZCA with eps 0.1."""
     classes: tuple[str, ...] | None = None
     """Keep only these classes, named or numbered, in this order."""
     first_classes: int | None = Field(default=None, ge=2)
@@ -32,6 +33,6 @@ class DataConfig(Record):
     """Column holding the labels, where it cannot be found by itself."""
     size: int | None = Field(default=None, ge=8)
     """Resize the short side to this many pixels and crop the centre; without it single-channel 28×28 images, of
-    whatever source, are padded to 32×32 (give 28 to keep them)."""
+    whatever source, are padded to 32×32 (give 28 to keep them), and ImageNet and its subsets get 128."""
     seed: int = 0
     """Chooses the held-out images and, where a source has no test part, the test images."""

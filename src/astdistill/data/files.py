@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import InputError
+from .imagenet import named_by_wnid, words_in, words_of
 from .pictures import Encoded, EncodedPart, file_bytes
 from .pixels import Layout, checked_layout, from_array
 from .raw import RawData, RawPart, checked_count, checked_labels, class_names
-from .selection import stratified
+from .selection import ClassChoice, kept_labels, stratified
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 TRAIN_FOLDERS = ("train", "training")
@@ -38,24 +40,53 @@ def digits() -> RawData:
     return RawData("digits", tuple(map(str, range(10))), whole.rows(division.stay), whole.rows(division.held_out))
 
 
-def from_picture_folder(folder: Path) -> Encoded:
+@dataclass(frozen=True)
+class PictureFolder:
+    """The pictures of a folder, not decoded yet; the files of the chosen classes; class names that do not come from folders."""
+
+    encoded: Encoded
+    files: list[Path]
+    words: tuple[str, ...]
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """The names of the class folders in `train/`, or in the folder itself where it has no training part; in alphabetical order."""
+    return tuple(place.name for place in _subfolders(_subfolder(folder, TRAIN_FOLDERS) or folder))
+
+
+def from_picture_folder(folder: Path, choice: ClassChoice) -> PictureFolder:
     """The pictures in `train/<class>/` and `test|val/<class>/`, or in `<class>/` alone; classes in alphabetical order.
 
-    Raises InputError for a folder without pictures, a class without any, or a test class that is not trained on.
+    Only the folders of the chosen classes are looked into. Classes named by WordNet identifiers get words where words.txt lies beside
+    `train/`. Raises InputError for a folder without pictures, a class without any, or a test class that is not trained on.
     """
     train = _subfolder(folder, TRAIN_FOLDERS)
-    test = _subfolder(folder, TEST_FOLDERS) if train else None
-    root = train or folder
-    classes = tuple(place.name for place in _subfolders(root))
-    if not classes or not any(picture_files(root)):
+    root, folders = train or folder, class_folders(folder)
+    text = words_in(folder) if named_by_wnid(folders) else None
+    words = () if text is None else words_of(folders, text)
+    chosen = set(kept_labels(words or folders, choice)) if folders else set[int]()
+    files = [picture_files(root / name) if label in chosen else [] for label, name in enumerate(folders)]
+    if not any(files):
         raise InputError(f"{folder} holds no pictures in class folders; expected {folder}/train/<class>/*.png, or {folder}/<class>/*.png.")
-    test_part = None if test is None else _folder_part(test, classes)
-    return Encoded(folder.resolve().name, classes, _folder_part(root, classes), test_part)
+    test = None if train is None else _test_folder(folder, folders)
+    tested = [] if test is None else [picture_files(test / name) if label in chosen else [] for label, name in enumerate(folders)]
+    encoded = Encoded(folder.resolve().name, words or folders, _folder_part(files), None if test is None else _folder_part(tested))
+    return PictureFolder(encoded, sorted(path for paths in (*files, *tested) for path in paths), words)
 
 
 def picture_files(folder: Path) -> list[Path]:
     """Every picture below a folder, sorted by path."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and not path.name.startswith("."))
+    return sorted(path for path in folder.rglob("*") if is_picture(path.name))
+
+
+def has_pictures(folder: Path) -> bool:
+    """Whether there is any picture below a folder."""
+    return any(is_picture(path.name) for path in folder.rglob("*"))
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file name ends as a picture's does; hidden files are none."""
+    return name.lower().endswith(PICTURES) and not name.startswith(".")
 
 
 def from_npz(path: Path) -> RawData:
@@ -91,11 +122,20 @@ def _array_part(images: Any, labels: Any, classes: int, layout: Layout | None, w
     return checked_count(from_array(images, where, layout), checked_labels(labels, classes, where), where)
 
 
-def _folder_part(folder: Path, classes: Sequence[str]) -> EncodedPart:
-    foreign = [place.name for place in _subfolders(folder) if place.name not in classes]
-    if foreign:
-        raise InputError(f"{folder} holds a class '{foreign[0]}' that the training part does not; rename it or take it out.")
-    by_class = [picture_files(folder / name) for name in classes]
+def _test_folder(folder: Path, classes: Sequence[str]) -> Path | None:
+    """The first test part with class folders: ImageNet's own `test/` has none."""
+    parts = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
+    for part in parts:
+        names = [place.name for place in _subfolders(part)]
+        foreign = [name for name in names if name not in classes]
+        if foreign:
+            raise InputError(f"{part} holds a class '{foreign[0]}' that the training part does not; rename it or take it out.")
+        if names:
+            return part
+    return parts[0] if parts else None
+
+
+def _folder_part(by_class: Sequence[Sequence[Path]]) -> EncodedPart:
     files = [path for paths in by_class for path in paths]
     labels = torch.tensor([label for label, paths in enumerate(by_class) for _ in paths], dtype=torch.int64)
     return EncodedPart(labels, lambda rows: [file_bytes(files[row]) for row in rows], lambda row: str(files[row]))

@@ -15,15 +15,13 @@ from .dataset import Dataset, Split
 from .preprocessing import Preprocessing, fit_standard, fit_zca
 from .raw import RawData, RawPart
 from .selection import first_of_each, stratified
-from .sources import published_name, read
+from .sources import published_statistics, read
 from .statistics import tensor_digest
 
 TEST_SHARE = 0.2
 ZCA_EPS = 0.1
 CACHED_ZCA = 1024
 """From so many values per image on, fitting a whitening takes longer than reading it."""
-PUBLISHED = {name: ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)) for name in ("cifar10", "cifar100")}
-"""Mean and deviation that all published trajectory-matching code uses, for CIFAR-100 too."""
 
 
 def load_dataset(source: str | DataConfig = "digits", *, device: str | torch.device = "cpu", **fields: Any) -> Dataset:
@@ -71,7 +69,7 @@ def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "cpu
     validation = None
     if config.validation:
         train, validation = _held_out(train, raw, config)
-    preprocessing = _fitted(train, published_name(raw.name), config.whiten)
+    preprocessing = _fitted(train, raw.name, config.whiten)
     return Dataset(
         name=raw.name,
         classes=raw.classes,
@@ -111,7 +109,7 @@ def _fitted(train: RawPart, name: str, whiten: str) -> Preprocessing:
     if whiten == "none":
         return Preprocessing.none(shape)
     if whiten == "standard":
-        known = PUBLISHED.get(name)
+        known = published_statistics(name)
         return Preprocessing.standard(*known, shape) if known and channels == 3 else fit_standard(train.pixels)
     if channels * height * width < CACHED_ZCA:
         return fit_zca(train.pixels, ZCA_EPS)

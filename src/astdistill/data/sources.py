@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError, unknown
+from . import imagenet
 from .cache import cached_data, content
 from .config import DataConfig
-from .files import digits, from_npz, from_picture_folder, picture_files
+from .files import class_folders, digits, from_npz, from_picture_folder, has_pictures
 from .hub import from_hub, from_parquet
 from .pictures import decoded
 from .pixels import padded, resized
 from .raw import RawData
 from .selection import ClassChoice, with_classes
+from .tiny_imagenet import content_files, is_tiny_imagenet, tiny_imagenet
 
 HUB = {
     "cifar10": "uoft-cs/cifar10",
@@ -23,11 +25,17 @@ HUB = {
     "mnist": "ylecun/mnist",
     "fashion_mnist": "zalando-datasets/fashion_mnist",
     "svhn": "ufldl-stanford/svhn:cropped_digits",
+    "tiny_imagenet": "zh-plus/tiny-imagenet",
 }
-NAMES = ("digits", *HUB)
+NAMES = ("digits", *HUB, *imagenet.NAMES)
 UNPADDED, PADDED = (1, 28, 28), 32
 """Channels, height and width that get a border, and the side they get, as in all published trajectory matching."""
 IN_MEMORY = "tensors:"
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and deviation per channel."""
+CIFAR: Statistics = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+"""For CIFAR-100 too."""
+IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,17 @@ def read(config: DataConfig) -> RawData:
     """The images that a configuration names: chosen classes, one size, still uint8 and without preprocessing.
 
     A known name comes first, then a path that exists, then a hub name 'owner/name' or 'owner/name:configuration'. A known name is read
-    from the folder of that name in `ASTDISTILL_DATA`, where the environment names one that has it, and from the hub otherwise.
-    Single-channel 28×28 images of any source are padded to 32×32 unless `config.size` is given.
+    from the folder of that name in `ASTDISTILL_DATA`, where the environment names one that has it, and from the hub otherwise; ImageNet and
+    its subsets only from the folder `imagenet` there, at 128 px. Single-channel 28×28 images of any source are padded to 32×32. A
+    `config.size` changes both.
     Raises InputError for anything else and for every fault of the data itself.
     """
     request = Request(ClassChoice(config.classes, config.first_classes), config.size, config.image_column, config.label_column)
     source, path = config.source, _local(config.source)
     if source == "digits":
         raw = _shaped(digits(), request)
+    elif source in imagenet.NAMES:
+        raw = _from_imagenet(path, request, source)
     elif source in HUB and not path.is_dir():
         raw = _from_hub(HUB[source], source, request)
     elif path.is_dir():
@@ -80,15 +91,29 @@ def bordered(raw: RawData, size: int | None) -> RawData:
 def _local(source: str) -> Path:
     """Where a source lies on this machine, if it does."""
     root = os.environ.get("ASTDISTILL_DATA")
-    if source not in HUB:
+    if source not in (*HUB, *imagenet.NAMES):
         return Path(source).expanduser()
-    return Path(root).expanduser() / source if root else Path(os.devnull)
+    name = "imagenet" if source in imagenet.NAMES else source
+    return Path(root).expanduser() / name if root else Path(os.devnull)
 
 
 def published_name(name: str) -> str:
     """The known name that a source or folder name spells ('CIFAR-100' is cifar100), or the name itself."""
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    return next((known for known in NAMES if known.replace("_", "") == plain), name)
+    return next((known for known in NAMES if _plain(known) == _plain(name)), name)
+
+
+def published_statistics(name: str) -> Statistics | None:
+    """The mean and deviation of all published trajectory-matching code for sets of that name, where they are fixed (METHOD §6).
+
+    Whatever begins with 'imagenet', 'tiny-imagenet' or 'ilsvrc' counts as derived from ImageNet.
+    """
+    if published_name(name) in ("cifar10", "cifar100"):
+        return CIFAR
+    return IMAGENET if _plain(name).startswith(("imagenet", "tinyimagenet", "ilsvrc")) else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _from_hub(repository: str, name: str, request: Request) -> RawData:
@@ -99,27 +124,62 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
     return cached_data(name, request.key(content(files)), lambda: decoded(table.encoded(), request.choice, request.size))
 
 
-def _from_folder(folder: Path, request: Request) -> RawData:
-    parquet = sorted(folder.rglob("*.parquet"))
-    files = parquet or picture_files(folder)
-    if not files:
-        raise InputError(
-            f"{folder} holds no parquet files and no pictures; expected {folder}/train-*.parquet or {folder}/train/<class>/*.png."
-        )
+def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
+    """ImageNet, or a subset of it, of which the request may choose classes in turn."""
+    if not folder.is_dir():
+        raise imagenet.nowhere(source)
+    folders, wanted = class_folders(folder), imagenet.subset(source)
+    if imagenet.named_by_wnid(folders):
+        imagenet.check_all_classes(folder, folders, source)
+    first = request.choice if wanted is None else ClassChoice(wanted)
+    raw = replace(_from_folder(folder, replace(request, choice=first, size=request.size or imagenet.SIZE)), name=source)
+    return raw if wanted is None else with_classes(raw, request.choice)
 
+
+def _from_folder(folder: Path, request: Request) -> RawData:
+    if is_tiny_imagenet(folder):
+        return _from_tiny_imagenet(folder, request)
+    # ImageNet has a million pictures, too many to look for anything else among them.
+    parquet = [] if imagenet.named_by_wnid(class_folders(folder)) else sorted(folder.rglob("*.parquet"))
+    return _from_parquet(folder, parquet, request) if parquet else _from_pictures(folder, request)
+
+
+def _from_parquet(folder: Path, files: list[Path], request: Request) -> RawData:
     def build() -> RawData:
-        if not parquet:
-            return decoded(from_picture_folder(folder), request.choice, request.size)
-        with from_parquet(folder, parquet, request.image_column, request.label_column) as table:
+        with from_parquet(folder, files, request.image_column, request.label_column) as table:
             return decoded(table.encoded(), request.choice, request.size)
 
     name = folder.resolve().name
     return cached_data(name, [name, *request.key(content(files, folder))], build)
 
 
+def _from_pictures(folder: Path, request: Request) -> RawData:
+    if not has_pictures(folder):
+        raise InputError(
+            f"{folder} holds no parquet files and no pictures; expected {folder}/train-*.parquet or {folder}/train/<class>/*.png."
+        )
+    name, found = folder.resolve().name, from_picture_folder(folder, request.choice)
+    key = [name, *request.key(content(found.files, folder)), *found.words]
+    return cached_data(name, key, lambda: decoded(found.encoded, request.choice, request.size))
+
+
+def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
+    def build() -> RawData:
+        with tiny_imagenet(path) as encoded:
+            return decoded(encoded, request.choice, request.size)
+
+    key = ["tiny_imagenet", *request.key(content(content_files(path), path if path.is_dir() else None))]
+    return cached_data("tiny_imagenet", key, build)
+
+
 def _from_file(path: Path, request: Request) -> RawData:
+    if is_tiny_imagenet(path):
+        return _from_tiny_imagenet(path, request)
     if path.suffix != ".npz":
-        raise InputError(f"{path} is a file that cannot be read as data; give an .npz file, or a folder of parquet files or pictures.")
+        raise InputError(
+            f"{path} is a file that cannot be read as data; give an .npz file, tiny-imagenet-200.zip, or a folder of parquet files or "
+            "pictures."
+        )
     return _shaped(from_npz(path), request)
 
 
