@@ -49,7 +49,15 @@ def threads() -> Iterator[None]:
 
 def test_as_many_workers_as_end_first_share_the_threads(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
     torch.set_num_threads(8)
-    for cores, count, workers, each in ((8, 100, 8, 1), (8, 3, 3, 2), (8, 1, 1, 8), (3, 100, 3, 2), (1, 5, 1, 8), (2, 4, 2, 4), (2, 5, 1, 8)):
+    for cores, count, workers, each in (
+        (8, 100, 8, 1),
+        (8, 3, 3, 2),
+        (8, 1, 1, 8),
+        (3, 100, 3, 2),
+        (1, 5, 1, 8),
+        (2, 4, 2, 4),
+        (2, 5, 1, 8),
+    ):
         monkeypatch.setattr(crew, "cores", lambda cores=cores: cores)
         assert divide(count, None, CPU) == Crew(workers, each)
     assert divide(5, 2, CPU) == Crew(2, 4, asked=True)

@@ -19,8 +19,8 @@ WORTH_STARTING_S = 6.0
 
 
 THREADED = 0.75
-"""n threads are taken to make one job n to this power times as fast. Two made the native gradient at widths 32 and 128 1.74 and 1.85 times as
-fast, powers of 0.80 and 0.89; more threads bring less each."""
+"""n threads are taken to make one job n to this power times as fast. Two made the native gradient at widths 32 and 128 1.74 and 1.85 times
+as fast, powers of 0.80 and 0.89; more threads bring less each."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Crew:
 
 
 def divide(jobs: int, asked: int | None, device: torch.device, networks: Iterable[str] = ()) -> Crew:
-    """The crew for `jobs` jobs, finished ones included: `asked` workers, or with None as many as end first; the threads are split among them.
+    """The crew for `jobs` jobs, finished ones included: `asked` workers, or with None as many as end first; they split the threads.
 
     The last bits of a sum depend on the number of threads, so that number follows from the machine and the whole count of jobs, never
     from what a killed run has left over. torch's own number of threads bounds the automatic choice: with OMP_NUM_THREADS=1 everything
