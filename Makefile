@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/tested: $(VENV)/installed
 	$(PIP) --editable '.[test]'
+	touch $@
+
+$(VENV)/documented: $(VENV)/installed
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 demo: $(VENV)/installed  ## AST on digits: ten images that train a network
@@ -29,8 +33,11 @@ lint: $(VENV)/tested
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/pyright
 
+docs: $(VENV)/documented  ## the documentation as pages, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 bench: $(VENV)/installed  ## time and memory beside the published way; NAME=experts, augment, store or evaluate for the others
 	$(BIN)/astdistill bench $(or $(NAME),unroll)
 
 clean:
-	rm -rf $(VENV) runs experts
+	rm -rf $(VENV) runs experts site

@@ -93,7 +93,7 @@ def _device(wanted: str | None) -> str:
 
 def work(options: argparse.Namespace) -> None:
     """Every stage in order, each resumed from what `out` holds; `result.json` at the end."""
-    from astdistill.experiment import obtain_experts, obtain_scores, obtain_synthetic, prepare
+    from astdistill.stages import obtain_experts, obtain_scores, obtain_synthetic, prepare
 
     clock, out = Clock(options.out, STAGES), options.out / "run"
     experiment = cell(options)

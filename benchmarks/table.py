@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from astdistill.evaluation import Entry, Scores
-from astdistill.experiment import EvaluationSettings, Experiment, run_experiment
+from astdistill.experiment import EvaluationSettings, Experiment
 from astdistill.presets import preset, with_method
 from astdistill.runs import read_json, read_lines, write_json
+from astdistill.stages import run_experiment
 
 
 def experiment(name: str, method: str | None, seed: int, data: str | None, experts: Path, baselines: bool) -> Experiment:

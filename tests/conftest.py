@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
+import signal
+import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from folders import write_parquet
 
 # Nothing in the tests may reach for the network; the hub library is told before it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from astdistill import progress
 
 torch.set_num_threads(1)
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and what the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -30,24 +35,3 @@ def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_parquet(root / "cifar100", 100, 52, "img", "fine_label")
     write_parquet(root / "cifar10", 10, 12, "img", "label")
     return root
-
-
-def write_parquet(folder: Path, classes: int, count: int, image: str, label: str, test: int = 1) -> None:
-    """Write train and test parts of random 32 px PNG pictures, tinted by class so that there is something to learn."""
-    import datasets
-    from PIL import Image
-
-    draw = np.random.default_rng(0)
-    names = [f"class {number:03d}" for number in range(classes)]
-    features = datasets.Features({image: datasets.Image(), label: datasets.ClassLabel(names=names)})
-    tints = draw.integers(0, 128, (classes, 1, 1, 3))
-    folder.mkdir(parents=True)
-    for part, each in (("train", count), ("test", test)):
-        rows = []
-        for number in range(classes * each):
-            picture = (draw.integers(0, 128, (32, 32, 3)) + tints[number % classes]).astype(np.uint8)
-            stream = io.BytesIO()
-            Image.fromarray(picture).save(stream, "PNG")
-            rows.append({"bytes": stream.getvalue(), "path": None})
-        columns = {image: rows, label: [number % classes for number in range(classes * each)]}
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(str(folder / f"{part}-00000-of-00001.parquet"))

@@ -15,10 +15,32 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the package catches it."""
+
+
+@contextmanager
+def killed_at_write(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[None]:
+    """Every file is flushed to disk before it counts: stop at flush `number`, that is between any two of a training's writes."""
+    flush, left = os.fsync, [number]
+
+    def counted(handle: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        flush(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", counted)
+        yield
 
 
 def killed(job: Path, kills: int, seed: int) -> list[int]:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from astdistill.augment import Draw
 from astdistill.data import Dataset, dataset_from_tensors
+from astdistill.data.pixel_file import PixelFile
 from astdistill.experts import ExpertRecipe, TrajectoryStore, train_experts
 from astdistill.models import FlatModel
 from astdistill.seeds import rng, seeded
+from astdistill.textures import ORDINARY, Torus
 from astdistill.unroll import InnerLoop, Matching, Plan, Variables
 
 
@@ -43,20 +46,29 @@ class Problem:
 
 
 def problem(
-    steps: int = 4, batch: int | None = None, momentum: float = 0.9, read: Sequence[int] = (4,), soft: bool = False, augment: bool = True
+    steps: int = 4,
+    batch: int | None = None,
+    momentum: float = 0.9,
+    read: Sequence[int] = (4,),
+    soft: bool = False,
+    augment: bool = True,
+    torus: Torus = ORDINARY,
 ) -> Problem:
-    """A float64 problem of six images, 2 × 6 × 6, three classes; `read` are the inner steps that the objective sees."""
+    """A float64 problem of six images, 2 × 6 × 6 (or canvases of such), three classes; `read` are the inner steps the objective sees."""
     generator = rng(7, "problem")
     with seeded(3, "network"):
         model = FlatModel(SmoothNet().double())
     start = model.flatten()
-    images = torch.randn(6, 2, 6, 6, generator=generator, dtype=torch.float64)
+    images = torch.randn(6, *torus.extent((2, 6, 6)), generator=generator, dtype=torch.float64)
     labels = torch.arange(6) % 3
     targets = torch.randn(6, 3, generator=generator, dtype=torch.float64) if soft else nn.functional.one_hot(labels, 3).double()
     size = batch or 6
     indices = torch.stack([torch.randperm(6, generator=generator)[:size] for _ in range(steps)])
-    draws = tuple(_flips(size, generator) if augment else Draw("none") for _ in range(steps))
-    inner = InnerLoop(model, Plan(indices, draws), momentum, weight=1.3, labels="soft" if soft else "hard")
+    indices = torus.repeated(indices)
+    seen = indices.shape[1]
+    draws = tuple(_flips(seen, generator) if augment else Draw("none") for _ in range(steps))
+    crops = tuple(torus.draw(seen, (6, 6), generator) for _ in range(steps))
+    inner = InnerLoop(model, Plan(indices, draws, crops), momentum, weight=1.3, labels="soft" if soft else "hard")
     checkpoints = start + 0.1 * torch.randn(len(read), len(start), generator=generator, dtype=torch.float64)
     scales = torch.rand(len(read), generator=generator, dtype=torch.float64) + 0.5
     variables = Variables(images, targets, torch.tensor(0.05, dtype=torch.float64))
@@ -92,3 +104,17 @@ def tiny_experts(folder: Path, dataset: Dataset, count: int = 2, model: str = TI
 def dropout_net(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
     """A user's own network, at `problems:dropout_net`, that draws random numbers while it trains."""
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * size[0] * size[1], 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, classes))
+
+
+def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of images at each read of images that lie in a file."""
+    read: list[int] = []
+    original = PixelFile.__getitem__
+
+    def counted(self: PixelFile, indices: slice | Tensor) -> Tensor:
+        found = original(self, indices)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(PixelFile, "__getitem__", counted)
+    return read

@@ -47,7 +47,7 @@ def trajectory(
     parameters = list(network.parameters())
     velocities = [torch.zeros_like(part) for part in parameters]
     rows = [torch.cat([part.detach().flatten() for part in parameters])]
-    images, labels = dataset.train.images.double(), dataset.train.labels
+    images, labels = dataset.train.whole().double(), dataset.train.labels
     for epoch in range(recipe.epochs):
         if epoch and rates[epoch] != rates[epoch - 1]:
             velocities = [torch.zeros_like(part) for part in parameters]

@@ -19,9 +19,16 @@ ENDS = "__init__", "__main__"
 """The public names reach every room, and `python -m` starts the command line."""
 
 LEVELS: tuple[dict[str, frozenset[str]], ...] = (
-    {name: frozenset() for name in ("errors", "shapes", "seeds", "progress", "optimisers")}
-    | {"records": frozenset({"errors"}), "runs": frozenset({"errors", "records"}), "workers": frozenset({"errors", "progress"})},
-    {"augment": frozenset(), "data": frozenset(), "models": frozenset()},
+    {name: frozenset() for name in ("errors", "shapes", "seeds", "progress", "optimisers", "tabulation")}
+    | {
+        "records": frozenset({"errors"}),
+        "devices": frozenset({"errors"}),
+        "runs": frozenset({"errors", "records"}),
+        "clock": frozenset({"progress", "runs"}),
+        "workers": frozenset({"errors", "progress"}),
+        "logs": frozenset({"errors", "progress"}),
+    },
+    {"augment": frozenset(), "data": frozenset(), "models": frozenset(), "textures": frozenset({"augment"})},
     {"engines": frozenset()},
     {"synthetic": frozenset(), "accuracy": frozenset()},
     {"experts": frozenset(), "unroll": frozenset()},
@@ -29,13 +36,20 @@ LEVELS: tuple[dict[str, frozenset[str]], ...] = (
     {"evaluation": frozenset()},
     {"distillation": frozenset()},
     {"report": frozenset()},
+    {"recording": frozenset()},
     {"run_folder": frozenset()},
+    {"exchange": frozenset()},
+    {"distilled": frozenset()},
     {"experiment": frozenset()},
-    {"presets": frozenset()},
-    {"probe": frozenset()},
+    {"stages": frozenset()},
+    {"results": frozenset()},
+    {"bench": frozenset(), "probe": frozenset()},
+    {"calibration": frozenset()},
     {"estimate": frozenset()},
-    {"bench": frozenset()},
-    {"options": frozenset({"estimate"})},
+    {"presets": frozenset()},
+    {"watching": frozenset()},
+    {"options": frozenset()},
+    {"ablation": frozenset(), "doctor": frozenset()},
     {"commands": frozenset()},
     {"cli": frozenset()},
 )
@@ -93,7 +107,7 @@ def test_the_reader_of_imports_sees_every_form() -> None:
     assert imported(inside, "import astdistill.report.canvas") == {"report"}
     assert imported(SOURCE / "cli.py", "from . import __version__, commands") == {"commands"}
     assert imported(inside, "from torch import nn\nimport torch.nn") == set()
-    assert imported(SOURCE / "presets.py", "from .data.config import DataConfig") == {"data"}
+    assert imported(SOURCE / "presets" / "cells.py", "from ..data.config import DataConfig") == {"data"}
     assert "experts" not in ALLOWED["unroll"]
     assert "unroll" not in ALLOWED["experts"]
     assert all(ALLOWED[low] < ALLOWED[high] for low, high in pairwise(["errors", "data", "experts", "methods", "distillation", "cli"]))

@@ -102,3 +102,19 @@ def test_the_clock_adds_up_pieces_and_leaves_out_what_lies_between_them(tmp_path
     killed = (("start", 100.0), ("experts", 101.0), ("beat", 104.0))
     last = (("start", 200.0), ("stop", 201.0))
     assert clock(tmp_path, *first, *killed, *last) == {"start": 2.0 + 1.0 + 1.0, "experts": 5.0 + 3.0, "pieces": 3}
+
+
+@pytest.mark.slow
+def test_the_methods_side_by_side(data: Path, tmp_path: Path) -> None:
+    result = tmp_path / "peers.json"
+    words = [sys.executable, str(BENCHMARKS / "peers.py"), "--data", str(data), "--out", str(tmp_path / "out"), "--scale", "tiny"]
+    words += ["--workers", "1", "--ipc", "1", "--json", str(result)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ASTDISTILL_CACHE": str(tmp_path / "cache")}
+    for more in ([], ["--collect"]):
+        done = subprocess.run([*words, *more], env=environment, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (found,) = json.loads(result.read_text(encoding="utf-8"))["tables"]
+        assert [row["row"] for row in found["rows"]] == ["mtt", "random", "kmeans", "ftd", "tesla", "tesla-hard", "datm", "ast", "ast-soft"]
+        assert all(row["n"] == 2 and len(row["final"][0]) == 2 for row in found["rows"])
+        assert found["settings"]["ast-soft"]["method"]["labels"]["part"].endswith("ExpertTargets")
+        assert {run["iterations"] for run in found["runs"].values()} == {2}

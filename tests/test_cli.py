@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.cli import main
+from astdistill.cli import VERBS, main
 from astdistill.options import parse
+from astdistill.presets import PRESETS
 from astdistill.synthetic import load
 
 TINY = [
@@ -42,7 +43,7 @@ def test_run_leaves_a_whole_run_folder_and_resumes(capsys: pytest.CaptureFixture
     names = {path.name for path in out.iterdir()}
     assert names >= {
         "config.json", "provenance.json", "metrics.jsonl", "state.safetensors", "synthetic.safetensors", "scores.json", "images.png",
-        "curves.png",
+        "curves.png", "report.html", "course", "initialisation.safetensors", "experts.json", "clock.jsonl",
     }  # fmt: skip
     shown = capsys.readouterr().out
     assert "K-means real images" in shown
@@ -50,6 +51,11 @@ def test_run_leaves_a_whole_run_folder_and_resumes(capsys: pytest.CaptureFixture
     scores = json.loads((out / "scores.json").read_text())
     assert set(scores["baselines"]) == {"random", "kmeans", "full"}
     assert len(scores["architecture"]["convnet-d1-w4"]["final"]) == 2
+    assert exit_code("compare", str(out), "--format", "markdown") == 0
+    row = capsys.readouterr().out.splitlines()[4]
+    assert row.startswith("| digits-ipc1 | digits, standard | 1 | ast | convnet-d1-w4 |")
+    assert row.endswith(" |")
+    assert f" {scores['baselines']['full']['mean']:.1f} ± " in row
     images, written = load(out).images, (out / "scores.partial.json").stat().st_mtime_ns
     assert exit_code("run", "digits-ipc1", *TINY) == 0
     assert torch.equal(load(out).images, images)
@@ -71,10 +77,66 @@ def test_distill_then_evaluate_needs_only_the_file(tmp_path: Path, capsys: pytes
         "convnet-d1-w4",
         "convnet-d2-w4",
     ]
-    assert exit_code("evaluate", *words, "--quiet") == 0
+    assert exit_code("evaluate", *words, "--per-class", "--confusion", "--ranking", "--continual", "5", "--quiet") == 0
     scores = json.loads(Path("evaluation-mtt-3-epochs-convnet-d1-w4-convnet-d2-w4/scores.json").read_text())
     assert list(scores["architecture"]) == ["convnet-d1-w4", "convnet-d2-w4"]
-    assert "Protocol MTT: 3 epochs" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    for sentence in (
+        "Protocol MTT: 3 epochs",
+        "Final accuracy by class",
+        "Confusion of convnet-d1-w4",
+        "LRS",
+        "ARS",
+        "in 5 steps",
+        "10 classes",
+    ):
+        assert sentence in shown
+    for flags, sentence in ((["--continual", "11"], "choose --continual"), (["--gamma", "2"], "choose --gamma")):
+        assert exit_code("evaluate", *words, *flags, "--out", "never") == 2
+        assert sentence in capsys.readouterr().err
+    assert not Path("never").exists()
+    assert exit_code("compare", "evaluation-mtt-3-epochs-convnet-d1-w4-convnet-d2-w4", "--per-class", "--format", "markdown") == 0
+    tables = capsys.readouterr().out.split("**")
+    assert tables[3] == "Hard labels, across architectures"
+    assert tables[5].endswith(": Final accuracy by class")
+    assert tables[6].count("\n| ") == 2 + len(load("alone.safetensors").classes)
+
+
+def test_the_rate_is_learned_fixed_or_searched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+    words = ["evaluate", "made", "--epochs", "2", "--networks", "1", "--baselines", "random", "--quiet"]
+    for rate in ("0.03", "search"):
+        assert exit_code(*words, "--lr", rate) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for sentence in ("step size 0.03; test accuracy", "Searched step sizes", "judged on 10% of the training images",
+                     "step size of the set searched on held-out training images"):  # fmt: skip
+        assert sentence in shown
+    searched = json.loads(Path("made/evaluation-mtt-2-epochs-lr-search/scores.json").read_text())
+    assert len(searched["rates"]["convnet-d1-w4"]["rates"]) == 5
+    assert exit_code(*words, "--lr", "-1") == 2
+    assert "lr cannot be -1.0" in capsys.readouterr().err
+    folders = [f"made/evaluation-mtt-2-epochs-lr-{rate}" for rate in ("0.03", "search")]
+    assert exit_code("compare", *folders, "--format", "markdown") == 0
+    assert capsys.readouterr().out.count("**Hard labels**") == 2
+
+
+def test_textures_are_distilled_evaluated_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["digits-ipc1", *TINY, "--distill.canvas", "2", "--distill.canvas-samples", "2", "--evaluation.baselines", "random"]
+    assert exit_code("run", *words, "--out", "made") == 0
+    assert load("made").images.shape == (10, 1, 16, 16)
+    pictures = [path.name for path in Path("made/textures").iterdir()]
+    assert len(pictures) == 11
+    assert "tiled.png" in pictures
+    (tmp_path / "made" / "synthetic.safetensors").rename(tmp_path / "alone.safetensors")
+    assert exit_code("textures", "alone.safetensors", "--tile", "4") == 0
+    assert "10 in textures" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("textures").iterdir()) == sorted(pictures)
+    assert exit_code("textures", "alone.safetensors", "--tile", "0", "--out", "other") == 2
+    assert "laid 0 × 0 times side by side" in capsys.readouterr().err
+    assert not Path("other").exists()
+    assert exit_code("run", "digits-ipc1", *TINY, "--distill.canvas-samples", "2", "--out", "samples") == 2
+    assert "ordinary images are seen whole; add --distill.canvas 2" in capsys.readouterr().err
+    assert not Path("samples").exists()
 
 
 def test_experts_shows_quality_and_keeps_the_figure(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +185,10 @@ def test_dry_run_prints_settings_and_estimate_and_writes_nothing(tmp_path: Path,
         (["run", "digits-ipc1", "--model", "convnet-d3-batchnorm", *TINY[6:]], "norm='instance'"),
         (["run", "digits-ipc1", "--model", "convnet-d9"], "depth"),
         (["evaluate", "nowhere"], "nowhere"),
-        (["presets", "digits-ipc1"], "astdistill run"),
+        (["compare", "nowhere"], "There is no folder nowhere"),
+        (["presets", "cifar101"], "Did you mean 'cifar10'?"),
+        (["presets", "mtt", "datm"], "astdistill presets datm"),
+        (["presets", "--device", "mps"], "only cpu and cuda"),
         (["bench", "unrol"], "Did you mean 'unroll'?"),
         (["bench", "unroll", "--case", "b100-t1"], "Did you mean 'b100-t10'?"),
         (["bench", "store", "--variant", "our"], "Did you mean 'ours'?"),
@@ -205,25 +270,42 @@ def test_stopping_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_help_reads_without_torch() -> None:
     code = "import sys; from astdistill.cli import main; main(['--help']); assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for verb in ("demo", "run", "experts", "distill", "evaluate", "presets", "bench"):
+    for verb in VERBS:
         assert f"\n  {verb} " in result.stdout
 
 
-@pytest.mark.parametrize("verb", ["demo", "run", "experts", "distill", "evaluate", "bench"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "run", "experts", "distill", "evaluate", "textures", "report", "compare", "bench", "presets", "doctor"]
+)
 def test_help_of_each_verb_names_its_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(verb, "--help") == 0
     shown = capsys.readouterr().out
-    own = {"evaluate": ("--networks", "--protocol"), "bench": ("--case", "--variant", "--json", "--threads")}
+    own = {
+        "evaluate": ("--networks", "--protocol"),
+        "compare": ("--format", "--out"),
+        "report": ("--out", "side by side"),
+        "textures": ("--tile", "--out"),
+        "bench": ("--case", "--variant", "--json", "--threads"),
+        "presets": ("--device", "--json", "--anew"),
+        "doctor": ("--json", "--network"),
+    }
     wanted = own.get(verb, ("--distill.lr-img", "--method.goal.beta", "--dry-run", "--without"))
     for flag in wanted:
         assert flag in shown
 
 
-def test_presets_lists_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("presets") == 0
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, which would be timed")
+def test_presets_lists_every_cell_and_no_time_for_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("presets", "--device", "cuda") == 0
     shown = capsys.readouterr().out
-    for name in ("digits-ipc1", "cifar100-ten-ipc10", "cifar100-ipc1", "cifar100-ipc10", "cifar100-ipc50", "cifar10-ipc10"):
-        assert name in shown
+    assert [line.split()[0] for line in shown.splitlines()[1 : len(PRESETS) + 1]] == list(PRESETS)
+    assert all(line.split()[3:6] == ["-", "-", "-"] for line in shown.splitlines()[1 : len(PRESETS) + 1])
+    assert "There is no device cuda here, so no time is shown" in shown
+    assert exit_code("presets", "nette", "mtt", "--device", "cuda", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["measured"] is None
+    assert [each["preset"] for each in listed["presets"]] == ["imagenet-nette-ipc1-mtt", "imagenet-nette-ipc10-mtt"]
+    assert all(each["together"]["seconds"] is None and each["together"]["memory"] > 2e9 for each in listed["presets"])
 
 
 def test_any_part_can_be_put_in(capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,5 +352,11 @@ def test_bad_settings_cost_nothing(words: list[str], tmp_path: Path, capsys: pyt
 
 def test_the_published_figure_is_shown_for_its_cell_only() -> None:
     assert parse("run", ["cifar100-ipc1", "--data", "elsewhere/cifar100"]).experiment.published.accuracy == 26.1
-    for words in (["--method", "mtt"], ["--ipc", "2"], ["--model", "convnet-d2"], ["--data.whiten", "none"]):
+    for words in (
+        ["--method", "mtt"],
+        ["--ipc", "2"],
+        ["--part", "labels=ExpertTargets"],
+        ["--model", "convnet-d2"],
+        ["--data.whiten", "none"],
+    ):
         assert parse("run", ["cifar100-ipc1", *words]).experiment.published.accuracy is None

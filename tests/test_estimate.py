@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from astdistill import estimate
-from astdistill.data import load_dataset
-from astdistill.estimate import duration, facts, size
-from astdistill.experiment import Experiment, obtain_experts
+from astdistill.data import load_dataset, loading
+from astdistill.estimate import facts
+from astdistill.experiment import Experiment
 from astdistill.presets import PRESETS
 from astdistill.probe import NAMED, Facts, Probe
+from astdistill.progress import duration, size
+from astdistill.stages import obtain_experts
 
 
 def small(tmp_path: Path, dtype: str = "float32") -> Experiment:
@@ -59,3 +61,32 @@ def test_durations_read_well(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("count", "text"), [(12, "12 B"), (65_000_000, "65 MB"), (6.5e9, "6.5 GB"), (2e12, "2.0 TB")])
 def test_sizes_read_well(count: float, text: str) -> None:
     assert size(count) == text
+
+
+def test_textures_cost_their_crops_in_time_and_their_canvases_on_disk() -> None:
+    cell = PRESETS["cifar100-ten-ipc10"].replace(model="convnet-d3-w8")
+    images, textures = (
+        estimate.estimate(cell.replace(distill=cell.distill.replace(**each))) for each in ({}, {"canvas": 2, "canvas_samples": 6})
+    )
+    assert textures[1].disk == 4 * images[1].disk
+    assert textures[1].seconds > 2 * images[1].seconds
+
+
+def test_a_whitening_is_a_stage_and_is_not_fitted_to_estimate_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "fit_zca", None)
+    plain = PRESETS["digits-ipc1"].replace(model="convnet-d2-w8")
+    plain = plain.replace(data=plain.data.replace(size=16))
+    white = plain.replace(data=plain.data.replace(whiten="zca"))
+    names = [[stage.name for stage in estimate.estimate(each)] for each in (plain, white)]
+    assert names[1] == ["ZCA whitening, once for all runs", *names[0]]
+    stage = estimate.estimate(white)[0]
+    assert stage.disk == 4 * 256**2
+    assert stage.memory > 4 * 8 * 256**2
+    assert stage.seconds > 0
+
+
+def test_memory_goes_by_where_the_images_are_kept() -> None:
+    known, data = Facts((3, 32, 32), 10, 50000, 10000), PRESETS["cifar10-ipc10"].data.replace(whiten="standard")
+    held = {kind: known.held(data.replace(memory=kind), "cpu") for kind in ("float32", "uint8", "disk")}
+    assert held == {"float32": 60000 * 3072 * 4, "uint8": 60000 * 3072, "disk": 0}
+    assert known.held(data.replace(memory="disk", whiten="zca"), "cpu") == 2 * 4 * 3072**2

@@ -9,7 +9,7 @@ import pytest
 from problems import blobs
 from pydantic import ValidationError
 
-from astdistill import experiment
+from astdistill import stages
 from astdistill.engines import using
 from astdistill.engines.choice import chosen
 from astdistill.options import parse
@@ -37,22 +37,24 @@ def test_both_stages_hear_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
         return stage
 
-    monkeypatch.setattr(experiment, "train_experts", note("experts"))
-    monkeypatch.setattr(experiment, "evaluate_all", note("evaluation"))
+    monkeypatch.setattr(stages, "train_experts", note("experts"))
+    monkeypatch.setattr(stages, "evaluate_all", note("evaluation"))
     wanted = preset("digits-ipc1").replace(workers=3)
     with pytest.raises(Heard):
-        experiment.obtain_experts(wanted, blobs())
+        stages.obtain_experts(wanted, blobs())
     with pytest.raises(Heard):
-        experiment.obtain_scores(wanted, blobs(), None, tmp_path)  # pyright: ignore[reportArgumentType]
+        stages.obtain_scores(wanted, blobs(), None, tmp_path)  # pyright: ignore[reportArgumentType]
     assert heard == {"experts": 3, "evaluation": 3}
 
 
-def test_a_run_goes_on_with_other_workers(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_other_workers_and_memory(tmp_path: Path) -> None:
     cell = preset("digits-ipc1")
     for workers in (None, 1, 4):
         claim(cell.replace(workers=workers).to_json(), "data", tmp_path / "run", "cpu")
+    for kind in ("disk", "uint8", "float32"):
+        claim(cell.replace(data=cell.data.replace(memory=kind)).to_json(), "data", tmp_path / "run", "cpu")
     before = cell.to_json()
-    del before["workers"]
+    del before["workers"], before["data"]["memory"]
     claim(before, "data", tmp_path / "run", "cpu")
 
 
@@ -63,13 +65,13 @@ def test_the_engine_is_chosen_for_its_run_alone(monkeypatch: pytest.MonkeyPatch,
         heard.append(chosen())
         raise RuntimeError
 
-    for stage in ("train_experts", "evaluate_all", "distill"):
-        monkeypatch.setattr(experiment, stage, note)
+    for name in ("train_experts", "evaluate_all", "distill"):
+        monkeypatch.setattr(stages, name, note)
     wanted = parse("run", ["digits-ipc1", "--engine", "eager"]).experiment
     for run in (
-        lambda: experiment.obtain_experts(wanted, blobs()),
-        lambda: experiment.obtain_scores(wanted, blobs(), None, tmp_path),  # pyright: ignore[reportArgumentType]
-        lambda: experiment.obtain_synthetic(wanted, blobs(), None, tmp_path),  # pyright: ignore[reportArgumentType]
+        lambda: stages.obtain_experts(wanted, blobs()),
+        lambda: stages.obtain_scores(wanted, blobs(), None, tmp_path),  # pyright: ignore[reportArgumentType]
+        lambda: stages.obtain_synthetic(wanted, blobs(), None, tmp_path),  # pyright: ignore[reportArgumentType]
     ):
         with pytest.raises(RuntimeError):
             run()

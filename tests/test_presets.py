@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import published_cells
 import pytest
+import torch
+from PIL import Image
 
 from astdistill.cli import main
+from astdistill.data.imagenet import SUBSETS
+from astdistill.errors import InputError
+from astdistill.estimate import facts
 from astdistill.experiment import Experiment, Published, check_numbers
 from astdistill.methods.parts import GrowingWindow, LossThreshold
-from astdistill.presets import PRESETS, with_method
+from astdistill.models import build_model
+from astdistill.options import parse
+from astdistill.presets import CELLS, PRESETS, matching, with_method
 from astdistill.synthetic import load
 
 COUNTS = [
@@ -20,8 +29,14 @@ COUNTS = [
 ]  # fmt: skip
 
 
+CIFAR = [
+    name for name, each in PRESETS.items() if each.data.source.startswith(("digits", "cifar")) and "borrowed" not in each.published.source
+]
+"""Cells with borrowed settings go the way of the cells that lend them."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", CIFAR)
 def test_preset_runs_end_to_end_with_counts_turned_down(
     name: str, cifar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +60,49 @@ def test_preset_runs_end_to_end_with_counts_turned_down(
     assert set(scores["baselines"]) == {"random", "kmeans", "full"}
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "depth"), [("tiny_imagenet-ipc1", 4), ("imagenet-nette-ipc1-ftd", 5)])
+def test_larger_pictures_run_end_to_end(name: str, depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASTDISTILL_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
+    (write_tiny_imagenet if name.startswith("tiny") else write_imagenet)(tmp_path / "data")
+    assert main(["run", name, *COUNTS, "--model", f"convnet-d{depth}-w4"]) == 0
+    synthetic = load(f"runs/{name}")
+    assert tuple(synthetic.images.shape) == ((3, 3, 64, 64) if depth == 4 else (10, 3, 128, 128))
+    assert set(json.loads(Path(f"runs/{name}/scores.json").read_text())["baselines"]) == {"random", "kmeans", "full"}
+
+
+def write_picture(path: Path, size: int, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)).save(path, "JPEG")
+
+
+def write_tiny_imagenet(data: Path) -> None:
+    """Three classes in the layout of tiny-imagenet-200, three training pictures and one validation picture each."""
+    folder, wnids, lines = data / "tiny_imagenet", ["n01443537", "n02124075", "n03355925"], []
+    for place, wnid in enumerate(wnids):
+        for number in range(3):
+            write_picture(folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", 64, 3 * place + number)
+        write_picture(folder / "val" / "images" / f"val_{place}.JPEG", 64, 100 + place)
+        lines.append(f"val_{place}.JPEG\t{wnid}\t0\t0\t63\t63\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+    (folder / "wnids.txt").write_text("\n".join(wnids))
+
+
+def write_imagenet(data: Path) -> None:
+    """A thousand class folders, of which those of 'nette' hold three training pictures and one validation picture each."""
+    wnids = [f"n{10 * number + 1440764:08d}" for number in range(1000)]
+    for part in ("train", "val"):
+        for wnid in wnids:
+            (data / "imagenet" / part / wnid).mkdir(parents=True)
+    for index in SUBSETS["nette"]:
+        for number in range(3):
+            write_picture(data / "imagenet" / "train" / wnids[index] / f"{number}.JPEG", 140, index + 1000 * number)
+        write_picture(data / "imagenet" / "val" / wnids[index] / "val.JPEG", 140, index)
+
+
+@pytest.mark.parametrize("name", ["digits-ipc1", "cifar100-ipc1", "cifar100-ipc10-ftd", "cifar10-ipc1-tesla", "cifar10-ipc10-datm"])
 def test_preset_dry_runs_with_its_estimate(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +114,15 @@ def test_preset_dry_runs_with_its_estimate(
     for stage in (f"{PRESETS[name].experts.count} experts", f"{PRESETS[name].distill.iterations} outer steps", "together"):
         assert stage in shown
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_is_what_the_command_line_makes_of_its_name_and_its_settings_fit(name: str) -> None:
+    """What the dry run checks before it times anything."""
+    request = parse("run", [name])
+    assert request.experiment == PRESETS[name]
+    check_numbers(request.experiment)
+    assert request.experiment.ipc * facts(request.experiment).classes <= facts(request.experiment).train
 
 
 @pytest.mark.parametrize("experiment", PRESETS.values(), ids=PRESETS)
@@ -82,44 +148,70 @@ def test_another_method_keeps_the_cell() -> None:
     assert cell.distill == PRESETS["cifar100-ten-ipc10"].distill
 
 
-DATM_CELLS = {
-    "cifar10-ipc1-datm": (46.9, 80, 2, (0, None, 0, 4), 100, 5, 1e-7, 0.995, 10, 1.1),
-    "cifar10-ipc10-datm": (66.8, 80, 2, (0, 10, 1000, 20), 100, 2, 1e-5, 0.9995, 100, 1.0),
-    "cifar10-ipc50-datm": (76.1, 80, 2, (0, 20, 2000, 40), 1000, 2, 1e-5, 0.995, 500, 1.0),
-    "cifar10-ipc500-datm": (None, 40, 2, (40, None, 0, 60), 50, 10, 1e-5, 0.995, 1000, 1.0),
-    "cifar10-ipc1000-datm": (None, 100, 2, (40, None, 0, 60), 50, 10, 1e-5, 0.995, 1000, 1.0),
-    "cifar100-ipc1-datm": (27.9, 40, 3, (0, 10, 1000, 20), 1000, 10, 1e-5, 0.9995, 1000, 1.0),
-    "cifar100-ipc10-datm": (47.2, 80, 2, (0, 30, 2000, 50), 1000, 10, 1e-5, 0.9995, 1000, 1.0),
-    "cifar100-ipc50-datm": (55.0, 80, 2, (20, None, 0, 70), 1000, 10, 1e-5, 0.9995, 1000, 1.0),
-    "cifar100-ipc100-datm": (None, 80, 2, (30, None, 0, 70), 50, 10, 1e-5, 0.9995, 1000, 1.0),
-}
+@pytest.mark.parametrize("name", published_cells.CELLS)
+def test_cells_are_the_published_ones(name: str) -> None:
+    """Accuracy, T, M, start epochs, rates and batch of every cell, written out once more."""
+    cell, settings = PRESETS[name], PRESETS[name].distill
+    found = (
+        cell.published.accuracy, settings.inner_steps, settings.matched_epochs, settings.max_start_epoch,
+        settings.lr_img, settings.lr_lr, settings.batch_syn,
+    )  # fmt: skip
+    assert found == published_cells.CELLS[name]
+    assert (settings.lr_init, cell.experts.count) == (0.01, 100)
+    assert settings.max_start_epoch - 1 + settings.matched_epochs <= cell.method.expert.epochs
+    assert cell.method.expert.epochs == (100 if cell.method.name == "datm" else 50)
 
 
-@pytest.mark.parametrize("name", DATM_CELLS)
+def test_no_cell_is_left_out() -> None:
+    assert {cell.name for cell in CELLS} == set(published_cells.CELLS)
+    assert len(PRESETS) == len(CELLS) + 2  # no name twice
+
+
+@pytest.mark.parametrize("name", published_cells.DATM)
 def test_datms_cells_are_the_published_ones(name: str) -> None:
-    """T, M, window, rates, average, batch and threshold of the authors' configurations, written out once more."""
+    """Window, target rate, average and threshold of the authors' configurations."""
     cell, settings = PRESETS[name], PRESETS[name].distill
     sample, accept = cell.method.sample, cell.method.accept
     assert isinstance(sample, GrowingWindow)
     assert isinstance(accept, LossThreshold)
-    found = (
-        cell.published.accuracy, settings.inner_steps, settings.matched_epochs,
-        (sample.lower, sample.begins, sample.full_by, settings.max_start_epoch),
-        settings.lr_img, settings.lr_targets, settings.lr_lr, cell.method.average, settings.batch_syn, accept.threshold,
-    )  # fmt: skip
-    assert found == DATM_CELLS[name]
-    assert (settings.iterations, settings.targets_momentum, settings.lr_init, cell.data.whiten) == (10000, 0.9, 0.01, "zca")
-    assert settings.max_start_epoch - 1 + settings.matched_epochs <= cell.method.expert.epochs == 100
+    found = (sample.lower, sample.begins, sample.full_by), settings.lr_targets, cell.method.average, accept.threshold
+    assert found == published_cells.DATM[name]
+    assert (settings.iterations, settings.targets_momentum, cell.data.whiten) == (10000, 0.9, "zca")
 
 
 def test_every_cell_names_its_method_and_source() -> None:
-    methods = {
-        name: [cell.name for cell in PRESETS.values() if cell.method.name == name] for name in ("ast", "mtt", "ftd", "tesla", "datm")
-    }
-    assert {name: len(cells) for name, cells in methods.items()} == {"ast": 6, "mtt": 2, "ftd": 1, "tesla": 2, "datm": 9}
+    methods = {name: [cell.name for cell in CELLS if cell.method.name == name] for name in ("ast", "mtt", "ftd", "tesla", "datm")}
+    assert {name: len(cells) for name, cells in methods.items()} == {"ast": 5, "mtt": 19, "ftd": 19, "tesla": 6, "datm": 12}
     for name, cells in methods.items():
         assert all(cell.endswith(f"-{name}") for cell in cells) or name == "ast"
-    assert all("arXiv" in cell.published.source for cell in PRESETS.values() if cell.experts.count == 100)
+    assert all("arXiv" in cell.published.source for cell in CELLS)
+
+
+def test_what_is_borrowed_is_said() -> None:
+    """A paper's own settings stand without a word; those of a peer are those of the cell that is named."""
+    own = {"cifar100-ipc1-mtt", "cifar100-ipc50-mtt", "cifar10-ipc1-tesla", "cifar100-ipc50-tesla"}
+    own |= {cell.name for cell in CELLS if cell.method.name in ("ast", "datm")}
+    lenders = {"TESLA": "-tesla", "AST": "", "DATM": "-datm", "MTT": "-mtt"}
+    whole = [cell for cell in CELLS if "settings borrowed from" in cell.published.source]
+    assert {cell.name for cell in CELLS if not any(word in cell.published.source for word in ("borrowed", "is taken"))} == own
+    assert len(whole) == 13
+    for cell in whole:
+        lender = PRESETS[f"{cell.data.source}-ipc{cell.ipc}" + lenders[cell.published.source.split("from ")[1].removesuffix("'s cell")]]
+        settings = {**lender.distill.to_json(), "iterations": 5000, "lr_targets": cell.distill.lr_targets}
+        assert cell.distill.to_json() == settings
+        assert cell.data == lender.data
+
+
+SHAPES = {"cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "tiny_imagenet": (3, 64, 64)}
+
+
+@pytest.mark.parametrize(("data", "depth"), [*((data, 4 if data == "tiny_imagenet" else 3) for data in SHAPES), ("imagenet", 5)])
+def test_cells_of_a_data_set_share_one_network_that_fits_its_images(data: str, depth: int) -> None:
+    cells = [cell for cell in CELLS if cell.data.source.split("-")[0] == data]
+    shape, classes = SHAPES.get(data, (3, 128, 128)), facts(cells[0]).classes
+    assert {cell.model for cell in cells} == {f"convnet-d{depth}"}
+    assert {facts(cell).shape for cell in cells} == {shape}
+    assert build_model(f"convnet-d{depth}", shape, classes)(torch.zeros(1, *shape)).shape == (1, classes)
 
 
 @pytest.mark.parametrize("method", ["mtt", "ftd", "tesla", "datm", "att", "ast_soft_window:AST_SOFT_WINDOW"])
@@ -128,3 +220,25 @@ def test_every_method_runs_in_the_cells_of_others(method: str) -> None:
         found = with_method(PRESETS[cell], method)
         check_numbers(found)
         assert found.method.expert.epochs == PRESETS[cell].method.expert.epochs
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["digits-ipc1"], {"digits-ipc1"}),
+        (["tiny", "datm"], {"tiny_imagenet-ipc1-datm", "tiny_imagenet-ipc10-datm", "tiny_imagenet-ipc50-datm"}),
+        (["cifar10", "ipc1"], {f"cifar10-ipc1-{method}" for method in ("mtt", "ftd", "tesla", "datm")}),
+        (["ast", "cifar10"], {"cifar10-ipc10"}),
+        ([], set(PRESETS)),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_words_choose_presets(words: list[str], names: set[str]) -> None:
+    """A word that something has whole ('cifar10', 'ipc1') does not stand for what it is a part of."""
+    assert {each.name for each in matching(words)} == names
+
+
+@pytest.mark.parametrize(("words", "sentence"), [(["cifar101"], "Did you mean 'cifar10'"), (["mtt", "datm"], "leave some out")])
+def test_words_that_choose_nothing_are_refused(words: list[str], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        matching(words)

@@ -95,7 +95,7 @@ def test_a_cut_tensor_file_is_named(tmp_path: Path, size: int) -> None:
     path = tmp_path / "cut.safetensors"
     save_tensors(path, {"a": torch.ones(100)}, {"note": 1})
     os.truncate(path, size % path.stat().st_size)
-    with pytest.raises(InputError, match=r"cut\.safetensors is not a whole safetensors file .*delete it and run the command again"):
+    with pytest.raises(InputError, match=r"cut\.safetensors is not a whole safetensors file .*move it away and run what wrote it again"):
         load_tensors(path)
 
 

@@ -68,7 +68,8 @@ def test_the_test_above_sees_every_field() -> None:
 
 
 def test_loading_is_public() -> None:
-    assert astdistill.load is load
+    assert astdistill.load.__module__ == "astdistill.distilled"
+    assert issubclass(astdistill.Distilled, SyntheticSet)
     assert astdistill.SyntheticSet is SyntheticSet
 
 
@@ -143,3 +144,27 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(InputError, match=r"synthetic\.safetensors is not a whole safetensors file"):
         load(tmp_path)
+
+
+def textures(whiten: str = "zca") -> SyntheticSet:
+    return replace(synthetic(whiten), images=torch.randn(6, 3, 16, 16, generator=rng(0, "canvases")), canvas=2, canvas_samples=3)
+
+
+@pytest.mark.parametrize("whiten", ["zca", "standard", "none"])
+def test_textures_come_back_from_the_file_alone(tmp_path: Path, whiten: str) -> None:
+    made = textures(whiten)
+    made.save(tmp_path / "synthetic.safetensors")
+    found = load(tmp_path)
+    assert (found.canvas, found.canvas_samples, found.shape, found.ipc, found.seen) == (2, 3, (3, 8, 8), 2, 18)
+    assert found.pixels().shape == (6, 3, 16, 16)
+    assert torch.equal(found.pixels(), made.pixels())
+
+
+def test_a_file_from_before_textures_holds_ordinary_images(tmp_path: Path) -> None:
+    synthetic().save(tmp_path / "a.safetensors")
+    tensors, header = load_tensors(tmp_path / "a.safetensors")
+    del header["canvas"], header["canvas_samples"]
+    save_tensors(tmp_path / "a.safetensors", tensors, header)
+    found = load(tmp_path / "a.safetensors")
+    assert (found.canvas, found.canvas_samples, found.shape) == (1, 1, (3, 8, 8))
+    assert torch.equal(found.pixels(), synthetic().preprocessing.invert(synthetic().images).clamp(0, 1))

@@ -21,6 +21,7 @@ from astdistill.errors import DivergedError, InputError
 from astdistill.progress import Bar
 from astdistill.runs import lock
 from astdistill.workers import Crew, crew, divide, pool, training_seconds
+from astdistill.workers.pool import START
 from astdistill.workers.serving import _sendable
 from astdistill.workers.tensors import TensorPickler, TensorUnpickler, nameless_file
 
@@ -226,3 +227,8 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> N
             with lock(tmp_path / f"{job}.lock", wait=False) as free:
                 time.sleep(0.02)
         assert free
+
+
+def test_a_worker_whose_parent_went_away_while_it_started_says_nothing() -> None:
+    ended = subprocess.run([sys.executable, "-c", START], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

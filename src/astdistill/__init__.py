@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import methods
     from .data import DataConfig, Dataset, dataset_from_tensors, dataset_from_torch, load_dataset
-    from .distillation import DistillSettings, distill
+    from .distillation import DistillSettings
+    from .distilled import Distilled, distill, import_set, load
     from .errors import DivergedError, InputError
     from .evaluation import PROTOCOLS, EvalRecipe, Scores, evaluate
+    from .exchange import export, import_buffers
     from .experts import ExpertRecipe, TrajectoryStore, train_experts
     from .models import FlatModel, build_model
-    from .synthetic import SyntheticSet, load
+    from .synthetic import SyntheticSet
 
 __version__ = "0.1.0"
 
@@ -24,20 +26,24 @@ _HOMES = {
     "dataset_from_torch": "data",
     "load_dataset": "data",
     "DistillSettings": "distillation",
-    "distill": "distillation",
+    "Distilled": "distilled",
+    "distill": "distilled",
+    "import_set": "distilled",
+    "load": "distilled",
     "DivergedError": "errors",
     "InputError": "errors",
     "PROTOCOLS": "evaluation",
     "EvalRecipe": "evaluation",
     "Scores": "evaluation",
     "evaluate": "evaluation",
+    "export": "exchange",
+    "import_buffers": "exchange",
     "ExpertRecipe": "experts",
     "TrajectoryStore": "experts",
     "train_experts": "experts",
     "FlatModel": "models",
     "build_model": "models",
     "SyntheticSet": "synthetic",
-    "load": "synthetic",
 }
 
 __all__ = [
@@ -45,6 +51,7 @@ __all__ = [
     "DataConfig",
     "Dataset",
     "DistillSettings",
+    "Distilled",
     "DivergedError",
     "EvalRecipe",
     "ExpertRecipe",
@@ -58,6 +65,9 @@ __all__ = [
     "dataset_from_torch",
     "distill",
     "evaluate",
+    "export",
+    "import_buffers",
+    "import_set",
     "load",
     "load_dataset",
     "methods",

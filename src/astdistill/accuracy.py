@@ -21,14 +21,12 @@ Confusion = Int[Tensor, "K K"]
 @torch.no_grad()
 def accuracy(logits: Callable[[Batch], Logits], tested: Split) -> float:
     """The percentage of images for which the largest of a network's `logits` is that of their own label."""
-    parts = zip(tested.images.split(BATCH), tested.labels.split(BATCH), strict=True)
-    right = torch.stack([(logits(images).argmax(dim=1) == labels).sum() for images, labels in parts]).sum()
+    right = torch.stack([(logits(images).argmax(dim=1) == labels).sum() for images, labels in tested.batches(BATCH)]).sum()
     return 100 * float(right) / len(tested)
 
 
 @torch.no_grad()
 def confusion(logits: Callable[[Batch], Logits], tested: Split, classes: int) -> Confusion:
     """The images of each class by the class whose logit is the largest; the trace over the sum is the accuracy. On the CPU."""
-    parts = zip(tested.images.split(BATCH), tested.labels.split(BATCH), strict=True)
-    cells = [classes * labels.long() + logits(images).argmax(dim=1) for images, labels in parts]
+    cells = [classes * labels.long() + logits(images).argmax(dim=1) for images, labels in tested.batches(BATCH)]
     return torch.bincount(torch.cat(cells), minlength=classes**2).view(classes, classes).cpu()

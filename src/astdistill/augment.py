@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
+from jaxtyping import Float, Int
 from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn import functional as F
@@ -77,6 +78,13 @@ def hole(side: int) -> int:
     return int(CUTOUT * side + 0.5)
 
 
+def pixels_at(images: Batch, rows: Int[Tensor, "B h"], columns: Int[Tensor, "B w"]) -> Float[Tensor, "B C h w"]:
+    """Pixel (rows[b, i], columns[b, j]) of image b at [b, :, i, j]. Differentiable in the images."""
+    source = rows[:, :, None] * images.shape[3] + columns[:, None, :]
+    found = images.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, images.shape[1], -1))
+    return found.unflatten(2, source.shape[1:])
+
+
 def _uniform(low: float, high: float, batch: int, generator: torch.Generator) -> Tensor:
     return torch.rand(batch, generator=generator, device=generator.device, dtype=torch.float32) * (high - low) + low
 
@@ -131,8 +139,7 @@ def _crop(images: Batch, numbers: dict[str, Tensor]) -> Batch:
     padded = F.pad(images, (left, left, above, above))
     rows = torch.arange(above, above + height, device=images.device) + numbers["rows"][:, None]
     columns = torch.arange(left, left + width, device=images.device) + numbers["columns"][:, None]
-    source = rows[:, :, None] * padded.shape[3] + columns[:, None, :]
-    return padded.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, images.shape[1], -1)).view(images.shape)
+    return pixels_at(padded, rows, columns)
 
 
 def _cutout(images: Batch, numbers: dict[str, Tensor]) -> Batch:

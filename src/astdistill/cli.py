@@ -4,33 +4,46 @@ from __future__ import annotations
 
 import errno
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 VERBS = {
     "demo": "AST on scikit-learn's digits, one image per class, evaluated: about a minute on two cores",
-    "run": "a preset from data to scores: astdistill run cifar100-ipc1 --data FOLDER",
+    "run": "a preset from data to scores: astdistill run cifar100-ipc1 --data FOLDER; or its ablation: run ablation --base PRESET",
     "experts": "train the experts of a preset and show how good and how smooth they are",
     "distill": "distil with the experts of a preset, training those that are missing",
     "evaluate": "train fresh networks on a distilled set and test them: astdistill evaluate runs/NAME",
+    "report": "one HTML page of a run, or of several side by side: astdistill report runs/NAME",
+    "textures": "write distilled textures as PNG files that can be tiled: astdistill textures runs/NAME --tile 3",
+    "import-buffers": "experts trained elsewhere, as a store: astdistill import-buffers FOLDER --data cifar100",
+    "import-set": "a set distilled elsewhere, as a run folder: astdistill import-set FOLDER --data cifar100 --out runs/NAME",
+    "export": "a distilled set for other programs (huggingface, mtt, npz, png, torch): astdistill export runs/NAME --format png",
+    "compare": "finished runs beside published figures and baselines: astdistill compare runs/NAME ... --format latex",
+    "watch": "follow a run from another terminal: astdistill watch runs/NAME",
     "bench": "time and memory beside the published way and the limit of this machine: astdistill bench unroll",
-    "presets": "the cells that can be run by name, with their published figures",
+    "doctor": "whether this machine has what it takes: versions, memory, disk, GPUs, engines, extras, and a self-check",
+    "presets": "what can be run by name: published figures, memory, disk and time on this machine",
 }
 
-PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
-"""What a disk says when it cannot be written to."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk says when it has no more room."""
+PLACES = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
+"""What it says of a place that cannot be written to."""
 
 HELP = (
     "usage: astdistill VERB [...]\n\n"
     "Dataset distillation by trajectory matching.\n\n"
-    + "\n".join(f"  {verb:<9} {text}" for verb, text in VERBS.items())
+    + "\n".join(f"  {verb:<14} {text}" for verb, text in VERBS.items())
     + "\n\nastdistill VERB --help tells more. Every command resumes what it finds half done;\n"
     + "demo, run, experts and distill show what they would cost with --dry-run.\n"
 )
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code: 0 done, 1 diverged or no place to write, 2 bad input, 130 stopped by the user."""
+    """Run the command line; the exit code: 0 done, 1 diverged, no place to write, or unfit, 2 bad input, 130 SIGINT, 143 SIGTERM."""
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
@@ -40,7 +53,29 @@ def main(words: Sequence[str] | None = None) -> int:
 
         print(f"astdistill {__version__}")
         return 0
-    return _guarded(words[0], words[1:])
+    with _terminable():
+        return _guarded(words[0], words[1:])
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a batch system sends it some seconds before it kills: it ends a run as Ctrl-C does."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise Terminated inside the block where SIGTERM would end the process at once, and its loggers and files with it."""
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _guarded(verb: str, words: list[str]) -> int:
@@ -52,7 +87,7 @@ def _guarded(verb: str, words: list[str]) -> int:
     try:
         if verb not in VERBS:
             raise unknown("command", verb, VERBS)
-        _verb(verb)(words)
+        return _verb(verb)(words) or 0
     except InputError as error:
         print(f"astdistill: {error}", file=sys.stderr)
         return 2
@@ -64,25 +99,22 @@ def _guarded(verb: str, words: list[str]) -> int:
         print(f"astdistill: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in PLACES:
+        if error.errno not in (*FULL, *PLACES):
             raise
-        where = f" at {error.filename}" if error.filename else ""
-        print(
-            f"astdistill: {error.strerror}{where}; free some space, or name another --out or --experts.store. What is done is kept.",
-            file=sys.stderr,
-        )
+        where = f" at {str(error.filename)[:200]}" if error.filename else ""
+        mend = "free some space, or name" if error.errno in FULL else "name"
+        print(f"astdistill: {error.strerror}{where}; {mend} another --out or --experts.store. What is done is kept.", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         again = shlex.join(["astdistill", verb, *words])
         print(f"\nStopped. What is done is kept; this goes on with it: {again}", file=sys.stderr)
-        return 130
-    return 0
+        return 143 if isinstance(stopped, Terminated) else 130
 
 
-def _verb(verb: str) -> Callable[[list[str]], None]:
+def _verb(verb: str) -> Callable[[list[str]], int | None]:
     from . import commands
 
-    return getattr(commands, verb)
+    return getattr(commands, verb.replace("-", "_"))
 
 
 if __name__ == "__main__":

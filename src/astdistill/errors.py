@@ -17,9 +17,10 @@ class DivergedError(RuntimeError):
     """Numbers stopped being finite too often to go on; the last good state is on disk."""
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
-    """The error for a name that is not in `choices`, with the nearest one suggested."""
+def unknown(kind: str, name: str, choices: Iterable[str], listed_by: str = "") -> InputError:
+    """The error for a name that is not in `choices`, with the nearest one suggested; many are not named but `listed_by` a command."""
     names = sorted(choices)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return InputError(f"There is no {kind} '{name}'.{hint} Known: {', '.join(names)}.")
+    known = f"All are listed by: {listed_by}" if listed_by else f"Known: {', '.join(names)}"
+    return InputError(f"There is no {kind} '{name}'.{hint} {known}.")

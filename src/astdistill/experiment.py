@@ -1,4 +1,4 @@
-"""One experiment as a value: data, experts, method, settings, evaluation; and the way through it, stage by stage."""
+"""One experiment as a value: data, experts, method, settings, evaluation; and whether its parts fit."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from typing import Literal
 from pydantic import Field
 
 from .data import DataConfig, Dataset, load_dataset
-from .distillation import DistillSettings, check_data, check_settings, distill
-from .engines import EngineName, using
-from .errors import InputError
-from .evaluation import MTT_PROTOCOL, EvalRecipe, Scores, architectures, check_names, evaluate_all
-from .experts import TrajectoryStore, train_experts
+from .distillation import DistillSettings, check, check_data, check_settings
+from .engines import EngineName, chosen, using
+from .errors import InputError, unknown
+from .evaluation import MTT_PROTOCOL, EvalRecipe, architectures, check_names
+from .experts import TrajectoryStore
 from .methods import MTT, Method
 from .models import FlatModel, build_model
 from .records import Record
-from .report import save_curves, save_grid, save_quality
-from .run_folder import claim
-from .runs import read_lines
-from .synthetic import SyntheticSet
 
 
 class ExpertSettings(Record):
@@ -33,6 +29,9 @@ class ExpertSettings(Record):
     """Experts depend on this seed and their number alone, so that runs of other seeds can share them."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How rows are stored; bfloat16 halves the disk."""
+    imported: str | None = None
+    """The name of a folder in `store`, whose experts are used as they are, and none trained: all of them, or `distill.max_experts`. See
+    astdistill import-buffers."""
 
 
 class EvaluationSettings(Record):
@@ -88,9 +87,21 @@ def load_data(experiment: Experiment) -> Dataset:
 
 def check_numbers(experiment: Experiment) -> None:
     """Raise InputError where settings contradict one another, whatever the data."""
+    with using(experiment.engine):
+        chosen()
     store = experiment.experts.store
-    if store.exists() and not store.is_dir():
-        raise InputError(f"--experts.store {store} is a file; name a folder.")
+    for place in (store, *store.parents):
+        if place.exists() and not place.is_dir():
+            below = "" if place == store else f"would lie in {place}, which "
+            raise InputError(f"--experts.store {store} {below}is a file; name a folder.")
+    if experiment.experts.imported is not None:
+        _check_imported(experiment)
+        return
+    if (store / "recipe.json").exists():
+        raise InputError(
+            f"--experts.store {store} is a store itself, and others belong beside it; use its experts as they are with --experts.store "
+            f"{store.parent} --experts.imported {store.name}."
+        )
     check_settings(experiment.method, experiment.distill, experiment.method.expert.epochs)
     wanted = experiment.distill.max_experts
     if wanted is not None and wanted > experiment.experts.count:
@@ -100,71 +111,31 @@ def check_numbers(experiment: Experiment) -> None:
         )
 
 
+def _check_imported(experiment: Experiment) -> None:
+    store = imported_experts(experiment)
+    if store.identity.model != experiment.model:
+        raise InputError(
+            f"--model {experiment.model} was asked for, but the experts in {store.folder} are networks {store.identity.model}; give "
+            f"--model {store.identity.model}."
+        )
+    store.first(experiment.distill.max_experts or 1)
+    check_settings(experiment.method, experiment.distill, store.epochs, f"the experts in {store.folder} have")
+
+
 def check_experiment(experiment: Experiment, dataset: Dataset) -> None:
     """Raise InputError where the parts do not fit: before experts are trained, and before anything is written."""
     check_numbers(experiment)
     check_data(dataset, experiment.method, experiment.distill, experiment.ipc)
+    if experiment.experts.imported is not None:
+        check(dataset, imported_experts(experiment), experiment.method, experiment.distill, experiment.ipc)
     FlatModel(build_model(experiment.model, dataset.shape, len(dataset.classes)))
     check_names(architectures(experiment.evaluation.architectures, experiment.model, dataset.shape), dataset)
 
 
-def obtain_experts(experiment: Experiment, dataset: Dataset) -> TrajectoryStore:
-    """The experts, trained where they are missing, with the quality figure beside them."""
-    wanted = experiment.experts
-    with using(experiment.engine):
-        store = train_experts(
-            dataset,
-            model=experiment.model,
-            recipe=experiment.method.expert,
-            count=wanted.count,
-            store=wanted.store,
-            seed=wanted.seed,
-            dtype=wanted.dtype,
-            workers=experiment.workers,
-        )
-    save_quality({experiment.method.name: store.curves()}, store.folder / "quality.png")
-    return store
-
-
-def obtain_synthetic(experiment: Experiment, dataset: Dataset, experts: TrajectoryStore, out: Path) -> SyntheticSet:
-    """The distilled set, with its picture and curves beside it."""
-    with using(experiment.engine):
-        synthetic = distill(
-            dataset, experts, method=experiment.method, ipc=experiment.ipc, settings=experiment.distill, out=out, seed=experiment.seed
-        )
-    save_grid(synthetic, out / "images.png")
-    save_curves(read_lines(out / "metrics.jsonl"), out / "curves.png")
-    return synthetic
-
-
-def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: SyntheticSet, out: Path) -> Scores:
-    """The scores of the set and of the baselines, resumed network by network."""
-    wanted = experiment.evaluation
-    with using(experiment.engine):
-        return evaluate_all(
-            synthetic,
-            dataset,
-            recipe=wanted.recipe,
-            model=wanted.architectures or None,
-            seeds=wanted.networks,
-            baselines=wanted.baselines,
-            out=out,
-            seed=experiment.seed,
-            workers=experiment.workers,
-        )
-
-
-def prepare(experiment: Experiment, out: Path) -> Dataset:
-    """The data, once everything that can be checked has been, and `out` is this run's. Raises InputError with nothing written."""
-    dataset = load_data(experiment)
-    check_experiment(experiment, dataset)
-    claim(experiment.to_json(), dataset.fingerprint, out, experiment.device)
-    return dataset
-
-
-def run_experiment(experiment: Experiment, out: Path) -> Scores:
-    """Every stage in order; each resumes from what `out` and the expert store already hold."""
-    dataset = prepare(experiment, out)
-    experts = obtain_experts(experiment, dataset)
-    synthetic = obtain_synthetic(experiment, dataset, experts, out)
-    return obtain_scores(experiment, dataset, synthetic, out)
+def imported_experts(experiment: Experiment) -> TrajectoryStore:
+    """The store that `experts.imported` names. Raises InputError where there is none of that name."""
+    root, name = experiment.experts.store, experiment.experts.imported or ""
+    known = [path.parent.name for path in root.glob("*/recipe.json")]
+    if name not in known:
+        raise unknown(f"store of experts in {root}", name, known)
+    return TrajectoryStore.open(root / name)

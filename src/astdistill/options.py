@@ -15,6 +15,7 @@ from . import unroll
 from .errors import InputError, unknown
 from .evaluation import protocol
 from .experiment import Experiment, Published
+from .logs import check_loggers
 from .methods import Method, parts
 from .methods.parts import FileInit, Init, NoiseInit, RealInit, RepresentativeInit
 from .presets import PRESETS, preset, with_method
@@ -46,6 +47,8 @@ class Request:
     out: Path
     dry_run: bool
     quiet: bool
+    log: tuple[str, ...] = ()
+    """Loggers by name."""
 
 
 SHORTCUTS = """
@@ -55,6 +58,7 @@ The first word is a preset (astdistill presets lists them). These change it befo
   --init START       start from real, representative or noise images, or from an earlier run folder or file
   --part FIELD=PART  put another part into the method: --part estimator=Truncated, --part rate=RawRate, or FIELD=package.module:Class
   --without PART     switch off clipping, penalty, representative, balanced, intermediate or perturbation; may be repeated
+  --log NAME         log to tensorboard or wandb as well; may be repeated
   --protocol NAME    another evaluation protocol: mtt or ast-released
 """
 
@@ -67,7 +71,8 @@ def parse(verb: str, words: Sequence[str], default: str | None = None) -> Reques
     words = list(words)
     name = default or (words.pop(0) if words and not words[0].startswith("-") else None)
     if name is None and not {"-h", "--help"} & set(words):
-        raise InputError(f"Name a preset: astdistill {verb} PRESET. Known: {', '.join(PRESETS)}.")
+        raise InputError(f"Name a preset: astdistill {verb} PRESET. They are listed by: astdistill presets")
+    log, words = _loggers(words)
     experiment, rest = _shortcuts(preset(name or next(iter(PRESETS))), words)
     fields = {field: getattr(experiment, field) for field in Experiment.model_fields}
     prog = f"astdistill {verb}" if default else f"astdistill {verb} {name or 'PRESET'}"
@@ -77,15 +82,27 @@ def parse(verb: str, words: Sequence[str], default: str | None = None) -> Reques
         found.out or Path("runs") / (verb if default else experiment.name),
         found.dry_run,
         found.quiet,
+        log,
     )
 
 
 def _published(experiment: Experiment, name: str) -> Experiment:
-    """The experiment with a published figure only where it is still the cell that was published."""
-    cell, same = preset(name), ("model", "ipc")
-    kept = all(getattr(experiment, field) == getattr(cell, field) for field in same) and experiment.method.name == cell.method.name
-    data = experiment.data.replace(source=cell.data.source) == cell.data
-    return experiment if kept and data else experiment.replace(published=Published())
+    """The experiment with a published figure only where it is still the cell that was published, its kind of labels included."""
+    cell = preset(name)
+    method, published = experiment.method, cell.method
+    kept = (experiment.model, experiment.ipc, method.name) == (cell.model, cell.ipc, published.name)
+    labels = (method.labels, method.learn) == (published.labels, published.learn)
+    data = experiment.data.replace(source=cell.data.source, memory=cell.data.memory) == cell.data
+    return experiment if kept and labels and data else experiment.replace(published=Published())
+
+
+def _loggers(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The loggers that are named, which all can be used, and the other words."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--log", action="extend", nargs="+", default=[])
+    found, rest = parser.parse_known_args(words)
+    check_loggers(found.log)
+    return tuple(dict.fromkeys(found.log)), rest
 
 
 def _shortcuts(experiment: Experiment, words: list[str]) -> tuple[Experiment, list[str]]:

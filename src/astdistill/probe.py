@@ -12,7 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .engines import Trainee, held_bytes
+from .data import DataConfig
+from .data.imagenet import SIZE, SUBSETS
+from .data.memory import held_bytes, residence
+from .engines import Trainee
+from .engines import held_bytes as engine_bytes
 from .experiment import Experiment
 from .experts.training import expert_gradient
 from .methods import Method
@@ -33,10 +37,12 @@ class Facts:
     train: int
     test: int
 
-    @property
-    def bytes(self) -> int:
-        """All images as float32."""
-        return 4 * (self.train + self.test) * math.prod(self.shape)
+    def held(self, data: DataConfig, device: str) -> int:
+        """Bytes of memory for all images, as that configuration keeps them, and for ZCA's matrices."""
+        images = self.train + self.test
+        where = residence(data.memory, images, self.shape, data.whiten, device)
+        matrices = {"none": 0, "standard": 0, "zca": 1 if where == "float32" else 2}[data.whiten]
+        return held_bytes(where, images, self.shape) + matrices * 4 * math.prod(self.shape) ** 2
 
 
 NAMED = {
@@ -47,7 +53,9 @@ NAMED = {
     "fashion_mnist": Facts((1, 32, 32), 10, 60000, 10000),
     "svhn": Facts((3, 32, 32), 10, 73257, 26032),
     "tiny_imagenet": Facts((3, 64, 64), 200, 100000, 10000),
+    **{f"imagenet-{subset}": Facts((3, SIZE, SIZE), 10, 13000, 500) for subset in SUBSETS},
 }
+"""A class of ILSVRC-2012 has 732 to 1,300 training images; those of the subsets are counted with the most."""
 
 
 class Probe:
@@ -73,23 +81,23 @@ class Probe:
         def step() -> None:
             expert_gradient(trainee, images, images, targets, recipe, 0)
 
-        return _timed(step, self.device) * batch / probed, saved_bytes(step) * batch // probed + held_bytes(trainee.model)
+        return _timed(step, self.device) * batch / probed, saved_bytes(step) * batch // probed + engine_bytes(trainee.model)
 
     def outer_step(self, experiment: Experiment) -> tuple[float, int]:
-        """Seconds and bytes of one outer step, from unrolls of one and two inner steps."""
+        """Seconds and bytes of one trajectory of an outer step, from unrolls of one and two steps, without the kept students."""
         settings, count = experiment.distill, experiment.ipc * self.known.classes
-        batch = min(settings.batch_syn or count, count)
+        batch = min(settings.batch_syn or count, count) * settings.torus.samples
         probed = min(batch, PROBED)
         model = FlatModel(self.network)
         # Without augmentation, because a dearer operation drawn for the second step would look like growth with T.
         first, second = (saved_bytes(self._unroll(experiment, model, steps, probed, "")) for steps in (1, 2))
         # The hooks keep a norm's small outputs in a reference cycle for a while; growth of a few per cent is theirs, not the estimator's.
         growth = second - first if second > 1.05 * first else 0
-        graphs = (first + (settings.inner_steps - 1) * growth) * batch // probed + held_bytes(model)
+        graphs = (first + (settings.inner_steps - 1) * growth) * batch // probed + engine_bytes(model)
         seconds = _timed(self._unroll(experiment, model, 2, probed, settings.augmentation), self.device) * (
             settings.inner_steps / 2 * batch / probed
         )
-        return seconds, graphs + 4 * self.parameters * (settings.inner_steps + 8)
+        return seconds, graphs
 
     def _targets(self, labels: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(labels, self.known.classes).float()

@@ -12,12 +12,14 @@ FREE = (
     "data.source",
     "data.image_column",
     "data.label_column",
+    "data.memory",
     "device",
     "engine",
     "distill.checkpoint_seconds",
     "distill.iterations",
     "distill.max_passes",
     "distill.max_skips",
+    "distill.snapshots",
     "evaluation",
     "experts.store",
     "published",
@@ -38,8 +40,9 @@ def claim(settings: dict[str, Any], fingerprint: str, out: Path, device: str) ->
         _check_data(fingerprint, out)
     elif out.exists() and (not out.is_dir() or any(not path.name.endswith(".tmp") for path in out.iterdir())):
         raise InputError(f"{out} is not empty and holds no run; name a new folder with --out.")
-    _add_provenance(out / "provenance.json", {**provenance(device), "data": fingerprint})
+    # The configuration comes first: a folder that holds it is known as this run's, whatever happens before the next file.
     write_json(out / "config.json", settings)
+    _add_provenance(out / "provenance.json", {**provenance(device), "data": fingerprint})
 
 
 def _check_settings(settings: dict[str, Any], out: Path) -> None:

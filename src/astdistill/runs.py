@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,14 +42,51 @@ def replacing(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        # mkstemp, and safetensors after it, give 0600, which would hide results from the rest of a group.
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            # mkstemp, and safetensors after it, give 0600, which would hide results from the rest of a group.
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What the system says in the block, a full disk for example, is an OSError that names a file, `path` where it names none."""
+    try:
+        yield
+    except SafetensorError as error:  # which says it in an exception of its own
+        if (code := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; rename it to `path` when the block ends well, remove it when it does not.
+
+    Raises InputError, before the block runs, unless `path` is absent or an empty folder.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} is there already and is not an empty folder; name a new folder with --out.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        with naming(path):
+            yield temporary
+            temporary.chmod(0o755)  # mkdtemp gives 0700; see `replacing`
+            if path.exists():
+                path.rmdir()  # an empty folder, which not every system lets a rename replace
+            temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -82,14 +120,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises InputError naming the file when it is absent or broken."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises InputError naming the file when it is absent, broken, or holds anything else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}); restore it or move it away and run again.") from error
+    if isinstance(found, dict):
+        return found
+    raise InputError(f"{path} was not written by astdistill (it holds no JSON object); restore it or move it away and run again.")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -112,14 +153,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except json.JSONDecodeError as error:
         raise InputError(f"{path} was not written by astdistill (its header holds other words than JSON); name a file of a run.") from error
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}); delete it and run the command again.") from error
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}); name another, or move it away and run what wrote it again."
+        ) from error
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line; numbers that are not finite become the strings 'nan' and 'inf', since JSON has none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     value = {name: str(number) if isinstance(number, float) and not math.isfinite(number) else number for name, number in value.items()}
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(value) + "\n")
 
 
@@ -143,27 +186,30 @@ def rewrite_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Versions, commit, hardware and arguments of this process, for the file beside a result."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
     return {
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions(),
         "commit": _commit(),
         "machine": machine(device),
         "arguments": sys.argv,
     }
 
 
+def versions() -> dict[str, str]:
+    """The versions of the packages that numbers and their speed depend on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
+
+
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
     """What the numbers were measured on: processor, cores used, memory, accelerator."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    cuda = torch.device(device).type == "cuda"
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(pages / 2**30, 1),
-        "accelerator": torch.cuda.get_device_name(device) if cuda else None,
+        "accelerator": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
     }
 
 
@@ -177,11 +223,9 @@ def _installed(name: str) -> bool:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -14,10 +14,13 @@ from .data.preprocessing import Preprocessing
 from .errors import InputError
 from .runs import load_tensors, save_tensors
 from .shapes import Images, Labels, Scalar, Targets
+from .textures import Torus
 
 FORMAT = 1
 WORDS = ("model", "labels", "augmentation", "momentum", "method", "fingerprint", "provenance")
 """Fields that are written to the file's header as they are."""
+LATER = ("canvas", "canvas_samples")
+"""The same; files from before there were textures lack them."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class SyntheticSet:
     images `[N, C, H, W]` and targets `[N, K]`, float32, N = K × ipc, grouped by class. Hard targets are one-hot rows; soft targets
     are logits, to be passed through a softmax. `lr` is the learned step size η, a positive scalar. `augmentation` is the
     strategy that the student saw, `momentum` the inner momentum, `model` the name of the student network.
+
+    Above a `canvas` k of 1 the images are textures, `[N, C, k H, k W]` on a torus; networks learn from `canvas_samples` random circular
+    crops `[C, H, W]` of each in every step.
     """
 
     images: Images
@@ -42,6 +48,24 @@ class SyntheticSet:
     method: str = ""
     fingerprint: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+    canvas: int = 1
+    canvas_samples: int = 1
+
+    @property
+    def torus(self) -> Torus:
+        """What the images lie on."""
+        return Torus(canvas=self.canvas, samples=self.canvas_samples)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of what a network sees of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height // self.canvas, width // self.canvas
+
+    @property
+    def seen(self) -> int:
+        """Images that a network sees in one pass over the set."""
+        return len(self.images) * self.canvas_samples
 
     @property
     def ipc(self) -> int:
@@ -58,17 +82,27 @@ class SyntheticSet:
         """The targets as distributions over the classes, `[N, K]`."""
         return self.targets.softmax(dim=1) if self.labels == "soft" else self.targets
 
+    @property
+    def certain(self) -> bool:
+        """Whether every target is one class for sure: hard labels that nobody has smoothed."""
+        return self.labels == "hard" and torch.equal(self.targets, one_hot(self.hard_labels, len(self.classes)).to(self.targets))
+
+    def unclipped(self) -> Images:
+        """The images with the whitening undone, on the CPU, also where that leaves [0, 1]; of textures the whole canvases."""
+        return self.torus.undone(self.images.detach().float().cpu(), self.preprocessing.to("cpu").invert)
+
     def pixels(self) -> Images:
-        """The images with the whitening undone, clipped to [0, 1]."""
-        return self.preprocessing.invert(self.images.detach().float().cpu()).clamp(0, 1)
+        """The images with the whitening undone, clipped to [0, 1]; of textures the whole canvases (see `Torus.undone`)."""
+        return self.unclipped().clamp(0, 1)
 
     def save(self, path: Path) -> None:
         """Write one safetensors file that is enough to train on, evaluate and look at the set."""
         tensors: dict[str, Tensor] = {"images": self.images, "targets": self.targets, "lr": self.lr}
         tensors |= {f"preprocessing.{name}": tensor for name, tensor in self.preprocessing.tensors().items()}
-        save_tensors(path, tensors, self._header())
+        save_tensors(path, tensors, self.header())
 
-    def _header(self) -> dict[str, Any]:
+    def header(self) -> dict[str, Any]:
+        """Everything that is no tensor, ready for JSON: what the file says of itself."""
         return {
             "format": FORMAT,
             "classes": list(self.classes),
@@ -81,10 +115,12 @@ class SyntheticSet:
             "method": self.method,
             "fingerprint": self.fingerprint,
             "provenance": self.provenance,
+            "canvas": self.canvas,
+            "canvas_samples": self.canvas_samples,
         }
 
-    @staticmethod
-    def load(path: str | Path) -> SyntheticSet:
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
         """The set in `path`, a file or a run folder holding `synthetic.safetensors`. Raises InputError for any other file."""
         file = Path(path)
         file = file / "synthetic.safetensors" if file.is_dir() else file
@@ -100,14 +136,14 @@ class SyntheticSet:
         if absent:
             raise InputError(f"{file} lacks its '{absent[0]}'; take a whole synthetic.safetensors that astdistill wrote.")
         state = {name.removeprefix("preprocessing."): tensor for name, tensor in tensors.items() if name.startswith("preprocessing.")}
-        return SyntheticSet(
+        return cls(
             images=tensors["images"],
             targets=tensors["targets"],
             lr=tensors["lr"],
             classes=tuple(header["classes"]),
             preprocessing=Preprocessing.restore(header["preprocessing"], state),
             data=DataConfig.model_validate(header["data"]),
-            **{name: header[name] for name in WORDS},
+            **{name: header[name] for name in (*WORDS, *LATER) if name in header},
         )
 
 

@@ -88,7 +88,7 @@ def test_an_epoch_of_the_published_training_learns() -> None:
         network = published.convnet(TINY)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     split = experts.random_split(case, 32)
-    batches = published.loader(split.images, split.labels, 8, True)
+    batches = published.loader(split.whole(), split.labels, 8, True)
     for _ in range(40):
         published.train_epoch(network, optimiser, batches, "none", 0.0, rng(0, "epoch"))
-    assert published.accuracy(network, published.loader(split.images, split.labels, 8, False)) > 80
+    assert published.accuracy(network, published.loader(split.whole(), split.labels, 8, False)) > 80

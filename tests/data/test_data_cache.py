@@ -5,9 +5,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from astdistill.data import Dataset, cache_folder, load_dataset
 from astdistill.data.cache import Stored, cached, content
@@ -41,8 +41,8 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def same(first: Dataset, second: Dataset) -> bool:
     return (
         first.fingerprint == second.fingerprint
-        and torch.equal(first.train.images, second.train.images)
-        and torch.equal(first.test.images, second.test.images)
+        and torch.equal(first.train.whole(), second.train.whole())
+        and torch.equal(first.test.whole(), second.test.whole())
     )
 
 
@@ -60,8 +60,9 @@ def test_pictures_are_decoded_once(pets: Path, decodings: list[str], cache: Path
     first, second = load_dataset(str(pets)), load_dataset(str(pets))
     assert same(first, second)
     assert len(decodings) == 1
-    (file,) = cache.glob("*.safetensors")
-    assert load_file(file)["train.pixels"].dtype == torch.uint8
+    (file,) = cache.glob("pets-*/train.npy")
+    assert np.load(file).dtype == np.uint8
+    assert not list(cache.glob(".pets-*.partial"))
 
 
 def test_the_key_is_the_content_and_not_the_time_or_the_place(pets: Path, tmp_path: Path, decodings: list[str]) -> None:
@@ -81,7 +82,7 @@ def test_changed_bytes_are_read_anew_even_with_the_old_time(pets: Path, decoding
     os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
     changed = load_dataset(str(pets))
     assert changed.fingerprint != first.fingerprint
-    assert torch.equal(changed.train.images[0], changed.train.images[1])
+    assert torch.equal(changed.train.whole()[0], changed.train.whole()[1])
     assert len(decodings) == 2
 
 
@@ -94,10 +95,11 @@ def test_settings_that_change_the_pixels_are_part_of_the_key(pets: Path, decodin
     assert len(decodings) == 3
 
 
+@pytest.mark.parametrize("name", ["train.npy", "test.npy", "train-labels.npy", "data.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "foreign"])
-def test_a_broken_cache_file_is_made_again(pets: Path, decodings: list[str], cache: Path, damage: str) -> None:
+def test_a_broken_cache_file_is_made_again(pets: Path, decodings: list[str], cache: Path, name: str, damage: str) -> None:
     first = load_dataset(str(pets))
-    (file,) = cache.glob("*.safetensors")
+    (file,) = cache.glob(f"pets-*/{name}")
     data = bytearray(file.read_bytes())
     if damage == "flipped":
         data[-5] ^= 1
@@ -130,8 +132,6 @@ def test_a_cache_that_cannot_be_written_costs_only_time(
 def test_large_whitenings_are_fitted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: Callable[..., torch.Tensor], cache: Path
 ) -> None:
-    import numpy as np
-
     from astdistill.data import loading
 
     np.savez(tmp_path / "own.npz", images=pixels(30, 32, 32).numpy(), labels=np.arange(30) % 2)

@@ -23,7 +23,7 @@ def test_digits() -> None:
     digits = load_dataset("digits", whiten="none", seed=5)
     assert (len(digits.train), len(digits.test), digits.shape, len(digits.classes)) == (1437, 360, (1, 8, 8), 10)
     originals = {image.tobytes(): int(label) for image, label in zip(load_digits().images, load_digits().target, strict=True)}  # pyright: ignore[reportAttributeAccessIssue]
-    both = torch.cat([digits.train.images, digits.test.images])
+    both = torch.cat([digits.train.whole(), digits.test.whole()])
     labels = torch.cat([digits.train.labels, digits.test.labels])
     found = [((image[0].double() * 16).round().numpy().tobytes(), int(label)) for image, label in zip(both, labels, strict=True)]
     assert all(originals[data] == label for data, label in found)
@@ -34,7 +34,7 @@ def test_digits() -> None:
 
 
 def test_the_digits_test_part_does_not_depend_on_the_seed() -> None:
-    assert torch.equal(load_dataset("digits", seed=0).test.images, load_dataset("digits", seed=1).test.images)
+    assert torch.equal(load_dataset("digits", seed=0).test.whole(), load_dataset("digits", seed=1).test.whole())
 
 
 def test_picture_folder_with_both_parts(tmp_path: Path, write_pictures: Callable[..., None]) -> None:
@@ -46,8 +46,8 @@ def test_picture_folder_with_both_parts(tmp_path: Path, write_pictures: Callable
     assert (pets.name, pets.classes) == ("pets", ("cat", "dog"))
     assert pets.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert pets.test.labels.tolist() == [0, 0, 1, 1]
-    assert torch.equal((pets.train.images[4] * 255).round(), png_pixels(folder / "train/dog/001.png").float())
-    assert torch.equal((pets.test.images[1] * 255).round(), png_pixels(folder / "val/cat/001.png").float())
+    assert torch.equal((pets.train.whole()[4] * 255).round(), png_pixels(folder / "train/dog/001.png").float())
+    assert torch.equal((pets.test.whole()[1] * 255).round(), png_pixels(folder / "val/cat/001.png").float())
 
 
 def test_picture_folder_without_a_test_part_sets_a_fifth_of_each_class_aside(tmp_path: Path, write_pictures: Callable[..., None]) -> None:
@@ -70,9 +70,9 @@ def test_grey_palette_and_transparent_pictures(tmp_path: Path, write_pictures: C
     assert load_dataset(str(grey)).shape == (1, 8, 8)
     colour = load_dataset(str(mixed), whiten="none")
     assert colour.shape == (3, 8, 8)
-    assert torch.equal(colour.train.images[0, 0], colour.train.images[0, 2])
+    assert torch.equal(colour.train.whole()[0, 0], colour.train.whole()[0, 2])
     rgba = torch.tensor(np.asarray(Image.open(mixed / "test/a/000.png"))).permute(2, 0, 1)
-    assert torch.equal((colour.test.images[0] * 255).round(), rgba[:3].float())
+    assert torch.equal((colour.test.whole()[0] * 255).round(), rgba[:3].float())
 
 
 def test_a_colour_picture_after_grey_ones_keeps_all_of_them(tmp_path: Path, write_pictures: Callable[..., None]) -> None:
@@ -81,8 +81,8 @@ def test_a_colour_picture_after_grey_ones_keeps_all_of_them(tmp_path: Path, writ
         write_pictures(tmp_path / part / "b", 2, mode="RGB")
     found = load_dataset(str(tmp_path), whiten="none")
     grey = png_pixels(tmp_path / "train/a/001.png").float()
-    assert torch.equal((found.train.images[1] * 255).round(), grey.expand(3, -1, -1))
-    assert torch.equal((found.train.images[3] * 255).round(), png_pixels(tmp_path / "train/b/001.png").float())
+    assert torch.equal((found.train.whole()[1] * 255).round(), grey.expand(3, -1, -1))
+    assert torch.equal((found.train.whole()[3] * 255).round(), png_pixels(tmp_path / "train/b/001.png").float())
 
 
 def test_sixteen_bit_grey_pictures_are_scaled(tmp_path: Path, write_pictures: Callable[..., None]) -> None:
@@ -92,7 +92,7 @@ def test_sixteen_bit_grey_pictures_are_scaled(tmp_path: Path, write_pictures: Ca
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
     Image.fromarray(deep).save(tmp_path / "train/a/000.png")
     found = load_dataset(str(tmp_path), whiten="none")
-    torch.testing.assert_close(found.train.images[0, 0], torch.tensor(deep.astype(np.float32)) / 65535, atol=0.5 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(found.train.whole()[0, 0], torch.tensor(deep.astype(np.float32)) / 65535, atol=0.5 / 255 + 1e-6, rtol=0)
 
 
 def test_sizes_are_made_equal_only_when_asked(tmp_path: Path, write_pictures: Callable[..., None]) -> None:
@@ -119,7 +119,7 @@ def test_resizing_keeps_the_aspect_ratio_and_the_centre(tmp_path: Path) -> None:
         for name in "ab":
             (tmp_path / part / name).mkdir(parents=True)
             Image.fromarray(wide).save(tmp_path / part / name / "x.png")
-    centre = load_dataset(str(tmp_path), size=20, whiten="none").train.images
+    centre = load_dataset(str(tmp_path), size=20, whiten="none").train.whole()
     assert centre.shape == (2, 3, 20, 20)
     assert centre[:, :, :, 2:-2].min() == 1.0
 
@@ -166,9 +166,9 @@ def test_npz_layouts_and_types(tmp_path: Path, pixels: Callable[..., torch.Tenso
     np.savez(tmp_path / "own.npz", x_train=array[:9], y_train=labels[:9], x_test=array[9:], y_test=labels[9:], classes=["x", "y", "z"])
     own = load_dataset(str(tmp_path / "own.npz"), whiten="none")
     assert own.classes == ("x", "y", "z")
-    assert torch.equal((own.train.images * 255).round().to(torch.uint8), images[:9])
+    assert torch.equal((own.train.whole() * 255).round().to(torch.uint8), images[:9])
     assert own.train.labels.tolist() == labels[:9, 0].tolist()
-    assert torch.equal((own.test.images * 255).round().to(torch.uint8), images[9:])
+    assert torch.equal((own.test.whole() * 255).round().to(torch.uint8), images[9:])
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
@@ -178,7 +178,7 @@ def test_npz_keeps_every_channel(tmp_path: Path, pixels: Callable[..., torch.Ten
     array = {"NHWC": images.permute(0, 2, 3, 1), "NCHW": images}[layout].numpy()
     np.savez(tmp_path / "own.npz", x_train=array, y_train=np.arange(8) % 2, x_test=array, y_test=np.arange(8) % 2)
     own = load_dataset(str(tmp_path / "own.npz"), whiten="none")
-    assert torch.equal((own.train.images * 255).round().to(torch.uint8), images)
+    assert torch.equal((own.train.whole() * 255).round().to(torch.uint8), images)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 16), (16, 8, 8), (8, 8, 8), (3, 8, 3), (1, 1, 64)])
@@ -197,7 +197,7 @@ def test_npz_that_could_be_read_both_ways_wants_its_layout(
         load_dataset(str(path))
     for layout, wanted in (("NHWC", images.permute(0, 3, 1, 2)), ("NCHW", images)):
         np.savez(path, layout=layout, **arrays)
-        assert torch.equal((load_dataset(str(path), whiten="none").train.images * 255).round().to(torch.uint8), wanted)
+        assert torch.equal((load_dataset(str(path), whiten="none").train.whole() * 255).round().to(torch.uint8), wanted)
     np.savez(path, layout="HWC", **arrays)
     with pytest.raises(InputError, match=r"no layout 'HWC'.*Did you mean 'NHWC'"):
         load_dataset(str(path))

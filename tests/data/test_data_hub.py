@@ -62,8 +62,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_parquet_folder_without_network(parquet: Path, pixels: Callable[..., torch.Tensor]) -> None:
     found = load_dataset(str(parquet), whiten="none")
     assert (found.name, found.classes) == ("things", tuple(NAMES))
-    assert torch.equal((found.train.images * 255).round().to(torch.uint8), pixels(18, 3, 8, 8)[:12])
-    assert torch.equal((found.test.images * 255).round().to(torch.uint8), pixels(18, 3, 8, 8)[12:])
+    assert torch.equal((found.train.whole() * 255).round().to(torch.uint8), pixels(18, 3, 8, 8)[:12])
+    assert torch.equal((found.test.whole() * 255).round().to(torch.uint8), pixels(18, 3, 8, 8)[12:])
     assert found.train.labels.tolist() == [0, 1, 2] * 4
     assert found.test.labels.tolist() == [2, 1, 0] * 2
 
@@ -73,7 +73,7 @@ def test_classes_are_chosen_before_decoding(parquet: Path, pixels: Callable[...,
     assert found.classes == ("cup", "apple")
     assert found.train.labels.tolist() == [1, 0] * 4
     rows = [0, 2, 3, 5, 6, 8, 9, 11]
-    assert torch.equal((found.train.images * 255).round().to(torch.uint8), pixels(18, 3, 8, 8)[rows])
+    assert torch.equal((found.train.whole() * 255).round().to(torch.uint8), pixels(18, 3, 8, 8)[rows])
     assert load_dataset(str(parquet), first_classes=2).classes == ("apple", "bear")
 
 
@@ -179,7 +179,7 @@ def test_hub_names(
     found = load_dataset(source, whiten="none")
     assert hub.asked == [asked]
     assert (found.name, found.classes) == (name, tuple(NAMES))
-    assert torch.equal((found.train.images * 255).round().to(torch.uint8), images[:6])
+    assert torch.equal((found.train.whole() * 255).round().to(torch.uint8), images[:6])
 
 
 @pytest.mark.parametrize("source", ["mnist", "fashion_mnist", "someone/other-digits"])
@@ -190,8 +190,8 @@ def test_grey_images_of_28_pixels_are_padded_unless_a_size_is_given(
     monkeypatch.setattr(datasets, "load_dataset", Hub(both(table(images[:6], [0, 1, 2] * 2), table(images[6:], [0, 1, 2] * 2))))
     found = load_dataset(source, whiten="none")
     assert found.shape == (1, 32, 32)
-    assert torch.equal((found.train.images[:, :, 2:-2, 2:-2] * 255).round().to(torch.uint8), images[:6])
-    assert found.train.images.count_nonzero() == images[:6].count_nonzero()
+    assert torch.equal((found.train.whole()[:, :, 2:-2, 2:-2] * 255).round().to(torch.uint8), images[:6])
+    assert found.train.whole().count_nonzero() == images[:6].count_nonzero()
     assert load_dataset(source, size=28).shape == (1, 28, 28)
 
 
@@ -207,7 +207,7 @@ def test_prepared_hub_files_are_cached_by_content(monkeypatch: pytest.MonkeyPatc
     prepared = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "hf"))
     monkeypatch.setattr(datasets, "load_dataset", Hub(prepared))
     first = load_dataset("cifar10")
-    assert len(list(cache.glob("cifar10-*.safetensors"))) == 1
+    assert len(list(cache.glob("cifar10-*/data.json"))) == 1
     monkeypatch.setattr("astdistill.data.sources.decoded", None)
     assert load_dataset("cifar10").fingerprint == first.fingerprint
 
@@ -216,7 +216,8 @@ def test_progress_bars_are_left_as_they_were(parquet: Path, cache: Path) -> None
     assert not datasets.are_progress_bars_disabled()
     load_dataset(str(parquet))
     assert not datasets.are_progress_bars_disabled()
-    assert [path.suffix for path in cache.iterdir()] == [".safetensors"]
+    assert {path.name for path in cache.iterdir() if path.name[0] != "."} == {path.parent.name for path in cache.glob("*/data.json")}
+    assert not list(cache.glob("parquet-*"))
 
 
 @pytest.mark.slow

@@ -52,9 +52,9 @@ def test_a_subset_by_class_index(ilsvrc: Path) -> None:
     assert (nette.name, nette.shape) == ("imagenet-nette", (3, 128, 128))
     assert nette.classes == tuple(WNIDS[index] for index in SUBSETS["nette"])
     assert nette.class_sizes() == [2] * 10
-    places = [round(shade / 10) for shade in shades(nette.train.images)]
+    places = [round(shade / 10) for shade in shades(nette.train.whole())]
     assert places == nette.train.labels.tolist()
-    assert shades(nette.test.images) == [10 * label + 5 for label in nette.test.labels.tolist()]
+    assert shades(nette.test.whole()) == [10 * label + 5 for label in nette.test.labels.tolist()]
     assert load_dataset("imagenet-nette").preprocessing.hash == STANDARD.hash
 
 
@@ -62,8 +62,8 @@ def test_any_size_and_a_choice_within_the_subset(ilsvrc: Path) -> None:
     few = load_dataset("imagenet-nette", size=24, first_classes=3, whiten="none")
     assert (few.shape, few.classes) == ((3, 24, 24), tuple(WNIDS[index] for index in SUBSETS["nette"][:3]))
     named = load_dataset("imagenet-nette", size=24, classes=[WNIDS[701], WNIDS[0]], whiten="none")
-    assert sorted(shades(named.test.images)) == [5, 95]
-    assert dict(zip(named.test.labels.tolist(), shades(named.test.images), strict=True)) == {0: 95, 1: 5}
+    assert sorted(shades(named.test.whole())) == [5, 95]
+    assert dict(zip(named.test.labels.tolist(), shades(named.test.whole()), strict=True)) == {0: 95, 1: 5}
 
 
 def test_classes_of_ones_own(ilsvrc: Path) -> None:
@@ -123,7 +123,7 @@ def test_the_hubs_parquet_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found.classes == tuple(f"name {index}" for index in fruit)
     assert found.class_sizes() == [2] * 10
     for part in (found.train, found.test):
-        assert shades(part.images) == [fruit[label] % 250 for label in part.labels.tolist()]
+        assert shades(part.whole()) == [fruit[label] % 250 for label in part.labels.tolist()]
 
 
 def test_without_imagenet_the_sentence_says_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

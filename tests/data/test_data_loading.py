@@ -10,8 +10,9 @@ import torch
 
 from astdistill.data import DataConfig, Preprocessing, load_dataset
 from astdistill.data.loading import ZCA_EPS
-from astdistill.data.preprocessing import fit_standard, fit_zca
+from astdistill.data.preprocessing import fit_standard
 from astdistill.data.sources import published_name
+from astdistill.data.zca import fit_zca
 from astdistill.errors import InputError
 
 
@@ -37,21 +38,21 @@ def test_standard_is_fitted_on_what_remains_for_training(own: str) -> None:
     loaded = load_dataset(own, validation=0.25, per_class=12)
     assert loaded.validation is not None
     assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (27, 9, 9)
-    torch.testing.assert_close(loaded.train.images.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(loaded.train.images.std(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
-    pixels = (loaded.preprocessing.invert(loaded.train.images) * 255).round().to(torch.uint8)
+    torch.testing.assert_close(loaded.train.whole().mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(loaded.train.whole().std(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
+    pixels = (loaded.preprocessing.invert(loaded.train.whole()) * 255).round().to(torch.uint8)
     assert fit_standard(pixels).hash == loaded.preprocessing.hash
 
 
 def test_zca_is_fitted_on_what_remains_and_applied_alone(own: str) -> None:
     plain, white = (load_dataset(own, whiten=kind, validation=0.25) for kind in ("none", "zca"))
-    fitted = fit_zca((plain.train.images * 255).round().to(torch.uint8), ZCA_EPS)
+    fitted = fit_zca((plain.train.whole() * 255).round().to(torch.uint8), ZCA_EPS)
     assert white.preprocessing.hash == fitted.hash
     assert plain.validation is not None
     assert white.validation is not None
     for before, after in ((plain.train, white.train), (plain.test, white.test), (plain.validation, white.validation)):
-        torch.testing.assert_close(fitted.apply(before.images), after.images, atol=1e-5, rtol=0)
-        torch.testing.assert_close(white.preprocessing.invert(after.images), before.images, atol=1e-4, rtol=0)
+        torch.testing.assert_close(fitted.apply(before.whole()), after.images, atol=1e-5, rtol=0)
+        torch.testing.assert_close(white.preprocessing.invert(after.whole()), before.images, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("folder", ["cifar10", "CIFAR-100"])
@@ -78,12 +79,12 @@ def test_held_out_images_are_disjoint_and_stratified(own: str) -> None:
     whole, divided = load_dataset(own, whiten="none"), load_dataset(own, whiten="none", validation=0.25)
     assert divided.validation is not None
     assert torch.bincount(divided.validation.labels).tolist() == [5, 5, 5]
-    both = torch.cat([divided.train.images, divided.validation.images]).flatten(1)
+    both = torch.cat([divided.train.whole(), divided.validation.whole()]).flatten(1)
     assert len(both.unique(dim=0)) == 60
-    assert torch.equal(both.unique(dim=0), whole.train.images.flatten(1).unique(dim=0))
+    assert torch.equal(both.unique(dim=0), whole.train.whole().flatten(1).unique(dim=0))
     for part in (divided.train, divided.validation):
-        for image, label in zip(part.images, part.labels, strict=True):
-            row = int((whole.train.images == image).flatten(1).all(dim=1).nonzero())
+        for image, label in zip(part.whole(), part.labels, strict=True):
+            row = int((whole.train.whole() == image).flatten(1).all(dim=1).nonzero())
             assert whole.train.labels[row] == label
     other = load_dataset(own, whiten="none", validation=0.25, seed=1)
     assert other.fingerprint != divided.fingerprint
@@ -91,7 +92,7 @@ def test_held_out_images_are_disjoint_and_stratified(own: str) -> None:
 
 def test_per_class_takes_the_first_in_stored_order(own: str) -> None:
     whole, few = load_dataset(own, whiten="none"), load_dataset(own, whiten="none", per_class=2)
-    assert torch.equal(few.train.images, whole.train.images[:6])
+    assert torch.equal(few.train.whole(), whole.train.images[:6])
     assert len(few.test) == len(whole.test)
 
 
@@ -117,9 +118,9 @@ def test_fingerprint_names_the_training_data(own: str, tmp_path: Path) -> None:
 
 def test_images_are_float32_on_the_device_asked_for() -> None:
     digits = load_dataset("digits", device="cpu", whiten="zca")
-    assert digits.train.images.dtype == torch.float32
+    assert digits.train.whole().dtype == torch.float32
     assert digits.train.labels.dtype == torch.int64
-    assert digits.train.images.is_contiguous()
+    assert digits.train.whole().is_contiguous()
 
 
 def test_size_of_arrays(own: str) -> None:

@@ -67,7 +67,7 @@ def test_images_and_labels_stay_aligned(ipc: int) -> None:
         own = digits.train.of_class(label)
         part = digits.train.select(own[representatives(digits.train.images[own].flatten(1), ipc, label)])
         assert part.labels.tolist() == [label] * ipc
-        assert part.images.flatten(1).unique(dim=0).shape[0] == ipc
+        assert part.whole().flatten(1).unique(dim=0).shape[0] == ipc
 
 
 def test_representatives_errors() -> None:

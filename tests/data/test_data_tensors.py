@@ -38,7 +38,7 @@ def test_uint8_and_float_tensors_are_the_same_set(pixels: Callable[..., torch.Te
     images = pixels(10, 3, 8, 8)
     whole, fractions = own(images, whiten="none"), own(images / 255.0, whiten="none")
     assert whole.fingerprint == fractions.fingerprint
-    assert torch.equal((whole.train.images * 255).round().to(torch.uint8), images)
+    assert torch.equal((whole.train.whole() * 255).round().to(torch.uint8), images)
     assert (whole.name, whole.classes, whole.config.source) == ("own", ("0", "1"), "tensors:own")
     with pytest.raises(InputError, match="dataset_from_tensors"):
         load_dataset(whole.config)
@@ -52,7 +52,7 @@ def test_any_number_of_channels_and_grey(pixels: Callable[..., torch.Tensor]) ->
 def test_the_tensors_given_are_not_changed(pixels: Callable[..., torch.Tensor]) -> None:
     images = pixels(10, 3, 8, 8) / 255.0
     before = images.clone()
-    own(images, whiten="standard").train.images.zero_()
+    own(images, whiten="standard").train.whole().zero_()
     assert torch.equal(images, before)
 
 
@@ -82,7 +82,7 @@ def test_torch_data_sets_of_every_kind_are_the_same_set(pixels: Callable[..., to
     }
     found = {kind: dataset_from_torch(part, part, ["a", "b"], whiten="none") for kind, part in kinds.items()}
     assert {each.fingerprint for each in found.values()} == {found["tensor"].fingerprint}
-    assert torch.equal((found["tensor"].train.images * 255).round().to(torch.uint8), images)
+    assert torch.equal((found["tensor"].train.whole() * 255).round().to(torch.uint8), images)
     assert dataset_from_torch(kinds["array"], kinds["array"]).classes == ("x", "y")
     assert dataset_from_torch(kinds["array"], kinds["array"]).name == "Listed"
 
@@ -91,7 +91,7 @@ def test_grey_arrays_of_a_torch_data_set() -> None:
     grey = Listed([(np.full((8, 8), number, dtype=np.uint8), number % 2) for number in range(4)])
     found = dataset_from_torch(grey, grey, whiten="none")
     assert found.shape == (1, 8, 8)
-    assert (found.train.images[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 2, 3]
+    assert (found.train.whole()[:, 0, 0, 0] * 255).round().tolist() == [0, 1, 2, 3]
 
 
 def test_pictures_of_several_sizes() -> None:
@@ -164,14 +164,14 @@ def test_every_channel_of_tensors_and_arrays_is_kept(pixels: Callable[..., torch
     arrays = Listed([(image.permute(1, 2, 0).numpy(), label) for image, label in zip(images, labels, strict=True)])
     tensors = Listed(list(zip(images, labels, strict=True)))
     for found in (own(images, whiten="none"), *(dataset_from_torch(part, part, whiten="none") for part in (arrays, tensors))):
-        assert torch.equal((found.train.images * 255).round().to(torch.uint8), images)
+        assert torch.equal((found.train.whole() * 255).round().to(torch.uint8), images)
 
 
 def test_channels_first_arrays_of_a_torch_data_set(pixels: Callable[..., torch.Tensor]) -> None:
     images = pixels(4, 2, 8, 8)
     first = Listed([(image.numpy(), number % 2) for number, image in enumerate(images)])
     found = dataset_from_torch(first, first, whiten="none")
-    assert torch.equal((found.train.images * 255).round().to(torch.uint8), images)
+    assert torch.equal((found.train.whole() * 255).round().to(torch.uint8), images)
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (8, 8, 2), (8, 9, 4), (8, 8, 5), (10, 9, 3)])
@@ -200,6 +200,6 @@ def test_grey_tensors_of_28_pixels_are_padded_unless_a_size_is_given(pixels: Cal
     part = TensorDataset(images[:, None], torch.arange(8) % 2)
     for found in (own(images, whiten="none"), dataset_from_torch(part, part, whiten="none")):
         assert found.shape == (1, 32, 32)
-        assert torch.equal((found.train.images[:, 0, 2:-2, 2:-2] * 255).round().to(torch.uint8), images)
+        assert torch.equal((found.train.whole()[:, 0, 2:-2, 2:-2] * 255).round().to(torch.uint8), images)
     assert own(images, size=28).shape == (1, 28, 28)
     assert own(pixels(8, 3, 28, 28)).shape == (3, 28, 28)

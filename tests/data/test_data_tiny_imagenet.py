@@ -55,9 +55,9 @@ def test_the_unpacked_folder(tiny: Path) -> None:
     found = load_dataset(str(tiny), whiten="none")
     assert (found.name, found.shape) == ("tiny_imagenet", (3, 64, 64))
     assert found.classes == ("goldfish", "Egyptian cat", "flagpole")
-    assert shades(found.train.images) == [60 * place + number for place in range(3) for number in range(4)]
+    assert shades(found.train.whole()) == [60 * place + number for place in range(3) for number in range(4)]
     assert found.train.labels.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
-    assert shades(found.test.images) == [20, 20, 80, 80, 140, 140]
+    assert shades(found.test.whole()) == [20, 20, 80, 80, 140, 140]
     assert found.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
     standard = Preprocessing.standard([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], (3, 64, 64))
     assert load_dataset(str(tiny)).preprocessing.hash == standard.hash
@@ -68,7 +68,7 @@ def test_the_archive_is_the_same_set(tiny: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "tiny-imagenet-200"), "zip", tmp_path, tiny.name)
     zipped = load_dataset(archive, classes=["flagpole", "goldfish"])
     assert zipped.fingerprint == folder.fingerprint
-    assert torch.equal(zipped.test.images, folder.test.images)
+    assert torch.equal(zipped.test.whole(), folder.test.whole())
     flat = shutil.make_archive(str(tmp_path / "flat"), "zip", tiny)
     assert load_dataset(flat, classes=["flagpole", "goldfish"]).fingerprint == folder.fingerprint
 
@@ -79,7 +79,7 @@ def test_it_is_found_by_its_name_and_decoded_once(tiny: Path, tmp_path: Path, mo
     monkeypatch.setenv("ASTDISTILL_DATA", str(tmp_path))
     monkeypatch.setattr("astdistill.data.sources.decoded", None)
     assert load_dataset("tiny_imagenet", size=32).fingerprint == folder.fingerprint
-    assert len(list(cache.glob("*.safetensors"))) == 1
+    assert len(list(cache.glob("*/data.json"))) == 1
 
 
 def test_without_words_classes_keep_their_identifiers(tiny: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_hub_names_its_table(monkeypatch: pytest.MonkeyPatch, tiny: Path) ->
     found = load_dataset("tiny_imagenet")
     assert asked == [("zh-plus/tiny-imagenet", None)]
     assert (found.name, found.classes, len(found.test)) == ("tiny_imagenet", tuple(names), 12)
-    assert torch.equal(found.train.images, load_dataset(str(tiny)).train.images)
+    assert torch.equal(found.train.whole(), load_dataset(str(tiny)).train.whole())
 
 
 def test_damaged_copies(tiny: Path, tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> None:

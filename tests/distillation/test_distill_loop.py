@@ -130,7 +130,8 @@ def test_a_run_folder_is_complete_and_a_run_without_one_writes_nothing(
     tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = distill(dataset, experts, method=AST, ipc=2, settings=settings, out=str(tmp_path / "run"))
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "state.safetensors", "synthetic.safetensors"]
+    made = ["clock.jsonl", "course", "initialisation.safetensors", "metrics.jsonl", "state.safetensors", "synthetic.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == made
     assert (found.provenance["iteration"], found.provenance["skipped"], found.provenance["seed"]) == (8, 0, 0)
     assert DistillSettings.model_validate(found.provenance["settings"]) == settings
     empty = tmp_path / "empty"
@@ -175,7 +176,7 @@ def test_a_better_set_is_found_by_going_on(
 def test_validation_never_looks_at_test_images(
     dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, tmp_path: Path
 ) -> None:
-    blind = replace(dataset, test=Split(torch.full_like(dataset.test.images, float("nan")), dataset.test.labels))
+    blind = replace(dataset, test=Split(torch.full_like(dataset.test.whole(), float("nan")), dataset.test.labels))
     settings = settings.replace(validate_every=3)
     found = [distill(data, experts, method=AST, ipc=2, settings=settings, out=tmp_path / str(k)) for k, data in enumerate((dataset, blind))]
     assert same(*found)

@@ -11,6 +11,7 @@ from killing import killed
 
 from astdistill.data import Dataset
 from astdistill.distillation import DistillSettings, distill
+from astdistill.distillation.course import read_course
 from astdistill.distillation.run import Distillation
 from astdistill.errors import InputError
 from astdistill.experts import TrajectoryStore
@@ -60,9 +61,21 @@ def check_ends_alike(cut: Path, whole: Path, iterations: int) -> None:
     assert all(torch.equal(tensor, states[1][0][name]) for name, tensor in states[0][0].items())
     counters = [{k: v for k, v in header["counters"].items() if k != "seconds"} for _, header in states]
     assert counters[0] == counters[1]
+    check_courses_alike(cut, whole)
     logs = [read_lines(folder / "metrics.jsonl") for folder in (cut, whole)]
     assert [line["iteration"] for line in logs[0]] == list(range(iterations))
     assert logs[0] == logs[1]
+
+
+def check_courses_alike(cut: Path, whole: Path) -> None:
+    """Both kept the same frames, the first images among them."""
+    first, second = read_course(cut), read_course(whole)
+    assert [frame.iteration for frame in first] == [frame.iteration for frame in second]
+    assert first[0].iteration == 0
+    for mine, other in zip(first, second, strict=True):
+        assert mine.lr == other.lr
+        assert torch.equal(mine.pixels, other.pixels)
+        assert torch.equal(mine.probabilities, other.probabilities)
 
 
 @pytest.mark.slow
@@ -106,7 +119,7 @@ def test_resume_from_every_single_write(
     distill(dataset, experts, method=method, ipc=2, settings=settings, out=whole)
     flush, lives = os.fsync, 0
     for number in range(100):
-        left = [3 + number % 2]  # a life repeats at most three flushes: the rewritten log, the best set, the state
+        left = [5 + number % 2]  # a life repeats at most five flushes: the two rewritten logs, the best set, a frame, the state
 
         def counted(handle: int, left: list[int] = left) -> None:
             left[0] -= 1
@@ -126,6 +139,20 @@ def test_resume_from_every_single_write(
     assert lives >= 2
     check_ends_alike(cut, whole, 5)
     assert sorted(path.name for path in cut.iterdir()) == sorted(path.name for path in whole.iterdir())
+
+
+@pytest.mark.parametrize("method", [AST, SOFT], ids=lambda method: method.name)
+def test_textures_go_on_to_the_bits_of_one_run(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, method: Method
+) -> None:
+    settings = settings.replace(canvas=2, canvas_samples=3, validate_every=3)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for iterations in (2, 5, 8):
+        distill(dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=iterations), out=cut)
+    found = distill(dataset, experts, method=method, ipc=2, settings=settings, out=whole)
+    check_ends_alike(cut, whole, 8)
+    assert found.images.shape == (6, 1, 16, 16)
+    assert (load(cut).canvas, load(cut).canvas_samples) == (2, 3)
 
 
 def test_steps_logged_after_the_state_are_taken_again(
@@ -185,6 +212,7 @@ def test_a_broken_state_is_named(tmp_path: Path, dataset: Dataset, experts: Traj
         {"batch_syn": None},
         {"augmentation": "flip"},
         {"max_experts": 1},
+        {"canvas": 2},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -193,12 +221,12 @@ def test_a_run_of_other_settings_is_refused_and_nothing_changes(
 ) -> None:
     settings = settings.replace(iterations=2)
     distill(dataset, experts, method=AST, ipc=2, settings=settings, out=tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     words = {"method": AST, "ipc": 2} | {name: value for name, value in change.items() if name in ("method", "ipc", "seed")}
     other = settings.replace(**{name: value for name, value in change.items() if name not in words}, iterations=4)
     with pytest.raises(InputError, match=r"belongs to a run with other data, experts or settings; choose another --out"):
         distill(dataset, experts, settings=other, out=tmp_path, **words)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_on_other_experts_is_refused(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:

@@ -135,7 +135,7 @@ def test_a_run_that_never_takes_a_step_keeps_its_start(
     with pytest.raises(DivergedError, match=r"20 outer steps in a row .*The last good state is in"):
         distill(dataset, experts, method=method, ipc=1, settings=settings.replace(iterations=50), out=tmp_path)
     images = load_tensors(tmp_path / "state.safetensors")[0]["images"]
-    rows = dataset.train.images.flatten(1).tolist()
+    rows = dataset.train.whole().flatten(1).tolist()
     assert all(image in rows for image in images.flatten(1).tolist())
     with pytest.raises(DivergedError, match="20 outer steps in a row were skipped, the last, 39,"):
         distill(dataset, experts, method=method, ipc=1, settings=settings.replace(iterations=50), out=tmp_path)

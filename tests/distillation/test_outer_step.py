@@ -153,7 +153,7 @@ def test_a_threshold_that_nothing_gets_under_ends_the_run(
         distill(dataset, experts, method=method, ipc=1, settings=settings.replace(max_passes=6, max_skips=3), out=tmp_path)
     sentence = r"6 outer steps in a row were passed over, the last, 5, because the loss \S+ is above 1e-06; raise --method.accept.threshold"
     assert re.search(sentence, str(caught.value))
-    rows = dataset.train.images.flatten(1).tolist()
+    rows = dataset.train.whole().flatten(1).tolist()
     assert all(image in rows for image in load(tmp_path).images.flatten(1).tolist())
 
 

@@ -209,7 +209,10 @@ def test_outputs_of_cuda_graphs_are_copied(uncompiled: list[dict[str, Any]], mon
 
 
 def test_bfloat16_stays_near_float64() -> None:
-    """The docstring gives the compiled figures; here are the same formulas without a compiler, a little worse, and a bound for both."""
+    """The docstring gives the compiled figures; here are the same formulas without a compiler, a little worse, and a bound for both.
+
+    Five seeds on a processor with AMX: `penalised` 0.970 to 0.986, the others 0.993 to 0.998.
+    """
     model = FlatModel(build_model("convnet-d3-w32", (3, 32, 32), 10))
     theta, generator = model.flatten(), rng(0, "bfloat16")
     images, direction = torch.randn(10, 3, 32, 32, generator=generator), torch.randn(len(theta), generator=generator)
@@ -233,7 +236,7 @@ def test_bfloat16_stays_near_float64() -> None:
     for name, ours in found.items():
         assert ours.dtype == torch.float32
         cosine = float(torch.nn.functional.cosine_similarity(ours.double().flatten(), wanted[name].flatten(), dim=0))
-        assert 0.99 < cosine < 0.99999, (name, cosine)
+        assert (0.95 if name == "penalised" else 0.99) < cosine < 0.99999, (name, cosine)
 
 
 def test_bfloat16_is_what_the_engine_runs(uncompiled: list[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ Choose = Callable[[Dataset, int, int], SyntheticSet]
 
 def positions(chosen: SyntheticSet, dataset: Dataset) -> list[int]:
     """Where each chosen image lies in the training set."""
-    return [int((dataset.train.images == image).flatten(1).all(dim=1).nonzero().item()) for image in chosen.images]
+    return [int((dataset.train.whole() == image).flatten(1).all(dim=1).nonzero().item()) for image in chosen.images]
 
 
 @BOTH
@@ -43,7 +43,7 @@ def test_another_seed_draws_other_images(blobs: Dataset) -> None:
 def test_kmeans_finds_one_image_in_each_group_of_a_class(blobs: Dataset) -> None:
     groups = torch.arange(24) % 4  # four far-apart groups in every class
     for label in range(3):
-        blobs.train.images[blobs.train.of_class(label)] += 10.0 * groups[:, None, None, None]
+        blobs.train.whole()[blobs.train.of_class(label)] += 10.0 * groups[:, None, None, None]
     chosen = kmeans_real(blobs, 4, 0)
     levels = (chosen.images.mean(dim=(1, 2, 3)) / 10).round().view(3, 4)
     assert levels.sort(dim=1).values.tolist() == [[0.0, 1.0, 2.0, 3.0]] * 3

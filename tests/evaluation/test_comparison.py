@@ -11,6 +11,7 @@ import torch
 from astdistill.data.dataset import Dataset
 from astdistill.errors import InputError
 from astdistill.evaluation import EvalRecipe, NetworkResult, Scores, evaluate_all, evaluation
+from astdistill.evaluation.places import synthetic_place
 from astdistill.synthetic import SyntheticSet
 
 RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1)
@@ -89,6 +90,25 @@ def test_a_changed_recipe_or_image_starts_over_and_the_old_networks_are_kept(
     assert evaluate_all(distil(blobs), blobs, RECIPE, seeds=1, out=tmp_path, baselines=()) == first
     assert len(trained) == 5
     assert len(json.loads((tmp_path / "scores.partial.json").read_text())["networks"]) == 5
+
+
+def test_textures_are_scored_by_their_crops_and_kept_by_what_they_lie_on(
+    tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int]
+) -> None:
+    ordinary = distil(blobs, 2)
+    canvases = replace(ordinary, images=ordinary.images.repeat(1, 1, 2, 2), canvas=2)
+    for samples, networks in ((1, 2), (1, 2), (3, 4)):
+        found = evaluate_all(replace(canvases, canvas_samples=samples), blobs, RECIPE, seeds=2, baselines=[], out=tmp_path)
+        assert len(trained) == networks
+    assert found.architecture[MODEL].n == 2
+    with pytest.raises(InputError, match=r"The set's images have shape \(3, 16, 16\), those of 'blobs' \(3, 8, 8\)"):
+        evaluate_all(replace(canvases, canvas=1), blobs, RECIPE, seeds=2, baselines=[])
+
+
+def test_a_row_counts_the_images_that_an_epoch_shows(blobs: Dataset, distil: Distil) -> None:
+    ordinary = distil(blobs, 2)
+    canvases = replace(ordinary, images=ordinary.images.repeat(1, 1, 2, 2), canvas=2, canvas_samples=3)
+    assert [synthetic_place(MODEL, source, RECIPE).row.images for source in (ordinary, canvases)] == [6, 18]
 
 
 def test_changing_only_the_full_epochs_trains_only_full_data_again(

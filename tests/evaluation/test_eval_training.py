@@ -10,8 +10,9 @@ from astdistill.accuracy import accuracy, confusion
 from astdistill.augment import apply, draw
 from astdistill.data.dataset import Split
 from astdistill.evaluation.recipe import EvalRecipe
-from astdistill.evaluation.training import Examples, train_network
+from astdistill.evaluation.training import TensorExamples, train_network
 from astdistill.seeds import rng
+from astdistill.textures import ORDINARY, Torus
 
 SHAPE = (3, 6, 6)
 
@@ -21,11 +22,11 @@ def network(seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(108, 5), nn.Tanh(), nn.Linear(5, 3)).double()
 
 
-def examples(count: int = 10, lr: float = 0.1) -> Examples:
+def examples(count: int = 10, lr: float = 0.1, torus: Torus = ORDINARY) -> TensorExamples:
     generator = rng(0, "examples")
-    images = torch.randn(count, *SHAPE, generator=generator, dtype=torch.float64)
+    images = torch.randn(count, *torus.extent(SHAPE), generator=generator, dtype=torch.float64)
     targets = torch.randn(count, 3, generator=generator, dtype=torch.float64).softmax(dim=1)
-    return Examples(images, targets, lr)
+    return TensorExamples(images, targets, lr, torus)
 
 
 def held_out(count: int = 30) -> Split:
@@ -33,7 +34,7 @@ def held_out(count: int = 30) -> Split:
     return Split(torch.randn(count, *SHAPE, generator=generator, dtype=torch.float64), torch.randint(3, (count,), generator=generator))
 
 
-def by_hand(start: nn.Sequential, data: Examples, recipe: EvalRecipe) -> list[Tensor]:
+def by_hand(start: nn.Sequential, data: TensorExamples, recipe: EvalRecipe) -> list[Tensor]:
     """SGD written out: g = ∇ℓ + decay θ, v = μ v + g, θ = θ − lr v; v starts anew when the rate drops."""
     values = [parameter.detach().clone().requires_grad_() for parameter in start.parameters()]
     lr, momentum = data.lr, recipe.momentum
@@ -45,12 +46,14 @@ def by_hand(start: nn.Sequential, data: Examples, recipe: EvalRecipe) -> list[Te
         generator = rng(7, "evaluate", 0, epoch)
         order = torch.randperm(len(data.images), generator=generator)
         for first in range(0, len(order), recipe.batch):
-            batch = order[first : first + recipe.batch]
-            seen = (
-                apply(data.images[batch], draw(recipe.augmentation, len(batch), SHAPE, generator))
-                if recipe.augmentation
-                else data.images[batch]
-            )
+            batch = order[first : first + recipe.batch].repeat(data.torus.samples)
+            seen = data.images[batch]
+            if data.torus.canvas > 1:
+                corners = [torch.randint(data.torus.canvas * side, (len(batch),), generator=generator).tolist() for side in SHAPE[1:]]
+                moved = [image.roll((-row, -column), (1, 2)) for image, row, column in zip(seen, *corners, strict=True)]
+                seen = torch.stack(moved)[:, :, : SHAPE[1], : SHAPE[2]]
+            if recipe.augmentation:
+                seen = apply(seen, draw(recipe.augmentation, len(batch), SHAPE, generator))
             hidden = torch.tanh(seen.flatten(1) @ values[0].T + values[1])
             logits = hidden @ values[2].T + values[3]
             logarithm = logits - logits.exp().sum(dim=1, keepdim=True).log()
@@ -65,11 +68,12 @@ def by_hand(start: nn.Sequential, data: Examples, recipe: EvalRecipe) -> list[Te
 
 @pytest.mark.parametrize("augmentation", ["", "color_crop_cutout_flip_scale_rotate"])
 @pytest.mark.parametrize("momentum_after", [None, 0.8])
-def test_training_equals_sgd_written_out(augmentation: str, momentum_after: float | None) -> None:
+@pytest.mark.parametrize("torus", [ORDINARY, Torus(canvas=2), Torus(canvas=3, samples=2)], ids=["images", "textures", "several crops"])
+def test_training_equals_sgd_written_out(augmentation: str, momentum_after: float | None, torus: Torus) -> None:
     recipe = EvalRecipe(
         name="short", epochs=7, batch=4, decay_factor=0.5, momentum_after=momentum_after, augmentation=augmentation, weight_decay=0.01
     )
-    data, trained = examples(), network()
+    data, trained = examples(torus=torus), network()
     expected = by_hand(network(), data, recipe)
     train_network(trained, data, recipe, held_out(), lambda epoch: rng(7, "evaluate", 0, epoch))
     for parameter, value in zip(trained.parameters(), expected, strict=True):
@@ -88,7 +92,7 @@ def test_the_confusion_matrix_counts_every_image_once_in_its_own_row(monkeypatch
     monkeypatch.setattr("astdistill.accuracy.BATCH", 7)
     split = held_out(30)
     expected = [[0] * 3 for _ in range(3)]
-    for image, label in zip(split.images, split.labels.tolist(), strict=True):
+    for image, label in zip(split.whole(), split.labels.tolist(), strict=True):
         expected[label][int(network()(image[None]).argmax())] += 1
     counts = confusion(network(), split, 3)
     assert counts.tolist() == expected

@@ -51,7 +51,7 @@ def progress():
 def hard(blobs: Dataset) -> Dataset:
     """With a test split that no network gets all right, so that accuracies differ."""
     noise = torch.randn(blobs.test.images.shape, generator=torch.Generator().manual_seed(0))
-    return replace(blobs, test=replace(blobs.test, images=blobs.test.images + 1.5 * noise))
+    return replace(blobs, test=replace(blobs.test, images=blobs.test.whole() + 1.5 * noise))
 
 
 def test_two_workers_find_the_scores_of_one_process(tmp_path: Path, hard: Dataset, distil: Distil) -> None:
@@ -102,7 +102,7 @@ def test_tiny_work_stays_in_this_process(monkeypatch: pytest.MonkeyPatch, blobs:
 def test_every_row_is_counted_by_the_images_it_sees(monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil) -> None:
     shown: list[tuple[int, int]] = []
     real = evaluation.bar
-    monkeypatch.setattr(evaluation, "bar", lambda title, total, done: shown.append((total, done)) or real(title, total, done))
+    monkeypatch.setattr(evaluation, "bar", lambda title, total, done, unit: shown.append((total, done)) or real(title, total, done, unit))
     monkeypatch.setattr(evaluation, "train_network", lambda *words: NetworkResult(0.0))
     evaluate_all(distil(blobs), blobs, RECIPE, seeds=2)
     assert shown == [(2 * 3 * 6 * 3 + 2 * 72, 0)]
@@ -119,7 +119,7 @@ def test_the_long_ones_come_first_behind_the_distilled_set(monkeypatch: pytest.M
             order.append(recipe.epochs)
             return NetworkResult(0.0)
 
-        monkeypatch.setattr("astdistill.evaluation.comparison.divide", lambda *_, crew=crew: crew)
+        monkeypatch.setattr("astdistill.evaluation.places.divide", lambda *_, crew=crew: crew)
         monkeypatch.setattr(evaluation, "train_network", note)
         monkeypatch.setattr(evaluation, "pool", lambda work, shared, crew, progress, *_: _here(work, shared, progress))
         evaluate_all(distil(blobs), blobs, RECIPE.replace(full_epochs=9), seeds=2)

@@ -38,7 +38,7 @@ def test_labels_that_say_nothing_give_chance(blobs: Dataset) -> None:
 
 def test_networks_differ_by_number_and_repeat_by_seed(blobs: Dataset, distil: Distil) -> None:
     noise = torch.randn(blobs.test.images.shape, generator=torch.Generator().manual_seed(0))
-    hard = replace(blobs, test=Split(blobs.test.images + 1.5 * noise, blobs.test.labels))
+    hard = replace(blobs, test=Split(blobs.test.whole() + 1.5 * noise, blobs.test.labels))
     short = SHORT.replace(epochs=3)
     first = entry(evaluate(distil(hard, 2), hard, recipe=short, seeds=3))
     assert len(set(first)) > 1

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from astdistill.errors import InputError
-from astdistill.evaluation import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, Entry, NetworkResult, Scores, markdown, table
+from astdistill.evaluation import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, Entry, NetworkResult, Scores, table
+from astdistill.tabulation import markdown, terminal
 
 FINAL = [NetworkResult(40.0), NetworkResult(42.0), NetworkResult(47.0)]
 CHECKED = [NetworkResult(40.0, 44.0), NetworkResult(42.0, 43.0)]
@@ -67,7 +68,7 @@ def test_a_file_without_scores_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_table_names_protocol_n_and_what_is_reported() -> None:
-    shown = text(table(scores()))
+    shown = text(terminal(table(scores())))
     for word in ("synthetic, convnet-d3", "random real images", "full data", "43.0 ± 3.6", "Protocol MTT", "the last epoch", "n = 1 to 3"):
         assert word in shown
     assert "best" not in shown
@@ -76,7 +77,7 @@ def test_table_names_protocol_n_and_what_is_reported() -> None:
 
 def test_a_best_figure_stands_beside_the_final_one_and_is_named_so() -> None:
     checked = Scores(recipe=AST_RELEASED_PROTOCOL, architecture={"convnet-d3": Entry.of(CHECKED, "best")})
-    for shown in (text(table(checked)), markdown(checked)):
+    for shown in (text(terminal(table(checked))), markdown(table(checked))):
         assert "best on test" in shown
         assert "41.0 ± 1.4" in shown
         assert "43.5 ± 0.7" in shown
@@ -91,8 +92,8 @@ def test_diverged_networks_and_shorter_full_training_show_in_the_table() -> None
         baselines={"full": Entry.of(FINAL, "final")},
     )
     assert found.diverged == 1
-    assert "| synthetic, mlp | 25.5 ± 21.9 | 2 | 1 |" in markdown(found)
-    assert "full data, 30 epochs" in markdown(found)
+    assert "| synthetic, mlp | 25.5 ± 21.9 | 2 | 1 |" in markdown(table(found))
+    assert "full data, 30 epochs" in markdown(table(found))
 
 
 COUNTS = ((3, 1), (2, 2))

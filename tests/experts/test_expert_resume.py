@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from killing import killed
+from killing import Killed, killed, killed_at_write
 from problems import TINY, blobs, tiny_experts
 
 from astdistill.data import Dataset
@@ -41,26 +39,6 @@ def run():
 def progress():
     return sum(len(read_lines(path)) for path in OUT.glob("*/log.jsonl"))
 """
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing in the package catches it."""
-
-
-@contextmanager
-def killed_at_write(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[None]:
-    """Every file is flushed to disk before it counts: stop at flush `number`, that is between any two of a training's writes."""
-    flush, left = os.fsync, [number]
-
-    def counted(handle: int) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-        flush(handle)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", counted)
-        yield
 
 
 def same(first: TrajectoryStore, second: TrajectoryStore) -> bool:
@@ -143,7 +121,9 @@ def test_rows_behind_the_state_start_the_expert_anew(tmp_path: Path, monkeypatch
 def test_a_broken_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
     state = cut(tmp_path / "cut", dataset, monkeypatch) / "state.safetensors"
     os.truncate(state, state.stat().st_size // 2)
-    with pytest.raises(InputError, match=r"000\.partial/state\.safetensors is not a whole safetensors file .*; delete it and run"):
+    with pytest.raises(
+        InputError, match=r"000\.partial/state\.safetensors is not a whole safetensors file .*; name another, or move it away"
+    ):
         tiny_experts(tmp_path / "cut", dataset, count=1, recipe=AST_LIKE)
     state.unlink()
     found = tiny_experts(tmp_path / "cut", dataset, count=1, recipe=AST_LIKE)

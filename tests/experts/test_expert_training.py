@@ -80,7 +80,7 @@ def test_an_epoch_in_float64_is_explicit_sgd_to_rounding(form: str) -> None:
     recipe = STEEP.replace(epochs=1, penalty=2.0, penalty_form=form, augmentation="color_crop_rotate")
     wanted = reference_experts.trajectory(dataset, TINY, recipe, 3, 0, [0.4], [0.05])
     network = build_model(TINY, dataset.shape, 2, seed=derive(3, "expert", 0)).double()
-    split = Split(dataset.train.images.double(), dataset.train.labels)
+    split = Split(dataset.train.whole().double(), dataset.train.labels)
     trainee = Trainee(network)
     train_epoch(trainee, make_optimiser(trainee, recipe, 0), split, 2, recipe, 0, derive(3, "expert", 0, 0))
     found = trainee.theta.detach()

@@ -44,7 +44,7 @@ def test_an_epoch_in_float64_is_explicit_gsam_to_rounding(form: str) -> None:
     recipe = FLAT.replace(epochs=1, penalty=0.5, penalty_form=form, augmentation="color_crop_rotate")
     wanted = reference_experts.trajectory(dataset, TINY, recipe, 3, 0, [1.0], [0.05])
     trainee = Trainee(build_model(TINY, dataset.shape, 2, seed=derive(3, "expert", 0)).double())
-    split = Split(dataset.train.images.double(), dataset.train.labels)
+    split = Split(dataset.train.whole().double(), dataset.train.labels)
     train_epoch(trainee, make_optimiser(trainee, recipe, 0), split, 2, recipe, 0, derive(3, "expert", 0, 0))
     assert relative(trainee.theta.detach() - wanted[0], wanted[1] - wanted[0]) < 1e-9
 

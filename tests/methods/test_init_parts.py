@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from astdistill.experts import TrajectoryStore
 from astdistill.methods.parts import (
     CorrectInit,
     ExpertTargets,
+    FileInit,
     HardTargets,
     Init,
     NoiseInit,
@@ -26,11 +28,13 @@ from astdistill.methods.parts import (
 from astdistill.methods.parts.init import expert_logits
 from astdistill.models import FlatModel, build_model
 from astdistill.seeds import derive, rng
+from astdistill.synthetic import SyntheticSet
+from astdistill.textures import Torus
 
 
 def places(dataset: Dataset, images: Tensor) -> list[int]:
     """Which training image each one is: found by its pixels, so that nothing the code says about indices is believed."""
-    same = (images[:, None] == dataset.train.images[None]).flatten(2).all(dim=2)
+    same = (images[:, None] == dataset.train.whole()[None]).flatten(2).all(dim=2)
     assert bool((same.sum(dim=1) == 1).all())
     return same.int().argmax(dim=1).tolist()
 
@@ -51,10 +55,10 @@ def test_the_right_number_of_each_class_none_twice_and_labels_with_their_images(
 
 def test_the_start_is_a_copy(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
     found = RealInit()(dataset, experts, model, 24, 0)
-    before = dataset.train.images.clone()
+    before = dataset.train.whole().clone()
     found.images.zero_()
     found.labels.zero_()
-    assert torch.equal(dataset.train.images, before)
+    assert torch.equal(dataset.train.whole(), before)
     assert int(dataset.train.labels.max()) == 2
 
 
@@ -72,17 +76,17 @@ def final_logits(experts: TrajectoryStore, expert: int, dataset: Dataset, images
 
 
 def test_logits_are_those_of_one_expert_at_its_end(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
-    images = dataset.train.images[:5]
-    wanted = [final_logits(experts, expert, dataset, images) for expert in (0, 1)]
+    five = dataset.train.select(torch.arange(5))
+    wanted = [final_logits(experts, expert, dataset, five.whole()) for expert in (0, 1)]
     drawn = set()
     for seed in range(12):
-        found = expert_logits(experts, model, images, seed)
-        assert torch.equal(found, expert_logits(experts, model, images, seed))
+        found = expert_logits(experts, model, five, seed)
+        assert torch.equal(found, expert_logits(experts, model, five, seed))
         near = [bool(torch.allclose(found, each, atol=1e-5)) for each in wanted]
         assert sum(near) == 1
         drawn.add(near.index(True))
     assert drawn == {0, 1}
-    only = {tuple(expert_logits(experts.first(1), model, images, seed).flatten().tolist()) for seed in range(4)}
+    only = {tuple(expert_logits(experts.first(1), model, five, seed).flatten().tolist()) for seed in range(4)}
     assert len(only) == 1
 
 
@@ -119,7 +123,7 @@ def test_the_released_initialisation_takes_the_nearest_of_the_whole_class(
     assert found.labels.tolist() == dataset.train.labels[chosen].tolist() == [label for label in range(3) for _ in range(ipc)]
     for label in range(3):
         members = dataset.train.of_class(label)
-        logits = expert_logits(experts.first(1), model, dataset.train.images[members], 0).double()
+        logits = expert_logits(experts.first(1), model, dataset.train.select(members), 0).double()
         means: Any = KMeans
         centres = means(10, n_init=4, random_state=derive(0, "init", label) % 2**32).fit(logits.numpy()).cluster_centers_
         ours, each = chosen[label * ipc : (label + 1) * ipc], ipc // 10
@@ -150,7 +154,7 @@ def test_targets(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, TrajectoryStore]:
     """A data set that is hard for its one expert: every fourth image carries another class's picture."""
     clean = blobs()
-    train, test = (clean.preprocessing.invert(split.images).clamp(0, 1) for split in (clean.train, clean.test))
+    train, test = (clean.preprocessing.invert(split.whole()).clamp(0, 1) for split in (clean.train, clean.test))
     train[::4] = train[::4].roll(1, dims=0)
     hard = dataset_from_tensors(train, clean.train.labels, test, clean.test.labels, name="mixed")
     return hard, tiny_experts(tmp_path_factory.mktemp("mixed"), hard, count=1)
@@ -163,7 +167,7 @@ def test_the_start_is_what_the_expert_gets_right_and_then_what_it_nearly_does(ip
     chosen, failed = places(dataset, found.images), 0
     for label in range(3):
         members = dataset.train.of_class(label).tolist()
-        rows = final_logits(store, 0, dataset, dataset.train.images[members]).tolist()
+        rows = final_logits(store, 0, dataset, dataset.train.whole()[members]).tolist()
         wrong_by = {member: max(row) - row[label] for member, row in zip(members, rows, strict=True)}
         right = {member for member, margin in wrong_by.items() if margin == 0}
         ours = chosen[label * ipc : (label + 1) * ipc]
@@ -197,3 +201,49 @@ def test_teslas_labels_are_those_of_the_sampled_target(heat: float, dataset: Dat
     torch.testing.assert_close(part.at(before, images, segment, model).softmax(dim=1), wanted, rtol=0, atol=1e-5)
     assert ExpertTargets().at(before, images, segment, model) is before
     assert HardTargets().at(before, images, segment, model) is before
+
+
+@pytest.mark.parametrize(
+    "init", [RealInit(), RepresentativeInit(), CorrectInit(), RepresentativeInitAsReleased()], ids=lambda part: type(part).__name__
+)
+@pytest.mark.parametrize(("canvas", "repeats"), [(1, False), (2, True)])
+def test_a_class_that_cannot_fill_its_canvases_comes_round_again(
+    init: Init, canvas: int, repeats: bool, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+) -> None:
+    """Ten images of each class: at canvas 2 that is forty cells for twenty-four training images."""
+    found = init(dataset, experts, model, 10 * canvas**2, seed=0)
+    rows, members = dataset.train.whole().flatten(1).tolist(), found.images.flatten(1).tolist()
+    chosen = [rows.index(image) for image in members]
+    assert found.labels.tolist() == dataset.train.labels[chosen].tolist() == [label for label in range(3) for _ in range(10 * canvas**2)]
+    counts = [chosen.count(image) for image in set(chosen)]
+    assert (max(counts) > 1) == repeats
+    assert max(counts) - min(counts) <= 1 or isinstance(init, RepresentativeInitAsReleased)
+
+
+def test_the_released_initialisation_refuses_classes_smaller_than_its_clusters() -> None:
+    with pytest.raises(InputError, match="needs 10 training images of every class for its ten clusters, the smallest has 7"):
+        RepresentativeInitAsReleased().check(blobs(count=7), 20)
+
+
+@pytest.mark.parametrize(("before", "after"), [((2, 1), (2, 1)), ((1, 4), (2, 1)), ((2, 1), (1, 4)), ((2, 4), (4, 1))], ids=str)
+def test_a_file_starts_canvases_from_its_canvases_or_images(
+    before: tuple[int, int], after: tuple[int, int], tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+) -> None:
+    """(k, images per class) of the file and of the run: what counts is that there are as many cells."""
+    (canvas, ipc), (wanted, each) = before, after
+    images = torch.randn(3 * ipc, 1, 8 * canvas, 8 * canvas, generator=rng(0, "canvases"))
+    targets = torch.eye(3).repeat_interleave(ipc, 0)
+    SyntheticSet(images, targets, torch.tensor(0.01), dataset.classes, dataset.preprocessing, dataset.config, TINY, canvas=canvas).save(
+        tmp_path / "a.safetensors"
+    )
+    init, cells = FileInit(path=tmp_path / "a.safetensors"), each * wanted**2
+    init.check(dataset, cells)
+    found = init(dataset, experts, model, cells, 0)
+    assert found.images.shape == (3 * cells, 1, 8, 8)
+    assert found.labels.tolist() == [label for label in range(3) for _ in range(cells)]
+    started = Torus(canvas=wanted).tiled(found.images)
+    assert sorted(started.flatten().tolist()) == sorted(images.flatten().tolist())
+    if before == after:
+        assert torch.equal(started, images)
+    with pytest.raises(InputError, match=rf"has other images per class \({cells}\) than this run \({cells + 1}\)"):
+        init.check(dataset, cells + 1)

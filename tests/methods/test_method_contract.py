@@ -23,7 +23,8 @@ from astdistill.experts import Segment, TrajectoryStore
 from astdistill.methods import AST, AST_AS_RELEASED, MTT, Method, find_method, methods
 from astdistill.models import FlatModel
 from astdistill.seeds import rng
-from astdistill.unroll import Variables
+from astdistill.textures import Torus
+from astdistill.unroll import InnerLoop, Variables, draw_plan
 
 NAMES = [*methods(), "users_paper:STEADY", "ast_soft_window:AST_SOFT_WINDOW"]
 STEPS, MATCHED, STARTS = 6, 2, 4
@@ -130,6 +131,42 @@ def test_twenty_outer_steps_lower_the_objective(method: Method, dataset: Dataset
     assert all(set(line) - {"passed"} == {"iteration", "loss", "lr"} for line in lines)
 
 
+def test_an_outer_step_on_canvases_is_the_reference_gradient(
+    method: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+) -> None:
+    """Textures for every method: its start, its labels, one step of it, and the set that comes of it."""
+    torus = Torus(canvas=2, samples=2)
+    settings = SETTINGS.replace(batch_syn=7, canvas=2, canvas_samples=2, iterations=2)
+    run = Distillation(dataset, experts, method, IPC, settings, None, 5, model)
+    state = run.start()
+    assert state.images.shape == (3 * IPC, 1, 16, 16)
+    state.counters.iteration = 3
+    segment = method.sample(experts, 3, STARTS, MATCHED, 5)
+    start = method.perturb(segment.start, model, rng(5, "perturb", 3))
+    plan = draw_plan(STEPS, 3 * IPC, 7, "flip", dataset.shape, rng(5, "plan", 3), torus=torus)
+    assert plan.indices.shape == (STEPS, 14)
+    inner = InnerLoop(model, plan, method.momentum, method.weight(segment.epoch, STARTS), method.labels.kind)
+
+    def of_cells(theta: torch.Tensor, canvases: torch.Tensor) -> torch.Tensor:
+        corners = [canvases[:, :, top : top + 8, left : left + 8] for top in (0, 8) for left in (0, 8)]
+        return torch.stack([model(theta, corner) for corner in corners]).mean(dim=0)
+
+    targets = method.labels.at(state.targets, state.images, segment, of_cells)
+    wanted = reference.unrolled_gradient(
+        inner,
+        start,
+        Variables(state.images, targets, torch.tensor(0.05)),
+        method.goal(segment, start, STEPS),  # type: ignore[arg-type]
+    )
+    found = run.gradient(state)
+    for fast, slow in zip((found.images, found.targets, found.lr), wanted, strict=True):
+        assert float((fast - slow).norm() / slow.norm()) < (1e-3 if method.estimator.exact else 1.0)
+    made = distill(dataset, experts, method=method, ipc=IPC, settings=settings)
+    assert (made.canvas, made.canvas_samples, made.ipc, made.shape) == (2, 2, IPC, dataset.shape)
+    assert bool(made.images.isfinite().all())
+    assert made.provenance["skipped"] == 0
+
+
 def test_the_set_says_what_the_method_did(method: Method, dataset: Dataset, experts: TrajectoryStore) -> None:
     found = distill(dataset, experts, method=method, ipc=IPC, settings=SETTINGS.replace(iterations=2))
     assert (found.method, found.momentum, found.labels, found.augmentation) == (method.name, method.momentum, method.labels.kind, "flip")
@@ -142,8 +179,6 @@ def test_the_set_says_what_the_method_did(method: Method, dataset: Dataset, expe
 
 def test_an_outer_step_is_the_reference_gradient(method: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
     """`Distillation.gradient` puts the decisions together: by hand, from the same draws, in float32."""
-    from astdistill.unroll import InnerLoop, draw_plan
-
     run = Distillation(dataset, experts, method, IPC, SETTINGS.replace(batch_syn=7), None, 5, model)
     state = run.start()
     state.counters.iteration = 3

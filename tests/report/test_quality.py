@@ -49,6 +49,15 @@ def test_epoch_table_of_one_expert_without_train_accuracy() -> None:
     assert "momentum: n = 1 expert, so no deviation" in shown
 
 
+def test_imported_experts_have_steps_alone(tmp_path: Path) -> None:
+    moved = [ExpertCurve(step_squared=[2.0, 1.0]), ExpertCurve(step_squared=[4.0, 3.0])]
+    assert "MTT │ 2 │ 2 │ – │ – │ 2 – 3" in printed(quality_table({"MTT": moved}))
+    assert "1 │ – │ – │ 3 ± 1.4 │" in printed(epoch_table("MTT", moved))
+    for name, stores in (("alone.png", {"MTT": moved}), ("beside.png", {"MTT": moved, "AST": SMOOTH})):
+        save_quality(stores, tmp_path / name)
+        assert size(tmp_path / name) == (1472, 592)
+
+
 def test_figure_of_several_stores_is_one_png_and_the_same_each_time(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         save_quality({"AST": SMOOTH, "momentum": ROUGH}, tmp_path / name)

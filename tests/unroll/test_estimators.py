@@ -12,11 +12,16 @@ from problems import Problem, problem
 from torch import Tensor
 
 from astdistill.seeds import rng
+from astdistill.textures import CircularCrops, Torus
 from astdistill.unroll import Backprop, Estimator, FirstOrder, MetaGradient, Nearest, Recompute, Truncated, Variables
 
 CASES = [
     {"momentum": momentum, "read": read, "batch": batch, "soft": soft}
     for momentum, read, batch, soft in itertools.product((0.0, 0.9), ((4,), (1, 3, 4)), (None, 4), (False, True))
+]
+CASES += [
+    {"momentum": 0.9, "read": (1, 3, 4), "batch": batch, "soft": soft, "torus": Torus(canvas=canvas, samples=samples)}
+    for batch, soft, canvas, samples in ((None, False, 2, 1), (4, True, 2, 3), (4, False, 3, 2))
 ]
 EXACT = {
     "backprop": Backprop(),
@@ -132,6 +137,39 @@ def test_the_mean_of_meta_gradients() -> None:
     for name in ("loss", "images", "targets", "lr"):
         torch.testing.assert_close(getattr(found, name), (getattr(parts[0], name) + getattr(parts[1], name) + getattr(parts[2], name)) / 3)
         assert torch.equal(getattr(MetaGradient.mean(parts[:1]), name), getattr(parts[0], name))
+
+
+def test_a_canvas_learns_at_every_pixel_that_was_seen() -> None:
+    """With flips alone, a pixel has a derivative exactly if one of the drawn crops holds it."""
+    case = problem(steps=3, torus=Torus(canvas=3), read=(3,))
+    seen = torch.zeros(case.variables.images.shape[0], 18, 18, dtype=torch.bool)
+    for chosen, crops in zip(case.inner.plan.indices, case.inner.plan.crops, strict=True):
+        assert isinstance(crops, CircularCrops)
+        for image, row, column in zip(chosen.tolist(), crops.rows.tolist(), crops.columns.tolist(), strict=True):
+            seen[image] |= (((torch.arange(18) - row) % 18 < 6)[:, None]) & ((torch.arange(18) - column) % 18 < 6)
+    assert 0 < int(seen.sum()) < seen.numel()
+    assert torch.equal((run(Recompute(), case).images != 0).any(dim=1), seen)
+
+
+def test_a_shifted_canvas_with_shifted_crops_is_the_same_problem() -> None:
+    """The torus has no place of its own: circular shifts of X and of the drawn corners change nothing but where the derivative lies."""
+    case = problem(torus=Torus(canvas=2, samples=2), batch=4)
+    shift = (5, -3)
+    crops = tuple(
+        CircularCrops(each.size, each.rows + shift[0], each.columns + shift[1])
+        for each in case.inner.plan.crops
+        if isinstance(each, CircularCrops)
+    )
+    assert len(crops) == case.inner.plan.steps
+    moved = replace(
+        case,
+        inner=replace(case.inner, plan=replace(case.inner.plan, crops=crops)),
+        variables=replace(case.variables, images=case.variables.images.roll(shift, (2, 3))),
+    )
+    found, wanted = run(Recompute(), moved), run(Recompute(), case)
+    assert torch.equal(found.loss, wanted.loss)
+    assert torch.equal(found.lr, wanted.lr)
+    assert torch.equal(found.images, wanted.images.roll(shift, (2, 3)))
 
 
 def test_same_plan_same_bits() -> None:

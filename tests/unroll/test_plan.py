@@ -6,6 +6,7 @@ import torch
 
 from astdistill.augment import STRATEGY
 from astdistill.seeds import rng
+from astdistill.textures import Crops, Torus
 from astdistill.unroll import draw_plan
 
 SHAPE = (3, 8, 8)
@@ -30,3 +31,24 @@ def test_equal_generators_give_equal_plans() -> None:
     assert torch.equal(first.indices, second.indices)
     assert [draw.op for draw in first.augmentation] == [draw.op for draw in second.augmentation]
     assert not torch.equal(first.indices, other.indices)
+
+
+def test_every_look_at_a_canvas_has_its_own_crop() -> None:
+    torus = Torus(canvas=2, samples=3)
+    plan = draw_plan(5, 9, 4, STRATEGY, SHAPE, rng(0, "plan"), torus=torus)
+    ordinary = draw_plan(5, 9, 4, STRATEGY, SHAPE, rng(0, "plan"))
+    assert torch.equal(plan.indices, ordinary.indices.repeat(1, 3))
+    canvases = torch.randn(9, 3, 16, 16, generator=rng(0, "canvases"))
+    for step in range(5):
+        drawn = plan.crops[step](canvases[plan.indices[step]])
+        assert drawn.shape == plan.augment(step, canvases[plan.indices[step]]).shape == (12, 3, 8, 8)
+        assert len({tuple(image.flatten().tolist()) for image in drawn}) == 12
+        assert all(len(number) == 12 for number in plan.augmentation[step].numbers.values())
+
+
+def test_ordinary_images_are_seen_whole_and_cost_no_draw() -> None:
+    images, generator = torch.randn(4, *SHAPE), rng(0, "plan")
+    before = generator.get_state()
+    assert Torus().draw(4, (8, 8), generator)(images) is images
+    assert torch.equal(generator.get_state(), before)
+    assert all(type(crops) is Crops for crops in draw_plan(2, 4, None, "", SHAPE, generator).crops)

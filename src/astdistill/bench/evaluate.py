@@ -64,7 +64,7 @@ def random_images(case: Case) -> Dataset:
 
 
 def _published(case: Case, dataset: Dataset) -> object:
-    train, test = (TensorDataset(part.images, part.labels) for part in (dataset.train, dataset.test))
+    train, test = (TensorDataset(part.whole(), part.labels) for part in (dataset.train, dataset.test))
     return published.evaluated(case.net, train, test, case.networks, case.epochs, STRATEGY, REAL_LR)
 
 

@@ -66,19 +66,18 @@ def our_trainer(case: Case, tested: Split) -> Trainer:
 def our_data(case: Case, split: Split) -> None:
     """Selection and augmentation of one epoch alone, as our training does them."""
     generator = rng(0, "epoch")
-    for chosen in torch.randperm(len(split), generator=generator).split(case.batch):
-        images, _ = split.images[chosen], split.labels[chosen]
-        apply(images, draw(case.recipe.augmentation, len(chosen), case.net.shape, generator))
+    for images, _ in split.batches(case.batch, torch.randperm(len(split), generator=generator)):
+        apply(images, draw(case.recipe.augmentation, len(images), case.net.shape, generator))
 
 
 def published_trainer(case: Case, tested: Split) -> Trainer:
     """One network fed by a DataLoader over single items, tested after every epoch."""
     network, recipe = published.convnet(case.net), case.recipe
     optimiser = torch.optim.SGD(network.parameters(), lr=recipe.lr, momentum=recipe.momentum)
-    test = published.loader(tested.images, tested.labels, case.batch, False)
+    test = published.loader(tested.whole(), tested.labels, case.batch, False)
 
     def train(split: Split) -> object:
-        batches = published.loader(split.images, split.labels, case.batch, True)
+        batches = published.loader(split.whole(), split.labels, case.batch, True)
         return published.train_epoch(network, optimiser, batches, recipe.augmentation, recipe.penalty, _same_draws(split))
 
     return Trainer(train, lambda: published.accuracy(network, test))
@@ -87,7 +86,7 @@ def published_trainer(case: Case, tested: Split) -> Trainer:
 def published_data(case: Case, split: Split) -> None:
     """The same epoch's batches and augmentation alone."""
     generator = _same_draws(split)
-    for images, _ in published.loader(split.images, split.labels, case.batch, True):
+    for images, _ in published.loader(split.whole(), split.labels, case.batch, True):
         apply(images, draw(case.recipe.augmentation, len(images), case.net.shape, generator))
 
 

@@ -38,6 +38,17 @@ class Net(NamedTuple):
         return self.width * (self.size >> self.depth) ** 2
 
     @property
+    def parameters(self) -> int:
+        """P: kernels, biases, scales and offsets of the blocks, and the linear layer."""
+        blocks = sum((9 * block.inputs + 3) * block.outputs for block in self.convolutions)
+        return blocks + (self.features + 1) * self.classes
+
+    @property
+    def planes(self) -> int:
+        """Numbers that come out of all convolutions for one image: what norms, activations and transforms pass over."""
+        return sum(block.outputs * block.side**2 for block in self.convolutions)
+
+    @property
     def convolutions(self) -> tuple[Convolution, ...]:
         """First to last."""
         return tuple(Convolution(self.width if block else self.channels, self.width, self.size >> block) for block in range(self.depth))

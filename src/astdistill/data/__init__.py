@@ -6,9 +6,10 @@ from .cache import cache_folder
 from .config import DataConfig
 from .dataset import Dataset, Split
 from .loading import load_dataset
-from .preprocessing import Preprocessing, fit_standard, fit_zca
-from .representatives import representatives
+from .preprocessing import Preprocessing, fit_standard
+from .representatives import clustered, representatives
 from .tensors import dataset_from_tensors, dataset_from_torch
+from .zca import fit_zca
 
 __all__ = [
     "DataConfig",
@@ -16,6 +17,7 @@ __all__ = [
     "Preprocessing",
     "Split",
     "cache_folder",
+    "clustered",
     "dataset_from_tensors",
     "dataset_from_torch",
     "fit_standard",

@@ -1,4 +1,4 @@
-"""The user's cache of decoded images and fitted whitenings: found by content, checked when read, made again when broken."""
+"""The user's cache: found by content, checked when read, made again when broken."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from .. import progress
 from ..errors import InputError
 from ..records import digest
 from ..runs import cache_folder, load_tensors, save_tensors
-from .raw import RawData, RawPart
 from .statistics import tensor_digest
 
 FORMAT = 1
@@ -35,8 +34,7 @@ def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
 
     A file that is cut short, altered or from another version is built anew; a folder that cannot be written to only costs time.
     """
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60]
-    path = cache_folder() / f"{plain}-{digest([FORMAT, key])}.safetensors"
+    path = place_of(name, [FORMAT, key], ".safetensors")
     found = _whole(path)
     if found is not None:
         return found
@@ -48,15 +46,9 @@ def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
     return built
 
 
-def cached_data(name: str, key: Any, build: Callable[[], RawData]) -> RawData:
-    """The set that `build` gives, by way of the cache; its pixels stay on disk (memory-mapped) until they are read."""
-    stored = cached(name, key, lambda: _stored(build()))
-    parts = {
-        part: RawPart(stored.tensors[f"{part}.pixels"], stored.tensors[f"{part}.labels"])
-        for part in ("train", "test")
-        if f"{part}.pixels" in stored.tensors
-    }
-    return RawData(stored.header["name"], tuple(stored.header["classes"]), parts["train"], parts.get("test"))
+def place_of(name: str, key: Any, ending: str = "") -> Path:
+    """The file or folder of the cache for what `key` (a JSON-ready value) stands for; `name` is for people who look there."""
+    return cache_folder() / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}-{digest(key)}{ending}"
 
 
 def content(files: Iterable[Path], folder: Path | None = None) -> str:
@@ -91,10 +83,3 @@ def _whole(path: Path) -> Stored | None:
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})
-
-
-def _stored(raw: RawData) -> Stored:
-    tensors = {"train.pixels": raw.train.pixels, "train.labels": raw.train.labels}
-    if raw.test is not None:
-        tensors |= {"test.pixels": raw.test.pixels, "test.labels": raw.test.labels}
-    return Stored(tensors, {"name": raw.name, "classes": list(raw.classes)})

@@ -34,5 +34,9 @@ class DataConfig(Record):
     size: int | None = Field(default=None, ge=8)
     """Resize the short side to this many pixels and crop the centre; without it single-channel 28×28 images, of
     whatever source, are padded to 32×32 (give 28 to keep them), and ImageNet and its subsets get 128."""
+    memory: Literal["auto", "float32", "uint8", "disk"] = "auto"
+    """How images are kept: float32 preprocesses them once, uint8 keeps a quarter of that and preprocesses each batch, disk reads each
+    batch from a file of the cache, for sets larger than memory. auto takes the first that fits, on an accelerator uint8 before float32.
+    It changes results by no more than rounding."""
     seed: int = 0
     """Chooses the held-out images and, where a source has no test part, the test images."""

@@ -2,36 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
 from ..errors import InputError
-from ..shapes import Images, Labels
+from ..seeds import sent
+from ..shapes import Batch, Images, Labels
 from .config import DataConfig
+from .holdings import FloatImages, Holding
 from .preprocessing import Preprocessing
+
+
+class Labelled(NamedTuple):
+    """A batch: images `[B, C, H, W]` as a network sees them, labels `[B]`."""
+
+    images: Batch
+    labels: Labels
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images, preprocessed, `[N, C, H, W]` float32, with their labels `[N]` int64."""
+    """Images `[N, C, H, W]` with their labels `[N]` int64.
 
-    images: Images
+    `images` is a float32 tensor, preprocessed, where the set is kept so, and otherwise a `Holding`, which can be indexed like one. What
+    works for sets of any size asks for batches.
+    """
+
+    images: Images | Holding
     labels: Labels
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of one image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches lie."""
+        return self.images.device
+
+    def batch(self, indices: torch.Tensor) -> Batch:
+        """The images at `indices`, in that order, preprocessed, on the device: a copy."""
+        return self._held[indices]
+
+    def batches(self, size: int, order: torch.Tensor | None = None) -> Iterator[Labelled]:
+        """All images with their labels, `size` at a time, in the stored order or in that of the row numbers `order` (on the CPU)."""
+        labels = self.labels if order is None else self.labels[sent(order, self.labels.device)]
+        return (Labelled(*pair) for pair in zip(self._held.batches(size, order), labels.split(size), strict=True))
+
+    def whole(self) -> Images:
+        """Every image at once, in memory: for small sets."""
+        return self._held[:]
+
     def to(self, device: str | torch.device) -> Split:
-        return Split(self.images.to(device), self.labels.to(device))
+        """The same split on another device."""
+        return Split(self._held.to(device), self.labels.to(device))
 
     def select(self, indices: torch.Tensor) -> Split:
-        """The images at `indices`, in that order."""
-        return Split(self.images[indices], self.labels[indices])
+        """The images at `indices`, in that order, held as they are here."""
+        return Split(self._held.select(indices), self.labels[indices.to(self.labels.device)])
 
     def of_class(self, label: int) -> torch.Tensor:
         """The indices of one class, ascending."""
         return (self.labels == label).nonzero().squeeze(1)
+
+    @property
+    def _held(self) -> Holding:
+        return self.images if isinstance(self.images, Holding) else FloatImages(self.images)
 
 
 @dataclass(frozen=True)
@@ -54,8 +98,12 @@ class Dataset:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width of one image."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return self.train.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches lie."""
+        return self.train.device
 
     def class_sizes(self) -> list[int]:
         """Training images per class."""

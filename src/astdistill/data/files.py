@@ -98,6 +98,8 @@ def from_npz(path: Path) -> RawData:
     """
     import numpy as np
 
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} cannot be read as an .npz file, or is only a part of one; write it with numpy.savez.")
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

@@ -8,15 +8,22 @@ import torch
 from pydantic import ValidationError
 
 from ..errors import InputError, unknown
+from ..progress import phase
 from ..records import digest
+from ..shapes import Images
 from .cache import Stored, cached
 from .config import DataConfig
 from .dataset import Dataset, Split
-from .preprocessing import Preprocessing, fit_standard, fit_zca
+from .holdings import ByteImages, DiskImages, byte_images, disk_images, float_images
+from .memory import Residence, residence
+from .pixel_cache import in_file
+from .pixel_file import PixelFile, StoredPixels, pixel_digest
+from .preprocessing import Preprocessing, fit_standard
 from .raw import RawData, RawPart
 from .selection import first_of_each, stratified
 from .sources import published_statistics, read
 from .statistics import tensor_digest
+from .zca import fit_zca
 
 TEST_SHARE = 0.2
 ZCA_EPS = 0.1
@@ -70,15 +77,21 @@ def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "cpu
     if config.validation:
         train, validation = _held_out(train, raw, config)
     preprocessing = _fitted(train, raw.name, config.whiten)
+    images = sum(len(part) for part in (train, test, validation) if part is not None)
+    where = residence(config.memory, images, train.pixels.shape[1:], config.whiten, device)
+
+    def split(part: RawPart) -> Split:
+        return Split(_held(part.pixels, where, preprocessing, device, raw.name), part.labels.to(device))
+
     return Dataset(
         name=raw.name,
         classes=raw.classes,
-        train=_preprocessed(train, preprocessing, device),
-        test=_preprocessed(test, preprocessing, device),
+        train=split(train),
+        test=split(test),
         preprocessing=preprocessing,
         fingerprint=_fingerprint(train, raw.classes, preprocessing),
         config=config,
-        validation=None if validation is None else _preprocessed(validation, preprocessing, device),
+        validation=None if validation is None else split(validation),
     )
 
 
@@ -113,18 +126,25 @@ def _fitted(train: RawPart, name: str, whiten: str) -> Preprocessing:
         return Preprocessing.standard(*known, shape) if known and channels == 3 else fit_standard(train.pixels)
     if channels * height * width < CACHED_ZCA:
         return fit_zca(train.pixels, ZCA_EPS)
-    stored = cached("zca", [tensor_digest(train.pixels), ZCA_EPS], lambda: _stored(fit_zca(train.pixels, ZCA_EPS)))
+    stored = cached("zca", [pixel_digest(train.pixels), ZCA_EPS], lambda: _fitted_zca(train))
     return Preprocessing.restore(stored.header["preprocessing"], stored.tensors)
 
 
-def _stored(preprocessing: Preprocessing) -> Stored:
+def _fitted_zca(train: RawPart) -> Stored:
+    with phase(f"fitting the ZCA whitening to {len(train):,} images"):
+        preprocessing = fit_zca(train.pixels, ZCA_EPS)
     return Stored(preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
 
 
-def _preprocessed(part: RawPart, preprocessing: Preprocessing, device: str | torch.device) -> Split:
-    images = part.pixels.to(device).to(torch.float32).div_(255)
-    return Split(preprocessing.apply(images), part.labels.to(device))
+def _held(
+    pixels: StoredPixels, where: Residence, preprocessing: Preprocessing, device: str | torch.device, name: str
+) -> Images | ByteImages | DiskImages:
+    if where == "float32":
+        return float_images(pixels, preprocessing, device)
+    if where == "uint8":
+        return byte_images(pixels, preprocessing, device)
+    return disk_images(pixels if isinstance(pixels, PixelFile) else in_file(pixels, name), preprocessing, device)
 
 
 def _fingerprint(train: RawPart, classes: tuple[str, ...], preprocessing: Preprocessing) -> str:
-    return digest([tensor_digest(train.pixels), tensor_digest(train.labels), list(classes), preprocessing.hash])
+    return digest([pixel_digest(train.pixels), tensor_digest(train.labels), list(classes), preprocessing.hash])

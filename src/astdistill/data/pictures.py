@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import progress
 from ..errors import InputError
 from ..shapes import Labels, Pixels
+from .pixel_file import PixelFile
 from .pixels import resized
 from .raw import RawData, RawPart, checked_count
 from .selection import ClassChoice, kept_labels, renumbered
@@ -53,11 +54,19 @@ class Picture:
     where: str
 
 
-def decoded(encoded: Encoded, choice: ClassChoice, size: int | None) -> RawData:
-    """The pixels of the chosen classes, all of one size and one number of channels (grey only if every picture is grey)."""
+def in_memory(*shape: int) -> Pixels:
+    """Room for images of `shape`, to be filled."""
+    return torch.empty(shape, dtype=torch.uint8)
+
+
+def decoded(encoded: Encoded, choice: ClassChoice, size: int | None, room: Callable[..., Pixels] = in_memory) -> RawData:
+    """The pixels of the chosen classes, all of one size and one number of channels (grey only if every picture is grey).
+
+    `room(N, C, H, W)` makes the blocks of uint8 that they are written to.
+    """
     kept = kept_labels(encoded.classes, choice)
-    train = _decoded_part(encoded.train, kept, size, f"{encoded.name} (training part)")
-    test = None if encoded.test is None else _decoded_part(encoded.test, kept, size, f"{encoded.name} (test part)")
+    train = _decoded_part(encoded.train, kept, size, f"{encoded.name} (training part)", room)
+    test = None if encoded.test is None else _decoded_part(encoded.test, kept, size, f"{encoded.name} (test part)", room)
     if test is not None:
         if train.pixels.shape[2:] != test.pixels.shape[2:]:
             raise InputError(
@@ -65,7 +74,7 @@ def decoded(encoded: Encoded, choice: ClassChoice, size: int | None) -> RawData:
                 "choose one size with --data.size."
             )
         channels = max(train.pixels.shape[1], test.pixels.shape[1])
-        train, test = (RawPart(_with_channels(part.pixels, channels), part.labels) for part in (train, test))
+        train, test = (RawPart(_with_channels(part.pixels[:], channels, room), part.labels) for part in (train, test))
     return RawData(encoded.name, tuple(encoded.classes[label] for label in kept), train, test)
 
 
@@ -81,10 +90,10 @@ def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
     return torch.from_numpy(array).unsqueeze(0) if array.ndim == 2 else torch.from_numpy(array).permute(2, 0, 1)
 
 
-def stacked(pictures: Iterator[Picture], count: int) -> Pixels:
+def stacked(pictures: Iterator[Picture], count: int, room: Callable[..., Pixels] = in_memory) -> Pixels:
     """The pictures as one block, grey ones filling all three channels beside RGB. Raises InputError naming two that differ otherwise."""
     first = next(pictures)
-    block = torch.empty(count, *first.pixels.shape, dtype=torch.uint8)
+    block = room(count, *first.pixels.shape)
     for row, picture in enumerate(itertools.chain([first], pictures)):
         if picture.pixels.shape[1:] != first.pixels.shape[1:]:
             raise InputError(
@@ -96,21 +105,21 @@ def stacked(pictures: Iterator[Picture], count: int) -> Pixels:
                 f"Images differ in channels: {first.where} has {len(first.pixels)} and {picture.where} has {len(picture.pixels)}; "
                 "give all the same number (only grey and RGB may be mixed)."
             )
-        block = _with_channels(block, max(len(picture.pixels), block.shape[1]))
+        block = _with_channels(block, max(len(picture.pixels), block.shape[1]), room)
         block[row] = picture.pixels  # a grey picture fills all three channels of a block in colour
     return block
 
 
-def _decoded_part(part: EncodedPart, kept: Sequence[int], size: int | None, where: str) -> RawPart:
+def _decoded_part(part: EncodedPart, kept: Sequence[int], size: int | None, where: str, room: Callable[..., Pixels]) -> RawPart:
     chosen = renumbered(part.labels, kept)
     rows: list[int] = chosen.rows.tolist()
     if not rows:
         raise InputError(f"{where} holds no images of the classes asked for; choose others with --data.classes.")
-    return checked_count(stacked(_pictures(part, rows, size), len(rows)), chosen.labels, where)
+    return checked_count(stacked(_pictures(part, rows, size), len(rows), room), chosen.labels, where)
 
 
 def _pictures(part: EncodedPart, rows: list[int], size: int | None) -> Iterator[Picture]:
-    with progress.bar("Decoding images", len(rows)) as bar:
+    with progress.bar("Decoding images", len(rows), unit="images") as bar:
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             for row, data in zip(chunk, part.fetch(chunk), strict=True):
@@ -136,9 +145,14 @@ def file_bytes(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read ({error}); check its permissions.") from error
 
 
-def _with_channels(block: UInt8[Tensor, "N c H W"], channels: int) -> Pixels:
-    return block if block.shape[1] == channels else block.repeat(1, channels, 1, 1)
+def _with_channels(block: UInt8[Tensor, "N c H W"], channels: int, room: Callable[..., Pixels]) -> Pixels:
+    if block.shape[1] == channels:
+        return block
+    wider = room(len(block), channels, *block.shape[2:])
+    for start in range(0, len(block), CHUNK):
+        wider[start : start + CHUNK] = block[start : start + CHUNK]
+    return wider
 
 
-def _size(pixels: Tensor) -> str:
+def _size(pixels: Tensor | PixelFile) -> str:
     return f"{pixels.shape[-1]}×{pixels.shape[-2]}"

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..records import digest
-from ..shapes import Images, Pixels
-from .statistics import channel_moments, covariance, tensor_digest
+from ..shapes import Images
+from .statistics import Rows, channel_moments, tensor_digest
 
 Kind = Literal["none", "standard", "zca"]
 BLOCK = 4096
-LARGEST_ZCA = 64 * 64 * 3
-"""Above this many values per image the D×D matrix passes 1.2 GB and its eigenvectors take hours."""
 TENSORS: dict[str, tuple[str, ...]] = {"none": (), "standard": ("mean", "std"), "zca": ("mean", "eigenvalues", "eigenvectors")}
 
 
@@ -39,17 +37,19 @@ class Preprocessing:
     eps: float = 0.0
     statistics: str = ""
     """Names the exact statistics a ZCA was fitted on; see `hash`."""
+    matrix: Tensor | None = None
+    """U (Λ + eps)^(−½) Uᵀ `[D, D]`, where `for_batches` has made it."""
 
     @staticmethod
     def none(shape: tuple[int, int, int]) -> Preprocessing:
         """The identity on images of `shape` (channels, height, width)."""
-        return Preprocessing("none", _triple(shape))
+        return Preprocessing("none", triple(shape))
 
     @staticmethod
     def standard(mean: Tensor | Sequence[float], std: Tensor | Sequence[float], shape: tuple[int, int, int] | None = None) -> Preprocessing:
         """(x − mean) / std per channel; both `[C]`, in units of [0, 1] images. Without a shape, images of any height and width fit."""
         mean, std = torch.as_tensor(mean, dtype=torch.float32), torch.as_tensor(std, dtype=torch.float32)
-        shape = (mean.numel(), 0, 0) if shape is None else _triple(shape)
+        shape = (mean.numel(), 0, 0) if shape is None else triple(shape)
         if mean.shape != (shape[0],) or std.shape != (shape[0],) or not bool((std > 0).all()):
             raise InputError(
                 f"Mean {mean.tolist()} and deviation {std.tolist()} must hold one number per channel ({shape[0]}), deviations above 0."
@@ -63,6 +63,13 @@ class Preprocessing:
     def invert(self, images: Images) -> Images:
         """The images in units of [0, 1] again, not clipped: `invert(apply(x))` is x up to rounding."""
         return self._map(images, forward=False)
+
+    def for_batches(self) -> Preprocessing:
+        """The same map with what every batch needs made once: ZCA's whole matrix, which `apply` then multiplies by."""
+        if self.kind != "zca" or self.matrix is not None:
+            return self
+        assert self.eigenvectors is not None
+        return replace(self, matrix=(self.eigenvectors * self._scale(self.eigenvectors, forward=True)) @ self.eigenvectors.T)
 
     def tensors(self) -> dict[str, Tensor]:
         """The fitted tensors by name, for a file; with `describe` they are all that `restore` needs."""
@@ -82,7 +89,7 @@ class Preprocessing:
         if absent:
             raise InputError(f"The tensor '{absent[0]}' of the {kind} preprocessing is missing; take a whole file that astdistill wrote.")
         fitted = {name: tensors[name] for name in TENSORS[kind]}
-        return Preprocessing(kind, _triple(description["shape"]), eps=description["eps"], statistics=description["statistics"], **fitted)
+        return Preprocessing(kind, triple(description["shape"]), eps=description["eps"], statistics=description["statistics"], **fitted)
 
     @property
     def hash(self) -> str:
@@ -96,7 +103,8 @@ class Preprocessing:
 
     def to(self, device: str | torch.device) -> Preprocessing:
         """The same map with its tensors on another device."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        matrix = None if self.matrix is None else self.matrix.to(device)
+        return replace(self, matrix=matrix, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def _map(self, images: Images, forward: bool) -> Images:
         fits = images.ndim == 4 and all(want in (0, got) for want, got in zip(self.shape, images.shape[1:], strict=True))
@@ -115,11 +123,11 @@ class Preprocessing:
         return (images - mean) / std if forward else images * std + mean
 
     def _zca(self, images: Images, forward: bool) -> Images:
-        mean, values, vectors = (_like(tensor, images) for tensor in (self.mean, self.eigenvalues, self.eigenvectors))
-        scale = (values.clamp(min=0) + self.eps).sqrt()
-        scale = 1 / scale if forward else scale
-        few = len(images) < len(mean)
-        matrix = None if few else (vectors * scale) @ vectors.T  # one product for many images, two slim ones for few
+        mean, vectors = _like(self.mean, images), _like(self.eigenvectors, images)
+        scale = self._scale(images, forward)
+        matrix = self.matrix.to(images.device, images.dtype) if forward and self.matrix is not None else None
+        if matrix is None and len(images) >= len(mean):
+            matrix = (vectors * scale) @ vectors.T  # one product for many images, two slim ones for few
         out = torch.empty_like(images, memory_format=torch.contiguous_format)
         for start in range(0, len(images), BLOCK):
             block = images[start : start + BLOCK].flatten(1)
@@ -128,45 +136,24 @@ class Preprocessing:
             out[start : start + BLOCK] = (block if forward else block + mean).view(-1, *self.shape)
         return out
 
+    def _scale(self, images: Tensor, forward: bool) -> Tensor:
+        """What each principal component is multiplied by."""
+        scale = (_like(self.eigenvalues, images).clamp(min=0) + self.eps).sqrt()
+        return 1 / scale if forward else scale
 
-def fit_standard(images01: Images | Pixels) -> Preprocessing:
+
+def fit_standard(images01: Rows) -> Preprocessing:
     """Per-channel mean and deviation of the images, `[N, C, H, W]` uint8, or float in [0, 1].
 
     A channel that never changes keeps deviation 1. uint8 images give the same bits on every machine.
     """
     moments = channel_moments(images01)
     std = moments.std.where(moments.std > 1e-6, torch.ones_like(moments.std))
-    return Preprocessing.standard(moments.mean.float(), std.float(), _triple(images01.shape[1:]))
+    return Preprocessing.standard(moments.mean.float(), std.float(), triple(images01.shape[1:]))
 
 
-def fit_zca(images01: Images | Pixels, eps: float = 0.1) -> Preprocessing:
-    """ZCA whitening fitted on the images, `[N, C, H, W]` uint8, or float in [0, 1]; equal to kornia's `ZCAWhitening(eps=0.1)`.
-
-    x ↦ U (Λ + eps)^(−½) Uᵀ (x − μ) with U Λ Uᵀ the covariance over N − 1. Raises InputError for fewer than two images, and
-    above 64 px in colour, where the matrix no longer fits.
-    """
-    count, shape = len(images01), _triple(images01.shape[1:])
-    size = shape[0] * shape[1] * shape[2]
-    if count < 2:
-        raise InputError(f"ZCA whitening was asked for {count} training image(s); it needs at least 2, so use --data.whiten standard.")
-    if size > LARGEST_ZCA:
-        raise InputError(
-            f"ZCA whitening of {shape} images needs a {size}×{size} matrix; use --data.whiten standard, or --data.size 64 or less."
-        )
-    moments = covariance(images01)
-    values, vectors = torch.linalg.eigh(moments.covariance)
-    return Preprocessing(
-        "zca",
-        shape,
-        mean=moments.mean.float(),
-        eigenvalues=values.float(),
-        eigenvectors=vectors.float().contiguous(),
-        eps=float(eps),
-        statistics=moments.digest,
-    )
-
-
-def _triple(shape: Any) -> tuple[int, int, int]:
+def triple(shape: Any) -> tuple[int, int, int]:
+    """Channels, height, width as plain numbers."""
     channels, height, width = (int(length) for length in shape)
     return channels, height, width
 

@@ -12,14 +12,15 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ..errors import InputError
-from ..shapes import Labels, Pixels
+from ..shapes import Labels
+from .pixel_file import StoredPixels, chosen_rows
 
 
 @dataclass(frozen=True)
 class RawPart:
-    """Pixels `[N, C, H, W]` uint8 with labels `[N]` int64."""
+    """Pixels `[N, C, H, W]` uint8, in memory or in a file, with labels `[N]` int64."""
 
-    pixels: Pixels
+    pixels: StoredPixels
     labels: Labels
 
     def __len__(self) -> int:
@@ -29,7 +30,7 @@ class RawPart:
         """The images at `indices`, in that order; the same part when that is all of them."""
         if len(indices) == len(self) and bool((indices == torch.arange(len(self))).all()):
             return self
-        return RawPart(self.pixels[indices], self.labels[indices])
+        return RawPart(chosen_rows(self.pixels, indices), self.labels[indices])
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class RawData:
     test: RawPart | None
 
     def map_pixels(self, change: Any) -> RawData:
-        """The same set with `change` applied to the pixels of each part."""
-        test = None if self.test is None else RawPart(change(self.test.pixels), self.test.labels)
-        return replace(self, train=RawPart(change(self.train.pixels), self.train.labels), test=test)
+        """The same set with `change` applied to the pixels of each part, which it is given in memory."""
+        test = None if self.test is None else RawPart(change(self.test.pixels[:]), self.test.labels)
+        return replace(self, train=RawPart(change(self.train.pixels[:]), self.train.labels), test=test)
 
 
 def whole_numbers(labels: Any, where: str) -> Labels:

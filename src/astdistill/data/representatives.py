@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,21 @@ from ..errors import InputError
 from ..seeds import derive
 
 
+@dataclass(frozen=True)
+class Clustering:
+    """The cluster of every image `[N]` int64, and the image that represents each cluster, `[count]` int64."""
+
+    clusters: Int[Tensor, " N"]
+    nearest: Int[Tensor, " count"]
+
+
 def representatives(features: Float[Tensor, "N D"], count: int, seed: int) -> Int[Tensor, " count"]:
-    """The indices `[count]` int64 of the images that represent all N, one per K-means centre, no image twice.
+    """The indices `[count]` int64 of the images that represent all N: those of `clustered`."""
+    return clustered(features, count, seed).nearest
+
+
+def clustered(features: Float[Tensor, "N D"], count: int, seed: int) -> Clustering:
+    """The clusters of the N images, and one image that represents each, no image twice.
 
     K-means with k = count on the features (AST, arXiv 2310.10541, takes an expert's logits of one class); for each centre
     the image nearest to it within its own cluster, so indices come in the order of the centres. Where fewer than `count`
@@ -36,7 +50,7 @@ def representatives(features: Float[Tensor, "N D"], count: int, seed: int) -> In
             if allowed.any():
                 chosen[centre] = np.flatnonzero(allowed)[distances[centre, allowed].argmin()]
                 free[chosen[centre]] = False
-    return torch.from_numpy(chosen.astype(np.int64))
+    return Clustering(torch.from_numpy(clusters.astype(np.int64)), torch.from_numpy(chosen.astype(np.int64)))
 
 
 def _clusters(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

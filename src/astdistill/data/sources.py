@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ..errors import InputError, unknown
 from . import imagenet
-from .cache import cached_data, content
+from .cache import content
 from .config import DataConfig
 from .files import class_folders, digits, from_npz, from_picture_folder, has_pictures
 from .hub import from_hub, from_parquet
 from .pictures import decoded
+from .pixel_cache import Room, cached_data
 from .pixels import padded, resized
 from .raw import RawData
 from .selection import ClassChoice, with_classes
@@ -68,6 +69,7 @@ def read(config: DataConfig) -> RawData:
     elif source in imagenet.NAMES:
         raw = _from_imagenet(path, request, source)
     elif source in HUB and not path.is_dir():
+        _check_root()
         raw = _from_hub(HUB[source], source, request)
     elif path.is_dir():
         raw = _from_folder(path, request)
@@ -97,6 +99,13 @@ def _local(source: str) -> Path:
     return Path(root).expanduser() / name if root else Path(os.devnull)
 
 
+def _check_root() -> None:
+    """Refuse a folder of data that is not there: it was named to keep large sets from being downloaded."""
+    root = os.environ.get("ASTDISTILL_DATA")
+    if root and not Path(root).expanduser().is_dir():
+        raise InputError(f"ASTDISTILL_DATA names {root}, which is no folder; correct it, or unset it to let the hub be asked.")
+
+
 def published_name(name: str) -> str:
     """The known name that a source or folder name spells ('CIFAR-100' is cifar100), or the name itself."""
     return next((known for known in NAMES if _plain(known) == _plain(name)), name)
@@ -121,7 +130,7 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
     files = table.files()
     if not files:
         return decoded(table.encoded(), request.choice, request.size)
-    return cached_data(name, request.key(content(files)), lambda: decoded(table.encoded(), request.choice, request.size))
+    return cached_data(name, request.key(content(files)), lambda room: decoded(table.encoded(), request.choice, request.size, room))
 
 
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
@@ -145,9 +154,9 @@ def _from_folder(folder: Path, request: Request) -> RawData:
 
 
 def _from_parquet(folder: Path, files: list[Path], request: Request) -> RawData:
-    def build() -> RawData:
+    def build(room: Room) -> RawData:
         with from_parquet(folder, files, request.image_column, request.label_column) as table:
-            return decoded(table.encoded(), request.choice, request.size)
+            return decoded(table.encoded(), request.choice, request.size, room)
 
     name = folder.resolve().name
     return cached_data(name, [name, *request.key(content(files, folder))], build)
@@ -160,13 +169,13 @@ def _from_pictures(folder: Path, request: Request) -> RawData:
         )
     name, found = folder.resolve().name, from_picture_folder(folder, request.choice)
     key = [name, *request.key(content(found.files, folder)), *found.words]
-    return cached_data(name, key, lambda: decoded(found.encoded, request.choice, request.size))
+    return cached_data(name, key, lambda room: decoded(found.encoded, request.choice, request.size, room))
 
 
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
-    def build() -> RawData:
+    def build(room: Room) -> RawData:
         with tiny_imagenet(path) as encoded:
-            return decoded(encoded, request.choice, request.size)
+            return decoded(encoded, request.choice, request.size, room)
 
     key = ["tiny_imagenet", *request.key(content(content_files(path), path if path.is_dir() else None))]
     return cached_data("tiny_imagenet", key, build)

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..shapes import Images, Pixels
-
 MIDDLE = 128
 EXACT_ROWS = 1024
 """128² × 1024 = 2²⁴: a float32 product of so many rows of uint8 − 128 is exact in whatever order it is summed."""
+SUMMED = 1 << 22
+"""Values that are summed at once: 1,024 images at 32 px, fewer of larger ones. Sums of bytes are exact whatever the blocks."""
+DIGESTED = 1 << 24
+"""Bytes that are read at once of what is digested."""
+
+
+class Rows(Protocol):
+    """A tensor, or what is read like one in slices of its first axis."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def shape(self) -> torch.Size: ...
+    def __getitem__(self, indices: Any, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,7 @@ class Covariance:
     digest: str
 
 
-def channel_moments(images: Images | Pixels) -> ChannelMoments:
+def channel_moments(images: Rows) -> ChannelMoments:
     """The moments of every channel over all images and positions, in one pass over blocks."""
     channels = images.shape[1]
     total = torch.zeros(channels, dtype=torch.float64)
@@ -42,19 +56,19 @@ def channel_moments(images: Images | Pixels) -> ChannelMoments:
     for block in _float64_blocks(images):
         total += block.sum(dim=(0, 2, 3))
         squares += block.square().sum(dim=(0, 2, 3))
-    count = images.numel() / channels
+    count = math.prod(images.shape) / channels
     unit = _unit(images)
     mean = total / count
     variance = (squares / count - mean.square()).clamp(min=0)
     return ChannelMoments(mean / unit, variance.sqrt() / unit)
 
 
-def covariance(images: Images | Pixels) -> Covariance:
+def covariance(images: Rows) -> Covariance:
     """Mean and covariance of the flattened images; memory: a few D×D matrices and one block, never N×D in float.
 
     uint8 pixels are moved by 128 towards 0 first, which changes no covariance and lets four times as many rows be summed exactly.
     """
-    count, size, unit = len(images), images[0].numel(), _unit(images)
+    count, size, unit = images.shape[0], math.prod(images.shape[1:]), _unit(images)
     whole = images.dtype == torch.uint8
     middle = MIDDLE if whole else 0
     total = torch.zeros(size, dtype=torch.float64)
@@ -64,24 +78,36 @@ def covariance(images: Images | Pixels) -> Covariance:
         total += block.sum(dim=0, dtype=torch.float64)
         products += block.T @ block
     mean = total / count
-    products.sub_(torch.outer(total, mean)).div_((count - 1) * unit**2)
+    for rows in range(0, size, EXACT_ROWS):  # in place: another D×D matrix would be the largest thing in memory
+        products[rows : rows + EXACT_ROWS].sub_(torch.outer(total[rows : rows + EXACT_ROWS], mean))
+    products.div_((count - 1) * unit**2)
     mean = (mean + middle) / unit
     return Covariance(mean, products, hashlib.sha256((tensor_digest(mean) + tensor_digest(products)).encode()).hexdigest()[:12])
 
 
-def tensor_digest(tensor: Tensor) -> str:
-    """The SHA-256 of a tensor's dtype, shape and values, in hexadecimal."""
-    plain = tensor.detach().to("cpu").contiguous()
-    state = hashlib.sha256(f"{plain.dtype}{tuple(plain.shape)}".encode())
-    state.update(plain.numpy().data)
+def tensor_digest(tensor: Rows) -> str:
+    """The SHA-256 of a tensor's dtype, shape and values, in hexadecimal; what lies in a file is read in blocks."""
+    state = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    for block in _byte_blocks(tensor):
+        state.update(block.detach().to("cpu").contiguous().numpy().data)
     return state.hexdigest()
 
 
-def _float64_blocks(images: Images | Pixels) -> Iterator[Float[Tensor, "B C H W"]]:
-    for start in range(0, len(images), EXACT_ROWS):
-        yield images[start : start + EXACT_ROWS].detach().to("cpu", torch.float64)
+def _byte_blocks(tensor: Rows) -> Iterator[Tensor]:
+    if not tensor.shape:
+        yield tensor[...]
+        return
+    rows = max(1, DIGESTED // max(1, math.prod(tensor.shape[1:]) * tensor.dtype.itemsize))
+    for start in range(0, tensor.shape[0], rows):
+        yield tensor[start : start + rows]
 
 
-def _unit(images: Images | Pixels) -> float:
+def _float64_blocks(images: Rows) -> Iterator[Float[Tensor, "B C H W"]]:
+    rows = max(1, min(EXACT_ROWS, SUMMED // math.prod(images.shape[1:])))
+    for start in range(0, images.shape[0], rows):
+        yield images[start : start + rows].detach().to("cpu", torch.float64)
+
+
+def _unit(images: Rows) -> float:
     """The value that stands for 1: uint8 pixels count to 255."""
     return 255.0 if images.dtype == torch.uint8 else 1.0

@@ -1,7 +1,7 @@
 """The outer loop of dataset distillation."""
 
-from .checks import check_data, check_settings
-from .loop import distill
+from .checks import check, check_data, check_settings
+from .loop import Observer, distill
 from .settings import DistillSettings
 
-__all__ = ["DistillSettings", "check_data", "check_settings", "distill"]
+__all__ = ["DistillSettings", "Observer", "check", "check_data", "check_settings", "distill"]

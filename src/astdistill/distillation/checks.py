@@ -19,7 +19,7 @@ def check(dataset: Dataset, experts: TrajectoryStore, method: Method, settings: 
 def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc: int) -> None:
     """Raise InputError where the data cannot be distilled as asked; no experts are needed."""
     dataset.check_ipc(ipc)
-    method.init.check(dataset, ipc)
+    method.init.check(dataset, ipc * settings.torus.cells)
     if settings.validate_every and dataset.validation is None:
         raise InputError(
             "Evaluation during the distillation needs images held out of the training data; load them with --data.validation 0.1, "
@@ -35,6 +35,11 @@ def check_settings(method: Method, settings: DistillSettings, epochs: int, whose
         raise InputError(
             f"Start epochs below {settings.max_start_epoch} and {settings.matched_epochs} matched epochs reach epoch {last}, but {whose} "
             f"{epochs}; choose --distill.max-start-epoch {allowed} or less, or train longer experts."
+        )
+    if settings.canvas_samples > 1 and settings.canvas == 1:
+        raise InputError(
+            f"{settings.canvas_samples} crops of each canvas were asked for, but ordinary images are seen whole; add --distill.canvas 2, "
+            f"or leave out --distill.canvas-samples."
         )
     method.sample.check(settings.max_start_epoch)
     method.goal.check(settings.inner_steps, settings.matched_epochs)

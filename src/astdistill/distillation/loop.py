@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..clock import StepClock
 from ..data import Dataset
 from ..errors import DivergedError, InputError
 from ..experts import TrajectoryStore
@@ -17,6 +19,9 @@ from .saving import Saver
 from .settings import DistillSettings
 from .state import DistillState
 
+Observer = Callable[[Distillation, DistillState, Line], None]
+"""Called after each outer step with the run, the state after it, and what was logged about it."""
+
 
 def distill(
     dataset: Dataset,
@@ -27,18 +32,20 @@ def distill(
     settings: DistillSettings | None = None,
     out: str | Path | None = None,
     seed: int = 0,
+    observers: Sequence[Observer] = (),
 ) -> SyntheticSet:
     """The distilled set: `ipc` images per class whose training follows the experts (METHOD §1).
 
     With `out`, the folder gets `state.safetensors`, `metrics.jsonl` and `synthetic.safetensors`, and the same call resumes a run
     that was killed, to the same bits on a CPU. With `settings.validate_every`, `synthetic.safetensors` is the best set by the validation
-    split and `last.safetensors` the last; without, it is the last. Raises InputError, before anything is written, where the parts
-    do not fit, and DivergedError when too many steps in a row were skipped.
+    split and `last.safetensors` the last; without, it is the last. Each of `observers` is told of every outer step, and must change
+    nothing. Raises InputError, before anything is written, where the parts do not fit, and DivergedError when too many steps in a row were
+    skipped.
     """
     settings = settings or DistillSettings()
     experts = experts.first(settings.max_experts or len(experts))  # fixed from here on, whoever adds experts to the store meanwhile
     check(dataset, experts, method, settings, ipc)
-    model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)).to(dataset.train.images.device))
+    model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)).to(dataset.device))
     if model.size != experts.identity.parameters:
         raise InputError(
             f"The network '{experts.identity.model}' has {model.size:,} parameters, but the experts in {experts.folder} have "
@@ -46,17 +53,21 @@ def distill(
         )
     run = Distillation(dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, model)
     state = run.start()
-    best = _iterate(run, state)
+    best = _iterate(run, state, observers)
     return _finish(run, state, best)
 
 
-def _iterate(run: Distillation, state: DistillState) -> SyntheticSet | None:
+def _iterate(run: Distillation, state: DistillState, observers: Sequence[Observer]) -> SyntheticSet | None:
     """Advance `state` to the last iteration; the best set by the validation split, if that was asked for."""
-    saver, counters = Saver(run, state), state.counters
+    saver, counters, clock = Saver(run, state), state.counters, StepClock(run.out)
     with bar(f"distilling ({run.method.name})", run.settings.iterations, counters.iteration) as progress:
         while counters.iteration < run.settings.iterations:
+            clock.begin()
             line = run.advance(state, saver.confirmed)
+            clock.end(int(line["iteration"]))
             saver.after_step(state, line)
+            for observer in observers:
+                observer(run, state, line)
             if counters.skipped_in_a_row >= run.settings.max_skips or counters.passed_in_a_row >= run.settings.max_passes:
                 state.roll_back()
                 saver.save(state)

@@ -12,12 +12,15 @@ from ..data import Dataset
 from ..errors import InputError
 from ..experts import Segment, TrajectoryStore
 from ..methods import Method
+from ..methods.parts import Classifier, Initial
 from ..models import FlatModel
+from ..progress import phase
 from ..records import digest
 from ..runs import provenance, read_lines, rewrite_lines
 from ..seeds import derive, rng
 from ..synthetic import SyntheticSet
 from ..unroll import InnerLoop, MetaGradient, Variables, draw_plan
+from .course import StartMap
 from .settings import DistillSettings
 from .state import DistillState
 
@@ -42,7 +45,7 @@ class Distillation:
     def key(self) -> str:
         """A digest of everything that the images depend on, so that only an equal run is resumed."""
         settings = self.settings.to_json()
-        for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes"):
+        for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes", "snapshots"):
             settings.pop(free)
         experts = {"store": self.experts.identity.digest(), "numbers": self.experts.experts()}
         return digest({"method": self.method.to_json(), "settings": settings, "ipc": self.ipc, "seed": self.seed, "experts": experts})
@@ -50,9 +53,9 @@ class Distillation:
     def start(self) -> DistillState:
         """The state to go on from: the saved one, or a fresh one."""
         saved = self.out / "state.safetensors" if self.out else None
-        classes = len(self.dataset.classes)
+        classes, torus = len(self.dataset.classes), self.settings.torus
         if saved and saved.exists():
-            images = torch.zeros(classes * self.ipc, *self.dataset.shape, device=self.device)
+            images = torch.zeros(classes * self.ipc, *torus.extent(self.dataset.shape), device=self.device)
             state = DistillState(images, torch.zeros(classes * self.ipc, classes, device=self.device), self.method, self.settings)
             state.restore(saved, self.key)
             if state.counters.iteration > self.settings.iterations:
@@ -63,8 +66,12 @@ class Distillation:
             self._keep_metrics(state.counters.iteration)
             return state
         self._keep_metrics(0)
-        initial = self.method.init(self.dataset, self.experts, self.model, self.ipc, self.seed)
-        targets = self.method.labels(initial, self.experts, self.model, classes, self.seed)
+        with phase("choosing the first images and targets"):
+            cells = self.method.init(self.dataset, self.experts, self.model, self.ipc * torus.cells, self.seed)
+            initial = Initial(torus.tiled(cells.images), cells.labels[:: torus.cells])
+            targets = self.method.labels(initial, self.experts, self._classifier, classes, self.seed)
+        if self.out and self.settings.snapshots and cells.clusters:
+            StartMap.of(cells.clusters).save(self.out)
         return DistillState(initial.images, targets, self.method, self.settings)
 
     def _keep_metrics(self, iterations: int) -> None:
@@ -75,7 +82,7 @@ class Distillation:
 
     @property
     def device(self) -> torch.device:
-        return self.dataset.train.images.device
+        return self.dataset.device
 
     def gradient(self, state: DistillState) -> MetaGradient:
         """The meta-gradient of outer step `state.counters.iteration`: a pure function of the state and the seed.
@@ -84,6 +91,11 @@ class Distillation:
         """
         more = [derive(self.seed, "trajectory", number) for number in range(1, self.settings.trajectories)]
         return MetaGradient.mean([self._trajectory(state, seed) for seed in (self.seed, *more)])
+
+    @property
+    def _classifier(self) -> Classifier:
+        """The network as it labels images, or whole canvases."""
+        return self.settings.torus.averaged(self.model)
 
     def _segment(self, iteration: int, seed: int) -> Segment:
         starts, matched = self.settings.max_start_epoch, self.settings.matched_epochs
@@ -102,10 +114,11 @@ class Distillation:
             self.dataset.shape,
             rng(seed, "plan", iteration),
             self.device,
+            settings.torus,
         )
         weight = method.weight(segment.epoch, settings.max_start_epoch)
         inner = InnerLoop(self.model, plan, method.momentum, weight, method.labels.kind)
-        targets = method.labels.at(state.targets, state.images, segment, self.model)
+        targets = method.labels.at(state.targets, state.images, segment, self._classifier)
         variables = Variables(state.images, targets, state.lr)
         return method.estimator(inner, start, variables, method.goal(segment, start, settings.inner_steps))
 
@@ -127,7 +140,7 @@ class Distillation:
         """The set as it would be saved now: the moving averages, which are X and Y themselves where the method does not average."""
         images, targets, taken = state.average["images"], state.average["targets"], state.counters.iteration
         if taken:
-            targets = self.method.labels.at(targets, images, self._segment(taken - 1, self.seed), self.model)
+            targets = self.method.labels.at(targets, images, self._segment(taken - 1, self.seed), self._classifier)
         return SyntheticSet(
             images=images.clone(),
             targets=targets.clone(),
@@ -140,6 +153,8 @@ class Distillation:
             augmentation=self.settings.augmentation,
             momentum=self.method.momentum,
             method=self.method.name,
+            canvas=self.settings.canvas,
+            canvas_samples=self.settings.canvas_samples,
             fingerprint=self.dataset.fingerprint,
             provenance=provenance(self.device)
             | {

@@ -7,6 +7,7 @@ import time
 from ..progress import console
 from ..runs import append_line
 from ..synthetic import SyntheticSet
+from .course import Frame, due, forget
 from .run import Distillation, Line
 from .state import DistillState
 from .validation import validate
@@ -19,6 +20,9 @@ class Saver:
         self.run, self.saved = run, time.monotonic()
         # Without a best in the state, a file of that name is of a run that was deleted or killed before its first save.
         self.best = SyntheticSet.load(run.out / "best.safetensors") if run.out and state.counters.best else None
+        if run.out:
+            forget(run.out, state.counters.iteration)
+        self._keep_frame(state)
 
     def confirmed(self, state: DistillState) -> None:
         """Save the state if the last time was long enough ago; called once its own gradient is known to be finite.
@@ -37,8 +41,14 @@ class Saver:
             self._consider(state, float(line["validation"]))
         if self.run.out:
             append_line(self.run.out / "metrics.jsonl", line)
+        self._keep_frame(state)
         if line.get("skipped"):
             console().print(f"step {line['iteration']} skipped: {line['skipped']}", highlight=False)
+
+    def _keep_frame(self, state: DistillState) -> None:
+        iteration = state.counters.iteration
+        if self.run.out and self.run.settings.snapshots and due(iteration):
+            Frame.of(self.run.result(state), iteration).save(self.run.out)
 
     def _consider(self, state: DistillState, accuracy: float) -> None:
         if accuracy > state.counters.best.get("accuracy", -1.0):

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ..augment import STRATEGY, Strategy
 from ..records import Record
+from ..textures import Torus
 
 
 class DistillSettings(Record):
@@ -44,6 +45,11 @@ class DistillSettings(Record):
     means any."""
     augmentation: Strategy = STRATEGY
     """DSA operations of the student, joined by underscores; empty for none."""
+    canvas: int = Field(default=1, ge=1)
+    """k above 1 distils textures: each image is a canvas of k × k times the size without borders, of which the student sees random circular
+    crops; it starts from k² images. 1 means ordinary images."""
+    canvas_samples: int = Field(default=1, ge=1)
+    """Crops of each canvas in every inner step, and in every step of an evaluation."""
     max_experts: int | None = Field(default=None, ge=1)
     """Use only the first so many experts of the store."""
     max_skips: int = Field(default=20, ge=1)
@@ -58,3 +64,10 @@ class DistillSettings(Record):
     """Networks of each such evaluation."""
     checkpoint_seconds: float = Field(default=20.0, ge=0)
     """Least time between two saved states; results do not depend on it."""
+    snapshots: bool = True
+    """Keep the images at iterations 0, 5, 10, 20, 30, 50, 100, … (at most 1000 of them) and how the first were chosen, for the report."""
+
+    @property
+    def torus(self) -> Torus:
+        """What the images lie on."""
+        return Torus(canvas=self.canvas, samples=self.canvas_samples)

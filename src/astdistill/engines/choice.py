@@ -14,7 +14,7 @@ from ..errors import unknown
 from ..models import FlatModel
 from ..shapes import Batch, Logits, Params, Targets
 from .blocks import blocks_of
-from .compiled import compiled_engine
+from .compiled import CompiledEngine, compiled_engine
 from .eager import EagerEngine
 from .engine import Directional, Engine, Gradient, PenaltyForm
 from .library import library
@@ -68,6 +68,13 @@ class ChosenEngine:
             return found
         return self._kept("eager", lambda: EagerEngine(self._model))
 
+    def name(self, theta: Params, images: Batch) -> str:
+        """What computes at θ and the images: native, compiled, compiled-bfloat16 or eager."""
+        found = self._for(theta, images)
+        if isinstance(found, CompiledEngine):
+            return "compiled-bfloat16" if found.precision == "bfloat16" else "compiled"
+        return "native" if isinstance(found, NativeEngine) else "eager"
+
     def _kept(self, key: object, make: Callable[[], Engine]) -> Engine:
         if key not in self._made:
             self._made[key] = make()
@@ -118,6 +125,12 @@ def engine_of(model: Callable[[Params, Batch], Logits]) -> Engine:
         return ChosenEngine(model, None)
     # Kept with the network, because its buffers should live exactly as long.
     return vars(model).setdefault("_engine", ChosenEngine(model, model.module))
+
+
+def engine_name(model: FlatModel, theta: Params, images: Batch) -> str:
+    """What computes this network at θ and the images: native, compiled, compiled-bfloat16 or eager."""
+    engine = engine_of(model)
+    return engine.name(theta, images) if isinstance(engine, ChosenEngine) else type(engine).__name__
 
 
 def held_bytes(model: FlatModel | None) -> int:

@@ -58,20 +58,31 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+class KernelError(RuntimeError):
+    """The kernels cannot be made on this machine; its text says why."""
+
+
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, or None, said once, where they cannot be made; `$CC` names the compiler, else cc, gcc or clang is looked for."""
+    """The kernels, or None, said once, where they cannot be made."""
+    try:
+        return make()
+    except KernelError as error:
+        _say(str(error))
+        return None
+
+
+def make() -> ctypes.CDLL:
+    """The kernels, from the cache or compiled; `$CC` names the compiler, else cc, gcc or clang is looked for. Raises KernelError."""
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
-        _say("there is no C compiler; install gcc, or set CC")
-        return None
+        raise KernelError("there is no C compiler; install gcc, or set CC")
     try:
         return _typed(ctypes.CDLL(str(_built(shlex.split(compiler)))))
     except subprocess.CalledProcessError as error:
-        _say(f"{compiler} ended with code {error.returncode}: {' '.join(error.stderr.split())[:200]}")
+        raise KernelError(f"{compiler} ended with code {error.returncode}: {' '.join(error.stderr.split())[:200]}") from error
     except OSError as error:
-        _say(str(error))
-    return None
+        raise KernelError(str(error)) from error
 
 
 def _say(cause: str) -> None:

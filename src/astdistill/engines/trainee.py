@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -18,22 +20,23 @@ class Trainee:
 
     The ConvNet of the papers is differentiated by its engine. Any other module is run as it is, in training mode where it is trained,
     since it may carry statistics or draw random numbers.
+    With `parts` those of its parameters alone are θ, and the others stay as they are.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, parts: Sequence[nn.Parameter] | None = None) -> None:
         self.network = network
-        parts = list(network.parameters())
+        self._parts = parts = list(network.parameters() if parts is None else parts)
         self.theta = nn.Parameter(torch.cat([part.detach().reshape(-1) for part in parts]))
         self.theta.grad = torch.zeros_like(self.theta)
         for part, place, slope in zip(parts, self._views(self.theta.detach()), self._views(self.theta.grad), strict=True):
             part.data, part.grad = place, slope
-        pure = isinstance(network, ConvNet) and not list(network.buffers())
+        pure = isinstance(network, ConvNet) and not list(network.buffers()) and len(parts) == len(list(network.parameters()))
         self.model = FlatModel(network) if pure else None
         self._engine = engine_of(self.model) if self.model else None
 
     def _views(self, vector: Params) -> list[Tensor]:
-        parts = list(self.network.parameters())
-        return [piece.view(part.shape) for piece, part in zip(vector.split([part.numel() for part in parts]), parts, strict=True)]
+        sizes = [part.numel() for part in self._parts]
+        return [piece.view(part.shape) for piece, part in zip(vector.split(sizes), self._parts, strict=True)]
 
     def gradient(self, images: Batch, targets: Targets) -> tuple[Scalar, Logits]:
         """The cross-entropy and the logits; its gradient goes to `theta.grad`."""
@@ -63,6 +66,11 @@ class Trainee:
         self.network.eval()
         with torch.no_grad():
             return self.network(images)
+
+    def release(self) -> None:
+        """Nothing; gives each parameter memory of its own again, as those who save the network or train it on expect, and no gradient."""
+        for part in self._parts:
+            part.data, part.grad = part.data.clone(), None
 
     def _keep(self, loss: Scalar, logits: Logits, slope: Params) -> tuple[Scalar, Logits]:
         assert self.theta.grad is not None

@@ -31,7 +31,7 @@ def kmeans_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
     chosen = []
     for label in range(len(dataset.classes)):
         members = dataset.train.of_class(label)
-        features = dataset.train.images[members].flatten(1)
+        features = dataset.train.batch(members).flatten(1)
         indices = representatives(features, ipc, seed=derive(seed, "kmeans-real", label))
         chosen.append(members[indices.to(members.device)])
     return _real(dataset, torch.cat(chosen), "K-means real images")
@@ -43,11 +43,10 @@ def full_data(dataset: Dataset) -> Split:
 
 
 def _real(dataset: Dataset, indices: torch.Tensor, method: str) -> SyntheticSet:
-    chosen = dataset.train.select(indices)
     return SyntheticSet(
-        images=chosen.images,
-        targets=one_hot(chosen.labels, len(dataset.classes)),
-        lr=torch.tensor(REAL_LR, device=chosen.images.device),
+        images=dataset.train.batch(indices),
+        targets=one_hot(dataset.train.labels[indices], len(dataset.classes)),
+        lr=torch.tensor(REAL_LR, device=dataset.device),
         classes=dataset.classes,
         preprocessing=dataset.preprocessing,
         data=dataset.config,

@@ -7,20 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from ..augment import STRATEGY
 from ..data.dataset import Dataset, Split
 from ..errors import InputError
 from ..models.building import build_model
 from ..progress import Bar, bar, console
 from ..seeds import derive, rng, seeded
-from ..synthetic import SyntheticSet, one_hot
+from ..synthetic import SyntheticSet
 from ..workers import Crew, divide, pool, training_seconds
 from .pools import architectures
 from .recipe import MTT_PROTOCOL, EvalRecipe
-from .scores import Entry, Scores
-from .training import Examples, NetworkResult, train_network
+from .scores import Entry, Scores, Subject
+from .training import Examples, NetworkResult, RealExamples, TensorExamples, train_network
 
 REAL_LR = 0.01
 """The rate for real images where the recipe leaves it to the set: that of MTT's experts."""
@@ -31,7 +29,7 @@ Source = SyntheticSet | Split | Callable[[int], SyntheticSet | Split]
 
 @dataclass(frozen=True)
 class Row:
-    """Networks that differ by their number alone: which, what they learn from and how many images that is, and the settled recipe."""
+    """Networks that differ by their number alone: which, what they learn from, how many images an epoch shows them, the settled recipe."""
 
     model: str
     source: Source
@@ -92,7 +90,7 @@ def evaluate(
     missing = [(row, k) for row, name in enumerate(names) for k in range(seeds) if (name, k) not in results]
     source = _Chosen({k: synthetic(k) for k in sorted({k for _, k in missing})}) if callable(synthetic) else synthetic
     rows = tuple(Row(name, source, _size(source), recipe) for name in names)
-    crew = divide(len(rows) * seeds, workers, dataset.train.images.device, names)
+    crew = divide(len(rows) * seeds, workers, dataset.device, names)
     whole = Evaluation(rows, dataset, split, seed, seeds)
     for row, k, result in train_networks(whole, missing, crew, f"training {', '.join(names)} on {_title(synthetic)} (images seen)"):
         results[names[row], k] = result
@@ -101,7 +99,8 @@ def evaluate(
     entries = {name: Entry.of([results[name, k] for k in range(seeds)], recipe.reported) for name in names}
     for name, entry in entries.items():
         warn_of_divergence(name, entry)
-    return Scores(recipe=recipe, split=split, architecture=entries, classes=dataset.classes)
+    subject = Subject.of(synthetic) if isinstance(synthetic, SyntheticSet) else None
+    return Scores(recipe=recipe, split=split, architecture=entries, subject=subject, classes=dataset.classes)
 
 
 def train_networks(
@@ -117,7 +116,7 @@ def train_networks(
         # The first row, which everybody waits for; then the longest first, so that no core is idle at the end.
         missing = sorted(missing, key=lambda job: (job[0] > 0, -each[job[0]]))
     total, left = whole.seeds * sum(row.seen for row in rows), sum(rows[row].seen for row, _ in missing)
-    with bar(title, total, total - left) as progress, pool(_train, whole, crew, progress, len(missing), seconds) as train:
+    with bar(title, total, total - left, "images") as progress, pool(_train, whole, crew, progress, len(missing), seconds) as train:
         for (row, k), result in train(missing):
             progress.step(0, f"{whole.split} {result.final:.1f} %")
             yield row, k, result
@@ -137,9 +136,8 @@ def check_same_space(synthetic: SyntheticSet, dataset: Dataset) -> None:
     remedy = f"load the data with {_how(synthetic)}."
     if synthetic.classes != dataset.classes:
         raise InputError(f"The set was distilled for {_few(synthetic.classes)}, but '{dataset.name}' has {_few(dataset.classes)}; {remedy}")
-    shape = tuple(synthetic.images.shape[1:])
-    if shape != dataset.shape:
-        raise InputError(f"The set's images have shape {shape}, those of '{dataset.name}' {dataset.shape}; {remedy}")
+    if synthetic.shape != dataset.shape:
+        raise InputError(f"The set's images have shape {synthetic.shape}, those of '{dataset.name}' {dataset.shape}; {remedy}")
     if synthetic.preprocessing.hash != dataset.preprocessing.hash:
         raise InputError(
             f"The set's images are preprocessed ({synthetic.data.whiten}) otherwise than '{dataset.name}' ({dataset.config.whiten}), "
@@ -181,11 +179,11 @@ def _train(whole: Evaluation, job: tuple[int, int], progress: Bar) -> NetworkRes
     dataset, seed = whole.dataset, whole.seed
     examples = _examples(row.source, dataset, k, row.recipe)
     network = build_model(row.model, dataset.shape, len(dataset.classes), seed=derive(seed, "evaluate", k))
-    network = network.to(dataset.train.images.device)
+    network = network.to(dataset.device)
     tested = split_of(dataset, whole.split)
 
     def count() -> None:
-        progress.step(len(examples.images))
+        progress.step(examples.seen)
 
     with seeded(seed, "evaluate", k, "dropout"):  # networks may draw numbers of their own while they train
         return train_network(network, examples, row.recipe, tested, lambda epoch: rng(seed, "evaluate", k, epoch), count)
@@ -199,24 +197,20 @@ class _Chosen(dict[int, SyntheticSet | Split]):
 
 
 def _size(source: Source) -> int:
-    """How many images one network learns from."""
+    """How many images one network sees in an epoch."""
     sets = source.values() if isinstance(source, _Chosen) else [source]
-    return max((len(each.images) for each in sets if isinstance(each, SyntheticSet | Split)), default=0)
+    sizes = [each.seen if isinstance(each, SyntheticSet) else len(each) for each in sets if isinstance(each, SyntheticSet | Split)]
+    return max(sizes, default=0)
 
 
 def _examples(source: Source, dataset: Dataset, k: int, recipe: EvalRecipe) -> Examples:
     """The images and targets of network k, on the device of the data set."""
     chosen = source(k) if callable(source) else source
-    device = dataset.train.images.device
+    device = dataset.device
     if isinstance(chosen, SyntheticSet):
         check_same_space(chosen, dataset)
-        targets, rate = chosen.probabilities, float(chosen.lr)
-    else:
-        targets, rate = one_hot(chosen.labels, len(dataset.classes)), REAL_LR
-    lr = rate if recipe.lr is None else recipe.lr
-    if not lr > 0:
-        raise InputError(f"The set's learned step size is {lr:g}, with which no network trains; give the recipe a positive lr.")
-    return Examples(chosen.images.detach().to(device, torch.float32), targets.detach().to(device, torch.float32), lr)
+        return TensorExamples.of(chosen, recipe.lr, device)
+    return RealExamples(chosen.to(device), len(dataset.classes), REAL_LR if recipe.lr is None else recipe.lr)
 
 
 def _title(source: Source) -> str:
@@ -232,6 +226,6 @@ def _few(classes: tuple[str, ...]) -> str:
 
 def _how(synthetic: SyntheticSet) -> str:
     """The call that loads the data the set was made from."""
-    fields = {name: value for name, value in synthetic.data.model_dump(exclude_defaults=True).items() if name != "source"}
+    fields = {name: value for name, value in synthetic.data.model_dump(exclude_defaults=True).items() if name not in ("source", "memory")}
     words = "".join(f", {name}={value!r}" for name, value in {"whiten": synthetic.data.whiten, **fields}.items())
     return f"load_dataset({synthetic.data.source!r}{words})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ from ..data.preprocessing import Preprocessing
 from ..records import digest
 from ..runs import read_json, write_json
 from ..synthetic import SyntheticSet
+from ..textures import ORDINARY
 from .training import NetworkResult
 
 FORMAT = 1
+DIGITS = 16
+INVERTED = 1 << 28
+"""Bytes of images whose preprocessing is undone at once."""
 
 
 class Ledger:
@@ -30,6 +35,11 @@ class Ledger:
         self.path = path
         stored: dict[str, Any] = read_json(path) if path is not None and path.exists() else {}
         self._stored = stored.get("networks", {}) if stored.get("format") == FORMAT else {}
+
+    @staticmethod
+    def beside(out: Path | None) -> Ledger:
+        """The ledger of the folder `out`, which every table of that folder shares."""
+        return Ledger(None if out is None else out / "scores.partial.json")
 
     def get(self, key: str) -> NetworkResult | None:
         """The result under `key`, or None."""
@@ -58,8 +68,9 @@ def key(about: dict[str, Any]) -> str:
 
 
 def content(synthetic: SyntheticSet) -> str:
-    """A hash of what a network learns from a set: images, targets, their kind, step size."""
-    return _sha(synthetic.images, synthetic.targets, synthetic.lr) + synthetic.labels
+    """A hash of what a network learns from a set: images, targets, their kind, step size; of textures also what they lie on."""
+    torus = "" if synthetic.torus == ORDINARY else f"-{synthetic.torus.digest()}"
+    return _sha(synthetic.images, synthetic.targets, synthetic.lr) + synthetic.labels + torus
 
 
 def tested_content(split: Split, preprocessing: Preprocessing) -> str:
@@ -67,13 +78,23 @@ def tested_content(split: Split, preprocessing: Preprocessing) -> str:
 
     Of pixels, because the last bits of whitened images change with the linear-algebra library and its number of threads.
     """
-    pixels = preprocessing.invert(split.images).mul(255).round().clamp(0, 255).to(torch.uint8)
-    return _sha(pixels, split.labels)
+    state = hashlib.sha256(_title((len(split), *split.shape), torch.uint8))
+    for images, _ in split.batches(max(1, INVERTED // (4 * math.prod(split.shape)))):
+        state.update(_bytes(preprocessing.invert(images).mul(255).round().clamp(0, 255).to(torch.uint8)))
+    state.update(_title(tuple(split.labels.shape), split.labels.dtype) + _bytes(split.labels))
+    return state.hexdigest()[:DIGITS]
 
 
 def _sha(*tensors: Tensor) -> str:
     state = hashlib.sha256()
     for tensor in tensors:
-        state.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
-        state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return state.hexdigest()[:16]
+        state.update(_title(tuple(tensor.shape), tensor.dtype) + _bytes(tensor))
+    return state.hexdigest()[:DIGITS]
+
+
+def _title(shape: tuple[int, ...], dtype: torch.dtype) -> bytes:
+    return repr((shape, str(dtype))).encode()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()

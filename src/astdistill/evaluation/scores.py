@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
@@ -12,6 +13,7 @@ from pydantic import Field
 from ..errors import InputError
 from ..records import Record
 from ..runs import read_json, write_json
+from ..synthetic import SyntheticSet
 from .recipe import EvalRecipe
 from .training import NetworkResult
 
@@ -68,6 +70,56 @@ class Entry(Record):
         return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
 
 
+class Subject(Record):
+    """What was evaluated: whose images, from which data, for which network."""
+
+    data: str
+    """The data set's name, with what was kept of it where that is not all."""
+    whiten: str
+    ipc: int
+    """Images per class."""
+    method: str
+    labels: Literal["hard", "soft"]
+    model: str
+    """The student that the images were made for."""
+
+    @staticmethod
+    def of(synthetic: SyntheticSet) -> Subject:
+        """The subject that a distilled set is."""
+        config = synthetic.data
+        chosen = [f"{len(synthetic.classes)} classes"] if config.classes or config.first_classes else []
+        chosen += [f"{config.per_class} images each"] if config.per_class else []
+        return Subject(
+            data=Path(config.source.removeprefix("tensors:")).name + (f" ({', '.join(chosen)})" if chosen else ""),
+            whiten=config.whiten,
+            ipc=synthetic.ipc,
+            method=synthetic.method,
+            labels=synthetic.labels,
+            model=synthetic.model,
+        )
+
+
+class SearchedRate(Record):
+    """The step sizes that were tried for one network, and what held-out training images said of them."""
+
+    rates: tuple[float, ...]
+    """Ascending."""
+    accuracies: tuple[tuple[float, ...], ...]
+    """For each rate, the final accuracies of its networks in percent."""
+    judged_on: str
+    """Which images; never those of the test split."""
+
+    @property
+    def best(self) -> float:
+        """The rate of the highest mean accuracy, the smallest of equals."""
+        means = [statistics.fmean(each) for each in self.accuracies]
+        return self.rates[means.index(max(means))]
+
+    def given(self, synthetic: SyntheticSet) -> SyntheticSet:
+        """The set with the best rate for its own."""
+        return replace(synthetic, lr=synthetic.lr.new_tensor(self.best))
+
+
 def _unless_empty(figures: Sequence[Figure | None]) -> tuple[Figure | None, ...]:
     """The figures of all networks, or () where no network has any."""
     return () if all(figure is None for figure in figures) else tuple(figures)
@@ -83,6 +135,10 @@ class Scores(Record):
     """random, kmeans, full: real images under the same recipe."""
     split: Literal["test", "validation"] = "test"
     """The images the accuracies are measured on."""
+    subject: Subject | None = None
+    """What was evaluated; None for real images and in files of an earlier version."""
+    rates: dict[str, SearchedRate] = Field(default_factory=dict)
+    """By network, where the set's own step size was replaced by one that held-out images chose; baselines keep theirs."""
     classes: tuple[str, ...] = ()
     """Names, in the order of the figures by class; empty in files of an earlier version."""
 

@@ -1,65 +1,63 @@
-"""Scores as a table for the terminal and for Markdown, never without their protocol."""
+"""Scores as a table, never without their protocol and the kind of their labels."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from ..augment import STRATEGY
+from ..tabulation import Column, Tabulation
+from .recipe import EvalRecipe
 from .scores import Entry, Scores
 
 BASELINE_NAMES = {"random": "random real images", "kmeans": "K-means real images", "full": "full data"}
+LABELS = {"hard": "hard labels", "soft": "soft labels"}
 
 
-def spread(values: Sequence[float]) -> str:
-    """`mean ± sample deviation` of accuracies in percent."""
-    mean = f"{statistics.fmean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """`mean ± sample deviation`, with the one decimal of accuracies in percent or with so many `digits`."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def rows(scores: Scores) -> list[dict[str, str]]:
-    """The table's cells by column, one dictionary a row: the synthetic set on every network first, then the baselines."""
-    named = {f"synthetic, {model}": entry for model, entry in scores.architecture.items()}
-    named |= {_baseline(name, scores): entry for name, entry in scores.baselines.items()}
-    return [_row(name, entry, scores) for name, entry in named.items()]
+def protocol_text(recipe: EvalRecipe, split: str, searched: bool = False) -> str:
+    """The recipe in words: its name, epochs, augmentation where it is not all of DSA, step size where it is not learned, the tested images.
+
+    `searched` says that held-out images chose the step size of the distilled set.
+    """
+    augmentation = "" if recipe.augmentation == STRATEGY else f"augmentation {(recipe.augmentation or 'none').replace('_', ', ')}; "
+    fixed = "" if recipe.lr is None else f"step size {recipe.lr:g}; "
+    rate = "step size of the set searched on held-out training images; " if searched else fixed
+    return f"Protocol {recipe.name}: {recipe.epochs} epochs, {augmentation}{rate}{split} accuracy in %"
+
+
+def networks_text(sizes: Sequence[int]) -> str:
+    """How many networks stand behind the figures of a table."""
+    least, most = min(sizes, default=0), max(sizes, default=0)
+    n = str(least) if least == most else f"{least} to {most}"
+    return f"mean ± sample deviation over n = {n} fresh {'network' if n == '1' else 'networks'}"
 
 
 def caption(scores: Scores) -> str:
-    """One sentence naming the protocol, what is reported, the spread and the number of networks."""
+    """One sentence naming the protocol, what is reported, the labels, the spread and the number of networks."""
     recipe = scores.recipe
     which = (
         "the last epoch"
         if recipe.reported == "final"
         else f"the best of checks on the {scores.split} images every {recipe.check_every} epochs"
     )
-    sizes = sorted({entry.n for entry in _entries(scores)})
-    n = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    augmentation = "" if recipe.augmentation == STRATEGY else f"augmentation {(recipe.augmentation or 'none').replace('_', ', ')}; "
-    return (
-        f"Protocol {recipe.name}: {recipe.epochs} epochs, {augmentation}{scores.split} accuracy in %, reported: {which}; "
-        f"mean ± sample deviation over n = {n} fresh {'network' if n == '1' else 'networks'}."
-    )
+    labels = f"; {LABELS[scores.subject.labels]}" if scores.subject else ""
+    sizes = [entry.n for entry in _entries(scores)]
+    return f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {which}{labels}; {networks_text(sizes)}."
 
 
-def table(scores: Scores) -> Table:
-    """The scores as a table for the terminal, with its protocol as the caption."""
-    cells = rows(scores)
-    shown = Table(caption=caption(scores), caption_justify="left")
-    for column in cells[0] if cells else ():
-        shown.add_column(column, justify="left" if column == "trained on" else "right", style="bold" if _reported(column, scores) else None)
-    for row in cells:
-        shown.add_row(*row.values())
-    return shown
-
-
-def markdown(scores: Scores) -> str:
-    """The same table in Markdown, caption below."""
-    cells = rows(scores)
-    columns = list(cells[0]) if cells else []
-    lines: list[Sequence[str]] = [columns, ["---"] + ["---:"] * (len(columns) - 1), *(list(row.values()) for row in cells)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{caption(scores)}\n"
+def table(scores: Scores) -> Tabulation:
+    """The synthetic set on every network first, then the baselines, with the protocol as the caption."""
+    named = {f"synthetic, {model}": entry for model, entry in scores.architecture.items()}
+    named |= {_baseline(name, scores): entry for name, entry in scores.baselines.items()}
+    cells = [_row(name, entry, scores) for name, entry in named.items()]
+    columns = [Column(name, name == "trained on", name.startswith(scores.recipe.reported)) for name in (cells[0] if cells else ())]
+    return Tabulation(tuple(columns), tuple(tuple(row.values()) for row in cells), caption(scores))
 
 
 def _row(name: str, entry: Entry, scores: Scores) -> dict[str, str]:
@@ -74,10 +72,6 @@ def _row(name: str, entry: Entry, scores: Scores) -> dict[str, str]:
 
 def _entries(scores: Scores) -> list[Entry]:
     return [*scores.architecture.values(), *scores.baselines.values()]
-
-
-def _reported(column: str, scores: Scores) -> bool:
-    return column.startswith(scores.recipe.reported)
 
 
 def _baseline(name: str, scores: Scores) -> str:

@@ -1,8 +1,9 @@
-"""Train one fresh network on a set of images that lies on the device, and test it."""
+"""Train one fresh network on a set of labelled images, and test it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,18 +13,84 @@ from ..accuracy import Confusion, accuracy, confusion
 from ..augment import apply, draw
 from ..data.dataset import Split
 from ..engines import Trainee
+from ..errors import InputError
 from ..seeds import sent
-from ..shapes import Images, Targets
+from ..shapes import Batch, Images, Targets
+from ..synthetic import SyntheticSet, one_hot
+from ..textures import ORDINARY, Torus
 from .recipe import EvalRecipe
 
 
+class Examples(ABC):
+    """What one network learns from, the step size that suits it, and what the images lie on."""
+
+    lr: float
+    torus: Torus = ORDINARY
+
+    @property
+    def seen(self) -> int:
+        """Images that a network sees in one epoch."""
+        return len(self) * self.torus.samples
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """K."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batches(self, size: int, order: Tensor) -> Iterator[tuple[Batch, Targets]]:
+        """Images and distributions in the order of the row numbers `order` (on the CPU), `size` at a time, each once for every sample."""
+
+
 @dataclass(frozen=True)
-class Examples:
-    """What one network learns from: images `[N, C, H, W]`, distributions `[N, K]`, and the step size that suits them."""
+class TensorExamples(Examples):
+    """Images `[N, C, H, W]`, or canvases of `torus`, and distributions `[N, K]` on one device."""
 
     images: Images
     targets: Targets
     lr: float
+    torus: Torus = ORDINARY
+
+    @staticmethod
+    def of(synthetic: SyntheticSet, lr: float | None, device: torch.device, dtype: torch.dtype = torch.float32) -> TensorExamples:
+        """What a distilled set teaches, at the step size `lr` or, for None, its own. Raises InputError for one that is not positive."""
+        rate = float(synthetic.lr) if lr is None else lr
+        if not rate > 0:
+            raise InputError(f"The set's learned step size is {rate:g}, with which no network trains; give the recipe a positive lr.")
+        images, targets = (tensor.detach().to(device, dtype) for tensor in (synthetic.images, synthetic.probabilities))
+        return TensorExamples(images, targets, rate, synthetic.torus)
+
+    @property
+    def classes(self) -> int:
+        return self.targets.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, size: int, order: Tensor) -> Iterator[tuple[Batch, Targets]]:
+        return ((self.images[rows], self.targets[rows]) for rows in map(self.torus.repeated, sent(order, self.images.device).split(size)))
+
+
+@dataclass(frozen=True)
+class RealExamples(Examples):
+    """Real images of any number, wherever they are kept, with labels below `labels`."""
+
+    split: Split
+    labels: int
+    lr: float
+
+    @property
+    def classes(self) -> int:
+        return self.labels
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self, size: int, order: Tensor) -> Iterator[tuple[Batch, Targets]]:
+        return ((images, one_hot(labels, self.labels)) for images, labels in self.split.batches(size, order))
 
 
 MOST_CONFUSED = 100
@@ -51,29 +118,38 @@ def train_network(
     generator: Callable[[int], torch.Generator],
     on_epoch: Callable[[], None] = lambda: None,
 ) -> NetworkResult:
-    """The accuracies on `tested` of `network`, trained in place on `examples` under `recipe`.
+    """The accuracies on `tested` of `network`, trained in place on `examples` under `recipe` by `train_epochs`.
 
-    SGD with g = ∇ℓ + decay·θ, v ← μ v + g, θ ← θ − lr·v on reshuffled minibatches; `generator(epoch)` (epochs from 0) draws an epoch's
-    permutation and then one augmentation per batch. A loss that is not finite sets `diverged`; such a network is tested like any other.
+    A loss that is not finite sets `diverged`; such a network is tested like any other.
     """
-    device, decays_at, best = examples.images.device, recipe.decays_at(recipe.epochs), None
-    trainee = Trainee(network)
-    optimiser = torch.optim.SGD([trainee.theta], lr=examples.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    trainee, best = Trainee(network), None
     # One running sum instead of a look at every step: a non-finite term stays visible in it, and an accelerator never waits.
-    total = torch.zeros((), device=device)
-    for epoch in range(recipe.epochs):
-        if epoch == decays_at:
-            optimiser = _decayed(trainee, examples.lr, recipe)
-        total = total + _train_epoch(trainee, optimiser, examples, recipe, generator(epoch))
-        if recipe.check_every and (epoch + 1) % recipe.check_every == 0:
+    total = torch.zeros((), device=trainee.theta.device)
+    for epoch, losses in enumerate(train_epochs(trainee, examples, recipe, generator), start=1):
+        total = total + losses
+        if recipe.check_every and epoch % recipe.check_every == 0:
             best = max(best or 0.0, accuracy(trainee.logits, tested))
         on_epoch()
-    counts = confusion(trainee.logits, tested, examples.targets.shape[1])
+    counts = confusion(trainee.logits, tested, examples.classes)
     final = 100 * float(counts.trace()) / len(tested)
     if recipe.check_every:
         best = max(best or 0.0, final)
     kept = tuple(map(tuple, counts.tolist())) if len(counts) <= MOST_CONFUSED else None
     return NetworkResult(final, best, not bool(total.isfinite()), _by_class(counts), kept)
+
+
+def train_epochs(trainee: Trainee, examples: Examples, recipe: EvalRecipe, generator: Callable[[int], torch.Generator]) -> Iterator[Tensor]:
+    """Train for one epoch after the other; yields the sum of each one's losses, left on the device.
+
+    SGD with g = ∇ℓ + decay·θ, v ← μ v + g, θ ← θ − lr·v on reshuffled minibatches; `generator(epoch)` (epochs from 0) draws an epoch's
+    permutation and then, per batch, crops (of textures) and one augmentation.
+    """
+    decays_at = recipe.decays_at(recipe.epochs)
+    optimiser = torch.optim.SGD([trainee.theta], lr=examples.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    for epoch in range(recipe.epochs):
+        if epoch == decays_at:
+            optimiser = _decayed(trainee, examples.lr, recipe)
+        yield _train_epoch(trainee, optimiser, examples, recipe, generator(epoch))
 
 
 def _by_class(counts: Confusion) -> tuple[float | None, ...]:
@@ -90,13 +166,14 @@ def _train_epoch(
     trainee: Trainee, optimiser: torch.optim.SGD, examples: Examples, recipe: EvalRecipe, generator: torch.Generator
 ) -> Tensor:
     """The sum of the epoch's losses, left on the device."""
-    images, targets = examples.images, examples.targets
-    channels, height, width = images.shape[1:]
-    order = sent(torch.randperm(len(images), generator=generator), images.device)
-    total = torch.zeros((), device=images.device)
-    for batch in order.split(recipe.batch):
-        drawn = draw(recipe.augmentation or "", len(batch), (channels, height, width), generator).to(images.device)
-        value, _ = trainee.gradient(apply(images[batch], drawn), targets[batch])
+    torus = examples.torus
+    order = torch.randperm(len(examples), generator=generator)
+    total = torch.zeros((), device=trainee.theta.device)
+    for images, targets in examples.batches(recipe.batch, order):
+        channels, height, width = images.shape[1], images.shape[2] // torus.canvas, images.shape[3] // torus.canvas
+        crops = torus.draw(len(images), (height, width), generator).to(images.device)
+        drawn = draw(recipe.augmentation or "", len(images), (channels, height, width), generator).to(images.device)
+        value, _ = trainee.gradient(apply(crops(images), drawn), targets)
         optimiser.step()
         total += value
     return total

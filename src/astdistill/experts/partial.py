@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..optimisers import pack, unpack
-from ..runs import load_tensors, save_tensors
+from ..runs import load_tensors, naming, save_tensors
 from ..shapes import Params
 from .curves import ExpertCurve
 
@@ -62,12 +62,13 @@ class PartialTrajectory:
 
     def _begin(self, theta: Params) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.rows.write_bytes(self._bytes(theta))
+        with naming(self.rows):
+            self.rows.write_bytes(self._bytes(theta))
         return 0
 
     def append(self, row: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> None:
         """Keep the row of the epoch that just ended and the state after it."""
-        with self.rows.open("ab") as file:
+        with naming(self.rows), self.rows.open("ab") as file:
             file.write(self._bytes(row))
             file.flush()
             os.fsync(file.fileno())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError, model_serializer
 from safetensors import SafetensorError, safe_open
 
 from ..data import DataConfig, Dataset, Preprocessing
@@ -38,6 +39,13 @@ class StoreIdentity(Record):
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     format: int = FORMAT
+    imported: str = ""
+    """A digest of all rows, where they were not trained here, so that no training can ever go on in such a store."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """The digest is written where there is one, so that stores which were trained before keep their names."""
+        return {name: value for name, value in handler(self).items() if value or name != "imported"}
 
 
 @dataclass(frozen=True)
@@ -69,8 +77,7 @@ class TrajectoryStore:
         """The store of `identity` under `root`, made if it is not there."""
         folder = root / identity.digest()
         if not (folder / "recipe.json").exists():
-            save_tensors(folder / "preprocessing.safetensors", preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
-            write_json(folder / "recipe.json", {"identity": identity.to_json(), "data": data.to_json()})
+            describe_store(folder, identity, data, preprocessing)
         return TrajectoryStore.open(folder)
 
     @staticmethod
@@ -83,7 +90,15 @@ class TrajectoryStore:
                 found = f"holds {len(inside)} stores ({', '.join(path.name for path in inside)})" if inside else "holds no expert store"
                 raise InputError(f"{folder} {found}; name one folder with a recipe.json, or train some with: astdistill experts PRESET")
             folder = inside[0]
-        identity = StoreIdentity.model_validate(read_json(folder / "recipe.json")["identity"])
+        recipe = folder / "recipe.json"
+        try:
+            identity = StoreIdentity.model_validate(read_json(recipe).get("identity"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "identity"
+            raise InputError(
+                f"{recipe} does not describe experts ({where}: {first['msg']}); move {folder} away and train again."
+            ) from error
         return TrajectoryStore(folder, identity, limit)
 
     @property
@@ -152,6 +167,12 @@ class TrajectoryStore:
         wanted = [self.epochs + 1, self.identity.parameters]
         if shape != wanted:
             raise InputError(f"{path} holds rows of shape {shape} where {wanted} are due; delete it and run the same command again.")
+
+
+def describe_store(folder: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> None:
+    """Write what makes a folder of trajectories a store; `recipe.json` comes last."""
+    save_tensors(folder / "preprocessing.safetensors", preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
+    write_json(folder / "recipe.json", {"identity": identity.to_json(), "data": data.to_json()})
 
 
 def identity_of(

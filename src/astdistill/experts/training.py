@@ -17,7 +17,7 @@ from ..errors import DivergedError, InputError
 from ..models import FlatModel, build_model
 from ..progress import Bar, bar
 from ..runs import append_line, lock
-from ..seeds import derive, rng, seeded, sent
+from ..seeds import derive, rng, seeded
 from ..shapes import Batch, Logits, Targets
 from ..synthetic import one_hot
 from ..workers import Crew, divide, pool, training_seconds
@@ -48,7 +48,7 @@ def train_experts(
     """
     if count < 1:
         raise InputError(f"{count} experts were asked for; choose --experts.count of 1 or more.")
-    crew = divide(count, workers, dataset.train.images.device, [model])
+    crew = divide(count, workers, dataset.device, [model])
     recipe = recipe or ExpertRecipe()
     parameters = FlatModel(build_model(model, dataset.shape, len(dataset.classes))).size
     identity = identity_of(dataset, recipe, model, parameters, seed, dtype)
@@ -56,7 +56,8 @@ def train_experts(
     PartialTrajectory.sweep(trajectories.folder, trajectories.experts())
     missing = sorted(set(range(count)) - set(trajectories.experts()))
     if missing:
-        with bar("training experts (epochs)", count * recipe.epochs, (count - len(missing)) * recipe.epochs) as progress:
+        whole, done, images = count * recipe.epochs, (count - len(missing)) * recipe.epochs, len(dataset.train)
+        with bar("training experts (epochs)", whole, done, "images", images) as progress:
             _train_missing(dataset, trajectories, missing, crew, progress)
     return TrajectoryStore(trajectories.folder, identity, limit=count)
 
@@ -93,8 +94,7 @@ def _seconds(dataset: Dataset, store: TrajectoryStore) -> float:
 def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress: Bar) -> None:
     """Train one expert to the end and put its file into the store."""
     identity, recipe, classes = store.identity, store.identity.recipe, len(store.identity.classes)
-    device = dataset.train.images.device
-    network = build_model(identity.model, identity.shape, classes, seed=derive(identity.seed, "expert", expert)).to(device)
+    network = build_model(identity.model, identity.shape, classes, seed=derive(identity.seed, "expert", expert)).to(dataset.device)
     trainee = Trainee(network)
     optimiser = make_optimiser(trainee, recipe, 0)
     curves = ExpertCurve()
@@ -130,12 +130,10 @@ def train_epoch(
 ) -> float:
     """Train for one pass over `split`; the accuracy, in percent, on the augmented batches as they came."""
     generator = rng(seed, "epoch")
-    order = sent(torch.randperm(len(split), generator=generator), split.labels.device)
-    correct = torch.zeros((), device=split.labels.device)
-    shape = split.images.shape[1], split.images.shape[2], split.images.shape[3]
-    for chosen in order.split(recipe.batch):
-        images, labels = split.images[chosen], split.labels[chosen]
-        augmented = apply(images, draw(recipe.augmentation, len(chosen), shape, generator).to(images.device))
+    order = torch.randperm(len(split), generator=generator)
+    correct = torch.zeros((), device=split.device)
+    for images, labels in split.batches(recipe.batch, order):
+        augmented = apply(images, draw(recipe.augmentation, len(images), split.shape, generator).to(images.device))
         targets = one_hot(labels, classes).to(augmented.dtype)
         correct += (expert_gradient(trainee, images, augmented, targets, recipe, epoch).argmax(1) == labels).sum()
         if recipe.grad_norm > 0:

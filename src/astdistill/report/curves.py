@@ -51,7 +51,7 @@ def save_curves(lines: Sequence[Mapping[str, Any]], path: str | Path, validation
     figure = blank(4.4 * panels, 3.4)
     axes = figure.subplots(1, panels)
     tidy(axes[0], "Matching loss", "iteration", "loss")
-    _cloud(axes[0], loss)
+    draw_loss(axes[0], loss)
     tidy(axes[1], "Learned step size", "iteration", "η")
     axes[1].plot(rate.iterations, rate.values, color=COLOURS[2], linewidth=1.7)
     if tested.values:
@@ -65,7 +65,7 @@ def save_curves(lines: Sequence[Mapping[str, Any]], path: str | Path, validation
     save(figure, Path(path))
 
 
-def _cloud(axes: Axes, loss: Curve) -> None:
+def draw_loss(axes: Axes, loss: Curve) -> None:
     """Every loss as a faint dot, the trend as a line, broken iterations as red ticks at the bottom."""
     few = len(loss.values) <= FEW
     axes.plot(
@@ -77,8 +77,8 @@ def _cloud(axes: Axes, loss: Curve) -> None:
         alpha=1 if few else 0.5,
         linewidth=0,
     )
-    trend = loss.values if few else _median(loss.values)
-    axes.plot(loss.iterations, trend, color=COLOURS[0], linewidth=1.7, label=None if few else "moving median")
+    middle = loss.values if few else trend(loss.values)
+    axes.plot(loss.iterations, middle, color=COLOURS[0], linewidth=1.7, label=None if few else "moving median")
     if loss.broken:
         heights = np.zeros(len(loss.broken))
         label = f"not finite ({len(loss.broken)})"
@@ -89,6 +89,7 @@ def _cloud(axes: Axes, loss: Curve) -> None:
         axes.legend(fontsize=8, frameon=False)
 
 
-def _median(values: Sequence[float]) -> list[float]:
+def trend(values: Sequence[float]) -> list[float]:
+    """The moving median of the values, as many of them."""
     half = max(1, len(values) // SMOOTHED_OVER // 2 + 1)
     return [float(np.median(values[max(0, index - half) : index + half + 1])) for index in range(len(values))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ..errors import InputError
+from ..runs import replacing
 from ..shapes import Images
 from ..synthetic import SyntheticSet
 from .canvas import INK, blank, save
@@ -71,19 +73,42 @@ class Layout:
         return left + self.label_left + column * (self.cell + GAP), top + self.label_top + row * (self.cell + GAP)
 
 
-def save_grid(synthetic: SyntheticSet, path: str | Path, columns: int | None = None) -> None:
+def save_grid(synthetic: SyntheticSet, path: str | Path, columns: int | None = None, tiles: int = 1) -> None:
     """Write all images of the set as one PNG, grouped by class, under the class's name or (several per class) beside it.
 
     One channel is shown grey, three as RGB, any other number as the grey mean over its channels. Pixels are undone from whitening,
     clipped, and enlarged by a whole factor without smoothing. `columns` is how many classes stand side by side; None chooses.
-    Raises InputError for `columns` below 1.
+    Each image is shown `tiles` × `tiles` times without a gap, as textures are laid. Raises InputError for `columns` below 1.
     """
     if columns is not None and columns < 1:
         raise InputError(f"{columns} columns were asked for; give at least 1, or leave it out.")
-    pixels = synthetic.pixels()
-    names = [name.replace("_", " ") for name in synthetic.classes]
-    layout = arrange(len(names), synthetic.ipc, max(pixels.shape[-2:]), max(_text_width(name, LARGEST_FONT) for name in names), columns)
-    _draw(_sheet(pixels, layout, synthetic.ipc), names, layout, Path(path))
+    save_labelled(synthetic.pixels().repeat(1, 1, tiles, tiles), synthetic.classes, path, columns)
+
+
+def save_labelled(pixels: Images, classes: Sequence[str], path: str | Path, columns: int | None = None) -> None:
+    """The same of any images in [0, 1], as many of each of `classes`, grouped by class."""
+    names, ipc = [name.replace("_", " ") for name in classes], len(pixels) // len(classes)
+    layout = arrange(len(names), ipc, max(pixels.shape[-2:]), max(_text_width(name, LARGEST_FONT) for name in names), columns)
+    _draw(_sheet(pixels, layout, ipc), names, layout, Path(path))
+
+
+def save_picture(pixels: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
+    """Write one image as PNG at its own size, whole or not at all; grey ones of a single channel."""
+    from PIL import Image
+
+    grey = bool((pixels == pixels[..., :1]).all())
+    with replacing(path) as temporary:
+        Image.fromarray(pixels[..., 0] if grey else pixels).save(temporary, format="PNG")
+
+
+def file_name(label: str) -> str:
+    """The name of a class as part of a file's."""
+    return re.sub(r"[^\w-]+", "_", label)[:80]
+
+
+def sheet(pixels: Images, ipc: int) -> UInt8[np.ndarray, "height width 3"]:
+    """The images in [0, 1] on one white sheet, class after class, without names."""
+    return _sheet(pixels, arrange(len(pixels) // ipc, ipc, max(pixels.shape[-2:]), 0.0), ipc)
 
 
 def arrange(classes: int, ipc: int, size: int, name_width: float, columns: int | None = None) -> Layout:
@@ -104,12 +129,16 @@ def arrange(classes: int, ipc: int, size: int, name_width: float, columns: int |
     return min(map(with_columns, even), key=lambda layout: abs(math.log(layout.width / layout.height / 1.3)))
 
 
+def colours(pixels: Images) -> UInt8[np.ndarray, "N H W 3"]:
+    """Images in [0, 1] as 8-bit RGB: one channel grey, three as they are, any other number as their grey mean."""
+    shown = pixels if pixels.shape[1] == 3 else pixels.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    return shown.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
 def _sheet(pixels: Images, layout: Layout, ipc: int) -> UInt8[np.ndarray, "height width 3"]:
     sheet = np.full((layout.height, layout.width, 3), 255, dtype=np.uint8)
-    colour = pixels if pixels.shape[1] == 3 else pixels.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    whole = colour.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
     factor = layout.cell // max(pixels.shape[-2:])
-    for index, image in enumerate(whole):
+    for index, image in enumerate(colours(pixels)):
         left, top = layout.image(*divmod(index, ipc))
         large = image.repeat(factor, axis=0).repeat(factor, axis=1)
         sheet[top : top + large.shape[0], left : left + large.shape[1]] = large

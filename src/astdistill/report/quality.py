@@ -24,7 +24,8 @@ FEW = 12
 def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) -> None:
     """Write a PNG: squared step length (log scale) and accuracy per epoch, mean and one standard deviation over the experts of each store.
 
-    Solid accuracy is test, dashed is train. Raises InputError when a store holds no expert or experts of different length.
+    Solid accuracy is test, dashed is train; a store of imported experts has none. Raises InputError when a store holds no expert or experts
+    of different length.
     """
     for name, curves in stores.items():
         _check(name, curves)
@@ -34,14 +35,18 @@ def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) 
     tidy(accuracy, "How good it is", "epoch", "accuracy, %")
     for (name, curves), colour in zip(stores.items(), _cycle(len(stores)), strict=True):
         label = f"{name} (n = {len(curves)})"
-        _band(steps, [curve.step_squared for curve in curves], colour, "-", label, of_logarithm=True)
-        _band(accuracy, [curve.test_accuracy for curve in curves], colour, "-", f"{name}, test" if len(stores) > 1 else "test")
+        band(steps, [curve.step_squared for curve in curves], colour, "-", label, of_logarithm=True)
+        if all(curve.test_accuracy for curve in curves):
+            band(accuracy, [curve.test_accuracy for curve in curves], colour, "-", f"{name}, test" if len(stores) > 1 else "test")
         if all(curve.train_accuracy for curve in curves):
-            _band(accuracy, [curve.train_accuracy for curve in curves], colour, "--", f"{name}, train" if len(stores) > 1 else "train")
+            band(accuracy, [curve.train_accuracy for curve in curves], colour, "--", f"{name}, train" if len(stores) > 1 else "train")
     logarithmic(steps)
     for axes in (steps, accuracy):
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=8, frameon=False)
+        if axes.lines:
+            axes.legend(fontsize=8, frameon=False)
+        else:
+            axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
     save(figure, Path(path))
 
 
@@ -55,12 +60,12 @@ def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
     for name, curves in stores.items():
         _check(name, curves)
         steps = np.array([curve.step_squared for curve in curves]).mean(axis=0)
-        trained = [curve.train_accuracy[-1] for curve in curves if curve.train_accuracy]
+        tested, trained = ([values[-1] for values in lists if values] for lists in _accuracies(curves))
         shown.add_row(
             name,
             str(len(curves)),
             str(len(steps)),
-            spread([curve.test_accuracy[-1] for curve in curves]),
+            spread(tested) if tested else "–",
             spread(trained) if trained else "–",
             f"{steps.min():.2g} – {steps.max():.2g}",
         )
@@ -70,7 +75,7 @@ def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
 def epoch_table(name: str, curves: Sequence[ExpertCurve]) -> Table:
     """One row an epoch 1 … E: train and test accuracy in percent and squared step length, mean ± sample deviation over the experts.
 
-    Train accuracy is left out (–) unless every expert has it. Raises InputError for no expert or experts of different length.
+    An accuracy is left out (–) unless every expert has it. Raises InputError for no expert or experts of different length.
     """
     _check(name, curves)
     n = len(curves)
@@ -78,27 +83,32 @@ def epoch_table(name: str, curves: Sequence[ExpertCurve]) -> Table:
     shown = Table(caption=f"{name}: {over}; squared step: ‖θ_e − θ_(e−1)‖².", caption_justify="left")
     for column in ("epoch", "train, %", "test, %", "squared step"):
         shown.add_column(column, justify="right")
-    trained = all(curve.train_accuracy for curve in curves)
+    tested, trained = map(all, _accuracies(curves))
     for epoch in range(len(curves[0].step_squared)):
         shown.add_row(
             str(epoch + 1),
             spread([curve.train_accuracy[epoch] for curve in curves]) if trained else "–",
-            spread([curve.test_accuracy[epoch] for curve in curves]),
+            spread([curve.test_accuracy[epoch] for curve in curves]) if tested else "–",
             _step_spread([curve.step_squared[epoch] for curve in curves]),
         )
     return shown
 
 
+def _accuracies(curves: Sequence[ExpertCurve]) -> tuple[list[list[float]], list[list[float]]]:
+    """Test and train accuracies of each expert; empty where they were not measured, as of imported experts."""
+    return [curve.test_accuracy for curve in curves], [curve.train_accuracy for curve in curves]
+
+
 def _check(name: str, curves: Sequence[ExpertCurve]) -> None:
     lengths = {
-        len(values) for curve in curves for values in (curve.test_accuracy, curve.step_squared, curve.train_accuracy or curve.step_squared)
+        len(values or curve.step_squared) for curve in curves for values in (curve.step_squared, curve.test_accuracy, curve.train_accuracy)
     }
     if len(lengths) != 1 or 0 in lengths:
         found = "no expert" if not curves else f"curves of {', '.join(map(str, sorted(lengths)))} epochs"
         raise InputError(f"The store '{name}' holds {found}; give finished experts that were trained for the same number of epochs.")
 
 
-def _band(axes: Axes, curves: Sequence[Sequence[float]], colour: str, line: str, label: str, of_logarithm: bool = False) -> None:
+def band(axes: Axes, curves: Sequence[Sequence[float]], colour: str, line: str, label: str, of_logarithm: bool = False) -> None:
     """The mean over experts and one deviation to both sides; on a log scale both are taken of the logarithm."""
     values = np.array(curves, dtype=float)
     values = np.log(np.where(values > 0, values, np.nan)) if of_logarithm else values

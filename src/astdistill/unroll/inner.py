@@ -16,7 +16,7 @@ from .plan import Plan
 
 @dataclass(frozen=True)
 class Variables:
-    """X `[N, C, H, W]`, Y `[N, K]` and η: what a meta-gradient is taken with respect to."""
+    """X `[N, C, H, W]` (k H and k W on a torus), Y `[N, K]` and η: what a meta-gradient is taken with respect to."""
 
     images: Images
     targets: Targets

@@ -11,14 +11,16 @@ from torch import Tensor
 from ..augment import Draw, apply, draw
 from ..seeds import sent
 from ..shapes import Batch
+from ..textures import ORDINARY, Crops, Torus
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which images each inner step sees, `[T, B]`, and how they are augmented. The same plan gives the same bits."""
+    """Which images each inner step sees, `[T, B]`, which part of each, and how it is augmented. The same plan gives the same bits."""
 
     indices: Int[Tensor, "T B"]
     augmentation: tuple[Draw, ...]
+    crops: tuple[Crops, ...]
 
     @property
     def steps(self) -> int:
@@ -26,8 +28,8 @@ class Plan:
         return len(self.indices)
 
     def augment(self, step: int, images: Batch) -> Batch:
-        """A_i(images): the augmentation drawn for `step`."""
-        return apply(images, self.augmentation[step])
+        """A_i(images): the crops, and then the augmentation, drawn for `step`."""
+        return apply(self.crops[step](images), self.augmentation[step])
 
 
 def draw_plan(
@@ -38,11 +40,13 @@ def draw_plan(
     shape: tuple[int, int, int],
     generator: torch.Generator,
     device: torch.device | str = "cpu",
+    torus: Torus = ORDINARY,
 ) -> Plan:
-    """A plan of `steps` batches out of `count` synthetic images of `shape` (C, H, W).
+    """A plan of `steps` batches out of `count` synthetic images, of which a network sees `shape` (C, H, W).
 
     The whole set is used at every step if it fits into `batch`. Otherwise batches are cut from reshuffled passes laid end to
     end, so that every image is seen equally often and every batch has the same size, also where `batch` does not divide `count`.
+    On a torus each canvas of a batch is looked at `samples` times, and B counts the looks.
     """
     size = count if batch is None else min(batch, count)
     if size == count:
@@ -51,5 +55,8 @@ def draw_plan(
         passes = -(-steps * size // count)
         stream = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
         indices = stream[: steps * size].view(steps, size)
-    draws = tuple(draw(strategy, size, shape, generator).to(device) for _ in range(steps))
-    return Plan(sent(indices, device), draws)
+    indices = torus.repeated(indices)
+    seen = indices.shape[1]
+    crops = tuple(torus.draw(seen, (shape[1], shape[2]), generator).to(device) for _ in range(steps))
+    draws = tuple(draw(strategy, seen, shape, generator).to(device) for _ in range(steps))
+    return Plan(sent(indices, device), draws, crops)

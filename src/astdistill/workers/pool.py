@@ -27,11 +27,19 @@ Result = TypeVar("Result")
 Work = Callable[[Shared, Job, Bar], Result]
 """A function of a module (only its name is sent), called with what all jobs share, one job, and a bar for its steps."""
 
-START = (
-    # Ctrl-C in a terminal reaches every process of it; a worker is ended by its pipe, without a traceback of its own.
-    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "
-    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from astdistill.workers.serving import serve; serve()"
-)
+START = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+import pickle, sys
+try:
+    sys.path[:] = pickle.load(sys.stdin.buffer)
+except (EOFError, pickle.UnpicklingError):
+    sys.exit()
+from astdistill.workers.serving import serve
+serve()
+"""
+"""What a worker runs. Ctrl-C in a terminal reaches every process of it, so workers ignore it: each is ended by its pipe, also where the
+parent is stopped while it starts them, and without a traceback of its own."""
 
 
 @contextmanager
@@ -47,8 +55,9 @@ def pool(
         with _limited(crew.threads):
             yield lambda jobs: ((job, work(shared, job, progress)) for job in jobs)
         return
-    processes = _Processes(min(crew.workers, missing), progress)
+    processes = _Processes(progress)
     try:
+        processes.start(min(crew.workers, missing))  # in here, so that a signal meanwhile leaves none behind
         processes.prepare(crew.threads, work, shared)
         yield processes.run
     finally:
@@ -69,15 +78,21 @@ def _limited(threads: int) -> Iterator[None]:
 class _Processes:
     """Some workers, and what they say."""
 
-    def __init__(self, count: int, progress: Bar) -> None:
+    def __init__(self, progress: Bar) -> None:
         self._progress = progress
         self._inbox: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
         self._memory = nameless_file()
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._readers: list[threading.Thread] = []
+
+    def start(self, count: int) -> None:
+        """Start so many workers, and a thread for each that listens to it."""
         words, handles = [sys.executable, "-c", START], (self._memory.fileno(),)
-        self._started = [subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=handles) for _ in range(count)]
-        self._readers = [threading.Thread(target=self._read, args=(number,), daemon=True) for number in range(count)]
-        for reader in self._readers:
+        for number in range(count):
+            self._started.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=handles))
+            reader = threading.Thread(target=self._read, args=(number,), daemon=True)
             reader.start()
+            self._readers.append(reader)
 
     def prepare(self, threads: int, work: Work[Shared, Job, Result], shared: Shared) -> None:
         """Tell every worker what is to be done, and with what."""
@@ -112,9 +127,11 @@ class _Processes:
     def stop(self) -> None:
         for process in self._started:
             process.kill()
-        for process, reader in zip(self._started, self._readers, strict=True):
+        for process in self._started:
             process.wait()
+        for reader in self._readers:
             reader.join()
+        for process in self._started:
             for stream in (process.stdin, process.stdout):
                 assert stream is not None
                 with suppress(BrokenPipeError):  # what a dead worker never read

@@ -1,7 +1,19 @@
 """The decisions that papers make, one part each."""
 
 from .accept import Accept, LossThreshold
-from .init import CorrectInit, FileInit, Init, Initial, NoiseInit, RealInit, RepresentativeInit, RepresentativeInitAsReleased
+from .init import (
+    Choice,
+    Classifier,
+    Clusters,
+    CorrectInit,
+    FileInit,
+    Init,
+    Initial,
+    NoiseInit,
+    RealInit,
+    RepresentativeInit,
+    RepresentativeInitAsReleased,
+)
 from .labels import ExpertTargets, HardTargets, TargetInit, TargetTargets
 from .matching import FinalGoal, Goal, IntermediateGoal, IntermediateGoalAsReleased, NearestGoal
 from .rate import LogRate, Rate, RawRate
@@ -21,6 +33,9 @@ __all__ = [
     "Accept",
     "BalancedWeight",
     "BalancedWeightAsReleased",
+    "Choice",
+    "Classifier",
+    "Clusters",
     "CorrectInit",
     "ExpertTargets",
     "FileInit",

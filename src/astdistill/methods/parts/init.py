@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ...data import Dataset, representatives
+from ...data import Dataset, Split, clustered
 from ...errors import InputError
 from ...experts import TrajectoryStore
 from ...models import FlatModel
 from ...records import Part
 from ...seeds import derive, rng
-from ...shapes import Images, Labels, Logits
+from ...shapes import Batch, Images, Labels, Logits, Params
 from ...synthetic import load
+
+Classifier = Callable[[Params, Batch], Logits]
+"""A network as labels are made with it: a function of its parameters and of images, or of whole canvases."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +30,61 @@ class Initial:
 
     images: Images
     labels: Labels
+    clusters: tuple[Clusters, ...] = ()
+    """One a class, where the images were chosen by clusters."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What one class was clustered by: features `[N, D]`, the cluster of each image `[N]`, and which of the N were chosen."""
+
+    features: Logits
+    clusters: Int[Tensor, " N"]
+    chosen: Int[Tensor, " I"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Indices into the training images, and the clusters that they were chosen from, where they were."""
+
+    indices: Int[Tensor, " I"]
+    clusters: Clusters | None = None
+
+    @staticmethod
+    def among(members: Int[Tensor, " N"], clusters: Clusters) -> Choice:
+        """The chosen ones of the images at `members`."""
+        return Choice(members.cpu()[clusters.chosen], clusters)
 
 
 class Init(Part):
-    """Chooses the start of X from the training images. ipc has been checked against the class sizes."""
+    """Chooses the start of X from the training images.
+
+    The images per class have been checked against the class sizes; a canvas of k² cells asks for k² of them, which a class may not have.
+    """
 
     def check(self, dataset: Dataset, ipc: int) -> None:
         """Raise InputError when so many images per class of this data set cannot be chosen this way."""
 
     def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
-        """The initial set."""
-        chosen = [self.choose(dataset, label, ipc, experts, model, seed) for label in range(len(dataset.classes))]
-        indices = torch.cat(chosen).to(dataset.train.labels.device)
-        return Initial(dataset.train.images[indices].clone(), dataset.train.labels[indices].clone())
+        """The initial set: no image twice, but where a class has fewer than `ipc`, all of which then come round again."""
+        sizes = enumerate(dataset.class_sizes())
+        chosen = [self.choose(dataset, label, min(ipc, size), experts, model, seed) for label, size in sizes]
+        again = [each.indices[torch.arange(ipc) % len(each.indices)] for each in chosen]
+        indices = torch.cat(again).to(dataset.train.labels.device)
+        clusters = tuple(each.clusters for each in chosen if each.clusters is not None)
+        return Initial(dataset.train.batch(indices), dataset.train.labels[indices], clusters)
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Int[Tensor, " I"]:
-        """Indices into the training images of `ipc` images of class `label`."""
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
+        """Which `ipc` training images of class `label`."""
         raise NotImplementedError
 
 
 class RealInit(Init):
     """Random real images of each class (MTT)."""
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Int[Tensor, " I"]:
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
         members = dataset.train.of_class(label).cpu()
-        return members[torch.randperm(len(members), generator=rng(seed, "init", label))[:ipc]]
+        return Choice(members[torch.randperm(len(members), generator=rng(seed, "init", label))[:ipc]])
 
 
 class CorrectInit(Init):
@@ -59,12 +93,12 @@ class CorrectInit(Init):
     Where these are too few, those follow that it gets wrong by the least: by how far the logit of another class is above their own.
     """
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Int[Tensor, " I"]:
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
         members = dataset.train.of_class(label)
         members = members[torch.randperm(len(members), generator=rng(seed, "init", label)).to(members.device)]
-        logits = expert_logits(experts, model, dataset.train.images[members], seed)
+        logits = expert_logits(experts, model, dataset.train.select(members), seed)
         wrong_by = (logits.amax(dim=1) - logits[:, label]).clamp_min(0.0)
-        return members.cpu()[wrong_by.argsort(stable=True)[:ipc]]
+        return Choice(members.cpu()[wrong_by.argsort(stable=True)[:ipc]])
 
 
 class NoiseInit(Init):
@@ -73,36 +107,40 @@ class NoiseInit(Init):
     def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
         labels = torch.arange(len(dataset.classes)).repeat_interleave(ipc)
         images = torch.randn(len(labels), *dataset.shape, generator=rng(seed, "init"))
-        device = dataset.train.images.device
-        return Initial(images.to(device), labels.to(device))
+        return Initial(images.to(dataset.device), labels.to(dataset.device))
 
 
 class FileInit(Init):
-    """The images of an earlier distilled set, which must have the same classes, images per class and preprocessing."""
+    """The images of an earlier distilled set, which must have the same classes, images per class and preprocessing.
+
+    A canvas counts for its k² cells, so that textures start from textures, from ordinary images, and the other way round.
+    """
 
     path: Path
     """A synthetic.safetensors, or the run folder that holds one."""
 
     def check(self, dataset: Dataset, ipc: int) -> None:
         earlier = load(self.path)
-        found = (earlier.classes, earlier.ipc, tuple(earlier.images.shape[1:]), earlier.preprocessing.hash)
+        found = (earlier.classes, earlier.ipc * earlier.torus.cells, earlier.shape, earlier.preprocessing.hash)
         wanted = (dataset.classes, ipc, dataset.shape, dataset.preprocessing.hash)
         for name, has, wants in zip(("classes", "images per class", "image shape", "preprocessing"), found, wanted, strict=True):
             if has != wants:
                 raise InputError(f"{self.path} has other {name} ({has}) than this run ({wants}); start from a set like it, or --init real.")
 
     def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
-        earlier, device = load(self.path), dataset.train.images.device
-        return Initial(earlier.images.to(device), earlier.hard_labels.to(device))
+        earlier, device = load(self.path), dataset.device
+        labels = earlier.hard_labels.repeat_interleave(earlier.torus.cells)
+        return Initial(earlier.torus.cut(earlier.images).to(device), labels.to(device))
 
 
 class RepresentativeInit(Init):
     """AST, METHOD §2 part 3, sound: K-means with k = ipc on an expert's logits, the real image nearest each centre within its cluster."""
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Int[Tensor, " I"]:
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
         members = dataset.train.of_class(label)
-        logits = expert_logits(experts, model, dataset.train.images[members], seed)
-        return members.cpu()[representatives(logits, ipc, derive(seed, "init", label))]
+        logits = expert_logits(experts, model, dataset.train.select(members), seed)
+        found = clustered(logits, ipc, derive(seed, "init", label))
+        return Choice.among(members, Clusters(logits, found.clusters, found.nearest))
 
 
 class RepresentativeInitAsReleased(Init):
@@ -114,24 +152,30 @@ class RepresentativeInitAsReleased(Init):
                 f"The released representative initialisation takes int(ipc/10) images from each of ten clusters, which is not {ipc} images "
                 f"per class; use a multiple of 10, or --method ast, or --without representative."
             )
+        if min(dataset.class_sizes()) < 10:
+            raise InputError(
+                f"The released representative initialisation needs 10 training images of every class for its ten clusters, the smallest "
+                f"has {min(dataset.class_sizes())}; use --method ast, or --without representative."
+            )
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Int[Tensor, " I"]:
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
 
         members = dataset.train.of_class(label)
-        logits = expert_logits(experts, model, dataset.train.images[members], seed).double()
+        logits = expert_logits(experts, model, dataset.train.select(members), seed).double()
         means: Any = KMeans  # its annotations allow only the text 'auto' for n_init
         with threadpool_limits(limits=1):  # parallel sums would change the last bits
             found = means(n_clusters=10, n_init=4, random_state=derive(seed, "init", label) % 2**32).fit(logits.numpy())
         distances = torch.cdist(torch.from_numpy(found.cluster_centers_).double(), logits)
-        return members.cpu()[distances.argsort(dim=1)[:, : ipc // 10].flatten()]
+        nearest = distances.argsort(dim=1)[:, : ipc // 10].flatten()
+        return Choice.among(members, Clusters(logits.float(), torch.from_numpy(found.labels_).long(), nearest))
 
 
 @torch.no_grad()
-def expert_logits(experts: TrajectoryStore, model: FlatModel, images: Images, seed: int) -> Logits:
-    """The logits of one drawn, fully trained expert, on the CPU."""
+def expert_logits(experts: TrajectoryStore, model: Classifier, split: Split, seed: int) -> Logits:
+    """What one drawn, fully trained expert says of the images, on the CPU."""
     numbers = experts.experts()
     expert = numbers[int(torch.randint(len(numbers), (), generator=rng(seed, "init", "expert")))]
-    theta = experts.rows(expert, experts.epochs, experts.epochs + 1)[0].to(images.device)
-    return torch.cat([model(theta, part) for part in images.split(1000)]).cpu()
+    theta = experts.rows(expert, experts.epochs, experts.epochs + 1)[0].to(split.device)
+    return torch.cat([model(theta, images) for images, _ in split.batches(1000)]).cpu()

@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
+from ...data import Split
 from ...experts import Segment, TrajectoryStore
-from ...models import FlatModel
 from ...records import Part
 from ...shapes import Images, Targets
 from ...synthetic import one_hot
-from .init import Initial, expert_logits
+from .init import Classifier, Initial, expert_logits
 
 
 class TargetInit(Part):
@@ -20,11 +20,11 @@ class TargetInit(Part):
 
     kind: ClassVar[Literal["hard", "soft"]] = "hard"
 
-    def __call__(self, initial: Initial, experts: TrajectoryStore, model: FlatModel, classes: int, seed: int) -> Targets:
-        """Y, `[N, K]`."""
+    def __call__(self, initial: Initial, experts: TrajectoryStore, model: Classifier, classes: int, seed: int) -> Targets:
+        """Y, `[N, K]`. For textures `model` gives the mean logits of a canvas's k² cells."""
         raise NotImplementedError
 
-    def at(self, targets: Targets, images: Images, segment: Segment, model: FlatModel) -> Targets:
+    def at(self, targets: Targets, images: Images, segment: Segment, model: Classifier) -> Targets:
         """The targets of the present `images` in an outer step that imitates `segment`: Y itself, here."""
         return targets
 
@@ -35,7 +35,7 @@ class HardTargets(TargetInit):
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of each label that is spread evenly over all classes (label smoothing, arXiv 1512.00567, §7); 0 means none."""
 
-    def __call__(self, initial: Initial, experts: TrajectoryStore, model: FlatModel, classes: int, seed: int) -> Targets:
+    def __call__(self, initial: Initial, experts: TrajectoryStore, model: Classifier, classes: int, seed: int) -> Targets:
         hard = one_hot(initial.labels, classes)
         return hard * (1 - self.smoothing) + self.smoothing / classes if self.smoothing else hard
 
@@ -47,8 +47,8 @@ class ExpertTargets(TargetInit):
     temperature: float = Field(default=1.0, gt=0)
     """The logits are divided by it: above 1 the labels are softer than the expert's."""
 
-    def __call__(self, initial: Initial, experts: TrajectoryStore, model: FlatModel, classes: int, seed: int) -> Targets:
-        return expert_logits(experts, model, initial.images, seed).to(initial.images.device) / self.temperature
+    def __call__(self, initial: Initial, experts: TrajectoryStore, model: Classifier, classes: int, seed: int) -> Targets:
+        return expert_logits(experts, model, Split(initial.images, initial.labels), seed).to(initial.images.device) / self.temperature
 
 
 class TargetTargets(ExpertTargets):
@@ -60,5 +60,5 @@ class TargetTargets(ExpertTargets):
     """
 
     @torch.no_grad()
-    def at(self, targets: Targets, images: Images, segment: Segment, model: FlatModel) -> Targets:
+    def at(self, targets: Targets, images: Images, segment: Segment, model: Classifier) -> Targets:
         return torch.cat([model(segment.checkpoints[-1], part) for part in images.split(1000)]) / self.temperature

@@ -1,0 +1,158 @@
+"""Class-incremental learning from a distilled memory: classes arrive in steps, and every step trains afresh on all that came so far.
+
+The protocol of DM (arXiv 2110.04181), after GDumb: the memory holds the distilled images of every class seen; at each step a new
+network is trained from scratch on it and tested on the classes seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+
+from ..data.dataset import Dataset
+from ..errors import InputError
+from ..records import Record
+from ..runs import write_json
+from ..seeds import rng
+from ..shapes import Labels
+from ..synthetic import SyntheticSet
+from ..tabulation import Column, Tabulation
+from .evaluation import Row, check_same_space
+from .ledger import Ledger
+from .places import Draw, Kept, Place, Testing, baseline_place, synthetic_place, train_places
+from .pools import architectures
+from .recipe import MTT_PROTOCOL, EvalRecipe
+from .scores import Subject
+from .tables import BASELINE_NAMES, LABELS, networks_text, protocol_text, spread
+from .training import NetworkResult
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What network k has of a set once `seen` classes of its own random order have arrived."""
+
+    source: SyntheticSet | Draw
+    seen: int
+    classes: int
+    seed: int
+
+    def __call__(self, k: int) -> SyntheticSet:
+        whole = self.source if isinstance(self.source, SyntheticSet) else self.source(k)
+        return of_classes(whole, arrived(self.classes, self.seen, self.seed, k))
+
+
+class Continual(Record):
+    """Final accuracies in percent on the test images of the classes seen, by set, step and network."""
+
+    recipe: EvalRecipe
+    model: str
+    subject: Subject
+    seen: tuple[int, ...]
+    """Classes that have arrived by the end of each step."""
+    accuracies: dict[str, tuple[tuple[float, ...], ...]]
+    """'synthetic' and baselines; for each step one figure a network."""
+
+
+def continual(
+    synthetic: SyntheticSet,
+    dataset: Dataset,
+    steps: int,
+    recipe: EvalRecipe = MTT_PROTOCOL,
+    model: str | Sequence[str] | None = None,
+    seeds: int = 5,
+    baselines: Sequence[str] = ("random",),
+    out: Path | None = None,
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Continual:
+    """The accuracies of `seeds` networks after each of `steps` steps, for the set and for real images in its place.
+
+    Network k has an order of the classes of its own, drawn from `seed` and k. The steps bring equally many classes, the first ones one
+    more where that does not divide. The network is the first of `model` (None: the student) and has an output for every class from the
+    start; soft labels lose their share of classes that have not arrived. 'full' among `baselines` is left out: a memory is small. With
+    `out`, networks that its ledger has are not trained again, and `continual.json` is written there. Raises InputError for a number of
+    steps that `check_steps` refuses.
+    """
+    check_steps(steps, dataset)
+    check_same_space(synthetic, dataset)
+    recipe = recipe.augmented(synthetic.augmentation)
+    name = architectures(model, synthetic.model, dataset.shape)[0]
+    count = len(dataset.classes)
+    seen = tuple(accumulate(count // steps + (step < count % steps) for step in range(steps)))
+    whole = {"synthetic": synthetic_place(name, synthetic, recipe)}
+    whole |= {each: baseline_place(each, name, synthetic.ipc, dataset, recipe, seed) for each in baselines if each != "full"}
+    places = [_arriving(place, classes, count, seed) for place in whole.values() for classes in seen]
+    kept = train_places(places, Testing(dataset, "test", seed, seeds), Ledger.beside(out), workers)
+    sizes = torch.bincount(dataset.test.labels.cpu(), minlength=count)
+    by_step = [_on_seen(each, sizes, classes, seed) for each, classes in zip(kept, seen * len(whole), strict=True)]
+    accuracies = {each: tuple(by_step[row * steps : (row + 1) * steps]) for row, each in enumerate(whole)}
+    found = Continual(recipe=recipe, model=name, subject=Subject.of(synthetic), seen=seen, accuracies=accuracies)
+    if out is not None:
+        write_json(out / "continual.json", found.to_json())
+    return found
+
+
+def check_steps(steps: int, dataset: Dataset) -> None:
+    """Raise InputError unless there are at least two steps, a class for each of them, and test images of every class."""
+    count = len(dataset.classes)
+    if not 2 <= steps <= count:
+        raise InputError(f"{steps} steps were asked for, but {count} classes can arrive in 2 to {count}; choose --continual between these.")
+    for name, tests in zip(dataset.classes, dataset.test.labels.bincount(minlength=count).tolist(), strict=True):
+        if not tests:
+            raise InputError(f"Class '{name}' has no test images, which --continual needs of every class; leave the class or the flag out.")
+
+
+def arrived(classes: int, seen: int, seed: int, k: int) -> Labels:
+    """The `seen` first classes of network k's order."""
+    return torch.randperm(classes, generator=rng(seed, "continual", k))[:seen]
+
+
+def of_classes(synthetic: SyntheticSet, kept: Labels) -> SyntheticSet:
+    """The images whose most probable class is among `kept`, grouped as they were, with no share of any other class in soft labels."""
+    member = torch.zeros(len(synthetic.classes), dtype=torch.bool, device=synthetic.targets.device)
+    member[kept.to(member.device)] = True
+    rows = member[synthetic.hard_labels]
+    targets = synthetic.targets[rows]
+    if synthetic.labels == "soft":
+        targets = targets.masked_fill(~member, -torch.inf)
+    return replace(synthetic, images=synthetic.images[rows.to(synthetic.images.device)], targets=targets)
+
+
+def continual_table(found: Continual) -> Tabulation:
+    """Accuracy by the number of classes seen."""
+    columns = (Column("memory", words=True), *(Column(f"{seen} classes") for seen in found.seen))
+    names = {"synthetic": f"synthetic, {found.model}", **BASELINE_NAMES}
+    rows = [(names[name], *map(spread, by_step)) for name, by_step in found.accuracies.items()]
+    sizes = [len(values) for by_step in found.accuracies.values() for values in by_step]
+    caption = (
+        f"{protocol_text(found.recipe, 'test')} on the classes seen, last epoch; every step trains from scratch on {found.subject.ipc} "
+        f"images of each class seen; {LABELS[found.subject.labels]}; {networks_text(sizes)}, each with its own order of classes."
+    )
+    return Tabulation(columns, tuple(rows), caption, f"Class-incremental learning in {len(found.seen)} steps")
+
+
+def _arriving(place: Place, seen: int, classes: int, seed: int) -> Place:
+    """The row of a memory that holds `seen` classes; with all of them it is the row of the plain evaluation."""
+    if seen == classes:
+        return place
+    source, images = place.row.source, place.row.images * seen // classes
+    assert isinstance(source, SyntheticSet | Draw)
+    row = Row(place.row.model, Memory(source, seen, classes, seed), images, place.row.recipe)
+    return Place(place.name, row, f"{place.content}, {seen} classes of order {seed}")
+
+
+def _on_seen(kept: Kept, sizes: Labels, seen: int, seed: int) -> tuple[float, ...]:
+    """Each network's accuracy on the test images of the classes that it has seen: its accuracies by class, weighed by their sizes."""
+    return tuple(_of_seen(result, sizes, arrived(len(sizes), seen, seed, k)) for k, result in sorted(kept.results.items()))
+
+
+def _of_seen(result: NetworkResult, sizes: Labels, seen: Labels) -> float:
+    if len(seen) == len(sizes) or result.by_class is None:  # a plain evaluation by an earlier version has no figures by class
+        return result.final
+    right = sum((result.by_class[label] or 0.0) * int(sizes[label]) for label in seen.tolist())
+    return right / int(sizes[seen].sum())

@@ -1,0 +1,112 @@
+"""A run folder as the page reads it: whatever is there, and nothing else needed."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...clock import FILE as CLOCK
+from ...distillation.course import Frame, StartMap, read_course
+from ...errors import InputError
+from ...evaluation import Entry, Scores
+from ...runs import read_json, read_lines
+from ...synthetic import SyntheticSet
+from ..relatives import Relative, read_experts
+
+MARKS = ("config.json", "synthetic.safetensors", "metrics.jsonl", "state.safetensors")
+"""One of these makes a folder a run."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run has left; None or empty for what it has not."""
+
+    folder: Path
+    name: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    synthetic: SyntheticSet | None
+    scores: Scores | None
+    other_scores: dict[str, Scores]
+    """Further evaluations of the same set, by the name of their folder."""
+    metrics: list[dict[str, Any]]
+    clock: list[dict[str, Any]]
+    frames: list[Frame]
+    start: StartMap | None
+    experts: list[Relative]
+
+    @property
+    def entry(self) -> Entry | None:
+        """The scores of the first network."""
+        return next(iter(self.scores.architecture.values()), None) if self.scores else None
+
+    @property
+    def ending(self) -> str:
+        """What the last frame is: the end of the run, or the set that held-out images chose."""
+        return "chosen on held-out images" if (self.folder / "last.safetensors").exists() else "final"
+
+    @property
+    def method(self) -> str:
+        return (self.synthetic.method if self.synthetic else self.config.get("method", {}).get("name")) or "unknown method"
+
+    def word(self, verb: str) -> str:
+        """`astdistill VERB <this run>`, to be typed."""
+        return shlex.join(["astdistill", verb, str(self.folder)])
+
+
+def read_run(folder: str | Path) -> RunFolder:
+    """The run in `folder`. Raises InputError with one sentence where there is none."""
+    folder = Path(folder)
+    _check(folder)
+    config = _optional(folder / "config.json")
+    synthetic = SyntheticSet.load(folder) if (folder / "synthetic.safetensors").exists() else None
+    found = _scores(folder)
+    first = next(iter(found), None)
+    return RunFolder(
+        folder=folder,
+        name=folder.resolve().name,
+        config=config,
+        provenance=_optional(folder / "provenance.json") or (synthetic.provenance if synthetic else {}),
+        synthetic=synthetic,
+        scores=None if first is None else found.pop(first),
+        other_scores=found,
+        metrics=read_lines(folder / "metrics.jsonl"),
+        clock=read_lines(folder / CLOCK),
+        frames=_frames(folder, synthetic),
+        start=StartMap.read(folder),
+        experts=read_experts(folder),
+    )
+
+
+def _check(folder: Path) -> None:
+    if any((folder / mark).exists() for mark in MARKS):
+        return
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; name a run, for example runs/demo, or make one with: astdistill demo")
+    inside = sorted({path.parent for mark in MARKS for path in folder.glob(f"*/{mark}")})
+    if inside:
+        raise InputError(f"{folder} is no run but holds some; name them: {shlex.join(['astdistill', 'report', *map(str, inside)])}")
+    raise InputError(f"{folder} holds no run (no config.json, no synthetic.safetensors); make one with: astdistill run PRESET --out FOLDER")
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _scores(folder: Path) -> dict[str, Scores]:
+    """All evaluations of the run that hold a network, its own first, then the latest."""
+    own = [folder / "scores.json"] if (folder / "scores.json").exists() else []
+    later = sorted(folder.glob("*/scores.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    named = {path.parent.name: Scores.read(path) for path in own + later}
+    return {name: scores for name, scores in named.items() if scores.architecture}
+
+
+def _frames(folder: Path, synthetic: SyntheticSet | None) -> list[Frame]:
+    """The course of the images up to and including the set that was saved."""
+    course = read_course(folder)
+    if synthetic is None:
+        return course
+    last = int(synthetic.provenance.get("iteration", course[-1].iteration + 1 if course else 0))
+    return [frame for frame in course if frame.iteration < last] + [Frame.of(synthetic, last)]

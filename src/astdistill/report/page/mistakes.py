@@ -1,0 +1,89 @@
+"""Which classes the networks read right, and what they take the others for."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from ...evaluation import Entry
+from ..canvas import COLOURS, INK
+from .drawing import panel, svg
+
+NUMBERED = 12
+"""Up to so many classes every cell of the confusion matrix has its share written in it."""
+NAMED = 30
+MOST_CONFUSIONS = 6
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often images of one class are taken for another, in percent of the class."""
+
+    true: str
+    taken: str
+    share: float
+
+
+def accuracies(entry: Entry, classes: Sequence[str]) -> list[tuple[str, float]]:
+    """Classes with their mean accuracy in percent, best first; empty where nobody counted."""
+    kept = [each for each in entry.by_class if each is not None]
+    means = []
+    for name, values in zip(classes, zip(*kept, strict=True), strict=False):
+        present = [value for value in values if value is not None]
+        if present:
+            means.append((name.replace("_", " "), statistics.fmean(present)))
+    return sorted(means, key=lambda each: -each[1])
+
+
+def confusions(entry: Entry, classes: Sequence[str]) -> list[Confusion]:
+    """The most frequent mistakes over all networks."""
+    if entry.counts is None:
+        return []
+    shares = _shares(entry)
+    np.fill_diagonal(shares, 0)
+    found = []
+    for place in np.argsort(-shares, axis=None, kind="stable")[:MOST_CONFUSIONS]:
+        row, column = divmod(int(place), len(shares))
+        if shares[row, column] > 0:
+            found.append(Confusion(classes[row].replace("_", " "), classes[column].replace("_", " "), float(shares[row, column])))
+    return found
+
+
+def matrix(entry: Entry, classes: Sequence[str], name: str) -> Markup | None:
+    """The confusion matrix in percent of each class, rows true, columns read; None where nobody counted."""
+    if entry.counts is None:
+        return None
+    shares = _shares(entry)
+    count = len(shares)
+    figure, axes = panel(4.6, 4.2)
+    # One hue whose opacity is the share reads on light and on dark pages alike.
+    hue = tuple(int(COLOURS[0][place : place + 2], 16) / 255 for place in (1, 3, 5))
+    cells = np.dstack([np.broadcast_to(np.array(hue), (count, count, 3)), np.sqrt(shares / 100) * 0.95])
+    axes.imshow(cells, interpolation="none", aspect="equal")
+    if count <= NUMBERED:
+        for row, column in np.argwhere(shares >= 0.5):
+            share = shares[row, column]
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color="white" if share > 35 else INK)
+    _named(axes, [each.replace("_", " ") for each in classes])
+    return svg(figure, name, "Confusion matrix: true class by row, the class it was read as by column, percent of the row")
+
+
+def _named(axes, names: Sequence[str]) -> None:
+    axes.set_xlabel("read as", fontsize=9, color=INK)
+    axes.set_ylabel("true class", fontsize=9, color=INK)
+    axes.tick_params(labelsize=8 if len(names) <= NUMBERED else 6, colors=INK, length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if len(names) <= NAMED:
+        axes.set_yticks(range(len(names)), names, parse_math=False)
+        long = max(map(len, names)) > 3
+        axes.set_xticks(range(len(names)), names, rotation=90 if long else 0, parse_math=False)
+
+
+def _shares(entry: Entry) -> np.ndarray:
+    counts = np.array(entry.counts, dtype=float)
+    return 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

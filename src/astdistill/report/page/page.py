@@ -1,0 +1,97 @@
+"""One or several runs as one HTML file that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from ...errors import InputError
+from ...runs import write_text
+from . import clusters, content, figures, mistakes
+from .folder import RunFolder, read_run
+from .gallery import gallery
+
+PAGE = "report.html"
+IMAGE_BYTES = 3_900_000
+"""Of a page below 5 MB, what images may take; all runs share it."""
+
+
+def save_page(folders: Sequence[str | Path], path: str | Path) -> None:
+    """Write the page of the runs in `folders`, side by side where there are several, whole or not at all.
+
+    What a run has not is left out, and the page names the command that makes it. Raises InputError for no folder, for one that is no run,
+    and for one given twice.
+    """
+    if not folders:
+        raise InputError("Name at least one run folder: astdistill report runs/demo")
+    places = [Path(folder).resolve() for folder in folders]
+    if len(set(places)) < len(places):
+        twice = next(folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1)
+        raise InputError(f"{twice} was named twice; name each run once: astdistill report RUN OTHER")
+    write_text(Path(path), rendered([read_run(folder) for folder in folders]))
+
+
+def rendered(runs: Sequence[RunFolder]) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment, PackageLoader
+
+    runs, here = _apart(runs), resources.files(__package__ or "")
+    pages = Environment(loader=PackageLoader(__package__ or "", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return pages.get_template("page.html").render(
+        title=" and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
+        style=(here / "page.css").read_text(encoding="utf-8"),
+        script=(here / "page.js").read_text(encoding="utf-8"),
+        runs=[_shown(run, number, IMAGE_BYTES // len(runs)) for number, run in enumerate(runs)],
+        course=_drawn(
+            ("Matching loss", figures.loss(runs)),
+            ("Learned step size", figures.step_size(runs)),
+            ("Held-out accuracy", figures.held_out(runs)),
+        ),
+        experts=_drawn(
+            ("How far an expert moves in one epoch", figures.smoothness(runs)),
+            ("How good it is", figures.expert_accuracy(runs)),
+        ),
+        settings=content.settings(runs),
+        provenance=content.provenance(runs),
+    )
+
+
+def _apart(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """The runs under names of their own: that of the folder, or where two are alike the whole path as it was given."""
+    names = [run.name for run in runs]
+    return [replace(run, name=str(run.folder)) if names.count(run.name) > 1 else run for run in runs]
+
+
+def _shown(run: RunFolder, number: int, budget: int) -> dict[str, Any]:
+    """Everything that the page says of one run alone."""
+    entry, classes = run.entry, run.synthetic.classes if run.synthetic else ()
+    return {
+        "name": run.name,
+        "folder": str(run.folder),
+        "number": number,
+        "subtitle": content.subtitle(run),
+        "score": entry.text if entry else "",
+        "headline": content.headline(run),
+        "bars": content.bars(run),
+        "published": content.published(run),
+        "protocol": content.protocol(run),
+        "missing": content.missing(run),
+        "steps": content.steps(run),
+        "gallery": gallery(run, number, budget),
+        "clusters": clusters.clusters(run, number),
+        "classes": mistakes.accuracies(entry, classes) if entry else [],
+        "confusions": mistakes.confusions(entry, classes) if entry else [],
+        "matrix": mistakes.matrix(entry, classes, f"confusion-{number}") if entry else None,
+        "tables": content.score_tables(run),
+        "costs": content.costs(run),
+    }
+
+
+def _drawn(*found: tuple[str, Markup | None]) -> list[tuple[str, Markup]]:
+    """Figures with their titles, without those that have nothing to show."""
+    return [(title, drawing) for title, drawing in found if drawing is not None]

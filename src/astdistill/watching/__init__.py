@@ -1,0 +1,1 @@
+"""A run as seen from another terminal; only its files are read."""

@@ -1,0 +1,115 @@
+"""DD-Ranking's scores against values worked out by hand, and what is trained for them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from astdistill.data.dataset import Dataset
+from astdistill.errors import InputError
+from astdistill.evaluation import EvalRecipe, NetworkResult, Ranking, evaluate_all, evaluation, rank, ranking_table
+from astdistill.evaluation.ranking import Measured, hardened, robust
+from astdistill.synthetic import SyntheticSet
+
+RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1, augmentation="flip")
+Distil = Callable[..., SyntheticSet]
+ROWS = {"full": 80.0, "synthetic": 60.0, "synthetic_hard": 50.0, "synthetic_plain": 40.0, "random": 30.0, "random_plain": 20.0}
+"""Accuracies of rows that a test tells apart; the values below are those of these, by hand."""
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str, int]]:
+    """Every training as (one-hot targets, augmentation, images); its accuracy is that of `ROWS`."""
+    seen: list[tuple[bool, str, int]] = []
+
+    def note(network: object, examples: evaluation.Examples, recipe: EvalRecipe, *_: object) -> NetworkResult:
+        images, targets = next(examples.batches(len(examples), torch.arange(len(examples))))
+        hard = bool(((targets == 0) | (targets == 1)).all())
+        seen.append((hard, recipe.augmentation or "", len(examples)))
+        if len(examples) > 6:
+            return NetworkResult(ROWS["full"])
+        marked = bool((images == 7.0).all())
+        name = "synthetic" if marked else "random"
+        plain = "_plain" if not recipe.augmentation else "_hard" if marked and hard else ""
+        return NetworkResult(ROWS[name + plain])
+
+    monkeypatch.setattr(evaluation, "train_network", note)
+    return seen
+
+
+def marked(synthetic: SyntheticSet, labels: str) -> SyntheticSet:
+    targets = 3.0 * synthetic.targets if labels == "soft" else synthetic.targets
+    images = torch.full_like(synthetic.images, 7.0)
+    return replace(synthetic, images=images, targets=targets, labels=labels)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_normalisation_is_zero_at_minus_one_and_one_at_one() -> None:
+    assert robust(-1.0) == pytest.approx(0.0, abs=1e-15)
+    assert robust(1.0) == pytest.approx(1.0)
+    assert robust(0.0) == pytest.approx(0.26894142137)  # (1 − 1/e) / (e − 1/e) = 1 / (1 + e)
+
+
+def test_soft_labels_are_scored_against_the_formulas_by_hand(blobs: Dataset, distil: Distil, trained: list[object], tmp_path: Path) -> None:
+    found = rank(marked(distil(blobs), "soft"), blobs, RECIPE, seeds=2, out=tmp_path)
+    assert len(trained) == 6 * 2
+    assert found.hlr == pytest.approx((0.3, 0.3))  # 80 − 50
+    assert found.ior == pytest.approx((0.3, 0.3))  # 60 − 30
+    assert found.ior_plain == pytest.approx((0.2, 0.2))  # 40 − 20
+    assert found.lrs[0] == pytest.approx(1 / (1 + math.e))  # α = 0
+    assert found.ars[0] == pytest.approx(0.389783, abs=1e-6)  # β = 0.25: (1.284025 − 0.367879) / 2.350402
+    assert json.loads((tmp_path / "ranking.json").read_text())["scores"]["ars"] == list(found.ars)
+    other = rank(marked(distil(blobs), "soft"), blobs, RECIPE, seeds=2, out=tmp_path, gamma=1.0)
+    assert other.ars[0] == pytest.approx(0.417792, abs=1e-6)  # β = 0.3: (1.349859 − 0.367879) / 2.350402
+    assert len(trained) == 6 * 2
+
+
+def test_hard_labels_share_their_rows_with_the_evaluation(
+    blobs: Dataset, distil: Distil, trained: list[tuple[bool, str, int]], tmp_path: Path
+) -> None:
+    found = marked(distil(blobs), "hard")
+    evaluate_all(found, blobs, RECIPE, seeds=1, out=tmp_path)
+    before = (tmp_path / "scores.json").read_bytes()
+    trained.clear()
+    ranking = rank(found, blobs, RECIPE, seeds=1, out=tmp_path)
+    assert trained == [(True, "", 6), (True, "", 6)]
+    assert ranking.accuracies.synthetic == ranking.accuracies.synthetic_hard
+    assert (tmp_path / "scores.json").read_bytes() == before
+
+
+def test_a_protocol_without_augmentation_trains_no_row_twice(blobs: Dataset, distil: Distil, trained: list[object]) -> None:
+    found = rank(distil(blobs), blobs, RECIPE.replace(augmentation=""), seeds=1)
+    assert len(trained) == 3
+    assert found.ior == found.ior_plain
+
+
+def test_hardened_labels_are_the_most_probable_class(blobs: Dataset, distil: Distil) -> None:
+    soft = replace(distil(blobs), labels="soft", targets=torch.tensor([[0.1, 0.2, -1.0]]).repeat(6, 1))
+    assert hardened(soft).targets.tolist() == [[0.0, 1.0, 0.0]] * 6
+    assert hardened(soft).labels == "hard"
+
+
+def test_the_table_shows_inputs_spread_and_scores() -> None:
+    values = {name: (value - 1, value + 1) for name, value in ROWS.items()}
+    subject = {"data": "blobs", "whiten": "none", "ipc": 2, "method": "datm", "labels": "soft", "model": "mlp"}
+    fields = {"recipe": RECIPE, "model": "mlp", "subject": subject, "accuracies": Measured.model_validate(values)}
+    table = ranking_table(Ranking.model_validate(fields))
+    assert [row[:2] for row in table.rows] == [
+        ("HLR", "30.0 ± 0.0"),
+        ("IOR", "30.0 ± 0.0"),
+        ("LRS", "0.269 ± 0.000"),
+        ("ARS", "0.390 ± 0.000"),
+    ]
+    assert "full data 80.0 ± 1.4 less synthetic with hard labels 50.0 ± 1.4" in table.rows[0][2]
+    assert "synthetic with soft labels 60.0 ± 1.4 less random 30.0 ± 1.4" in table.rows[1][2]
+    assert "n = 2" in table.caption
+
+
+def test_gamma_is_a_share(blobs: Dataset, distil: Distil) -> None:
+    with pytest.raises(InputError, match=r"γ was given as 1\.5; choose --gamma between 0"):
+        rank(distil(blobs), blobs, RECIPE, gamma=1.5)

@@ -1,0 +1,143 @@
+"""Experts of a set that stays on disk: the same rows, after a kill too, and never more images in memory than a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from killing import Killed, killed, killed_at_write
+from PIL import Image
+from problems import TINY, TINY_RECIPE, rows_read
+
+from astdistill import accuracy
+from astdistill.data import Dataset, load_dataset
+from astdistill.distillation import DistillSettings, distill
+from astdistill.evaluation import MTT_PROTOCOL, evaluate_all
+from astdistill.experts import TrajectoryStore, train_experts
+from astdistill.methods import AST
+from astdistill.runs import read_lines
+
+RECIPE = TINY_RECIPE.replace(epochs=5, batch=20)
+JOB = """
+import os
+os.environ["ASTDISTILL_CACHE"] = {cache!r}
+from pathlib import Path
+import torch
+from astdistill.data import load_dataset
+from astdistill.experts import ExpertRecipe, train_experts
+from astdistill.progress import be_quiet
+from astdistill.runs import read_lines
+torch.set_num_threads(1)
+be_quiet(True)
+OUT = Path({out!r})
+def run():
+    dataset = load_dataset({source!r}, memory="disk")
+    train_experts(dataset, model={model!r}, recipe=ExpertRecipe.model_validate({recipe!r}), count=2, store=OUT)
+def progress():
+    return sum(len(read_lines(path)) for path in OUT.glob("*/log.jsonl"))
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Three classes of 8×8 pictures, thirty each to learn from and eight to be tested on."""
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
+    draw = np.random.default_rng(0)
+    for label, name in enumerate("abc"):
+        for part, count in (("train", 30), ("test", 8)):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                array = (draw.integers(0, 128, (8, 8, 3)) + 40 * label).astype(np.uint8)
+                Image.fromarray(array).save(folder / f"{number:02d}.png")
+    return str(tmp_path / "pictures")
+
+
+def trained(folder: Path, dataset: Dataset, workers: int | None = None) -> TrajectoryStore:
+    return train_experts(dataset, model=TINY, recipe=RECIPE, count=2, store=folder, workers=workers)
+
+
+def same(first: TrajectoryStore, second: TrajectoryStore) -> bool:
+    return (
+        first.identity == second.identity
+        and first.curves() == second.curves()
+        and all(torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1)) for k in first.experts())
+    )
+
+
+def test_experts_are_the_same_to_the_last_bit_wherever_the_images_lie(tmp_path: Path, source: str) -> None:
+    stores = [trained(tmp_path / kind, load_dataset(source, memory=kind)) for kind in ("float32", "uint8", "disk")]
+    assert same(stores[0], stores[1])
+    assert same(stores[0], stores[2])
+    before = stores[0].path(1).stat().st_mtime_ns
+    again = trained(tmp_path / "float32", load_dataset(source, memory="disk"))
+    assert again.folder == stores[0].folder
+    assert again.path(1).stat().st_mtime_ns == before
+
+
+def test_a_killed_training_from_disk_ends_with_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    whole, lives = trained(tmp_path / "whole", load_dataset(source, memory="float32")), 0
+    for number in range(60):
+        dataset = load_dataset(source, memory="disk")
+        try:
+            with killed_at_write(monkeypatch, 3 + number % 3):
+                found = trained(tmp_path / "cut", dataset)
+            break
+        except Killed:
+            lives += 1
+    else:
+        pytest.fail("the training never came to its end")
+    assert lives > 3
+    assert same(found, whole)
+
+
+def test_whitened_batches_from_disk_resume_bit_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    whole = trained(tmp_path / "whole", load_dataset(source, memory="disk", whiten="zca"))
+    with pytest.raises(Killed), killed_at_write(monkeypatch, 5):
+        trained(tmp_path / "cut", load_dataset(source, memory="disk", whiten="zca"))
+    assert same(trained(tmp_path / "cut", load_dataset(source, memory="disk", whiten="zca")), whole)
+
+
+@pytest.mark.slow
+def test_sigkill_of_a_training_from_disk(tmp_path: Path, source: str) -> None:
+    script, recipe = tmp_path / "job.py", RECIPE.replace(epochs=10)
+    words: dict[str, Any] = {"out": str(tmp_path / "cut"), "cache": str(tmp_path / "cache"), "recipe": recipe.to_json()}
+    script.write_text(JOB.format(source=source, model=TINY, **words))
+    assert len(set(killed(script, kills=6, seed=0))) >= 3
+    whole = train_experts(load_dataset(source, memory="float32"), model=TINY, recipe=recipe, count=2, store=tmp_path / "whole")
+    (folder,) = (tmp_path / "cut").iterdir()
+    assert same(TrajectoryStore.open(folder), whole)
+    assert sorted((line["expert"], line["epoch"]) for line in read_lines(folder / "log.jsonl"))[-1] == (1, 9)
+
+
+@pytest.mark.slow
+def test_workers_read_the_file_themselves(tmp_path: Path, source: str) -> None:
+    dataset = load_dataset(source, memory="disk")
+    assert same(trained(tmp_path / "one", dataset, workers=1), trained(tmp_path / "two", dataset, workers=2))
+
+
+def test_every_stage_reads_batches_and_all_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """Experts, distillation from representatives and evaluation with every baseline: no read is larger than one class."""
+    read = rows_read(monkeypatch)
+    monkeypatch.setattr(accuracy, "BATCH", 16)
+    settings = DistillSettings(inner_steps=2, matched_epochs=1, max_start_epoch=2, iterations=3)
+    results = []
+    for kind in ("float32", "disk"):
+        dataset = load_dataset(source, memory=kind)
+        read.clear()
+        experts = trained(tmp_path / kind, dataset)
+        largest = max(read, default=0)
+        method = AST.replace(expert=RECIPE)
+        synthetic = distill(dataset, experts, method=method, ipc=1, settings=settings)
+        recipe = MTT_PROTOCOL.replace(epochs=2, full_epochs=2, batch=16)
+        scores = evaluate_all(synthetic, dataset, recipe=recipe, seeds=1)
+        results.append((synthetic.images, scores.model_dump(), largest, max(read, default=0)))
+    (images, scores, *none), (found, same_scores, in_training, in_all) = results
+    assert none == [0, 0]
+    assert torch.equal(images, found)
+    assert scores == same_scores
+    assert in_training == 20
+    assert in_all == 30

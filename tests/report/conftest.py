@@ -1,0 +1,50 @@
+"""One small run with everything in its folder, shared by the tests of the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from problems import TINY, TINY_RECIPE, blobs, tiny_experts
+
+from astdistill.clock import stage
+from astdistill.distillation import DistillSettings, distill
+from astdistill.evaluation import MTT_PROTOCOL, evaluate_all
+from astdistill.methods import AST
+from astdistill.methods.parts import ExpertTargets
+from astdistill.presets import preset
+from astdistill.progress import be_quiet
+from astdistill.report import record_experts
+from astdistill.runs import write_json
+
+SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of learned labels on three classes, two images each, beside a second store of plain experts."""
+    be_quiet(True)
+    root = tmp_path_factory.mktemp("runs")
+    dataset = blobs(validation=0.25)
+    plain = TINY_RECIPE.replace(momentum=0.0)
+    tiny_experts(root / "experts", dataset, recipe=plain)
+    experts, out = tiny_experts(root / "experts", dataset), root / "small"
+    settings = DistillSettings(
+        iterations=12,
+        inner_steps=4,
+        max_start_epoch=4,
+        lr_img=20.0,
+        lr_lr=1e-3,
+        lr_init=0.05,
+        augmentation="flip_scale",
+        validate_every=12,
+        validate_epochs=2,
+        validate_networks=1,
+    )
+    with stage("distillation", out):
+        synthetic = distill(dataset, experts, method=SOFT, ipc=2, settings=settings, out=out)
+    record_experts(experts, out)
+    write_json(out / "config.json", {**preset("cifar100-ipc1").to_json(), "name": "small <b>"})
+    recipe = MTT_PROTOCOL.replace(epochs=3)
+    evaluate_all(synthetic, dataset, recipe, [TINY, "convnet-d2-w4"], 2, ("random", "full"), out, workers=1)
+    return out

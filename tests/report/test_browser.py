@@ -1,0 +1,164 @@
+"""The page in a real browser: every figure is drawn, nothing complains, the slider moves, nothing sticks out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from astdistill.report import save_page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+)  # fmt: skip
+
+DRAWN = """() => [...document.querySelectorAll('figure svg')].map((each) => {
+  const box = each.getBoundingClientRect();
+  const drawn = [...each.querySelectorAll('[style*="var(--series"], image')];
+  const marks = drawn.filter((mark) => mark.getBoundingClientRect().width > 0);
+  return {width: box.width, height: box.height, marks: marks.length, text: each.querySelectorAll('text').length, told: each.ariaLabel};
+})"""
+
+OVERLAPPING = """() => [...document.querySelectorAll('#course svg, #experts svg')].flatMap((each) => {
+  const texts = [...each.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()]);
+  return texts.flatMap(([first, a], index) => texts.slice(index + 1).filter(([, b]) =>
+    Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1.5 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3
+  ).map(([second]) => [first, second]));
+})"""
+
+DECODED = """async () => {
+  const gallery = document.querySelector('.gallery');
+  const data = JSON.parse(gallery.querySelector('script').textContent);
+  const last = gallery.style.getPropertyValue('--sheet').trim().slice(4, -1).replaceAll('"', '');
+  const sizes = [];
+  for (const address of [...data.sheets, last]) {
+    const image = new Image();
+    image.src = address;
+    await image.decode();
+    sizes.push([image.naturalWidth, image.naturalHeight]);
+  }
+  return sizes;
+}"""
+
+UNREADABLE = """() => {
+  const light = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).reduce((sum, value) => sum + Number(value) / 3 / 255, 0);
+  const ground = light(getComputedStyle(document.body).backgroundColor);
+  const texts = [...document.querySelectorAll('#course svg text, #experts svg text, #start svg text')];
+  return texts.filter((each) => Math.abs(light(getComputedStyle(each).fill) - ground) < 0.5).map((each) => each.textContent);
+}"""
+
+
+def installed() -> str | None:
+    """The browser of this machine: $CHROME, or Chromium or Chrome on the path."""
+    named = os.environ.get("CHROME")
+    return next((found for name in ([named] if named else NAMES) if (found := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it comes with astdistill[test]")
+    found = installed()
+    if found is None:
+        pytest.skip("no Chromium or Chrome on the path; install one, or name it in $CHROME")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=found, headless=True, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def file(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("page") / "report.html"
+    save_page([made], found)
+    return found
+
+
+@pytest.fixture
+def view(browser: Any, file: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The opened page; at the end nothing may have been complained of or asked for."""
+    width, scheme = request.param
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    opened, heard = context.new_page(), []
+    opened.on("console", lambda message: heard.append(message.text))
+    opened.on("pageerror", lambda error: heard.append(str(error)))
+    opened.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else heard.append(asked.url))
+    opened.goto(file.as_uri())
+    yield opened
+    context.close()
+    assert heard == []
+
+
+EVERYWHERE = pytest.mark.parametrize("view", [(1280, "light"), (390, "dark")], indirect=True, ids=["desk, light", "phone, dark"])
+ONCE = pytest.mark.parametrize("view", [(1280, "light")], indirect=True, ids=["desk"])
+
+
+@EVERYWHERE
+def test_every_figure_is_drawn_and_nothing_sticks_out(view: Any) -> None:
+    figures = view.evaluate(DRAWN)
+    told = [figure["told"] for figure in figures]
+    assert len(figures) == 9  # three of the course, two of the experts, a start for each of three classes, the confusion matrix
+    assert len(set(told)) == 9
+    for figure in figures:
+        assert figure["width"] > 200, figure
+        assert figure["height"] > 100, figure
+        assert figure["marks"] >= 1, figure
+        assert figure["text"] >= 2 or "one class" in figure["told"], figure
+    assert view.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert view.evaluate(OVERLAPPING) == []
+    assert view.evaluate(UNREADABLE) == []
+
+
+@ONCE
+def test_every_sheet_is_an_image(view: Any) -> None:
+    sizes = view.evaluate(DECODED)
+    assert len(sizes) == 4
+    assert {tuple(size) for size in sizes} == {(3 * 10, 2 * 10)}  # six images of 8 pixels with a border, in rows of three
+
+
+@EVERYWHERE
+def test_the_slider_moves_the_images(view: Any) -> None:
+    tiles, slider = view.locator(".classes").first, view.locator("input[type=range]").first
+    final = tiles.screenshot()
+    assert "chosen on held-out images, iteration 12" in view.locator("output").first.inner_text()
+    slider.focus()
+    view.keyboard.press("Home")
+    assert "initial, iteration 0" in view.locator("output").first.inner_text()
+    initial = tiles.screenshot()
+    assert initial != final
+    view.keyboard.press("End")
+    assert tiles.screenshot() == final
+
+
+@ONCE
+def test_play_goes_through_the_course_and_stops_at_its_end(view: Any) -> None:
+    view.locator(".play").first.click()
+    assert "initial" in view.locator("output").first.inner_text()
+    view.wait_for_function("document.querySelector('output').textContent.startsWith('chosen')", timeout=8000)
+    view.wait_for_function("document.querySelector('.play').textContent === '▶'", timeout=3000)
+
+
+@ONCE
+def test_hovering_shows_the_soft_label(view: Any) -> None:
+    assert view.locator("#tip").is_hidden()
+    view.locator(".gallery .tile").nth(3).hover()
+    assert view.locator("#tip").is_visible()
+    assert "image 2" in view.locator("#tip b").inner_text()
+    percents = [int(text.split(" %")[0]) for text in view.locator("#tip li").all_inner_texts()]
+    assert 90 <= sum(percents) <= 102
+    view.mouse.move(0, 0)
+    assert view.locator("#tip").is_hidden()
+
+
+@ONCE
+def test_a_printed_page_is_light_whole_and_without_controls(view: Any) -> None:
+    view.emulate_media(media="print", color_scheme="dark")
+    assert view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert view.locator(".course").first.is_hidden()
+    view.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert view.locator("details[open]").count() == 2

@@ -1,0 +1,254 @@
+"""What the page says, against the numbers in the run's own files; how it looks is for the browser's test."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import statistics
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from astdistill.cli import main
+from astdistill.data.config import DataConfig
+from astdistill.data.preprocessing import Preprocessing
+from astdistill.distillation.course import Frame, due, read_course
+from astdistill.evaluation import Scores
+from astdistill.report import save_page
+from astdistill.report.page import content, mistakes
+from astdistill.report.page.folder import read_run
+from astdistill.report.page.sprites import BORDER, LOSSLESS, colours, encoded, laid_out, sheets, thinned
+from astdistill.runs import read_lines
+from astdistill.synthetic import SyntheticSet, load, one_hot
+
+
+def page(*folders: Path) -> str:
+    file = folders[0].parent / "page.html"
+    save_page(folders, file)
+    return file.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def text(made: Path) -> str:
+    """The page of the small run."""
+    return page(made)
+
+
+def test_the_page_needs_no_other_file_and_no_network(text: str) -> None:
+    addresses = re.findall(r"""(?:src|href)=["']([^"']*)|url\(([^)]*)\)|@import (\S*)""", text)
+    found = {address.strip("\"'") for each in addresses for address in each if address}
+    assert all(each.startswith(("data:", "#")) or each == "${address}" for each in found)
+    assert any(each.startswith("data:image/webp") for each in found)
+
+
+def test_the_same_run_gives_the_same_bytes(made: Path, text: str) -> None:
+    assert page(made) == text
+
+
+def test_the_headline_is_the_score_beside_its_baselines(made: Path, text: str) -> None:
+    scores = Scores.read(made)
+    entry = next(iter(scores.architecture.values()))
+    assert f"<strong>{entry.mean:.1f}<" in text
+    bars = {bar.kind: bar for bar in content.bars(read_run(made))}
+    assert bars.keys() == {"own", "random", "full", "published"}
+    assert bars["random"].value == pytest.approx(statistics.fmean(scores.baselines["random"].final))
+    assert bars["published"].value == 26.1
+    assert "its tables are not available" in text
+    assert "Protocol MTT: 3 epochs" in text
+
+
+def test_a_name_with_markup_stays_text(text: str) -> None:
+    assert "small &lt;b&gt;" in text
+    assert "small <b>" not in text
+
+
+def test_steps_experts_and_costs_are_those_of_the_files(made: Path, text: str) -> None:
+    lines = read_lines(made / "metrics.jsonl")
+    assert f"12 outer steps, 0 skipped; η went from {lines[0]['lr']:.4g} to {lines[-1]['lr']:.4g}." in text
+    assert "momentum 0.9 (n = 2)" in text
+    assert "plain SGD (n = 2)" in text
+    clock = read_lines(made / "clock.jsonl")
+    costs = content.costs(read_run(made))
+    assert costs is not None
+    assert [row[0] for row in costs.rows] == ["distillation", "one outer step (median)"]
+    steps = [line["seconds"] for line in clock if "iteration" in line]
+    assert len(steps) == 12
+    assert sum(steps) <= next(line["seconds"] for line in clock if "stage" in line)
+
+
+def test_classes_and_confusions_are_counted_right(made: Path) -> None:
+    entry = next(iter(Scores.read(made).architecture.values()))
+    kept = [each for each in entry.by_class if each is not None]
+    found = dict(mistakes.accuracies(entry, ("a", "b_c", "d")))
+    for label, name in enumerate(("a", "b c", "d")):
+        assert found[name] == pytest.approx(statistics.fmean([float(each[label] or 0) for each in kept]))
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    for each in mistakes.confusions(entry, ("a", "b", "d")):
+        row, column = ("a", "b", "d").index(each.true), ("a", "b", "d").index(each.taken)
+        assert row != column
+        assert entry.counts is not None
+        assert each.share == pytest.approx(100 * entry.counts[row][column] / sum(entry.counts[row]))
+
+
+def test_the_gallery_holds_every_frame_and_soft_label(made: Path, text: str) -> None:
+    data = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', text, flags=re.DOTALL)[0])
+    assert data["captions"] == ["initial, iteration 0", "iteration 5", "iteration 10", "chosen on held-out images, iteration 12"]
+    assert len(data["sheets"]) == 3
+    wanted = (100 * load(made).probabilities).round().int()
+    for image, label in enumerate(data["soft"][-1]):
+        assert label[0][1] == int(wanted[image].max())
+        assert [percent for _, percent in label] == sorted((percent for _, percent in label), reverse=True)
+
+
+def test_the_frames_are_the_run_itself(made: Path) -> None:
+    frames = read_run(made).frames
+    assert [frame.iteration for frame in read_course(made)] == [0, 5, 10]
+    assert frames[-1].iteration == 12
+    assert torch.equal(frames[-1].pixels, load(made).pixels().mul(255).round().byte())
+
+
+def test_without_a_choice_the_last_frame_is_the_final_one(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "run")
+    (tmp_path / "run" / "last.safetensors").unlink()
+    assert '"final, iteration 12"' in page(tmp_path / "run")
+
+
+def test_a_sheet_shows_every_pixel_where_it_is_lossless() -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    pixels = torch.randint(0, 256, (7, 1, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = np.asarray(Image.open(BytesIO(encoded(laid_out(colours(pixels), 3), LOSSLESS))).convert("RGB"))
+    for index in range(7):
+        row, column = divmod(index, 3)
+        top, left = row * (5 + 2 * BORDER) + BORDER, column * (4 + 2 * BORDER) + BORDER
+        assert np.array_equal(found[top : top + 5, left : left + 4, 0], pixels[index, 0].numpy())
+        assert np.array_equal(found[top - 1, left : left + 4, 0], pixels[index, 0, 0].numpy())
+
+
+@pytest.mark.parametrize("budget", [200_000, 40_000, 9_000, 4_000])
+def test_sheets_keep_to_their_budget_and_both_ends(budget: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    frames = [
+        Frame(number, torch.randint(0, 256, (20, 3, 16, 16), dtype=torch.uint8, generator=generator), torch.eye(20), 0.01)
+        for number in range(8)
+    ]
+    found = sheets(frames, budget)
+    assert sum(map(len, found.addresses)) <= budget
+    assert found.frames[-1].iteration == 7
+    if len(found.frames) > 1:
+        assert found.frames[0].iteration == 0
+    assert found.lossless == (budget == 200_000)
+    assert [frame.iteration for frame in thinned(frames)] == [0, 2, 4, 6, 7]
+    assert len(thinned(frames[:2])) == 1
+
+
+def hundred_classes(out: Path) -> None:
+    """A run folder as large as CIFAR-100's at ten images per class, of 5000 iterations, with learned labels and busy images."""
+    generator = torch.Generator().manual_seed(0)
+    classes = tuple(f"class_{number}" for number in range(100))
+    smooth = torch.nn.functional.interpolate(torch.rand(1000, 3, 8, 8, generator=generator), size=32, mode="bilinear")
+    for iteration in filter(due, range(5001)):
+        images = (smooth + 0.15 * torch.rand(1000, 3, 32, 32, generator=generator)).clamp(0, 1)
+        targets = 4 * one_hot(torch.arange(100).repeat_interleave(10), 100) + torch.randn(1000, 100, generator=generator)
+        synthetic = SyntheticSet(
+            images, targets, torch.tensor(0.01), classes, Preprocessing.none((3, 32, 32)), DataConfig(source="cifar100"), "convnet-d3",
+            "soft", provenance={"iteration": iteration},
+        )  # fmt: skip
+        Frame.of(synthetic, iteration).save(out)
+        synthetic.save(out / "synthetic.safetensors")
+
+
+@pytest.mark.slow
+def test_a_hundred_classes_of_ten_images_stay_below_five_megabytes(tmp_path: Path) -> None:
+    hundred_classes(tmp_path)
+    save_page([tmp_path], tmp_path / "report.html")
+    assert 1e6 < (tmp_path / "report.html").stat().st_size < 5e6
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count('class="tile"') == 1001
+
+
+def test_several_runs_stand_side_by_side(made: Path, tmp_path: Path) -> None:
+    other = tmp_path / made.name
+    shutil.copytree(made, other)
+    config = json.loads((other / "config.json").read_text())
+    config["distill"]["lr_img"] = 7.0
+    (other / "config.json").write_text(json.dumps(config))
+    text = page(other, made)
+    assert text.count('class="hero"') == text.count('class="gallery"') == 2
+    differing = re.findall(r'<tr class="differs"><th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', text)
+    assert ("distill.lr_img", "7.0", "1000.0") in differing
+    assert {name for name, *_ in differing} == {"distill.lr_img"}
+    assert str(other) in text  # two runs of one name are told apart
+
+
+def test_what_is_missing_is_named_with_its_command(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    shutil.copy(made / "synthetic.safetensors", tmp_path / "alone")
+    text = page(tmp_path / "alone")
+    assert f"astdistill evaluate {tmp_path / 'alone'}" in text
+    assert "No log of the distillation" in text
+    assert '<section id="course">' not in text
+    (tmp_path / "unfinished").mkdir()
+    shutil.copy(made / "metrics.jsonl", tmp_path / "unfinished")
+    text = page(tmp_path / "unfinished")
+    assert "type its command again" in text
+    assert '<section id="course">' in text
+    assert '<section id="images">' not in text
+
+
+def test_a_later_evaluation_beside_the_set_is_shown(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "evaluation-later").mkdir(parents=True)
+    shutil.copy(made / "synthetic.safetensors", tmp_path / "run")
+    shutil.copy(made / "scores.json", tmp_path / "run" / "evaluation-later")
+    entry = next(iter(Scores.read(made).architecture.values()))
+    assert f"<strong>{entry.mean:.1f}<" in page(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "Name at least one run folder"),
+        (["nowhere"], "There is no folder nowhere"),
+        (["empty"], "empty holds no run"),
+        (["above"], "above is no run but holds some; name them: astdistill report above/small"),
+        (["above/small", "above/small/"], "was named twice"),
+        (["above/small", "--out", "empty"], "--out empty is a folder"),
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    words: list[str], sentence: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(made, tmp_path / "above" / "small")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["report", *words]) == 2
+    message = capsys.readouterr().err
+    assert sentence in message.replace("\n", " ")
+    assert "Traceback" not in message
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_verb_writes_beside_one_run_and_here_for_several(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        shutil.copytree(made, tmp_path / name)
+    assert main(["report", "one"]) == 0
+    assert (tmp_path / "one" / "report.html").exists()
+    assert "Open: one/report.html" in capsys.readouterr().out
+    assert main(["report", "one", "two"]) == 0
+    assert (tmp_path / "report.html").exists()
+
+
+def test_template_style_and_script_are_in_the_package() -> None:
+    here = resources.files("astdistill.report.page")
+    for name in ("page.html", "page.css", "page.js"):
+        assert (here / name).is_file()

@@ -1,0 +1,146 @@
+"""Every code block of the documentation runs: Python as it stands, commands with smaller counts; links and pictures are there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from astdistill.cli import VERBS, main
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', flags=re.DOTALL | re.MULTILINE)
+
+TINY = {
+    "--experts.count": "1",
+    "--method.expert.epochs": "3",
+    "--model": "convnet-d1-w4",
+    "--distill.iterations": "2",
+    "--distill.max-start-epoch": "2",
+    "--distill.inner-steps": "2",
+    "--evaluation.recipe.epochs": "2",
+    "--evaluation.recipe.full-epochs": "1",
+    "--evaluation.networks": "1",
+    "--distill.validate-every": "1",
+    "--distill.validate-epochs": "2",
+    "--workers": "1",
+}
+FEWER = {"--epochs": "2", "--networks": "1", "--baselines": "random", "--workers": "1"}
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, the file it is shown as, its text."""
+
+    language: str
+    title: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    return [Block(*found) for found in FENCE.findall((DOCS / page).read_text(encoding="utf-8"))]
+
+
+def smaller(words: list[str]) -> list[str]:
+    """The same command with small counts where it says none, and no longer with --distill.validate-every above them."""
+    if words[0] in ("run", "experts", "distill", "demo"):
+        validates = "--distill.validate-every" in words
+        mine = {flag: count for flag, count in TINY.items() if validates or not flag.startswith("--distill.validate")}
+        for flag in ("--distill.validate-every", "--distill.iterations"):
+            if flag in words:
+                words[words.index(flag) + 1] = mine.pop(flag)
+        return [*words, *(word for flag, count in mine.items() if flag not in words for word in (flag, count)), "--quiet"]
+    if words[0] == "evaluate":
+        return [*words, *(word for flag, count in FEWER.items() if flag not in words for word in (flag, count)), "--quiet"]
+    return words
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `astdistill demo` leaves, with smaller counts."""
+    folder = tmp_path_factory.mktemp("demo")
+    words = ["demo", "--out", str(folder / "run"), "--experts.store", str(folder / "experts"), "--data.per-class", "20"]
+    assert main(smaller(words)) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def desk(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with photos of cats and dogs and the demo's run in it, from which modules can be imported."""
+    shutil.copytree(demo, tmp_path / "runs" / "demo")
+    draw = np.random.default_rng(0)
+    for part, count in (("train", 6), ("test", 2)):
+        for tint, name in enumerate(("cats", "dogs")):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                picture = (draw.integers(0, 128, (40, 36, 3)) + 90 * tint).astype(np.uint8)
+                Image.fromarray(picture).save(folder / f"{number:04d}.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def command(line: str) -> None:
+    """Run one line of a shell block."""
+    words = shlex.split(line)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE), line
+        return
+    assert words[0] == "astdistill", line
+    try:
+        code = main(smaller(words[1:]))
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 0, line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_every_block_runs(page: str, desk: Path) -> None:
+    names: dict[str, object] = {}
+    before = set(sys.modules)
+    for block in blocks(page):
+        if block.title:
+            (desk / block.title).write_text(block.text, encoding="utf-8")
+        elif block.language == "python":
+            exec(block.text, names)
+        elif block.language == "json":
+            json.loads(block.text)
+        else:
+            assert block.language == "sh", f"{page} has a block in {block.language}"
+            for line in block.text.strip().splitlines():
+                command(line)
+    for name in set(sys.modules) - before:
+        if name.startswith("my_"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_lead_somewhere(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not target.startswith("http"):
+            assert (DOCS / target).exists(), f"{page} names {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_in_the_text_exist(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for verb in re.findall(r"`astdistill ([a-z][\w-]*)", text):
+        assert verb in VERBS, f"{page} names astdistill {verb}"
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert all(f" {page}" in menu for page in PAGES)

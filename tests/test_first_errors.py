@@ -1,0 +1,265 @@
+"""What a newcomer can get wrong or find broken: the sentence, the exit code, and that nothing was written or lost.
+
+Bad words on the command line are in test_cli.py, faults of data in tests/data.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from astdistill.cli import main
+from astdistill.synthetic import load
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+TINY = (
+    "--experts.count", "1", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "3",
+    "--distill.max-start-epoch", "2", "--distill.inner-steps", "4", "--evaluation.recipe.epochs", "2", "--evaluation.networks", "1",
+    "--evaluation.baselines", "random", "--data.per-class", "6", "--quiet",
+)  # fmt: skip
+RUN = ("run", "digits-ipc1", *TINY)
+MORE = (*RUN, "--distill.iterations", "4")
+FRESH = (*RUN, "--out", "new", "--experts.store", "new-experts")
+OWN = ("run", "digits-ipc1", *TINY[:-3], "--quiet", "--out", "new", "--data")
+MADE = "runs/digits-ipc1"
+EVALUATE = ("evaluate", "--epochs", "1", "--networks", "1", "--baselines", "random", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one finished run and its expert store, for copying."""
+    place = tmp_path_factory.mktemp("finished")
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        assert main(RUN) == 0
+    finally:
+        os.chdir(before)
+    return place
+
+
+@pytest.fixture
+def desk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder, as the current one, with a cache elsewhere."""
+    place = tmp_path / "desk"
+    shutil.copytree(finished, place)
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ASTDISTILL_DATA", raising=False)
+    return place
+
+
+def contents() -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+def store() -> Path:
+    (found,) = Path("experts").iterdir()
+    return found
+
+
+def half(name: str) -> Callable[[], None]:
+    """Leaves the first half of a file, as a copy that was cut off does."""
+    return lambda: _spoil(name, lambda whole: whole[: len(whole) // 2])
+
+
+def emptied(name: str) -> Callable[[], None]:
+    """Leaves a file of no bytes, as a power cut can."""
+    return lambda: _spoil(name, lambda whole: b"")
+
+
+def text(name: str, words: str) -> Callable[[], None]:
+    return lambda: _spoil(name, lambda whole: words.encode())
+
+
+def _spoil(name: str, change: Callable[[bytes], bytes]) -> None:
+    path = Path(name.replace("STORE", str(store())))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(change(path.read_bytes() if path.exists() else b""))
+
+
+def partial() -> None:
+    """The store as if its expert were still being trained, with a broken state."""
+    (store() / "000.safetensors").unlink()
+    _spoil("STORE/000.partial/state.safetensors", lambda _: b"half of a st")
+
+
+def npz(**arrays: object) -> Callable[[], None]:
+    return lambda: np.savez("own.npz", **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def pictures() -> None:
+    """Pictures of two sizes in one folder."""
+    from PIL import Image
+
+    for name, side in (("cats", 8), ("dogs", 12)):
+        for part in ("train", "test"):
+            Path("own", part, name).mkdir(parents=True)
+            Image.new("RGB", (side, side)).save(f"own/{part}/{name}/1.png")
+
+
+def table_with_names() -> None:
+    """A parquet table whose labels are words."""
+    import datasets
+    from PIL import Image
+
+    rows = {"image": [Image.new("RGB", (8, 8))] * 4, "animal": ["cat", "dog"] * 2}
+    Path("own").mkdir()
+    datasets.Dataset.from_dict(
+        rows, features=datasets.Features({"image": datasets.Image(), "animal": datasets.Value("string")})
+    ).to_parquet("own/train.parquet")
+
+
+def other_network() -> None:
+    """A trajectory of a larger network, put where this store's is."""
+    from astdistill.runs import save_tensors
+
+    save_tensors(store() / "000.safetensors", {"rows": torch.zeros(4, 99)}, {"curves": {}})
+
+
+def nothing() -> None:
+    """Everything is in order; only the words are wrong."""
+
+
+IMAGES = np.zeros((12, 8, 8, 3), dtype=np.uint8)
+LABELS = np.arange(12) % 2
+
+CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
+    "half state": (half(f"{MADE}/state.safetensors"), MORE, "state.safetensors is not a whole safetensors file"),
+    "empty state": (emptied(f"{MADE}/state.safetensors"), RUN, "move it away and run what wrote it again"),
+    "half config": (half(f"{MADE}/config.json"), RUN, "config.json cannot be read as JSON"),
+    "list for a config": (text(f"{MADE}/config.json", "[]"), RUN, "config.json was not written by astdistill (it holds no JSON object)"),
+    "half provenance": (half(f"{MADE}/provenance.json"), RUN, "provenance.json cannot be read as JSON"),
+    "list for a provenance": (text(f"{MADE}/provenance.json", "[]"), RUN, "provenance.json was not written by astdistill"),
+    "half scores, compared": (half(f"{MADE}/scores.json"), ("compare", MADE), "scores.json cannot be read as JSON"),
+    "half expert": (half("STORE/000.safetensors"), FRESH[:-2], "000.safetensors is not a whole trajectory"),
+    "half recipe": (half("STORE/recipe.json"), FRESH[:-2], "recipe.json cannot be read as JSON"),
+    "empty object for a recipe": (text("STORE/recipe.json", "{}"), FRESH[:-2], "recipe.json does not describe experts (identity: "),
+    "other recipe": (text("STORE/recipe.json", '{"identity": {"recipe": 3}}'), FRESH[:-2], "does not describe experts (recipe: "),
+    "expert of another network": (other_network, FRESH[:-2], "000.safetensors holds rows of shape [4, 99] where [4, "),
+    "half state of an expert": (partial, FRESH[:-2], "000.partial/state.safetensors is not a whole safetensors file"),
+    "half set": (half(f"{MADE}/synthetic.safetensors"), (*EVALUATE, MADE), "synthetic.safetensors is not a whole safetensors file"),
+    "half set to start from": (half(f"{MADE}/synthetic.safetensors"), (*FRESH, "--init", MADE), "is not a whole safetensors file"),
+    "picture for a set": (nothing, (*EVALUATE, f"{MADE}/images.png"), "images.png is not a whole safetensors file"),
+    "state for a set": (nothing, (*EVALUATE, f"{MADE}/state.safetensors"), "is not a distilled set"),
+    "folder without a set": (nothing, (*EVALUATE, "experts"), "There is no file experts/synthetic.safetensors"),
+    "no epochs": (nothing, (*EVALUATE, MADE, "--epochs", "0"), "epochs cannot be 0"),
+    "no networks": (nothing, (*EVALUATE, MADE, "--networks", "0"), "0 networks were asked for; train at least 1"),
+    "network that is not": (nothing, (*EVALUATE, MADE, "--architectures", "convnt"), "Did you mean 'convnet'?"),
+    "file for a run": (nothing, (*RUN, "--out", f"{MADE}/images.png"), "images.png is not empty and holds no run; name a new folder"),
+    "store in a file": (nothing, (*FRESH[:-1], f"{MADE}/images.png/x"), "which is a file; name a folder"),
+    "no GPU": (nothing, (*EVALUATE, MADE, "--device", "cuda:99"), "choose --device cpu"),
+    "no such device": (nothing, (*FRESH, "--device", "gpu"), "'gpu' is not a device; choose --device cpu or --device cuda"),
+    "npz cut off": (lambda: (npz(images=IMAGES, labels=LABELS)(), half("own.npz")())[0], (*OWN, "own.npz"), "or is only a part of one"),
+    "text for an npz": (text("own.npz", "x_train, y_train"), (*OWN, "own.npz"), "own.npz cannot be read as an .npz file"),
+    "table for a data set": (text("own.csv", "image, label"), (*OWN, "own.csv"), "cannot be read as data; give an .npz file"),
+    "names for labels": (npz(images=IMAGES, labels=LABELS.astype(str)), (*OWN, "own.npz"), "give one integer 0..K-1 per image"),
+    "unequal sizes": (pictures, (*OWN, "own"), "--data.size"),
+    "names in a table": (table_with_names, (*OWN, "own"), "--data.label-column"),
+    "no such column": (table_with_names, (*OWN, "own", "--data.label-column", "animals"), "Did you mean 'animal'?"),
+    "words in the label column": (table_with_names, (*OWN, "own", "--data.label-column", "animal"), "give one integer 0..K-1 per image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_sentence_says_what_to_do_and_nothing_is_lost(name: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare, words, sentence = CASES[name]
+    prepare()
+    capsys.readouterr()
+    before = contents()
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert sentence in message
+    assert message.startswith("astdistill: ")
+    assert message.count("\n") == 1
+    after = contents()
+    own = {Path(f"{MADE}/config.json"), Path(f"{MADE}/provenance.json"), *(path for path in after if path.parts[0] == "new")}
+    assert {path: after.get(path) for path in before.keys() - own} == {path: before[path] for path in before.keys() - own}
+    assert not after.keys() - before.keys() - own - {path for path in after if path.name.endswith(".lock")}
+
+
+def test_bad_surroundings_are_named(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents()
+    monkeypatch.setenv("ASTDISTILL_ENGINE", "nativ")
+    assert main(FRESH) == 2
+    assert "Did you mean 'native'?" in capsys.readouterr().err
+    monkeypatch.delenv("ASTDISTILL_ENGINE")
+    monkeypatch.setenv("ASTDISTILL_DATA", "no/such/folder")
+    assert main(("run", "cifar100-ipc1", "--quiet")) == 2
+    assert "ASTDISTILL_DATA names no/such/folder, which is no folder; correct it, or unset it" in capsys.readouterr().err
+    assert contents() == before
+
+
+@pytest.mark.parametrize("flag", ["--out", "--experts.store"])
+def test_a_name_too_long_for_the_disk(flag: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents()
+    assert main((*FRESH, flag, "x" * 300)) == 1
+    message = capsys.readouterr().err
+    assert "File name too long at xxx" in message
+    assert "; name another --out or --experts.store" in message
+    assert contents() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_to(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir(mode=0o500)
+    assert main((*RUN, "--out", "mine/run")) == 1
+    assert "Permission denied at mine/run; name another --out" in capsys.readouterr().err
+
+
+@contextmanager
+def files_of_at_most(count: int) -> Iterator[None]:
+    """The system refuses to make any file longer than that: a real failure to write, as on a full disk."""
+    assert resource is not None
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.skipif(resource is None, reason="no resource limits on this system")
+@pytest.mark.parametrize("count", [100, 2_000, 6_000, 20_000])
+def test_a_disk_that_fills_up_anywhere_costs_nothing(count: int, finished: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """safetensors raises its own exception here; a run whose first file did not fit must not be taken for a stranger's folder."""
+    with files_of_at_most(count):
+        assert main(FRESH) == 1
+    message = capsys.readouterr().err
+    assert "File too large at " in message
+    assert "free some space, or name another --out or --experts.store. What is done is kept." in message
+    assert not [path for path in contents() if path.name.endswith(".tmp")]
+    assert main(FRESH) == 0
+    assert torch.equal(load("new").images, load(finished / MADE).images)
+
+
+def test_no_room_for_the_tensors_is_said_with_the_file(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = contents()
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(MORE) == 1
+    assert f"No space left on device at {MADE}/config.json; free some space" in capsys.readouterr().err
+    assert contents() == before
+
+
+def test_a_lost_set_is_written_again(finished: Path, desk: Path) -> None:
+    """The set follows from the state, so running the same command mends it."""
+    half(f"{MADE}/synthetic.safetensors")()
+    assert main(RUN) == 0
+    assert torch.equal(load(MADE).images, load(finished / MADE).images)

@@ -1,0 +1,154 @@
+"""What a run says of itself: the same on a terminal, in plain lines and in the file for other terminals, and nothing when quiet."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from astdistill import progress
+from astdistill.progress import Status, alive, bar, bars, be_quiet, phase, quietly, read_status, status, telling
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is printed where there is no terminal, with a line for every step."""
+    be_quiet(False)
+    stream = io.StringIO()
+    monkeypatch.setattr(progress.Output, "console", Console(file=stream, width=60))
+    monkeypatch.setattr(bars, "PLAIN_EVERY_S", 0.0)
+    return stream
+
+
+def test_a_plain_line_has_count_pace_time_left_memory_and_note(shown: io.StringIO) -> None:
+    with bar("training [experts]", 1000, 600, "images", per=50) as work:
+        time.sleep(0.05)
+        work.step(200, "loss 0.5, a note [that] is longer than the width of the console")
+    first, line = shown.getvalue().splitlines()
+    assert first == "training [experts]: 400 to do"
+    found = re.fullmatch(
+        r"training \[experts\]: 800/1,000, ([\d,]+) images/s, about ([\d.]+) s left, [\d.]+ [MG]B, loss 0.5, .* console", line
+    )
+    assert found
+    assert 10_000 < float(found[1].replace(",", "")) <= 200_000, "200 steps of 50 images in 0.05 s or more"
+    assert float(found[2]) == pytest.approx(200 / (float(found[1].replace(",", "")) / 50), abs=0.06)
+
+
+def test_a_bar_on_a_terminal_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_quiet(False)
+    stream = io.StringIO()
+    monkeypatch.setattr(progress.Output, "console", Console(file=stream, force_terminal=True, width=160, color_system=None))
+    with bar("distilling", 10, 2, "images", per=3) as work:
+        for _ in range(8):
+            time.sleep(0.01)
+            work.step(note="loss 0.5")
+    assert re.search(r"distilling .*10/10 +[\d.,]+ images/s +0:00:0\d +[\d:-]+ +[\d.]+ [MG]B +loss 0.5", stream.getvalue())
+    with phase("whitening"):
+        pass
+    assert "whitening" in stream.getvalue()
+
+
+def test_quiet_is_silent(shown: io.StringIO, tmp_path: Path) -> None:
+    be_quiet(True)
+    with telling(tmp_path / "live.json"), bar("work", 2) as work, quietly(), phase("more"):
+        work.step(2, "note")
+    assert shown.getvalue() == ""
+
+
+def test_a_long_phase_is_told_of_and_a_short_one_is_not(shown: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    with phase("short"):
+        pass
+    monkeypatch.setattr(bars, "LONG_S", 0.01)
+    with phase("long"):
+        time.sleep(0.1)
+    assert shown.getvalue() == "long …\n"
+
+
+def test_the_file_follows_and_goes_when_the_work_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "EVERY_S", 0.0)
+    path = tmp_path / "live.json"
+    with telling(path):
+        assert read_status(path)
+        with bar("work", 4, unit="images") as work:
+            work.step(3, "loss 0.5")
+            with quietly(), bar("inside", 9):
+                pass
+            found = read_status(path)
+            assert found is not None
+            now, process = found
+            assert (now.title, now.done, now.total, now.unit, now.note) == ("work", 3, 4, "images", "loss 0.5")
+            assert process["pid"] == os.getpid()
+            assert alive(process)
+        with phase("ends when it ends"):
+            found = read_status(path)
+            assert found is not None
+            assert found[0].total is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_leaves_the_file_and_says_that_it_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "live.json"
+    with pytest.raises(KeyboardInterrupt), telling(path), bar("work", 4):
+        raise KeyboardInterrupt
+    found = read_status(path)
+    assert found is not None
+    assert found[0].title == "work"
+    assert not alive(found[1])
+
+
+def test_a_file_that_cannot_be_written_stops_nothing_and_half_a_file_is_none(tmp_path: Path) -> None:
+    with telling(tmp_path / "no folder" / "live.json"), bar("work", 1) as work:
+        work.step()
+    for text in ("", '{"title": "work", "do', "[]", "{}"):
+        (tmp_path / "live.json").write_text(text)
+        assert read_status(tmp_path / "live.json") is None
+
+
+def test_a_dead_process_is_seen_and_one_elsewhere_is_believed() -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    assert not alive({"pid": dead.pid, "host": platform.node()})
+    assert alive({"pid": dead.pid, "host": "elsewhere"})
+
+
+MEMORY = """
+import subprocess, sys
+from astdistill.progress.memory import resident
+BLOCK = "block = b'x' * 100_000_000; print('ready', flush=True); input()"
+before = resident()
+block = b"x" * 100_000_000
+print(resident() - before)
+del block
+before = resident()
+with subprocess.Popen([sys.executable, "-c", BLOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+    worker.stdout.readline()
+    print(resident() - before)
+    worker.communicate("\\n")
+"""
+"""In a process of its own: what other tests left to be freed, in theirs, comes and goes while this one counts."""
+
+
+def test_memory_counts_what_is_taken_here_and_in_workers() -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    here, worker = map(int, done.stdout.split())
+    assert 90e6 < here < 130e6
+    assert 90e6 < worker < 130e6
+
+
+def test_status_survives_the_file(tmp_path: Path) -> None:
+    file = status.StatusFile(tmp_path / "live.json")
+    whole = Status("work", 1, None, 0.0, "steps", None, "1 MB", "η 0.01")
+    file.write(whole)
+    found = read_status(tmp_path / "live.json")
+    assert found is not None
+    assert found[0] == whole
+    assert json.loads((tmp_path / "live.json").read_text())["command"] == sys.argv[1:]

@@ -1,0 +1,59 @@
+"""Tables as values, and what each rendering does to the signs that it reads otherwise."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from astdistill.tabulation import Column, Tabulation, escaped, latex, markdown, together
+
+TABLE = Tabulation(
+    (Column("run", words=True), Column("final", bold=True), Column("published")),
+    (("my_run|50%", "43.0 ± 3.6", "26.1 [1]"), ("[bold]b\\c & d", "–", "–")),
+    "Protocol MTT: 1000 epochs.",
+    "Hard labels",
+    ("MTT (arXiv 2203.11932) & others",),
+)
+
+
+def test_markdown_has_as_many_cells_in_every_line_whatever_stands_in_them() -> None:
+    shown = markdown(TABLE)
+    lines = [line for line in shown.splitlines() if line.startswith("|")]
+    assert [line.replace(r"\|", "").count("|") for line in lines] == [4, 4, 4, 4]
+    assert lines[1] == "| --- | ---: | ---: |"
+    assert lines[2] == r"| my_run\|50% | 43.0 ± 3.6 | 26.1 [1] |"
+    assert shown.startswith("**Hard labels**\n\n| run |")
+    assert shown.endswith("Protocol MTT: 1000 epochs.\n\n[1] MTT (arXiv 2203.11932) & others\n")
+
+
+def test_latex_escapes_every_sign_once() -> None:
+    assert escaped(r"a_b & 5% #1 {x} $y^~\ ±") == (r"a\_b \& 5\% \#1 \{x\} \$y\textasciicircum{}\textasciitilde{}\textbackslash{} $\pm$")
+    shown = latex(TABLE)
+    assert r"my\_run\textbar{}50\% & 43.0 $\pm$ 3.6 & 26.1 {[}1{]} \\" in shown
+    assert r"\begin{tabular}{lrr}" in shown
+    assert r"\caption{Hard labels. Protocol MTT: 1000 epochs.}" in shown
+    assert r"run & \textbf{final} & published \\" in shown
+    assert [shown.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    assert r"{[}1{]} MTT (arXiv 2203.11932) \& others" in shown
+    assert shown.isascii()
+
+
+def test_a_row_that_begins_with_a_bracket_is_no_argument_of_the_line_break_before_it() -> None:
+    """`\\\\` followed by `[` takes an optional length."""
+    table = Tabulation((Column("a"),), (("x",), ("[1]",)), "")
+    assert "\n[1]" not in latex(table)
+
+
+def test_brackets_are_no_markup_on_a_terminal() -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(together([TABLE, TABLE]))
+    shown = console.export_text()
+    assert shown.count("[bold]b\\c & d") == 2
+    assert shown.count("[1] MTT (arXiv 2203.11932) & others") == 2
+
+
+@pytest.mark.parametrize("render", [markdown, latex])
+def test_no_rows_are_a_table_too(render: object) -> None:
+    assert "Protocol" in render(Tabulation((Column("run"),), (), "Protocol MTT."))  # pyright: ignore[reportCallIssue]
