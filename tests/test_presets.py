@@ -16,7 +16,7 @@ from astdistill.data.imagenet import SUBSETS
 from astdistill.errors import InputError
 from astdistill.estimate import facts
 from astdistill.experiment import Experiment, Published, check_numbers
-from astdistill.methods.parts import GrowingWindow, LossThreshold
+from astdistill.methods.parts import GrowingWindow, HardTargets, LossThreshold
 from astdistill.models import build_model
 from astdistill.options import parse
 from astdistill.presets import CELLS, PRESETS, matching, with_method
@@ -185,6 +185,12 @@ def test_every_cell_names_its_method_and_source() -> None:
     for name, cells in methods.items():
         assert all(cell.endswith(f"-{name}") for cell in cells) or name == "ast"
     assert all("arXiv" in cell.published.source for cell in CELLS)
+
+
+def test_a_cell_has_the_kind_of_labels_that_its_figure_was_reached_with() -> None:
+    """NUMBERS.md lists MTT, FTD, TESLA and AST's bar among hard labels, DATM among learned soft ones."""
+    for cell in CELLS:
+        assert isinstance(cell.method.labels, HardTargets) == (cell.method.name != "datm"), cell.name
 
 
 def test_what_is_borrowed_is_said() -> None:
