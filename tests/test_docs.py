@@ -15,6 +15,9 @@ import pytest
 from PIL import Image
 
 from astdistill.cli import VERBS, main
+from astdistill.experiment import Experiment
+from astdistill.methods import methods
+from astdistill.records import Record
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -132,6 +135,44 @@ def test_links_and_pictures_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if not target.startswith("http"):
             assert (DOCS / target).exists(), f"{page} names {target}"
+
+
+OLD = """
+dataset subset model ipc eval_mode num_eval eval_it epoch_eval_train Iteration lr_img lr_lr lr_teacher lr_init batch_real
+batch_syn batch_train pix_init dsa dsa_strategy data_path buffer_path expert_epochs syn_steps max_start_epoch zca load_all no_aug
+texture canvas_size canvas_samples max_files max_experts force_save num_experts train_epochs decay save_interval mom l2 optim
+loss_decay gp weight_perturb agg_middle_loss balance_loss lr_label
+"""
+"""The flags of MTT's two scripts, and of AST's, without their dashes."""
+SHORTCUTS = {"--data", "--init", "--method", "--part", "--without", "--protocol", "--log"}
+"""Flags that are read before the fields of an experiment."""
+
+
+def flags(record: Record, before: str = "--") -> set[str]:
+    """The command line's flags for the fields of a record and of those inside it."""
+    found = set()
+    for name in type(record).model_fields:
+        flag, value = before + name.replace("_", "-"), getattr(record, name)
+        found |= {flag} | (flags(value, flag + ".") if isinstance(value, Record) else set())
+    return found
+
+
+def test_every_old_flag_has_a_new_name_that_exists_or_a_reason() -> None:
+    rows = re.findall(r"^\| (`.+?) \| (.+?) \| (.*?) ?\|$", (DOCS / "coming-from.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(OLD.split()) <= {old for row in rows for old in re.findall(r"`-*(\w+)`", row[0])}
+    known = SHORTCUTS.union(*(flags(Experiment(name="any", method=method)) for method in methods().values()))
+    for old, new, told in rows:
+        names = re.findall(r"`(--[\w.-]+)`", new)
+        assert set(names) <= known, f"{old}: {set(names) - known} are no flags"
+        assert names or (new == "*none*" and told), f"{old} has neither a new name nor a reason"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_in_a_command_or_the_text_exists(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    known = set().union(*(flags(Experiment(name="any", method=method)) for method in methods().values()))
+    for flag in re.findall(r"(?<![\w-])--(?:method|distill|data|experts|evaluation)\.[\w.-]+", text):
+        assert flag.rstrip(".").replace(".no-", ".") in known | {"--method.perturb.factor"}, f"{page} names {flag}"
 
 
 @pytest.mark.parametrize("page", PAGES)
