@@ -16,7 +16,7 @@ from .canvas import COLOURS, FAINT, blank, save, tidy
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SMOOTHED_OVER = 40
+SMOOTHED_OVER = 20
 """The trend is a moving median over one part in so many of the run, because single losses depend on the segment drawn."""
 FEW = 30
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from ...distillation.course import StartMap
 from ..canvas import INK
-from .drawing import panel, svg
+from .drawing import GROUND, panel, svg
 from .figures import colour
 from .folder import RunFolder
 from .sprites import colours
@@ -23,6 +23,8 @@ MOST_CLASSES = 6
 """Classes that get a picture of their own, at several images per class."""
 MOST_NAMES = 20
 """Classes whose images are large and named in the picture of all classes."""
+LETTER, ROUNDS = 5.0, 300
+"""About the width of a letter in points, at the size of the names; how often images that overlap are moved apart."""
 MOST_POINTS = 1500
 """Points in all pictures together: more would make the page heavy and show nothing more."""
 
@@ -45,20 +47,25 @@ def clusters(run: RunFolder, number: int) -> list[tuple[str, Markup]]:
     return found
 
 
+def left_out(run: RunFolder) -> int:
+    """How many classes have no picture."""
+    if run.start is None or run.synthetic is None or len(run.start.chosen) == len(run.synthetic.classes):
+        return 0
+    return max(0, len(run.synthetic.classes) - MOST_CLASSES)
+
+
 def _together(start: StartMap, classes: Sequence[str], images: UInt8[np.ndarray, "N H W 3"] | None, name: str) -> Markup:
-    figure, axes = panel(5.6, 4.4)
+    figure, axes = panel(4.6, 3.7)
     points, labels = start.together.numpy(), start.classes.numpy()
     every = max(1, len(points) // MOST_POINTS)
     for label in range(len(classes)):
         own = points[labels == label][::every]
         axes.plot(own[:, 0], own[:, 1], "o", markersize=2.8, color=colour(label), alpha=0.45, markeredgewidth=0)
-    few = len(classes) <= MOST_NAMES
-    for label, row in enumerate(start.chosen.numpy()):
-        _mark(axes, points[row], None if images is None else images[label], colour(label), 24 if few else 12)
-        if few:
-            place = {"xytext": (15, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(_plain(classes[label]), (points[row, 0], points[row, 1]), fontsize=8, color=INK, parse_math=False, **place)
     _bare(axes)
+    few = len(classes) <= MOST_NAMES
+    names = [_plain(name) if few else "" for name in classes]
+    edges = [colour(label) for label in range(len(classes))]
+    _mark(axes, points[start.chosen.numpy()], images, edges, 24 if few else 12, names)
     return svg(figure, name, "An expert's logits of the training images in two dimensions, with the chosen images")
 
 
@@ -72,22 +79,60 @@ def _apart(start: StartMap, label: int, images: UInt8[np.ndarray, "N H W 3"] | N
         axes.plot(among[:, 0], among[:, 1], "o", markersize=2.6, color=colour(int(cluster)), alpha=0.5, markeredgewidth=0)
     first = int(own.argmax())
     rows = start.chosen[start.classes[start.chosen] == label].numpy() - first
-    for index, row in enumerate(rows):
-        image = images[index] if images is not None and index < len(images) else None
-        _mark(axes, points[row], image, colour(int(members[row])), 17 if len(rows) <= 12 else 11)
+    edges = [colour(int(members[row])) for row in rows]
     _bare(axes)
+    _mark(axes, points[rows], images, edges, 17 if len(rows) <= 12 else 11, [""] * len(rows))
     return svg(figure, name, f"Clusters of one class, number {label}, with the chosen images")
 
 
-def _mark(axes: Axes, at: np.ndarray, image: UInt8[np.ndarray, "H W 3"] | None, edge: str, size: float) -> None:
-    """The chosen image in a frame of its colour, `size` points wide; a ring where the image is not at hand."""
+def _mark(
+    axes: Axes, at: np.ndarray, images: UInt8[np.ndarray, "N H W 3"] | None, edges: Sequence[str], size: float, names: Sequence[str]
+) -> None:
+    """Each chosen image in a frame of its colour, `size` points wide, with its name beside it; a ring where the image is not at hand.
+
+    Images that would cover each other are moved apart, and a line leads from each to its point.
+    """
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-    if image is None:
-        axes.plot(*at, "o", markersize=7, markerfacecolor="none", markeredgecolor=edge, markeredgewidth=1.8)
-        return
-    picture = OffsetImage(image, zoom=size / image.shape[1], interpolation="nearest", dpi_cor=True)
-    axes.add_artist(AnnotationBbox(picture, (at[0], at[1]), pad=0.08, bboxprops={"edgecolor": edge, "linewidth": 1.6}))
+    words = np.array([LETTER * len(name) + 4 if name else 0.0 for name in names])
+    moved = _offsets(axes, at, size + 4, words)
+    beside = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": INK, "parse_math": False, "zorder": 5}
+    for index, (point, offset) in enumerate(zip(at, moved, strict=True)):
+        place = (float(point[0]), float(point[1]))
+        if images is None or index >= len(images):
+            axes.plot(*place, "o", markersize=7, markerfacecolor="none", markeredgecolor=edges[index], markeredgewidth=1.8)
+            offset = np.zeros(2)
+        else:
+            picture = OffsetImage(images[index], zoom=size / images.shape[2], interpolation="nearest", dpi_cor=True)
+            line = {"arrowstyle": "-", "color": edges[index], "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0} if offset.any() else None
+            frame = {"edgecolor": edges[index], "linewidth": 1.6}
+            axes.add_artist(
+                AnnotationBbox(picture, place, tuple(offset), boxcoords="offset points", pad=0.08, bboxprops=frame, arrowprops=line)
+            )
+        if names[index]:
+            ground = {"boxstyle": "round,pad=0.1", "facecolor": GROUND, "edgecolor": "none", "alpha": 0.75}
+            axes.annotate(names[index], place, xytext=(offset[0] + size / 2 + 4, offset[1]), bbox=ground, **beside)
+
+
+def _offsets(axes: Axes, at: np.ndarray, size: float, words: np.ndarray) -> np.ndarray:
+    """How far each image moves from its point, in points `[N, 2]`, so that no two overlap, names of width `words` at their right included.
+
+    Pairs that overlap push each other away along the axis that needs less, until none does or they have had `ROUNDS`.
+    """
+    axes.figure.draw_without_rendering()
+    home = axes.transData.transform(at) * 72 / axes.figure.dpi
+    middle = home + np.stack([words / 2, np.zeros(len(words))], axis=1)
+    wide, order = size + (words[:, None] + words) / 2, np.sign(np.arange(len(at))[:, None] - np.arange(len(at)))
+    for _ in range(ROUNDS):
+        apart = middle[:, None] - middle
+        across, up = wide - abs(apart[..., 0]), size - abs(apart[..., 1])
+        overlap = (across > 0.01) & (up > 0.01) & (order != 0)
+        if not overlap.any():
+            break
+        side = np.where(apart == 0, order[..., None], np.sign(apart))
+        push = np.stack([np.where(across < up, across, 0), np.where(across < up, 0, up)], axis=-1) * side
+        middle = middle + 0.4 * np.where(overlap[..., None], push, 0).sum(axis=1)
+    return middle - home - np.stack([words / 2, np.zeros(len(words))], axis=1)
 
 
 def _bare(axes: Axes) -> None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GRID = "#e6e6e6"
-THEME = {INK: "currentColor", FAINT: "var(--faint)", GRID: "var(--grid)"} | {
+GRID, GROUND = "#e6e6e6", "#fcfcfa"
+THEME = {INK: "currentColor", FAINT: "var(--faint)", GRID: "var(--grid)", GROUND: "var(--ground)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(COLOURS, 1)
 }
 """The page's word for every colour of `canvas`."""
@@ -23,7 +23,7 @@ FAMILY = re.compile(r"(font(?:-family)?: ?[^;\"']*?)'DejaVu Sans'[^;\"]*")
 IDENTITY = re.compile(r'(\bid="|url\(#|href="#)')
 
 
-def panel(width: float = 4.3, height: float = 2.9) -> tuple[Figure, Axes]:
+def panel(width: float = 3.8, height: float = 2.7) -> tuple[Figure, Axes]:
     """A transparent figure of one panel, so many inches wide and high, and its axes."""
     figure = blank(width, height)
     figure.patch.set_alpha(0)

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...distillation.course import Frame
+from ...synthetic import SyntheticSet
 from .folder import RunFolder
 from .sprites import BORDER, Sheets, sheets
 
+FEWEST = 20
+"""Up to so many images are shown largest."""
 LABELS, FEW = 5, 200
 """Classes named of a soft label; above so many images only three, because every frame has its own."""
 
@@ -29,6 +32,7 @@ class Gallery:
 
     groups: list[tuple[str, list[Tile]]]
     single: bool
+    few: bool
     style: str
     script: dict[str, Any]
     captions: list[str]
@@ -50,6 +54,7 @@ def gallery(run: RunFolder, number: int, budget: int) -> Gallery | None:
     return Gallery(
         groups=[(name, tiles[label * ipc : (label + 1) * ipc]) for label, name in enumerate(classes)],
         single=ipc == 1,
+        few=count <= FEWEST,
         style=_style(found, count, ipc),
         script={
             "run": number,
@@ -60,15 +65,15 @@ def gallery(run: RunFolder, number: int, budget: int) -> Gallery | None:
             "soft": [_soft(frame, LABELS if count <= FEW else 3) for frame in found.frames] if soft else None,
         },
         captions=captions,
-        note=_note(ipc, run.synthetic.ipc, found.lossless),
+        note=_note(ipc, run.synthetic, found.lossless),
     )
 
 
 def _style(found: Sheets, count: int, ipc: int) -> str:
     """CSS variables: the sheet, its size, and the tile's on a desk and on a phone, in whole multiples of the image's own pixels."""
-    wanted = (160, 96) if count <= 20 else (96, 64) if count <= 120 else (64, 64)
+    wanted = (192, 96) if count <= FEWEST else (96, 64) if count <= 120 else (64, 64)
     large, small = (max(1, round(each / found.width)) * found.width for each in wanted)
-    across = (5 if count <= 20 else 10) if ipc == 1 else min(ipc, 10) if count <= 120 else min(ipc, 5 if ipc <= 10 else 15)
+    across = (5 if count <= FEWEST else 10) if ipc == 1 else min(ipc, 10) if count <= 120 else min(ipc, 5 if ipc <= 10 else 15)
     return (
         f"--sheet:url({found.addresses[-1]});--width:{found.width};--height:{found.height};--border:{BORDER};"
         f"--columns:{found.columns};--rows:{found.rows};"
@@ -85,7 +90,10 @@ def _soft(frame: Frame, most: int) -> list[list[list[int]]]:
     ]
 
 
-def _note(shown: int, ipc: int, lossless: bool) -> str:
-    words = [] if shown == ipc else [f"The first {shown} of {ipc} images of each class."]
+def _note(shown: int, synthetic: SyntheticSet, lossless: bool) -> str:
+    words = [] if shown == synthetic.ipc else [f"The first {shown} of {synthetic.ipc} images of each class."]
+    if synthetic.canvas > 1:
+        crops = f"{synthetic.canvas_samples} random crops" if synthetic.canvas_samples > 1 else "a random crop"
+        words.append(f"Textures, {synthetic.canvas} times as high and wide as an image; networks see {crops} of each in a step.")
     words += [] if lossless else ["Compressed for this page; the exact images are in the run's synthetic.safetensors."]
     return " ".join(words)

@@ -17,6 +17,8 @@ NUMBERED = 12
 """Up to so many classes every cell of the confusion matrix has its share written in it."""
 NAMED = 30
 MOST_CONFUSIONS = 6
+PALE = 60
+"""Percent up to which a cell lets enough of the page through for the page's own ink."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def matrix(entry: Entry, classes: Sequence[str], name: str) -> Markup | None:
         return None
     shares = _shares(entry)
     count = len(shares)
-    figure, axes = panel(4.6, 4.2)
+    figure, axes = panel(3.9, 3.6)
     # One hue whose opacity is the share reads on light and on dark pages alike.
     hue = tuple(int(COLOURS[0][place : place + 2], 16) / 255 for place in (1, 3, 5))
     cells = np.dstack([np.broadcast_to(np.array(hue), (count, count, 3)), np.sqrt(shares / 100) * 0.95])
@@ -67,7 +69,7 @@ def matrix(entry: Entry, classes: Sequence[str], name: str) -> Markup | None:
     if count <= NUMBERED:
         for row, column in np.argwhere(shares >= 0.5):
             share = shares[row, column]
-            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color="white" if share > 35 else INK)
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color="white" if share > PALE else INK)
     _named(axes, [each.replace("_", " ") for each in classes])
     return svg(figure, name, "Confusion matrix: true class by row, the class it was read as by column, percent of the row")
 
@@ -75,7 +77,7 @@ def matrix(entry: Entry, classes: Sequence[str], name: str) -> Markup | None:
 def _named(axes, names: Sequence[str]) -> None:
     axes.set_xlabel("read as", fontsize=9, color=INK)
     axes.set_ylabel("true class", fontsize=9, color=INK)
-    axes.tick_params(labelsize=8 if len(names) <= NUMBERED else 6, colors=INK, length=0)
+    axes.tick_params(labelsize=8 if len(names) <= NUMBERED else 6.5, colors=INK, length=0)
     for side in axes.spines.values():
         side.set_visible(False)
     if len(names) <= NAMED:
