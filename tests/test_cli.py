@@ -104,10 +104,14 @@ def test_distill_then_evaluate_needs_only_the_file(tmp_path: Path, capsys: pytes
 
 def test_the_rate_is_learned_fixed_or_searched(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+    page = Path("made/report.html")
+    assert "Not evaluated yet" in page.read_text(encoding="utf-8")
     words = ["evaluate", "made", "--epochs", "2", "--networks", "1", "--baselines", "random", "--quiet"]
     for rate in ("0.03", "search"):
         assert exit_code(*words, "--lr", rate) == 0
+    assert "Searched step sizes" in page.read_text(encoding="utf-8")
     shown = " ".join(capsys.readouterr().out.split())
+    assert shown.endswith(f"Look at: {page}")
     for sentence in ("step size 0.03; test accuracy", "Searched step sizes", "judged on 10% of the training images",
                      "step size of the set searched on held-out training images"):  # fmt: skip
         assert sentence in shown

@@ -14,7 +14,7 @@ from .evaluation import Scores, table
 from .experiment import Experiment, check_numbers, load_data
 from .options import Request, parse
 from .progress import be_quiet
-from .report import PAGE, epoch_table, quality_table
+from .report import PAGE, epoch_table, quality_table, renew_page, run_of
 from .stages import distill_experiment, followed, obtain_experts, prepare, run_experiment
 from .tabulation import terminal
 
@@ -58,17 +58,18 @@ def distill(words: list[str]) -> None:
     dataset = prepare(request.experiment, request.out)
     with followed(request.experiment, request.out, request.log) as recorder:
         distill_experiment(request.experiment, dataset, request.out, recorder)
-    Console().print(
-        f"Pictures: {request.out / 'images.png'}\nNext:     astdistill evaluate {request.out}\n          astdistill report {request.out}",
-        highlight=False,
-    )
+    shown = renew_page(request.out) or request.out / "images.png"
+    Console().print(f"Look at:  {shown}\nNext:     astdistill evaluate {request.out}", highlight=False)
 
 
 def evaluate(words: list[str]) -> None:
-    """Scores of a distilled set."""
+    """Scores of a distilled set; the page of its run shows them too."""
     from .evaluation.command import evaluate as scored
 
-    scored(words)
+    run = run_of(scored(words))
+    page = renew_page(run) if run else None
+    if page:
+        Console().print(f"Look at:   {page}", highlight=False)
 
 
 def compare(words: list[str]) -> None:

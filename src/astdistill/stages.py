@@ -16,7 +16,7 @@ from .experts import TrajectoryStore, train_experts
 from .logs import Log, open_log
 from .progress import telling
 from .recording import Recorder
-from .report import PAGE, record_experts, save_curves, save_grid, save_page, save_quality, save_textures
+from .report import record_experts, renew_page, save_curves, save_grid, save_quality, save_textures
 from .run_folder import claim
 from .runs import read_lines
 from .synthetic import SyntheticSet
@@ -119,5 +119,5 @@ def run_experiment(experiment: Experiment, out: Path, loggers: Sequence[str] = (
         with stage("evaluation", out):
             scores = obtain_scores(experiment, dataset, synthetic, out)
         recorder.scores(scores, experiment.distill.iterations)
-    save_page([out], out / PAGE)
+    renew_page(out)
     return scores

@@ -55,7 +55,7 @@ def test_everything_arrives_and_the_run_folder_can_be_evaluated(tmp_path: Path, 
     assert (kept.labels, kept.ipc, kept.model, kept.method, kept.momentum) == ("hard", 2, TINY, "tesla", 0.5)
     assert (kept.classes, kept.preprocessing.hash) == (dataset.classes, dataset.preprocessing.hash)
     assert kept.data == dataset.config
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"synthetic.safetensors", "images.png"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"synthetic.safetensors", "images.png", "report.html"}
     scores = evaluate(kept, dataset, recipe=PROTOCOLS["mtt"].replace(epochs=2), seeds=1)
     assert scores.architecture[TINY].n == 1
 

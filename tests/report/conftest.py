@@ -9,7 +9,7 @@ from problems import TINY, TINY_RECIPE, blobs, tiny_experts
 
 from astdistill.clock import stage
 from astdistill.distillation import DistillSettings, distill
-from astdistill.evaluation import MTT_PROTOCOL, evaluate_all
+from astdistill.evaluation import MTT_PROTOCOL, continual, evaluate_all, rank
 from astdistill.methods import AST
 from astdistill.methods.parts import ExpertTargets
 from astdistill.presets import preset
@@ -47,4 +47,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_json(out / "config.json", {**preset("cifar100-ipc1").to_json(), "name": "small <b>"})
     recipe = MTT_PROTOCOL.replace(epochs=3)
     evaluate_all(synthetic, dataset, recipe, [TINY, "convnet-d2-w4"], 2, ("random", "full"), out, workers=1)
+    rank(synthetic, dataset, recipe, TINY, 2, out, workers=1)
+    continual(synthetic, dataset, 3, recipe, TINY, 2, ("random",), out, workers=1)
     return out

@@ -6,22 +6,22 @@ import json
 import re
 import shutil
 import statistics
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from astdistill.cli import main
 from astdistill.data.config import DataConfig
 from astdistill.data.preprocessing import Preprocessing
-from astdistill.distillation.course import Frame, due, read_course
-from astdistill.evaluation import Scores
-from astdistill.report import save_page
+from astdistill.distillation.course import read_course
+from astdistill.errors import InputError
+from astdistill.evaluation import Continual, Ranking, Scores, continual_table, ranking_table
+from astdistill.report import PAGE, renew_page, run_of, save_page
 from astdistill.report.page import content, mistakes
 from astdistill.report.page.folder import read_run
-from astdistill.report.page.sprites import BORDER, LOSSLESS, colours, encoded, laid_out, sheets, thinned
 from astdistill.runs import read_lines
 from astdistill.synthetic import SyntheticSet, load, one_hot
 
@@ -117,61 +117,6 @@ def test_without_a_choice_the_last_frame_is_the_final_one(made: Path, tmp_path: 
     assert '"final, iteration 12"' in page(tmp_path / "run")
 
 
-def test_a_sheet_shows_every_pixel_where_it_is_lossless() -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
-    pixels = torch.randint(0, 256, (7, 1, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = np.asarray(Image.open(BytesIO(encoded(laid_out(colours(pixels), 3), LOSSLESS))).convert("RGB"))
-    for index in range(7):
-        row, column = divmod(index, 3)
-        top, left = row * (5 + 2 * BORDER) + BORDER, column * (4 + 2 * BORDER) + BORDER
-        assert np.array_equal(found[top : top + 5, left : left + 4, 0], pixels[index, 0].numpy())
-        assert np.array_equal(found[top - 1, left : left + 4, 0], pixels[index, 0, 0].numpy())
-
-
-@pytest.mark.parametrize("budget", [200_000, 40_000, 9_000, 4_000])
-def test_sheets_keep_to_their_budget_and_both_ends(budget: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    frames = [
-        Frame(number, torch.randint(0, 256, (20, 3, 16, 16), dtype=torch.uint8, generator=generator), torch.eye(20), 0.01)
-        for number in range(8)
-    ]
-    found = sheets(frames, budget)
-    assert sum(map(len, found.addresses)) <= budget
-    assert found.frames[-1].iteration == 7
-    if len(found.frames) > 1:
-        assert found.frames[0].iteration == 0
-    assert found.lossless == (budget == 200_000)
-    assert [frame.iteration for frame in thinned(frames)] == [0, 2, 4, 6, 7]
-    assert len(thinned(frames[:2])) == 1
-
-
-def hundred_classes(out: Path) -> None:
-    """A run folder as large as CIFAR-100's at ten images per class, of 5000 iterations, with learned labels and busy images."""
-    generator = torch.Generator().manual_seed(0)
-    classes = tuple(f"class_{number}" for number in range(100))
-    smooth = torch.nn.functional.interpolate(torch.rand(1000, 3, 8, 8, generator=generator), size=32, mode="bilinear")
-    for iteration in filter(due, range(5001)):
-        images = (smooth + 0.15 * torch.rand(1000, 3, 32, 32, generator=generator)).clamp(0, 1)
-        targets = 4 * one_hot(torch.arange(100).repeat_interleave(10), 100) + torch.randn(1000, 100, generator=generator)
-        synthetic = SyntheticSet(
-            images, targets, torch.tensor(0.01), classes, Preprocessing.none((3, 32, 32)), DataConfig(source="cifar100"), "convnet-d3",
-            "soft", provenance={"iteration": iteration},
-        )  # fmt: skip
-        Frame.of(synthetic, iteration).save(out)
-        synthetic.save(out / "synthetic.safetensors")
-
-
-@pytest.mark.slow
-def test_a_hundred_classes_of_ten_images_stay_below_five_megabytes(tmp_path: Path) -> None:
-    hundred_classes(tmp_path)
-    save_page([tmp_path], tmp_path / "report.html")
-    assert 1e6 < (tmp_path / "report.html").stat().st_size < 5e6
-    assert (tmp_path / "report.html").read_text(encoding="utf-8").count('class="tile"') == 1001
-
-
 def test_several_runs_stand_side_by_side(made: Path, tmp_path: Path) -> None:
     other = tmp_path / made.name
     shutil.copytree(made, other)
@@ -179,11 +124,34 @@ def test_several_runs_stand_side_by_side(made: Path, tmp_path: Path) -> None:
     config["distill"]["lr_img"] = 7.0
     (other / "config.json").write_text(json.dumps(config))
     text = page(other, made)
-    assert text.count('class="hero"') == text.count('class="gallery"') == 2
+    assert text.count('class="hero"') == text.count('<div class="gallery') == 2
     differing = re.findall(r'<tr class="differs"><th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', text)
     assert ("distill.lr_img", "7.0", "1000.0") in differing
     assert {name for name, *_ in differing} == {"distill.lr_img"}
     assert str(other) in text  # two runs of one name are told apart
+
+
+def test_textures_are_called_so(tmp_path: Path) -> None:
+    SyntheticSet(
+        torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)), one_hot(torch.tensor([0, 0, 1, 1]), 2), torch.tensor(0.01),
+        ("a", "b"), Preprocessing.none((1, 8, 8)), DataConfig(source="digits"), "convnet-d1", "hard", canvas=2, canvas_samples=3,
+    ).save(tmp_path / "tiles" / "synthetic.safetensors")  # fmt: skip
+    text = page(tmp_path / "tiles")
+    assert "4 synthetic textures, 2 per class · digits · convnet-d1<" in text
+    assert "Textures, 2 times as high and wide as an image; networks see 3 random crops of each in a step." in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["/bin/astdistill", "run", "a b"], "astdistill run 'a b'"),
+        (["lib/astdistill/__main__.py", "demo"], "astdistill demo"),
+        (["x.py"], ""),
+    ],
+)
+def test_the_command_that_made_a_run_is_shown(arguments: list[str], shown: str, made: Path) -> None:
+    run = read_run(made)
+    assert content.command(replace(run, provenance={"arguments": arguments})) == shown
 
 
 def test_what_is_missing_is_named_with_its_command(made: Path, tmp_path: Path) -> None:
@@ -207,6 +175,43 @@ def test_a_later_evaluation_beside_the_set_is_shown(made: Path, tmp_path: Path) 
     shutil.copy(made / "scores.json", tmp_path / "run" / "evaluation-later")
     entry = next(iter(Scores.read(made).architecture.values()))
     assert f"<strong>{entry.mean:.1f}<" in page(tmp_path / "run")
+
+
+def test_ranking_and_arriving_classes_are_those_of_the_files(made: Path, text: str, tmp_path: Path) -> None:
+    ranking, arriving = Ranking.read(made / "ranking.json"), Continual.read(made / "continual.json")
+    for row in (*ranking_table(ranking).rows, *continual_table(arriving).rows):
+        assert all(f">{cell}</t" in text for cell in row)
+    assert text.count('aria-label="Accuracy on the classes seen after each step"') == 1
+    shutil.copytree(made, tmp_path / "run")
+    for name in ("ranking.json", "continual.json"):
+        (tmp_path / "run" / name).unlink()
+    shorter = page(tmp_path / "run")
+    assert '<section id="ranking">' not in shorter
+    assert '<section id="arriving">' not in shorter
+    for name in ("ranking.json", "continual.json"):
+        (tmp_path / "run" / name).write_text('{"model": 3}')
+        with pytest.raises(InputError, match=rf"{name} does not hold .*; move it away and evaluate again"):
+            read_run(tmp_path / "run")
+        (tmp_path / "run" / name).unlink()
+
+
+def test_a_page_that_fails_loses_nothing_and_says_so(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    assert renew_page(run) == run / PAGE
+    before = (run / PAGE).read_bytes()
+    (run / "experts.json").write_text("[]")
+    assert renew_page(run) is None
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert "could not be written" in told
+    assert "the results are kept" in told
+    assert (run / PAGE).read_bytes() == before
+
+
+def test_the_run_of_an_evaluation_is_the_folder_of_its_set(made: Path, tmp_path: Path) -> None:
+    assert run_of(made) == run_of(made / "evaluation-later") == made
+    (tmp_path / "config.json").write_text("{}")  # anybody's project has one
+    assert run_of(tmp_path / "evaluation-later") is None
 
 
 @pytest.mark.parametrize(

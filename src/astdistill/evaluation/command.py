@@ -23,9 +23,9 @@ from .recipe import protocol
 from .tables import table
 
 
-def evaluate(words: list[str]) -> None:
-    """Scores of a distilled set."""
-    tyro.cli(_evaluate, prog="astdistill evaluate", args=words)
+def evaluate(words: list[str]) -> Path:
+    """Scores of a distilled set; the folder that they lie in."""
+    return tyro.cli(_evaluate, prog="astdistill evaluate", args=words)
 
 
 def _evaluate(
@@ -50,7 +50,7 @@ def _evaluate(
     gamma: float = 0.5,
     continual_steps: Annotated[int | None, tyro.conf.arg(name="continual")] = None,
     quiet: bool = False,
-) -> None:
+) -> Path:
     """Train fresh networks on a distilled set alone and test them.
 
     Args:
@@ -112,3 +112,4 @@ def _evaluate(
             arriving = continual(rated, dataset, continual_steps, recipe, models, networks, baselines, folder, seed=seed, workers=workers)
             show(continual_table(arriving))
     console.print(f"Numbers:   {folder / 'scores.json'}", highlight=False)
+    return folder

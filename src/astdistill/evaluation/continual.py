@@ -16,7 +16,7 @@ import torch
 from ..data.dataset import Dataset
 from ..errors import InputError
 from ..records import Record
-from ..runs import write_json
+from ..runs import read_json, write_json
 from ..seeds import rng
 from ..shapes import Labels
 from ..synthetic import SyntheticSet
@@ -55,6 +55,16 @@ class Continual(Record):
     """Classes that have arrived by the end of each step."""
     accuracies: dict[str, tuple[tuple[float, ...], ...]]
     """'synthetic' and baselines; for each step one figure a network."""
+
+    @staticmethod
+    def read(path: Path) -> Continual:
+        """The figures in a file. Raises InputError for anything else."""
+        kept = read_json(path)
+        try:
+            return Continual.model_validate(kept)
+        except ValueError as error:
+            why = str(error).splitlines()[0]
+            raise InputError(f"{path} does not hold accuracies of arriving classes ({why}); move it away and evaluate again.") from error
 
 
 def continual(
@@ -129,9 +139,10 @@ def continual_table(found: Continual) -> Tabulation:
     names = {"synthetic": f"synthetic, {found.model}", **BASELINE_NAMES}
     rows = [(names[name], *map(spread, by_step)) for name, by_step in found.accuracies.items()]
     sizes = [len(values) for by_step in found.accuracies.values() for values in by_step]
+    images = "image" if found.subject.ipc == 1 else "images"
     caption = (
         f"{protocol_text(found.recipe, 'test')} on the classes seen, last epoch; every step trains from scratch on {found.subject.ipc} "
-        f"images of each class seen; {LABELS[found.subject.labels]}; {networks_text(sizes)}, each with its own order of classes."
+        f"{images} of each class seen; {LABELS[found.subject.labels]}; {networks_text(sizes)}, each with its own order of classes."
     )
     return Tabulation(columns, tuple(rows), caption, f"Class-incremental learning in {len(found.seen)} steps")
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from ..data.dataset import Dataset
 from ..errors import InputError
 from ..records import Record
-from ..runs import write_json
+from ..runs import read_json, write_json
 from ..synthetic import SyntheticSet, one_hot
 from ..tabulation import Column, Tabulation
 from .evaluation import check_same_space
@@ -82,6 +82,16 @@ class Ranking(Record):
         """Write `ranking.json`, the scores beside what they were computed from."""
         scores = {name: list(getattr(self, name)) for name in ("hlr", "ior", "ior_plain", "lrs", "ars")}
         write_json(path, {"scores": scores, **self.to_json()})
+
+    @staticmethod
+    def read(path: Path) -> Ranking:
+        """What `write` wrote. Raises InputError for anything else."""
+        kept = {name: value for name, value in read_json(path).items() if name != "scores"}
+        try:
+            return Ranking.model_validate(kept)
+        except ValueError as error:
+            why = str(error).splitlines()[0]
+            raise InputError(f"{path} does not hold DD-Ranking's scores ({why}); move it away and evaluate again.") from error
 
 
 def robust(difference: float) -> float:

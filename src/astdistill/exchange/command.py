@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..evaluation import Scores
 from ..methods import find_method
 from ..progress import be_quiet
-from ..report import save_quality
+from ..report import PAGE, save_quality
 from ..synthetic import load
 from . import buffers, catalogue, huggingface, sets
 
@@ -101,7 +101,7 @@ def _import_set(
     Args:
         folder: Folder of the three files; labels and step size may be absent.
         data: What was distilled, as for the other commands; --data NAME is short for --data.source NAME.
-        out: New folder of synthetic.safetensors and its picture.
+        out: New folder of synthetic.safetensors, its picture and its page.
         lr: The learned step size, where there is no file of it, or to replace it.
         model: The network that the set was distilled with.
         augmentation: DSA operations that its student saw, joined by underscores; empty for none.
@@ -122,7 +122,8 @@ def _import_set(
         canvas_samples=canvas_samples,
         out=out,
     )
-    Console().print(f"Pictures: {out / 'images.png'}\nNext:     astdistill evaluate {out}", highlight=False)
+    shown = next(out / name for name in (PAGE, "images.png") if (out / name).exists())
+    Console().print(f"Look at:  {shown}\nNext:     astdistill evaluate {out}", highlight=False)
 
 
 def _export(

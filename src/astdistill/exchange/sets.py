@@ -13,7 +13,7 @@ from ..augment import STRATEGY
 from ..data import Dataset
 from ..errors import InputError
 from ..models import build_model
-from ..report import save_grid
+from ..report import renew_page, save_grid
 from ..runs import new_folder, provenance
 from ..shapes import Images, Labels, Targets
 from ..synthetic import SyntheticSet, one_hot
@@ -38,7 +38,7 @@ def import_set(
     canvas_samples: int = 1,
     out: str | Path | None = None,
 ) -> SyntheticSet:
-    """The distilled set in the files of `folder`, in the space of `dataset`; with `out`, a new folder, written there with its picture.
+    """The distilled set in the files of `folder`, in the space of `dataset`; with `out`, a new folder, written there with picture and page.
 
     Images `[N, C, H, W]` are as networks see them, preprocessed as `dataset` is. Labels are numbers `[N]`, or distributions or their logits
     `[N, K]`; without their file, images count as grouped by class. Hard-labelled images are put in the order of their classes. `lr`
@@ -74,6 +74,7 @@ def import_set(
         with new_folder(Path(out)) as temporary:
             synthetic.save(temporary / "synthetic.safetensors")
             save_grid(synthetic, temporary / "images.png")
+        renew_page(Path(out))
     return synthetic
 
 

@@ -18,6 +18,7 @@ from .sprites import colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_CLASSES = 6
 """Classes that get a picture of their own, at several images per class."""
@@ -61,7 +62,7 @@ def _together(start: StartMap, classes: Sequence[str], images: UInt8[np.ndarray,
     for label in range(len(classes)):
         own = points[labels == label][::every]
         axes.plot(own[:, 0], own[:, 1], "o", markersize=2.8, color=colour(label), alpha=0.45, markeredgewidth=0)
-    _bare(axes)
+    _bare(figure, axes)
     few = len(classes) <= MOST_NAMES
     names = [_plain(name) if few else "" for name in classes]
     edges = [colour(label) for label in range(len(classes))]
@@ -80,7 +81,7 @@ def _apart(start: StartMap, label: int, images: UInt8[np.ndarray, "N H W 3"] | N
     first = int(own.argmax())
     rows = start.chosen[start.classes[start.chosen] == label].numpy() - first
     edges = [colour(int(members[row])) for row in rows]
-    _bare(axes)
+    _bare(figure, axes)
     _mark(axes, points[rows], images, edges, 17 if len(rows) <= 12 else 11, [""] * len(rows))
     return svg(figure, name, f"Clusters of one class, number {label}, with the chosen images")
 
@@ -104,7 +105,8 @@ def _mark(
             offset = np.zeros(2)
         else:
             picture = OffsetImage(images[index], zoom=size / images.shape[2], interpolation="nearest", dpi_cor=True)
-            line = {"arrowstyle": "-", "color": edges[index], "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0} if offset.any() else None
+            away = abs(offset).max() > 0.5
+            line = {"arrowstyle": "-", "color": edges[index], "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0} if away else None
             frame = {"edgecolor": edges[index], "linewidth": 1.6}
             axes.add_artist(
                 AnnotationBbox(picture, place, tuple(offset), boxcoords="offset points", pad=0.08, bboxprops=frame, arrowprops=line)
@@ -119,7 +121,6 @@ def _offsets(axes: Axes, at: np.ndarray, size: float, words: np.ndarray) -> np.n
 
     Pairs that overlap push each other away along the axis that needs less, until none does or they have had `ROUNDS`.
     """
-    axes.figure.draw_without_rendering()
     home = axes.transData.transform(at) * 72 / axes.figure.dpi
     middle = home + np.stack([words / 2, np.zeros(len(words))], axis=1)
     wide, order = size + (words[:, None] + words) / 2, np.sign(np.arange(len(at))[:, None] - np.arange(len(at)))
@@ -135,13 +136,14 @@ def _offsets(axes: Axes, at: np.ndarray, size: float, words: np.ndarray) -> np.n
     return middle - home - np.stack([words / 2, np.zeros(len(words))], axis=1)
 
 
-def _bare(axes: Axes) -> None:
-    """No ticks and no frame: distances between points are all that the picture says."""
+def _bare(figure: Figure, axes: Axes) -> None:
+    """No ticks and no frame: distances between points are all that the picture says. Everything then lies where it will be drawn."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.margins(0.08)
     for side in axes.spines.values():
         side.set_visible(False)
+    figure.draw_without_rendering()
 
 
 def _plain(name: str) -> str:

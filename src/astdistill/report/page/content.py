@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
+from ...evaluation import continual_table, ranking_table, rates_table
 from ...evaluation.tables import BASELINE_NAMES, caption, table
 from ...progress.words import duration, size
 from ...tabulation import Column, Tabulation
@@ -16,6 +19,8 @@ from .folder import RunFolder
 STAGES = ("experts", "distillation", "evaluation")
 HIDDEN = ("versions", "machine", "resumed", "settings", "best")
 """Parts of the provenance that have a row of their own, or stand elsewhere."""
+PROGRAMS = ("astdistill", "__main__.py", "cli.py")
+"""What the command line's own file is called."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ def subtitle(run: RunFolder) -> str:
     if run.synthetic is None:
         return f"{run.method}, not distilled yet"
     found = run.synthetic
-    images = f"{len(found.images):,} synthetic images, {found.ipc} per class"
-    return f"{images} · {found.method} · {found.data.source} · {found.model}"
+    images = f"{len(found.images):,} synthetic {'images' if found.canvas == 1 else 'textures'}, {found.ipc} per class"
+    return " · ".join(word for word in (images, found.method, found.data.source, found.model) if word)
 
 
 def bars(run: RunFolder) -> list[Bar]:
@@ -79,12 +84,37 @@ def steps(run: RunFolder) -> str:
 
 
 def score_tables(run: RunFolder) -> list[Tabulation]:
-    """Every evaluation that trained several networks, or was not the run's own."""
+    """Every evaluation that trained several networks, searched step sizes, or was not the run's own."""
     found = []
     for name, scores in {run.name: run.scores, **run.other_scores}.items():
-        if scores is not None and (len(scores.architecture) > 1 or name in run.other_scores):
+        if scores is None:
+            continue
+        if len(scores.architecture) > 1 or name in run.other_scores:
             found.append(replace(table(scores), title=name if name in run.other_scores else ""))
+        if scores.rates:
+            found.append(rates_table(scores.rates, scores.recipe))
     return found
+
+
+def elsewhere(runs: Sequence[RunFolder]) -> str:
+    """What the section of `score_tables` is called."""
+    several = any(len(scores.architecture) > 1 for run in runs for scores in (run.scores, *run.other_scores.values()) if scores)
+    return "On other networks" if several else "Other evaluations"
+
+
+def rankings(run: RunFolder) -> list[Tabulation]:
+    """DD-Ranking's scores of every evaluation that asked for them."""
+    return [_titled(ranking_table(found), name, run.ranking) for name, found in run.ranking.items()]
+
+
+def arrivals(run: RunFolder) -> list[Tabulation]:
+    """Class-incremental learning of every evaluation that asked for it."""
+    return [_titled(continual_table(found), name, run.arriving) for name, found in run.arriving.items()]
+
+
+def _titled(found: Tabulation, name: str, among: Mapping[str, object]) -> Tabulation:
+    """The table, told apart from others of its kind by the folder of its evaluation."""
+    return replace(found, title=f"{found.title}: {name}" if len(among) > 1 else found.title)
 
 
 def costs(run: RunFolder) -> Tabulation | None:
@@ -126,6 +156,12 @@ def provenance(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], bool]]:
         flat.append(_flat(plain | whole.get("machine", {}) | whole.get("versions", {}) | {"resumed": len(whole.get("resumed", []))}))
     names = list(dict.fromkeys(name for each in flat for name in each))
     return [(name, [_word(each.get(name)) for each in flat], False) for name in names]
+
+
+def command(run: RunFolder) -> str:
+    """The command line that made the run, as it was typed; '' for a run that another program made."""
+    program, *words = run.provenance.get("arguments") or [""]
+    return shlex.join(["astdistill", *words]) if PurePath(program).name in PROGRAMS else ""
 
 
 def missing(run: RunFolder) -> list[str]:

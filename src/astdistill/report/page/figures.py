@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from markupsafe import Markup
 
+from ...evaluation import Continual
+from ...evaluation.tables import BASELINE_NAMES
 from ...experts import ExpertCurve
 from ..canvas import COLOURS, logarithmic, tidy
 from ..curves import curve, draw_loss, trend
@@ -32,10 +36,12 @@ def loss(runs: Sequence[RunFolder]) -> Markup | None:
     tidy(axes, "", "iteration", "matching loss")
     if len(runs) == 1:
         draw_loss(axes, found[runs[0].name])
+        if axes.get_legend():
+            _legend(axes, 8)
     else:
         for number, (name, each) in enumerate(found.items()):
             axes.plot(each.iterations, trend(each.values), color=colour(number), linewidth=1.7, label=name)
-        axes.legend(fontsize=8, frameon=False)
+        _legend(axes, 8)
     return svg(figure, "loss", "Matching loss over the iterations")
 
 
@@ -60,7 +66,7 @@ def _lines(runs: Sequence[RunFolder], field: str, name: str, y: str, told: str, 
             few = "o-" if len(each.values) <= 2 else line
             axes.plot(each.iterations, each.values, few, color=colour(number), linewidth=1.7, markersize=3.5, label=label)
     if len(runs) > 1:
-        axes.legend(fontsize=8, frameon=False)
+        _legend(axes, 8)
     return svg(figure, name, told)
 
 
@@ -96,6 +102,21 @@ def expert_accuracy(runs: Sequence[RunFolder]) -> Markup | None:
     return _experts(runs, draw, "accuracy, %", "expert-accuracy", "Accuracy of the experts after each epoch")
 
 
+def arriving(found: Continual, name: str) -> Markup:
+    """Accuracy on the classes seen, by their number: the distilled memory and those of real images, bands one deviation to both sides."""
+    figure, axes = panel()
+    tidy(axes, "", "classes seen", "accuracy on them, %")
+    for number, (memory, by_step) in enumerate(found.accuracies.items()):
+        means = np.array([statistics.fmean(values) for values in by_step])
+        spreads = np.array([statistics.stdev(values) if len(values) > 1 else 0.0 for values in by_step])
+        label = BASELINE_NAMES.get(memory, "these images")
+        axes.plot(found.seen, means, "o-", color=colour(number), linewidth=1.7, markersize=3.5, label=label)
+        axes.fill_between(found.seen, means - spreads, np.minimum(means + spreads, 100), color=colour(number), alpha=0.16, linewidth=0)
+    axes.set_xticks(found.seen)
+    _legend(axes, 8)
+    return svg(figure, name, "Accuracy on the classes seen after each step")
+
+
 def _schools(runs: Sequence[RunFolder]) -> dict[str, list[ExpertCurve]]:
     """The curves of every store that the runs know of; what several runs know is shown once."""
     found: dict[str, list[ExpertCurve]] = {}
@@ -104,6 +125,11 @@ def _schools(runs: Sequence[RunFolder]) -> dict[str, list[ExpertCurve]]:
             if each.curves not in found.values():
                 found[f"{each.name}, {run.name}" if each.name in found else each.name] = each.curves
     return found
+
+
+def _legend(axes: Axes, size: float) -> None:
+    """The legend above the axes, where it covers nothing."""
+    axes.legend(fontsize=size, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 0.99), borderaxespad=0, borderpad=0.2)
 
 
 def _experts(runs: Sequence[RunFolder], draw: Callable[[Axes], None], y: str, name: str, told: str) -> Markup | None:
@@ -115,5 +141,5 @@ def _experts(runs: Sequence[RunFolder], draw: Callable[[Axes], None], y: str, na
     tidy(axes, "", "epoch", y)
     draw(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=7.5, frameon=False)
+    _legend(axes, 7.5)
     return svg(figure, name, told)

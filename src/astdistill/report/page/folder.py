@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...clock import FILE as CLOCK
 from ...distillation.course import Frame, StartMap, read_course
 from ...errors import InputError
-from ...evaluation import Entry, Scores
+from ...evaluation import Continual, Entry, Ranking, Scores
 from ...runs import read_json, read_lines
 from ...synthetic import SyntheticSet
 from ..relatives import Relative, read_experts
+
+Found = TypeVar("Found")
 
 MARKS = ("config.json", "synthetic.safetensors", "metrics.jsonl", "state.safetensors")
 """One of these makes a folder a run."""
@@ -30,7 +33,9 @@ class RunFolder:
     synthetic: SyntheticSet | None
     scores: Scores | None
     other_scores: dict[str, Scores]
-    """Further evaluations of the same set, by the name of their folder."""
+    """Further evaluations of the same set, by the name of their folder; so are the next two."""
+    ranking: dict[str, Ranking]
+    arriving: dict[str, Continual]
     metrics: list[dict[str, Any]]
     clock: list[dict[str, Any]]
     frames: list[Frame]
@@ -62,7 +67,7 @@ def read_run(folder: str | Path) -> RunFolder:
     _check(folder)
     config = _optional(folder / "config.json")
     synthetic = SyntheticSet.load(folder) if (folder / "synthetic.safetensors").exists() else None
-    found = _scores(folder)
+    found = {name: scores for name, scores in _evaluations(folder, "scores.json", Scores.read).items() if scores.architecture}
     first = next(iter(found), None)
     return RunFolder(
         folder=folder,
@@ -72,12 +77,19 @@ def read_run(folder: str | Path) -> RunFolder:
         synthetic=synthetic,
         scores=None if first is None else found.pop(first),
         other_scores=found,
+        ranking=_evaluations(folder, "ranking.json", Ranking.read),
+        arriving=_evaluations(folder, "continual.json", Continual.read),
         metrics=read_lines(folder / "metrics.jsonl"),
         clock=read_lines(folder / CLOCK),
         frames=_frames(folder, synthetic),
         start=StartMap.read(folder),
         experts=read_experts(folder),
     )
+
+
+def run_of(folder: Path) -> Path | None:
+    """The run whose page shows an evaluation in `folder`: that folder or the one around it; None where neither holds a distilled set."""
+    return next((each for each in (folder, folder.parent) if (each / "synthetic.safetensors").exists()), None)
 
 
 def _check(folder: Path) -> None:
@@ -95,12 +107,11 @@ def _optional(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
-def _scores(folder: Path) -> dict[str, Scores]:
-    """All evaluations of the run that hold a network, its own first, then the latest."""
-    own = [folder / "scores.json"] if (folder / "scores.json").exists() else []
-    later = sorted(folder.glob("*/scores.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    named = {path.parent.name: Scores.read(path) for path in own + later}
-    return {name: scores for name, scores in named.items() if scores.architecture}
+def _evaluations(folder: Path, file: str, read: Callable[[Path], Found]) -> dict[str, Found]:
+    """What the evaluations of the run left in `file`, by the name of their folder: the run's own first, then the latest."""
+    own = [folder / file] if (folder / file).exists() else []
+    later = sorted(folder.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return {path.parent.name: read(path) for path in own + later}
 
 
 def _frames(folder: Path, synthetic: SyntheticSet | None) -> list[Frame]:

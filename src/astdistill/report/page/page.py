@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
@@ -9,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from rich.markup import escape
 
 from ...errors import InputError
+from ...progress import console
 from ...runs import write_text
 from . import clusters, content, figures, mistakes
 from .folder import RunFolder, read_run
@@ -36,6 +39,22 @@ def save_page(folders: Sequence[str | Path], path: str | Path) -> None:
     write_text(Path(path), rendered([read_run(folder) for folder in folders]))
 
 
+def renew_page(folder: Path) -> Path | None:
+    """Write `folder`/report.html anew, because something was added to the run; its path, or None where that failed.
+
+    What was added lies in files of its own by then. Whatever keeps the page from being written is told in one line and stops nobody.
+    """
+    path = folder / PAGE
+    try:
+        save_page([folder], path)
+    except Exception as error:  # hours of results are worth more than their picture, whatever is wrong with it
+        again = shlex.join(["astdistill", "report", str(folder)])
+        told = escape(f"The page {path} could not be written ({error}); the results are kept. Try again with: {again}")
+        console().print(f"[yellow]{told}[/yellow]", highlight=False)
+        return None
+    return path
+
+
 def rendered(runs: Sequence[RunFolder]) -> str:
     """The page as HTML."""
     from jinja2 import Environment, PackageLoader
@@ -46,6 +65,7 @@ def rendered(runs: Sequence[RunFolder]) -> str:
         title=" and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
         style=(here / "page.css").read_text(encoding="utf-8"),
         script=(here / "page.js").read_text(encoding="utf-8"),
+        elsewhere=content.elsewhere(runs),
         runs=[_shown(run, number, IMAGE_BYTES // len(runs)) for number, run in enumerate(runs)],
         course=_drawn(
             ("Matching loss", figures.loss(runs)),
@@ -84,11 +104,21 @@ def _shown(run: RunFolder, number: int, budget: int) -> dict[str, Any]:
         "steps": content.steps(run),
         "gallery": gallery(run, number, budget),
         "clusters": clusters.clusters(run, number),
+        "clusters_left": clusters.left_out(run),
         "classes": mistakes.accuracies(entry, classes) if entry else [],
         "confusions": mistakes.confusions(entry, classes) if entry else [],
         "matrix": mistakes.matrix(entry, classes, f"confusion-{number}") if entry else None,
         "tables": content.score_tables(run),
+        "rankings": content.rankings(run),
+        "arrivals": list(
+            zip(
+                [figures.arriving(found, f"arriving-{number}-{place}") for place, found in enumerate(run.arriving.values())],
+                content.arrivals(run),
+                strict=True,
+            )
+        ),
         "costs": content.costs(run),
+        "command": content.command(run),
     }
 
 
