@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from astdistill.seeds import sent
+
 FAR = "far"
 ops = torch.ops.aten
 CROSSING = {ops._to_copy.default, ops.copy_.default}
@@ -28,6 +30,8 @@ INDEXED = {ops.index.Tensor, ops.index_put.default, ops.index_put_.default}
 
 waits: Counter[str] = Counter()
 """How often the host waited, by the place in astdistill."""
+uploads: Counter[str] = Counter()
+"""How often a tensor of the host was copied there otherwise than by `seeds.sent`, which pins it: a card's host waits for these, too."""
 
 
 class Far(torch.Tensor):
@@ -119,6 +123,8 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     leaves = bool(far) and not (wanted is None or _is_far(wanted))
     if func in READS or leaves or _lands_near(func, args) or _masks(func, args):
         waits[_place()] += 1
+    if _enters(func, args, kwargs, far) and all(frame.f_code is not sent.__code__ for frame, _ in traceback.walk_stack(None)):
+        uploads[_place()] += 1
     if leaves or func is ops._local_scalar_dense.default or (not far and not _is_far(wanted)):
         return out
     wrapped = tree_map(lambda value: Far(value) if isinstance(value, torch.Tensor) and not isinstance(value, Far) else value, out)
@@ -135,6 +141,12 @@ def _refuse_mixtures(func: Any, args: Sequence[Any], tensors: Sequence[torch.Ten
 
 def _lands_near(func: Any, args: Sequence[Any]) -> bool:
     return func is ops.copy_.default and isinstance(args[1], Far) and not isinstance(args[0], Far)
+
+
+def _enters(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], far: Sequence[Any]) -> bool:
+    if func is ops.copy_.default:
+        return isinstance(args[0], Far) and not isinstance(args[1], Far)
+    return func is ops._to_copy.default and not far and _is_far(kwargs.get("device"))
 
 
 def _masks(func: Any, args: Sequence[Any]) -> bool:

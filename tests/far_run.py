@@ -9,20 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from far import FAR, far_device, waits
-from problems import TINY, blobs
+from far import FAR, far_device, uploads, waits
+from problems import TINY, TINY_RECIPE, blobs
 
 import astdistill as ad
 from astdistill.data import Dataset
 from astdistill.distillation import DistillSettings
+from astdistill.distillation.run import Distillation, Line
+from astdistill.distillation.state import DistillState
+from astdistill.engines import Trainee
 from astdistill.evaluation import EvalRecipe
 from astdistill.evaluation.baselines import random_real
+from astdistill.experts import ExpertRecipe
+from astdistill.experts.training import make_optimiser, train_epoch
 from astdistill.methods import Method
-from astdistill.methods.parts import NoiseInit
+from astdistill.methods.parts import LossThreshold, NoiseInit
+from astdistill.models import build_model
 from astdistill.unroll import Backprop, Truncated
 
 EPOCHS, STEPS = 3, 4
-SETTINGS = DistillSettings(iterations=STEPS, inner_steps=3, max_start_epoch=1, matched_epochs=1, lr_img=1.0)
+SETTINGS = DistillSettings(iterations=STEPS, inner_steps=3, max_start_epoch=1, matched_epochs=1, lr_img=1.0, checkpoint_seconds=1e9)
 FAMILIES = ["mlp", "lenet", "alexnet-w8", "vgg11-w8", "resnet18-w8", "resnet18-w8-ap", "vit", "convnet-d3-w8-batchnorm"]
 BACKPROP = ad.methods.MTT.replace(estimator=Backprop(), init=NoiseInit())
 CASES: dict[str, tuple[Method, dict[str, Any], DistillSettings]] = {
@@ -32,7 +38,16 @@ CASES: dict[str, tuple[Method, dict[str, Any], DistillSettings]] = {
     "backprop": (BACKPROP, {"whiten": "zca"}, SETTINGS.replace(outer_optimiser="adam", outer_grad_norm=1.0)),
     "truncated": (ad.methods.AST.replace(estimator=Truncated(k=2)), {"memory": "uint8"}, SETTINGS.replace(trajectories=2, batch_syn=2)),
     "textures": (ad.methods.MTT, {"memory": "disk", "whiten": "zca"}, SETTINGS.replace(canvas=2)),
+    "passed over": (ad.methods.MTT.replace(accept=LossThreshold(threshold=1e-6)), {}, SETTINGS),
 }
+RECIPES = {
+    "plain": TINY_RECIPE,
+    "penalty": TINY_RECIPE.replace(penalty=1.0, grad_norm=5.0, clip_epochs=3),
+    "penalty by pixel": TINY_RECIPE.replace(penalty=1.0, penalty_form="pixel"),
+    "gsam": TINY_RECIPE.replace(sharpness=0.1, surrogate_gap=0.2),
+    "adam": TINY_RECIPE.replace(optimiser="adam", lr=0.01),
+}
+"""One epoch of each alone, to show that the host never waits between its first step and its last."""
 
 
 def run(dataset: Dataset, method: Method, settings: DistillSettings, folder: Path) -> dict[str, Any]:
@@ -43,13 +58,21 @@ def run(dataset: Dataset, method: Method, settings: DistillSettings, folder: Pat
     counted = {"experts": dict(waits)}
     waits.clear()
     ipc = 10 if method.name == "ast-as-released" else 1
-    synthetic = ad.distill(dataset, experts, method=method, ipc=ipc, settings=settings, out=folder / "run")
-    counted["distillation"] = dict(waits)
+    steps: list[dict[str, int]] = []
+
+    def observe(run: Distillation, state: DistillState, line: Line) -> None:
+        """Count from one step's end to the next one's, whatever it was that the host did in between."""
+        steps.append(waits + uploads)
+        waits.clear()
+        uploads.clear()
+
+    synthetic = ad.distill(dataset, experts, method=method, ipc=ipc, settings=settings, out=folder / "run", observers=[observe])
     waits.clear()
     scores = ad.evaluate(synthetic, dataset, seeds=1, recipe=EvalRecipe(name="short", epochs=EPOCHS), workers=1)
     counted["evaluation"] = dict(waits)
     return {
         "waits": counted,
+        "steps": steps[1:],
         "theta": experts.rows(0, 0, EPOCHS + 1),
         "images": synthetic.images,
         "lr": synthetic.lr,
@@ -60,7 +83,22 @@ def run(dataset: Dataset, method: Method, settings: DistillSettings, folder: Pat
 def compared(near: dict[str, Any], far: dict[str, Any]) -> dict[str, Any]:
     """What is the same to the bit, and the waits of the far device."""
     same = {name: bool(torch.equal(near[name].cpu(), far[name].cpu())) for name in ("theta", "images", "lr")}
-    return same | {"scores": near["scores"] == far["scores"], "waits": far["waits"]}
+    return same | {"scores": near["scores"] == far["scores"], "waits": far["waits"], "steps": far["steps"]}
+
+
+def epoch(recipe: ExpertRecipe) -> dict[str, Any]:
+    """One epoch of an expert on either device: whether θ ends the same, and what the host waited for inside."""
+    theta: dict[str, torch.Tensor] = {}
+    for device in ("cpu", FAR):
+        dataset = blobs()
+        trainee = Trainee(build_model(TINY, dataset.shape, 3, seed=1).to(device))
+        split, optimiser = dataset.train.to(device), make_optimiser(trainee, recipe, 0)
+        waits.clear()
+        uploads.clear()
+        train_epoch(trainee, optimiser, split, 3, recipe, 0, 5)
+        inside = waits + uploads
+        theta[device] = trainee.theta.detach().cpu()
+    return {"theta": bool(torch.equal(theta["cpu"], theta[FAR])), "waits": inside}
 
 
 def networks() -> dict[str, bool]:
@@ -82,6 +120,7 @@ def main() -> None:
             devices = {"near": dataset, FAR: dataset.to(FAR)}
             found[name] = compared(*(run(each, method, settings, Path(folder) / name / where) for where, each in devices.items()))
         found["networks"] = networks()
+        found["recipes"] = {name: epoch(recipe) for name, recipe in RECIPES.items()}
         print(json.dumps(found))
 
 

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from far_run import CASES, EPOCHS, FAMILIES
+import torch
+from far_run import CASES, EPOCHS, FAMILIES, RECIPES, STEPS
+from problems import TINY, blobs
+
+from astdistill.engines import Trainee
+from astdistill.experts.training import make_optimiser, train_epoch
+from astdistill.models import build_model
 
 TESTS = Path(__file__).parent
 
@@ -40,13 +46,40 @@ def test_another_device_computes_the_same_bits(found: dict[str, Any], case: str)
 def test_the_host_does_not_wait_inside_an_epoch(found: dict[str, Any], case: str) -> None:
     waits = found[case]["waits"]
     experts, evaluation = waits["experts"], waits["evaluation"]
-    assert experts.pop("experts/training.py:train_epoch") == EPOCHS  # its accuracy, at its end
-    assert experts.pop("experts/training.py:train_expert") == EPOCHS  # the length of its step
+    assert experts.pop("devices.py:read") == EPOCHS  # its accuracy and the length of its step, at its end
     assert experts.pop("accuracy.py:accuracy") == EPOCHS
     assert experts.pop("experts/partial.py:_bytes") == EPOCHS + 1
     assert experts.pop("runs.py:<dictcomp>", 0) <= EPOCHS  # the optimiser's state, saved
     assert not experts
     assert sum(evaluation.values()) == 3  # the set's rate, the counts of the test images, whether the losses were finite
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_recipe_makes_the_host_wait(found: dict[str, Any], recipe: str) -> None:
+    assert found["recipes"][recipe] == {"theta": True, "waits": {}}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_host_waits_once_in_an_outer_step(found: dict[str, Any], case: str) -> None:
+    """ATT looks for the nearest student as well: where the walk back begins depends on it, and starting there spares work."""
+    nearest = {"unroll/objective.py:__call__": 1} if case == "att" else {}
+    assert found[case]["steps"] == [{"devices.py:read": 1} | nearest] * (STEPS - 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no graphics card here whose waits torch could report")
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_card_reports_no_wait_inside_an_epoch(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASTDISTILL_ENGINE", "eager")  # compiling waits, the first time
+    dataset = blobs().to("cuda")
+    trainee = Trainee(build_model(TINY, dataset.shape, 3, seed=1).to("cuda"))
+    optimiser = make_optimiser(trainee, recipe, 0)
+    train_epoch(trainee, optimiser, dataset.train, 3, recipe, 0, 5)  # loads libraries, reserves memory
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        right = train_epoch(trainee, optimiser, dataset.train, 3, recipe, 0, 6)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert 0 <= float(right) <= len(dataset.train)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -83,3 +116,11 @@ def test_what_is_waited_for_is_counted() -> None:
     code = "import torch; from far import far_device, waits\nwith far_device():\n    far = torch.ones(2, 2).to('far')\n"
     code += "".join(f"    {line}; print(waits.total())\n" for line in lines)
     assert run("-c", code).stdout.split() == ["1", "2", "3", "4", "4", "5", "5"]
+
+
+def test_what_is_sent_without_pinning_is_counted() -> None:
+    lines = ["near.to('far')", "sent(near, 'far')", "far.copy_(near)", "far.copy_(far)", "far.cpu()"]
+    code = "import torch; from far import far_device, uploads; from astdistill.seeds import sent\n"
+    code += "with far_device():\n    near = torch.ones(2); far = sent(near, 'far')\n"
+    code += "".join(f"    {line}; print(uploads.total())\n" for line in lines)
+    assert run("-c", code).stdout.split() == ["1", "1", "2", "2", "2"]

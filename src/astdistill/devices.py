@@ -1,10 +1,21 @@
-"""What numbers can be computed on: the devices that are supported, and whether they are there."""
+"""What numbers can be computed on: the devices that are supported, whether they are there, and reading what they have computed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from .errors import InputError
+
+
+def read(scalars: Mapping[str, Tensor]) -> dict[str, float]:
+    """The numbers that each scalar tensor holds, by its name; truth values are 1.0 and 0.0.
+
+    However many there are, the host waits once for the device. float32 numbers come back exactly.
+    """
+    return dict(zip(scalars, torch.stack([scalar.detach().double() for scalar in scalars.values()]).cpu().tolist(), strict=True))
 
 
 def supported(device: str) -> torch.device:

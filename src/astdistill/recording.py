@@ -7,6 +7,7 @@ import statistics
 import numpy as np
 from torch import Tensor
 
+from .devices import read
 from .distillation.run import Distillation, Line
 from .distillation.state import DistillState
 from .evaluation import Scores
@@ -49,7 +50,7 @@ class Recorder:
         values = {name: float(line[name]) for name in ("loss", "lr", "validation") if name in line}
         counts = {"skipped": float(state.counters.skipped), "passed": float(state.counters.passed)}
         gradients = {} if "skipped" in line or "passed" in line else _gradients(state)
-        norms = {f"gradient norm of {name}": float(gradient.norm()) for name, gradient in gradients.items()}
+        norms = read({f"gradient norm of {name}": gradient.norm() for name, gradient in gradients.items()}) if gradients else {}
         self.log.scalars("distillation", values | counts | norms, step)
         if step in EARLY or step % max(10, run.settings.iterations // PICTURES) == 0 or step + 1 == run.settings.iterations:
             self._look(run.result(state), gradients, step)

@@ -122,7 +122,8 @@ def test_averaged_hard_labels_stay_hard(dataset: Dataset, experts: TrajectorySto
     state = run_of(dataset, experts, MTT.replace(average=0.9995), settings).start()
     nothing = Variables(torch.zeros_like(state.images), torch.zeros_like(state.targets), torch.tensor(0.0))
     for _ in range(2000):
-        state.step(nothing)
+        state.attempt(nothing)
+        state.keep()
     assert torch.equal(state.average["targets"], torch.eye(3).repeat_interleave(2, 0))
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from astdistill import progress
 from astdistill.data import Dataset
+from astdistill.devices import read
 from astdistill.distillation import DistillSettings, distill
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.state import DistillState
@@ -43,6 +44,16 @@ def snapshot(state: DistillState) -> dict[str, torch.Tensor]:
         **pack(state.optimiser),
     }
     return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def refusal(state: DistillState, gradients: Variables) -> str:
+    """Why a step along −gradients is refused, and undone; empty where it is kept."""
+    refused = state.refusal(read(state.attempt(gradients)))
+    if refused:
+        state.undo()
+    else:
+        state.keep()
+    return refused
 
 
 FAULTY = AST.replace(name="faulty", average=0.5, estimator=users_paper.Faulty(period=3))
@@ -180,14 +191,30 @@ def test_a_step_that_would_ruin_the_run_is_refused_with_everything_as_it_was(
     run = run_of(dataset, experts, AST.replace(rate=RawRate(), average=0.5), settings.replace(outer_momentum=0.5))
     state = run.start()
     good = Variables(torch.ones_like(state.images), torch.zeros_like(state.targets), torch.tensor(0.0))
-    assert state.step(good) == ""
+    assert refusal(state, good) == ""
     kept = snapshot(state)
     bad = Variables(good.images * (value if broken == "images" else 1), good.targets, torch.tensor(value if broken == "lr" else 0.0))
-    refused = state.step(bad)
+    refused = refusal(state, bad)
     assert re.search(cause, refused)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in snapshot(state).items())
-    assert state.step(good) == ""
+    assert refusal(state, good) == ""
     assert not torch.equal(state.images, kept["images"])
+
+
+def test_what_is_saved_during_a_step_is_the_state_before_it(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
+    """The step is on trial by then: a resumed run takes it again."""
+    run = run_of(dataset, experts, AST.replace(average=0.5), settings)
+    state = run.start()
+    run.advance(state)
+    before = {name: tensor.clone() for name, tensor in state._tensors().items()}
+    run.advance(state, lambda state: state.save(tmp_path / "state.safetensors", run.key))
+    saved, header = load_tensors(tmp_path / "state.safetensors")
+    assert header["counters"]["iteration"] == 1
+    assert saved.keys() == before.keys()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in before.items())
+    assert not torch.equal(state.images, before["images"])
 
 
 @pytest.mark.parametrize("gradient", [-1e6, 1e6])
@@ -196,7 +223,7 @@ def test_a_logarithmic_rate_that_leaves_the_numbers_is_refused(
 ) -> None:
     """exp overflows to infinity and underflows to 0: neither is a step size."""
     state = run_of(dataset, experts, AST, settings).start()
-    refused = state.step(Variables(torch.zeros_like(state.images), torch.zeros_like(state.targets), torch.tensor(gradient)))
+    refused = refusal(state, Variables(torch.zeros_like(state.images), torch.zeros_like(state.targets), torch.tensor(gradient)))
     assert "the step size would become" in refused
     assert float(state.lr) == pytest.approx(0.05)
 

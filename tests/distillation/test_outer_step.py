@@ -53,7 +53,7 @@ def test_long_gradients_are_scaled_down(bound: float, dataset: Dataset, experts:
     run = run_of(dataset, experts, SOFT, settings.replace(outer_grad_norm=bound))
     state = run.start()
     before, found = {"images": state.images.clone(), "targets": state.targets.clone()}, run.gradient(state)
-    state.step(Variables(found.images, found.targets, found.lr))
+    state.attempt(Variables(found.images, found.targets, found.lr))
     for name, rate in (("images", settings.lr_img), ("targets", settings.lr_targets)):
         step, slope = before[name] - getattr(state, name), getattr(found, name)
         torch.testing.assert_close(step, rate * min(1.0, bound / float(slope.norm())) * slope, rtol=1e-4, atol=1e-6)

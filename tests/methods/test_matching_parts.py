@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from astdistill.devices import read
 from astdistill.errors import InputError
 from astdistill.experts import Segment
 from astdistill.methods.parts import (
@@ -34,6 +35,11 @@ def segment(matched: int = 3, size: int = 11) -> Segment:
 def steps_of(objective: Objective) -> tuple[int, ...]:
     assert isinstance(objective, Matching)
     return objective.at
+
+
+def verdict(accept: Accept, gradient: MetaGradient) -> str:
+    """Why the step is not taken, by what the part itself asks to be read."""
+    return accept(read(accept.measures(gradient)))
 
 
 def squared(difference: Tensor) -> float:
@@ -124,10 +130,10 @@ def test_too_few_inner_steps_are_refused(goal: Goal) -> None:
 )
 def test_steps_that_are_not_finite_are_refused_with_the_cause(broken: str, value: str, cause: str) -> None:
     good = {"loss": torch.tensor(1.0), "images": torch.ones(2, 1, 2, 2), "targets": torch.ones(2, 3), "lr": torch.tensor(-1.0)}
-    assert Accept()(MetaGradient(**good)) == ""
+    assert verdict(Accept(), MetaGradient(**good)) == ""
     bad = good[broken].clone()
     bad.flatten()[-1] = float(value)
-    assert Accept()(MetaGradient(**good | {broken: bad})) == cause
+    assert verdict(Accept(), MetaGradient(**good | {broken: bad})) == cause
 
 
 @pytest.mark.parametrize("nearest", [1, 4, 7])
@@ -152,12 +158,12 @@ def test_the_nearest_goal_is_the_least_of_a_loop(nearest: int, origin: str) -> N
 def test_a_threshold_passes_over_large_losses(loss: float, passed: str) -> None:
     accept = LossThreshold(threshold=1.1)
     found = MetaGradient(torch.tensor(loss, dtype=torch.float64), torch.ones(2, 1, 2, 2), torch.ones(2, 3), torch.tensor(-1.0))
-    assert accept(found) == ""
-    assert accept.passes(found) == passed
-    assert Accept().passes(found) == ""
+    assert verdict(accept, found) == ""
+    assert accept.passes(read(accept.measures(found))) == passed
+    assert Accept().passes(read(Accept().measures(found))) == ""
 
 
 @pytest.mark.parametrize("loss", ["nan", "inf"])
 def test_a_threshold_does_not_hide_what_is_not_finite(loss: str) -> None:
     found = MetaGradient(torch.tensor(float(loss)), torch.ones(2, 1, 2, 2), torch.ones(2, 3), torch.tensor(-1.0))
-    assert LossThreshold()(found) == f"the loss is {loss}"
+    assert verdict(LossThreshold(), found) == f"the loss is {loss}"

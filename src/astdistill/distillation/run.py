@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..data import Dataset
+from ..devices import read
 from ..errors import InputError
 from ..experts import Segment, TrajectoryStore
 from ..methods import Method
@@ -123,15 +124,24 @@ class Distillation:
         return method.estimator(inner, start, variables, method.goal(segment, start, settings.inner_steps))
 
     def advance(self, state: DistillState, confirmed: Callable[[DistillState], None] = lambda state: None) -> Line:
-        """One outer step; what is to be logged about it. `confirmed` is called with the state before it, if its gradient is accepted."""
-        counters, gradient = state.counters, self.gradient(state)
-        refused = self.method.accept(gradient)
-        passed = "" if refused else self.method.accept.passes(gradient)
+        """One outer step; what is to be logged about it. `confirmed` may save the state before it; called if its gradient is accepted.
+
+        The host waits for the device once: the step is taken on trial, and all that decides about it is read together.
+        """
+        counters, gradient, accept = state.counters, self.gradient(state), self.method.accept
+        measured = accept.measures(gradient) | {"lr": state.lr}
+        seen = read(measured | state.attempt(Variables(gradient.images, gradient.targets, gradient.lr)))
+        refused = accept(seen)
+        passed = "" if refused else accept.passes(seen)
         if not refused:
             confirmed(state)
         if not refused and not passed:
-            refused = state.step(Variables(gradient.images, gradient.targets, gradient.lr))
-        line: Line = {"iteration": counters.iteration, "loss": float(gradient.loss), "lr": float(state.lr)}
+            refused = state.refusal(seen)
+        if refused or passed:
+            state.undo()
+        else:
+            state.keep()
+        line: Line = {"iteration": counters.iteration, "loss": seen["loss"], "lr": seen["lr" if refused or passed else "new lr"]}
         line |= {word: why for word, why in (("skipped", refused), ("passed", passed)) if why}
         counters.count(bool(refused), bool(passed))
         return line

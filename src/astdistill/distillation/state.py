@@ -50,10 +50,11 @@ class DistillState:
     def __init__(self, images: Images, targets: Targets, method: Method, settings: DistillSettings) -> None:
         self.method, self.settings = method, settings
         self.images, self.targets = images.detach().clone(), targets.detach().clone()
-        self.phi: Scalar = torch.tensor(settings.lr_init, device=images.device)
+        self.phi: Scalar = torch.full((), settings.lr_init, device=images.device)
         self.average = {"images": self.images.clone(), "targets": self.targets.clone()}
         self.counters = Counters()
         self._before: dict[str, Tensor] | None = None
+        self._untried: dict[str, Tensor] | None = None
         rates = {"images": settings.lr_img, "targets": settings.lr_targets, "lr": settings.lr_lr}
         momenta = {"targets": settings.targets_momentum}
         self.optimiser = outer_optimiser(
@@ -69,33 +70,44 @@ class DistillState:
         """η."""
         return self.method.rate.value(self.phi, self.settings.lr_init)
 
-    def step(self, gradients: Variables) -> str:
-        """One outer step along −gradients; empty, or why it was refused, with nothing changed."""
+    def attempt(self, gradients: Variables) -> dict[str, Scalar]:
+        """Take one outer step along −gradients, on trial until `keep` or `undo`; the scalars, on the device, of which `refusal` judges.
+
+        On trial, because whether it is kept can then be read together with everything else about the step.
+        """
         slope = self.method.rate.slope(self.phi, self.settings.lr_init)
         bound = self.settings.outer_grad_norm
         slopes = {"images": shortened(gradients.images, bound), "targets": shortened(gradients.targets, bound), "lr": gradients.lr * slope}
-        before = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        self._untried = {name: tensor.clone() for name, tensor in self._tensors().items()}
         for name in self.method.learn:
             self._learned()[name].grad = slopes[name]
         self.optimiser.step()
-        refused = "" if 0 < float(self.lr) < math.inf and all(bool(t.isfinite().all()) for t in self._learned().values()) else self._cause()
-        if refused:
-            self._put(before)
-            return refused
+        finite = torch.stack([tensor.isfinite().all() for tensor in self._learned().values()]).all()
+        return {"new lr": self.lr, "finite set": finite}
+
+    @staticmethod
+    def refusal(seen: Mapping[str, float]) -> str:
+        """Empty, or why a step cannot be kept; `seen` are the numbers that `attempt` gave."""
+        if not 0 < seen["new lr"] < math.inf:
+            return f"the step size would become {seen['new lr']:g}; lower --distill.lr-lr, or learn its logarithm (LogRate)"
+        return "" if seen["finite set"] else "the images would stop being finite; lower --distill.lr-img"
+
+    def keep(self) -> None:
+        """Keep the step that is on trial."""
         self._average()
-        self._before = before
-        return ""
+        self._before, self._untried = self._untried, None
+
+    def undo(self) -> None:
+        """Take back the step that is on trial: everything is as it was before."""
+        if self._untried is not None:
+            self._put(self._untried)
+        self._untried = None
 
     def roll_back(self) -> None:
-        """Undo the last step that was taken: its gradient was finite, so it led from a good state, perhaps into a bad one."""
+        """Undo the last step that was kept: its gradient was finite, so it led from a good state, perhaps into a bad one."""
         if self._before is not None:
             self._put(self._before)
         self._before, self.counters.skipped_in_a_row, self.counters.passed_in_a_row = None, 0, 0
-
-    def _cause(self) -> str:
-        if not 0 < float(self.lr) < math.inf:
-            return f"the step size would become {float(self.lr):g}; lower --distill.lr-lr, or learn its logarithm (LogRate)"
-        return "the images would stop being finite; lower --distill.lr-img"
 
     def _average(self) -> None:
         decay = self.method.average
@@ -103,8 +115,8 @@ class DistillState:
             mean.mul_(decay).add_(getattr(self, name), alpha=1 - decay)
 
     def save(self, path: Path, key: str) -> None:
-        """Write the whole state; `key` is a digest of everything the run depends on."""
-        save_tensors(path, self._tensors(), {"key": key, "counters": vars(self.counters)})
+        """Write the whole state, as it was before a step that is on trial; `key` is a digest of everything the run depends on."""
+        save_tensors(path, self._untried or self._tensors(), {"key": key, "counters": vars(self.counters)})
 
     def restore(self, path: Path, key: str) -> None:
         """Read what `save` wrote. Raises InputError when the file belongs to a run of other settings."""

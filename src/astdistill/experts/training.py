@@ -12,13 +12,14 @@ from torch import nn
 from ..accuracy import accuracy
 from ..augment import apply, draw
 from ..data import Dataset, Split
+from ..devices import read
 from ..engines import Trainee
 from ..errors import DivergedError, InputError
 from ..models import FlatModel, build_model
 from ..progress import Bar, bar
 from ..runs import append_line, lock
 from ..seeds import derive, rng, seeded
-from ..shapes import Batch, Logits, Targets
+from ..shapes import Batch, Logits, Scalar, Targets
 from ..synthetic import one_hot
 from ..workers import Crew, divide, pool, training_seconds
 from .curves import ExpertCurve
@@ -106,14 +107,15 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress
             optimiser = make_optimiser(trainee, recipe, epoch)
         before = trainee.theta.detach().clone()
         with seeded(identity.seed, "dropout", expert, epoch):  # a user's network may draw while it trains
-            trained = train_epoch(trainee, optimiser, dataset.train, classes, recipe, epoch, derive(identity.seed, "expert", expert, epoch))
+            right = train_epoch(trainee, optimiser, dataset.train, classes, recipe, epoch, derive(identity.seed, "expert", expert, epoch))
         after = trainee.theta.detach()
-        if not math.isfinite(step := float((after - before).double().square().sum())):
+        seen = read({"right": right, "step": (after - before).double().square().sum()})
+        if not math.isfinite(step := seen["step"]):
             raise DivergedError(
                 f"Expert {expert} of {store.folder} stopped being finite in epoch {epoch} (rate {recipe.rate(epoch):g}); lower the "
                 f"recipe's rate or penalty and train again. Finished experts are kept."
             )
-        curves.train_accuracy.append(trained)
+        curves.train_accuracy.append(100 * seen["right"] / len(dataset.train))
         curves.test_accuracy.append(accuracy(trainee.logits, dataset.test))
         curves.step_squared.append(step)
         partial.append(after, optimiser, curves)
@@ -127,8 +129,11 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress
 
 def train_epoch(
     trainee: Trainee, optimiser: torch.optim.Optimizer, split: Split, classes: int, recipe: ExpertRecipe, epoch: int, seed: int
-) -> float:
-    """Train for one pass over `split`; the accuracy, in percent, on the augmented batches as they came."""
+) -> Scalar:
+    """Train for one pass over `split`; how many of the augmented images were taken for their own class as they came, left on the device.
+
+    The host never waits for an accelerator in between.
+    """
     generator = rng(seed, "epoch")
     order = torch.randperm(len(split), generator=generator)
     correct = torch.zeros((), device=split.device)
@@ -139,7 +144,7 @@ def train_epoch(
         if recipe.grad_norm > 0:
             nn.utils.clip_grad_norm_([trainee.theta], recipe.grad_norm)
         optimiser.step()
-    return 100 * float(correct) / len(split)
+    return correct
 
 
 def expert_gradient(trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int) -> Logits:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from pydantic import Field
 
 from ...records import Part
+from ...shapes import Scalar
 from ...unroll import MetaGradient
+
+DERIVATIVES = ("images", "targets", "lr")
 
 
 class Accept(Part):
-    """Takes every step whose loss and derivatives are finite; anything else is skipped, counted and named."""
+    """Takes every step whose loss and derivatives are finite; anything else is skipped, counted and named.
 
-    def __call__(self, gradient: MetaGradient) -> str:
-        """Empty when the step is to be taken, otherwise why it is not."""
-        if not bool(gradient.loss.isfinite()):
-            return f"the loss is {float(gradient.loss)}"
-        names = [name for name in ("images", "targets", "lr") if not bool(getattr(gradient, name).isfinite().all())]
+    It decides by numbers that the host has read. What has to be read `measures` says, so that a run can read everything about a step at
+    once: each look at a tensor of an accelerator waits for all the work before it.
+    """
+
+    def measures(self, gradient: MetaGradient) -> dict[str, Scalar]:
+        """Scalars on the gradient's device, by name, among them the `loss`: all that the decision depends on."""
+        return {"loss": gradient.loss} | {f"finite {name}": getattr(gradient, name).isfinite().all() for name in DERIVATIVES}
+
+    def __call__(self, seen: Mapping[str, float]) -> str:
+        """Empty when the step is to be taken, otherwise why it is not; `seen` are the numbers of `measures`."""
+        if not math.isfinite(seen["loss"]):
+            return f"the loss is {seen['loss']}"
+        names = [name for name in DERIVATIVES if not seen[f"finite {name}"]]
         return f"the derivative with respect to the {names[0]} is not finite" if names else ""
 
-    def passes(self, gradient: MetaGradient) -> str:
+    def passes(self, seen: Mapping[str, float]) -> str:
         """Empty, or why a step that could be taken is passed over; this is no failure, and is counted apart."""
         return ""
 
@@ -29,6 +43,5 @@ class LossThreshold(Accept):
     threshold: float = Field(default=1.0, gt=0)
     """Largest loss that is followed; 1 is that of a student that has stayed where it started."""
 
-    def passes(self, gradient: MetaGradient) -> str:
-        loss = float(gradient.loss)
-        return f"the loss {loss:.4g} is above {self.threshold:g}" if loss > self.threshold else ""
+    def passes(self, seen: Mapping[str, float]) -> str:
+        return f"the loss {seen['loss']:.4g} is above {self.threshold:g}" if seen["loss"] > self.threshold else ""
