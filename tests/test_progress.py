@@ -57,6 +57,51 @@ def test_a_bar_on_a_terminal_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     assert "whitening" in stream.getvalue()
 
 
+def test_a_part_of_the_work_is_told_of_and_the_whole_goes_on(shown: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In plain lines and in the file; between two lines there is one pause, whoever prints them."""
+    monkeypatch.setattr(status, "EVERY_S", 0.0)
+
+    def now() -> tuple[str, int, str]:
+        found = read_status(tmp_path / "live.json")
+        assert found is not None
+        return found[0].title, found[0].done, found[0].note
+
+    with telling(tmp_path / "live.json"), bar("distilling", 9) as whole:
+        whole.step(2, "loss 0.5")
+        with bar("validating", 4) as part:
+            part.step(3, "80 %")
+            assert now() == ("validating", 3, "80 %")
+        assert now() == ("distilling", 2, "loss 0.5")
+        monkeypatch.setattr(bars, "PLAIN_EVERY_S", 60.0)
+        whole._printed -= 61.0
+        with bar("validating", 4) as part:
+            part.step(1)
+            part.step(3)
+        whole.step(1)
+    lines = [line.partition(",")[0] for line in shown.getvalue().splitlines()]
+    assert lines == ["distilling: 9 to do", "distilling: 2/9", "validating: 3/4", "validating: 1/4"]
+
+
+def test_a_part_on_a_terminal_is_a_line_of_its_own_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_quiet(False)
+    stream = io.StringIO()
+    monkeypatch.setattr(progress.Output, "console", Console(file=stream, force_terminal=True, width=160, color_system=None))
+    with bar("distilling", 9) as whole:
+        whole.step(2)
+        with bar("validating", 4) as part, phase("compiling"):
+            part.step(3, "80 %")
+            assert whole.display is not None
+            whole.display.refresh()
+            drawn = stream.getvalue()
+            stream.truncate(0)
+        whole.step(1, "loss 0.5")
+    assert re.search(r"distilling .*2/9 .*\n.*validating .*3/4 .*80 %.*\n.*compiling", drawn)
+    last = stream.getvalue().rpartition("distilling")[2]
+    assert re.match(r" .*3/9 .*loss 0.5", last)
+    assert "validating" not in last
+    assert "compiling" not in last
+
+
 def test_quiet_is_silent(shown: io.StringIO, tmp_path: Path) -> None:
     be_quiet(True)
     with telling(tmp_path / "live.json"), bar("work", 2) as work, quietly(), phase("more"):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import io
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from astdistill.data import Dataset, Split
@@ -18,6 +21,8 @@ from astdistill.experts import TrajectoryStore
 from astdistill.methods import AST, MTT, Method
 from astdistill.methods.parts import ExpertTargets, RawRate
 from astdistill.models import FlatModel, build_model
+from astdistill.progress import Output, bars, telling
+from astdistill.progress.status import StatusFile
 from astdistill.runs import load_tensors, read_lines
 from astdistill.synthetic import SyntheticSet, load
 from astdistill.unroll import Variables
@@ -184,6 +189,29 @@ def test_validation_never_looks_at_test_images(
     lines = [[line.get("validation") for line in read_lines(tmp_path / name / "metrics.jsonl")] for name in ("0", "1")]
     assert lines[0] == lines[1]
     assert sum(value is not None for value in lines[0]) == 2
+
+
+def test_networks_trained_for_a_validation_are_seen(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In plain lines, in the file that `astdistill watch` reads, and their result beside the steps that follow."""
+    stream, seen = io.StringIO(), list[str]()
+    monkeypatch.setattr(Output, "console", Console(file=stream, width=60))
+    monkeypatch.setattr(Output, "quiet", False)
+    monkeypatch.setattr(bars, "PLAIN_EVERY_S", 0.0)
+    write = StatusFile.write
+    monkeypatch.setattr(StatusFile, "write", lambda file, status: (seen.append(status.title), write(file, status))[1])
+    settings = settings.replace(iterations=4, validate_every=2, validate_epochs=3, validate_networks=2)
+    with telling(tmp_path / "live.json"):
+        distill(dataset, experts, method=AST, ipc=2, settings=settings, out=tmp_path)
+    validating = f"training {experts.identity.model} on 6 synthetic images for validation (images seen)"
+    lines = stream.getvalue().splitlines()
+    assert sum(line.startswith(f"{validating}: 36/36,") and line.endswith(" %") for line in lines) == 2
+    place = next(number for number, line in enumerate(lines) if line.startswith(validating))
+    best = read_lines(tmp_path / "metrics.jsonl")[1]["validation"]
+    after = next(line for line in lines[place:] if line.startswith("distilling"))
+    assert after.endswith(f"best validation {best:.1f} % after step 2")
+    assert [title for title, _ in groupby(seen)][-5:] == ["distilling (ast)", validating] * 2 + ["distilling (ast)"]
 
 
 def test_a_best_set_of_a_deleted_run_is_not_believed(

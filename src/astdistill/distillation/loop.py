@@ -17,7 +17,7 @@ from .checks import check
 from .run import Distillation, Line
 from .saving import Saver
 from .settings import DistillSettings
-from .state import DistillState
+from .state import Counters, DistillState
 
 Observer = Callable[[Distillation, DistillState, Line], None]
 """Called after each outer step with the run, the state after it, and what was logged about it."""
@@ -73,14 +73,18 @@ def _iterate(run: Distillation, state: DistillState, observers: Sequence[Observe
                 saver.save(state)
                 _finish(run, state, saver.best)
                 raise DivergedError(_too_many(run, line))
-            progress.step(
-                note=", ".join(
-                    [f"loss {line['loss']:.4f}, η {line['lr']:.4g}"]
-                    + [f"{word} {count}" for word, count in (("skipped", counters.skipped), ("passed", counters.passed)) if count]
-                )
-            )
+            progress.step(note=_note(line, counters))
         saver.save(state)
     return saver.best
+
+
+def _note(line: Line, counters: Counters) -> str:
+    """What stands beside the bar after a step."""
+    words = [f"loss {line['loss']:.4f}, η {line['lr']:.4g}"]
+    words += [f"{word} {count}" for word, count in (("skipped", counters.skipped), ("passed", counters.passed)) if count]
+    if counters.best:
+        words.append(f"best validation {counters.best['accuracy']:.1f} % after step {counters.best['iteration']:.0f}")
+    return ", ".join(words)
 
 
 def _too_many(run: Distillation, line: Line) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..data import Dataset
 from ..evaluation import MTT_PROTOCOL, evaluate
-from ..progress import quietly
 from ..seeds import derive
 from ..synthetic import SyntheticSet
 from .settings import DistillSettings
@@ -13,8 +12,7 @@ from .settings import DistillSettings
 def validate(synthetic: SyntheticSet, dataset: Dataset, settings: DistillSettings, seed: int) -> float:
     """Mean accuracy, in percent, on the validation split; the same networks every time, so that sets are compared alike."""
     recipe = MTT_PROTOCOL.replace(epochs=settings.validate_epochs, augmentation=synthetic.augmentation)
-    with quietly():
-        scores = evaluate(
-            synthetic, dataset, recipe=recipe, seeds=settings.validate_networks, seed=derive(seed, "validate"), split="validation"
-        )
+    scores = evaluate(
+        synthetic, dataset, recipe=recipe, seeds=settings.validate_networks, seed=derive(seed, "validate"), split="validation"
+    )
     return scores.architecture[synthetic.model].mean

@@ -92,7 +92,9 @@ def evaluate(
     rows = tuple(Row(name, source, _size(source), recipe) for name in names)
     crew = divide(len(rows) * seeds, workers, dataset.device, names)
     whole = Evaluation(rows, dataset, split, seed, seeds)
-    for row, k, result in train_networks(whole, missing, crew, f"training {', '.join(names)} on {_title(synthetic)} (images seen)"):
+    purpose = " for validation" if split == "validation" else ""
+    title = f"training {', '.join(names)} on {_title(synthetic)}{purpose} (images seen)"
+    for row, k, result in train_networks(whole, missing, crew, title):
         results[names[row], k] = result
         if on_result is not None:
             on_result(names[row], k, result)

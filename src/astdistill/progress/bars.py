@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,8 @@ class Output:
     console = Console(stderr=True)
     quiet = False
     file: StatusFile | None = None
+    innermost: Bar | None = None
+    """The work that is going on, which other work may be a part of."""
 
 
 def console() -> Console:
@@ -41,11 +43,12 @@ def be_quiet(quiet: bool) -> None:
 @contextmanager
 def quietly() -> Iterator[None]:
     """No progress bars inside this block, for work that is a step of something already shown."""
-    before, Output.quiet, Output.file = (Output.quiet, Output.file), True, None
+    before = Output.quiet, Output.file, Output.innermost
+    Output.quiet, Output.file, Output.innermost = True, None, None
     try:
         yield
     finally:
-        Output.quiet, Output.file = before
+        Output.quiet, Output.file, Output.innermost = before
 
 
 @contextmanager
@@ -75,12 +78,37 @@ class Bar:
         self._progress, self._file = progress, Output.file
         fields = {"note": "", "unit": unit, "per": per}
         self._task = progress.add_task(escape(title), total=total, completed=done, **fields) if progress else None
-        self._began = self._printed = time.monotonic()
+        self._began, self._note, self._outer = time.monotonic(), "", Output.innermost
+        # Plain lines come in one pace, whoever prints them: a short part says nothing, and the whole takes over where it left off.
+        self._printed = self._outer._printed if self._outer else self._began
         self._write("")
+
+    @contextmanager
+    def under_way(self) -> Iterator[Bar]:
+        """The work inside the block is this; what surrounds it is shown again when it ends."""
+        Output.innermost = self
+        try:
+            yield self
+        finally:
+            Output.innermost = self._outer
+            if self._outer is not None:
+                self._outer._go_on(self)
+
+    def _go_on(self, part: Bar) -> None:
+        """Take over from a part that has ended."""
+        self._printed = part._printed
+        if part._progress is not None and part._task is not None:
+            part._progress.remove_task(part._task)
+        self._write(self._note)
+
+    @property
+    def display(self) -> Progress | None:
+        """The live display that this is a line of."""
+        return self._progress
 
     def step(self, units: int = 1, note: str = "") -> None:
         """Count `units` as done; `note` is shown beside the bar (a loss, an accuracy)."""
-        self.done += units
+        self.done, self._note = self.done + units, note
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self.done, note=note)
         elif not Output.quiet and time.monotonic() - self._printed >= PLAIN_EVERY_S:
@@ -122,12 +150,12 @@ class MemoryColumn(ProgressColumn):
 
 @contextmanager
 def bar(title: str, total: int, done: int = 0, unit: str = "steps", per: float = 1) -> Iterator[Bar]:
-    """A progress bar for `total` steps, of which `done` were finished by an earlier run; a step is `per` of what `unit` names."""
-    if Output.quiet or not console().is_terminal:
-        if not Output.quiet:
-            console().print(f"{title}: {total - done} to do", highlight=False, markup=False, soft_wrap=True)
-        yield Bar(title, total, done, None, unit, per)
-        return
+    """A progress bar for `total` steps, of which `done` were finished by an earlier run; a step is `per` of what `unit` names.
+
+    One that begins inside another is a part of its work: on a terminal a line below it for as long as it lasts.
+    """
+    if not (Output.quiet or console().is_terminal or Output.innermost):
+        console().print(f"{title}: {total - done} to do", highlight=False, markup=False, soft_wrap=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -138,27 +166,35 @@ def bar(title: str, total: int, done: int = 0, unit: str = "steps", per: float =
         MemoryColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=console()) as progress:
-        yield Bar(title, total, done, progress, unit, per)
+    with _display(columns) as display, Bar(title, total, done, display, unit, per).under_way() as work:
+        yield work
 
 
 @contextmanager
 def phase(title: str) -> Iterator[None]:
-    """Tell of work whose end is not known: a moving bar that vanishes, or a plain line if it lasts. No other bar may begin inside."""
-    if Output.quiet or not console().is_terminal:
-        Bar(title, None, 0, None)
-        late = threading.Timer(LONG_S, _say, [title])
-        late.daemon = True
-        late.start()
+    """Tell of work whose end is not known: a moving bar that vanishes, or a plain line if it lasts."""
+    late = threading.Timer(LONG_S, _say, [title])
+    late.daemon = True
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn(), MemoryColumn())
+    with _display(columns, transient=True) as display, Bar(title, None, 0, display).under_way():
+        if display is None:
+            late.start()
         try:
             yield
         finally:
             late.cancel()
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn(), MemoryColumn())
-    with Progress(*columns, console=console(), transient=True) as progress:
-        Bar(title, None, 0, progress)
-        yield
+
+
+@contextmanager
+def _display(columns: Sequence[ProgressColumn], transient: bool = False) -> Iterator[Progress | None]:
+    """Where a bar is drawn: the display that is there, a new one on a terminal, or none."""
+    if Output.quiet or not console().is_terminal:
+        yield None
+    elif Output.innermost is not None and Output.innermost.display is not None:
+        yield Output.innermost.display
+    else:
+        with Progress(*columns, console=console(), transient=transient) as display:
+            yield display
 
 
 def _say(title: str) -> None:
