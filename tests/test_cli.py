@@ -107,14 +107,14 @@ def test_the_rate_is_learned_fixed_or_searched(capsys: pytest.CaptureFixture[str
     page = Path("made/report.html")
     assert "Not evaluated yet" in page.read_text(encoding="utf-8")
     words = ["evaluate", "made", "--epochs", "2", "--networks", "1", "--baselines", "random", "--quiet"]
-    for rate in ("0.03", "search"):
-        assert exit_code(*words, "--lr", rate) == 0
+    for rate in (["0.03"], ["search", "--ranking", "--continual", "2"]):
+        assert exit_code(*words, "--lr", *rate) == 0
     assert "Searched step sizes" in page.read_text(encoding="utf-8")
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.endswith(f"Look at: {page}")
-    for sentence in ("step size 0.03; test accuracy", "Searched step sizes", "judged on 10% of the training images",
-                     "step size of the set searched on held-out training images"):  # fmt: skip
+    for sentence in ("step size 0.03; test accuracy", "Searched step sizes", "judged on 10% of the training images"):  # fmt: skip
         assert sentence in shown
+    assert shown.count("step size of the set searched on held-out training images") == 3, "the scores, the ranking, the arriving classes"
     searched = json.loads(Path("made/evaluation-mtt-2-epochs-lr-search/scores.json").read_text())
     assert len(searched["rates"]["convnet-d1-w4"]["rates"]) == 5
     assert exit_code(*words, "--lr", "-1") == 2

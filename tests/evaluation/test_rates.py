@@ -11,7 +11,19 @@ import torch
 
 from astdistill.data.dataset import Dataset, Split
 from astdistill.errors import InputError
-from astdistill.evaluation import EvalRecipe, NetworkResult, SearchedRate, evaluate_all, evaluation, rates_table, search_rates
+from astdistill.evaluation import (
+    EvalRecipe,
+    NetworkResult,
+    SearchedRate,
+    continual,
+    continual_table,
+    evaluate_all,
+    evaluation,
+    rank,
+    ranking_table,
+    rates_table,
+    search_rates,
+)
 from astdistill.synthetic import SyntheticSet
 
 RECIPE = EvalRecipe(name="short", epochs=4, full_epochs=1)
@@ -105,3 +117,17 @@ def test_a_learned_rate_that_is_not_positive_is_searched_around_that_of_real_ima
     best_at(monkeypatch, 0.02)
     (found,) = search_rates(replace(distil(blobs), lr=torch.tensor(-0.5)), blobs, RECIPE, seeds=1).values()
     assert found.best == pytest.approx(0.02)
+
+
+def test_a_searched_rate_is_used_and_named_by_every_table(blobs: Dataset, distil: Distil) -> None:
+    found = SearchedRate(rates=(0.001, 0.2), accuracies=((90.0,), (10.0,)), judged_on="the validation split")
+    rates, words = {MODEL: found, "another": found}, "step size of the set searched on held-out training images"
+    ranking = rank(distil(blobs), blobs, RECIPE, seeds=1, rates=rates)
+    assert ranking.accuracies == rank(found.given(distil(blobs)), blobs, RECIPE, seeds=1).accuracies
+    assert words in ranking_table(ranking).caption
+    arriving = continual(distil(blobs), blobs, 2, RECIPE, seeds=1, baselines=(), rates=rates)
+    assert arriving.accuracies == continual(found.given(distil(blobs)), blobs, 2, RECIPE, seeds=1, baselines=()).accuracies
+    assert words in continual_table(arriving).caption
+    plain = rank(distil(blobs), blobs, RECIPE, seeds=1, rates={"another": found})
+    assert plain.accuracies != ranking.accuracies
+    assert words not in ranking_table(plain).caption

@@ -105,11 +105,13 @@ def _evaluate(
         scores = evaluate_all(synthetic, dataset, recipe, models, networks, baselines, folder, seed=seed, rates=rates, workers=workers)
         for part in (table, *([by_class] if per_class else []), *([confusions] if confusion else [])):
             show(part(scores))
-        rated = rates[next(iter(rates))].given(synthetic) if rates else synthetic
         if ranking:
-            show(ranking_table(rank(rated, dataset, recipe, models, networks, folder, gamma=gamma, seed=seed, workers=workers)))
-        if continual_steps is not None:
-            arriving = continual(rated, dataset, continual_steps, recipe, models, networks, baselines, folder, seed=seed, workers=workers)
+            ranked = rank(synthetic, dataset, recipe, models, networks, folder, gamma=gamma, seed=seed, rates=rates, workers=workers)
+            show(ranking_table(ranked))
+        if (steps := continual_steps) is not None:
+            arriving = continual(
+                synthetic, dataset, steps, recipe, models, networks, baselines, folder, seed=seed, rates=rates, workers=workers
+            )
             show(continual_table(arriving))
     console.print(f"Numbers:   {folder / 'scores.json'}", highlight=False)
     return folder

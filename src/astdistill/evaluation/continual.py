@@ -6,7 +6,7 @@ network is trained from scratch on it and tested on the classes seen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -26,7 +26,7 @@ from .ledger import Ledger
 from .places import Draw, Kept, Place, Testing, baseline_place, synthetic_place, train_places
 from .pools import architectures
 from .recipe import MTT_PROTOCOL, EvalRecipe
-from .scores import Subject
+from .scores import SearchedRate, Subject
 from .tables import BASELINE_NAMES, LABELS, networks_text, protocol_text, spread
 from .training import NetworkResult
 
@@ -55,6 +55,8 @@ class Continual(Record):
     """Classes that have arrived by the end of each step."""
     accuracies: dict[str, tuple[tuple[float, ...], ...]]
     """'synthetic' and baselines; for each step one figure a network."""
+    rate: SearchedRate | None = None
+    """Where the set's own step size was replaced by one that held-out images chose."""
 
     @staticmethod
     def read(path: Path) -> Continual:
@@ -78,13 +80,15 @@ def continual(
     out: Path | None = None,
     *,
     seed: int = 0,
+    rates: Mapping[str, SearchedRate] | None = None,
     workers: int | None = None,
 ) -> Continual:
     """The accuracies of `seeds` networks after each of `steps` steps, for the set and for real images in its place.
 
     Network k has an order of the classes of its own, drawn from `seed` and k. The steps bring equally many classes, the first ones one
-    more where that does not divide. The network is the first of `model` (None: the student) and has an output for every class from the
-    start; soft labels lose their share of classes that have not arrived. 'full' among `baselines` is left out: a memory is small. With
+    more where that does not divide. The network is the first of `model` (None: the student), learns from the set at the rate that `rates`
+    (see `search_rates`) has for it, and has an output for every class from the start; soft labels lose their share of classes that have
+    not arrived. 'full' among `baselines` is left out: a memory is small. With
     `out`, networks that its ledger has are not trained again, and `continual.json` is written there. Raises InputError for a number of
     steps that `check_steps` refuses.
     """
@@ -92,6 +96,8 @@ def continual(
     check_same_space(synthetic, dataset)
     recipe = recipe.augmented(synthetic.augmentation)
     name = architectures(model, synthetic.model, dataset.shape)[0]
+    rate = (rates or {}).get(name)
+    synthetic = rate.given(synthetic) if rate else synthetic
     count = len(dataset.classes)
     seen = tuple(accumulate(count // steps + (step < count % steps) for step in range(steps)))
     whole = {"synthetic": synthetic_place(name, synthetic, recipe)}
@@ -101,7 +107,7 @@ def continual(
     sizes = torch.bincount(dataset.test.labels.cpu(), minlength=count)
     by_step = [_on_seen(each, sizes, classes, seed) for each, classes in zip(kept, seen * len(whole), strict=True)]
     accuracies = {each: tuple(by_step[row * steps : (row + 1) * steps]) for row, each in enumerate(whole)}
-    found = Continual(recipe=recipe, model=name, subject=Subject.of(synthetic), seen=seen, accuracies=accuracies)
+    found = Continual(recipe=recipe, model=name, subject=Subject.of(synthetic), seen=seen, accuracies=accuracies, rate=rate)
     if out is not None:
         write_json(out / "continual.json", found.to_json())
     return found
@@ -141,8 +147,9 @@ def continual_table(found: Continual) -> Tabulation:
     sizes = [len(values) for by_step in found.accuracies.values() for values in by_step]
     images = "image" if found.subject.ipc == 1 else "images"
     caption = (
-        f"{protocol_text(found.recipe, 'test')} on the classes seen, last epoch; every step trains from scratch on {found.subject.ipc} "
-        f"{images} of each class seen; {LABELS[found.subject.labels]}; {networks_text(sizes)}, each with its own order of classes."
+        f"{protocol_text(found.recipe, 'test', found.rate is not None)} on the classes seen, last epoch; every step trains from scratch "
+        f"on {found.subject.ipc} {images} of each class seen; {LABELS[found.subject.labels]}; {networks_text(sizes)}, each with its own "
+        "order of classes."
     )
     return Tabulation(columns, tuple(rows), caption, f"Class-incremental learning in {len(found.seen)} steps")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from .ledger import Ledger
 from .places import Place, Testing, baseline_place, synthetic_place, train_places
 from .pools import architectures
 from .recipe import MTT_PROTOCOL, EvalRecipe
-from .scores import Subject
+from .scores import SearchedRate, Subject
 from .tables import LABELS, networks_text, protocol_text, spread
 
 
@@ -48,6 +48,8 @@ class Ranking(Record):
     model: str
     subject: Subject
     accuracies: Measured
+    rate: SearchedRate | None = None
+    """Where the set's own step size was replaced by one that held-out images chose."""
     weight: float = Field(default=0.5, ge=0, le=1)
     """w, the share of IOR in the label-robust score; ½ on the leaderboard."""
     gamma: float = Field(default=0.5, ge=0, le=1)
@@ -109,9 +111,11 @@ def rank(
     *,
     gamma: float = 0.5,
     seed: int = 0,
+    rates: Mapping[str, SearchedRate] | None = None,
     workers: int | None = None,
 ) -> Ranking:
-    """The scores of `synthetic` on the first network of `model` (None: the student), under `recipe` and on the test images.
+    """The scores of `synthetic` on the first network of `model` (None: the student), under `recipe` and on the test images;
+    where `rates` (see `search_rates`) has that network, at the rate found there.
 
     With `out`, networks that its ledger has are not trained again, and `ranking.json` is written there. Random images keep their own hard
     labels; real images learn at the recipe's step size or 0.01, where the authors search one. The authors take the best test accuracy of
@@ -121,6 +125,8 @@ def rank(
     check_same_space(synthetic, dataset)
     recipe = recipe.augmented(synthetic.augmentation)
     name = architectures(model, synthetic.model, dataset.shape)[0]
+    rate = (rates or {}).get(name)
+    synthetic = rate.given(synthetic) if rate else synthetic
     plain = recipe.replace(augmentation="")
     places = {
         "synthetic": synthetic_place(name, synthetic, recipe),
@@ -135,7 +141,7 @@ def rank(
     kept = train_places(list(distinct.values()), Testing(dataset, "test", seed, seeds), Ledger.beside(out), workers)
     finals = {_identity(each.place): each.entry().final for each in kept}
     measured = Measured.model_validate({row: finals[_identity(place)] for row, place in places.items()})
-    ranking = Ranking(recipe=recipe, model=name, subject=Subject.of(synthetic), accuracies=measured, gamma=gamma)
+    ranking = Ranking(recipe=recipe, model=name, subject=Subject.of(synthetic), accuracies=measured, rate=rate, gamma=gamma)
     if out is not None:
         ranking.write(out / "ranking.json")
     return ranking
@@ -173,8 +179,8 @@ def ranking_table(ranking: Ranking) -> Tabulation:
     columns = Column("score", words=True), Column("value", bold=True), Column("from", words=True)
     caption = (
         f"DD-Ranking (arXiv 2505.13300), LRS and ARS from 0 to 1: (e^x − e^−1) / (e − e^−1) of α and β. {ranking.model}. "
-        f"{protocol_text(ranking.recipe, 'test')}, last epoch; random images keep their own labels and a fixed step size; "
-        f"{networks_text([len(ranking.lrs)])}."
+        f"{protocol_text(ranking.recipe, 'test', ranking.rate is not None)}, last epoch; random images keep their own labels "
+        f"and a fixed step size; {networks_text([len(ranking.lrs)])}."
     )
     return Tabulation(columns, rows, caption, "Label-robust and augmentation-robust scores")
 
