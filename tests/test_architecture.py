@@ -19,7 +19,7 @@ ENDS = "__init__", "__main__"
 """The public names reach every room, and `python -m` starts the command line."""
 
 LEVELS: tuple[dict[str, frozenset[str]], ...] = (
-    {name: frozenset() for name in ("errors", "shapes", "seeds", "progress", "optimisers", "tabulation")}
+    {name: frozenset() for name in ("errors", "shapes", "seeds", "progress", "optimisers", "tabulation", "whereabouts")}
     | {
         "records": frozenset({"errors"}),
         "devices": frozenset({"errors"}),

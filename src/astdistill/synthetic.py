@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,12 +15,16 @@ from .errors import InputError
 from .runs import load_tensors, save_tensors
 from .shapes import Images, Labels, Scalar, Targets
 from .textures import Torus
+from .whereabouts import without_places
 
 FORMAT = 1
 WORDS = ("model", "labels", "augmentation", "momentum", "method", "fingerprint", "provenance")
 """Fields that are written to the file's header as they are."""
 LATER = ("canvas", "canvas_samples")
 """The same; files from before there were textures lack them."""
+
+PRIVATE = ("arguments", "machine")
+"""What of the provenance concerns nobody else."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,15 @@ class SyntheticSet:
     def pixels(self) -> Images:
         """The images with the whitening undone, clipped to [0, 1]; of textures the whole canvases (see `Torus.undone`)."""
         return self.unclipped().clamp(0, 1)
+
+    def published(self) -> Self:
+        """The set as others get it: of folders and files their own names alone, no command line and no machine.
+
+        The fingerprint still tells whether somebody's data are those that it was made from.
+        """
+        provenance = {name: value for name, value in self.provenance.items() if name not in PRIVATE}
+        data = self.data.replace(source=without_places(self.data.source))
+        return replace(self, data=data, provenance=without_places(provenance))
 
     def save(self, path: Path) -> None:
         """Write one safetensors file that is enough to train on, evaluate and look at the set."""

@@ -19,4 +19,5 @@ class Format:
     text: str
     """One sentence: what is written, and who reads it."""
     write: Callable[[SyntheticSet, Scores | None, Path], None]
-    """Writes the set, and its scores where there are any, into an empty folder. Packages that not everybody has are imported inside."""
+    """Writes the set, which is fit to be published, and its scores where there are any, into an empty folder. Packages that not everybody
+    has are imported inside."""

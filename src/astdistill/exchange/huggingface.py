@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
@@ -15,14 +14,11 @@ from .card import PICTURE, card
 from .formats import Format
 
 PARTS = "data/train-00000-of-00001.parquet"
-PRIVATE = ("arguments", "machine")
-"""What of the provenance stays at home: a command line can name people's folders."""
 
 
 def _write(synthetic: SyntheticSet, scores: Scores | None, folder: Path) -> None:
     save_grid(synthetic, folder / PICTURE)
-    public = {name: value for name, value in synthetic.provenance.items() if name not in PRIVATE}
-    replace(synthetic, provenance=public).save(folder / "synthetic.safetensors")
+    synthetic.save(folder / "synthetic.safetensors")
     if scores is not None:
         scores.write(folder / "scores.json")
     _write_parquet(synthetic, folder / PARTS)

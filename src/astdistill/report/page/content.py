@@ -14,6 +14,7 @@ from ...evaluation import continual_table, ranking_table, rates_table
 from ...evaluation.tables import BASELINE_NAMES, caption, table
 from ...progress.words import duration, size
 from ...tabulation import Column, Tabulation
+from ...whereabouts import without_places
 from .folder import RunFolder
 
 STAGES = ("experts", "distillation", "evaluation")
@@ -41,7 +42,7 @@ def subtitle(run: RunFolder) -> str:
         return f"{run.method}, not distilled yet"
     found = run.synthetic
     images = f"{len(found.images):,} synthetic {'images' if found.canvas == 1 else 'textures'}, {found.ipc} per class"
-    return " · ".join(word for word in (images, found.method, found.data.source, found.model) if word)
+    return " · ".join(word for word in (images, found.method, found.published().data.source, found.model) if word)
 
 
 def bars(run: RunFolder) -> list[Bar]:
@@ -140,8 +141,12 @@ def costs(run: RunFolder) -> Tabulation | None:
 
 
 def settings(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], bool]]:
-    """Every setting with its value in each run, and whether these differ; settings alone, not where the run was made."""
-    flat = [_flat(run.config or (run.synthetic.provenance.get("settings", {}) if run.synthetic else {})) for run in runs]
+    """Every setting with its value in each run, and whether these differ; settings alone, not where the run was made.
+
+    Of paths the page gives the last name alone, since it is made to be handed on; `config.json` has them whole.
+    """
+    whole = [run.config or (run.synthetic.provenance.get("settings", {}) if run.synthetic else {}) for run in runs]
+    flat = [_flat(without_places(each)) for each in whole]
     names = list(dict.fromkeys(name for each in flat for name in each))
     values = [(name, [_word(each[name]) if name in each else "–" for each in flat]) for name in names]
     return [(name, found, len(set(found)) > 1) for name, found in values]
@@ -151,7 +156,7 @@ def provenance(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], bool]]:
     """Where each run was made, in the same form."""
     flat = []
     for run in runs:
-        whole = run.provenance
+        whole = without_places(run.provenance)
         plain = {name: value for name, value in whole.items() if name not in HIDDEN}
         flat.append(_flat(plain | whole.get("machine", {}) | whole.get("versions", {}) | {"resumed": len(whole.get("resumed", []))}))
     names = list(dict.fromkeys(name for each in flat for name in each))
@@ -159,8 +164,8 @@ def provenance(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], bool]]:
 
 
 def command(run: RunFolder) -> str:
-    """The command line that made the run, as it was typed; '' for a run that another program made."""
-    program, *words = run.provenance.get("arguments") or [""]
+    """The command line that made the run, of paths the last name alone; '' for a run that another program made."""
+    program, *words = without_places(run.provenance.get("arguments") or [""])
     return shlex.join(["astdistill", *words]) if PurePath(program).name in PROGRAMS else ""
 
 

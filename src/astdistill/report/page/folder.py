@@ -14,6 +14,7 @@ from ...errors import InputError
 from ...evaluation import Continual, Entry, Ranking, Scores
 from ...runs import read_json, read_lines
 from ...synthetic import SyntheticSet
+from ...whereabouts import as_shown
 from ..relatives import Relative, read_experts
 
 Found = TypeVar("Found")
@@ -56,9 +57,14 @@ class RunFolder:
     def method(self) -> str:
         return (self.synthetic.method if self.synthetic else self.config.get("method", {}).get("name")) or "unknown method"
 
+    @property
+    def place(self) -> str:
+        """The folder, as a page may name it."""
+        return as_shown(self.folder)
+
     def word(self, verb: str) -> str:
         """`astdistill VERB <this run>`, to be typed."""
-        return shlex.join(["astdistill", verb, str(self.folder)])
+        return shlex.join(["astdistill", verb, self.place])
 
 
 def read_run(folder: str | Path) -> RunFolder:

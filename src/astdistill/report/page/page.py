@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -82,9 +83,11 @@ def rendered(runs: Sequence[RunFolder]) -> str:
 
 
 def _apart(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """The runs under names of their own: that of the folder, or where two are alike the whole path as it was given."""
-    names = [run.name for run in runs]
-    return [replace(run, name=str(run.folder)) if names.count(run.name) > 1 else run for run in runs]
+    """The runs under names of their own: that of the folder, or where two are alike the way to it from the folder that holds all."""
+    names, places = [run.name for run in runs], [run.folder.resolve() for run in runs]
+    whole = os.path.commonpath(places)
+    ways = [place.relative_to(whole).as_posix() for place in places]
+    return [replace(run, name=way) if names.count(run.name) > 1 else run for run, way in zip(runs, ways, strict=True)]
 
 
 def _shown(run: RunFolder, number: int, budget: int) -> dict[str, Any]:
@@ -92,7 +95,7 @@ def _shown(run: RunFolder, number: int, budget: int) -> dict[str, Any]:
     entry, classes = run.entry, run.synthetic.classes if run.synthetic else ()
     return {
         "name": run.name,
-        "folder": str(run.folder),
+        "folder": run.place,
         "number": number,
         "subtitle": content.subtitle(run),
         "score": entry.text if entry else "",
