@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from astdistill.estimate import estimate, facts, stages, together
 from astdistill.methods import AST, AST_AS_RELEASED, FTD, MTT
 from astdistill.models import ConvNet, FlatModel, build_model
 from astdistill.presets import PRESETS
+from astdistill.presets.command import _caption
 from astdistill.unroll import Backprop
 
 TRUE = Rate(call=1e-3, plane=2e-9, operation=5e-12, bytes=7.0)
@@ -119,6 +121,23 @@ def test_it_is_measured_once_and_again_when_asked(cache: Path, monkeypatch: pyte
     assert len(timed) == 4
     monkeypatch.setenv("ASTDISTILL_CACHE", "/dev/null/nowhere")
     assert calibration("cpu") is not None  # a cache that cannot be written
+
+
+def test_what_was_measured_beside_other_work_is_told_of_and_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = iter([0.25, 0.9])
+    monkeypatch.setattr(module, "_timed", lambda device, engine: FAST.replace(engine=engine, share=next(shares)))
+    disturbed = calibration("cpu")
+    assert not cache.exists()
+    assert calibration("cpu") == calibration("cpu") != disturbed
+    assert "25% of a core beside other work" in _caption(disturbed, "cpu")
+    assert "other work" not in _caption(calibration("cpu"), "cpu")
+
+
+def test_the_share_is_that_of_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_probed", lambda *_: time.sleep(0.1) or {kind: (0.01, 1) for kind in KINDS})
+    assert module._timed("cpu", "native").share < 0.5
+    monkeypatch.setattr(module.time, "process_time", lambda: 3 * time.perf_counter())
+    assert module._timed("cpu", "native").share == 1.0
 
 
 @pytest.mark.slow

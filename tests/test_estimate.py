@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from astdistill import estimate
+from astdistill import estimate, probe
 from astdistill.data import load_dataset, loading
 from astdistill.estimate import facts
 from astdistill.experiment import Experiment
+from astdistill.models import FlatModel
 from astdistill.presets import PRESETS
 from astdistill.probe import NAMED, Facts, Probe
 from astdistill.progress import duration, size
@@ -90,3 +92,20 @@ def test_memory_goes_by_where_the_images_are_kept() -> None:
     held = {kind: known.held(data.replace(memory=kind), "cpu") for kind in ("float32", "uint8", "disk")}
     assert held == {"float32": 60000 * 3072 * 4, "uint8": 60000 * 3072, "disk": 0}
     assert known.held(data.replace(memory="disk", whiten="zca"), "cpu") == 2 * 4 * 3072**2
+
+
+def test_a_probe_runs_no_step_oftener_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What weighs a step is its warm-up; a long one is timed once."""
+    experiment, seconds = PRESETS["digits-ipc1"], 0.2
+    ran: list[int] = []
+
+    def unroll(self: Probe, experiment: Experiment, model: FlatModel, steps: int, batch: int, strategy: str) -> Callable[[], None]:
+        return lambda: ran.append(steps)
+
+    monkeypatch.setattr(Probe, "_unroll", unroll)
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: seconds * len(ran))
+    for seconds, expected in ((0.2, [1, 2, 2, 2]), (1.5, [1, 2, 2])):
+        ran.clear()
+        taken, _ = Probe(experiment, facts(experiment)).outer_step(experiment)
+        assert ran == expected
+        assert taken == pytest.approx(seconds * experiment.distill.inner_steps / 2)

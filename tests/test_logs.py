@@ -271,8 +271,8 @@ def test_wandb_reads_back_what_was_logged_offline_and_goes_on_with_the_same_run(
         with open_log(["wandb"], out, {"ipc": 1}) as log:
             for step in range(last):
                 log.scalars("distillation", {"loss": step / 2}, step)
-            log.histogram("distillation", "pixels", values, last)
-            log.image("distillation", "images", picture, last + 1)
+            log.histogram("distillation", "pixels", values, last - 1)
+            log.image("distillation", "images", picture, last - 1)
     assert "send it later with: wandb sync" in shown.getvalue()
     assert "failed" not in shown.getvalue()
     runs = sorted(out.glob("wandb/offline-run-*"))

@@ -9,6 +9,7 @@ kind of step and kept in the user's cache.
 from __future__ import annotations
 
 import math
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -42,6 +43,8 @@ POINTS = (Net(width=32, depth=2, size=8), 10), (Net(width=32), 25), (Net(width=1
 """Networks and numbers of images: one that shows what a call costs, a narrow one and a wide one. The last fills an engine's buffers."""
 STEPS = 2
 """Inner steps of a timed unroll."""
+ALONE = 0.7
+"""The share of a core below which others had the processor, and the measured times are theirs as well."""
 
 
 class Rate(Record):
@@ -65,6 +68,13 @@ class Calibration(Record):
     timed: str
     """When, in UTC."""
     rates: dict[str, Rate]
+    share: float = 1.0
+    """Processor time over time while it was measured, at most 1; on an accelerator always 1."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other work made the times much too long."""
+        return self.share < ALONE
 
     def seconds(self, kind: str, net: Net, images: int) -> float:
         """One step of a kind on `images` images."""
@@ -123,7 +133,7 @@ def published_net(model: str, known: Facts) -> Net:
 def calibration(device: str, anew: bool = False) -> Calibration | None:
     """The speed of `device` with the engine that is chosen for the ConvNet: from the cache, or timed now, and with `anew` always now.
 
-    None for CUDA where there is none.
+    What was measured beside much other work is not kept, so that the next call measures again. None for CUDA where there is none.
     """
     if not is_there(device):
         return None
@@ -134,8 +144,9 @@ def calibration(device: str, anew: bool = False) -> Calibration | None:
         with suppress(InputError, ValidationError, TypeError):  # a broken file is as good as none
             return Calibration.model_validate(read_json(path)["calibration"])
     found = _timed(device, engine)
-    with suppress(OSError):  # a cache that cannot be written costs time only
-        write_json(path, {"about": about, "calibration": found.to_json()})
+    if not found.disturbed:
+        with suppress(OSError):  # a cache that cannot be written costs time only
+            write_json(path, {"about": about, "calibration": found.to_json()})
     return found
 
 
@@ -147,12 +158,15 @@ def _engine(device: str) -> str:
 
 def _timed(device: str, engine: str) -> Calibration:
     costs: dict[str, list[tuple[float, int]]] = {kind: [] for kind in KINDS}
+    began, worked = time.perf_counter(), time.process_time()
     with bar("timing this machine (steps)", len(POINTS) * len(KINDS)) as progress:
         for net, images in POINTS:
             for kind, cost in _probed(net, images, device, progress).items():
                 costs[kind].append(cost)
+    share = (time.process_time() - worked) / (time.perf_counter() - began) if torch.device(device).type == "cpu" else 1.0
     rates = {kind: fitted(KINDS[kind], found) for kind, found in costs.items()}
-    return Calibration(device=device, engine=engine, timed=datetime.now(UTC).isoformat(" ", "seconds"), rates=rates)
+    when = datetime.now(UTC).isoformat(" ", "seconds")
+    return Calibration(device=device, engine=engine, timed=when, rates=rates, share=min(share, 1.0))
 
 
 def _probed(net: Net, images: int, device: str, progress: Bar) -> dict[str, tuple[float, int]]:

@@ -27,6 +27,9 @@ from .unroll import InnerLoop, Matching, Variables, draw_plan
 PROBED = 50
 """Images in a probe: enough that an engine which splits its batches holds as much memory as for any larger one."""
 
+LONG_S = 1.0
+"""A step of so many seconds is not timed again: what disturbs it for a moment counts for little in it, and its user waits."""
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -81,7 +84,8 @@ class Probe:
         def step() -> None:
             expert_gradient(trainee, images, images, targets, recipe, 0)
 
-        return _timed(step, self.device) * batch / probed, saved_bytes(step) * batch // probed + engine_bytes(trainee.model)
+        held = saved_bytes(step) * batch // probed + engine_bytes(trainee.model)
+        return _timed(step, self.device) * batch / probed, held
 
     def outer_step(self, experiment: Experiment) -> tuple[float, int]:
         """Seconds and bytes of one trajectory of an outer step, from unrolls of one and two steps, without the kept students."""
@@ -119,10 +123,9 @@ def _done(result: object) -> None:
 
 
 def _timed(step: Callable[[], None], device: str) -> float:
-    """The faster of two runs after a warm-up."""
-    step()
-    taken = []
-    for _ in range(2):
+    """Seconds of a step that has been run before, which was its warm-up: the faster of two runs, or a single one that takes long."""
+    taken: list[float] = []
+    while len(taken) < 2 and sum(taken) < LONG_S:
         _wait(device)
         began = time.perf_counter()
         step()

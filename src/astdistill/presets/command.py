@@ -74,15 +74,20 @@ def _caption(measured: Calibration | None, device: str) -> str:
             f"{columns}There is no device {device} here, so no time is shown; memory is that of data, images and kept students alone, "
             "without what the network holds while it is computed."
         )
+    disturbed = (
+        f" It had {measured.share:.0%} of a core beside other work, so times are too long by about as much, and are not kept."
+        if measured.disturbed
+        else ""
+    )
     return (
         f"{columns}Costs on {device} with engine {measured.engine}: counted work over speeds measured here on {measured.timed} (again: "
-        "--anew). The steps of one preset timed themselves: astdistill run PRESET --dry-run"
+        f"--anew).{disturbed} The steps of one preset timed themselves: astdistill run PRESET --dry-run"
     )
 
 
 def _listing(costs: Sequence[tuple[Experiment, list[Stage]]], measured: Calibration | None, device: str) -> dict[str, Any]:
     head = {"device": device, "machine": machine() if measured is None else machine(device)}
-    speed = None if measured is None else {"engine": measured.engine, "timed": measured.timed}
+    speed = None if measured is None else {"engine": measured.engine, "timed": measured.timed, "share": measured.share}
     return head | {"measured": speed, "presets": [_described(cell, found) for cell, found in costs]}
 
 
