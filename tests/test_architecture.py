@@ -23,6 +23,8 @@ LEVELS: tuple[dict[str, frozenset[str]], ...] = (
     | {
         "records": frozenset({"errors"}),
         "devices": frozenset({"errors"}),
+        "flags": frozenset({"errors"}),
+        "folders": frozenset({"errors", "runs"}),
         "runs": frozenset({"errors", "records"}),
         "clock": frozenset({"progress", "runs"}),
         "workers": frozenset({"errors", "progress"}),

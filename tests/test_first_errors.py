@@ -34,6 +34,7 @@ MORE = (*RUN, "--distill.iterations", "4")
 FRESH = (*RUN, "--out", "new", "--experts.store", "new-experts")
 OWN = ("run", "digits-ipc1", *TINY[:-3], "--quiet", "--out", "new", "--data")
 MADE = "runs/digits-ipc1"
+IMPORT = ("import-set", "theirs", "--data", "digits", "--out", "new")
 EVALUATE = ("evaluate", "--epochs", "1", "--networks", "1", "--baselines", "random", "--quiet")
 
 
@@ -110,6 +111,23 @@ def pictures() -> None:
             Image.new("RGB", (side, side)).save(f"own/{part}/{name}/1.png")
 
 
+def torn_picture() -> None:
+    """A picture of which only the name is one."""
+    pictures()
+    Path("own/train/cats/1.png").write_bytes(b"no picture")
+
+
+def theirs(*shape: int) -> Callable[[], None]:
+    """A folder as MTT writes it, with images of that shape and no file of the step size; empty without a shape."""
+
+    def made() -> None:
+        Path("theirs").mkdir()
+        if shape:
+            torch.save(torch.zeros(*shape), "theirs/images_best.pt")
+
+    return made
+
+
 def table_with_names() -> None:
     """A parquet table whose labels are words."""
     import datasets
@@ -158,7 +176,34 @@ CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
     "no epochs": (nothing, (*EVALUATE, MADE, "--epochs", "0"), "epochs cannot be 0"),
     "no networks": (nothing, (*EVALUATE, MADE, "--networks", "0"), "0 networks were asked for; train at least 1"),
     "network that is not": (nothing, (*EVALUATE, MADE, "--architectures", "convnt"), "Did you mean 'convnet'?"),
-    "file for a run": (nothing, (*RUN, "--out", f"{MADE}/images.png"), "images.png is not empty and holds no run; name a new folder"),
+    "file for a run": (nothing, (*RUN, "--out", f"{MADE}/images.png"), "--out runs/digits-ipc1/images.png is a file; name a folder"),
+    "other things for a run": (nothing, (*RUN, "--out", "experts"), "experts is not empty and holds no run; name a new folder"),
+    "file for scores": (nothing, (*EVALUATE, MADE, "--out", f"{MADE}/images.png/x"), "images.png, which is a file; name a folder"),
+    "file for a page": (nothing, ("report", MADE, "--out", f"{MADE}/images.png/x"), "images.png, which is a file; name a folder"),
+    "file for a table": (nothing, ("compare", MADE, "--out", f"{MADE}/images.png/x"), "images.png, which is a file; name a folder"),
+    "file for an export": (nothing, ("export", MADE, "--format", "npz", "--out", f"{MADE}/images.png"), "is a file; name a folder"),
+    "file for an ablation": (nothing, ("run", "ablation", "--base", *RUN[1:], f"--out={MADE}/images.png"), "is a file; name a folder"),
+    "full folder for an export": (nothing, ("export", MADE, "--format", "npz", "--out", "experts"), "for example --out experts-2"),
+    "no such format": (nothing, ("export", MADE, "--format", "npy"), "Did you mean 'npz'?"),
+    "no run to look at": (nothing, ("watch", "nowhere", "--once"), "start one with: astdistill run PRESET --out nowhere"),
+    "for ever between two looks": (nothing, ("watch", MADE, "--every", "inf"), "--every inf was given; choose a number of seconds above 0"),
+    "no set to evaluate": (nothing, (*EVALUATE, "nowhere"), "such as runs/demo, which this makes: astdistill demo"),
+    "images without a seam": (nothing, ("textures", MADE), "astdistill run PRESET --distill.canvas 2"),
+    "no pool of that letter": (nothing, (*EVALUATE, MADE, "--architectures", "Q"), "There is no pool of networks 'Q'"),
+    "no end of a rate": (nothing, (*EVALUATE, MADE, "--lr", "inf"), "lr cannot be inf; choose a finite number"),
+    "no data at all": (nothing, (*FRESH, "--data", ""), "--data names nothing"),
+    "no classes": (nothing, (*FRESH, "--data.classes"), "--data.classes names no class; name two or more"),
+    "a word of no network": (nothing, (*FRESH, "--model", "convnet-d1-x4"), "There is no word 'x4' for model 'convnet-d1-x4'"),
+    "no GPU for an ablation": (nothing, ("run", "ablation", "--base", *RUN[1:], "--device", "cuda:99"), "choose --device cpu"),
+    "no imported experts": (nothing, (*FRESH, "--experts.imported", "x"), "There is no store of experts 'x' in new-experts. Known: none"),
+    "no set to import": (nothing, (*IMPORT, "--lr", "1"), "There is no folder theirs; name the one that distill.py"),
+    "no images to import": (theirs(), (*IMPORT, "--lr", "1"), "theirs holds no images_best.pt"),
+    "no rate to import": (theirs(10, 1, 8, 8), IMPORT, "give the learned step size of the set"),
+    "no momentum": (theirs(10, 1, 8, 8), (*IMPORT, "--lr", "1", "--momentum", "3"), "--momentum 3 was given; choose 0 or more"),
+    "no such augmentation": (theirs(10, 1, 8, 8), (*IMPORT, "--lr", "1", "--augmentation", "flp"), "Did you mean 'flip'?"),
+    "no canvas": (theirs(10, 1, 8, 8), (*IMPORT, "--lr", "1", "--canvas", "0"), "--canvas 0 was given; choose 1 or more"),
+    "a torn pickle": (text("theirs/images_best.pt", "hi"), (*IMPORT, "--lr", "1"), "is not a whole file of torch.save; copy it again"),
+    "torn picture": (torn_picture, (*OWN, "own"), "1.png cannot be read as an image (cannot identify image file); replace it"),
     "store in a file": (nothing, (*FRESH[:-1], f"{MADE}/images.png/x"), "which is a file; name a folder"),
     "no GPU": (nothing, (*EVALUATE, MADE, "--device", "cuda:99"), "choose --device cpu"),
     "no such device": (nothing, (*FRESH, "--device", "gpu"), "'gpu' is not a device; choose --device cpu or --device cuda"),
@@ -263,3 +308,12 @@ def test_a_lost_set_is_written_again(finished: Path, desk: Path) -> None:
     half(f"{MADE}/synthetic.safetensors")()
     assert main(RUN) == 0
     assert torch.equal(load(MADE).images, load(finished / MADE).images)
+
+
+def test_memory_that_does_not_suffice_is_one_sentence(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents()
+    assert main((*FRESH, "--data.size", "1000000")) == 1
+    message = capsys.readouterr().err
+    assert "The memory did not suffice (" in message
+    assert message.count("\n") == 1
+    assert contents() == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,11 +10,14 @@ from pydantic import Field
 from rich.console import Console
 
 from . import estimate
+from .devices import check_device
 from .engines import using
 from .errors import InputError
 from .evaluation import Scores
 from .evaluation.tables import caption, spread
 from .experiment import Experiment, check_numbers
+from .flags import Parser
+from .folders import check_folder
 from .methods.method import PARTS
 from .options import Request, parse
 from .progress import be_quiet, console, duration
@@ -130,23 +132,38 @@ def _caption(ablation: Ablation) -> str:
     )
 
 
+ABOUT = """A preset with each of its method's parts off in turn, and with all of them off:
+  astdistill run ablation --base PRESET [--seeds N] [any flag of run]
+  --base PRESET      the preset; they are listed by: astdistill presets
+  --seeds N          whole runs of each variant, experts included (default: 3)"""
+
+
 def command(words: Sequence[str]) -> None:
     """`astdistill run ablation --base PRESET [--seeds N] [any flag of run]`."""
-    parser = argparse.ArgumentParser(prog="astdistill run ablation", add_help=False, allow_abbrev=False)
+    parser = Parser("astdistill run ablation", add_help=False)
     parser.add_argument("--base")
     parser.add_argument("--seeds", type=int, default=3)
     found, rest = parser.parse_known_args(words)
     if found.base is None and not {"-h", "--help"} & set(rest):
-        raise InputError("The ablation needs the cell that it takes apart: astdistill run ablation --base cifar100-ten-ipc10 --seeds 3")
+        base = rest[0] if rest and not rest[0].startswith("-") else "cifar100-ten-ipc10"
+        raise InputError(f"The ablation needs the cell that it takes apart: astdistill run ablation --base {base} --seeds 3")
     if found.seeds < 1:
         raise InputError(f"--seeds {found.seeds} was given; an ablation needs at least 1, and 3 for a spread.")
-    request = parse("run", [*([found.base] if found.base else []), *rest])
+    request = parse(
+        "run", [*([found.base] if found.base else []), *rest], first=ABOUT, prog=f"astdistill run ablation --base {found.base or 'PRESET'}"
+    )
     be_quiet(request.quiet)
-    out = request.out if "--out" in rest else request.out.with_name(f"ablation-{request.experiment.name}")
+    check_device(request.experiment.device)
+    out = (
+        request.out
+        if any(word.partition("=")[0] == "--out" for word in rest)
+        else request.out.with_name(f"ablation-{request.experiment.name}")
+    )
     if request.dry_run:
         _estimate(request, found.seeds, out)
         return
     check_numbers(request.experiment)
+    check_folder(out, "--out")
     ablation = ablate(request.experiment, found.seeds, out, loggers=request.log)
     (out / "ablation.md").write_text(markdown(table(ablation)), encoding="utf-8")
     Console().print(terminal(table(ablation)))

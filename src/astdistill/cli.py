@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 import shlex
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,28 +36,50 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PLACES = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
 """What it says of a place that cannot be written to."""
 
-HELP = (
-    "usage: astdistill VERB [...]\n\n"
-    "Dataset distillation by trajectory matching.\n\n"
-    + "\n".join(f"  {verb:<14} {text}" for verb, text in VERBS.items())
-    + "\n\nastdistill VERB --help tells more. Every command resumes what it finds half done;\n"
-    + "demo, run, experts and distill show what they would cost with --dry-run.\n"
-)
+RESUMED = ("demo", "run", "experts", "distill", "evaluate", "import-buffers")
+"""The verbs that go on where they were stopped."""
+STORES = dict.fromkeys(("demo", "run", "experts", "distill"), "--out or --experts.store") | {"import-buffers": "--store"}
+"""The flags that name what a verb writes to, where it is not --out alone."""
+MEMORY = re.compile(r"MemoryError|allocate memory.*?[0-9]+ bytes|OutOfMemoryError|out of memory", re.IGNORECASE | re.DOTALL)
+"""How Python, torch and CUDA say that there is no more of it."""
+
+HELP = """usage: astdistill VERB [...]
+
+Dataset distillation by trajectory matching.
+
+{verbs}
+
+astdistill VERB --help tells more; begin with: astdistill demo
+Long work that was stopped goes on when its command is typed again;
+demo, run, experts and distill show what they would cost with --dry-run.
+"""
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code: 0 done, 1 diverged, no place to write, or unfit, 2 bad input, 130 SIGINT, 143 SIGTERM."""
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP)
+        print(_help())
         return 0
     if words[0] in ("-V", "--version"):
         from . import __version__
 
         print(f"astdistill {__version__}")
         return 0
-    with _terminable():
-        return _guarded(words[0], words[1:])
+    try:
+        with _terminable():
+            return _guarded(words[0], words[1:])
+    except KeyboardInterrupt as stopped:
+        again = shlex.join(["astdistill", *words])
+        kept = "What is done is kept; this goes on with it" if words[0] in RESUMED else "This begins again"
+        print(f"\nStopped. {kept}: {again}", file=sys.stderr)
+        return 143 if isinstance(stopped, Terminated) else 130
+
+
+def _help() -> str:
+    """The verbs, as wide as the terminal."""
+    lines = textwrap.TextWrapper(shutil.get_terminal_size().columns - 1, subsequent_indent=" " * 17, break_on_hyphens=False)
+    return HELP.format(verbs="\n".join(lines.fill(f"  {verb:<14} {text}") for verb, text in VERBS.items()))
 
 
 class Terminated(KeyboardInterrupt):
@@ -82,7 +107,7 @@ def _guarded(verb: str, words: list[str]) -> int:
     """Run a verb; errors that a user can mend become one sentence."""
     from pydantic import ValidationError
 
-    from .errors import DivergedError, InputError, unknown
+    from .errors import DivergedError, InputError, refused, unknown
 
     try:
         if verb not in VERBS:
@@ -92,8 +117,7 @@ def _guarded(verb: str, words: list[str]) -> int:
         print(f"astdistill: {error}", file=sys.stderr)
         return 2
     except ValidationError as error:
-        first = error.errors()[0]
-        print(f"astdistill: {'.'.join(map(str, first['loc']))} cannot be {first['input']!r}: {first['msg']}.", file=sys.stderr)
+        print(f"astdistill: {refused(error)}", file=sys.stderr)
         return 2
     except DivergedError as error:
         print(f"astdistill: {error}", file=sys.stderr)
@@ -103,12 +127,18 @@ def _guarded(verb: str, words: list[str]) -> int:
             raise
         where = f" at {str(error.filename)[:200]}" if error.filename else ""
         mend = "free some space, or name" if error.errno in FULL else "name"
-        print(f"astdistill: {error.strerror}{where}; {mend} another --out or --experts.store. What is done is kept.", file=sys.stderr)
+        place = STORES.get(verb, "--out")
+        print(f"astdistill: {error.strerror}{where}; {mend} another {place}. What is done is kept.", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as stopped:
-        again = shlex.join(["astdistill", verb, *words])
-        print(f"\nStopped. What is done is kept; this goes on with it: {again}", file=sys.stderr)
-        return 143 if isinstance(stopped, Terminated) else 130
+    except (MemoryError, RuntimeError) as error:
+        if (wanted := MEMORY.search(f"{type(error).__name__}: {error}")) is None:
+            raise
+        print(
+            f"astdistill: The memory did not suffice ({wanted[0]}); ask for fewer or smaller images, a smaller network, or one --workers. "
+            "What is done is kept.",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def _verb(verb: str) -> Callable[[list[str]], int | None]:

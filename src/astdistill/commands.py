@@ -21,7 +21,7 @@ from .tabulation import terminal
 
 def demo(words: list[str]) -> None:
     """AST on digits: one image per class."""
-    _run(parse("demo", words, default="digits-ipc1"))
+    _run(parse("demo", words, default="digits-ipc1", first="scikit-learn's digits, one image per class, evaluated."))
 
 
 def run(words: list[str]) -> None:

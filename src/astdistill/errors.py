@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class InputError(ValueError):
@@ -17,10 +21,40 @@ class DivergedError(RuntimeError):
     """Numbers stopped being finite too often to go on; the last good state is on disk."""
 
 
-def unknown(kind: str, name: str, choices: Iterable[str], listed_by: str = "") -> InputError:
-    """The error for a name that is not in `choices`, with the nearest one suggested; many are not named but `listed_by` a command."""
+ALLOWED = {
+    "greater_than_equal": "choose {ge:g} or more",
+    "greater_than": "choose a number above {gt:g}",
+    "less_than_equal": "choose {le:g} or less",
+    "less_than": "choose a number below {lt:g}",
+    "finite_number": "choose a finite number",
+    "literal_error": "choose {expected}",
+    "extra_forbidden": "there is no setting of that name",
+}
+"""What a record says of a value that it refuses, in our words; its own stand for all else."""
+
+
+def unknown(kind: str, name: str, choices: Iterable[str], listed_by: str = "", where: str = "") -> InputError:
+    """The error for a name that is not in `choices`, with the nearest one suggested; many are not named but `listed_by` a command.
+
+    `where` says what the name was looked for in, from the preposition on.
+    """
     names = sorted(choices)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    known = f"All are listed by: {listed_by}" if listed_by else f"Known: {', '.join(names)}"
-    return InputError(f"There is no {kind} '{name}'.{hint} {known}.")
+    known = f"All are listed by: {listed_by}" if listed_by else f"Known: {', '.join(names) or 'none'}"
+    return InputError(f"There is no {kind} '{name}'{where and f' {where}'}.{hint} {known}.")
+
+
+def refused(error: ValidationError | InputError, prefix: str = "", prog: str = "") -> InputError:
+    """The first thing that a record refuses, as one sentence. A `prog` says that it was typed, as a flag below `prefix`."""
+    if isinstance(error, InputError):
+        return error
+    first = error.errors()[0]
+    told = first.get("ctx", {})
+    if isinstance(told.get("error"), InputError):
+        return told["error"]
+    names = [piece for piece in first["loc"] if isinstance(piece, str)]
+    name = ".".join([prefix, *names] if prefix else names)
+    name = f"--{name.replace('_', '-')}" if prog else name
+    allowed = ALLOWED[first["type"]].format(**told) if first["type"] in ALLOWED else first["msg"][:1].lower() + first["msg"][1:]
+    return InputError(f"{name} cannot be {first['input']!r}; {allowed}.{prog and f' See: {prog} --help'}")

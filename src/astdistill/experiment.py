@@ -13,6 +13,7 @@ from .engines import EngineName, chosen, using
 from .errors import InputError, unknown
 from .evaluation import MTT_PROTOCOL, EvalRecipe, architectures, check_names
 from .experts import TrajectoryStore
+from .folders import check_folder
 from .methods import MTT, Method
 from .models import FlatModel, build_model
 from .records import Record
@@ -90,10 +91,7 @@ def check_numbers(experiment: Experiment) -> None:
     with using(experiment.engine):
         chosen()
     store = experiment.experts.store
-    for place in (store, *store.parents):
-        if place.exists() and not place.is_dir():
-            below = "" if place == store else f"would lie in {place}, which "
-            raise InputError(f"--experts.store {store} {below}is a file; name a folder.")
+    check_folder(store, "--experts.store")
     if experiment.experts.imported is not None:
         _check_imported(experiment)
         return
@@ -137,5 +135,5 @@ def imported_experts(experiment: Experiment) -> TrajectoryStore:
     root, name = experiment.experts.store, experiment.experts.imported or ""
     known = [path.parent.name for path in root.glob("*/recipe.json")]
     if name not in known:
-        raise unknown(f"store of experts in {root}", name, known)
+        raise unknown("store of experts", name, known, where=f"in {root}")
     return TrajectoryStore.open(root / name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from . import unroll
 from .errors import InputError, unknown
 from .evaluation import protocol
 from .experiment import Experiment, Published
+from .flags import Parser, read
 from .logs import check_loggers
 from .methods import Method, parts
 from .methods.parts import FileInit, Init, NoiseInit, RealInit, RepresentativeInit
@@ -51,32 +51,39 @@ class Request:
     """Loggers by name."""
 
 
-SHORTCUTS = """
-The first word is a preset (astdistill presets lists them). These change it before the other flags are read:
-  --data PATH        the same cell on data of your own: a folder of parquet files or images, an .npz, or a hub name
-  --method NAME      another method: ast, ast-as-released, att, datm, ftd, mtt, tesla, or package.module:NAME of yours
-  --init START       start from real, representative or noise images, or from an earlier run folder or file
-  --part FIELD=PART  put another part into the method: --part estimator=Truncated, --part rate=RawRate, or FIELD=package.module:Class
-  --without PART     switch off clipping, penalty, representative, balanced, intermediate or perturbation; may be repeated
+SHORTCUTS = """These change the preset before the other flags are read:
+  --data PATH        the same on data of your own: a folder of parquet files or
+                     images, an .npz file, or a hub name
+  --method NAME      another method: ast, ast-as-released, att, datm, ftd, mtt,
+                     tesla, or package.module:NAME of yours
+  --init START       start from real, representative or noise images, or from
+                     an earlier run folder or file
+  --part FIELD=PART  put another part into the method: estimator=Truncated,
+                     rate=RawRate, or FIELD=package.module:Class
+  --without PART     switch off clipping, penalty, representative, balanced,
+                     intermediate or perturbation; may be repeated
   --log NAME         log to tensorboard or wandb as well; may be repeated
-  --protocol NAME    another evaluation protocol: mtt or ast-released
-"""
+  --protocol NAME    another evaluation protocol: mtt or ast-released"""
+FIRST = "The first word is a preset; they are listed by: astdistill presets"
 
 
-def parse(verb: str, words: Sequence[str], default: str | None = None) -> Request:
-    """The request in the words that follow `verb`; `default` is the preset where the verb implies one.
+def parse(verb: str, words: Sequence[str], default: str | None = None, first: str = FIRST, prog: str = "") -> Request:
+    """The request in the words that follow `verb`; `default` is the preset where the verb implies one. `first` begins the help, and
+    `prog` is what calls it, where that is more than the verb and its preset.
 
-    Raises InputError for unknown presets, methods, parts and protocols; unknown flags end the process with code 2 and the nearest match.
+    Raises InputError for presets, methods, parts, protocols and flags that do not exist, and for values that cannot be.
     """
     words = list(words)
     name = default or (words.pop(0) if words and not words[0].startswith("-") else None)
     if name is None and not {"-h", "--help"} & set(words):
         raise InputError(f"Name a preset: astdistill {verb} PRESET. They are listed by: astdistill presets")
-    log, words = _loggers(words)
-    experiment, rest = _shortcuts(preset(name or next(iter(PRESETS))), words)
+    prog = prog or (f"astdistill {verb}" if default else f"astdistill {verb} {name or 'PRESET'}")
+    shown = name or next(iter(PRESETS))
+    about = [first, f"The defaults shown are those of {shown}{'' if name else '; PRESET --help shows its own'}.", SHORTCUTS]
+    log, words = _loggers(words, prog)
+    experiment, rest = _shortcuts(preset(shown), words, prog)
     fields = {field: getattr(experiment, field) for field in Experiment.model_fields}
-    prog = f"astdistill {verb}" if default else f"astdistill {verb} {name or 'PRESET'}"
-    found = tyro.cli(Options, prog=prog, description=SHORTCUTS, args=rest, default=Options.model_validate(fields))
+    found = read(Options, rest, prog, description="\n\n".join(about), default=Options.model_validate(fields))
     return Request(
         _published(found.experiment(), experiment.name),
         found.out or Path("runs") / (verb if default else experiment.name),
@@ -96,35 +103,37 @@ def _published(experiment: Experiment, name: str) -> Experiment:
     return experiment if kept and labels and data else experiment.replace(published=Published())
 
 
-def _loggers(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
+def _loggers(words: list[str], prog: str) -> tuple[tuple[str, ...], list[str]]:
     """The loggers that are named, which all can be used, and the other words."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser(prog, add_help=False)
     parser.add_argument("--log", action="extend", nargs="+", default=[])
     found, rest = parser.parse_known_args(words)
     check_loggers(found.log)
     return tuple(dict.fromkeys(found.log)), rest
 
 
-def _shortcuts(experiment: Experiment, words: list[str]) -> tuple[Experiment, list[str]]:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+def _shortcuts(experiment: Experiment, words: list[str], prog: str) -> tuple[Experiment, list[str]]:
+    parser = Parser(prog, add_help=False)
     for flag in ("--data", "--init", "--method", "--protocol"):
         parser.add_argument(flag)
     for flag in ("--without", "--part"):
         parser.add_argument(flag, action="append", default=[])
     found, rest = parser.parse_known_args(words)
-    if found.method:
+    if found.method is not None:
         experiment = with_method(experiment, found.method)
     for assignment in found.part:
         experiment = experiment.replace(method=_with_part(experiment.method, assignment))
     for part in found.without:
         experiment = experiment.replace(method=experiment.method.without(part))
-    if found.init:
+    if found.init is not None:
         experiment = experiment.replace(method=experiment.method.replace(init=_init(found.init)))
-    if found.protocol:
+    if found.protocol is not None:
         cell = experiment.evaluation.recipe
         recipe = protocol(found.protocol).replace(epochs=cell.epochs, full_epochs=cell.full_epochs)
         experiment = experiment.replace(evaluation=experiment.evaluation.replace(recipe=recipe))
-    if found.data:
+    if found.data == "":
+        raise InputError("--data names nothing; give a folder, a file or a name, for example --data digits")
+    if found.data is not None:
         experiment = experiment.replace(data=experiment.data.replace(source=found.data))
     return experiment, rest
 
@@ -142,12 +151,14 @@ def _with_part(method: Method, assignment: str) -> Method:
     field, _, name = assignment.partition("=")
     fields = {known: type(value) for known, value in method if isinstance(value, Part)}
     if field not in fields:
-        raise unknown("field of a method that holds a part", field, fields)
+        raise unknown("field", field, fields, where="of a method that holds a part")
     named: dict[str, object] = {**vars(parts), **vars(unroll)}
     kinds = {known: kind for known, kind in named.items() if isinstance(kind, type) and issubclass(kind, _kind(field))}
     kind = import_name(name) if ":" in name else kinds.get(name)
     if kind is None:
-        raise unknown(f"part for '{field}'", name, kinds)
+        raise unknown("part", name, kinds, where=f"for '{field}'")
+    if not (isinstance(kind, type) and issubclass(kind, _kind(field))):
+        raise InputError(f"'{name}' is no part for '{field}'; name a subclass of {_kind(field).__name__} as package.module:Class.")
     return method.replace(**{field: kind()})
 
 

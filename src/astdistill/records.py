@@ -12,6 +12,13 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_ser
 
 from .errors import InputError
 
+FINITE = ConfigDict(allow_inf_nan=False)
+"""For records of settings, which no number may be infinite in."""
+
+
+FINITE = ConfigDict(allow_inf_nan=False)
+"""For records of settings, no number of which may be infinite."""
+
 
 class Record(BaseModel):
     """A frozen pydantic model that refuses unknown fields."""
@@ -40,6 +47,8 @@ class Part(Record):
 
     Its JSON names the class by import path, so a file written with a user's part is read back with it.
     """
+
+    model_config = FINITE
 
     @model_serializer(mode="wrap")
     def _with_import_path(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .folders import check_folder
 from .runs import load_tensors, provenance, read_json, write_json
 
 FREE = (
@@ -34,11 +35,12 @@ def claim(settings: dict[str, Any], fingerprint: str, out: Path, device: str) ->
     Asking for more iterations, another evaluation or another place of data and experts continues the same run. Raises InputError, with
     nothing written, when the folder holds a run of other settings or data, one that is further already, or other things.
     """
+    check_folder(out, "--out")
     if (out / "config.json").exists():
         _check_settings(settings, out)
         _check_progress(settings, out)
         _check_data(fingerprint, out)
-    elif out.exists() and (not out.is_dir() or any(not path.name.endswith(".tmp") for path in out.iterdir())):
+    elif out.exists() and any(not path.name.endswith(".tmp") for path in out.iterdir()):
         raise InputError(f"{out} is not empty and holds no run; name a new folder with --out.")
     # The configuration comes first: a folder that holds it is known as this run's, whatever happens before the next file.
     write_json(out / "config.json", settings)

@@ -137,6 +137,10 @@ class SyntheticSet:
         """The set in `path`, a file or a run folder holding `synthetic.safetensors`. Raises InputError for any other file."""
         file = Path(path)
         file = file / "synthetic.safetensors" if file.is_dir() else file
+        if not file.exists():
+            raise InputError(
+                f"There is no file {file}; name a folder or file of a finished run, such as runs/demo, which this makes: astdistill demo"
+            )
         tensors, header = load_tensors(file)
         if header.get("format") != FORMAT or "images" not in tensors:
             raise InputError(

@@ -33,7 +33,7 @@ def test_a_name_that_is_a_number_wins_over_the_number() -> None:
         (ClassChoice(("dog", "4")), r"no class number 4.*0\.\.3"),
         (ClassChoice(("dog", "dog")), "'dog' is asked for twice"),
         (ClassChoice(("dog", "3")), "'dog' is asked for twice"),
-        (ClassChoice(("dog",)), "at least two"),
+        (ClassChoice(("dog",)), "--data.classes names dog; name two or more"),
         (ClassChoice(first=5), "first 5 classes.*there are 4"),
         (ClassChoice(("dog", "bear"), 2), "only one of the two"),
     ],

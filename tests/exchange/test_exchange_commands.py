@@ -122,7 +122,7 @@ def test_a_set_goes_out_and_comes_back(capsys: pytest.CaptureFixture[str]) -> No
         (["import-buffers", ".", *DATA, "--method", "mt"], "Did you mean 'mtt'?"),
         (["import-buffers", ".", "--data.source", "digit"], "holds no replay_buffer_0.pt"),
         (["import-set", ".", "--out", "out"], "Say which data"),
-        (["import-set", ".", *DATA, "--out", "out"], "holds no lr.pt"),
+        (["import-set", ".", *DATA, "--out", "out"], "holds no images_best.pt"),
         (["import-set", ".", *DATA, "--out", "out", "--lr", "0.01"], "holds no images_best.pt"),
         (["import-set", ".", "--data", "digit", "--out", "out"], "Did you mean 'digits'?"),
         (["export", "nowhere", "--format", "mtt", "--out", "out"], "nowhere"),

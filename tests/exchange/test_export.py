@@ -92,8 +92,11 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, synthetic: SyntheticS
         export(synthetic, "mt", tmp_path / "out")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").write_text("keep")
-    for taken in (tmp_path / "used", tmp_path / "used" / "notes.txt"):
-        with pytest.raises(InputError, match="is there already and is not an empty folder; name a new folder with --out"):
+    for taken, sentence in (
+        (tmp_path / "used", "is there already and is not an empty folder; name a new one, for example --out"),
+        (tmp_path / "used" / "notes.txt", r"notes\.txt is a file; name a folder"),
+    ):
+        with pytest.raises(InputError, match=sentence):
             export(synthetic, "mtt", taken)
 
     def fails(_: Any, __: Any, folder: Path) -> None:

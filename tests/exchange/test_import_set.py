@@ -154,7 +154,7 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path: Path, dataset: D
 
 def test_a_cut_file_and_a_folder_in_use_are_refused(tmp_path: Path, dataset: Dataset) -> None:
     folder = write(tmp_path / "a")
-    with pytest.raises(InputError, match=r"a is there already and is not an empty folder; name a new folder with --out"):
+    with pytest.raises(InputError, match=r"a is there already and is not an empty folder; name a new one, for example --out"):
         import_set(folder, dataset, model=TINY, out=folder)
     os.truncate(folder / "images_best.pt", 1000)
     with pytest.raises(InputError, match=r"images_best\.pt is not a whole file of torch\.save"):

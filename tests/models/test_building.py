@@ -86,8 +86,8 @@ def test_factories_by_function_and_by_import_path(tmp_path, monkeypatch: pytest.
     ("name", "message"),
     [
         ("convnot-d3", r"no model 'convnot-d3'. Did you mean 'convnet-d3'"),
-        ("convnet-instancnorm", r"no word in model 'convnet-instancnorm' 'instancnorm'. Did you mean 'instancenorm'"),
-        ("convnet-d", r"no word in model 'convnet-d' 'd'"),
+        ("convnet-instancnorm", r"no word 'instancnorm' for model 'convnet-instancnorm'. Did you mean 'instancenorm'"),
+        ("convnet-d", r"no word 'd' for model 'convnet-d'"),
         ("convnet-d3-d4", r"says its depth twice \(3, 4\)"),
         ("convnet-nonorm-batchnorm", r"says its norm twice"),
         ("convnet-d6", r"largest depth for them is 5"),

@@ -44,11 +44,11 @@ def test_an_option_that_a_family_has_not_is_refused() -> None:
     ("name", "message"),
     [
         ("vgg", "Did you mean 'vgg11'"),
-        ("resnet18-pa", r"no word in model 'resnet18-pa' 'pa'. Did you mean 'ap'"),
-        ("resnet18-maxpool", r"no word in model 'resnet18-maxpool' 'maxpool'"),
-        ("vgg11-d3", r"no word in model 'vgg11-d3' 'd3'"),
-        ("convnet-ap", r"no word in model 'convnet-ap' 'ap'"),
-        ("vit-batchnorm", r"no word in model 'vit-batchnorm' 'batchnorm'. Known: d6, w128"),
+        ("resnet18-pa", r"no word 'pa' for model 'resnet18-pa'. Did you mean 'ap'"),
+        ("resnet18-maxpool", r"no word 'maxpool' for model 'resnet18-maxpool'"),
+        ("vgg11-d3", r"no word 'd3' for model 'vgg11-d3'"),
+        ("convnet-ap", r"no word 'ap' for model 'convnet-ap'"),
+        ("vit-batchnorm", r"no word 'batchnorm' for model 'vit-batchnorm'. Known: d6, w128"),
     ],
 )
 def test_words_that_a_family_has_not(name: str, message: str) -> None:

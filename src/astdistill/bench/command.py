@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import InputError, unknown
+from ..flags import Parser
 from ..progress import be_quiet
 from ..runs import provenance, write_json
 from ..workers.crew import cores
@@ -42,8 +43,8 @@ def bench(words: list[str]) -> None:
         write_json(given.json, head | {"rows": rows})
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="astdistill bench",
         description="Speed and memory against the published way of doing the same work, and against the limit of this machine.",
         epilog="Every repetition of every variant runs in a process of its own, in turn. Without NAME they are listed with their cases.",
@@ -74,6 +75,8 @@ def _settings(given: argparse.Namespace) -> Settings:
     for flag, number in (("-n", given.n), ("--threads", given.threads), ("--epochs", given.epochs)):
         if number is not None and number < 1:
             raise InputError(f"{flag} {number} was given; choose 1 or more.")
+    if given.threads is not None and given.threads > cores():
+        raise InputError(f"--threads {given.threads} was given, but this process may use {cores()} cores; choose {cores()} or less.")
     if given.epochs is not None and given.name != "evaluate":
         raise InputError(
             f"--epochs {given.epochs} was given, but {given.name} has no epochs to choose; leave it out, or: astdistill bench evaluate"

@@ -28,7 +28,7 @@ def find_columns(features: Mapping[str, Any], image: str | None, label: str | No
     """
     for kind, name in (("image column", image), ("label column", label)):
         if name is not None and name not in features:
-            raise unknown(f"{kind} of {where}", name, features)
+            raise unknown(kind, name, features, where=f"in {where}")
     images = [name for name, feature in features.items() if _is_image(feature)]
     labels = [name for name, feature in features.items() if _class_names(feature)] or [
         name for name, feature in features.items() if _is_whole(feature)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from ..errors import InputError, unknown
+from ..errors import InputError, refused, unknown
 from ..progress import phase
 from ..records import digest
 from ..shapes import Images
@@ -54,11 +54,7 @@ def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:
     try:
         return DataConfig.model_validate(start | fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"The data setting {name} cannot be {first['input']!r}: {first['msg']}; change --data.{name.replace('_', '-')}."
-        ) from error
+        raise refused(error) from error
 
 
 def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "cpu") -> Dataset:

@@ -129,12 +129,14 @@ def _pictures(part: EncodedPart, rows: list[int], size: int | None) -> Iterator[
 
 
 def _decode(data: bytes, where: str) -> UInt8[Tensor, "C H W"]:
+    stream = io.BytesIO(data)
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(stream) as picture:
             return picture_pixels(picture)
     # what Pillow raises on broken files depends on the format
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"{where} cannot be read as an image ({error}); replace it or take it out.") from error
+        why = str(error).replace(f" {stream!r}", "")  # Pillow names the bytes' address, which nobody knows
+        raise InputError(f"{where} cannot be read as an image ({why}); replace it or take it out.") from error
 
 
 def file_bytes(path: Path) -> bytes:

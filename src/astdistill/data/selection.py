@@ -57,7 +57,10 @@ def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
     if twice:
         raise InputError(f"Class '{twice[0]}' is asked for twice in --data.classes; name every class once.")
     if len(kept) < 2:
-        raise InputError(f"Only {list(choice.classes)} was asked for in --data.classes; name at least two classes to tell apart.")
+        named = " ".join(choice.classes) or "no class"
+        raise InputError(
+            f"--data.classes names {named}; name two or more classes to tell apart, for example --data.classes {' '.join(names[:2])}."
+        )
     return kept
 
 

@@ -7,12 +7,14 @@ from typing import Literal
 from pydantic import Field
 
 from ..augment import STRATEGY, Strategy
-from ..records import Record
+from ..records import FINITE, Record
 from ..textures import Torus
 
 
 class DistillSettings(Record):
-    """How long and how fast to distil; defaults are those of the published CIFAR cells."""
+    """How long and how fast to distil; a preset brings its own numbers."""
+
+    model_config = FINITE
 
     iterations: int = Field(default=5000, ge=1)
     """Outer steps. A finished run is continued by asking for more."""

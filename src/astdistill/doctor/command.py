@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 from rich.console import Console
 
+from ..flags import Parser
 from . import machinery, packages, places, trial
 from .findings import Finding, guarded, table, verdict
 
@@ -40,8 +40,8 @@ def doctor(words: list[str]) -> int:
     return int(broken)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="astdistill doctor",
         description="Versions, memory, disks, GPUs, engines, extras and data of this machine, and a miniature distillation: half a minute.",
         epilog="Exit code 0: it works here (– marks what is optional); 1: something is to be mended first.",

@@ -11,6 +11,8 @@ from rich.console import Console
 from ..data import load_dataset
 from ..devices import check_device
 from ..engines import EngineName, using
+from ..flags import call
+from ..folders import check_folder
 from ..progress import be_quiet
 from ..synthetic import load
 from ..tabulation import Tabulation, terminal
@@ -25,7 +27,7 @@ from .tables import table
 
 def evaluate(words: list[str]) -> Path:
     """Scores of a distilled set; the folder that they lie in."""
-    return tyro.cli(_evaluate, prog="astdistill evaluate", args=words)
+    return call(_evaluate, words, "astdistill evaluate")
 
 
 def _evaluate(
@@ -92,6 +94,7 @@ def _evaluate(
     rate = [] if lr == "learned" else [f"lr-{lr}"]
     words = ["evaluation", protocol_name, f"{recipe.epochs}-epochs", *rate, *architectures]
     folder = out or (path if path.is_dir() else path.parent) / "-".join(words).replace("/", "_").replace(":", "_")
+    check_folder(folder, "--out")
     models, console = architectures or None, Console()
 
     def show(shown: Tabulation) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, unknown
 from ..models import Name, deepest, parse
 
 Shape = tuple[int, int, int]
@@ -21,6 +21,9 @@ def architectures(wanted: str | Sequence[str] | None, student: str, shape: Shape
     student itself is trained once whatever pools it is in. Raises InputError where a pool needs a student, or an option that it has not.
     """
     names = [wanted] if isinstance(wanted, str) else list(wanted or ["S"])
+    for name in names:
+        if len(name) == 1 and name not in POOLS:
+            raise unknown("pool of networks", name, POOLS)
     found = [each for name in names for each in (_pool(name, student, shape) if name in POOLS else [name])]
     return list(dict.fromkeys(found))
 

@@ -8,11 +8,13 @@ from pydantic import Field, model_validator
 
 from ..augment import Strategy
 from ..errors import InputError, unknown
-from ..records import Record
+from ..records import FINITE, Record
 
 
 class EvalRecipe(Record):
     """How a fresh network is trained on a few images and what is reported of it."""
+
+    model_config = FINITE
 
     name: str
     """Shown in every table made under this recipe."""
@@ -25,7 +27,9 @@ class EvalRecipe(Record):
     lr: float | None = Field(default=None, gt=0)
     """Step size; None takes a distilled set's learned rate, and 0.01 for real images."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of SGD."""
     weight_decay: float = Field(default=5e-4, ge=0)
+    """What of the parameters is added to their gradient."""
     decay_at: float = Field(default=0.5, ge=0, le=1)
     """Share of the epochs before the step size drops; 1 never drops it."""
     decay_factor: float = Field(default=0.1, gt=0, le=1)

@@ -22,6 +22,7 @@ from ..data.statistics import tensor_digest
 from ..errors import InputError
 from ..experts import ExpertCurve, ExpertRecipe, TrajectoryStore
 from ..experts.store import StoreIdentity, describe_store, identity_of
+from ..folders import check_folder
 from ..models import FlatModel, build_model
 from ..progress import Bar, bar, console
 from ..records import digest
@@ -76,8 +77,7 @@ def import_buffers(
     experts that do not move or are not finite.
     """
     files, root = buffer_files(source), Path(store)
-    if root.exists() and not root.is_dir():
-        raise InputError(f"--store {root} is a file; name a folder.")
+    check_folder(root, "--store")
     layout = Layout.of(model, dataset.shape, len(dataset.classes))
     buffers = [Buffer.survey(file, layout) for file in files]
     lengths = [count for buffer in buffers for count in buffer.rows]

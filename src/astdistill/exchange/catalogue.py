@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError, unknown
 from ..evaluation import Scores, Subject
-from ..runs import new_folder
+from ..folders import new_folder
 from ..synthetic import SyntheticSet
 from .archives import NPZ, TORCH
 from .formats import Format

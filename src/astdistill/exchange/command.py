@@ -12,6 +12,7 @@ from ..augment import STRATEGY
 from ..data import DataConfig, load_dataset
 from ..errors import InputError
 from ..evaluation import Scores
+from ..flags import call
 from ..methods import find_method
 from ..progress import be_quiet
 from ..report import PAGE, save_quality
@@ -24,17 +25,17 @@ SHOWN = 12
 
 def import_buffers(words: list[str]) -> None:
     """Read experts into a store, and say how they do on the data."""
-    tyro.cli(_import_buffers, prog="astdistill import-buffers", args=_with_data(words))
+    call(_import_buffers, _with_data(words), "astdistill import-buffers")
 
 
 def import_set(words: list[str]) -> None:
     """Read a distilled set into a run folder."""
-    tyro.cli(_import_set, prog="astdistill import-set", args=_with_data(words))
+    call(_import_set, _with_data(words), "astdistill import-set")
 
 
 def export(words: list[str]) -> None:
     """Write a distilled set in another format."""
-    tyro.cli(_export, prog="astdistill export", args=words)
+    call(_export, words, "astdistill export")
 
 
 def _import_buffers(

@@ -44,5 +44,6 @@ def read_pickle(path: Path) -> Any:
 
 
 def _broken(path: Path, error: Exception) -> InputError:
-    first = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-    return InputError(f"{path} is not a whole file of torch.save ({first}); copy it again from where it was made.")
+    first = str(error).partition("\n")[0].partition(". ")[0]
+    why = f" ({first})" if " " in first else ""  # the bare key or number that a broken pickle trips over tells nobody anything
+    return InputError(f"{path} is not a whole file of torch.save{why}; copy it again from where it was made.")

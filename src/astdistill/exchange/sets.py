@@ -9,12 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..augment import STRATEGY
+from ..augment import STRATEGY, checked
 from ..data import Dataset
 from ..errors import InputError
+from ..folders import new_folder
 from ..models import build_model
 from ..report import renew_page, save_grid
-from ..runs import new_folder, provenance
+from ..runs import provenance
 from ..shapes import Images, Labels, Targets
 from ..synthetic import SyntheticSet, one_hot
 from ..textures import Torus
@@ -48,10 +49,14 @@ def import_set(
     numbers that do not fit `dataset`.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; name the one that distill.py of MTT or a successor wrote to.")
     build_model(model, dataset.shape, len(dataset.classes))
-    rate = _rate(folder, lr)
+    augmentation = checked(augmentation)
+    _check_student(momentum, canvas, canvas_samples)
     torus = Torus(canvas=canvas, samples=canvas_samples)
     images = _images(folder, dataset, torus)
+    rate = _rate(folder, lr)
     kind, images, targets = _labelled(folder, images, dataset)
     synthetic = SyntheticSet(
         images=images,
@@ -76,6 +81,14 @@ def import_set(
             save_grid(synthetic, temporary / "images.png")
         renew_page(Path(out))
     return synthetic
+
+
+def _check_student(momentum: float, canvas: int, canvas_samples: int) -> None:
+    if not 0 <= momentum < 1:
+        raise InputError(f"--momentum {momentum:g} was given; choose 0 or more and less than 1.")
+    for flag, number in (("--canvas", canvas), ("--canvas-samples", canvas_samples)):
+        if number < 1:
+            raise InputError(f"{flag} {number} was given; choose 1 or more.")
 
 
 def _images(folder: Path, dataset: Dataset, torus: Torus) -> Images:

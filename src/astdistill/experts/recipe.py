@@ -8,19 +8,26 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_serializer
 
 from ..augment import STRATEGY, Strategy
-from ..records import Record
+from ..records import FINITE, Record
 
 
 class ExpertRecipe(Record):
     """MTT's expert by default (arXiv 2203.11932, §4); AST's has momentum, decay, a drop, clipping and a penalty, FTD's sharpness."""
 
+    model_config = FINITE
+
     epochs: int = Field(default=50, ge=1)
     """E: passes over the training images; the store keeps E + 1 rows."""
     batch: int = Field(default=256, ge=1)
+    """Images per step."""
     optimiser: Literal["sgd", "adam"] = "sgd"
+    """What makes a step of a gradient."""
     lr: float = Field(default=0.01, gt=0)
+    """Step size."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Momentum of SGD; β_1 of Adam."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """What of the parameters is added to their gradient."""
     lr_drop: float = Field(default=1.0, gt=0, le=1)
     """Factor on the rate once epoch E//2 + 1 has ended; the optimiser starts anew there, as released. 1 means no drop."""
     clip_start: float = Field(default=0.5, gt=0, le=1)

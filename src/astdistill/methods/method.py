@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..errors import unknown
 from ..experts import ExpertRecipe
-from ..records import Record
+from ..records import FINITE, Record
 from ..unroll import Estimator, Recompute
 from .parts import (
     Accept,
@@ -31,7 +31,10 @@ from .parts import (
 class Method(Record):
     """How a data set is distilled. A paper is `MTT.replace(…)` in a file of its own."""
 
+    model_config = FINITE
+
     name: str
+    """Shown in tables and written into the set."""
     paper: str
     """Where it comes from: title or arXiv number and what is its own."""
     expert: ExpertRecipe = ExpertRecipe()
@@ -44,6 +47,7 @@ class Method(Record):
     """μ of the student; differentiated through."""
     goal: Goal = FinalGoal()
     learn: tuple[Literal["images", "targets", "lr"], ...] = ("images", "lr")
+    """What the outer steps change."""
     rate: Rate = LogRate()
     accept: Accept = Accept()
     average: float = Field(default=0.0, ge=0, lt=1)

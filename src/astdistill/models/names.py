@@ -117,7 +117,9 @@ def _meaning(name: str, word: str, defaults: dict[str, Any]) -> tuple[str, Any]:
     option, value = (_NUMBERS[number[1]], int(number[2])) if number else _WORDS.get(word, ("", ""))
     if option not in defaults:
         numbers = [f"{letter}{defaults[option]}" for letter, option in _NUMBERS.items() if option in defaults]
-        raise unknown(f"word in model '{name}'", word, [*numbers, *(word for word, (option, _) in _WORDS.items() if option in defaults)])
+        raise unknown(
+            "word", word, [*numbers, *(word for word, (option, _) in _WORDS.items() if option in defaults)], where=f"for model '{name}'"
+        )
     return option, value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from ..devices import supported
 from ..engines import EngineName, using
 from ..estimate import Stage, facts, stages, together
 from ..experiment import Experiment
+from ..flags import Parser
 from ..progress import be_quiet, duration, size
 from ..runs import machine
 from . import matching
@@ -36,8 +36,8 @@ def presets(words: list[str]) -> None:
         Console().print(_table(costs, measured, given.device))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="astdistill presets",
         description="The cells that can be run by name, with their published figures and their memory, disk and time on this machine.",
         epilog="Time is counted work over the speed of this machine, which is measured once and kept in the cache; "

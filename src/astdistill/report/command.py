@@ -8,13 +8,15 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from ..flags import call
+from ..folders import check_folder
 from ..synthetic import load
 from .textures import save_textures
 
 
 def textures(words: list[str]) -> None:
     """Pictures of distilled textures that can be tiled."""
-    tyro.cli(_textures, prog="astdistill textures", args=words)
+    call(_textures, words, "astdistill textures")
 
 
 def _textures(path: Annotated[Path, tyro.conf.Positional], /, tile: int = 3, out: Path | None = None) -> None:
@@ -26,5 +28,6 @@ def _textures(path: Annotated[Path, tyro.conf.Positional], /, tile: int = 3, out
         out: Folder of the pictures; none means textures/ beside the set.
     """
     folder = out or (path if path.is_dir() else path.parent) / "textures"
+    check_folder(folder, "--out")
     *written, sheet = save_textures(load(path), folder, tile)
     Console().print(f"Textures: {len(written)} in {folder}\nLook at:  {sheet}", highlight=False)

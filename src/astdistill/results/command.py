@@ -11,6 +11,8 @@ from rich.console import Console
 
 from ..errors import InputError
 from ..evaluation import by_class, confusions
+from ..flags import call
+from ..folders import check_folder
 from ..runs import replacing, write_text
 from ..tabulation import RENDERINGS, Format, Tabulation, together
 from .finished import Finished, read_run
@@ -22,7 +24,7 @@ PAGE = 160
 
 def compare(words: list[str]) -> None:
     """Finished runs side by side."""
-    tyro.cli(_compare, prog="astdistill compare", args=words)
+    call(_compare, words, "astdistill compare")
 
 
 def _compare(
@@ -49,6 +51,8 @@ def _compare(
     tables = compared(finished) + [_of(run, part(run.scores)) for run in finished for part in wanted]
     if out is not None and out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file, for example --out {out / 'results.md'}")
+    if out is not None:
+        check_folder(out, "--out", file=True)
     if format != "text":
         text = "\n".join(map(RENDERINGS[format], tables))
         print(text, end="") if out is None else write_text(out, text)

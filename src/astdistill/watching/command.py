@@ -11,14 +11,18 @@ from rich.console import Console
 from rich.live import Live
 
 from ..errors import InputError
+from ..flags import call
 from .screen import screen
 from .view import View, look
+
+SLOWEST = 3600
+"""Seconds between two looks, at most."""
 
 
 def watch(words: list[str]) -> None:
     """`astdistill watch RUN [--once] [--every SECONDS]`; Ctrl-C ends the watching, not the run, and is no error."""
     try:
-        tyro.cli(_watch, prog="astdistill watch", args=words)
+        call(_watch, words, "astdistill watch")
     except KeyboardInterrupt:
         return
 
@@ -31,8 +35,8 @@ def _watch(run: Annotated[Path, tyro.conf.Positional], /, once: bool = False, ev
         once: Show how it stands, and end.
         every: Seconds between two looks.
     """
-    if not every > 0:
-        raise InputError(f"--every {every:g} was given; choose a number of seconds above 0.")
+    if not 0 < every <= SLOWEST:
+        raise InputError(f"--every {every:g} was given; choose a number of seconds above 0 and up to {SLOWEST}.")
     view = look(run)
     if once:
         if view is None:

@@ -9,12 +9,14 @@ import tyro
 from rich.console import Console
 
 from ...errors import InputError
+from ...flags import call
+from ...folders import check_folder
 from .page import PAGE, save_page
 
 
 def report(words: list[str]) -> None:
     """Parse the words, write the page, say where it is."""
-    tyro.cli(_report, prog="astdistill report", args=words)
+    call(_report, words, "astdistill report")
 
 
 def _report(runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), /, out: Path | None = None) -> None:
@@ -27,5 +29,6 @@ def _report(runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), /, out
     file = out or (runs[0] / PAGE if len(runs) == 1 else Path(PAGE))
     if file.is_dir():
         raise InputError(f"--out {file} is a folder; name a file in it: --out {file / PAGE}")
+    check_folder(file, "--out", file=True)
     save_page(runs, file)
     Console().print(f"Open: {file}", highlight=False)
