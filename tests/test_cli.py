@@ -78,7 +78,7 @@ def test_distill_then_evaluate_needs_only_the_file(tmp_path: Path, capsys: pytes
         "convnet-d2-w4",
     ]
     assert exit_code("evaluate", *words, "--per-class", "--confusion", "--ranking", "--continual", "5", "--quiet") == 0
-    scores = json.loads(Path("evaluation-mtt-3-epochs-convnet-d1-w4-convnet-d2-w4/scores.json").read_text())
+    scores = json.loads(Path("evaluation-alone-mtt-3-epochs-convnet-d1-w4-convnet-d2-w4/scores.json").read_text())
     assert list(scores["architecture"]) == ["convnet-d1-w4", "convnet-d2-w4"]
     shown = capsys.readouterr().out
     for sentence in (
@@ -95,7 +95,7 @@ def test_distill_then_evaluate_needs_only_the_file(tmp_path: Path, capsys: pytes
         assert exit_code("evaluate", *words, *flags, "--out", "never") == 2
         assert sentence in capsys.readouterr().err
     assert not Path("never").exists()
-    assert exit_code("compare", "evaluation-mtt-3-epochs-convnet-d1-w4-convnet-d2-w4", "--per-class", "--format", "markdown") == 0
+    assert exit_code("compare", "evaluation-alone-mtt-3-epochs-convnet-d1-w4-convnet-d2-w4", "--per-class", "--format", "markdown") == 0
     tables = capsys.readouterr().out.split("**")
     assert tables[3] == "Hard labels, across architectures"
     assert tables[5].endswith(": Final accuracy by class")

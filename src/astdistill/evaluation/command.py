@@ -70,7 +70,7 @@ def _evaluate(
         workers: Networks trained side by side on a CPU; none means as many as there are cores.
         engine: What computes derivatives; auto takes the fastest that can.
         seed: Every draw depends on it.
-        out: Folder of scores.json; none means a folder beside the set named after protocol, epochs and architectures.
+        out: Folder of scores.json; none means a folder beside the set named after file, protocol, epochs and architectures.
         per_class: Show the accuracy of each class too.
         confusion: Show which classes are taken for which, too.
         ranking: DD-Ranking's label-robust and augmentation-robust scores too; trains what they need besides.
@@ -92,7 +92,8 @@ def _evaluate(
     if continual_steps is not None:
         check_steps(continual_steps, dataset)
     rate = [] if lr == "learned" else [f"lr-{lr}"]
-    words = ["evaluation", protocol_name, f"{recipe.epochs}-epochs", *rate, *architectures]
+    other = [path.stem] if path.is_file() and path.name != "synthetic.safetensors" else []  # last.safetensors is not a run's result
+    words = ["evaluation", *other, protocol_name, f"{recipe.epochs}-epochs", *rate, *architectures]
     folder = out or (path if path.is_dir() else path.parent) / "-".join(words).replace("/", "_").replace(":", "_")
     check_folder(folder, "--out")
     models, console = architectures or None, Console()
