@@ -118,3 +118,18 @@ def test_the_methods_side_by_side(data: Path, tmp_path: Path) -> None:
         assert all(row["n"] == 2 and len(row["final"][0]) == 2 for row in found["rows"])
         assert found["settings"]["ast-soft"]["method"]["labels"]["part"].endswith("ExpertTargets")
         assert {run["iterations"] for run in found["runs"].values()} == {2}
+
+    runs = {method: str(tmp_path / "out" / f"cifar100-ten-ipc1-{method}-0") for method in ("ast", "mtt")}
+    words = [sys.executable, str(BENCHMARKS / "architectures.py"), "--runs", *(f"{method}={run}" for method, run in runs.items())]
+    words += ["--architectures", "mlp", "convnet-d2-w4", "--epochs", "1", "--networks", "2", "--workers", "1"]
+    done = subprocess.run(
+        [*words, "--out", str(tmp_path / "architectures"), "--json", str(result)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {row["row"]: row["final"] for row in json.loads(result.read_text(encoding="utf-8"))["rows"]}
+    assert list(rows) == ["ast", "mtt", "random"]
+    assert all(list(final) == ["mlp", "convnet-d2-w4"] and {len(values) for values in final.values()} == {2} for final in rows.values())

@@ -13,10 +13,6 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_ser
 from .errors import InputError
 
 FINITE = ConfigDict(allow_inf_nan=False)
-"""For records of settings, which no number may be infinite in."""
-
-
-FINITE = ConfigDict(allow_inf_nan=False)
 """For records of settings, no number of which may be infinite."""
 
 

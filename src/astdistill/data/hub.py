@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..progress import phase
 from .cache import cache_folder
 from .columns import Columns, find_columns
 from .pictures import Encoded, EncodedPart
@@ -59,7 +61,8 @@ def from_hub(repository: str, name: str, image_column: str | None, label_column:
 
     path, _, configuration = repository.partition(":")
     try:
-        splits = datasets.load_dataset(path, configuration or None)
+        with phase(f"asking the Hugging Face hub for {path}"), _quiet("huggingface_hub"):  # its retries end in our one sentence
+            splits = datasets.load_dataset(path, configuration or None)
     except Exception as error:  # datasets, huggingface_hub and their HTTP client raise a dozen unrelated types
         reason = " ".join(str(error).split())[:300]
         raise InputError(
@@ -67,6 +70,18 @@ def from_hub(repository: str, name: str, image_column: str | None, label_column:
             "check the name and the network, or name a local copy of its parquet files: --data FOLDER."
         ) from error
     return Table(name, _by_split(splits), image_column, label_column)
+
+
+@contextmanager
+def _quiet(package: str) -> Iterator[None]:
+    """No warnings of a package's log inside the block."""
+    log = logging.getLogger(package)
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 @contextmanager

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from pydantic import ValidationError
 from rich.console import Console
 
 from ..data import load_dataset
 from ..devices import check_device
 from ..engines import EngineName, using
+from ..errors import refused
 from ..flags import call
 from ..folders import check_folder
 from ..progress import be_quiet
@@ -21,7 +23,7 @@ from .comparison import evaluate_all
 from .continual import check_steps, continual, continual_table
 from .ranking import check_gamma, rank, ranking_table
 from .rates import rates_table, search_rates
-from .recipe import protocol
+from .recipe import EvalRecipe, protocol
 from .tables import table
 
 
@@ -82,9 +84,7 @@ def _evaluate(
     check_device(device)
     check_gamma(gamma)
     synthetic = load(path)
-    recipe = protocol(protocol_name).replace(full_epochs=full_epochs)
-    recipe = recipe if epochs is None else recipe.replace(epochs=epochs)
-    recipe = recipe.replace(lr=lr) if isinstance(lr, float) else recipe
+    recipe = _recipe(protocol(protocol_name), {"epochs": epochs, "full_epochs": full_epochs, "lr": lr if isinstance(lr, float) else None})
     config = synthetic.data if data is None else synthetic.data.replace(source=data)
     dataset = load_dataset(config, device=device)
     if confusion:
@@ -119,3 +119,11 @@ def _evaluate(
             show(continual_table(arriving))
     console.print(f"Numbers:   {folder / 'scores.json'}", highlight=False)
     return folder
+
+
+def _recipe(recipe: EvalRecipe, typed: dict[str, float | None]) -> EvalRecipe:
+    """The protocol with the values that were typed. Raises InputError for one that is out of range."""
+    try:
+        return recipe.replace(**{name: value for name, value in typed.items() if value is not None})
+    except ValidationError as error:
+        raise refused(error, prog="astdistill evaluate") from error

@@ -28,7 +28,7 @@ def protocol_text(recipe: EvalRecipe, split: str, searched: bool = False) -> str
     augmentation = "" if recipe.augmentation == STRATEGY else f"augmentation {(recipe.augmentation or 'none').replace('_', ', ')}; "
     fixed = "" if recipe.lr is None else f"step size {recipe.lr:g}; "
     rate = "step size of the set searched on held-out training images; " if searched else fixed
-    return f"Protocol {recipe.name}: {recipe.epochs} epochs, {augmentation}{rate}{split} accuracy in %"
+    return f"Protocol {recipe.name}: {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}, {augmentation}{rate}{split} accuracy in %"
 
 
 def networks_text(sizes: Sequence[int]) -> str:
