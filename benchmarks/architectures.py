@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ def rows_of(named: dict[str, list[Path]]) -> Iterator[tuple[str, list[SyntheticS
 
 
 def real(dataset: Dataset, like: SyntheticSet, runs: int) -> list[SyntheticSet]:
-    """As many real images as `like` has, drawn anew for each of `runs` runs."""
-    return [random_real(dataset, len(like.images) // len(like.classes), seed) for seed in range(runs)]
+    """As many real images as `like` has, drawn anew for each of `runs` runs, and augmented as it is."""
+    drawn = (random_real(dataset, len(like.images) // len(like.classes), seed) for seed in range(runs))
+    return [replace(images, augmentation=like.augmentation) for images in drawn]
 
 
 def row(name: str, scores: list[Scores]) -> dict[str, Any]:

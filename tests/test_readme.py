@@ -95,3 +95,14 @@ def test_every_picture_in_the_readme_is_there() -> None:
     assert pictures
     for picture in pictures:
         assert (Path(__file__).parents[1] / picture).stat().st_size > 1000
+
+
+def test_every_table_of_figures_is_made_from_the_files_of_results() -> None:
+    script = Path(__file__).parents[1] / "benchmarks/tables.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout == "all tables are as measured\n"
+    page = (script.parents[1] / "docs/results.md").read_text(encoding="utf-8")
+    assert re.findall(r"<!-- table ([\w-]+): made", page) == ["digits", "ten-classes", "ablation", "methods", "architectures", "speed"]
+    assert "<!-- table" in README
+    assert not re.search(r"made by benchmarks/tables.py -->\s*<!-- end", page + README)

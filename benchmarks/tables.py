@@ -1,0 +1,181 @@
+"""The tables of measured figures in README.md and the documentation, made from the files in benchmarks/results: no figure is typed by hand.
+
+python benchmarks/tables.py            # writes every table anew, between its two comments
+python benchmarks/tables.py --check    # writes nothing; fails where a page says something else
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = tuple(ROOT / page for page in ("README.md", "docs/results.md", "docs/choosing-a-method.md"))
+BLOCK = re.compile(r"(<!-- table (?P<name>[\w-]+): made by benchmarks/tables.py -->\n)(?P<body>.*?)(<!-- end of table -->)", re.DOTALL)
+
+NAMES = {
+    "random": "random real",
+    "kmeans": "K-means real",
+    "full": "full data",
+    "none": "AST without its six parts",
+    "mtt": "MTT",
+    "ftd": "FTD",
+    "tesla-hard": "TESLA's gradient",
+    "ast": "AST",
+    "ast-as-released": "AST as released",
+    "tesla": "TESLA",
+    "datm": "DATM",
+    "ast-soft": "AST + soft labels",
+}
+HARD, SOFT = ("random", "kmeans", "mtt", "ftd", "tesla-hard", "ast"), ("tesla", "datm", "ast-soft")
+
+
+def result(name: str) -> dict[str, Any]:
+    """The file of that name in benchmarks/results."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def spread(mean: float, std: float | None) -> str:
+    """Mean ± sample deviation, to a tenth of a percent."""
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+
+
+def of_values(values: Sequence[float]) -> str:
+    """The same of some numbers."""
+    return spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def table(head: Sequence[str], align: str, rows: Iterable[Sequence[str]]) -> str:
+    """Markdown; `align` has one l or r a column."""
+    rules = ["---:" if side == "r" else "---" for side in align]
+    return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in [head, rules, *rows])
+
+
+def accuracies(name: str, wanted: Sequence[str]) -> str:
+    """One row: the accuracy of each kind of images."""
+    rows = {row["row"]: spread(row["mean"], row["std"]) for row in result(name)["rows"]}
+    return table([NAMES[row] for row in wanted], "r" * len(wanted), [[rows[row] for row in wanted]])
+
+
+def methods() -> str:
+    """Methods beside one another, hard labels before soft ones, a column for each number of images per class."""
+    found = result("peers-cifar100-ten-xeon2-202611")["tables"]
+    columns = [{row["row"]: spread(row["mean"], row["std"]) for row in each["rows"]} for each in found]
+    rows = [
+        [kind if not number else "", NAMES[row], *(column.get(row, "–") for column in columns)]
+        for kind, group in (("hard", HARD), ("soft", SOFT))
+        for number, row in enumerate(group)
+    ]
+    return table(["labels", "", *(f"{each['ipc']} per class" for each in found)], "llrr", rows)
+
+
+def ablation() -> str:
+    """AST without each of its parts, with its experts; spreads are over whole runs."""
+    rows = result("ablation-cifar100-ten-epyc2-202611")["rows"]
+    experts, final = (
+        {row["variant"]: [statistics.fmean(run) for run in row[key]] for row in rows} for key in ("experts_test_accuracy", "final")
+    )
+    whole = final[rows[0]["variant"]]
+    lines = [
+        [NAMES.get(name, name), of_values(experts[name]), of_values(values), "" if values is whole else _change(values, whole)]
+        for name, values in final.items()
+    ]
+    return table(["", "experts, %", "accuracy, %", "change with the same seed"], "lrrr", lines)
+
+
+def _change(values: Sequence[float], whole: Sequence[float]) -> str:
+    differences = [ours - base for ours, base in zip(values, whole, strict=True)]
+    return f"{statistics.fmean(differences):+.1f} ± {statistics.stdev(differences):.1f}".replace("-", "−").replace("−0.0", "0.0")
+
+
+def architectures() -> str:
+    """The images of some methods on other networks than the student."""
+    found = result("cross-cifar100-ten-epyc2-202611")
+    names = {name: ARCHITECTURES[name] for name in found["rows"][0]["final"]}
+    rows = [[NAMES[row["row"]], *(of_values(row["final"][name]) for name in names)] for row in found["rows"]]
+    return table(["images", *names.values()], "l" + "r" * len(names), rows)
+
+
+def speed() -> str:
+    """Work, the usual way and this package's."""
+    lines = []
+    for file, case, words, memory in SPEED:
+        rows = {row["variant"]: row for row in result(file)["rows"] if row["case"] == case}
+        usual, ours = rows["published"], rows.get("ours") or rows["recompute"]
+        extra = f", {100 * ours['memory']:.0f} % of the memory" if memory else ""
+        lines.append([words, _cost(usual, memory), _cost(ours, memory), f"{_times(ours['faster'])}{extra}"])
+    return table(["work", "published", "astdistill", ""], "lrrl", lines)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}×" if ratio < 10 else f"{ratio:.0f}×"
+
+
+def _cost(row: dict[str, Any], memory: bool) -> str:
+    seconds = row["seconds"]
+    words = f"{1000 * seconds:.2g} ms" if seconds < 0.1 else f"{seconds:.3g} s" if seconds >= 10 else f"{seconds:.2g} s"
+    if "bytes" in row:
+        return f"{words}, {row['bytes'] / 1e6:.1f} MB read"
+    return f"{words}, {row['peak_mb'] / 1000:.2g} GB" if memory else words
+
+
+SPEED = (
+    ("unroll-epyc2-202611", "b100-t10", "one outer step, 320,010 parameters, batch 100, T 10", True),
+    ("unroll-epyc2-202611", "b10-t20", "the same at batch 10, T 20", True),
+    ("experts-epyc2-202611", "w32", "an epoch of one expert, 5,000 images, width 32", False),
+    ("experts-epyc2-202611", "w128", "the same, width 128", False),
+    ("experts-epyc2-202611", "w32-penalty", "the same, width 32, with the gradient penalty", False),
+    ("evaluate-xeon2-202611", "w32", "five networks of width 32 evaluated on 100 images, 300 epochs (Xeon)", False),
+    ("evaluate-epyc2-202611", "w128", "the same at width 128, 20 epochs", False),
+    ("store-epyc2-202611", "rows51", "a segment of a 51-row trajectory", False),
+)
+
+ARCHITECTURES = {
+    "convnet-d3-w32": "ConvNet (student)",
+    "vgg11-w16-instancenorm": "VGG11, instance norm",
+    "alexnet-w32": "AlexNet",
+    "mlp": "MLP",
+    "lenet": "LeNet",
+    "resnet18-w16": "ResNet18",
+}
+
+TABLES = {
+    "digits": lambda: accuracies("digits-ipc1-cpu2-202611", ("random", "kmeans", "ast", "full")),
+    "ten-classes": lambda: accuracies("cifar100-ten-ipc10-cpu2-202611", ("random", "kmeans", "mtt", "ast", "ast-as-released", "full")),
+    "methods": methods,
+    "ablation": ablation,
+    "architectures": architectures,
+    "speed": speed,
+}
+
+
+def rewritten(text: str) -> str:
+    """The page with every table made anew."""
+    return BLOCK.sub(lambda found: found[1] + "\n" + TABLES[found["name"]]() + "\n" + found[4], text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    stale = []
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = rewritten(before)
+        if after != before:
+            stale.append(page.name)
+            if not options.check:
+                page.write_text(after, encoding="utf-8")
+    print(f"{'stale' if options.check else 'written'}: {', '.join(stale)}" if stale else "all tables are as measured")
+    return 1 if stale and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
