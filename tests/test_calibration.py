@@ -142,7 +142,7 @@ def test_the_share_is_that_of_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_counted_costs_are_near_to_timed_ones(cache: Path) -> None:
-    """Within a factor of 4 here, because the machine may be busy with other things at either time."""
+    """Within a factor of 10 here, because the machine may be busy with other things at either time."""
     found = calibration("cpu")
     assert found is not None
     assert set(ESTIMATORS.values()) | {"plain", "penalised"} == set(found.rates)
@@ -150,5 +150,5 @@ def test_counted_costs_are_near_to_timed_ones(cache: Path) -> None:
         preset = PRESETS[name]
         for told, timed in zip(stages(preset, facts(preset), counted(name, found)), estimate(preset), strict=True):
             assert (told.name, told.disk) == (timed.name, timed.disk)
-            assert timed.seconds / 4 < told.seconds < 4 * timed.seconds
+            assert timed.seconds / 10 < told.seconds < 10 * timed.seconds
             assert abs(told.memory - timed.memory) < max(1e8, 0.5 * timed.memory)

@@ -21,7 +21,7 @@ from astdistill.errors import DivergedError, InputError
 from astdistill.progress import Bar
 from astdistill.runs import lock
 from astdistill.workers import Crew, crew, divide, pool, training_seconds
-from astdistill.workers.pool import START
+from astdistill.workers.pool import START, _Processes
 from astdistill.workers.serving import _sendable
 from astdistill.workers.tensors import TensorPickler, TensorUnpickler, nameless_file
 
@@ -186,6 +186,18 @@ def test_errors_keep_their_kind_and_say_where_they_come_from() -> None:
 
 
 @pytest.mark.slow
+def test_a_pipe_that_is_closed_under_its_reader_is_a_worker_that_is_gone() -> None:
+    """As a signal in the middle of the start may leave it: no traceback of a thread behind the sentence that says how to go on."""
+    processes = _Processes(Shown())
+    with subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        worker.stdout.close()
+        processes._started.append(worker)
+        processes._read(0)
+    assert processes._inbox.get() == (0, "gone", None)
+    processes._memory.close()
+
+
 def test_a_killed_worker_is_one_sentence() -> None:
     words = "^One of 2 workers was killed by SIGKILL, as happens when memory runs out.*run the same again with fewer of them: --workers 1.$"
     with pytest.raises(InputError, match=words), pool(jobs.fail, None, TWO, Shown(), 2, 0) as run:

@@ -149,7 +149,8 @@ class _Processes:
         """Put what a worker says into the inbox, and at last that it is gone."""
         stream = self._started[worker].stdout
         assert stream is not None
-        with suppress(EOFError, pickle.UnpicklingError):  # a kill may cut a message short
+        # A kill may cut a message short, and a signal between this thread's start and its place in the list may close the pipe under it.
+        with suppress(EOFError, pickle.UnpicklingError, ValueError, OSError):
             while True:
                 self._inbox.put((worker, *pickle.load(stream)))
         self._inbox.put((worker, "gone", None))
