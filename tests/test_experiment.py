@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from astdistill import stages
 from astdistill.engines import using
 from astdistill.engines.choice import chosen
+from astdistill.errors import InputError
 from astdistill.options import parse
 from astdistill.presets import preset
 from astdistill.run_folder import claim
@@ -56,6 +57,8 @@ def test_a_run_goes_on_with_other_workers_and_memory(tmp_path: Path) -> None:
     before = cell.to_json()
     del before["workers"], before["data"]["memory"]
     claim(before, "data", tmp_path / "run", "cpu")
+    with pytest.raises(InputError, match="other settings"):
+        claim(cell.replace(seed=cell.seed + 1).to_json(), "data", tmp_path / "run", "cpu")
 
 
 def test_the_engine_is_chosen_for_its_run_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
