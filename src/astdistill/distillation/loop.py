@@ -94,9 +94,11 @@ def _too_many(run: Distillation, line: Line) -> str:
             f"{run.settings.max_passes} outer steps in a row were passed over, the last, {line['iteration']}, because {line['passed']}; "
             f"raise --method.accept.threshold, or lower --distill.lr-img and start in a new folder.{kept}"
         )
+    cause, _, remedy = str(line["skipped"]).partition("; ")
+    remedy = remedy or "lower --distill.lr-img, --distill.lr-lr or --distill.lr-init"
     return (
-        f"{run.settings.max_skips} outer steps in a row were skipped, the last, {line['iteration']}, because {line['skipped']}; lower "
-        f"--distill.lr-img, --distill.lr-lr or --distill.lr-init and start in a new folder.{kept}"
+        f"{run.settings.max_skips} outer steps in a row were skipped, the last, {line['iteration']}, because {cause}; {remedy}, and start "
+        f"in a new folder.{kept}"
     )
 
 

@@ -89,7 +89,7 @@ class DistillState:
     def refusal(seen: Mapping[str, float]) -> str:
         """Empty, or why a step cannot be kept; `seen` are the numbers that `attempt` gave."""
         if not 0 < seen["new lr"] < math.inf:
-            return f"the step size would become {seen['new lr']:g}; lower --distill.lr-lr, or learn its logarithm (LogRate)"
+            return f"the step size would become {seen['new lr']:g}; lower --distill.lr-lr, or learn its logarithm (--part rate=LogRate)"
         return "" if seen["finite set"] else "the images would stop being finite; lower --distill.lr-img"
 
     def keep(self) -> None:
