@@ -232,7 +232,9 @@ def test_a_refused_raw_rate_is_logged_and_the_run_goes_on(
     tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
 ) -> None:
     method = MTT.replace(rate=RawRate())
-    with pytest.raises(DivergedError, match=r"because the step size would become -[^;]*; lower --distill.lr-lr[^;]*, and start in a new folder"):
+    with pytest.raises(
+        DivergedError, match=r"because the step size would become -[^;]*; lower --distill.lr-lr[^;]*, and start in a new folder"
+    ):
         distill(dataset, experts, method=method, ipc=1, settings=settings.replace(lr_lr=10.0, lr_init=1.0, iterations=60), out=tmp_path)
     lines = read_lines(tmp_path / "metrics.jsonl")
     assert all(line["lr"] > 0 for line in lines)
