@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,10 +14,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from astdistill import progress
-from astdistill.engines import EagerEngine, choice, engine_of, held_bytes, library, native
+from astdistill.engines import EagerEngine, blocks, choice, engine_of, held_bytes, library, native
 from astdistill.engines.blocks import blocks_of
 from astdistill.engines.native import NativeEngine
-from astdistill.engines.passes import Workspace
+from astdistill.engines.workspace import Workspace
 from astdistill.errors import InputError
 from astdistill.models import ConvNet, FlatModel, build_model
 from astdistill.seeds import rng
@@ -58,11 +60,16 @@ def case(name: str) -> Case:
     )
 
 
-def engine(given: Case) -> NativeEngine:
-    blocks, kernels = blocks_of(given.model.module, tuple(given.images.shape[1:])), library.library()  # type: ignore[arg-type]
-    assert blocks is not None
+def engine(given: Case, kernels: ctypes.CDLL | None = None) -> NativeEngine:
+    parts, kernels = blocks_of(given.model.module, tuple(given.images.shape[1:])), kernels or library.library()  # type: ignore[arg-type]
+    assert parts is not None
     assert kernels is not None
-    return NativeEngine(given.model, blocks, kernels, Workspace())
+    return NativeEngine(given.model, parts, kernels, Workspace())
+
+
+def of_the_batch(fast: NativeEngine) -> int:
+    """Bytes of what is not the network's parameters."""
+    return sum(buffer.nbytes for name, buffer in fast.space.kept.items() if "kernel" not in name)
 
 
 def error(found: Tensor, wanted: Tensor) -> float:
@@ -85,7 +92,58 @@ def biases(model: FlatModel) -> Tensor:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_derivative_is_torchs_own(name: str) -> None:
     given = case(name)
-    fast, slow, exact = engine(given), EagerEngine(given.model), given.double()
+    compare(given, engine(given))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("without", "lanes"), [("-mno-avx512f", 8), ("-mno-avx", 4)])
+def test_narrower_processors_compute_the_same(monkeypatch: pytest.MonkeyPatch, without: str, lanes: int) -> None:
+    """What this processor can do is left out at compile time; the layouts of all tensors follow."""
+    monkeypatch.setenv("CC", f"{os.environ.get('CC', 'cc')} {without}")
+    try:
+        kernels = library.make()
+    except library.KernelError:
+        pytest.skip("this compiler cannot leave vectors out")
+    if library.lanes(kernels) != lanes:
+        pytest.skip(f"this processor or compiler has {library.lanes(kernels)} lanes either way")
+    for name in ("convnet-d3-w32", "convnet-d2-w48"):
+        given = case(name)
+        compare(given, engine(given, kernels))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("rows", "threads"), [(1, 1), (8, 3), (64, 2)])
+def test_groups_of_images_do_not_show(monkeypatch: pytest.MonkeyPatch, rows: int, threads: int) -> None:
+    """However many tiles are multiplied at once, by however many threads: also where the last group is smaller, or threads have none."""
+    given, before = case("convnet-d3-w32"), torch.get_num_threads()
+    monkeypatch.setattr(blocks, "ROWS", rows)
+    blocks.group_size.cache_clear()
+    torch.set_num_threads(threads)
+    try:
+        compare(given, engine(given))
+    finally:
+        torch.set_num_threads(before)
+        blocks.group_size.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("tiles", "images", "threads", "size"),
+    [
+        (16, 100, 1, 4),
+        (16, 100, 2, 2),  # 25 groups for either thread; of four images it would be 13 and 12
+        (16, 10, 2, 1),  # five each
+        (4, 10, 2, 5),
+        (100, 7, 2, 1),  # one image is more than enough
+        (16, 1, 8, 1),
+    ],
+)
+def test_groups_are_as_large_as_they_may_be_with_equal_work_for_all_threads(tiles: int, images: int, threads: int, size: int) -> None:
+    assert blocks.group_size(tiles, images, threads) == size
+
+
+def compare(given: Case, fast: NativeEngine) -> None:
+    """Every answer against torch's own in float64."""
+    slow, exact = EagerEngine(given.model), given.double()
     assert error(fast.logits(given.theta, given.images), slow.logits(exact.theta, exact.images)) < 1e-5
     pairs = {
         "gradient": (
@@ -141,7 +199,7 @@ def test_a_batch_in_parts_gives_what_it_gives_whole(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(native, "VALUES", 3 * 32 * 64)
     for ours, theirs in zip(both(parts), wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert sum(buffer.nbytes for buffer in parts.space.kept.values()) < sum(buffer.nbytes for buffer in whole.space.kept.values()) / 2
+    assert of_the_batch(parts) < of_the_batch(whole) / 2
 
 
 @needs_compiler

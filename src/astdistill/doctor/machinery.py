@@ -15,7 +15,7 @@ from ..engines.blocks import blocks_of
 from ..engines.choice import VARIABLE
 from ..engines.library import KernelError, make
 from ..engines.native import NativeEngine
-from ..engines.passes import Workspace
+from ..engines.workspace import Workspace
 from ..models import FlatModel, build_model
 from ..progress import size
 from ..seeds import rng, seeded

@@ -19,7 +19,7 @@ from .eager import EagerEngine
 from .engine import Directional, Engine, Gradient, PenaltyForm
 from .library import library
 from .native import NativeEngine
-from .passes import Workspace
+from .workspace import Workspace
 
 EngineName = Literal["auto", "native", "compiled", "compiled-bfloat16", "eager"]
 """auto: native where it can be, compiled on an accelerator, else eager. native falls back to eager for what it cannot do;

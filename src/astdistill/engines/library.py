@@ -21,26 +21,28 @@ from ..runs import cache_folder, replacing
 SOURCE = Path(__file__).with_name("kernels")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 
+GAP = 16
+"""GAP of shape.h."""
+
 
 class Shape(ctypes.Structure):
-    """`Shape` of blocks.c."""
+    """`Shape` of shape.h."""
 
     _fields_ = [
-        (name, ctypes.c_long)
-        for name in ("images", "blocks", "height", "width", "inputs", "last", "position_in", "position_out", "threads")
+        (name, ctypes.c_long) for name in ("images", "blocks", "height", "width", "inputs", "last", "group", "group_out", "threads")
     ]
 
 
 class Flow(ctypes.Structure):
-    """`Flow` of blocks.c."""
+    """`Flow` of shape.h."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("source", "weight", "bias", "gamma", "beta", "z", "out")]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("source", "weight", "turned", "bias", "gamma", "beta", "z", "out")]
 
 
 class Adjoint(ctypes.Structure):
-    """`Adjoint` of blocks.c."""
+    """`Adjoint` of shape.h."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("a", "b", "to_a", "to_b", "gamma", "beta", "weight", "images")]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("a", "b", "to_a", "to_b", "below_a", "below_b", "gamma", "beta", "weight", "images")]
 
 
 def adjoint(**tensors: Tensor | None) -> Adjoint:
@@ -56,6 +58,11 @@ def flow(**tensors: Tensor | None) -> Flow:
 def address(tensor: Tensor | None) -> int | None:
     """Where a tensor's numbers begin; None for none."""
     return None if tensor is None else tensor.data_ptr()
+
+
+def lanes(kernels: ctypes.CDLL) -> int:
+    """Channels in a block, L in vectors.h: 16, 8 or 4, as many as a register of this processor holds."""
+    return ctypes.c_long.in_dll(kernels, "lanes").value
 
 
 class KernelError(RuntimeError):
@@ -94,13 +101,13 @@ def _built(compiler: list[str]) -> Path:
     """The shared library in the cache; its name holds everything that decides its content."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
     texts = [path.read_text(encoding="utf-8") for path in sorted(SOURCE.iterdir()) if path.suffix in (".c", ".h")]
-    parts = (*texts, version, platform.machine(), _processor(), *FLAGS)
+    parts = (*texts, *compiler, version, platform.machine(), _processor(), *FLAGS)
     path = cache_folder() / "kernels" / f"{hashlib.sha256(chr(31).join(parts).encode()).hexdigest()[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             # The OpenMP runtime that torch has loaded already is found by its name, so that both share one pool of threads.
-            command = [*compiler, *FLAGS, "-o", str(temporary), str(SOURCE / "blocks.c")]
+            command = [*compiler, *FLAGS, "-o", str(temporary), *map(str, sorted(SOURCE.glob("*.c")))]
             subprocess.run(command, capture_output=True, text=True, check=True)
     return path
 
@@ -124,4 +131,6 @@ def _typed(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.block_forward.argtypes, kernels.block_forward.restype = [shape, flows, flows, pointer, ctypes.c_long], None
     for back in (kernels.block_back, kernels.first_block_back):
         back.argtypes, back.restype = [shape, flows, flows, pointer, ctypes.POINTER(Adjoint)], None
+    kernels.kernel_forward.argtypes, kernels.kernel_forward.restype = [pointer, ctypes.c_long, ctypes.c_long, pointer, pointer], None
+    kernels.kernel_back.argtypes, kernels.kernel_back.restype = [shape, *[pointer] * 6], None
     return kernels

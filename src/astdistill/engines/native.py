@@ -11,9 +11,11 @@ from torch import Tensor
 
 from ..models import FlatModel
 from ..shapes import Batch, Logits, Params, Targets
-from .blocks import Block, Weights, still, take_apart
+from .blocks import Block
 from .engine import Directional, Gradient, PenaltyForm
-from .passes import PAIR, TANGENT, VALUE, Passes, Workspace
+from .passes import PAIR, TANGENT, VALUE, Passes
+from .weights import Apart, Weights, still
+from .workspace import Workspace
 
 VALUES = 25 * 32 * 32 * 128
 """Pixels times channels that are under way at once: few enough that their planes stay in a shared cache."""
@@ -31,14 +33,18 @@ class NativeEngine:
     kernels: ctypes.CDLL
     space: Workspace
 
+    @property
+    def _apart(self) -> Apart:
+        return Apart(self.model, self.blocks, self.kernels, self.space)
+
     def logits(self, theta: Params, images: Batch) -> Logits:
         """f(θ, x)."""
-        weights = take_apart(self.model, theta, self.blocks)
+        weights = self._apart(theta, "θ", down=False)
         return torch.cat([_head(weights, passes.up(VALUE)[1]) for passes, _ in self._parts(weights, images)])
 
     def gradient(self, theta: Params, images: Batch, targets: Targets) -> Gradient:
         """ℓ, f and ∇_θ ℓ."""
-        weights, logits, total = take_apart(self.model, theta, self.blocks), [], _Sum()
+        weights, logits, total = self._apart(theta, "θ"), [], _Sum()
         for passes, part in self._parts(weights, images):
             features = passes.up(VALUE)[1]
             logits.append(_head(weights, features))
@@ -48,7 +54,7 @@ class NativeEngine:
 
     def directional(self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True) -> Directional:
         """The gradient of the tangent ℓ̇ = ⟨∇_θ ℓ, m⟩, in reverse over forward mode: eight convolutions a layer, and no second reverse."""
-        weights, dots = take_apart(self.model, theta, self.blocks), take_apart(self.model, direction, self.blocks)
+        weights, dots = self._apart(theta, "θ"), self._apart(direction, "direction")
         total, pulled, pulled_targets, slope = _Sum(), [], [], torch.zeros(())
         for passes, part in self._parts(weights, images):
             features_dot, features = passes.up(PAIR, dots)
@@ -71,7 +77,7 @@ class NativeEngine:
 
         With u the derivative of the penalty with respect to ∇_x F, its gradient is that of the tangent of F along u in x.
         """
-        weights, logits, total = take_apart(self.model, theta, self.blocks), [], _Sum()
+        weights, logits, total = self._apart(theta, "θ"), [], _Sum()
         zero, loss = still(weights), torch.zeros(())
         for passes, part in self._parts(weights, images):
             features = passes.up(VALUE)[1].clone()

@@ -31,20 +31,21 @@ static void plane_from_image(const float *framed, const float *weight, long inpu
     }
 }
 
-/* Add to each tap's plane [h w] what 16 pixels of one plane send through the block's weights. */
-static void taps_from_pixels(const float *plane, const float *weight, long inputs, long pixels, float *taps) {
+/* Add to each tap's plane [h w], `apart` from the next one, what L pixels of one plane send through the block's weights. */
+static void taps_from_pixels(const float *plane, const float *weight, long inputs, long apart, float *taps) {
     v turned[L];
-    transpose(plane, turned);
+    for (int p = 0; p < L; p++) turned[p] = load(plane + p * L);
+    transpose(turned);
     for (long c = 0; c < inputs; c++) {
         v sum[9];
-        for (int t = 0; t < 9; t++) sum[t] = load(taps + (9 * c + t) * pixels);
+        for (int t = 0; t < 9; t++) sum[t] = load(taps + (9 * c + t) * apart);
         for (int l = 0; l < L; l++)
             for (int t = 0; t < 9; t++) sum[t] += turned[l] * weight[(9 * c + t) * L + l];
-        for (int t = 0; t < 9; t++) store(taps + (9 * c + t) * pixels, sum[t]);
+        for (int t = 0; t < 9; t++) store(taps + (9 * c + t) * apart, sum[t]);
     }
 }
 
-/* The adjoint of the weights [9 inputs][16] of one plane. */
+/* The adjoint of the weights [9 inputs][L] of one plane. */
 static void weights_from_plane(const float *framed, const float *plane, long inputs, long height, long width, int add, float *to) {
     long stride = width + 2, size = (height + 2) * stride;
     for (long c = 0; c < inputs; c++) {
@@ -64,13 +65,13 @@ static void weights_from_plane(const float *framed, const float *plane, long inp
 }
 
 /* Each tap's plane, shifted to where the tap reads, added up: the adjoint of an image. */
-static void image_from_taps(const float *taps, long inputs, long height, long width, float *framed, float *to) {
-    long stride = width + 2, size = (height + 2) * stride, pixels = height * width;
+static void image_from_taps(const float *taps, long apart, long inputs, long height, long width, float *framed, float *to) {
+    long stride = width + 2, size = (height + 2) * stride;
     memset(framed, 0, inputs * size * sizeof(float));
     for (long t = 0; t < 9 * inputs; t++)
         for (long y = 0; y < height; y++) {
             float *line = framed + t / 9 * size + (y + t % 9 / 3) * stride + t % 3;
-            for (long x = 0; x < width; x++) line[x] += taps[t * pixels + y * width + x];
+            for (long x = 0; x < width; x++) line[x] += taps[t * apart + y * width + x];
         }
     for (long c = 0; c < inputs; c++)
         for (long y = 0; y < height; y++)

@@ -64,12 +64,12 @@ static void activate_tangent(const float *z, const float *zdot, Stats s, v gamma
 }
 
 /* The adjoint of z from that of the pooled output; adjoints of gamma and beta. */
-static void pull_back(const float *z, Stats s, v gamma, v beta, const float *b, long row, long height, long width, float *bz, float *dgamma,
+static void pull_back(const float *z, Stats s, v gamma, v beta, const float *b, long height, long width, float *bz, float *dgamma,
                       float *dbeta) {
     v slope = gamma * s.scale, offset = beta - s.mean * slope, sum = splat(0), normed = splat(0);
     for (long y = 0; y < height; y += 2)
         for (long x = 0; x < width; x += 2) {
-            v up = 0.25f * load(b + (y / 2 * row + x / 2) * L);
+            v up = 0.25f * load(b + (y / 2 * (width / 2) + x / 2) * L);
             for (int k = 0; k < 4; k++) {
                 long pixel = ((y + k / 2) * width + x + k % 2) * L;
                 v value = load(z + pixel), passed = where(positive(value * slope + offset), up);
@@ -88,15 +88,16 @@ static void pull_back(const float *z, Stats s, v gamma, v beta, const float *b, 
 }
 
 /* The same for the pair (output, tangent of the output), with adjoints (b, a). See docs/architecture.md for the formula. */
-static void pull_back_pair(const float *z, const float *zdot, Stats s, v gamma, v gammadot, v beta, const float *a, const float *b, long row,
-                           long height, long width, float *az, float *bz, float *dgamma, float *dbeta) {
+static void pull_back_pair(const float *z, const float *zdot, Stats s, v gamma, v gammadot, v beta, const float *a, const float *b, long height,
+                           long width, float *az, float *bz, float *dgamma, float *dbeta) {
     float pixels = (float)(height * width);
     Means m = tangent_means(z, zdot, s, height * width);
     v slope = gamma * s.scale, offset = beta - s.mean * slope;
     v suma = splat(0), sumb = splat(0), ax = splat(0), bx = splat(0), ad = splat(0);
     for (long y = 0; y < height; y += 2)
         for (long x = 0; x < width; x += 2) {
-            v upa = 0.25f * load(a + (y / 2 * row + x / 2) * L), upb = 0.25f * load(b + (y / 2 * row + x / 2) * L);
+            long pooled = (y / 2 * (width / 2) + x / 2) * L;
+            v upa = 0.25f * load(a + pooled), upb = 0.25f * load(b + pooled);
             for (int k = 0; k < 4; k++) {
                 long pixel = ((y + k / 2) * width + x + k % 2) * L;
                 v value = load(z + pixel);

@@ -40,12 +40,31 @@ INLINE void rows_out_adjoint(const v o[4], v d[6]) { /* A o */
     d[5] = o[3];
 }
 
+INLINE void rows_filter(const v w[3], v d[6]) { /* G w */
+    v a = w[0], b = w[1], c = w[2], p = (a + c) / 6, q = b / 6, r = a / 24 + c / 6, s = b / 12;
+    d[0] = a / 4;
+    d[1] = -p - q;
+    d[2] = q - p;
+    d[3] = r + s;
+    d[4] = r - s;
+    d[5] = c;
+}
+
+INLINE void rows_filter_adjoint(const v d[6], v w[3]) { /* G^T d */
+    v p = (d[1] + d[2]) / 6, q = (d[2] - d[1]) / 6, r = d[3] + d[4], s = (d[3] - d[4]) / 12;
+    w[0] = d[0] / 4 - p + r / 24;
+    w[1] = q + s;
+    w[2] = r / 6 - p + d[5];
+}
+
+/* Tiles lie together, [tiles][L] for each of the 36 positions, with the stride `position` between positions. */
+
 /* The plane [height width] from its products: A^T m A, plus the bias. */
-static void plane_from_products(const float *m, long position, long channels, long height, long width, v bias, float *plane) {
+static void plane_from_products(const float *m, long position, long height, long width, v bias, float *plane) {
     long across = (width + 3) / 4;
     for (long row = 0; row < height; row += 4)
         for (long column = 0; column < width; column += 4) {
-            const float *tile = m + (row / 4 * across + column / 4) * channels;
+            const float *tile = m + (row / 4 * across + column / 4) * L;
             v half[6][4];
             for (int i = 0; i < 6; i++) {
                 v line[6];
@@ -62,11 +81,11 @@ static void plane_from_products(const float *m, long position, long channels, lo
 }
 
 /* The adjoint of plane_from_products without its bias. */
-static void products_from_plane(const float *plane, long position, long channels, long height, long width, float *m) {
+static void products_from_plane(const float *plane, long position, long height, long width, float *m) {
     long across = (width + 3) / 4;
     for (long row = 0; row < height; row += 4)
         for (long column = 0; column < width; column += 4) {
-            float *tile = m + (row / 4 * across + column / 4) * channels;
+            float *tile = m + (row / 4 * across + column / 4) * L;
             v half[4][6];
             for (int i = 0; i < 4; i++) {
                 v line[4];
@@ -84,12 +103,12 @@ static void products_from_plane(const float *plane, long position, long channels
 }
 
 /* The factors of the next block's products: B^T d B for every overlapping 6x6 tile of a plane that is framed by zeros. */
-static void factors_from_frame(const float *frame, long position, long channels, long height, long width, float *factors) {
+static void factors_from_frame(const float *frame, long position, long height, long width, float *factors) {
     long across = (width + 3) / 4, down = (height + 3) / 4, stride = (4 * across + 2) * L;
     for (long y = 0; y < down; y++)
         for (long x = 0; x < across; x++) {
             const float *corner = frame + 4 * y * stride + 4 * x * L;
-            float *tile = factors + (y * across + x) * channels;
+            float *tile = factors + (y * across + x) * L;
             v half[6][6];
             for (int i = 0; i < 6; i++) {
                 for (int j = 0; j < 6; j++) half[i][j] = load(corner + i * stride + j * L);
@@ -105,12 +124,12 @@ static void factors_from_frame(const float *frame, long position, long channels,
 }
 
 /* The adjoint of factors_from_frame; the frame holds zeros before. */
-static void frame_from_factors(const float *factors, long position, long channels, long height, long width, float *frame) {
+static void frame_from_factors(const float *factors, long position, long height, long width, float *frame) {
     long across = (width + 3) / 4, down = (height + 3) / 4, stride = (4 * across + 2) * L;
     for (long y = 0; y < down; y++)
         for (long x = 0; x < across; x++) {
             float *corner = frame + 4 * y * stride + 4 * x * L;
-            const float *tile = factors + (y * across + x) * channels;
+            const float *tile = factors + (y * across + x) * L;
             v half[6][6];
             for (int i = 0; i < 6; i++) {
                 for (int j = 0; j < 6; j++) half[i][j] = load(tile + (6 * i + j) * position);

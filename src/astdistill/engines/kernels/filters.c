@@ -1,0 +1,91 @@
+/* The kernel of a convolution [channels out][channels in][9] in the form that products read, and the adjoint of that. */
+
+#include "shape.h"
+
+#include "winograd.h"
+
+/* G w G^T of L kernels, whose 36 positions are `position` apart. */
+static void transformed(const v taps[9], long position, float *to) {
+    v half[3][6];
+    for (int j = 0; j < 3; j++) rows_filter((v[]){taps[j], taps[3 + j], taps[6 + j]}, half[j]);
+    for (int i = 0; i < 6; i++) {
+        v line[6];
+        rows_filter((v[]){half[0][i], half[1][i], half[2][i]}, line);
+        for (int j = 0; j < 6; j++) store(to + (6 * i + j) * position, line[j]);
+    }
+}
+
+/* Both forms, [36][blocks out][channels in][L] and, where it is wanted, [36][blocks in][channels out][L]. */
+void kernel_forward(const float *weight, long blocks, long threads, float *kernel, float *turned) {
+    long channels = blocks * L, position = kernel_size(blocks);
+#pragma omp parallel for num_threads(threads) collapse(2) schedule(static)
+    for (long out = 0; out < channels; out += L)
+        for (long in = 0; in < channels; in += L) {
+            v taps[9][L];
+            for (int o = 0; o < L; o++)
+                for (int i = 0; i < L; i++)
+                    for (int t = 0; t < 9; t++) taps[t][o][i] = weight[((out + o) * channels + in + i) * 9 + t];
+            for (int o = 0; turned && o < L; o++) {
+                v here[9];
+                for (int t = 0; t < 9; t++) here[t] = taps[t][o];
+                transformed(here, position, turned + (in * channels + (out + o) * L));
+            }
+            for (int t = 0; t < 9; t++) transpose(taps[t]);
+            for (int i = 0; i < L; i++) {
+                v here[9];
+                for (int t = 0; t < 9; t++) here[t] = taps[t][i];
+                transformed(here, position, kernel + (out * channels + (in + i) * L));
+            }
+        }
+}
+
+/* Add to the adjoint at one position V^T P of all groups. */
+static void kernel_at(const Shape *k, Layout y, const float *factors, const float *products, float *to) {
+    for (long group = 0, count = groups(y, k->images); group < count; group++, factors += y.size, products += y.size) {
+        long rows = rows_of(y, group, k->images);
+        for (long block = 0; block < k->blocks; block++) {
+            outer(factors + block * y.panel, products, rows, k->blocks, y.panel, to + block * L * L);
+            if (block || group + 1 == count) continue;
+            expect(factors + y.size, rows_of(y, group + 1, k->images), k->blocks, y);
+            expect(products + y.size, rows_of(y, group + 1, k->images), k->blocks, y);
+        }
+    }
+}
+
+/* G^T u G of L kernels, each of whose 9 taps goes to to[kernel * apart]. */
+static void taps_of(const float *from, long position, long apart, float *to) {
+    v half[6][3], taps[9];
+    for (int i = 0; i < 6; i++) {
+        v line[6];
+        for (int j = 0; j < 6; j++) line[j] = load(from + (6 * i + j) * position);
+        rows_filter_adjoint(line, half[i]);
+    }
+    for (int j = 0; j < 3; j++) {
+        v line[6], column[3];
+        for (int i = 0; i < 6; i++) line[i] = half[i][j];
+        rows_filter_adjoint(line, column);
+        for (int i = 0; i < 3; i++) taps[3 * i + j] = column[i];
+    }
+    for (int o = 0; o < L; o++)
+        for (int t = 0; t < 9; t++) to[o * apart + t] = taps[t][o];
+}
+
+/* The adjoint of a block's kernel, from values and, where they are given, tangents; `kernel` has room for its transformed form. */
+void kernel_back(const Shape *k, const float *factors, const float *products, const float *factors_dot, const float *products_dot, float *kernel,
+                 float *weight) {
+    Layout y = layout(k->blocks, k->height, k->width, k->group);
+    long channels = k->blocks * L, position = kernel_size(k->blocks);
+#pragma omp parallel num_threads(k->threads)
+    {
+#pragma omp for schedule(static)
+        for (long p = 0; p < 36; p++) {
+            memset(kernel + p * position, 0, position * sizeof(float));
+            kernel_at(k, y, factors + p * y.position, products + p * y.position, kernel + p * position);
+            if (factors_dot) kernel_at(k, y, factors_dot + p * y.position, products_dot + p * y.position, kernel + p * position);
+        }
+#pragma omp for collapse(2) schedule(static)
+        for (long out = 0; out < channels; out += L)
+            for (long in = 0; in < channels; in++)
+                taps_of(kernel + out * channels + in * L, position, channels * 9, weight + (out * channels + in) * 9);
+    }
+}
