@@ -133,8 +133,7 @@ SPEED = (
     ("experts-epyc2-202611", "w128", "the same, width 128", False),
     ("experts-epyc2-202611", "w32-penalty", "the same, width 32, with the gradient penalty", False),
     ("evaluate-w32-epyc2-202611", "w32", "five networks of width 32 evaluated on 100 images, 300 epochs", False),
-    ("evaluate-xeon2-202611", "w32", "the same on an Intel Xeon with AMX", False),
-    ("evaluate-epyc2-202611", "w128", "the same at width 128, 20 epochs, EPYC", False),
+    ("evaluate-epyc2-202611", "w128", "the same at width 128, 20 epochs", False),
     ("store-epyc2-202611", "rows51", "a segment of a 51-row trajectory", False),
 )
 

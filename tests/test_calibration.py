@@ -123,6 +123,16 @@ def test_it_is_measured_once_and_again_when_asked(cache: Path, monkeypatch: pyte
     assert calibration("cpu") is not None  # a cache that cannot be written
 
 
+def test_other_kernels_are_measured_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+    monkeypatch.setattr(module, "_engine", lambda device: "native")
+    monkeypatch.setattr(module, "_timed", lambda device, engine: timed.append(engine) or FAST)
+    for kernels in ("first", "first", "second"):
+        monkeypatch.setattr(module.library, "identity", lambda name=kernels: name)
+        calibration("cpu")
+    assert timed == ["native", "native"]
+
+
 def test_what_was_measured_beside_other_work_is_told_of_and_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shares = iter([0.25, 0.9])
     monkeypatch.setattr(module, "_timed", lambda device, engine: FAST.replace(engine=engine, share=next(shares)))

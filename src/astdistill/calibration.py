@@ -23,7 +23,7 @@ from .bench.unroll import UNITS
 from .data import DataConfig
 from .devices import is_there
 from .distillation import DistillSettings
-from .engines import engine_name
+from .engines import engine_name, library
 from .engines.native import VALUES
 from .errors import InputError
 from .experiment import Experiment
@@ -139,6 +139,8 @@ def calibration(device: str, anew: bool = False) -> Calibration | None:
         return None
     engine = _engine(device)
     about = {"format": FORMAT, "engine": engine, "versions": versions(), "machine": machine(device), "points": POINTS}
+    if engine == "native":
+        about["kernels"] = library.identity()
     path = cache_folder() / "calibration" / f"{digest(about)}.json"
     if path.exists() and not anew:
         with suppress(InputError, ValidationError, TypeError):  # a broken file is as good as none

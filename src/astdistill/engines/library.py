@@ -79,6 +79,12 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def identity() -> str:
+    """A name of the kernels that changes with their content, the compiler and the processor; nothing where there are none."""
+    found = library()
+    return "" if found is None else Path(found._name).stem
+
+
 def make() -> ctypes.CDLL:
     """The kernels, from the cache or compiled; `$CC` names the compiler, else cc, gcc or clang is looked for. Raises KernelError."""
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)

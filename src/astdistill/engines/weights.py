@@ -71,9 +71,8 @@ class Apart:
 def still(weights: Weights) -> Weights:
     """The direction that moves nothing."""
     zeros = torch.zeros_like(weights.blocks[0].bias)
-    return Weights(
-        [BlockWeights(None, None, zeros, zeros, zeros) for _ in weights.blocks], torch.zeros_like(weights.linear), weights.bias * 0
-    )
+    blocks = [BlockWeights(None, None, zeros, zeros, zeros) for _ in weights.blocks]
+    return Weights(blocks, torch.zeros_like(weights.linear), torch.zeros_like(weights.bias))
 
 
 def direct(weight: Tensor, lanes: int) -> Tensor:

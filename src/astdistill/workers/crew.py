@@ -19,8 +19,8 @@ WORTH_STARTING_S = 6.0
 
 
 THREADED = 0.75
-"""n threads are taken to make one job n to this power times as fast. Two made the native gradient at widths 32 and 128 1.74 and 1.85 times
-as fast, powers of 0.80 and 0.89; more threads bring less each."""
+"""n threads are taken to make one job n to this power times as fast. Two made the native gradient at widths 32 and 128 1.93 and 1.83 times
+as fast, powers of 0.95 and 0.87; more threads bring less each."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ def cores() -> int:
 def training_seconds(steps: int, images: int, parameters: int, positions: int) -> float:
     """A rough low guess, from counts alone, at what one core takes to train for `steps` steps on `images` images in all.
 
-    1 ms a step, and 0.01 ns for each parameter at each position of each image: the native gradient of ConvNets of 11,000 to 504,000
-    parameters took 0.003 to 0.016 ns on one core, on images of 64 to 1,024 positions; torch's own takes several times as long.
+    1 ms a step, and 0.0025 ns for each parameter at each position of each image: the native gradient of ConvNets of 25,000 to 468,000
+    parameters took 0.0015 to 0.004 ns on one core with AVX-512, on images of 1,024 and 4,096 positions; anything else takes longer.
     """
-    return 1e-3 * steps + 1e-11 * images * parameters * positions
+    return 1e-3 * steps + 2.5e-12 * images * parameters * positions
 
 
 def _alone(device: torch.device, networks: Iterable[str]) -> str:

@@ -7,8 +7,8 @@
  * cache, and inside over planes (image, L channels), [h w][L]. A "factor" is what a plane gives to a product. A dot names a tangent; `a` is
  * the adjoint of a tangent and `b` that of a value.
  *
- * L is the number of channels that a register holds. vectors.h, winograd.h, first.h and norm.h work on one plane and products.h on one matrix; up.c and down.c walk over groups, images and blocks
- * of channels.
+ * L is the number of channels that a register holds. vectors.h, winograd.h, first.h and norm.h work on one plane and products.h on one matrix;
+ * up.c and down.c walk over groups, images and blocks of channels, and filters.c over kernels.
  */
 
 #include "vectors.h"
@@ -43,6 +43,7 @@ typedef struct {
 } Adjoint;
 
 #define GAP 16
+#define SHORT 128
 
 /* Numbers of a transformed kernel at one of its 36 positions, [blocks][channels][L], with a gap as below. */
 INLINE long kernel_size(long blocks) { return blocks * L * blocks * L + GAP; }
@@ -65,8 +66,9 @@ INLINE long groups(Layout y, long images) { return (images + y.group - 1) / y.gr
 INLINE long end_of(Layout y, long group, long images) { return (group + 1) * y.group < images ? (group + 1) * y.group : images; }
 INLINE long rows_of(Layout y, long group, long images) { return (end_of(y, group, images) - group * y.group) * y.tiles; }
 
-/* Ask for the factors of a group at one position before they are needed: their runs are too short for the processor to see it coming. */
+/* Ask for the factors of a group at one position before they are needed: short runs the processor does not see coming. */
 INLINE void expect(const float *factors, long rows, long blocks, Layout y) {
+    if (rows > SHORT) return;
     for (long block = 0; block < blocks; block++)
         for (long row = 0; row < rows; row++) __builtin_prefetch(factors + block * y.panel + row * L);
 }
