@@ -149,7 +149,7 @@ def test_bad_numbers_and_networks_of_the_script_are_one_sentence(blobs: Dataset,
 def test_a_long_evaluation_is_guessed_as_one(blobs: Dataset, distil: Distil) -> None:
     row = evaluation.Row(MODEL, distil(blobs), 6, RECIPE)
     parameters = sum(part.numel() for part in build_model(MODEL, (3, 8, 8), 3).parameters())
-    assert row.seconds(blobs) == pytest.approx(3e-3 + 18 * parameters * 64 * 1e-11)
+    assert row.seconds(blobs) == pytest.approx(3e-3 + 18 * parameters * 64 * 2.5e-12)
     assert replace(row, images=6000).seconds(blobs) > 20 * row.seconds(blobs)
 
 
