@@ -92,7 +92,7 @@ def biases(model: FlatModel) -> Tensor:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_derivative_is_torchs_own(name: str) -> None:
     given = case(name)
-    compare(given, engine(given))
+    check_derivatives(given, engine(given))
 
 
 @needs_compiler
@@ -108,7 +108,7 @@ def test_narrower_processors_compute_the_same(monkeypatch: pytest.MonkeyPatch, w
         pytest.skip(f"this processor or compiler has {library.lanes(kernels)} lanes either way")
     for name in ("convnet-d3-w32", "convnet-d2-w48"):
         given = case(name)
-        compare(given, engine(given, kernels))
+        check_derivatives(given, engine(given, kernels))
 
 
 @needs_compiler
@@ -120,7 +120,7 @@ def test_groups_of_images_do_not_show(monkeypatch: pytest.MonkeyPatch, rows: int
     blocks.group_size.cache_clear()
     torch.set_num_threads(threads)
     try:
-        compare(given, engine(given))
+        check_derivatives(given, engine(given))
     finally:
         torch.set_num_threads(before)
         blocks.group_size.cache_clear()
@@ -141,7 +141,7 @@ def test_groups_are_as_large_as_they_may_be_with_equal_work_for_all_threads(tile
     assert blocks.group_size(tiles, images, threads) == size
 
 
-def compare(given: Case, fast: NativeEngine) -> None:
+def check_derivatives(given: Case, fast: NativeEngine) -> None:
     """Every answer against torch's own in float64."""
     slow, exact = EagerEngine(given.model), given.double()
     assert error(fast.logits(given.theta, given.images), slow.logits(exact.theta, exact.images)) < 1e-5
