@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,7 @@ def test_kernels_that_compute_something_else_are_bad(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(NativeEngine, "directional", wrong)
     found = only(machinery.kernels())
     assert found.state == "bad"
+    assert re.search(r"\b(4|8|16) channels at once", found.text)
     assert "ASTDISTILL_ENGINE=eager" in found.advice
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..engines import EagerEngine, chosen, engine_name, engine_of
 from ..engines.blocks import blocks_of
 from ..engines.choice import VARIABLE
-from ..engines.library import KernelError, make
+from ..engines.library import KernelError, lanes, make
 from ..engines.native import NativeEngine
 from ..engines.workspace import Workspace
 from ..models import FlatModel, build_model
@@ -44,7 +44,7 @@ def kernels() -> Iterator[Finding]:
     exact = EagerEngine(FlatModel(module.double())).directional(theta, direction, images, targets)
     cosine = min(_cosine(ours.theta, exact.theta), _cosine(ours.images, exact.images))
     good = cosine >= LEAST_COSINE
-    text = f"kernels built; cosine with torch in float64: {cosine:.8f}"
+    text = f"kernels built, {lanes(library)} channels at once; cosine with torch in float64: {cosine:.8f}"
     advice = "" if good else f"set {VARIABLE}=eager, and report this with your compiler's version"
     yield Finding(name="native engine", state="good" if good else "bad", text=text, advice=advice)
 
