@@ -133,3 +133,18 @@ def test_the_methods_side_by_side(data: Path, tmp_path: Path) -> None:
     rows = {row["row"]: row["final"] for row in json.loads(result.read_text(encoding="utf-8"))["rows"]}
     assert list(rows) == ["ast", "mtt", "random"]
     assert all(list(final) == ["mlp", "convnet-d2-w4"] and {len(values) for values in final.values()} == {2} for final in rows.values())
+
+
+def test_what_starting_costs_is_measured_in_fresh_processes(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, BENCHMARKS / "imports.py", "-n", "1", "--json", tmp_path / "found.json"], check=True, capture_output=True
+    )
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {row["variant"]: row["torch"] for row in found["rows"]} == {
+        "import torch": True,
+        "import astdistill, after torch": True,
+        "every public name, after torch": True,
+        "astdistill --help": False,
+    }
+    assert all(row["seconds"] > 0 for row in found["rows"])
+    assert found["machine"]["cores"]

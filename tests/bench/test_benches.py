@@ -105,6 +105,7 @@ def test_from_words_to_a_table_and_json(
     assert written["bench"] == name
     assert written["machine"]["threads"] == 1
     assert written["provenance"]["arguments"][:2] == ["bench", name]
+    assert "found.json" in written["provenance"]["arguments"]  # and not the folder, which is its maker's own
     assert {"versions", "commit", "python"} <= set(written["provenance"])
     assert written["limits"]["gflops"] == 2.0
     published, ours = written["rows"]

@@ -12,6 +12,7 @@ from ..errors import InputError, unknown
 from ..flags import Parser
 from ..progress import be_quiet
 from ..runs import provenance, write_json
+from ..whereabouts import without_places
 from ..workers.crew import cores
 from .catalogue import BENCHES
 from .harness import in_own_process, run_bench
@@ -38,7 +39,7 @@ def bench(words: list[str]) -> None:
     if given.json is not None:
         origin = provenance()
         machine = origin.pop("machine") | {"threads": settings.threads}
-        origin["arguments"] = ["bench", *words]
+        origin["arguments"] = without_places(["bench", *words])
         head = {"bench": chosen.name, "machine": machine, "provenance": origin, "limits": measured.rates.to_json()}
         write_json(given.json, head | {"rows": rows})
 

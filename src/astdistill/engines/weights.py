@@ -20,9 +20,9 @@ class BlockWeights:
     """The parameters of one block, or a direction in them; kernels are None in a direction that moves none."""
 
     kernel: Tensor | None
-    """First block: [channels / L, 9 inputs, L]. Others: the transformed kernel [36, channels out / L, channels in, L]."""
+    """First block: [channels / L, 9 inputs, L]. Others: the transformed kernel [36, channels out / L, channels in, L], with gaps."""
     turned: Tensor | None
-    """First block: None. Others: the transposed kernel [36, channels in / L, channels out, L]."""
+    """First block: None. Others: the transposed kernel [36, channels in / L, channels out, L], with gaps."""
     bias: Tensor
     gamma: Tensor
     beta: Tensor
