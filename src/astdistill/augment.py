@@ -6,7 +6,7 @@ For every batch one operation is drawn; its numbers are drawn per image. `apply`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -51,6 +51,12 @@ def draw(strategy: str, batch: int, shape: tuple[int, int, int], generator: torc
             raise unknown("augmentation", name, ["none", *_DRAWS])
     op = names[int(_integers(0, len(names) - 1, 1, generator))]
     return Draw(op, _DRAWS[op](batch, (shape[1], shape[2]), generator))
+
+
+def merged(draws: Sequence[Draw]) -> Draw:
+    """Draws of one operation as one draw: for the images of all of them, one batch after another."""
+    numbers = {name: torch.cat([each.numbers[name] for each in draws]) for name in draws[0].numbers}
+    return Draw(draws[0].op, numbers)
 
 
 def checked(strategy: str) -> str:

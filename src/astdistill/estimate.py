@@ -15,7 +15,7 @@ from .data import load_dataset
 from .data.zca import zca_cost
 from .errors import InputError
 from .evaluation import architectures
-from .experiment import Experiment
+from .experiment import Experiment, expert_epochs
 from .methods import Method
 from .probe import NAMED, Facts, Probe
 from .progress import duration, size
@@ -108,9 +108,11 @@ def _experts(experiment: Experiment, known: Facts, pace: Pace) -> Stage:
     if wanted.imported is not None:
         return Stage(f"experts of {wanted.imported}", 0.0, _data(experiment, known), 0)
     seconds, memory = pace.expert_step(experiment.method, min(recipe.batch, known.train), penalty=True)
-    steps = wanted.count * recipe.epochs * math.ceil(known.train / recipe.batch)
-    disk = wanted.count * (recipe.epochs + 1) * pace.parameters * (2 if wanted.dtype == "bfloat16" else 4)
-    return Stage(f"{wanted.count} experts of {recipe.epochs} epochs", steps * seconds, _data(experiment, known) + memory, disk)
+    epochs = expert_epochs(experiment)
+    steps = wanted.count * epochs * math.ceil(known.train / recipe.batch)
+    disk = wanted.count * (epochs + 1) * pace.parameters * (2 if wanted.dtype == "bfloat16" else 4)
+    length = f"{epochs} epochs" if epochs == recipe.epochs else f"{epochs} of {recipe.epochs} epochs"
+    return Stage(f"{wanted.count} experts of {length}", steps * seconds, _data(experiment, known) + memory, disk)
 
 
 def _distillation(experiment: Experiment, known: Facts, pace: Pace) -> Stage:

@@ -30,6 +30,10 @@ class ExpertSettings(Record):
     """Experts depend on this seed and their number alone, so that runs of other seeds can share them."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How rows are stored; bfloat16 halves the disk."""
+    stop_after: int | Literal["auto"] | None = "auto"
+    """Train each expert for so many of its recipe's epochs and no further: auto, as many as this run reads; None, all of them. The rate
+    drop and the like stay those of the whole recipe, and a later run that reads more trains the same experts on. A start that an expert
+    chooses, or labels that it gives, are those of the expert's last epoch, so that auto is all epochs there, and a number other images."""
     imported: str | None = None
     """The name of a folder in `store`, whose experts are used as they are, and none trained: all of them, or `distill.max_experts`. See
     astdistill import-buffers."""
@@ -81,6 +85,21 @@ class Experiment(Record):
     published: Published = Published()
 
 
+def expert_epochs(experiment: Experiment) -> int:
+    """How many epochs each expert of the experiment is trained for. Raises InputError where `stop_after` is less than is read."""
+    wanted, whole, read = experiment.experts.stop_after, experiment.method.expert.epochs, experiment.distill.last_epoch
+    if wanted is None or (wanted == "auto" and experiment.method.reads_trained):
+        return whole
+    if wanted == "auto":
+        return min(read, whole)
+    if not read <= wanted <= whole:
+        raise InputError(
+            f"--experts.stop-after {wanted} was given, but this run reads experts up to epoch {read} (--distill.max-start-epoch − 1 + "
+            f"--distill.matched-epochs) of the {whole} of their recipe; choose {read} to {whole}, or auto."
+        )
+    return wanted
+
+
 def load_data(experiment: Experiment) -> Dataset:
     """The data set on the experiment's device."""
     return load_dataset(experiment.data, device=experiment.device)
@@ -101,6 +120,7 @@ def check_numbers(experiment: Experiment) -> None:
             f"{store.parent} --experts.imported {store.name}."
         )
     check_settings(experiment.method, experiment.distill, experiment.method.expert.epochs)
+    expert_epochs(experiment)
     wanted = experiment.distill.max_experts
     if wanted is not None and wanted > experiment.experts.count:
         raise InputError(

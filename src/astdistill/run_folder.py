@@ -22,6 +22,7 @@ FREE = (
     "distill.max_skips",
     "distill.snapshots",
     "evaluation",
+    "experts.stop_after",
     "experts.store",
     "published",
     "workers",

@@ -11,7 +11,7 @@ from .data import Dataset
 from .distillation import distill
 from .engines import using
 from .evaluation import Scores, evaluate_all
-from .experiment import Experiment, check_experiment, imported_experts, load_data
+from .experiment import Experiment, check_experiment, expert_epochs, imported_experts, load_data
 from .experts import TrajectoryStore, train_experts
 from .logs import Log, open_log
 from .progress import telling
@@ -39,6 +39,7 @@ def obtain_experts(experiment: Experiment, dataset: Dataset, recorder: Recorder 
             seed=wanted.seed,
             dtype=wanted.dtype,
             workers=experiment.workers,
+            stop_after=expert_epochs(experiment),
         )
     recorder.experts(store)
     save_quality({experiment.method.name: store.curves()}, store.folder / "quality.png")
@@ -89,7 +90,9 @@ def prepare(experiment: Experiment, out: Path) -> Dataset:
     """The data, once everything that can be checked has been, and `out` is this run's. Raises InputError with nothing written."""
     dataset = load_data(experiment)
     check_experiment(experiment, dataset)
-    claim(experiment.to_json(), dataset.fingerprint, out, experiment.device)
+    # The number that "auto" stands for is noted, so that whoever reads the folder need not know the method.
+    noted = experiment.replace(experts=experiment.experts.replace(stop_after=expert_epochs(experiment)))
+    claim(noted.to_json(), dataset.fingerprint, out, experiment.device)
     return dataset
 
 

@@ -29,7 +29,7 @@ def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc:
 
 def check_settings(method: Method, settings: DistillSettings, epochs: int, whose: str = "the expert recipe has") -> None:
     """Raise InputError where settings contradict the experts' number of epochs, or one another; neither data nor experts are needed."""
-    last = settings.max_start_epoch - 1 + settings.matched_epochs
+    last = settings.last_epoch
     if last > epochs:
         allowed = max(1, epochs - settings.matched_epochs + 1)
         raise InputError(

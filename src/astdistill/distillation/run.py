@@ -49,6 +49,8 @@ class Distillation:
         for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes", "snapshots"):
             settings.pop(free)
         experts = {"store": self.experts.identity.digest(), "numbers": self.experts.experts()}
+        if self.method.reads_trained and self.experts.epochs < self.experts.identity.recipe.epochs:
+            experts["epochs"] = self.experts.epochs
         return digest({"method": self.method.to_json(), "settings": settings, "ipc": self.ipc, "seed": self.seed, "experts": experts})
 
     def start(self) -> DistillState:

@@ -70,6 +70,11 @@ class DistillSettings(Record):
     """Keep the images at iterations 0, 5, 10, 20, 30, 50, 100, … (at most 1000 of them) and how the first were chosen, for the report."""
 
     @property
+    def last_epoch(self) -> int:
+        """The last expert epoch whose row a segment can hold."""
+        return self.max_start_epoch - 1 + self.matched_epochs
+
+    @property
     def torus(self) -> Torus:
         """What the images lie on."""
         return Torus(canvas=self.canvas, samples=self.canvas_samples)

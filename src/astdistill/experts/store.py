@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -70,6 +71,8 @@ class TrajectoryStore:
     identity: StoreIdentity
     limit: int | None = None
     """Use only the first so many experts."""
+    until: int | None = None
+    """Use only the rows up to this epoch; none means as many as every expert has."""
     _open: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
@@ -125,8 +128,18 @@ class TrajectoryStore:
 
     @property
     def epochs(self) -> int:
-        """E: the number of epochs of each trajectory."""
-        return self.identity.recipe.epochs
+        """The last epoch that is read of each trajectory: E, or less where training stopped before (`train_experts`, `stop_after`)."""
+        if self.until is not None:
+            return self.until
+        return min((self.trained_epochs(expert) for expert in self.experts()), default=self.identity.recipe.epochs)
+
+    def trained_epochs(self, expert: int) -> int:
+        """How many epochs of one expert its file holds; 0 where there is no file. Read anew each time: another process may train it on."""
+        path = self.path(expert)
+        if not path.exists():
+            return 0
+        with self._reading(path), safe_open(path, framework="pt") as file:
+            return file.get_slice("rows").get_shape()[0] - 1
 
     def path(self, expert: int) -> Path:
         """The file of one expert."""
@@ -150,21 +163,32 @@ class TrajectoryStore:
         return Segment(expert, epoch, rows[0], rows[1:])
 
     def curves(self) -> list[ExpertCurve]:
-        """How each expert went."""
-        return [ExpertCurve(**json.loads(self._handle(expert).metadata()["curves"])) for expert in self.experts()]
+        """How each expert went, up to `epochs`."""
+        last, found = self.epochs, [json.loads(self._handle(expert).metadata()["curves"]) for expert in self.experts()]
+        return [ExpertCurve(**{name: values[:last] for name, values in each.items()}) for each in found]
 
     def _handle(self, expert: int) -> Any:
         if expert not in self._open:
             path = self.path(expert)
-            try:
+            with self._reading(path):
                 self._open[expert] = safe_open(path, framework="pt").__enter__()
-            except (SafetensorError, OSError) as error:
-                raise InputError(f"{path} is not a whole trajectory ({error}); delete it and run the same command again.") from error
-            self._check_rows(path, self._open[expert].get_slice("rows").get_shape())
+            self._check_rows(path, self._open[expert])
         return self._open[expert]
 
-    def _check_rows(self, path: Path, shape: list[int]) -> None:
-        wanted = [self.epochs + 1, self.identity.parameters]
+    @staticmethod
+    @contextmanager
+    def _reading(path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is not a whole trajectory ({error}); delete it and run the same command again.") from error
+
+    def _check_rows(self, path: Path, file: Any) -> None:
+        """Raise InputError unless there are rows up to `until`, of the recipe's every epoch, or of every epoch of the file's curves."""
+        shape, curves = file.get_slice("rows").get_shape(), json.loads((file.metadata() or {}).get("curves", "{}"))
+        whole, trained = self.identity.recipe.epochs, len(curves.get("step_squared", ()))
+        epochs = trained if (self.until or 1) <= trained <= whole else whole
+        wanted = [epochs + 1, self.identity.parameters]
         if shape != wanted:
             raise InputError(f"{path} holds rows of shape {shape} where {wanted} are due; delete it and run the same command again.")
 

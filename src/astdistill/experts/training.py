@@ -39,8 +39,12 @@ def train_experts(
     seed: int = 0,
     dtype: Literal["float32", "bfloat16"] = "float32",
     workers: int | None = None,
+    stop_after: int | None = None,
 ) -> TrajectoryStore:
     """The store under the folder `store` with at least `count` experts, training those that are missing.
+
+    With `stop_after`, each is trained for so many of the recipe's epochs only, 1 … E; rate drops and the like stay those of the whole
+    recipe. The same call with a larger `stop_after`, or without, trains the same experts on, to the bits of one that never stopped.
 
     Trajectory k depends on (dataset, model, recipe, seed, k) alone, to the last bit where `count`, `workers` and the machine's threads are
     the same (see `workers.divide`). A killed call is resumed by the same call: finished experts are kept, those that were cut short go on
@@ -51,22 +55,29 @@ def train_experts(
         raise InputError(f"{count} experts were asked for; choose --experts.count of 1 or more.")
     crew = divide(count, workers, dataset.device, [model])
     recipe = recipe or ExpertRecipe()
+    until = recipe.epochs if stop_after is None else stop_after
+    if not 1 <= until <= recipe.epochs:
+        raise InputError(
+            f"Experts were to stop after epoch {until}, but their recipe has {recipe.epochs}; choose --experts.stop-after from 1 to "
+            f"{recipe.epochs}, or None for all of them."
+        )
     parameters = FlatModel(build_model(model, dataset.shape, len(dataset.classes))).size
     identity = identity_of(dataset, recipe, model, parameters, seed, dtype)
     trajectories = TrajectoryStore.create(Path(store), identity, dataset.config, dataset.preprocessing)
-    PartialTrajectory.sweep(trajectories.folder, trajectories.experts())
-    missing = sorted(set(range(count)) - set(trajectories.experts()))
+    trained = {expert: trajectories.trained_epochs(expert) for expert in trajectories.experts()}
+    PartialTrajectory.sweep(trajectories.folder, [expert for expert, epochs in trained.items() if epochs >= recipe.epochs])
+    missing = [expert for expert in range(count) if trained.get(expert, 0) < until]
     if missing:
-        whole, done, images = count * recipe.epochs, (count - len(missing)) * recipe.epochs, len(dataset.train)
+        whole, done, images = count * until, (count - len(missing)) * until, len(dataset.train)
         with bar("training experts (epochs)", whole, done, "images", images) as progress:
-            _train_missing(dataset, trajectories, missing, crew, progress)
-    return TrajectoryStore(trajectories.folder, identity, limit=count)
+            _train_missing(dataset, trajectories, missing, until, crew, progress)
+    return TrajectoryStore(trajectories.folder, identity, limit=count, until=until)
 
 
-def _train_missing(dataset: Dataset, store: TrajectoryStore, missing: list[int], crew: Crew, progress: Bar) -> None:
+def _train_missing(dataset: Dataset, store: TrajectoryStore, missing: list[int], until: int, crew: Crew, progress: Bar) -> None:
     """Train experts that no other process is at; then wait for those that another one is at, and take over what it leaves."""
-    seconds = len(missing) * _seconds(dataset, store)
-    with pool(_train_if_free, (dataset, store), crew, progress, len(missing), seconds) as train:
+    seconds = len(missing) * _seconds(dataset, store, until)
+    with pool(_train_if_free, (dataset, store, until), crew, progress, len(missing), seconds) as train:
         waiting = False
         while missing:
             # Each worker waits for one at most: what it waits for may be done by another, while a third is left behind.
@@ -75,25 +86,25 @@ def _train_missing(dataset: Dataset, store: TrajectoryStore, missing: list[int],
             waiting, missing = len(left) == len(missing), left
 
 
-def _train_if_free(shared: tuple[Dataset, TrajectoryStore], job: tuple[int, bool], progress: Bar) -> bool:
-    """Train one expert unless another process is at it, with True in the job once that one has let go; whether the expert is finished."""
-    (dataset, store), (expert, wait) = shared, job
+def _train_if_free(shared: tuple[Dataset, TrajectoryStore, int], job: tuple[int, bool], progress: Bar) -> bool:
+    """Train one expert unless another process is at it, with True in the job once that one has let go; whether it has all its epochs."""
+    (dataset, store, until), (expert, wait) = shared, job
     with lock(store.folder / f".{expert:03d}.lock", wait=wait) as held:
-        if held and not store.path(expert).exists():
-            train_expert(dataset, store, expert, progress)
-    return store.path(expert).exists()
+        if held and store.trained_epochs(expert) < until:
+            train_expert(dataset, store, expert, until, progress)
+    return store.trained_epochs(expert) >= until
 
 
-def _seconds(dataset: Dataset, store: TrajectoryStore) -> float:
-    """A guess at what one core takes for one expert; with the penalty's second derivatives a step costs about three."""
+def _seconds(dataset: Dataset, store: TrajectoryStore, epochs: int) -> float:
+    """A guess at what one core takes for so many epochs of one expert; with the penalty's second derivatives a step costs about three."""
     recipe, (_, height, width) = store.identity.recipe, dataset.shape
-    steps = recipe.epochs * math.ceil(len(dataset.train) / recipe.batch)
-    whole = training_seconds(steps, recipe.epochs * len(dataset.train), store.identity.parameters, height * width)
+    steps = epochs * math.ceil(len(dataset.train) / recipe.batch)
+    whole = training_seconds(steps, epochs * len(dataset.train), store.identity.parameters, height * width)
     return whole * (3 if recipe.penalty > 0 else 1) * (2 if recipe.sharpness > 0 else 1)
 
 
-def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress: Bar) -> None:
-    """Train one expert to the end and put its file into the store."""
+def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: int, progress: Bar) -> None:
+    """Train one expert to epoch `until`, from where it is, and put its file into the store."""
     identity, recipe, classes = store.identity, store.identity.recipe, len(store.identity.classes)
     network = build_model(identity.model, identity.shape, classes, seed=derive(identity.seed, "expert", expert)).to(dataset.device)
     trainee = Trainee(network)
@@ -102,7 +113,7 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress
     partial = PartialTrajectory(store.folder, expert, identity.parameters)
     first = partial.restore(trainee.theta, optimiser, curves)
     progress.step(first)
-    for epoch in range(first, recipe.epochs):
+    for epoch in range(first, until):
         if epoch == recipe.drop_epoch and recipe.lr_drop != 1:
             optimiser = make_optimiser(trainee, recipe, epoch)
         before = trainee.theta.detach().clone()
@@ -124,7 +135,7 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, progress
             {"expert": expert, "epoch": epoch, **{name: values[-1] for name, values in vars(curves).items()}},
         )
         progress.step(note=f"expert {expert}: test {curves.test_accuracy[-1]:.1f} %, step² {step:.2f}")
-    partial.finish(store.path(expert), identity, curves)
+    partial.publish(trainee.theta, optimiser, identity, curves)
 
 
 def train_epoch(

@@ -54,6 +54,11 @@ class Method(Record):
     """Decay of the moving average of X and Y that is saved and evaluated; 0 means the last ones are."""
     estimator: Estimator = Recompute()
 
+    @property
+    def reads_trained(self) -> bool:
+        """Whether the start of the images or of their labels depends on an expert's last row."""
+        return self.init.reads_trained or self.labels.reads_trained
+
     def without(self, part: str) -> Method:
         """The same method with one of AST's six parts switched off (METHOD §2). Raises InputError for an unknown part."""
         if part not in PARTS:

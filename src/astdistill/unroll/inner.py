@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,6 +72,15 @@ class InnerLoop:
         chosen = self.plan.indices[step]
         return self.plan.augment(step, variables.images[chosen]), variables.targets[chosen]
 
+    def _batches(self, variables: Variables) -> Iterator[tuple[int, Batch, Targets]]:
+        """Every step with its augmented images and its targets, as `batch` gives them, without a graph."""
+        plan = self.plan
+        for steps in plan.portions(range(plan.steps), variables.images):
+            with torch.no_grad():
+                augmented = plan.augment_steps(steps, variables.images[plan.indices[steps.start : steps.stop]])
+            for step, images in zip(steps, augmented, strict=True):
+                yield step, images, variables.targets[plan.indices[step]].detach()
+
     def probabilities(self, targets: Targets) -> Targets:
         """The distributions that targets stand for."""
         return targets.softmax(dim=1) if self.labels == "soft" else targets
@@ -80,12 +89,10 @@ class InnerLoop:
         """The students and one velocity, computed without a graph: P floats a step and nothing else is kept."""
         students, theta, velocity = [start.detach()], start.detach(), torch.zeros_like(start)
         engine, kept = engine_of(self.model), velocity
-        for step in range(self.plan.steps):
+        for step, images, targets in self._batches(variables):
             if step == velocity_at:
                 kept = velocity
-            with torch.no_grad():
-                images, targets = self.batch(step, variables)
-                probabilities = self.probabilities(targets)
+            probabilities = self.probabilities(targets)
             gradient = self.weight * engine.gradient(theta, images, probabilities).theta
             velocity = self.momentum * velocity + gradient
             theta = theta - variables.lr * velocity

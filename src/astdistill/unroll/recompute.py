@@ -37,20 +37,24 @@ def walk_back(
     images, targets = torch.zeros_like(variables.images), torch.zeros_like(variables.targets)
     lr = torch.zeros_like(variables.lr)
     adjoint, velocity = torch.zeros_like(start), torch.zeros_like(start)  # λ = dL/dθ and m = dL/dv
-    for step in reversed(range(last - steps, max(read))):  # what comes after the last student with a derivative adds nothing
-        adjoint += read.get(step + 1, 0.0)
-        velocity.mul_(inner.momentum).sub_(variables.lr * adjoint)
-        del students[step + 1 :]
-        chosen = inner.plan.indices[step]
-        source = variables.images[chosen].detach().requires_grad_()
-        augmented = inner.plan.augment(step, source)
-        found = step_derivatives(inner, engine, students[step], velocity, augmented.detach(), variables.targets[chosen].detach(), curvature)
+    # What comes after the last student with a derivative adds nothing.
+    for portion in reversed(inner.plan.portions(range(last - steps, max(read)), variables.images)):
+        source = variables.images[inner.plan.indices[portion.start : portion.stop]].detach().requires_grad_()
+        augmented, slopes = inner.plan.augment_steps(portion, source), []
+        for step, seen in zip(reversed(portion), reversed(augmented), strict=True):
+            adjoint += read.get(step + 1, 0.0)
+            velocity.mul_(inner.momentum).sub_(variables.lr * adjoint)
+            del students[step + 1 :]
+            chosen = inner.plan.indices[step]
+            found = step_derivatives(inner, engine, students[step], velocity, seen.detach(), variables.targets[chosen].detach(), curvature)
+            slopes.append(found.images)
+            targets.index_add_(0, chosen, found.targets)
+            lr += found.slope / variables.lr
+            adjoint += found.theta
         # The augmentation does not depend on θ: one ordinary pull-back, and no second derivative of resampling, is enough.
-        (pulled,) = torch.autograd.grad(augmented, source, found.images) if augmented.requires_grad else (found.images,)
-        images.index_add_(0, chosen, pulled)
-        targets.index_add_(0, chosen, found.targets)
-        lr += found.slope / variables.lr
-        adjoint += found.theta
+        (pulled,) = torch.autograd.grad(augmented, source, slopes[::-1])
+        for step in reversed(portion):
+            images.index_add_(0, inner.plan.indices[step], pulled[step - portion.start])
     # Where the walk stops early, the velocity it stops at is a constant that every later step still multiplies by η.
     lr += inner.momentum * (velocity @ course.velocity) / variables.lr
     return MetaGradient(loss, images, targets, lr)

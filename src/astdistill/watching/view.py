@@ -84,12 +84,20 @@ def _experts(folder: Path, config: dict[str, Any]) -> Experts | None:
     found = _store(folder, config)
     if found is None:
         return None
-    count, each = int(config["experts"]["count"]), int(config["method"]["expert"]["epochs"])
-    finished = {int(path.stem) for path in found.glob("*.safetensors") if path.stem.isdigit() and int(path.stem) < count}
+    count, each = int(config["experts"]["count"]), _epochs(config)
     last = {line["expert"]: line for line in read_lines(found / "log.jsonl") if line["expert"] < count}
+    finished = {int(path.stem) for path in found.glob("*.safetensors") if path.stem.isdigit() and int(path.stem) < count}
+    # One that stopped early has its file, and is on its way to a later epoch where its rows are being written again.
+    finished -= {int(path.parent.stem) for path in found.glob("*.partial/rows.bin")}
     epochs = len(finished) * each + sum(int(line["epoch"]) + 1 for expert, line in last.items() if expert not in finished)
     accuracies = tuple(float(last[expert]["test_accuracy"]) for expert in sorted(last))
     return Experts(len(finished), count, min(epochs, count * each), count * each, accuracies)
+
+
+def _epochs(config: dict[str, Any]) -> int:
+    """How many epochs each expert is trained for, which a run notes as a number."""
+    stop, whole = config["experts"].get("stop_after"), int(config["method"]["expert"]["epochs"])
+    return stop if isinstance(stop, int) else whole
 
 
 def _store(folder: Path, config: dict[str, Any]) -> Path | None:

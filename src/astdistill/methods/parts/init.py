@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -62,6 +62,9 @@ class Init(Part):
     The images per class have been checked against the class sizes; a canvas of k² cells asks for k² of them, which a class may not have.
     """
 
+    reads_trained: ClassVar[bool] = False
+    """Whether the last row of an expert is read, for which the expert must be trained to the end."""
+
     def check(self, dataset: Dataset, ipc: int) -> None:
         """Raise InputError when so many images per class of this data set cannot be chosen this way."""
 
@@ -92,6 +95,8 @@ class CorrectInit(Init):
 
     Where these are too few, those follow that it gets wrong by the least: by how far the logit of another class is above their own.
     """
+
+    reads_trained: ClassVar[bool] = True
 
     def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
         members = dataset.train.of_class(label)
@@ -136,6 +141,8 @@ class FileInit(Init):
 class RepresentativeInit(Init):
     """AST, METHOD §2 part 3, sound: K-means with k = ipc on an expert's logits, the real image nearest each centre within its cluster."""
 
+    reads_trained: ClassVar[bool] = True
+
     def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
         members = dataset.train.of_class(label)
         logits = expert_logits(experts, model, dataset.train.select(members), seed)
@@ -145,6 +152,8 @@ class RepresentativeInit(Init):
 
 class RepresentativeInitAsReleased(Init):
     """AST, METHOD §2 part 3, as released: ten clusters whatever ipc is, int(ipc / 10) images of the whole class nearest each centre."""
+
+    reads_trained: ClassVar[bool] = True
 
     def check(self, dataset: Dataset, ipc: int) -> None:
         if ipc % 10:
@@ -174,7 +183,7 @@ class RepresentativeInitAsReleased(Init):
 
 @torch.no_grad()
 def expert_logits(experts: TrajectoryStore, model: Classifier, split: Split, seed: int) -> Logits:
-    """What one drawn, fully trained expert says of the images, on the CPU."""
+    """What one drawn expert says of the images at the last epoch that is read of it, on the CPU."""
     numbers = experts.experts()
     expert = numbers[int(torch.randint(len(numbers), (), generator=rng(seed, "init", "expert")))]
     theta = experts.rows(expert, experts.epochs, experts.epochs + 1)[0].to(split.device)

@@ -19,6 +19,8 @@ class TargetInit(Part):
     """Makes the targets Y of the initial set."""
 
     kind: ClassVar[Literal["hard", "soft"]] = "hard"
+    reads_trained: ClassVar[bool] = False
+    """Whether the last row of an expert is read, for which the expert must be trained to the end."""
 
     def __call__(self, initial: Initial, experts: TrajectoryStore, model: Classifier, classes: int, seed: int) -> Targets:
         """Y, `[N, K]`. For textures `model` gives the mean logits of a canvas's k² cells."""
@@ -44,6 +46,7 @@ class ExpertTargets(TargetInit):
     """The logits that a trained expert gives each initial image (DATM, arXiv 2310.05773, §3.2)."""
 
     kind: ClassVar[Literal["hard", "soft"]] = "soft"
+    reads_trained: ClassVar[bool] = True
     temperature: float = Field(default=1.0, gt=0)
     """The logits are divided by it: above 1 the labels are softer than the expert's."""
 

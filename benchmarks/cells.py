@@ -1,0 +1,69 @@
+"""A published benchmark setting with a limit of time: experts, then as many outer steps as there is time for.
+
+    python benchmarks/cells.py cifar10-ipc1-mtt --seconds 500 --data path/to/cifar10 --experts.count 20 --out runs/c10
+
+Every flag of `astdistill run` is understood. The distilled set is written after every `--portion` outer steps, so that a set of fewer
+steps than published is there when the time is over; the same command goes on from it. `astdistill evaluate FOLDER` judges it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from astdistill.clock import stage
+from astdistill.engines import using
+from astdistill.errors import DivergedError, InputError
+from astdistill.options import parse
+from astdistill.stages import followed, obtain_experts, obtain_synthetic, prepare
+
+
+def portions(words: list[str], seconds: float, portion: int) -> int:
+    """Distil in portions until the preset's iterations are done (0) or no further portion fits into the time (75)."""
+    began = time.monotonic()
+    request = parse("run", words)
+    experiment, out = request.experiment, request.out
+    dataset = prepare(experiment, out)
+    longest = 0.0
+    with followed(experiment, out, request.log) as recorder, using(experiment.engine):
+        with stage("experts", out):
+            experts = obtain_experts(experiment, dataset, recorder)
+        print(f"experts: {len(experts)} of {experts.epochs} epochs after {time.monotonic() - began:.0f} s", flush=True)
+        for steps in [*range(portion, experiment.distill.iterations, portion), experiment.distill.iterations]:
+            if _done(out) >= steps:
+                continue
+            if time.monotonic() - began + 1.2 * longest > seconds:
+                return 75
+            start = time.monotonic()
+            part = experiment.replace(distill=experiment.distill.replace(iterations=steps))
+            with stage("distillation", out):
+                obtain_synthetic(part, dataset, experts, out, recorder)
+            longest = max(longest, time.monotonic() - start)
+            print(f"{steps} outer steps after {time.monotonic() - began:.0f} s", flush=True)
+    return 0
+
+
+def _done(out: Path) -> int:
+    """Outer steps that the saved state has taken."""
+    from astdistill.runs import load_tensors
+
+    state = out / "state.safetensors"
+    return int(load_tensors(state)[1]["counters"]["iteration"]) if state.exists() else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=1e9, help="no portion is begun that would not end before")
+    parser.add_argument("--portion", type=int, default=250, help="outer steps between two sets")
+    options, words = parser.parse_known_args()
+    try:
+        return portions(words, options.seconds, options.portion)
+    except (InputError, DivergedError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
