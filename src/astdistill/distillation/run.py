@@ -16,7 +16,7 @@ from ..methods import Method
 from ..methods.parts import Classifier, Initial
 from ..models import FlatModel
 from ..progress import phase
-from ..records import digest
+from ..records import as_first_written, digest
 from ..runs import provenance, read_lines, rewrite_lines
 from ..seeds import derive, rng
 from ..synthetic import SyntheticSet
@@ -49,7 +49,8 @@ class Distillation:
         for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes", "snapshots"):
             settings.pop(free)
         experts = {"store": self.experts.identity.digest(), "numbers": self.experts.experts()}
-        return digest({"method": self.method.to_json(), "settings": settings, "ipc": self.ipc, "seed": self.seed, "experts": experts})
+        method = as_first_written(self.method.to_json())
+        return digest({"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, "experts": experts})
 
     def start(self) -> DistillState:
         """The state to go on from: the saved one, or a fresh one."""
