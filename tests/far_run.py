@@ -18,8 +18,7 @@ from astdistill.distillation import DistillSettings
 from astdistill.distillation.run import Distillation, Line
 from astdistill.distillation.state import DistillState
 from astdistill.engines import Trainee
-from astdistill.evaluation import EvalRecipe
-from astdistill.evaluation.baselines import random_real
+from astdistill.evaluation import EvalRecipe, random_real
 from astdistill.experts import ExpertRecipe
 from astdistill.experts.training import make_optimiser, train_epoch
 from astdistill.methods import Method

@@ -11,7 +11,7 @@ import torch
 from astdistill import InputError, load
 from astdistill.ablation import NONE, Ablation, AblationRow, seeded, table, variants
 from astdistill.cli import main
-from astdistill.methods.method import PARTS
+from astdistill.methods import PARTS
 from astdistill.presets import preset, with_method
 from astdistill.tabulation import markdown
 

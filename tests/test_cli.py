@@ -309,8 +309,8 @@ def test_any_part_can_be_put_in(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--part", "estimator=Truncated", "--method.estimator.k", "2", "--part", "rate=RawRate", "--part", "labels=ExpertTargets"]
     assert exit_code("distill", "digits-ipc1", *words, *TINY) == 0
     method = json.loads(Path("runs/digits-ipc1/config.json").read_text())["method"]
-    assert method["estimator"] == {"part": "astdistill.unroll.truncated:Truncated", "k": 2}
-    assert method["rate"] == {"part": "astdistill.methods.parts.rate:RawRate"}
+    assert method["estimator"] == {"part": "Truncated", "k": 2}
+    assert method["rate"] == {"part": "RawRate"}
     assert load("runs/digits-ipc1").labels == "soft"
     for assignment, sentence in (
         ("estimator=Truncatd", "Did you mean 'Truncated'?"),

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import astdistill as ad
-from astdistill.data import Dataset
-from astdistill.data.dataset import Split
-from astdistill.evaluation.training import TensorExamples, train_network
+from astdistill.data import Dataset, Split
+from astdistill.evaluation import TensorExamples
+from astdistill.evaluation.training import train_network
 from astdistill.seeds import rng, seeded
 from astdistill.synthetic import SyntheticSet, one_hot
 

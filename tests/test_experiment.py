@@ -10,8 +10,7 @@ from problems import blobs
 from pydantic import ValidationError
 
 from astdistill import stages
-from astdistill.engines import using
-from astdistill.engines.choice import chosen
+from astdistill.engines import chosen, using
 from astdistill.errors import InputError
 from astdistill.options import parse
 from astdistill.presets import preset

@@ -23,8 +23,7 @@ from astdistill import progress
 from astdistill.data import Dataset
 from astdistill.distillation import DistillSettings, distill
 from astdistill.errors import InputError
-from astdistill.evaluation import Scores, evaluate
-from astdistill.evaluation.recipe import MTT_PROTOCOL
+from astdistill.evaluation import MTT_PROTOCOL, Scores, evaluate
 from astdistill.experts import TrajectoryStore
 from astdistill.logs import Log, check_loggers, open_log
 from astdistill.methods import AST

@@ -15,9 +15,10 @@ from pydantic import Field, ValidationError
 import astdistill
 from astdistill.errors import InputError
 from astdistill.experts import ExpertRecipe
-from astdistill.methods import AST, MTT, Method
-from astdistill.methods.parts import BalancedWeight, FileInit, FinalGoal, Goal, IntermediateGoal, WeightPerturbation
-from astdistill.records import Part, Record, digest, import_name
+from astdistill.methods import AST, MTT, Method, methods
+from astdistill.methods.parts import BalancedWeight, FileInit, FinalGoal, Goal, Init, IntermediateGoal, WeightPerturbation
+from astdistill.presets import PRESETS
+from astdistill.records import Part, Record, as_first_written, built_in_parts, by_todays_names, digest, find_part, import_name
 
 
 class Numbers(Record):
@@ -32,6 +33,10 @@ class Nearest(Goal):
     reach: int = 3
 
 
+class RealInit(Init):
+    """A user's, with the name of a built-in part."""
+
+
 def subclasses(kind: type[Part]) -> list[type[Part]]:
     return [kind, *(deep for child in kind.__subclasses__() for deep in subclasses(child))]
 
@@ -44,6 +49,9 @@ def every_part() -> list[type[Part]]:
 
 
 PARTS = every_part()
+BUILT_IN = built_in_parts(Part)
+FIRST_PATHS: list[str] = json.loads((Path(__file__).parent / "data/frozen/part-paths.json").read_text(encoding="utf-8"))
+"""What files of commit 53597ca call the parts that there were then."""
 
 
 def test_replace_changes_what_it_is_told_and_validates_it() -> None:
@@ -88,7 +96,8 @@ def test_the_digest_covers_nested_records(field: str) -> None:
 def test_every_part_comes_back_from_its_json(kind: type[Part]) -> None:
     part = kind.model_validate({"path": "runs/demo"} if kind is FileInit else {})
     written = json.loads(json.dumps(part.to_json()))
-    assert written["part"] == f"{kind.__module__}:{kind.__qualname__}"
+    assert written["part"].rpartition(":")[2] == kind.__qualname__
+    assert written["part"].partition(":")[0] == (kind.__qualname__ if kind in BUILT_IN.values() else kind.__module__)
     for reader in [base for base in kind.__mro__ if issubclass(base, Part)]:
         found = reader.model_validate(written)
         assert found == part
@@ -97,6 +106,79 @@ def test_every_part_comes_back_from_its_json(kind: type[Part]) -> None:
 
 def test_parts_were_found() -> None:
     assert {"IntermediateGoal", "Recompute", "LogRate", "Nearest", "Accept", "HardTargets"} <= {kind.__qualname__ for kind in PARTS}
+
+
+def test_every_part_of_the_package_is_built_in() -> None:
+    assert set(BUILT_IN.values()) == {kind for kind in PARTS if kind.__module__.startswith("astdistill.")}
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_no_serialised_form_of_a_built_in_part_tells_where_its_file_lies(name: str) -> None:
+    text = json.dumps(BUILT_IN[name].model_validate({"path": "demo"} if name == "FileInit" else {}).to_json())
+    assert "astdistill" not in text
+    assert ":" not in json.loads(text)["part"]
+
+
+def test_no_serialised_form_of_an_experiment_tells_where_a_file_of_the_package_lies() -> None:
+    for method in methods().values():
+        assert "astdistill" not in json.dumps(method.to_json())
+    for preset in PRESETS.values():
+        assert "astdistill" not in json.dumps(preset.to_json())
+
+
+@pytest.mark.parametrize("path", FIRST_PATHS)
+def test_a_part_is_read_by_its_path_in_earlier_versions(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No module is imported on the way: the old ones need not be there."""
+    monkeypatch.setattr(importlib, "import_module", lambda name: pytest.fail(f"{name} was imported"))
+    kind = find_part(path)
+    fields = {"path": "demo"} if kind.__qualname__ == "FileInit" else {}
+    found = Part.model_validate({"part": path} | fields)
+    assert type(found) is kind
+    assert kind in BUILT_IN.values()
+    assert as_first_written(found.to_json())["part"] == path
+    assert as_first_written({"part": path.rpartition(":")[2]}) == {"part": path}
+    assert by_todays_names({"goals": [{"part": path}]}) == {"goals": [{"part": found.to_json()["part"]}]}
+
+
+def test_no_name_of_a_part_is_used_again_for_another() -> None:
+    """A file from before a renaming would be read as the new part of that name."""
+    assert len({path.rpartition(":")[2] for path in FIRST_PATHS}) == len(FIRST_PATHS)
+    assert len({find_part(path) for path in FIRST_PATHS}) == len(FIRST_PATHS)
+    for name in BUILT_IN:
+        assert find_part(name) is BUILT_IN[name]
+
+
+def test_a_digest_outlives_the_renaming_of_a_built_in_part() -> None:
+    """So that runs and stores of earlier versions are known again; the numbers are those of commit 53597ca."""
+    assert {name: method.digest() for name, method in methods().items()} == {
+        "ast": "3fd10ec29288",
+        "ast-as-released": "08a0ac6cf10b",
+        "mtt": "6a1a78a08446",
+        "att": "8e8309c1065a",
+        "ftd": "6914699958c3",
+        "datm": "b9911c7846e0",
+        "tesla": "a390d4d87e34",
+    }
+
+
+def test_a_users_part_of_a_built_in_name_is_never_taken_for_ours() -> None:
+    mine = RealInit()
+    assert type(mine) is not BUILT_IN["RealInit"]
+    assert mine.to_json() == {"part": f"{__name__}:RealInit"}
+    assert type(Init.model_validate(mine.to_json())) is RealInit
+    assert as_first_written(mine.to_json()) == by_todays_names(mine.to_json()) == mine.to_json()
+    assert MTT.replace(init=mine).digest() != MTT.digest()
+
+
+def test_two_parts_of_the_package_cannot_share_a_name() -> None:
+    with pytest.raises(TypeError, match=r"astdistill.elsewhere and astdistill\.\S+ both have a part 'RealInit'"):
+        type("RealInit", (Init,), {"__module__": "astdistill.elsewhere", "__qualname__": "RealInit"})
+    assert BUILT_IN["RealInit"] is find_part("RealInit")
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"There is no part 'FinalGoall' in this package; .* Did you mean 'FinalGoal'"):
+        Goal.model_validate({"part": "FinalGoall"})
 
 
 def test_a_method_keeps_the_fields_of_its_parts() -> None:
@@ -130,7 +212,7 @@ def test_a_part_of_a_users_own_package_is_found_by_import_path(tmp_path: Path, m
     with pytest.raises(ValidationError, match="greed"):
         Goal.model_validate({"part": "my_paper.goals:Mine", "greed": 4})
     for name in ("my_paper.goals", "my_paper"):
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]  # monkeypatch would put it back
 
 
 @pytest.mark.parametrize(

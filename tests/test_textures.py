@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from astdistill.data.preprocessing import Preprocessing
-from astdistill.data.zca import fit_zca
+from astdistill.data import Preprocessing, fit_zca
 from astdistill.seeds import rng
 from astdistill.textures import ORDINARY, CircularCrops, Crops, Torus
 

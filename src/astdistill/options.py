@@ -10,16 +10,15 @@ from typing import Annotated
 import tyro
 from pydantic import Field
 
-from . import unroll
 from .errors import InputError, unknown
 from .evaluation import protocol
 from .experiment import Experiment, Published
 from .flags import Parser, read
 from .logs import check_loggers
-from .methods import Method, parts
+from .methods import Method
 from .methods.parts import FileInit, Init, NoiseInit, RealInit, RepresentativeInit
 from .presets import PRESETS, preset, with_method
-from .records import Part, import_name
+from .records import Part, built_in_parts, find_part
 
 
 class Options(Experiment):
@@ -152,11 +151,10 @@ def _with_part(method: Method, assignment: str) -> Method:
     fields = {known: type(value) for known, value in method if isinstance(value, Part)}
     if field not in fields:
         raise unknown("field", field, fields, where="of a method that holds a part")
-    named: dict[str, object] = {**vars(parts), **vars(unroll)}
-    kinds = {known: kind for known, kind in named.items() if isinstance(kind, type) and issubclass(kind, _kind(field))}
-    kind = import_name(name) if ":" in name else kinds.get(name)
-    if kind is None:
+    kinds = built_in_parts(_kind(field))
+    if ":" not in name and name not in kinds:
         raise unknown("part", name, kinds, where=f"for '{field}'")
+    kind = find_part(name)
     if not (isinstance(kind, type) and issubclass(kind, _kind(field))):
         raise InputError(f"'{name}' is no part for '{field}'; name a subclass of {_kind(field).__name__} as package.module:Class.")
     return method.replace(**{field: kind()})

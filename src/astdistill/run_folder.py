@@ -7,6 +7,7 @@ from typing import Any
 
 from .errors import InputError
 from .folders import check_folder
+from .records import by_todays_names
 from .runs import load_tensors, provenance, read_json, write_json
 
 FREE = (
@@ -49,7 +50,7 @@ def claim(settings: dict[str, Any], fingerprint: str, out: Path, device: str) ->
 
 
 def _check_settings(settings: dict[str, Any], out: Path) -> None:
-    before, now = _flat(read_json(out / "config.json")), _flat(settings)
+    before, now = _flat(by_todays_names(read_json(out / "config.json"))), _flat(settings)
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name) and not name.startswith(FREE)]
     if changed:
         name = changed[0]

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from astdistill.data import DataConfig, Preprocessing, load_dataset
+from astdistill.data import DataConfig, Preprocessing, fit_standard, fit_zca, load_dataset
 from astdistill.data.loading import ZCA_EPS
-from astdistill.data.preprocessing import fit_standard
 from astdistill.data.sources import published_name
-from astdistill.data.zca import fit_zca
 from astdistill.errors import InputError
 
 

@@ -19,12 +19,22 @@ from PIL import Image
 from problems import rows_read
 
 from astdistill import progress
-from astdistill.data import Dataset, Split, dataset_from_tensors, holdings, load_dataset, memory, pixel_cache, preprocessing, statistics
+from astdistill.data import (
+    Dataset,
+    Split,
+    dataset_from_tensors,
+    fit_standard,
+    fit_zca,
+    holdings,
+    load_dataset,
+    memory,
+    pixel_cache,
+    preprocessing,
+    statistics,
+)
 from astdistill.data.holdings import ByteImages, DiskImages, float_images
 from astdistill.data.memory import held_bytes, residence
 from astdistill.data.pixel_file import PixelFile
-from astdistill.data.preprocessing import fit_standard
-from astdistill.data.zca import fit_zca
 from astdistill.errors import InputError
 from astdistill.workers.tensors import TensorPickler, TensorUnpickler, nameless_file
 

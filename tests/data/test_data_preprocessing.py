@@ -7,9 +7,9 @@ import pytest
 import torch
 from reference_data import covariance_by_pairs
 
-from astdistill.data.preprocessing import Preprocessing, fit_standard
+from astdistill.data import Preprocessing, fit_standard, fit_zca
 from astdistill.data.statistics import EXACT_ROWS, channel_moments, covariance
-from astdistill.data.zca import LARGEST_ZCA, fit_zca
+from astdistill.data.zca import LARGEST_ZCA
 from astdistill.errors import InputError
 
 

@@ -11,8 +11,7 @@ from astdistill.data import Dataset
 from astdistill.distillation import DistillSettings, distill
 from astdistill.errors import InputError
 from astdistill.experts import TrajectoryStore
-from astdistill.methods import AST, AST_AS_RELEASED, MTT
-from astdistill.methods.method import Method
+from astdistill.methods import AST, AST_AS_RELEASED, MTT, Method
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from astdistill import progress
-from astdistill.engines import derivatives
+from astdistill.engines import EagerEngine, derivatives
 from astdistill.engines.compiled import CompiledEngine, compiled_engine
-from astdistill.engines.eager import EagerEngine
 from astdistill.engines.precision import in_bfloat16, products
 from astdistill.errors import InputError
 from astdistill.models import FlatModel, build_model

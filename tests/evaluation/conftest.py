@@ -7,9 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from astdistill.data.config import DataConfig
-from astdistill.data.dataset import Dataset, Split
-from astdistill.data.preprocessing import Preprocessing
+from astdistill.data import DataConfig, Dataset, Preprocessing, Split
 from astdistill.synthetic import SyntheticSet, one_hot
 
 CLASSES = ("ant", "bee", "cat")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from astdistill.data.dataset import Dataset
+from astdistill.data import Dataset
 from astdistill.errors import InputError
 from astdistill.evaluation import full_data, kmeans_real, random_real
 from astdistill.synthetic import SyntheticSet

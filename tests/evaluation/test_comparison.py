@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.data.dataset import Dataset
+from astdistill.data import Dataset
 from astdistill.errors import InputError
 from astdistill.evaluation import EvalRecipe, NetworkResult, Scores, evaluate_all, evaluation
 from astdistill.evaluation.places import synthetic_place

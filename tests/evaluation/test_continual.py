@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from astdistill.accuracy import accuracy
-from astdistill.data.dataset import Dataset, Split
+from astdistill.data import Dataset, Split
 from astdistill.errors import InputError
-from astdistill.evaluation import EvalRecipe, NetworkResult, continual, continual_table, evaluate_all, evaluation
+from astdistill.evaluation import EvalRecipe, NetworkResult, TensorExamples, continual, continual_table, evaluate_all, evaluation
 from astdistill.evaluation.continual import arrived, of_classes
-from astdistill.evaluation.training import TensorExamples, train_network
+from astdistill.evaluation.training import train_network
 from astdistill.models import build_model
 from astdistill.seeds import derive, rng
 from astdistill.synthetic import SyntheticSet

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from astdistill.accuracy import accuracy, confusion
 from astdistill.augment import apply, draw
-from astdistill.data.dataset import Split
-from astdistill.evaluation.recipe import EvalRecipe
-from astdistill.evaluation.training import TensorExamples, train_network
+from astdistill.data import Split
+from astdistill.evaluation import EvalRecipe, TensorExamples
+from astdistill.evaluation.training import train_network
 from astdistill.seeds import rng
 from astdistill.textures import ORDINARY, Torus
 

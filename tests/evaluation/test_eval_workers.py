@@ -11,7 +11,7 @@ import pytest
 import torch
 from killing import killed
 
-from astdistill.data.dataset import Dataset
+from astdistill.data import Dataset
 from astdistill.errors import InputError
 from astdistill.evaluation import EvalRecipe, NetworkResult, Scores, evaluate, evaluate_all, evaluation
 from astdistill.models import build_model

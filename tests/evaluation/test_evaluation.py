@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from astdistill import progress
-from astdistill.data.config import DataConfig
-from astdistill.data.dataset import Dataset, Split
-from astdistill.data.preprocessing import Preprocessing
+from astdistill.data import DataConfig, Dataset, Preprocessing, Split
 from astdistill.errors import InputError
 from astdistill.evaluation import EvalRecipe, NetworkResult, Scores, evaluate
 from astdistill.synthetic import SyntheticSet

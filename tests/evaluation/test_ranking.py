@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.data.dataset import Dataset
+from astdistill.data import Dataset
 from astdistill.errors import InputError
 from astdistill.evaluation import EvalRecipe, NetworkResult, Ranking, evaluate_all, evaluation, rank, ranking_table
 from astdistill.evaluation.ranking import Measured, hardened, robust

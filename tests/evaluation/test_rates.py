@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.data.dataset import Dataset, Split
+from astdistill.data import Dataset, Split
 from astdistill.errors import InputError
 from astdistill.evaluation import (
     EvalRecipe,

@@ -18,8 +18,8 @@ import astdistill
 from astdistill.data import Dataset
 from astdistill.distillation import DistillSettings, distill
 from astdistill.errors import InputError
-from astdistill.exchange import buffers
-from astdistill.exchange.buffers import import_buffers, last_accuracy
+from astdistill.exchange import buffers, import_buffers
+from astdistill.exchange.buffers import last_accuracy
 from astdistill.experts import TrajectoryStore, train_experts
 from astdistill.methods import AST
 from astdistill.models import FlatModel, build_model

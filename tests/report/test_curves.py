@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from astdistill.errors import InputError
-from astdistill.report.curves import curve, save_curves
+from astdistill.report import save_curves
+from astdistill.report.curves import curve
 
 LINES = [{"iteration": i, "loss": 1.0 / (1 + i), "lr": 0.01} for i in range(60)]
 

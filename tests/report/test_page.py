@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from astdistill.cli import main
-from astdistill.data.config import DataConfig
-from astdistill.data.preprocessing import Preprocessing
+from astdistill.data import DataConfig, Preprocessing
 from astdistill.distillation.course import read_course
 from astdistill.errors import InputError
 from astdistill.evaluation import Continual, Ranking, Scores, continual_table, ranking_table

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from astdistill.data.config import DataConfig
-from astdistill.data.preprocessing import Preprocessing
+from astdistill.data import DataConfig, Preprocessing
 from astdistill.errors import InputError
-from astdistill.report.pictures import arrange, save_grid
+from astdistill.report import save_grid
+from astdistill.report.pictures import arrange
 from astdistill.synthetic import SyntheticSet, one_hot
 
 

@@ -8,7 +8,8 @@ from problems import TINY_RECIPE, blobs, tiny_experts
 from astdistill.errors import InputError
 from astdistill.experts import ExpertRecipe
 from astdistill.methods import AST, FTD, MTT
-from astdistill.report.relatives import described, read_experts, record_experts
+from astdistill.report import record_experts
+from astdistill.report.relatives import described, read_experts
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from astdistill.data.config import DataConfig
-from astdistill.data.preprocessing import Preprocessing
+from astdistill.data import DataConfig, Preprocessing
 from astdistill.distillation.course import Frame, due
 from astdistill.report import save_page
 from astdistill.report.page.sprites import BORDER, LOSSLESS, colours, encoded, laid_out, sheets, thinned

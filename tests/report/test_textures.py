@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from astdistill.data.config import DataConfig
-from astdistill.data.preprocessing import Preprocessing
+from astdistill.data import DataConfig, Preprocessing
 from astdistill.errors import InputError
 from astdistill.report import save_textures
 from astdistill.synthetic import SyntheticSet, one_hot

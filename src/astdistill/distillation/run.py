@@ -16,7 +16,7 @@ from ..methods import Method
 from ..methods.parts import Classifier, Initial
 from ..models import FlatModel
 from ..progress import phase
-from ..records import digest
+from ..records import as_first_written, digest
 from ..runs import provenance, read_lines, rewrite_lines
 from ..seeds import derive, rng
 from ..synthetic import SyntheticSet
@@ -51,7 +51,8 @@ class Distillation:
         experts = {"store": self.experts.identity.digest(), "numbers": self.experts.experts()}
         if self.method.reads_trained and self.experts.epochs < self.experts.identity.recipe.epochs:
             experts["epochs"] = self.experts.epochs
-        return digest({"method": self.method.to_json(), "settings": settings, "ipc": self.ipc, "seed": self.seed, "experts": experts})
+        method = as_first_written(self.method.to_json())
+        return digest({"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, "experts": experts})
 
     def start(self) -> DistillState:
         """The state to go on from: the saved one, or a fresh one."""

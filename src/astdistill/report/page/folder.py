@@ -12,6 +12,7 @@ from ...clock import FILE as CLOCK
 from ...distillation.course import Frame, StartMap, read_course
 from ...errors import InputError
 from ...evaluation import Continual, Entry, Ranking, Scores
+from ...records import by_todays_names
 from ...runs import read_json, read_lines
 from ...synthetic import SyntheticSet
 from ...whereabouts import as_shown
@@ -71,7 +72,7 @@ def read_run(folder: str | Path) -> RunFolder:
     """The run in `folder`. Raises InputError with one sentence where there is none."""
     folder = Path(folder)
     _check(folder)
-    config = _optional(folder / "config.json")
+    config = by_todays_names(_optional(folder / "config.json"))
     synthetic = SyntheticSet.load(folder) if (folder / "synthetic.safetensors").exists() else None
     found = {name: scores for name, scores in _evaluations(folder, "scores.json", Scores.read).items() if scores.architecture}
     first = next(iter(found), None)
