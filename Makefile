@@ -36,8 +36,8 @@ lint: $(VENV)/tested
 docs: $(VENV)/documented  ## the documentation as pages, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-bench: $(VENV)/installed  ## time and memory beside the published way; NAME=experts, augment, store or evaluate for the others
-	$(BIN)/astdistill bench $(or $(NAME),unroll)
+bench: $(VENV)/installed  ## time and memory beside the published way; NAME=experts, augment, store or evaluate for the others; FLAGS="-n 5 --json FILE"
+	cd benchmarks && ../$(BIN)/python -m suite $(or $(NAME),unroll) $(FLAGS)
 
 clean:
 	rm -rf $(VENV) runs experts site

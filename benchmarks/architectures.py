@@ -15,11 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from astdistill.data import Dataset, load_dataset
-from astdistill.evaluation import MTT_PROTOCOL, Scores, evaluate_all
-from astdistill.evaluation.baselines import random_real
-from astdistill.runs import provenance, read_json, write_json
-from astdistill.synthetic import SyntheticSet, load
+from astdistill.data.dataset import Dataset
+from astdistill.data.loading import load_dataset
+from astdistill.data.synthetic import SyntheticSet, load
+from astdistill.evaluation.baselines import evaluate_all, random_real
+from astdistill.evaluation.protocol import MTT_PROTOCOL
+from astdistill.evaluation.scores import Scores
+from astdistill.runtime.files import read_json, write_json
+from astdistill.runtime.provenance import provenance
 
 
 def main() -> None:

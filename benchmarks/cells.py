@@ -13,11 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from astdistill.clock import stage
-from astdistill.engines import using
-from astdistill.errors import DivergedError, InputError
-from astdistill.options import parse
-from astdistill.stages import followed, obtain_experts, obtain_synthetic, prepare
+from astdistill.autodiff.dispatch import using
+from astdistill.cli.options import parse
+from astdistill.experiment.pipeline import followed, obtain_experts, obtain_synthetic, prepare
+from astdistill.runtime.errors import DivergedError, InputError
+from astdistill.runtime.status import stage
 
 
 def portions(words: list[str], seconds: float, portion: int) -> int:
@@ -47,7 +47,7 @@ def portions(words: list[str], seconds: float, portion: int) -> int:
 
 def _done(out: Path) -> int:
     """Outer steps that the saved state has taken."""
-    from astdistill.runs import load_tensors
+    from astdistill.runtime.files import load_tensors
 
     state = out / "state.safetensors"
     return int(load_tensors(state)[1]["counters"]["iteration"]) if state.exists() else 0

@@ -62,7 +62,7 @@ def show(out: Path) -> None:
 
 def cell(options: argparse.Namespace) -> Any:
     """The preset cifar100-ipc1 with 50 experts, or the same stages at toy size."""
-    from astdistill.presets import preset
+    from astdistill.experiment.presets import preset
 
     full = preset("cifar100-ipc1")
     full = full.replace(
@@ -93,7 +93,7 @@ def _device(wanted: str | None) -> str:
 
 def work(options: argparse.Namespace) -> None:
     """Every stage in order, each resumed from what `out` holds; `result.json` at the end."""
-    from astdistill.stages import obtain_experts, obtain_scores, obtain_synthetic, prepare
+    from astdistill.experiment.pipeline import obtain_experts, obtain_scores, obtain_synthetic, prepare
 
     clock, out = Clock(options.out, STAGES), options.out / "run"
     experiment = cell(options)
@@ -141,7 +141,8 @@ def expert_quality(curves: list[Any]) -> dict[str, Any]:
 
 def record(experiment: Any, scores: Any, quality: dict[str, Any], out: Path) -> dict[str, Any]:
     """Everything but the seconds: machine, versions, commit, settings, experts and rows with n and spread."""
-    from astdistill.runs import provenance, read_lines
+    from astdistill.runtime.files import read_lines
+    from astdistill.runtime.provenance import provenance
 
     origin = provenance(experiment.device)
     origin.pop("arguments")
@@ -193,7 +194,7 @@ def main() -> int:
 
 def _guarded(options: argparse.Namespace) -> int:
     """`work`, with wrong settings and diverged runs as one sentence."""
-    from astdistill.errors import DivergedError, InputError
+    from astdistill.runtime.errors import DivergedError, InputError
 
     try:
         work(options)

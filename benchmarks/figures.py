@@ -15,20 +15,20 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 import astdistill as ad
-from astdistill.data import Dataset
-from astdistill.distillation.course import plane, read_course
-from astdistill.experiment import Experiment
-from astdistill.experts import Segment, TrajectoryStore
-from astdistill.methods import AST_AS_RELEASED, Method
-from astdistill.methods.parts import RealInit, RepresentativeInit
-from astdistill.models import FlatModel, build_model
-from astdistill.presets import preset, with_method
-from astdistill.report.canvas import COLOURS, FAINT, INK, blank, logarithmic, save, tidy
-from astdistill.report.curves import curve, draw_loss
-from astdistill.report.quality import band
-from astdistill.runs import read_lines
-from astdistill.seeds import rng
-from astdistill.unroll import InnerLoop, Variables, draw_plan
+from astdistill.data.dataset import Dataset
+from astdistill.distillation.snapshots import plane, read_course
+from astdistill.experiment.config import Experiment
+from astdistill.experiment.presets import preset, with_method
+from astdistill.experts.store import Segment, TrajectoryStore
+from astdistill.methods.initialisation import RealInit, RepresentativeInit
+from astdistill.methods.method import Method
+from astdistill.methods.trajectory_matching import AST_AS_RELEASED
+from astdistill.methods.unroll import InnerLoop, Variables, draw_plan
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.report.figures import COLOURS, FAINT, INK, band, blank, curve, draw_loss, logarithmic, save, tidy
+from astdistill.runtime.files import read_lines
+from astdistill.runtime.seeds import rng
 
 EXPERT, DPI = 0, 110
 """Whose trajectory is shown, and a resolution that is sharp on a page and keeps files below 200 kB."""

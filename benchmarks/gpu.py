@@ -19,21 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from suite import published
+from suite.task import Net
+from suite.unroll import ESTIMATORS, MOMENTUM, Case, Problem, problem
 from torch.nn.functional import cosine_similarity, one_hot
 
-from astdistill.augment import STRATEGY
-from astdistill.bench import published
-from astdistill.bench.network import Net
-from astdistill.bench.unroll import ESTIMATORS, MOMENTUM, Case, Problem, problem
-from astdistill.data import Split
-from astdistill.engines import EagerEngine, Trainee, using
-from astdistill.engines.compiled import CompiledEngine
-from astdistill.experts import ExpertRecipe
+from astdistill.autodiff.compiled import CompiledEngine
+from astdistill.autodiff.dispatch import using
+from astdistill.autodiff.engine import EagerEngine
+from astdistill.autodiff.training import Trainee
+from astdistill.data.dataset import Split
+from astdistill.experts.recipe import ExpertRecipe
 from astdistill.experts.training import make_optimiser, train_epoch
-from astdistill.models import FlatModel, build_model
-from astdistill.runs import provenance, write_json
-from astdistill.seeds import rng
-from astdistill.unroll import InnerLoop, Matching, Plan, Variables
+from astdistill.methods.matching import Matching
+from astdistill.methods.unroll import InnerLoop, Plan, Variables
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime.files import write_json
+from astdistill.runtime.provenance import provenance
+from astdistill.runtime.seeds import rng
 
 Tensors = tuple[torch.Tensor, ...]
 

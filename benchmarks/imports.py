@@ -12,7 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from astdistill.runs import provenance, write_json
+from astdistill.runtime.files import write_json
+from astdistill.runtime.provenance import provenance
 
 TIMED = (
     "import json, sys, time; began = time.perf_counter(); {what}; print(json.dumps([time.perf_counter() - began, 'torch' in sys.modules]))"
@@ -22,7 +23,7 @@ VARIANTS = {
     "import astdistill, after torch": "import torch; " + TIMED.format(what="import astdistill"),
     "every public name, after torch": "import torch; "
     + TIMED.format(what="import astdistill; [getattr(astdistill, name) for name in astdistill.__all__]"),
-    "astdistill --help": TIMED.format(what="from astdistill.cli import main; main(['--help'])"),
+    "astdistill --help": TIMED.format(what="from astdistill.cli.main import main; main(['--help'])"),
 }
 
 

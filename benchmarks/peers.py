@@ -16,13 +16,15 @@ from typing import Any
 
 from table import course, row
 
-from astdistill.evaluation import Entry, Scores
-from astdistill.experiment import Experiment
-from astdistill.methods import AST, DATM, FTD, MTT, TESLA, Method
-from astdistill.methods.parts import ExpertTargets, GrowingWindow, HardTargets
-from astdistill.presets import preset, with_method
-from astdistill.runs import read_json, write_json
-from astdistill.stages import run_experiment
+from astdistill.evaluation.scores import Entry, Scores
+from astdistill.experiment.config import Experiment
+from astdistill.experiment.pipeline import run_experiment
+from astdistill.experiment.presets import preset, with_method
+from astdistill.methods.initialisation import ExpertTargets, HardTargets
+from astdistill.methods.method import Method
+from astdistill.methods.segments import GrowingWindow
+from astdistill.methods.trajectory_matching import AST, DATM, FTD, MTT, TESLA
+from astdistill.runtime.files import read_json, write_json
 
 AVERAGE = 0.99
 """The published 0.999 and 0.9995 average over 1,000 and 2,000 of 5,000 and 10,000 steps; of a few hundred they would keep the start."""

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from astdistill.evaluation import Entry, Scores
-from astdistill.experiment import EvaluationSettings, Experiment
-from astdistill.presets import preset, with_method
-from astdistill.runs import read_json, read_lines, write_json
-from astdistill.stages import run_experiment
+from astdistill.evaluation.scores import Entry, Scores
+from astdistill.experiment.config import EvaluationSettings, Experiment
+from astdistill.experiment.pipeline import run_experiment
+from astdistill.experiment.presets import preset, with_method
+from astdistill.runtime.files import read_json, read_lines, write_json
 
 
 def experiment(name: str, method: str | None, seed: int, data: str | None, experts: Path, baselines: bool) -> Experiment:

@@ -1,7 +1,8 @@
 """AST whose labels are learned and whose start epochs come from DATM's growing window: --method ast_soft_window:AST_SOFT_WINDOW."""
 
-from astdistill.methods import AST
-from astdistill.methods.parts import ExpertTargets, GrowingWindow
+from astdistill.methods.initialisation import ExpertTargets
+from astdistill.methods.segments import GrowingWindow
+from astdistill.methods.trajectory_matching import AST
 
 AST_SOFT_WINDOW = AST.replace(
     name="ast-soft-window",

@@ -14,7 +14,7 @@ from folders import write_parquet
 # Nothing in the tests may reach for the network; the hub library is told before it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from astdistill import progress
+from astdistill.runtime import progress
 
 torch.set_num_threads(1)
 

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from astdistill.seeds import sent
+from astdistill.runtime.seeds import sent
 
 FAR = "far"
 ops = torch.ops.aten

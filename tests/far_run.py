@@ -13,18 +13,20 @@ from far import FAR, far_device, uploads, waits
 from problems import TINY, TINY_RECIPE, blobs
 
 import astdistill as ad
-from astdistill.data import Dataset
-from astdistill.distillation import DistillSettings
+from astdistill.autodiff.training import Trainee
+from astdistill.data.dataset import Dataset
 from astdistill.distillation.run import Distillation, Line
+from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.state import DistillState
-from astdistill.engines import Trainee
-from astdistill.evaluation import EvalRecipe, random_real
-from astdistill.experts import ExpertRecipe
+from astdistill.evaluation.baselines import random_real
+from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.experts.recipe import ExpertRecipe
 from astdistill.experts.training import make_optimiser, train_epoch
-from astdistill.methods import Method
-from astdistill.methods.parts import LossThreshold, NoiseInit
-from astdistill.models import build_model
-from astdistill.unroll import Backprop, Truncated
+from astdistill.methods.estimators import Backprop, Truncated
+from astdistill.methods.initialisation import NoiseInit
+from astdistill.methods.method import Method
+from astdistill.methods.outer import LossThreshold
+from astdistill.models.registry import build_model
 
 EPOCHS, STEPS = 3, 4
 SETTINGS = DistillSettings(iterations=STEPS, inner_steps=3, max_start_epoch=1, matched_epochs=1, lr_img=1.0, checkpoint_seconds=1e9)

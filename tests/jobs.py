@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from astdistill.errors import InputError
-from astdistill.progress import Bar
-from astdistill.runs import lock
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import lock
+from astdistill.runtime.progress import Bar
 
 
 def square(shared: Tensor, job: int, progress: Bar) -> tuple[float, int, int]:

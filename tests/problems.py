@@ -11,14 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from astdistill.augment import Draw
-from astdistill.data import Dataset, dataset_from_tensors
-from astdistill.data.pixel_file import PixelFile
-from astdistill.experts import ExpertRecipe, TrajectoryStore, train_experts
-from astdistill.models import FlatModel
-from astdistill.seeds import rng, seeded
-from astdistill.textures import ORDINARY, Torus
-from astdistill.unroll import InnerLoop, Matching, Plan, Variables
+from astdistill.data.augmentation import Draw
+from astdistill.data.dataset import Dataset
+from astdistill.data.storage import PixelFile
+from astdistill.data.tensors import dataset_from_tensors
+from astdistill.data.textures import ORDINARY, Torus
+from astdistill.experts.recipe import ExpertRecipe
+from astdistill.experts.store import TrajectoryStore
+from astdistill.experts.training import train_experts
+from astdistill.methods.matching import Matching
+from astdistill.methods.unroll import InnerLoop, Plan, Variables
+from astdistill.models.flat import FlatModel
+from astdistill.runtime.seeds import rng, seeded
 
 
 class SmoothNet(nn.Module):

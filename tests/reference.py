@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from astdistill.unroll import InnerLoop, Matching, Nearest, Variables
+from astdistill.methods.matching import Matching, Nearest
+from astdistill.methods.unroll import InnerLoop, Variables
 
 
 def unrolled_loss(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching | Nearest) -> Tensor:

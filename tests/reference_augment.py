@@ -1,4 +1,4 @@
-"""DSA, slowly and obviously: one image, one pixel at a time, from the table in the paper's terms. Compared with `astdistill.augment`."""
+"""DSA, slowly and obviously: one image, one pixel at a time. Compared with `astdistill.data.augmentation`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from astdistill.augment import Draw
+from astdistill.data.augmentation import Draw
 
 
 def apply(images: Tensor, draw: Draw) -> Tensor:

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from astdistill.augment import apply, draw
-from astdistill.data import Dataset
-from astdistill.experts import ExpertRecipe
-from astdistill.models import build_model
-from astdistill.seeds import derive, rng
+from astdistill.data.augmentation import apply, draw
+from astdistill.data.dataset import Dataset
+from astdistill.experts.recipe import ExpertRecipe
+from astdistill.models.registry import build_model
+from astdistill.runtime.seeds import derive, rng
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

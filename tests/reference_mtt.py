@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from astdistill.experts import TrajectoryStore
-from astdistill.models import FlatModel, build_model
-from astdistill.seeds import rng, seeded
+from astdistill.experts.store import TrajectoryStore
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime.seeds import rng, seeded
 
 Rows = list[list[Tensor]]
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill import InputError, load
-from astdistill.ablation import NONE, Ablation, AblationRow, seeded, table, variants
-from astdistill.cli import main
-from astdistill.methods import PARTS
-from astdistill.presets import preset, with_method
-from astdistill.tabulation import markdown
+from astdistill.cli.ablation import NONE, Ablation, AblationRow, seeded, table, variants
+from astdistill.cli.main import main
+from astdistill.experiment.presets import preset, with_method
+from astdistill.interop.distilled import load
+from astdistill.methods.method import PARTS
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.tables import markdown
 
 TINY = [
     "--experts.count", "1", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "2",

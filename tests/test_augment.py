@@ -7,8 +7,9 @@ import reference_augment
 import torch
 from torch.autograd import gradcheck
 
-from astdistill import augment, seeds
-from astdistill.errors import InputError
+from astdistill.data import augmentation as augment
+from astdistill.runtime import seeds
+from astdistill.runtime.errors import InputError
 
 OPS = augment.STRATEGY.split("_")
 SHAPES = [(3, 8, 8), (1, 7, 10), (2, 9, 5)]

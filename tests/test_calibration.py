@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill import calibration as module
-from astdistill.calibration import ESTIMATORS, KINDS, POINTS, Calibration, Counted, Rate, calibration, fitted, published_net
-from astdistill.engines.native import VALUES
-from astdistill.errors import InputError
-from astdistill.estimate import estimate, facts, stages, together
-from astdistill.methods import AST, AST_AS_RELEASED, FTD, MTT
-from astdistill.models import ConvNet, FlatModel, build_model
-from astdistill.presets import PRESETS
-from astdistill.presets.command import _caption
-from astdistill.unroll import Backprop
+from astdistill.autodiff.native.engine import VALUES
+from astdistill.cli.presets import _caption
+from astdistill.experiment import calibration as module
+from astdistill.experiment.calibration import ESTIMATORS, KINDS, POINTS, Calibration, Counted, Rate, calibration, fitted, published_net
+from astdistill.experiment.cost import estimate, facts, stages, together
+from astdistill.experiment.presets import PRESETS
+from astdistill.methods.estimators import Backprop
+from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, FTD, MTT
+from astdistill.models.convnets import ConvNet
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import InputError
 
 TRUE = Rate(call=1e-3, plane=2e-9, operation=5e-12, bytes=7.0)
 FAST = Calibration(device="cpu", engine="native", timed="then", rates={kind: TRUE for kind in KINDS})

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.cli import VERBS, main
-from astdistill.options import parse
-from astdistill.presets import PRESETS
-from astdistill.synthetic import load
+from astdistill.cli.main import VERBS, main
+from astdistill.cli.options import parse
+from astdistill.data.synthetic import load
+from astdistill.experiment.presets import PRESETS
 
 TINY = [
     "--experts.count", "2", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "4",
@@ -193,11 +193,6 @@ def test_dry_run_prints_settings_and_estimate_and_writes_nothing(tmp_path: Path,
         (["presets", "cifar101"], "Did you mean 'cifar10'?"),
         (["presets", "mtt", "datm"], "astdistill presets datm"),
         (["presets", "--device", "mps"], "only cpu and cuda"),
-        (["bench", "unrol"], "Did you mean 'unroll'?"),
-        (["bench", "unroll", "--case", "b100-t1"], "Did you mean 'b100-t10'?"),
-        (["bench", "store", "--variant", "our"], "Did you mean 'ours'?"),
-        (["bench", "store", "-n", "0"], "choose 1 or more"),
-        (["bench", "store", "--epochs", "3"], "astdistill bench evaluate"),
     ],
     ids=lambda value: "-".join(value)[:50] if isinstance(value, list) else None,
 )
@@ -248,7 +243,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: py
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "runs/digits-ipc1/state.safetensors")
 
-    monkeypatch.setattr("astdistill.distillation.saving.Saver.save", full)
+    monkeypatch.setattr("astdistill.distillation.loop.Saver.save", full)
     assert exit_code("run", "digits-ipc1", *TINY) == 1
     message = capsys.readouterr().err
     assert "No space left on device at runs/digits-ipc1/state.safetensors" in message
@@ -259,21 +254,19 @@ def test_stopping_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("astdistill.distillation.saving.Saver.after_step", stopped)
+    monkeypatch.setattr("astdistill.distillation.loop.Saver.after_step", stopped)
     assert exit_code("run", "digits-ipc1", *TINY) == 130
     assert "astdistill run digits-ipc1 --experts.count 2" in capsys.readouterr().err
 
 
 def test_help_reads_without_torch() -> None:
-    code = "import sys; from astdistill.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    code = "import sys; from astdistill.cli.main import main; main(['--help']); assert 'torch' not in sys.modules"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     for verb in VERBS:
         assert f"\n  {verb} " in result.stdout
 
 
-@pytest.mark.parametrize(
-    "verb", ["demo", "run", "experts", "distill", "evaluate", "textures", "report", "compare", "bench", "presets", "doctor"]
-)
+@pytest.mark.parametrize("verb", ["demo", "run", "experts", "distill", "evaluate", "textures", "report", "compare", "presets", "doctor"])
 def test_help_of_each_verb_names_its_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(verb, "--help") == 0
     shown = capsys.readouterr().out
@@ -282,7 +275,6 @@ def test_help_of_each_verb_names_its_flags(verb: str, capsys: pytest.CaptureFixt
         "compare": ("--format", "--out"),
         "report": ("--out", "side by side"),
         "textures": ("--tile", "--out"),
-        "bench": ("--case", "--variant", "--json", "--threads"),
         "presets": ("--device", "--json", "--anew"),
         "doctor": ("--json", "--network"),
     }

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import astdistill as ad
-from astdistill.data import Dataset, Split
-from astdistill.evaluation import TensorExamples
-from astdistill.evaluation.training import train_network
-from astdistill.seeds import rng, seeded
-from astdistill.synthetic import SyntheticSet, one_hot
+from astdistill.data.dataset import Dataset, Split
+from astdistill.data.synthetic import SyntheticSet, one_hot
+from astdistill.evaluation.training import TensorExamples, train_network
+from astdistill.runtime.seeds import rng, seeded
 
 PROTOCOL = ad.PROTOCOLS["mtt"]
 
@@ -99,7 +98,7 @@ def test_the_rate_and_the_recipe_can_be_ones_own() -> None:
 
 
 def test_accuracy_counts_whitened_images_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("astdistill.accuracy.BATCH", 7)
+    monkeypatch.setattr("astdistill.autodiff.training.BATCH", 7)
     synthetic, model = distilled(), network(norm=True).double()
     photos = torch.rand(30, 1, 8, 8, generator=rng(0, "photos"))
     labels = torch.randint(3, (30,), generator=rng(0, "labels"))

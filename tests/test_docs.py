@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from astdistill.cli import VERBS, main
-from astdistill.experiment import Experiment
-from astdistill.methods import methods
-from astdistill.records import Record
+from astdistill.cli.main import VERBS, main
+from astdistill.experiment.config import Experiment
+from astdistill.methods.registry import methods
+from astdistill.runtime.config import Record
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

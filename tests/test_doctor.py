@@ -16,12 +16,15 @@ import huggingface_hub
 import pytest
 import torch
 
-from astdistill.cli import main
-from astdistill.doctor import Finding, machinery, packages, places, trial
-from astdistill.doctor.findings import guarded, table, verdict
-from astdistill.engines.library import KernelError
-from astdistill.engines.native import NativeEngine
-from astdistill.errors import InputError
+from astdistill.autodiff.native.build import KernelError
+from astdistill.autodiff.native.engine import NativeEngine
+from astdistill.cli import doctor as trial
+from astdistill.cli import doctor_checks as machinery
+from astdistill.cli import doctor_checks as packages
+from astdistill.cli import doctor_checks as places
+from astdistill.cli.doctor import Finding, guarded, table, verdict
+from astdistill.cli.main import main
+from astdistill.runtime.errors import InputError
 
 
 def only(findings: Iterator[Finding], name: str = "") -> Finding:

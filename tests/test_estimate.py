@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from astdistill import estimate, probe
-from astdistill.data import load_dataset, loading
-from astdistill.estimate import facts
-from astdistill.experiment import Experiment
-from astdistill.models import FlatModel
-from astdistill.presets import PRESETS
-from astdistill.probe import NAMED, Facts, Probe
-from astdistill.progress import duration, size
-from astdistill.stages import obtain_experts
+from astdistill.data import loading
+from astdistill.data.loading import load_dataset
+from astdistill.experiment import cost as estimate
+from astdistill.experiment import probe
+from astdistill.experiment.config import Experiment
+from astdistill.experiment.cost import facts
+from astdistill.experiment.pipeline import obtain_experts
+from astdistill.experiment.presets import PRESETS
+from astdistill.experiment.probe import NAMED, Facts, Probe
+from astdistill.models.flat import FlatModel
+from astdistill.runtime.status import duration, size
 
 
 def small(tmp_path: Path, dtype: str = "float32") -> Experiment:

@@ -9,12 +9,12 @@ import pytest
 from problems import blobs
 from pydantic import ValidationError
 
-from astdistill import stages
-from astdistill.engines import chosen, using
-from astdistill.errors import InputError
-from astdistill.options import parse
-from astdistill.presets import preset
-from astdistill.run_folder import claim
+from astdistill.autodiff.dispatch import chosen, using
+from astdistill.cli.options import parse
+from astdistill.experiment import pipeline as stages
+from astdistill.experiment.presets import preset
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.run_dir import claim
 
 
 def test_workers_are_a_flag_and_automatic_without_it() -> None:

@@ -13,9 +13,9 @@ import torch
 from far_run import CASES, EPOCHS, FAMILIES, RECIPES, STEPS
 from problems import TINY, blobs
 
-from astdistill.engines import Trainee
+from astdistill.autodiff.training import Trainee
 from astdistill.experts.training import make_optimiser, train_epoch
-from astdistill.models import build_model
+from astdistill.models.registry import build_model
 
 TESTS = Path(__file__).parent
 

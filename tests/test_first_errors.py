@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from astdistill.cli import main
-from astdistill.synthetic import load
+from astdistill.cli.main import main
+from astdistill.data.synthetic import load
 
 try:
     import resource
@@ -142,7 +142,7 @@ def table_with_names() -> None:
 
 def other_network() -> None:
     """A trajectory of a larger network, put where this store's is."""
-    from astdistill.runs import save_tensors
+    from astdistill.runtime.files import save_tensors
 
     save_tensors(store() / "000.safetensors", {"rows": torch.zeros(4, 99)}, {"curves": {}})
 

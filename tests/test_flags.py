@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from astdistill.cli import VERBS, main
-from astdistill.errors import InputError
-from astdistill.flags import call, read
-from astdistill.records import Record
+from astdistill.cli.flags import call, read
+from astdistill.cli.main import VERBS, main
+from astdistill.runtime.config import Record
+from astdistill.runtime.errors import InputError
 
 RUN = ("run", "digits-ipc1")
 HELP = "See: astdistill run digits-ipc1 --help"
@@ -57,9 +57,6 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     (("compare", "x", "--format", "html"), "There is no --format 'html'. Known: latex, markdown, text."),
     (("watch", "x", "--every", "often"), "--every cannot be 'often'; give a number."),
     (("textures", "x", "--tile", "y"), "--tile cannot be 'y'; give a whole number."),
-    (("bench", "unroll", "-n", "x"), "-n cannot be 'x'; give a whole number. See: astdistill bench --help"),
-    (("bench", "unroll", "--cas", "x"), "There is no flag --cas. Did you mean --case?"),
-    (("bench", "unroll", "--threads", "9999"), "--threads 9999 was given, but this process may use"),
     (("doctor", "--jsn"), "There is no flag --jsn. Did you mean --json?"),
     (("presets", "--engine", "foo"), "There is no --engine 'foo'. Known: auto, compiled,"),
 ]
@@ -126,7 +123,7 @@ def test_help_fits_a_terminal_and_every_flag_says_what_it_does(
 
 
 def test_the_list_of_verbs_fits_a_terminal() -> None:
-    words = [sys.executable, "-c", "import os; os.environ['COLUMNS'] = '80'; from astdistill.cli import main; main(['--help'])"]
+    words = [sys.executable, "-c", "import os; os.environ['COLUMNS'] = '80'; from astdistill.cli.main import main; main(['--help'])"]
     shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert max(map(len, shown.splitlines())) < 80
 

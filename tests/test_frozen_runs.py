@@ -22,11 +22,12 @@ from typing import Any
 import pytest
 import torch
 
-from astdistill.experiment import Experiment
-from astdistill.experts import TrajectoryStore
-from astdistill.results import compared, read_run
-from astdistill.runs import load_tensors, read_json, read_lines
-from astdistill.stages import run_experiment
+from astdistill.experiment.config import Experiment
+from astdistill.experiment.pipeline import run_experiment
+from astdistill.experts.store import TrajectoryStore
+from astdistill.report.compare import compared
+from astdistill.report.run import read_run
+from astdistill.runtime.files import load_tensors, read_json, read_lines
 
 FROZEN = Path(__file__).parent / "data" / "frozen" / "runs"
 RUNS = "ast", "datm"

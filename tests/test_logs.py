@@ -19,17 +19,20 @@ from PIL import Image
 from problems import blobs, tiny_experts
 from rich.console import Console
 
-from astdistill import progress
-from astdistill.data import Dataset
-from astdistill.distillation import DistillSettings, distill
-from astdistill.errors import InputError
-from astdistill.evaluation import MTT_PROTOCOL, Scores, evaluate
-from astdistill.experts import TrajectoryStore
-from astdistill.logs import Log, check_loggers, open_log
-from astdistill.methods import AST
-from astdistill.options import parse
-from astdistill.recording import Recorder
-from astdistill.synthetic import SyntheticSet, load
+from astdistill.cli.options import parse
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import SyntheticSet, load
+from astdistill.distillation.loop import distill
+from astdistill.distillation.settings import DistillSettings
+from astdistill.evaluation.protocol import MTT_PROTOCOL
+from astdistill.evaluation.runner import evaluate
+from astdistill.evaluation.scores import Scores
+from astdistill.experiment.pipeline import Recorder
+from astdistill.experts.store import TrajectoryStore
+from astdistill.methods.trajectory_matching import AST
+from astdistill.runtime import progress
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.tracking import Log, check_loggers, open_log
 
 needs_tensorboard = pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
@@ -114,7 +117,8 @@ def test_every_step_is_logged_and_changes_no_bit(tmp_path: Path, dataset: Datase
 
 def test_the_norm_is_that_of_the_meta_gradient(dataset: Dataset, experts: TrajectoryStore) -> None:
     from astdistill.distillation.run import Distillation
-    from astdistill.models import FlatModel, build_model
+    from astdistill.models.flat import FlatModel
+    from astdistill.models.registry import build_model
 
     model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)))
     run = Distillation(dataset, experts, AST, 2, SETTINGS, None, 0, model)
@@ -337,7 +341,7 @@ def test_wandb_is_online_only_where_it_can_be(
 
     stand_in = StandIn(logged_in, answers)
     monkeypatch.setitem(sys.modules, "wandb", stand_in)  # type: ignore[arg-type]
-    monkeypatch.delitem(sys.modules, "astdistill.logs.wandb", raising=False)
+    monkeypatch.delitem(sys.modules, "astdistill.runtime.wandb", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     if asked:
@@ -346,7 +350,7 @@ def test_wandb_is_online_only_where_it_can_be(
         with open_log(["wandb"], tmp_path / "run", {"ipc": 1}) as log:
             for step in range(last):
                 log.scalars("distillation", {"loss": step / 2}, step)
-    monkeypatch.delitem(sys.modules, "astdistill.logs.wandb")
+    monkeypatch.delitem(sys.modules, "astdistill.runtime.wandb")
     assert [words["mode"] for words in stand_in.begun] == [mode, mode]
     assert len({words["id"] for words in stand_in.begun}) == 1
     assert stand_in.begun[0]["config"] == {"ipc": 1}

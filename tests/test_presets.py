@@ -11,16 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from astdistill.cli import main
+from astdistill.cli.main import main
+from astdistill.cli.options import parse
 from astdistill.data.imagenet import SUBSETS
-from astdistill.errors import InputError
-from astdistill.estimate import facts
-from astdistill.experiment import Experiment, Published, check_numbers
-from astdistill.methods.parts import GrowingWindow, HardTargets, LossThreshold
-from astdistill.models import build_model
-from astdistill.options import parse
-from astdistill.presets import CELLS, PRESETS, matching, with_method
-from astdistill.synthetic import load
+from astdistill.data.synthetic import load
+from astdistill.experiment.config import Experiment, Published, check_numbers
+from astdistill.experiment.cost import facts
+from astdistill.experiment.presets import CELLS, PRESETS, matching, with_method
+from astdistill.methods.initialisation import HardTargets
+from astdistill.methods.outer import LossThreshold
+from astdistill.methods.segments import GrowingWindow
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import InputError
 
 COUNTS = [
     "--experts.count", "1", "--method.expert.epochs", "4", "--method.expert.batch", "64", "--distill.iterations", "1",

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from astdistill import progress
-from astdistill.progress import Status, alive, bar, bars, be_quiet, phase, quietly, read_status, status, telling
+from astdistill.runtime import progress, status
+from astdistill.runtime import progress as bars
+from astdistill.runtime.progress import bar, be_quiet, phase, quietly, telling
+from astdistill.runtime.status import Status, alive, read_status
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import astdistill as ad
-from astdistill.cli import VERBS
-from astdistill.presets import PRESETS
+from astdistill.cli.main import VERBS
+from astdistill.experiment.presets import PRESETS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

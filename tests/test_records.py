@@ -13,12 +13,16 @@ import pytest
 from pydantic import Field, ValidationError
 
 import astdistill
-from astdistill.errors import InputError
-from astdistill.experts import ExpertRecipe
-from astdistill.methods import AST, MTT, Method, methods
-from astdistill.methods.parts import BalancedWeight, FileInit, FinalGoal, Goal, Init, IntermediateGoal, WeightPerturbation
-from astdistill.presets import PRESETS
-from astdistill.records import Part, Record, as_first_written, built_in_parts, by_todays_names, digest, find_part, import_name
+from astdistill.experiment.presets import PRESETS
+from astdistill.experts.recipe import ExpertRecipe
+from astdistill.methods.initialisation import FileInit, Init
+from astdistill.methods.matching import FinalGoal, Goal, IntermediateGoal
+from astdistill.methods.method import Method
+from astdistill.methods.registry import methods
+from astdistill.methods.segments import BalancedWeight, WeightPerturbation
+from astdistill.methods.trajectory_matching import AST, MTT
+from astdistill.runtime.config import Part, Record, as_first_written, built_in_parts, by_todays_names, digest, find_part, import_name
+from astdistill.runtime.errors import InputError
 
 
 class Numbers(Record):
@@ -43,7 +47,7 @@ def subclasses(kind: type[Part]) -> list[type[Part]]:
 
 def every_part() -> list[type[Part]]:
     for module in pkgutil.walk_packages(astdistill.__path__, "astdistill."):
-        if module.name.startswith(("astdistill.methods", "astdistill.unroll")):
+        if module.name.startswith("astdistill.methods"):
             importlib.import_module(module.name)
     return [kind for kind in subclasses(Part) if kind is not Part]
 

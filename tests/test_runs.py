@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.errors import InputError
-from astdistill.runs import (
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import (
     append_line,
     load_tensors,
-    machine,
-    provenance,
     read_json,
     read_lines,
     replacing,
@@ -23,6 +21,7 @@ from astdistill.runs import (
     write_json,
     write_text,
 )
+from astdistill.runtime.provenance import machine, provenance
 
 
 def names(folder: Path) -> list[str]:

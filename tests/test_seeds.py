@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from astdistill.seeds import derive, rng, seeded
+from astdistill.runtime.seeds import derive, rng, seeded
 
 
 def test_equal_purposes_give_equal_draws_and_any_other_word_gives_others() -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill import cli
-from astdistill.runs import load_tensors, read_lines
-from astdistill.watching.view import look
+from astdistill.cli import main as cli
+from astdistill.report.live import look
+from astdistill.runtime.files import load_tensors, read_lines
 
 WORDS = [
     "run", "digits-ipc1", "--data.per-class", "30", "--experts.count", "2", "--method.expert.epochs", "40", "--model", "convnet-d1-w4",

@@ -12,10 +12,10 @@ import torch
 from problems import blobs, tiny_experts
 
 import astdistill
-from astdistill.errors import InputError
-from astdistill.runs import load_tensors, save_tensors
-from astdistill.seeds import rng
-from astdistill.synthetic import FORMAT, SyntheticSet, load, one_hot
+from astdistill.data.synthetic import FORMAT, SyntheticSet, load, one_hot
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import load_tensors, save_tensors
+from astdistill.runtime.seeds import rng
 
 
 def synthetic(whiten: str = "zca") -> SyntheticSet:
@@ -68,7 +68,7 @@ def test_the_test_above_sees_every_field() -> None:
 
 
 def test_loading_is_public() -> None:
-    assert astdistill.load.__module__ == "astdistill.distilled"
+    assert astdistill.load.__module__ == "astdistill.interop.distilled"
     assert issubclass(astdistill.Distilled, SyntheticSet)
     assert astdistill.SyntheticSet is SyntheticSet
 

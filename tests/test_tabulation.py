@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from astdistill.tabulation import Column, Tabulation, escaped, latex, markdown, together
+from astdistill.runtime.tables import Column, Tabulation, escaped, latex, markdown, together
 
 TABLE = Tabulation(
     (Column("run", words=True), Column("final", bold=True), Column("published")),

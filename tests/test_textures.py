@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from astdistill.data import Preprocessing, fit_zca
-from astdistill.seeds import rng
-from astdistill.textures import ORDINARY, CircularCrops, Crops, Torus
+from astdistill.data.preprocessing import Preprocessing
+from astdistill.data.textures import ORDINARY, CircularCrops, Crops, Torus
+from astdistill.data.whitening import fit_zca
+from astdistill.runtime.seeds import rng
 
 SIZES = [(8, 8), (5, 7)]
 

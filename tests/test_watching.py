@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from astdistill.cli import main
-from astdistill.errors import InputError
-from astdistill.presets import preset
-from astdistill.progress import Status, telling
-from astdistill.progress.status import StatusFile
-from astdistill.watching.screen import screen
-from astdistill.watching.view import BLOCKS, look, sparkline
+from astdistill.cli.main import main
+from astdistill.cli.watch import screen
+from astdistill.experiment.presets import preset
+from astdistill.report.live import BLOCKS, look, sparkline
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.progress import telling
+from astdistill.runtime.status import Status, StatusFile
 
 
 @pytest.fixture(autouse=True)

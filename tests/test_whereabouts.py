@@ -17,15 +17,18 @@ from PIL import Image
 from problems import TINY, blobs
 
 import astdistill
-from astdistill.cli import main
-from astdistill.data import Dataset
-from astdistill.evaluation import Entry, EvalRecipe, NetworkResult, Scores, Subject
-from astdistill.exchange import FORMATS, import_set
-from astdistill.presets import preset
-from astdistill.report import save_page
-from astdistill.runs import provenance, write_json
-from astdistill.synthetic import SyntheticSet, load, one_hot
-from astdistill.whereabouts import as_shown, without_places
+from astdistill.cli.main import main
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import SyntheticSet, load, one_hot
+from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.scores import Entry, Scores, Subject
+from astdistill.evaluation.training import NetworkResult
+from astdistill.experiment.presets import preset
+from astdistill.interop.exporters import FORMATS
+from astdistill.interop.import_sets import import_set
+from astdistill.report.page.page import save_page
+from astdistill.runtime.files import write_json
+from astdistill.runtime.provenance import as_shown, provenance, without_places
 
 HOME = "/home/somebody"
 SOURCE = f"{HOME}/data/my-cifar"

@@ -17,13 +17,12 @@ import jobs
 import pytest
 import torch
 
-from astdistill.errors import DivergedError, InputError
-from astdistill.progress import Bar
-from astdistill.runs import lock
-from astdistill.workers import Crew, crew, divide, pool, training_seconds
-from astdistill.workers.pool import START, _Processes
-from astdistill.workers.serving import _sendable
-from astdistill.workers.tensors import TensorPickler, TensorUnpickler, nameless_file
+from astdistill.runtime import parallel as crew
+from astdistill.runtime.errors import DivergedError, InputError
+from astdistill.runtime.files import lock
+from astdistill.runtime.parallel import START, Crew, _Processes, divide, pool, training_seconds
+from astdistill.runtime.progress import Bar
+from astdistill.runtime.worker import TensorPickler, TensorUnpickler, _sendable, nameless_file
 
 CPU = torch.device("cpu")
 TWO = Crew(2, 1, asked=True)

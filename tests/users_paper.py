@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import torch
 
-from astdistill.experts import Segment
-from astdistill.methods import MTT
-from astdistill.methods.parts import FinalGoal, InnerWeight
-from astdistill.shapes import Params
-from astdistill.unroll import Backprop, Estimator, InnerLoop, Matching, MetaGradient, Objective, Recompute, Variables
+from astdistill.experts.store import Segment
+from astdistill.methods.estimators import Backprop, Estimator, Recompute
+from astdistill.methods.matching import FinalGoal, Matching, Objective
+from astdistill.methods.segments import InnerWeight
+from astdistill.methods.trajectory_matching import MTT
+from astdistill.methods.unroll import InnerLoop, MetaGradient, Variables
+from astdistill.runtime.shapes import Params
 
 
 class LateGoal(FinalGoal):

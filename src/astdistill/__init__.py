@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import methods
-    from .data import DataConfig, Dataset, dataset_from_tensors, dataset_from_torch, load_dataset
+    from .data import DataConfig, Dataset, SyntheticSet, dataset_from_tensors, dataset_from_torch, load_dataset
     from .distillation import DistillSettings
-    from .distilled import Distilled, distill, import_set, load
-    from .errors import DivergedError, InputError
     from .evaluation import PROTOCOLS, EvalRecipe, Scores, evaluate
-    from .exchange import export, import_buffers
     from .experts import ExpertRecipe, TrajectoryStore, train_experts
+    from .interop import Distilled, distill, export, import_buffers, import_set, load
     from .models import FlatModel, build_model
-    from .synthetic import SyntheticSet
+    from .runtime.errors import DivergedError, InputError
 
 __version__ = "0.1.0"
 
@@ -26,24 +24,24 @@ _HOMES = {
     "dataset_from_torch": "data",
     "load_dataset": "data",
     "DistillSettings": "distillation",
-    "Distilled": "distilled",
-    "distill": "distilled",
-    "import_set": "distilled",
-    "load": "distilled",
-    "DivergedError": "errors",
-    "InputError": "errors",
+    "Distilled": "interop.distilled",
+    "distill": "interop.distilled",
+    "import_set": "interop.distilled",
+    "load": "interop.distilled",
+    "DivergedError": "runtime.errors",
+    "InputError": "runtime.errors",
     "PROTOCOLS": "evaluation",
     "EvalRecipe": "evaluation",
     "Scores": "evaluation",
     "evaluate": "evaluation",
-    "export": "exchange",
-    "import_buffers": "exchange",
+    "export": "interop",
+    "import_buffers": "interop",
     "ExpertRecipe": "experts",
     "TrajectoryStore": "experts",
     "train_experts": "experts",
     "FlatModel": "models",
     "build_model": "models",
-    "SyntheticSet": "synthetic",
+    "SyntheticSet": "data",
 }
 
 __all__ = [

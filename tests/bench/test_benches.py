@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from astdistill.bench import store
-from astdistill.bench.catalogue import BENCHES, answer
-from astdistill.bench.harness import in_own_process
-from astdistill.bench.limits import Rates
-from astdistill.bench.task import Request, Settings
-from astdistill.cli import main
+from suite import store
+from suite.command import BENCHES, answer, main
+from suite.harness import in_own_process
+from suite.task import Rates, Request, Settings
 
 FURTHER = {"unroll": set(), "experts": {"share"}, "augment": set(), "store": {"bytes"}, "evaluate": {"epochs", "worker_mb"}}
 HERE = [(name, variant) for name, bench in BENCHES.items() for variant in bench.variants if (name, variant) != ("experts", "ours")]
@@ -40,7 +37,7 @@ def test_cosines_are_one_where_the_estimator_is_exact() -> None:
 
 
 def test_a_large_case_is_compared_smaller_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("astdistill.bench.unroll.MOST", 6)
+    monkeypatch.setattr("suite.unroll.MOST", 6)
     found = answer(Request(what="cosine", bench="unroll", case="tiny", variants=("backprop",)))
     assert found["backprop"]["cosine_case"] == "b2-t3"
     assert found["backprop"]["cosine"] == pytest.approx(1.0, abs=1e-5)
@@ -64,7 +61,7 @@ def test_cases_asked_for_in_the_issue_exist() -> None:
 
 def test_without_a_name_the_benches_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert main(["bench"]) == 0
+    assert main([]) == 0
     shown = capsys.readouterr().out
     for word in (*BENCHES, "b100-t10", "(w128-penalty)"):
         assert word in shown
@@ -89,7 +86,7 @@ def answer_here(request: Request) -> dict[str, Any]:
 
 def run_tiny(name: str, folder: Path, n: int) -> dict[str, Any]:
     """The JSON of a run with the published variant and the first of ours, on one thread."""
-    words = ["bench", name, "--case", "tiny", "-n", str(n), "--threads", "1", "--quiet", "--json", str(folder / "found.json")]
+    words = [name, "--case", "tiny", "-n", str(n), "--threads", "1", "--quiet", "--json", str(folder / "found.json")]
     assert main([*words, "--variant", "published", "--variant", BENCHES[name].variants[1]]) == 0
     return json.loads((folder / "found.json").read_text())
 
@@ -99,12 +96,12 @@ def test_from_words_to_a_table_and_json(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "140")
-    monkeypatch.setattr("astdistill.bench.command.in_own_process", answer_here)
+    monkeypatch.setattr("suite.command.in_own_process", answer_here)
     written = run_tiny(name, tmp_path, 2)
     assert list(written) == ["bench", "machine", "provenance", "limits", "rows"]
     assert written["bench"] == name
     assert written["machine"]["threads"] == 1
-    assert written["provenance"]["arguments"][:2] == ["bench", name]
+    assert written["provenance"]["arguments"][:2] == ["suite", name]
     assert "found.json" in written["provenance"]["arguments"]  # and not the folder, which is its maker's own
     assert {"versions", "commit", "python"} <= set(written["provenance"])
     assert written["limits"]["gflops"] == 2.0
@@ -120,3 +117,21 @@ def test_the_same_in_processes_of_their_own(tmp_path: Path) -> None:
     written = run_tiny("augment", tmp_path, 1)
     assert written["limits"]["gflops"] > 0
     assert [row["variant"] for row in written["rows"]] == ["published", "ours"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["unrol"], "Did you mean 'unroll'?"),
+        (["unroll", "--case", "b100-t1"], "Did you mean 'b100-t10'?"),
+        (["store", "--variant", "our"], "Did you mean 'ours'?"),
+        (["store", "-n", "0"], "choose 1 or more"),
+        (["store", "--epochs", "3"], "make bench NAME=evaluate"),
+        (["unroll", "-n", "x"], "-n cannot be 'x'; give a whole number. See: python -m suite --help"),
+        (["unroll", "--cas", "x"], "There is no flag --cas. Did you mean --case?"),
+        (["unroll", "--threads", "9999"], "--threads 9999 was given, but this process may use"),
+    ],
+)
+def test_bad_words_are_one_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert said in capsys.readouterr().err

@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from suite.command import BENCHES
+from suite.harness import Measured, in_own_process, run_bench
+from suite.rows import rows_of, table
+from suite.task import Rates, Request, Settings
 
-from astdistill.bench.catalogue import BENCHES
-from astdistill.bench.harness import Measured, in_own_process, run_bench
-from astdistill.bench.limits import Rates
-from astdistill.bench.rows import rows_of, table
-from astdistill.bench.task import Request, Settings
-from astdistill.errors import InputError
+from astdistill.runtime.errors import InputError
 
 RATES = Rates(50.0, 100.0, 10.0)
 SECONDS = {"published": [4.0, 9.0, 5.0], "ours": [2.0, 1.0, 1.5]}
@@ -83,7 +82,7 @@ def test_a_failing_process_is_one_sentence() -> None:
 
 
 def test_a_killed_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("astdistill.bench.harness.sys.executable", "/bin/false")
+    monkeypatch.setattr("suite.harness.sys.executable", "/bin/false")
     with pytest.raises(InputError, match="ended with code 1 and said nothing"):
         in_own_process(Request(what="rates"))
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from suite import augment, evaluate, experts, published, store, unroll
+from suite.task import Rates, Settings, best_of, measured_rates
 from torch.utils.flop_counter import FlopCounterMode
 
-from astdistill.bench import augment, evaluate, experts, published, store, unroll
-from astdistill.bench.limits import Rates, Units, Work, best_of, convnet_work, measured_rates
-from astdistill.bench.network import Net
-from astdistill.bench.task import Settings
+from astdistill.experiment.work import Net, Units, Work, convnet_work
 
 NET = Net(width=8, depth=3, size=16)
 

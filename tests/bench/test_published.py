@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from suite import experts, published, unroll
+from suite.task import TINY, Net
 
-from astdistill.augment import STRATEGY, apply, draw
-from astdistill.bench import experts, published, unroll
-from astdistill.bench.network import TINY, Net
-from astdistill.engines.eager import gradient_penalty
-from astdistill.models import FlatModel, build_model
-from astdistill.seeds import rng, seeded
-from astdistill.unroll import InnerLoop, Matching
+from astdistill.autodiff.engine import gradient_penalty
+from astdistill.data.augmentation import STRATEGY, apply, draw
+from astdistill.methods.matching import Matching
+from astdistill.methods.unroll import InnerLoop
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime.seeds import rng, seeded
 
 
 def double_convnet(net: Net = TINY) -> torch.nn.Module:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from astdistill.data import Dataset, cache_folder, load_dataset
 from astdistill.data.cache import Stored, cached, content
+from astdistill.data.dataset import Dataset
+from astdistill.data.loading import load_dataset
+from astdistill.runtime.files import cache_folder
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from typing import Any
 import datasets
 import pytest
 
-from astdistill.data.columns import find_columns
-from astdistill.errors import InputError
+from astdistill.data.hub import find_columns
+from astdistill.runtime.errors import InputError
 
 IMAGE, CLASSES, WHOLE, TEXT = (
     datasets.Image(),

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from astdistill.data import load_dataset
-from astdistill.errors import InputError
+from astdistill.data.loading import load_dataset
+from astdistill.runtime.errors import InputError
 
 
 def png_pixels(path: Path) -> torch.Tensor:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from astdistill.data import load_dataset
 from astdistill.data.hub import split_files
-from astdistill.errors import InputError
+from astdistill.data.loading import load_dataset
+from astdistill.runtime.errors import InputError
 
 NAMES = ["apple", "bear", "cup"]
 

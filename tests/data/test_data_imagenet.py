@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from astdistill.data import DataConfig, Preprocessing, load_dataset
+from astdistill.data.dataset import DataConfig
 from astdistill.data.imagenet import SUBSETS, words_of
+from astdistill.data.loading import load_dataset
+from astdistill.data.preprocessing import Preprocessing
 from astdistill.data.sources import published_statistics
-from astdistill.errors import InputError
+from astdistill.runtime.errors import InputError
 
 WNIDS = [f"n{10 * number + 1440764:08d}" for number in range(1000)]
 STANDARD = Preprocessing.standard([0.485, 0.456, 0.406], [0.229, 0.224, 0.225], (3, 128, 128))

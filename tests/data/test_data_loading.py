@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from astdistill.data import DataConfig, Preprocessing, fit_standard, fit_zca, load_dataset
-from astdistill.data.loading import ZCA_EPS
+from astdistill.data.dataset import DataConfig
+from astdistill.data.loading import ZCA_EPS, load_dataset
+from astdistill.data.preprocessing import Preprocessing, fit_standard
 from astdistill.data.sources import published_name
-from astdistill.errors import InputError
+from astdistill.data.whitening import fit_zca
+from astdistill.runtime.errors import InputError
 
 
 @pytest.fixture

@@ -18,25 +18,19 @@ from folders import write_parquet
 from PIL import Image
 from problems import rows_read
 
-from astdistill import progress
-from astdistill.data import (
-    Dataset,
-    Split,
-    dataset_from_tensors,
-    fit_standard,
-    fit_zca,
-    holdings,
-    load_dataset,
-    memory,
-    pixel_cache,
-    preprocessing,
-    statistics,
-)
-from astdistill.data.holdings import ByteImages, DiskImages, float_images
-from astdistill.data.memory import held_bytes, residence
-from astdistill.data.pixel_file import PixelFile
-from astdistill.errors import InputError
-from astdistill.workers.tensors import TensorPickler, TensorUnpickler, nameless_file
+from astdistill.data import cache as pixel_cache
+from astdistill.data import preprocessing, statistics
+from astdistill.data import storage as holdings
+from astdistill.data import storage as memory
+from astdistill.data.dataset import Dataset, Split
+from astdistill.data.loading import load_dataset
+from astdistill.data.preprocessing import fit_standard
+from astdistill.data.storage import ByteImages, DiskImages, PixelFile, float_images, held_bytes, residence
+from astdistill.data.tensors import dataset_from_tensors
+from astdistill.data.whitening import fit_zca
+from astdistill.runtime import progress
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.worker import TensorPickler, TensorUnpickler, nameless_file
 
 Build = Callable[[Path], str]
 
@@ -336,7 +330,7 @@ def test_nothing_is_said_of_a_small_whitening_and_one_line_of_a_large_one(
 ) -> None:
     from rich.console import Console
 
-    from astdistill.data import zca
+    from astdistill.data import whitening as zca
 
     said = io.StringIO()
     monkeypatch.setattr(progress.Output, "console", Console(file=said, width=300))
@@ -353,7 +347,7 @@ def test_nothing_is_said_of_a_small_whitening_and_one_line_of_a_large_one(
 
 
 def test_the_cost_of_zca_grows_as_its_operations_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    from astdistill.data import zca
+    from astdistill.data import whitening as zca
 
     monkeypatch.setattr(zca, "_timed", lambda operation: operation() is None or 1.0)
     side = zca.TRIED

@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference_data import resized_slowly
 
-from astdistill.data.pixels import resized
+from astdistill.data.decoding import resized
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40), (33, 57), (16, 64), (9, 10), (64, 64), (5, 80)])

@@ -7,10 +7,10 @@ import pytest
 import torch
 from reference_data import covariance_by_pairs
 
-from astdistill.data import Preprocessing, fit_standard, fit_zca
+from astdistill.data.preprocessing import Preprocessing, fit_standard
 from astdistill.data.statistics import EXACT_ROWS, channel_moments, covariance
-from astdistill.data.zca import LARGEST_ZCA
-from astdistill.errors import InputError
+from astdistill.data.whitening import LARGEST_ZCA, fit_zca
+from astdistill.runtime.errors import InputError
 
 
 def correlated(count: int, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:

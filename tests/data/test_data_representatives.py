@@ -5,9 +5,10 @@ import torch
 from reference_data import nearest_in_own_cluster
 from sklearn.cluster import KMeans
 
-from astdistill.data import load_dataset, representatives
-from astdistill.errors import InputError
-from astdistill.seeds import derive
+from astdistill.data.loading import load_dataset
+from astdistill.data.selection import representatives
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import derive
 
 
 def features(count: int, size: int = 6, seed: int = 0) -> torch.Tensor:

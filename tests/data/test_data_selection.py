@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from astdistill.data.selection import ClassChoice, first_of_each, kept_labels, renumbered, stratified
-from astdistill.errors import InputError
+from astdistill.runtime.errors import InputError
 
 NAMES = ("apple", "bear", "cup", "dog")
 

@@ -10,8 +10,10 @@ from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import TensorDataset
 
-from astdistill.data import Dataset, dataset_from_tensors, dataset_from_torch, load_dataset
-from astdistill.errors import InputError
+from astdistill.data.dataset import Dataset
+from astdistill.data.loading import load_dataset
+from astdistill.data.tensors import dataset_from_tensors, dataset_from_torch
+from astdistill.runtime.errors import InputError
 
 
 class Listed(TorchDataset[Any]):

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from astdistill.data import Preprocessing, load_dataset
-from astdistill.errors import InputError
+from astdistill.data.loading import load_dataset
+from astdistill.data.preprocessing import Preprocessing
+from astdistill.runtime.errors import InputError
 
 WNIDS = ["n02124075", "n01443537", "n03355925"]
 """Not in sorted order, as in the original file."""

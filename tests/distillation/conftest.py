@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from problems import blobs, tiny_experts
 
-from astdistill.data import Dataset
-from astdistill.distillation import DistillSettings
-from astdistill.experts import TrajectoryStore
+from astdistill.data.dataset import Dataset
+from astdistill.distillation.settings import DistillSettings
+from astdistill.experts.store import TrajectoryStore
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.clock import FILE, StepClock, stage
-from astdistill.data import Dataset
-from astdistill.distillation import DistillSettings, distill
-from astdistill.distillation.course import MOST_IMAGES, START, Frame, StartMap, due, forget, plane, read_course
-from astdistill.experts import TrajectoryStore
-from astdistill.methods import AST, MTT
-from astdistill.models import FlatModel, build_model
-from astdistill.runs import read_lines
-from astdistill.synthetic import SyntheticSet, load, one_hot
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import SyntheticSet, load, one_hot
+from astdistill.distillation.loop import distill
+from astdistill.distillation.settings import DistillSettings
+from astdistill.distillation.snapshots import MOST_IMAGES, START, Frame, StartMap, due, forget, plane, read_course
+from astdistill.experts.store import TrajectoryStore
+from astdistill.methods.trajectory_matching import AST, MTT
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime.files import read_lines
+from astdistill.runtime.status import FILE, StepClock, stage
 
 
 def test_the_kept_iterations_are_dense_at_the_start() -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from problems import blobs, tiny_experts
 
-from astdistill.data import Dataset
-from astdistill.distillation import DistillSettings, distill
-from astdistill.errors import InputError
-from astdistill.experts import TrajectoryStore
-from astdistill.methods import AST, AST_AS_RELEASED, MTT, Method
+from astdistill.data.dataset import Dataset
+from astdistill.distillation.loop import distill
+from astdistill.distillation.settings import DistillSettings
+from astdistill.experts.store import TrajectoryStore
+from astdistill.methods.method import Method
+from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, MTT
+from astdistill.runtime.errors import InputError
 
 
 @pytest.fixture

@@ -13,19 +13,25 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from astdistill.data import Dataset, Split
-from astdistill.distillation import DistillSettings, distill, saving
+from astdistill.data.dataset import Dataset, Split
+from astdistill.data.synthetic import SyntheticSet, load
+from astdistill.distillation import loop as saving
+from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
-from astdistill.errors import InputError
-from astdistill.experts import TrajectoryStore
-from astdistill.methods import AST, MTT, Method
-from astdistill.methods.parts import ExpertTargets, RawRate
-from astdistill.models import FlatModel, build_model
-from astdistill.progress import Output, bars, telling
-from astdistill.progress.status import StatusFile
-from astdistill.runs import load_tensors, read_lines
-from astdistill.synthetic import SyntheticSet, load
-from astdistill.unroll import Variables
+from astdistill.distillation.settings import DistillSettings
+from astdistill.experts.store import TrajectoryStore
+from astdistill.methods.initialisation import ExpertTargets
+from astdistill.methods.method import Method
+from astdistill.methods.outer import RawRate
+from astdistill.methods.trajectory_matching import AST, MTT
+from astdistill.methods.unroll import Variables
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime import progress as bars
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import load_tensors, read_lines
+from astdistill.runtime.progress import Output, telling
+from astdistill.runtime.status import StatusFile
 
 DATM_LIKE = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"), average=0.9)
 

@@ -9,16 +9,18 @@ import pytest
 import torch
 from killing import killed
 
-from astdistill.data import Dataset
-from astdistill.distillation import DistillSettings, distill
-from astdistill.distillation.course import read_course
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import SyntheticSet, load
+from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
-from astdistill.errors import InputError
-from astdistill.experts import TrajectoryStore
-from astdistill.methods import AST, Method
-from astdistill.methods.parts import ExpertTargets
-from astdistill.runs import load_tensors, read_lines
-from astdistill.synthetic import SyntheticSet, load
+from astdistill.distillation.settings import DistillSettings
+from astdistill.distillation.snapshots import read_course
+from astdistill.experts.store import TrajectoryStore
+from astdistill.methods.initialisation import ExpertTargets
+from astdistill.methods.method import Method
+from astdistill.methods.trajectory_matching import AST
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import load_tensors, read_lines
 
 SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"), average=0.9)
 

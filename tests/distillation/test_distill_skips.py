@@ -12,21 +12,24 @@ import torch
 import users_paper
 from rich.console import Console
 
-from astdistill import progress
-from astdistill.data import Dataset
-from astdistill.devices import read
-from astdistill.distillation import DistillSettings, distill
+from astdistill.autodiff.training import pack
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import load
+from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
+from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.state import DistillState
-from astdistill.errors import DivergedError
-from astdistill.experts import TrajectoryStore
-from astdistill.methods import AST, MTT, Method
-from astdistill.methods.parts import RawRate
-from astdistill.models import FlatModel, build_model
-from astdistill.optimisers import pack
-from astdistill.runs import load_tensors, read_lines
-from astdistill.synthetic import load
-from astdistill.unroll import Variables
+from astdistill.experts.store import TrajectoryStore
+from astdistill.methods.method import Method
+from astdistill.methods.outer import RawRate
+from astdistill.methods.trajectory_matching import AST, MTT
+from astdistill.methods.unroll import Variables
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime import progress
+from astdistill.runtime.devices import read
+from astdistill.runtime.errors import DivergedError
+from astdistill.runtime.files import load_tensors, read_lines
 
 
 def run_of(dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings) -> Distillation:

@@ -9,18 +9,23 @@ import pytest
 import torch
 import users_paper
 
-from astdistill.data import Dataset
-from astdistill.distillation import DistillSettings, distill
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import SyntheticSet, load
+from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
-from astdistill.errors import DivergedError, InputError
-from astdistill.experts import TrajectoryStore
-from astdistill.methods import AST, DATM, MTT, TESLA, Method
-from astdistill.methods.parts import ExpertTargets, GrowingWindow, LossThreshold
-from astdistill.models import FlatModel, build_model
-from astdistill.runs import read_lines
-from astdistill.seeds import derive
-from astdistill.synthetic import SyntheticSet, load
-from astdistill.unroll import Variables
+from astdistill.distillation.settings import DistillSettings
+from astdistill.experts.store import TrajectoryStore
+from astdistill.methods.initialisation import ExpertTargets
+from astdistill.methods.method import Method
+from astdistill.methods.outer import LossThreshold
+from astdistill.methods.segments import GrowingWindow
+from astdistill.methods.trajectory_matching import AST, DATM, MTT, TESLA
+from astdistill.methods.unroll import Variables
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import DivergedError, InputError
+from astdistill.runtime.files import read_lines
+from astdistill.runtime.seeds import derive
 
 SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"))
 

@@ -12,13 +12,14 @@ from problems import SmoothNet
 from rich.console import Console
 from torch import Tensor, nn
 
-from astdistill import progress
-from astdistill.engines import EagerEngine, derivatives
-from astdistill.engines.compiled import CompiledEngine, compiled_engine
-from astdistill.engines.precision import in_bfloat16, products
-from astdistill.errors import InputError
-from astdistill.models import FlatModel, build_model
-from astdistill.seeds import rng, seeded
+from astdistill.autodiff import derivatives
+from astdistill.autodiff.compiled import CompiledEngine, compiled_engine, in_bfloat16, products
+from astdistill.autodiff.engine import EagerEngine
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime import progress
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import rng, seeded
 
 
 def network(name: str, classes: int = 3, shape: tuple[int, int, int] = (3, 8, 8)) -> FlatModel:
@@ -199,7 +200,7 @@ def test_outputs_of_cuda_graphs_are_copied(uncompiled: list[dict[str, Any]], mon
     """A replay writes into the memory that the last one returned."""
     kept = torch.zeros(3)
     monkeypatch.setattr(derivatives, "gradient", lambda model: lambda *given: (kept, kept, kept))
-    monkeypatch.setattr("astdistill.engines.compiled._own_code", lambda function: function)
+    monkeypatch.setattr("astdistill.autodiff.compiled._own_code", lambda function: function)
     case = Case()
     found = CompiledEngine(case.model, mode="reduce-overhead").gradient(case.theta, case.images, case.targets)
     kept += 1

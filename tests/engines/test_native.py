@@ -13,15 +13,23 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from astdistill import progress
-from astdistill.engines import EagerEngine, blocks, choice, engine_of, held_bytes, library, native
-from astdistill.engines.blocks import blocks_of
-from astdistill.engines.native import NativeEngine
-from astdistill.engines.workspace import Workspace
-from astdistill.errors import InputError
-from astdistill.models import ConvNet, FlatModel, build_model
-from astdistill.seeds import rng
-from astdistill.unroll import Backprop, InnerLoop, Matching, Recompute, Variables, draw_plan
+from astdistill.autodiff import dispatch as choice
+from astdistill.autodiff.dispatch import engine_of, held_bytes
+from astdistill.autodiff.engine import EagerEngine
+from astdistill.autodiff.native import build as library
+from astdistill.autodiff.native import engine as native
+from astdistill.autodiff.native import layout as blocks
+from astdistill.autodiff.native.engine import NativeEngine
+from astdistill.autodiff.native.layout import Workspace, blocks_of
+from astdistill.methods.estimators import Backprop, Recompute
+from astdistill.methods.matching import Matching
+from astdistill.methods.unroll import InnerLoop, Variables, draw_plan
+from astdistill.models.convnets import ConvNet
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime import progress
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import rng
 
 needs_compiler = pytest.mark.skipif(library.library() is None, reason="no C compiler on this machine")
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from astdistill.data import DataConfig, Dataset, Preprocessing, Split
-from astdistill.synthetic import SyntheticSet, one_hot
+from astdistill.data.dataset import DataConfig, Dataset, Split
+from astdistill.data.preprocessing import Preprocessing
+from astdistill.data.synthetic import SyntheticSet, one_hot
 
 CLASSES = ("ant", "bee", "cat")
 MODEL = "convnet-d1-w8"

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from astdistill.data import Dataset
-from astdistill.errors import InputError
-from astdistill.evaluation import full_data, kmeans_real, random_real
-from astdistill.synthetic import SyntheticSet
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import SyntheticSet
+from astdistill.evaluation.baselines import full_data, kmeans_real, random_real
+from astdistill.runtime.errors import InputError
 
 BOTH = pytest.mark.parametrize("choose", [random_real, kmeans_real])
 Choose = Callable[[Dataset, int, int], SyntheticSet]

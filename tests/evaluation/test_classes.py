@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from astdistill.errors import InputError
-from astdistill.evaluation import MTT_PROTOCOL, Entry, NetworkResult, Scores, by_class, confusions
+from astdistill.evaluation.per_class import by_class, confusions
+from astdistill.evaluation.protocol import MTT_PROTOCOL
+from astdistill.evaluation.scores import Entry, Scores
+from astdistill.evaluation.training import NetworkResult
+from astdistill.runtime.errors import InputError
 
 NAMES = ("ant", "bee", "cat")
 FIRST = ((3, 1, 0), (2, 2, 0), (0, 0, 0))

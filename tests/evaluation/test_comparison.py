@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.data import Dataset
-from astdistill.errors import InputError
-from astdistill.evaluation import EvalRecipe, NetworkResult, Scores, evaluate_all, evaluation
-from astdistill.evaluation.places import synthetic_place
-from astdistill.synthetic import SyntheticSet
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import SyntheticSet
+from astdistill.evaluation import runner as evaluation
+from astdistill.evaluation.comparison import evaluate_all
+from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.rows import synthetic_place
+from astdistill.evaluation.scores import Scores
+from astdistill.evaluation.training import NetworkResult
+from astdistill.runtime.errors import InputError
 
 RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1)
 MODEL = "convnet-d1-w8"

@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.accuracy import accuracy
-from astdistill.data import Dataset, Split
-from astdistill.errors import InputError
-from astdistill.evaluation import EvalRecipe, NetworkResult, TensorExamples, continual, continual_table, evaluate_all, evaluation
-from astdistill.evaluation.continual import arrived, of_classes
-from astdistill.evaluation.training import train_network
-from astdistill.models import build_model
-from astdistill.seeds import derive, rng
-from astdistill.synthetic import SyntheticSet
+from astdistill.autodiff.training import accuracy
+from astdistill.data.dataset import Dataset, Split
+from astdistill.data.synthetic import SyntheticSet
+from astdistill.evaluation import runner as evaluation
+from astdistill.evaluation.comparison import evaluate_all
+from astdistill.evaluation.continual import arrived, continual, continual_table, of_classes
+from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.training import NetworkResult, TensorExamples, train_network
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import derive, rng
 
 RECIPE = EvalRecipe(name="short", epochs=6, full_epochs=1)
 MODEL = "convnet-d1-w8"

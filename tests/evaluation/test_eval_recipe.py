@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from astdistill.errors import InputError
-from astdistill.evaluation import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, PROTOCOLS, EvalRecipe, protocol
+from astdistill.evaluation.protocol import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, PROTOCOLS, EvalRecipe, protocol
+from astdistill.runtime.errors import InputError
 
 
 def test_mtt_protocol_has_the_published_values() -> None:

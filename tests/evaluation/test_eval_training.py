@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from astdistill.accuracy import accuracy, confusion
-from astdistill.augment import apply, draw
-from astdistill.data import Split
-from astdistill.evaluation import EvalRecipe, TensorExamples
-from astdistill.evaluation.training import train_network
-from astdistill.seeds import rng
-from astdistill.textures import ORDINARY, Torus
+from astdistill.autodiff.training import accuracy, confusion
+from astdistill.data.augmentation import apply, draw
+from astdistill.data.dataset import Split
+from astdistill.data.textures import ORDINARY, Torus
+from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.training import TensorExamples, train_network
+from astdistill.runtime.seeds import rng
 
 SHAPE = (3, 6, 6)
 
@@ -82,14 +82,14 @@ def test_training_equals_sgd_written_out(augmentation: str, momentum_after: floa
 
 
 def test_accuracy_counts_every_image_once_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("astdistill.accuracy.BATCH", 7)
+    monkeypatch.setattr("astdistill.autodiff.training.BATCH", 7)
     split = held_out(30)
     expected = 100 * (network()(split.images).argmax(dim=1) == split.labels).double().mean()
     assert accuracy(network(), split) == pytest.approx(float(expected))
 
 
 def test_the_confusion_matrix_counts_every_image_once_in_its_own_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("astdistill.accuracy.BATCH", 7)
+    monkeypatch.setattr("astdistill.autodiff.training.BATCH", 7)
     split = held_out(30)
     expected = [[0] * 3 for _ in range(3)]
     for image, label in zip(split.whole(), split.labels.tolist(), strict=True):

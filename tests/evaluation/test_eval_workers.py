@@ -11,12 +11,17 @@ import pytest
 import torch
 from killing import killed
 
-from astdistill.data import Dataset
-from astdistill.errors import InputError
-from astdistill.evaluation import EvalRecipe, NetworkResult, Scores, evaluate, evaluate_all, evaluation
-from astdistill.models import build_model
-from astdistill.synthetic import SyntheticSet
-from astdistill.workers import Crew
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import SyntheticSet
+from astdistill.evaluation import runner as evaluation
+from astdistill.evaluation.comparison import evaluate_all
+from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.runner import evaluate
+from astdistill.evaluation.scores import Scores
+from astdistill.evaluation.training import NetworkResult
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.parallel import Crew
 
 RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1)
 MODEL = "convnet-d1-w8"

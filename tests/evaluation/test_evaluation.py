@@ -6,11 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from astdistill import progress
-from astdistill.data import DataConfig, Dataset, Preprocessing, Split
-from astdistill.errors import InputError
-from astdistill.evaluation import EvalRecipe, NetworkResult, Scores, evaluate
-from astdistill.synthetic import SyntheticSet
+from astdistill.data.dataset import DataConfig, Dataset, Split
+from astdistill.data.preprocessing import Preprocessing
+from astdistill.data.synthetic import SyntheticSet
+from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.runner import evaluate
+from astdistill.evaluation.scores import Scores
+from astdistill.evaluation.training import NetworkResult
+from astdistill.runtime import progress
+from astdistill.runtime.errors import InputError
 
 SHORT = EvalRecipe(name="short", epochs=15)
 MODEL = "convnet-d1-w8"

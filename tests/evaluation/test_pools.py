@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from astdistill.errors import InputError
-from astdistill.evaluation import POOLS, architectures
-from astdistill.models import build_model
+from astdistill.evaluation.protocol import POOLS, architectures
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import InputError
 
 SHAPE = (3, 32, 32)
 STUDENT = "convnet-d3"

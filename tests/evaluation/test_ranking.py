@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.data import Dataset
-from astdistill.errors import InputError
-from astdistill.evaluation import EvalRecipe, NetworkResult, Ranking, evaluate_all, evaluation, rank, ranking_table
-from astdistill.evaluation.ranking import Measured, hardened, robust
-from astdistill.synthetic import SyntheticSet
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import SyntheticSet
+from astdistill.evaluation import runner as evaluation
+from astdistill.evaluation.comparison import evaluate_all
+from astdistill.evaluation.dd_ranking import Measured, Ranking, hardened, rank, ranking_table, robust
+from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.training import NetworkResult
+from astdistill.runtime.errors import InputError
 
 RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1, augmentation="flip")
 Distil = Callable[..., SyntheticSet]

@@ -9,22 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.data import Dataset, Split
-from astdistill.errors import InputError
-from astdistill.evaluation import (
-    EvalRecipe,
-    NetworkResult,
-    SearchedRate,
-    continual,
-    continual_table,
-    evaluate_all,
-    evaluation,
-    rank,
-    ranking_table,
-    rates_table,
-    search_rates,
-)
-from astdistill.synthetic import SyntheticSet
+from astdistill.data.dataset import Dataset, Split
+from astdistill.data.synthetic import SyntheticSet
+from astdistill.evaluation import runner as evaluation
+from astdistill.evaluation.comparison import evaluate_all
+from astdistill.evaluation.continual import continual, continual_table
+from astdistill.evaluation.dd_ranking import rank, ranking_table
+from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.rate_search import rates_table, search_rates
+from astdistill.evaluation.scores import SearchedRate
+from astdistill.evaluation.training import NetworkResult
+from astdistill.runtime.errors import InputError
 
 RECIPE = EvalRecipe(name="short", epochs=4, full_epochs=1)
 MODEL = "convnet-d1-w8"

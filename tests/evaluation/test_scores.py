@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from astdistill.errors import InputError
-from astdistill.evaluation import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, Entry, NetworkResult, Scores, table
-from astdistill.tabulation import markdown, terminal
+from astdistill.evaluation.protocol import AST_RELEASED_PROTOCOL, MTT_PROTOCOL
+from astdistill.evaluation.scores import Entry, Scores, table
+from astdistill.evaluation.training import NetworkResult
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.tables import markdown, terminal
 
 FINAL = [NetworkResult(40.0), NetworkResult(42.0), NetworkResult(47.0)]
 CHECKED = [NetworkResult(40.0, 44.0), NetworkResult(42.0, 43.0)]

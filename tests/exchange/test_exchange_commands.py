@@ -9,9 +9,9 @@ import pytest
 import torch
 from reference_mtt import rows_of, write_buffers
 
-from astdistill.cli import main
-from astdistill.experts import TrajectoryStore
-from astdistill.synthetic import load
+from astdistill.cli.main import main
+from astdistill.data.synthetic import load
+from astdistill.experts.store import TrajectoryStore
 
 TINY = [
     "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "4", "--distill.max-start-epoch", "2",

@@ -13,11 +13,12 @@ from problems import TINY, blobs
 from reference_mtt import PublishedConvNet, loss_of_set
 
 import astdistill
-from astdistill.data import Dataset
-from astdistill.errors import InputError
-from astdistill.exchange import FORMATS, Format, export, import_set
-from astdistill.seeds import rng, seeded
-from astdistill.synthetic import SyntheticSet, one_hot
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import SyntheticSet, one_hot
+from astdistill.interop.exporters import FORMATS, Format, export
+from astdistill.interop.import_sets import import_set
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import rng, seeded
 
 
 @pytest.fixture(scope="module")

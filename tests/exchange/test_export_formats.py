@@ -19,13 +19,15 @@ from PIL import Image
 from problems import TINY, blobs
 
 import astdistill
-from astdistill.cli import main
-from astdistill.errors import InputError
-from astdistill.evaluation import Entry, EvalRecipe, NetworkResult, Scores, Subject
-from astdistill.exchange import export
-from astdistill.exchange.huggingface import push
-from astdistill.seeds import rng
-from astdistill.synthetic import SyntheticSet, one_hot
+from astdistill.cli.main import main
+from astdistill.data.synthetic import SyntheticSet, one_hot
+from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.scores import Entry, Scores, Subject
+from astdistill.evaluation.training import NetworkResult
+from astdistill.interop.exporters import export
+from astdistill.interop.huggingface import push
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import rng
 
 CLASSES = ("ant", "bee / wasp", "chat")
 

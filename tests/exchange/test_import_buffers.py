@@ -15,15 +15,18 @@ from reference_mtt import PublishedConvNet, Rows, Touch, alias, published_rows, 
 from torch import Tensor
 
 import astdistill
-from astdistill.data import Dataset
-from astdistill.distillation import DistillSettings, distill
-from astdistill.errors import InputError
-from astdistill.exchange import buffers, import_buffers
-from astdistill.exchange.buffers import last_accuracy
-from astdistill.experts import TrajectoryStore, train_experts
-from astdistill.methods import AST
-from astdistill.models import FlatModel, build_model
-from astdistill.seeds import seeded
+from astdistill.data.dataset import Dataset
+from astdistill.distillation.loop import distill
+from astdistill.distillation.settings import DistillSettings
+from astdistill.experts.store import TrajectoryStore
+from astdistill.experts.training import train_experts
+from astdistill.interop import import_experts as buffers
+from astdistill.interop.import_experts import import_buffers, last_accuracy
+from astdistill.methods.trajectory_matching import AST
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import seeded
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +272,7 @@ def test_chance_is_seen_where_the_data_are_others(original: TrajectoryStore, dat
 
 
 def test_where_an_expert_came_from_stands_in_its_file(tmp_path: Path, dataset: Dataset) -> None:
-    from astdistill.runs import load_tensors
+    from astdistill.runtime.files import load_tensors
 
     folder = write_buffers(tmp_path / "b", [[published_rows()], [published_rows(seed=1), published_rows(seed=2)]])
     store = import_buffers(folder, dataset, model=TINY, store=tmp_path / "s")

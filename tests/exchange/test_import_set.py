@@ -12,12 +12,13 @@ from problems import TINY, blobs
 from reference_mtt import Touch
 
 import astdistill
-from astdistill.data import Dataset
-from astdistill.errors import InputError
-from astdistill.evaluation import PROTOCOLS, evaluate
-from astdistill.exchange import import_set
-from astdistill.seeds import rng
-from astdistill.synthetic import load
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import load
+from astdistill.evaluation.protocol import PROTOCOLS
+from astdistill.evaluation.runner import evaluate
+from astdistill.interop.import_sets import import_set
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import rng
 
 COUNT, CLASSES = 6, 3
 

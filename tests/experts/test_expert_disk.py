@@ -12,13 +12,17 @@ from killing import Killed, killed, killed_at_write
 from PIL import Image
 from problems import TINY, TINY_RECIPE, rows_read
 
-from astdistill import accuracy
-from astdistill.data import Dataset, load_dataset
-from astdistill.distillation import DistillSettings, distill
-from astdistill.evaluation import MTT_PROTOCOL, evaluate_all
-from astdistill.experts import TrajectoryStore, train_experts
-from astdistill.methods import AST
-from astdistill.runs import read_lines
+from astdistill.autodiff import training as accuracy
+from astdistill.data.dataset import Dataset
+from astdistill.data.loading import load_dataset
+from astdistill.distillation.loop import distill
+from astdistill.distillation.settings import DistillSettings
+from astdistill.evaluation.comparison import evaluate_all
+from astdistill.evaluation.protocol import MTT_PROTOCOL
+from astdistill.experts.store import TrajectoryStore
+from astdistill.experts.training import train_experts
+from astdistill.methods.trajectory_matching import AST
+from astdistill.runtime.files import read_lines
 
 RECIPE = TINY_RECIPE.replace(epochs=5, batch=20)
 JOB = """

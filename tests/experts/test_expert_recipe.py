@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from astdistill.experts import ExpertRecipe
-from astdistill.methods import AST, AST_AS_RELEASED, MTT
+from astdistill.experts.recipe import ExpertRecipe
+from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, MTT
 
 
 def test_the_clipping_loss_grows_from_a_half_to_one_in_ten_epochs() -> None:

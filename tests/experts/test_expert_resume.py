@@ -12,10 +12,11 @@ import torch
 from killing import Killed, killed, killed_at_write
 from problems import TINY, blobs, tiny_experts
 
-from astdistill.data import Dataset
-from astdistill.errors import InputError
-from astdistill.experts import ExpertRecipe, TrajectoryStore
-from astdistill.runs import read_lines
+from astdistill.data.dataset import Dataset
+from astdistill.experts.recipe import ExpertRecipe
+from astdistill.experts.store import TrajectoryStore
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import read_lines
 
 AST_LIKE = ExpertRecipe(
     epochs=7, batch=24, lr=0.05, momentum=0.9, weight_decay=1e-3, lr_drop=0.6, clip_epochs=4, penalty=0.5, grad_norm=0.5

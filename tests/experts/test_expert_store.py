@@ -15,11 +15,11 @@ import torch
 from problems import TINY, TINY_RECIPE, blobs, tiny_experts
 from safetensors.torch import load_file
 
-from astdistill.data import Dataset
-from astdistill.errors import InputError
-from astdistill.experts import StoreIdentity, TrajectoryStore, train_experts
-from astdistill.experts.store import identity_of
-from astdistill.runs import save_tensors, write_json
+from astdistill.data.dataset import Dataset
+from astdistill.experts.store import StoreIdentity, TrajectoryStore, identity_of
+from astdistill.experts.training import train_experts
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import save_tensors, write_json
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,18 @@ import torch
 from problems import TINY, TINY_RECIPE, blobs, tiny_experts
 from torch import Tensor, nn
 
-from astdistill.data import Split
-from astdistill.engines import Trainee
-from astdistill.engines.eager import gradient_penalty
-from astdistill.errors import DivergedError, InputError
-from astdistill.experts import ExpertRecipe, TrajectoryStore, train_experts
-from astdistill.experts.training import expert_gradient, make_optimiser, train_epoch
-from astdistill.models import FlatModel, build_model
-from astdistill.runs import read_lines
-from astdistill.seeds import derive, rng
-from astdistill.synthetic import one_hot
+from astdistill.autodiff.engine import gradient_penalty
+from astdistill.autodiff.training import Trainee
+from astdistill.data.dataset import Split
+from astdistill.data.synthetic import one_hot
+from astdistill.experts.recipe import ExpertRecipe
+from astdistill.experts.store import TrajectoryStore
+from astdistill.experts.training import expert_gradient, make_optimiser, train_epoch, train_experts
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import DivergedError, InputError
+from astdistill.runtime.files import read_lines
+from astdistill.runtime.seeds import derive, rng
 
 SMOOTH = "convnet-d1-w4-sigmoid"
 """Without the kinks of ReLU float32 stays near float64."""

@@ -12,10 +12,12 @@ import torch
 from killing import killed
 from problems import TINY, TINY_RECIPE, blobs, tiny_experts
 
-from astdistill.errors import DivergedError, InputError
-from astdistill.experts import TrajectoryStore, train_experts, training
-from astdistill.runs import append_line, lock, read_lines
-from astdistill.workers import Crew
+from astdistill.experts import training
+from astdistill.experts.store import TrajectoryStore
+from astdistill.experts.training import train_experts
+from astdistill.runtime.errors import DivergedError, InputError
+from astdistill.runtime.files import append_line, lock, read_lines
+from astdistill.runtime.parallel import Crew
 
 JOB = """
 from pathlib import Path

@@ -10,15 +10,14 @@ import torch
 from problems import TINY, blobs
 from torch import Tensor
 
-from astdistill.data import Split
-from astdistill.engines import Trainee
-from astdistill.experts import ExpertRecipe, train_experts
-from astdistill.experts.sharpness import sharpness_aware
-from astdistill.experts.training import expert_gradient, loss_gradient, make_optimiser, train_epoch
-from astdistill.methods import AST, FTD, MTT
-from astdistill.models import build_model
-from astdistill.seeds import derive, rng
-from astdistill.synthetic import one_hot
+from astdistill.autodiff.training import Trainee
+from astdistill.data.dataset import Split
+from astdistill.data.synthetic import one_hot
+from astdistill.experts.recipe import ExpertRecipe
+from astdistill.experts.training import expert_gradient, loss_gradient, make_optimiser, sharpness_aware, train_epoch, train_experts
+from astdistill.methods.trajectory_matching import AST, FTD, MTT
+from astdistill.models.registry import build_model
+from astdistill.runtime.seeds import derive, rng
 
 SMOOTH = "convnet-d1-w4-sigmoid"
 FLAT = ExpertRecipe(epochs=3, batch=5, lr=0.05, momentum=0.9, weight_decay=0.01, sharpness=0.3, surrogate_gap=0.7)

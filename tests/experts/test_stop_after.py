@@ -9,10 +9,11 @@ import torch
 from problems import TINY, TINY_RECIPE, blobs
 
 import astdistill as ad
-from astdistill.errors import InputError
-from astdistill.experiment import Experiment, expert_epochs
-from astdistill.experts import TrajectoryStore, train_experts
-from astdistill.runs import load_tensors
+from astdistill.experiment.config import Experiment, expert_epochs
+from astdistill.experts.store import TrajectoryStore
+from astdistill.experts.training import train_experts
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import load_tensors
 
 # A drop of the rate, momentum and Adam's moments are what a stop must not lose.
 RECIPES = {
@@ -59,7 +60,7 @@ def test_a_shorter_stop_leaves_longer_experts_as_they_are(tmp_path: Path) -> Non
     opened = TrajectoryStore.open(mixed.folder)
     assert opened.epochs == 3, "as many as every expert has"
     assert opened.segment(1, 1, 2).checkpoints.shape[0] == 2
-    with pytest.raises(InputError, match="Rows 3 to 4 of expert 1 were asked for, but .* holds rows 0 to 3"):
+    with pytest.raises(InputError, match=r"Rows 3 to 4 of expert 1 were asked for, but .* holds rows 0 to 3"):
         opened.rows(1, 3, 5)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from problems import blobs, tiny_experts
 
-from astdistill.data import Dataset
-from astdistill.experts import TrajectoryStore
-from astdistill.models import FlatModel, build_model
+from astdistill.data.dataset import Dataset
+from astdistill.experts.store import TrajectoryStore
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
 
 
 @pytest.fixture(scope="session")

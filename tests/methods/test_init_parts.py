@@ -10,10 +10,13 @@ import torch
 from problems import TINY, blobs, tiny_experts
 from torch import Tensor
 
-from astdistill.data import Dataset, dataset_from_tensors, representatives
-from astdistill.errors import InputError
-from astdistill.experts import TrajectoryStore
-from astdistill.methods.parts import (
+from astdistill.data.dataset import Dataset
+from astdistill.data.selection import representatives
+from astdistill.data.synthetic import SyntheticSet
+from astdistill.data.tensors import dataset_from_tensors
+from astdistill.data.textures import Torus
+from astdistill.experts.store import TrajectoryStore
+from astdistill.methods.initialisation import (
     CorrectInit,
     ExpertTargets,
     FileInit,
@@ -24,12 +27,12 @@ from astdistill.methods.parts import (
     RepresentativeInit,
     RepresentativeInitAsReleased,
     TargetTargets,
+    expert_logits,
 )
-from astdistill.methods.parts.init import expert_logits
-from astdistill.models import FlatModel, build_model
-from astdistill.seeds import derive, rng
-from astdistill.synthetic import SyntheticSet
-from astdistill.textures import Torus
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import derive, rng
 
 
 def places(dataset: Dataset, images: Tensor) -> list[int]:

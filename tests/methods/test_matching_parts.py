@@ -8,21 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from astdistill.devices import read
-from astdistill.errors import InputError
-from astdistill.experts import Segment
-from astdistill.methods.parts import (
-    Accept,
+from astdistill.experts.store import Segment
+from astdistill.methods.matching import (
     FinalGoal,
     Goal,
     IntermediateGoal,
     IntermediateGoalAsReleased,
-    LossThreshold,
+    Matching,
     NearestGoal,
+    Objective,
+    cotangents,
 )
-from astdistill.seeds import rng
-from astdistill.unroll import Matching, MetaGradient, Objective
-from astdistill.unroll.objective import cotangents
+from astdistill.methods.outer import Accept, LossThreshold
+from astdistill.methods.unroll import MetaGradient
+from astdistill.runtime.devices import read
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import rng
 
 CASES = [(20, 3), (20, 2), (30, 2), (10, 4), (7, 3), (5, 2), (3, 3), (80, 2), (9, 1)]
 

@@ -13,18 +13,21 @@ import torch
 import users_paper
 from problems import problem
 
-from astdistill import methods as room
-from astdistill.data import Dataset
-from astdistill.distillation import DistillSettings, distill
+from astdistill.data.dataset import Dataset
+from astdistill.data.textures import Torus
+from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
+from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.state import DistillState
-from astdistill.errors import InputError
-from astdistill.experts import Segment, TrajectoryStore
-from astdistill.methods import AST, AST_AS_RELEASED, MTT, Method, find_method, methods
-from astdistill.models import FlatModel
-from astdistill.seeds import rng
-from astdistill.textures import Torus
-from astdistill.unroll import InnerLoop, Variables, draw_plan
+from astdistill.experts.store import Segment, TrajectoryStore
+from astdistill.methods import method as room
+from astdistill.methods.method import Method
+from astdistill.methods.registry import find_method, methods
+from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, MTT
+from astdistill.methods.unroll import InnerLoop, Variables, draw_plan
+from astdistill.models.flat import FlatModel
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import rng
 
 NAMES = [*methods(), "users_paper:STEADY", "ast_soft_window:AST_SOFT_WINDOW"]
 STEPS, MATCHED, STARTS = 6, 2, 4

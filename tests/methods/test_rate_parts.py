@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from astdistill.methods.parts import LogRate, Rate, RawRate
+from astdistill.methods.outer import LogRate, Rate, RawRate
 
 INITIAL = 0.02
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 from problems import SmoothNet
 
-from astdistill.errors import InputError
-from astdistill.experts import TrajectoryStore
-from astdistill.methods.parts import (
+from astdistill.experts.store import TrajectoryStore
+from astdistill.methods.segments import (
     BalancedWeight,
     BalancedWeightAsReleased,
     GrowingWindow,
@@ -22,8 +21,10 @@ from astdistill.methods.parts import (
     WeightPerturbation,
     WeightPerturbationAsReleased,
 )
-from astdistill.models import FlatModel, build_model
-from astdistill.seeds import rng, seeded
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.seeds import rng, seeded
 
 
 def test_segments_are_uniform_over_experts_and_start_epochs(experts: TrajectoryStore) -> None:

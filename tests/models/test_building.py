@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from astdistill.errors import InputError
-from astdistill.models import ConvNet, build_model, model_names
+from astdistill.models.convnets import ConvNet
+from astdistill.models.registry import build_model, model_names
+from astdistill.runtime.errors import InputError
 
 
 def tiny(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:

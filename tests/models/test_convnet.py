@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from astdistill import seeds
-from astdistill.errors import InputError
-from astdistill.models import ConvNet, GroupNorm, deepest
+from astdistill.models.convnets import ConvNet, deepest
+from astdistill.models.layers import GroupNorm
+from astdistill.runtime import seeds
+from astdistill.runtime.errors import InputError
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 

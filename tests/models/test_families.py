@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from astdistill import seeds
-from astdistill.errors import InputError
-from astdistill.models import FlatModel, build_model
+from astdistill.models.flat import FlatModel
 from astdistill.models.layers import POOL, trunk
+from astdistill.models.registry import build_model
 from astdistill.models.vit import Attention
+from astdistill.runtime import seeds
+from astdistill.runtime.errors import InputError
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 33, 33), (3, 64, 64), (3, 128, 128), (2, 5, 9)]
 STUDENTS = [

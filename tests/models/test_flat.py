@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from astdistill import seeds
-from astdistill.errors import InputError
-from astdistill.models import ConvNet, FlatModel
+from astdistill.models.convnets import ConvNet
+from astdistill.models.flat import FlatModel
+from astdistill.runtime import seeds
+from astdistill.runtime.errors import InputError
 
 
 def _network(seed: int = 0, **options: str) -> ConvNet:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from astdistill.errors import InputError
-from astdistill.models import parse
+from astdistill.models.registry import parse
+from astdistill.runtime.errors import InputError
 
 SIZE = (32, 32)
 

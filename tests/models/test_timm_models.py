@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from astdistill.errors import InputError
-from astdistill.models import build_model
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import InputError
 
 
 class Fused(nn.Flatten):

@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 from problems import TINY, TINY_RECIPE, blobs, tiny_experts
 
-from astdistill.clock import stage
-from astdistill.distillation import DistillSettings, distill
-from astdistill.evaluation import MTT_PROTOCOL, continual, evaluate_all, rank
-from astdistill.methods import AST
-from astdistill.methods.parts import ExpertTargets
-from astdistill.presets import preset
-from astdistill.progress import be_quiet
-from astdistill.report import record_experts
-from astdistill.runs import write_json
+from astdistill.distillation.loop import distill
+from astdistill.distillation.settings import DistillSettings
+from astdistill.evaluation.comparison import evaluate_all
+from astdistill.evaluation.continual import continual
+from astdistill.evaluation.dd_ranking import rank
+from astdistill.evaluation.protocol import MTT_PROTOCOL
+from astdistill.experiment.presets import preset
+from astdistill.methods.initialisation import ExpertTargets
+from astdistill.methods.trajectory_matching import AST
+from astdistill.report.relatives import record_experts
+from astdistill.runtime.files import write_json
+from astdistill.runtime.progress import be_quiet
+from astdistill.runtime.status import stage
 
 SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from astdistill.report import save_page
+from astdistill.report.page.page import save_page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from astdistill.report.page import clusters
+from astdistill.report.page import figures as clusters
 from astdistill.report.page.drawing import panel
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from astdistill.errors import InputError
-from astdistill.report import save_curves
-from astdistill.report.curves import curve
+from astdistill.report.figures import curve, save_curves
+from astdistill.runtime.errors import InputError
 
 LINES = [{"iteration": i, "loss": 1.0 / (1 + i), "lr": 0.01} for i in range(60)]
 

@@ -13,16 +13,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from astdistill.cli import main
-from astdistill.data import DataConfig, Preprocessing
-from astdistill.distillation.course import read_course
-from astdistill.errors import InputError
-from astdistill.evaluation import Continual, Ranking, Scores, continual_table, ranking_table
-from astdistill.report import PAGE, renew_page, run_of, save_page
+from astdistill.cli.main import main
+from astdistill.data.dataset import DataConfig
+from astdistill.data.preprocessing import Preprocessing
+from astdistill.data.synthetic import SyntheticSet, load, one_hot
+from astdistill.distillation.snapshots import read_course
+from astdistill.evaluation.continual import Continual, continual_table
+from astdistill.evaluation.dd_ranking import Ranking, ranking_table
+from astdistill.evaluation.scores import Scores
 from astdistill.report.page import content, mistakes
-from astdistill.report.page.folder import read_run
-from astdistill.runs import read_lines
-from astdistill.synthetic import SyntheticSet, load, one_hot
+from astdistill.report.page.page import PAGE, renew_page, save_page
+from astdistill.report.run import read_folder as read_run
+from astdistill.report.run import run_of
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import read_lines
 
 
 def page(*folders: Path) -> str:

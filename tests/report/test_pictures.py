@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from astdistill.data import DataConfig, Preprocessing
-from astdistill.errors import InputError
-from astdistill.report import save_grid
-from astdistill.report.pictures import arrange
-from astdistill.synthetic import SyntheticSet, one_hot
+from astdistill.data.dataset import DataConfig
+from astdistill.data.preprocessing import Preprocessing
+from astdistill.data.synthetic import SyntheticSet, one_hot
+from astdistill.report.pictures import arrange, save_grid
+from astdistill.runtime.errors import InputError
 
 
 def whitened(classes: int, ipc: int, channels: int = 3, size: int = 8) -> tuple[SyntheticSet, torch.Tensor]:

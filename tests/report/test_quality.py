@@ -8,9 +8,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from astdistill.errors import InputError
-from astdistill.experts import ExpertCurve
-from astdistill.report import epoch_table, quality_table, save_quality
+from astdistill.experts.recipe import ExpertCurve
+from astdistill.report.figures import epoch_table, quality_table, save_quality
+from astdistill.runtime.errors import InputError
 
 SMOOTH = [ExpertCurve([50.0, 60.0], [40.0, 48.0], [0.2, 0.1]), ExpertCurve([52.0, 62.0], [42.0, 50.0], [0.4, 0.3])]
 ROUGH = [ExpertCurve([], [45.0, 57.0, 58.0], [27.0, 9.0, 7.0])]

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 from problems import TINY_RECIPE, blobs, tiny_experts
 
-from astdistill.errors import InputError
-from astdistill.experts import ExpertRecipe
-from astdistill.methods import AST, FTD, MTT
-from astdistill.report import record_experts
-from astdistill.report.relatives import described, read_experts
+from astdistill.experts.recipe import ExpertRecipe
+from astdistill.methods.trajectory_matching import AST, FTD, MTT
+from astdistill.report.relatives import described, read_experts, record_experts
+from astdistill.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from astdistill.data import DataConfig, Preprocessing
-from astdistill.distillation.course import Frame, due
-from astdistill.report import save_page
-from astdistill.report.page.sprites import BORDER, LOSSLESS, colours, encoded, laid_out, sheets, thinned
-from astdistill.synthetic import SyntheticSet, one_hot
+from astdistill.data.dataset import DataConfig
+from astdistill.data.preprocessing import Preprocessing
+from astdistill.data.synthetic import SyntheticSet, one_hot
+from astdistill.distillation.snapshots import Frame, due
+from astdistill.report.page.gallery import BORDER, LOSSLESS, colours, encoded, laid_out, sheets, thinned
+from astdistill.report.page.page import save_page
 
 
 def test_a_sheet_shows_every_pixel_where_it_is_lossless() -> None:

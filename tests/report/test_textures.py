@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from astdistill.data import DataConfig, Preprocessing
-from astdistill.errors import InputError
-from astdistill.report import save_textures
-from astdistill.synthetic import SyntheticSet, one_hot
+from astdistill.data.dataset import DataConfig
+from astdistill.data.preprocessing import Preprocessing
+from astdistill.data.synthetic import SyntheticSet, one_hot
+from astdistill.report.pictures import save_textures
+from astdistill.runtime.errors import InputError
 
 
 def textures(channels: int = 3, canvas: int = 2) -> tuple[SyntheticSet, np.ndarray]:

@@ -9,13 +9,16 @@ import pytest
 import torch
 from problems import TINY, blobs
 
-from astdistill.cli import main
-from astdistill.errors import InputError
-from astdistill.evaluation import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, Entry, EvalRecipe, NetworkResult, Scores, Subject
-from astdistill.results import compared, read_run
-from astdistill.runs import write_json
-from astdistill.synthetic import SyntheticSet, one_hot
-from astdistill.tabulation import Tabulation
+from astdistill.cli.main import main
+from astdistill.data.synthetic import SyntheticSet, one_hot
+from astdistill.evaluation.protocol import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, EvalRecipe
+from astdistill.evaluation.scores import Entry, Scores, Subject
+from astdistill.evaluation.training import NetworkResult
+from astdistill.report.compare import compared
+from astdistill.report.run import read_run
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import write_json
+from astdistill.runtime.tables import Tabulation
 
 RECIPE = MTT_PROTOCOL.replace(augmentation="flip", full_epochs=30)
 

@@ -11,9 +11,11 @@ import torch
 from problems import Problem, problem
 from torch import Tensor
 
-from astdistill.seeds import rng
-from astdistill.textures import CircularCrops, Torus
-from astdistill.unroll import Backprop, Estimator, FirstOrder, MetaGradient, Nearest, Recompute, Truncated, Variables
+from astdistill.data.textures import CircularCrops, Torus
+from astdistill.methods.estimators import Backprop, Estimator, FirstOrder, Recompute, Truncated
+from astdistill.methods.matching import Nearest
+from astdistill.methods.unroll import MetaGradient, Variables
+from astdistill.runtime.seeds import rng
 
 CASES = [
     {"momentum": momentum, "read": read, "batch": batch, "soft": soft}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from problems import problem
 
-from astdistill.probe import saved_bytes
-from astdistill.unroll import Backprop, Estimator, FirstOrder, Recompute, Truncated, plan
+from astdistill.experiment.probe import saved_bytes
+from astdistill.methods import unroll as plan
+from astdistill.methods.estimators import Backprop, Estimator, FirstOrder, Recompute, Truncated
 
 
 def peak(estimator: Estimator, steps: int) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from astdistill.augment import STRATEGY
-from astdistill.seeds import rng
-from astdistill.textures import Crops, Torus
-from astdistill.unroll import draw_plan
+from astdistill.data.augmentation import STRATEGY
+from astdistill.data.textures import Crops, Torus
+from astdistill.methods.unroll import draw_plan
+from astdistill.runtime.seeds import rng
 
 SHAPE = (3, 8, 8)
 

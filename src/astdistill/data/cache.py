@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from .. import progress
-from ..errors import InputError
-from ..records import digest
-from ..runs import cache_folder, load_tensors, save_tensors
+from ..runtime import progress
+from ..runtime.config import digest
+from ..runtime.errors import InputError
+from ..runtime.files import cache_folder, load_tensors, lock, read_json, save_tensors, write_json
+from ..runtime.shapes import Pixels
+from .decoding import in_memory
+from .raw import RawData, RawPart
 from .statistics import tensor_digest
+from .storage import PixelFile, pixel_digest
 
 FORMAT = 1
 READ = 1 << 20
@@ -83,3 +92,169 @@ def _whole(path: Path) -> Stored | None:
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})
+
+
+PIXELS_FORMAT = 1
+HEADER = "data.json"
+WRITTEN = 1 << 24
+"""Bytes that are written at once."""
+
+
+class Room:
+    """Makes room for images in files of a folder; in memory where that folder cannot be written to."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._made: list[tuple[Pixels, Path, Any]] = []
+
+    def __call__(self, *shape: int) -> Pixels:
+        """Room for uint8 images of `shape`, to be filled."""
+        try:
+            return self._on_disk(shape)
+        except OSError as error:
+            _say_unwritten(self._folder, error)
+            self._folder = None
+            return in_memory(*shape)
+
+    def keep(self, pixels: Pixels, path: Path) -> None:
+        """Put the images into a file at `path`: the one that they were made in, or a copy. Raises OSError where that cannot be."""
+        for number, (tensor, made, mapped) in enumerate(self._made):
+            if tensor.data_ptr() == pixels.data_ptr() and tensor.shape == pixels.shape:
+                mapped.flush()
+                made.replace(path)
+                del self._made[number]
+                return
+        write_pixels(pixels, path)
+
+    def _on_disk(self, shape: tuple[int, ...]) -> Pixels:
+        if self._folder is None:
+            return in_memory(*shape)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"room{len(self._made)}.npy"
+        mapped = _mapped_file(path, shape)
+        tensor = torch.from_numpy(mapped.view(np.ndarray))
+        self._made.append((tensor, path, mapped))
+        return tensor
+
+
+def cached_data(name: str, key: Any, build: Callable[[Room], RawData]) -> RawData:
+    """The set that `build` gives, from the cache where the same `key` (a JSON-ready value) was built before; its pixels stay in files.
+
+    `build` decodes into the room that it is given, which lies on disk. Files that are cut short, altered or from another version are built
+    anew; a folder that cannot be written to only costs time, and memory for all pixels. Two processes do not build the same at once.
+    """
+    folder = place_of(name, [PIXELS_FORMAT, key])
+    partial = folder.with_name(f".{folder.name}.partial")
+    with _alone(folder.with_name(f".{folder.name}.lock")):
+        found = _whole_pixels(folder)
+        if found is not None:
+            return found
+        shutil.rmtree(partial, ignore_errors=True)  # what a kill left behind
+        try:
+            room = Room(partial)
+            raw = build(room)
+            return _kept(raw, room, partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def in_file(pixels: Pixels, name: str) -> PixelFile:
+    """The images in a file of the cache, named by their content. Raises InputError where none can be written."""
+    path = place_of(name, [PIXELS_FORMAT, wanted := tensor_digest(pixels)], ".npy")
+    with suppress(OSError, ValueError, EOFError):
+        found = PixelFile(path)
+        if found.digest() == wanted:
+            return found
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_pixels(pixels, temporary)
+        temporary.replace(path)
+        return PixelFile(path)
+    except OSError as error:
+        raise InputError(
+            f"The images of {name} cannot be kept in {path.parent} ({error}); name a folder with room in ASTDISTILL_CACHE, or set "
+            f"--data.memory uint8."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_pixels(pixels: Tensor, path: Path) -> None:
+    """Write images to an .npy file, a block at a time. Raises OSError where the disk is full."""
+    mapped = _mapped_file(path, tuple(pixels.shape))
+    rows = max(1, WRITTEN // max(1, pixels[0].numel()))
+    for start in range(0, len(pixels), rows):
+        mapped[start : start + rows] = pixels[start : start + rows].numpy()
+    mapped.flush()
+
+
+def _mapped_file(path: Path, shape: tuple[int, ...]) -> Any:
+    """A new .npy file, mapped. Its blocks are taken now: a disk that fills up later would end the process without a word."""
+    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return mapped
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock for the block, where the file system lets us."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(lock(path, wait=True))
+        yield
+
+
+def _kept(raw: RawData, room: Room, partial: Path, folder: Path) -> RawData:
+    """The set with its pixels in files of `folder`, which appears whole; the set as it is where that cannot be."""
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        checksums = dict[str, str]()
+        for part, held in _parts(raw).items():
+            room.keep(held.pixels[:], partial / f"{part}.npy")
+            np.save(partial / f"{part}-labels.npy", held.labels.numpy())
+            checksums[part] = _checksum_pixels(_part(partial, part))
+        write_json(partial / HEADER, {"format": PIXELS_FORMAT, "name": raw.name, "classes": list(raw.classes), "checksums": checksums})
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+        return _read(folder)
+    except OSError as error:
+        _say_unwritten(folder.parent, error)
+        return raw
+
+
+def _whole_pixels(folder: Path) -> RawData | None:
+    """The set in a folder of the cache, every byte of it checked; None where it is not there or not whole."""
+    try:
+        header: Any = read_json(folder / HEADER)
+        raw = _read(folder)
+        sound = {part: _checksum_pixels(held) for part, held in _parts(raw).items()} == header["checksums"]
+    except (InputError, OSError, ValueError, EOFError, KeyError, TypeError):
+        return None
+    return raw if sound and header.get("format") == PIXELS_FORMAT else None
+
+
+def _read(folder: Path) -> RawData:
+    header: Any = read_json(folder / HEADER)
+    parts = {part: _part(folder, part) for part in header["checksums"]}
+    return RawData(header["name"], tuple(header["classes"]), parts["train"], parts.get("test"))
+
+
+def _part(folder: Path, part: str) -> RawPart:
+    labels = torch.from_numpy(np.load(folder / f"{part}-labels.npy", allow_pickle=False))
+    return RawPart(PixelFile(folder / f"{part}.npy"), labels)
+
+
+def _parts(raw: RawData) -> Mapping[str, RawPart]:
+    return {"train": raw.train} | ({} if raw.test is None else {"test": raw.test})
+
+
+def _checksum_pixels(part: RawPart) -> str:
+    return pixel_digest(part.pixels) + tensor_digest(part.labels)
+
+
+def _say_unwritten(folder: Path | None, error: OSError) -> None:
+    progress.console().print(f"The cache {folder} cannot be written ({error}); going on without it.", highlight=False)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import InputError
+from ..runtime.errors import InputError
 
 CLASSES = 1000
 SIZE = 128

@@ -7,23 +7,30 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from ..errors import InputError, refused, unknown
-from ..progress import phase
-from ..records import digest
-from ..shapes import Images
-from .cache import Stored, cached
-from .config import DataConfig
-from .dataset import Dataset, Split
-from .holdings import ByteImages, DiskImages, byte_images, disk_images, float_images
-from .memory import Residence, residence
-from .pixel_cache import in_file
-from .pixel_file import PixelFile, StoredPixels, pixel_digest
+from ..runtime.config import digest
+from ..runtime.errors import InputError, refused, unknown
+from ..runtime.progress import phase
+from ..runtime.shapes import Images
+from .cache import Stored, cached, in_file
+from .dataset import DataConfig, Dataset, Split
 from .preprocessing import Preprocessing, fit_standard
 from .raw import RawData, RawPart
 from .selection import first_of_each, stratified
 from .sources import published_statistics, read
 from .statistics import tensor_digest
-from .zca import fit_zca
+from .storage import (
+    ByteImages,
+    DiskImages,
+    PixelFile,
+    Residence,
+    StoredPixels,
+    byte_images,
+    disk_images,
+    float_images,
+    pixel_digest,
+    residence,
+)
+from .whitening import fit_zca
 
 TEST_SHARE = 0.2
 ZCA_EPS = 0.1

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..records import digest
-from ..shapes import Images
+from ..runtime.config import digest
+from ..runtime.errors import InputError
+from ..runtime.shapes import Images
 from .statistics import Rows, channel_moments, tensor_digest
 
 Kind = Literal["none", "standard", "zca"]

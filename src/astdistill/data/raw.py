@@ -11,9 +11,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ..errors import InputError
-from ..shapes import Labels
-from .pixel_file import StoredPixels, chosen_rows
+from ..runtime.errors import InputError
+from ..runtime.shapes import Labels
+from .storage import StoredPixels, chosen_rows
 
 
 @dataclass(frozen=True)

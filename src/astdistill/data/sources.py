@@ -7,15 +7,13 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import InputError, unknown
+from ..runtime.errors import InputError, unknown
 from . import imagenet
-from .cache import content
-from .config import DataConfig
-from .files import class_folders, digits, from_npz, from_picture_folder, has_pictures
+from .cache import Room, cached_data, content
+from .dataset import DataConfig
+from .decoding import decoded, padded, resized
 from .hub import from_hub, from_parquet
-from .pictures import decoded
-from .pixel_cache import Room, cached_data
-from .pixels import padded, resized
+from .image_folders import class_folders, digits, from_npz, from_picture_folder, has_pictures
 from .raw import RawData
 from .selection import ClassChoice, with_classes
 from .tiny_imagenet import content_files, is_tiny_imagenet, tiny_imagenet

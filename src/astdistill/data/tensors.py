@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import InputError
+from ..runtime.errors import InputError
 from .dataset import Dataset
+from .decoding import Layout, Picture, from_array, from_tensor, picture_pixels, resized, stacked
 from .loading import assemble, resolved
-from .pictures import Picture, picture_pixels, stacked
-from .pixels import Layout, from_array, from_tensor, resized
 from .raw import RawData, RawPart, checked_count, checked_labels, class_names
 from .selection import ClassChoice, with_classes
 from .sources import IN_MEMORY, bordered

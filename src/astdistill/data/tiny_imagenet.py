@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError
-from .files import is_picture, picture_files
+from ..runtime.errors import InputError
+from .decoding import Encoded, EncodedPart, file_bytes
+from .image_folders import is_picture, picture_files
 from .imagenet import words_of
-from .pictures import Encoded, EncodedPart, file_bytes
 
 NAME = "tiny_imagenet"
 MARKS = ("wnids.txt", "val/val_annotations.txt")

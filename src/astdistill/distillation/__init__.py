@@ -1,7 +1,13 @@
-"""The outer loop of dataset distillation."""
+"""The outer loop: settings, state, one outer step, saving and resuming."""
 
-from .checks import check, check_data, check_settings
 from .loop import Observer, distill
-from .settings import DistillSettings
+from .settings import DistillSettings, check, check_data, check_settings
 
-__all__ = ["DistillSettings", "Observer", "check", "check_data", "check_settings", "distill"]
+__all__ = [
+    "DistillSettings",
+    "Observer",
+    "check",
+    "check_data",
+    "check_settings",
+    "distill",
+]

@@ -1,23 +1,90 @@
-"""The outer loop: advance, save, stop with a cause, finish."""
+"""The outer loop: advance, save, validate, stop with a cause, finish."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..clock import StepClock
-from ..data import Dataset
-from ..errors import DivergedError, InputError
-from ..experts import TrajectoryStore
-from ..methods import MTT, Method
-from ..models import FlatModel, build_model
-from ..progress import bar
-from ..synthetic import SyntheticSet
-from .checks import check
+from ..data.dataset import Dataset
+from ..data.synthetic import SyntheticSet
+from ..evaluation.protocol import MTT_PROTOCOL
+from ..evaluation.runner import evaluate
+from ..experts.store import TrajectoryStore
+from ..methods.method import Method
+from ..methods.trajectory_matching import MTT
+from ..models.flat import FlatModel
+from ..models.registry import build_model
+from ..runtime.errors import DivergedError, InputError
+from ..runtime.files import append_line
+from ..runtime.progress import bar, console
+from ..runtime.seeds import derive
+from ..runtime.status import StepClock
 from .run import Distillation, Line
-from .saving import Saver
-from .settings import DistillSettings
+from .settings import DistillSettings, check
+from .snapshots import Frame, due, forget
 from .state import Counters, DistillState
+
+
+def validate(synthetic: SyntheticSet, dataset: Dataset, settings: DistillSettings, seed: int) -> float:
+    """Mean accuracy, in percent, on the validation split; the same networks every time, so that sets are compared alike."""
+    recipe = MTT_PROTOCOL.replace(epochs=settings.validate_epochs, augmentation=synthetic.augmentation)
+    scores = evaluate(
+        synthetic, dataset, recipe=recipe, seeds=settings.validate_networks, seed=derive(seed, "validate"), split="validation"
+    )
+    return scores.architecture[synthetic.model].mean
+
+
+class Saver:
+    """Writes what a run leaves behind, and keeps the best set by the validation split."""
+
+    def __init__(self, run: Distillation, state: DistillState) -> None:
+        self.run, self.saved = run, time.monotonic()
+        # Without a best in the state, a file of that name is of a run that was deleted or killed before its first save.
+        self.best = SyntheticSet.load(run.out / "best.safetensors") if run.out and state.counters.best else None
+        if run.out:
+            forget(run.out, state.counters.iteration)
+        self._keep_frame(state)
+
+    def confirmed(self, state: DistillState) -> None:
+        """Save the state if the last time was long enough ago; called once its own gradient is known to be finite.
+
+        So no state on disk is one that a huge but finite step has ruined.
+        """
+        if time.monotonic() - self.saved >= self.run.settings.checkpoint_seconds:
+            self.save(state)
+
+    def after_step(self, state: DistillState, line: Line) -> None:
+        """Validate where that is due, and log the step."""
+        every = self.run.settings.validate_every
+        due = every > 0 and state.counters.iteration % every == 0
+        if due:
+            line["validation"] = validate(self.run.result(state), self.run.dataset, self.run.settings, self.run.seed)
+            self._consider(state, float(line["validation"]))
+        if self.run.out:
+            append_line(self.run.out / "metrics.jsonl", line)
+        self._keep_frame(state)
+        if line.get("skipped"):
+            console().print(f"step {line['iteration']} skipped: {line['skipped']}", highlight=False)
+
+    def _keep_frame(self, state: DistillState) -> None:
+        iteration = state.counters.iteration
+        if self.run.out and self.run.settings.snapshots and due(iteration):
+            Frame.of(self.run.result(state), iteration).save(self.run.out)
+
+    def _consider(self, state: DistillState, accuracy: float) -> None:
+        if accuracy > state.counters.best.get("accuracy", -1.0):
+            state.counters.best = {"iteration": state.counters.iteration, "accuracy": accuracy}
+            self.best = self.run.result(state)
+            if self.run.out:
+                self.best.save(self.run.out / "best.safetensors")
+
+    def save(self, state: DistillState) -> None:
+        """Save the state."""
+        if self.run.out:
+            state.save(self.run.out / "state.safetensors", self.run.key)
+        self.saved = time.monotonic()
+
 
 Observer = Callable[[Distillation, DistillState, Line], None]
 """Called after each outer step with the run, the state after it, and what was logged about it."""

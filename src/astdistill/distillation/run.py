@@ -8,21 +8,22 @@ from pathlib import Path
 
 import torch
 
-from ..data import Dataset
-from ..devices import read
-from ..errors import InputError
-from ..experts import Segment, TrajectoryStore
-from ..methods import Method
-from ..methods.parts import Classifier, Initial
-from ..models import FlatModel
-from ..progress import phase
-from ..records import as_first_written, digest
-from ..runs import provenance, read_lines, rewrite_lines
-from ..seeds import derive, rng
-from ..synthetic import SyntheticSet
-from ..unroll import InnerLoop, MetaGradient, Variables, draw_plan
-from .course import StartMap
+from ..data.dataset import Dataset
+from ..data.synthetic import SyntheticSet
+from ..experts.store import Segment, TrajectoryStore
+from ..methods.initialisation import Classifier, Initial
+from ..methods.method import Method
+from ..methods.unroll import InnerLoop, MetaGradient, Variables, draw_plan
+from ..models.flat import FlatModel
+from ..runtime.config import as_first_written, digest
+from ..runtime.devices import read
+from ..runtime.errors import InputError
+from ..runtime.files import read_lines, rewrite_lines
+from ..runtime.progress import phase
+from ..runtime.provenance import provenance
+from ..runtime.seeds import derive, rng
 from .settings import DistillSettings
+from .snapshots import StartMap
 from .state import DistillState
 
 Line = dict[str, float | int | str]

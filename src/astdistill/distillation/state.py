@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..methods import Method
-from ..optimisers import pack, unpack
-from ..runs import load_tensors, save_tensors
-from ..shapes import Images, Scalar, Targets
-from ..unroll import Variables
+from ..autodiff.training import pack, unpack
+from ..methods.method import Method
+from ..methods.unroll import Variables
+from ..runtime.errors import InputError
+from ..runtime.files import load_tensors, save_tensors
+from ..runtime.shapes import Images, Scalar, Targets
 from .settings import DistillSettings
 
 LEARNED = ("images", "targets", "lr")

@@ -1,16 +1,14 @@
-"""Evaluation: train fresh networks on a few images under a named protocol, beside the same networks on real images."""
+"""Evaluation: fresh networks trained on a few images under a named protocol, beside the same networks on real images."""
 
 from .baselines import full_data, kmeans_real, random_real
-from .classes import by_class, confusions
 from .comparison import evaluate_all
 from .continual import Continual, continual, continual_table
-from .evaluation import check_names, evaluate
-from .pools import POOLS, architectures
-from .ranking import Ranking, rank, ranking_table
-from .rates import rates_table, search_rates
-from .recipe import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, PROTOCOLS, EvalRecipe, protocol
-from .scores import Entry, Scores, SearchedRate, Subject
-from .tables import LABELS, networks_text, protocol_text, spread, table
+from .dd_ranking import Ranking, rank, ranking_table
+from .per_class import by_class, confusions
+from .protocol import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, POOLS, PROTOCOLS, EvalRecipe, architectures, protocol
+from .rate_search import rates_table, search_rates
+from .runner import check_names, evaluate
+from .scores import LABELS, Entry, Scores, SearchedRate, Subject, networks_text, protocol_text, spread, table
 from .training import NetworkResult, TensorExamples, train_epochs
 
 __all__ = [

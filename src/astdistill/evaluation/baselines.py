@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from ..data.dataset import Dataset, Split
-from ..data.representatives import representatives
-from ..seeds import derive, rng
-from ..synthetic import SyntheticSet, one_hot
-from .evaluation import REAL_LR
+from ..data.selection import representatives
+from ..data.synthetic import SyntheticSet, one_hot
+from ..runtime.seeds import derive, rng
+from .runner import REAL_LR
 
 
 def random_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.dataset import Dataset
-from ..synthetic import SyntheticSet
-from .evaluation import check_same_space
-from .ledger import Ledger
-from .places import BASELINES, Kept, Testing, baseline_place, synthetic_place, train_places
-from .pools import architectures
-from .recipe import MTT_PROTOCOL, EvalRecipe
+from ..data.synthetic import SyntheticSet
+from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
+from .rows import BASELINES, Kept, Ledger, Testing, baseline_place, synthetic_place, train_places
+from .runner import check_same_space
 from .scores import Scores, SearchedRate, Subject
 
 

@@ -14,20 +14,17 @@ from pathlib import Path
 import torch
 
 from ..data.dataset import Dataset
-from ..errors import InputError
-from ..records import Record
-from ..runs import read_json, write_json
-from ..seeds import rng
-from ..shapes import Labels
-from ..synthetic import SyntheticSet
-from ..tabulation import Column, Tabulation
-from .evaluation import Row, check_same_space
-from .ledger import Ledger
-from .places import Draw, Kept, Place, Testing, baseline_place, synthetic_place, train_places
-from .pools import architectures
-from .recipe import MTT_PROTOCOL, EvalRecipe
-from .scores import SearchedRate, Subject
-from .tables import BASELINE_NAMES, LABELS, networks_text, protocol_text, spread
+from ..data.synthetic import SyntheticSet
+from ..runtime.config import Record
+from ..runtime.errors import InputError
+from ..runtime.files import read_json, write_json
+from ..runtime.seeds import rng
+from ..runtime.shapes import Labels
+from ..runtime.tables import Column, Tabulation
+from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
+from .rows import Draw, Kept, Ledger, Place, Testing, baseline_place, synthetic_place, train_places
+from .runner import Row, check_same_space
+from .scores import BASELINE_NAMES, LABELS, SearchedRate, Subject, networks_text, protocol_text, spread
 from .training import NetworkResult
 
 

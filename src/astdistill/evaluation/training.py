@@ -9,16 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..accuracy import Confusion, accuracy, confusion
-from ..augment import apply, draw
+from ..autodiff.training import Confusion, Trainee, accuracy, confusion
+from ..data.augmentation import apply, draw
 from ..data.dataset import Split
-from ..engines import Trainee
-from ..errors import InputError
-from ..seeds import sent
-from ..shapes import Batch, Images, Targets
-from ..synthetic import SyntheticSet, one_hot
-from ..textures import ORDINARY, Torus
-from .recipe import EvalRecipe
+from ..data.synthetic import SyntheticSet, one_hot
+from ..data.textures import ORDINARY, Torus
+from ..runtime.errors import InputError
+from ..runtime.seeds import sent
+from ..runtime.shapes import Batch, Images, Targets
+from .protocol import EvalRecipe
 
 
 class Examples(ABC):

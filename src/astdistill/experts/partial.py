@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..optimisers import pack, unpack
-from ..runs import load_tensors, naming, save_tensors
-from ..shapes import Params
-from .curves import ExpertCurve
+from ..autodiff.training import pack, unpack
+from ..runtime.files import load_tensors, naming, save_tensors
+from ..runtime.shapes import Params
+from .recipe import ExpertCurve
 
 if TYPE_CHECKING:
     from .store import StoreIdentity

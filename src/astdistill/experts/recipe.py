@@ -1,14 +1,27 @@
-"""How an expert is trained: one record, from which every paper's experts differ by a few fields."""
+"""What is measured while an expert trains: how good it is, and how far it moves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_serializer
 
-from ..augment import STRATEGY, Strategy
-from ..records import FINITE, Record
+from ..data.augmentation import STRATEGY, Strategy
+from ..runtime.config import FINITE, Record
+
+
+@dataclass(frozen=True)
+class ExpertCurve:
+    """One expert, one number an epoch, epochs 1 … E; the lists grow while it trains."""
+
+    train_accuracy: list[float] = field(default_factory=list)
+    """Percent, on the augmented training batches as they came."""
+    test_accuracy: list[float] = field(default_factory=list)
+    """Percent, on the test images; shown, never used to choose anything."""
+    step_squared: list[float] = field(default_factory=list)
+    """‖θ*_e − θ*_{e−1}‖²: AST's measure of smoothness."""
 
 
 class ExpertRecipe(Record):

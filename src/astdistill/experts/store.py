@@ -13,14 +13,14 @@ import torch
 from pydantic import Field, ValidationError, model_serializer
 from safetensors import SafetensorError, safe_open
 
-from ..data import DataConfig, Dataset, Preprocessing
-from ..errors import InputError
-from ..records import Record
-from ..runs import load_tensors, read_json, save_tensors, write_json
-from ..seeds import sent
-from ..shapes import Params, Rows
-from .curves import ExpertCurve
-from .recipe import ExpertRecipe
+from ..data.dataset import DataConfig, Dataset
+from ..data.preprocessing import Preprocessing
+from ..runtime.config import Record
+from ..runtime.errors import InputError
+from ..runtime.files import load_tensors, read_json, save_tensors, write_json
+from ..runtime.seeds import sent
+from ..runtime.shapes import Params, Rows
+from .recipe import ExpertCurve, ExpertRecipe
 
 FORMAT = 1
 

@@ -1,32 +1,54 @@
-"""Training experts: trajectories side by side on the cores, each resumable at every epoch."""
+"""Sharpness-aware training: the gradient of a point further up, without what would widen the gap to it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
-from ..accuracy import accuracy
-from ..augment import apply, draw
-from ..data import Dataset, Split
-from ..devices import read
-from ..engines import Trainee
-from ..errors import DivergedError, InputError
-from ..models import FlatModel, build_model
-from ..progress import Bar, bar
-from ..runs import append_line, lock
-from ..seeds import derive, rng, seeded
-from ..shapes import Batch, Logits, Scalar, Targets
-from ..synthetic import one_hot
-from ..workers import Crew, divide, pool, training_seconds
-from .curves import ExpertCurve
+from ..autodiff.training import Trainee, accuracy
+from ..data.augmentation import apply, draw
+from ..data.dataset import Dataset, Split
+from ..data.synthetic import one_hot
+from ..models.flat import FlatModel
+from ..models.registry import build_model
+from ..runtime.devices import read
+from ..runtime.errors import DivergedError, InputError
+from ..runtime.files import append_line, lock
+from ..runtime.parallel import Crew, divide, pool, training_seconds
+from ..runtime.progress import Bar, bar
+from ..runtime.seeds import derive, rng, seeded
+from ..runtime.shapes import Batch, Logits, Scalar, Targets
 from .partial import PartialTrajectory
-from .recipe import ExpertRecipe
-from .sharpness import sharpness_aware
+from .recipe import ExpertCurve, ExpertRecipe
 from .store import TrajectoryStore, identity_of
+
+
+def sharpness_aware(trainee: Trainee, gradient: Callable[[], Logits], sharpness: float, surrogate_gap: float) -> Logits:
+    """The logits of `gradient()` at θ; `theta.grad` becomes the direction of GSAM (arXiv 2203.08065, Algorithm 1), and θ stays where it is.
+
+        g = ∇f(θ),  g_p = ∇f(θ + ρ g/‖g‖),  g_⊥ = g − (⟨g, g_p⟩/‖g_p‖²) g_p;   the direction is g_p − α g_⊥
+
+    `gradient` gives the logits of one batch and leaves ∇f at the present θ in `theta.grad`; it is called twice, and must see the same
+    batch, equally augmented, both times. ρ is `sharpness`, α is `surrogate_gap`.
+    """
+    logits, theta, slope = gradient(), trainee.theta.detach(), trainee.theta.grad
+    assert slope is not None
+    here, clean, tiny = (
+        theta.clone(),
+        slope.clone(),
+        torch.finfo(theta.dtype).tiny,
+    )  # of a gradient of length zero nothing is divided by zero
+    theta.add_(sharpness * clean / clean.norm().clamp_min(tiny))
+    gradient()
+    theta.copy_(here)
+    across = clean - (clean @ slope) / slope.square().sum().clamp_min(tiny) * slope
+    slope.sub_(surrogate_gap * across)
+    return logits
 
 
 def train_experts(

@@ -7,25 +7,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..errors import unknown
-from ..experts import ExpertRecipe
-from ..records import FINITE, Record
-from ..unroll import Estimator, Recompute
-from .parts import (
-    Accept,
-    FinalGoal,
-    Goal,
-    HardTargets,
-    Init,
-    InnerWeight,
-    LogRate,
-    Perturb,
-    Rate,
-    RealInit,
-    Sample,
-    TargetInit,
-    UniformSample,
-)
+from ..experts.recipe import ExpertRecipe
+from ..runtime.config import FINITE, Record
+from ..runtime.errors import unknown
+from .estimators import Estimator, Recompute
+from .initialisation import HardTargets, Init, RealInit, TargetInit
+from .matching import FinalGoal, Goal
+from .outer import Accept, LogRate, Rate
+from .segments import InnerWeight, Perturb, Sample, UniformSample
 
 
 class Method(Record):

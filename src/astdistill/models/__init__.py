@@ -1,9 +1,18 @@
-"""Networks: the families of the papers, names for them, and a module seen as a function of one vector."""
+"""Networks: one parameter vector each, built by name."""
 
-from .building import Factory, build_model
-from .convnet import ConvNet, deepest
+from .convnets import ConvNet, deepest
 from .flat import FlatModel
 from .layers import GroupNorm
-from .names import Name, model_names, parse
+from .registry import Factory, Name, build_model, model_names, parse
 
-__all__ = ["ConvNet", "Factory", "FlatModel", "GroupNorm", "Name", "build_model", "deepest", "model_names", "parse"]
+__all__ = [
+    "ConvNet",
+    "Factory",
+    "FlatModel",
+    "GroupNorm",
+    "Name",
+    "build_model",
+    "deepest",
+    "model_names",
+    "parse",
+]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from ..errors import InputError, unknown
-from ..shapes import Batch
+from ..runtime.errors import InputError, unknown
+from ..runtime.shapes import Batch
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -50,8 +50,6 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "group": lambda channels: GroupNorm(4, channels),
     "none": lambda channels: nn.Identity(),
 }
-
-
 POOL = (0, 0)
 """The entry of a trunk's plan that stands for a 2×2 pooling."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..errors import unknown
-from ..shapes import Batch, Logits
+from ..runtime.errors import unknown
+from ..runtime.shapes import Batch, Logits
 from .layers import ACTIVATIONS, check_counts, check_groups, check_pixels, check_words, normed
 
 SHRINKINGS = ("stride", "avg")

@@ -7,15 +7,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import InputError
-from ..shapes import Batch, Logits
+from ..runtime.errors import InputError
+from ..runtime.shapes import Batch, Logits
 from .layers import check_counts, check_pixels
 
 SIDE = 8
 """Patches along the longer side of an image: 4-pixel patches at 32 px, 16-pixel ones at 128 px."""
 HEAD = 32
 """Channels of one attention head."""
-
 Tokens = Float[Tensor, "B N D"]
 
 

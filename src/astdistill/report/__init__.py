@@ -1,11 +1,10 @@
-"""What people look at: the distilled images, the course of a run, the quality of experts, and a page of all of it."""
+"""What people look at: pictures, figures, tables, and the page of a run."""
 
-from .curves import save_curves
-from .page import PAGE, renew_page, run_of, save_page
-from .pictures import colours, file_name, save_grid, save_labelled, save_picture, sheet
-from .quality import epoch_table, quality_table, save_quality
+from .figures import epoch_table, quality_table, save_curves, save_quality
+from .page.page import PAGE, renew_page, save_page
+from .pictures import colours, file_name, save_grid, save_labelled, save_picture, save_textures, sheet
 from .relatives import record_experts
-from .textures import save_textures
+from .run import run_of
 
 __all__ = [
     "PAGE",

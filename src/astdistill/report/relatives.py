@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..experts import ExpertCurve, ExpertRecipe, TrajectoryStore
-from ..runs import read_json, write_json
+from ..experts.recipe import ExpertCurve, ExpertRecipe
+from ..experts.store import TrajectoryStore
+from ..runtime.errors import InputError
+from ..runtime.files import read_json, write_json
 
 FILE = "experts.json"
 

@@ -1,6 +1,9 @@
 """The page that a run ends in: one HTML file."""
 
-from .folder import run_of
 from .page import PAGE, renew_page, save_page
 
-__all__ = ["PAGE", "renew_page", "run_of", "save_page"]
+__all__ = [
+    "PAGE",
+    "renew_page",
+    "save_page",
+]

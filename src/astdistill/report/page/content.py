@@ -10,12 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from ...evaluation import continual_table, ranking_table, rates_table
-from ...evaluation.tables import BASELINE_NAMES, caption, table
-from ...progress.words import duration, size
-from ...tabulation import Column, Tabulation
-from ...whereabouts import without_places
-from .folder import RunFolder
+from ...evaluation.continual import continual_table
+from ...evaluation.dd_ranking import ranking_table
+from ...evaluation.rate_search import rates_table
+from ...evaluation.scores import BASELINE_NAMES, caption, table
+from ...runtime.provenance import without_places
+from ...runtime.status import duration, size
+from ...runtime.tables import Column, Tabulation
+from ..run import RunFolder
 
 STAGES = ("experts", "distillation", "evaluation")
 HIDDEN = ("versions", "machine", "resumed", "settings", "best")

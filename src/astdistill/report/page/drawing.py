@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from ..canvas import COLOURS, FAINT, INK, blank
+from ..figures import COLOURS, FAINT, INK, blank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 GRID, GROUND = "#e6e6e6", "#fcfcfa"
 THEME = {INK: "currentColor", FAINT: "var(--faint)", GRID: "var(--grid)", GROUND: "var(--ground)"} | {

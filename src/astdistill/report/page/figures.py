@@ -1,4 +1,4 @@
-"""The page's figures of one or several runs; every function gives None where there is nothing to draw."""
+"""The representative start as a picture: an expert's logits in two dimensions, and the images that were chosen where they lie."""
 
 from __future__ import annotations
 
@@ -7,19 +7,151 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import UInt8
 from markupsafe import Markup
 
-from ...evaluation import Continual
-from ...evaluation.tables import BASELINE_NAMES
-from ...experts import ExpertCurve
-from ..canvas import COLOURS, logarithmic, tidy
-from ..curves import curve, draw_loss, trend
-from ..quality import band
-from .drawing import panel, svg
-from .folder import RunFolder
+from ...distillation.snapshots import StartMap
+from ...evaluation.continual import Continual
+from ...evaluation.scores import BASELINE_NAMES
+from ...experts.recipe import ExpertCurve
+from ..figures import COLOURS, INK, band, curve, draw_loss, logarithmic, tidy, trend
+from ..run import RunFolder
+from .drawing import GROUND, panel, svg
+from .gallery import colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+MOST_CLASSES = 6
+"""Classes that get a picture of their own, at several images per class."""
+MOST_NAMES = 20
+"""Classes whose images are large and named in the picture of all classes."""
+LETTER, ROUNDS = 5.0, 300
+"""About the width of a letter in points, at the size of the names; how often images that overlap are moved apart."""
+MOST_POINTS = 1500
+"""Points in all pictures together: more would make the page heavy and show nothing more."""
+
+
+def clusters(run: RunFolder, number: int) -> list[tuple[str, Markup]]:
+    """Pictures with their titles: all classes in one at one image per class, else one for each of the first classes."""
+    if run.start is None or run.synthetic is None:
+        return []
+    start, classes = run.start, run.synthetic.classes
+    whole = run.synthetic.canvas == 1 and bool(run.frames) and run.frames[0].iteration == 0
+    images = colours(run.frames[0].pixels) if whole else None  # a canvas is made of several chosen images
+    if len(start.chosen) == len(classes):
+        return [("All classes", _together(start, classes, images, f"start-{number}"))]
+    shown = range(min(MOST_CLASSES, len(classes)))
+    kept = 0 if images is None else len(images) // len(classes)
+    found = []
+    for label in shown:
+        own = None if images is None else images[label * kept : (label + 1) * kept]
+        found.append((_plain(classes[label]), _apart(start, label, own, f"start-{number}-{label}", MOST_POINTS // len(shown))))
+    return found
+
+
+def left_out(run: RunFolder) -> int:
+    """How many classes have no picture."""
+    if run.start is None or run.synthetic is None or len(run.start.chosen) == len(run.synthetic.classes):
+        return 0
+    return max(0, len(run.synthetic.classes) - MOST_CLASSES)
+
+
+def _together(start: StartMap, classes: Sequence[str], images: UInt8[np.ndarray, "N H W 3"] | None, name: str) -> Markup:
+    figure, axes = panel(4.6, 3.7)
+    points, labels = start.together.numpy(), start.classes.numpy()
+    every = max(1, len(points) // MOST_POINTS)
+    for label in range(len(classes)):
+        own = points[labels == label][::every]
+        axes.plot(own[:, 0], own[:, 1], "o", markersize=2.8, color=colour(label), alpha=0.45, markeredgewidth=0)
+    _bare(figure, axes)
+    few = len(classes) <= MOST_NAMES
+    names = [_plain(name) if few else "" for name in classes]
+    edges = [colour(label) for label in range(len(classes))]
+    _mark(axes, points[start.chosen.numpy()], images, edges, 24 if few else 12, names)
+    return svg(figure, name, "An expert's logits of the training images in two dimensions, with the chosen images")
+
+
+def _apart(start: StartMap, label: int, images: UInt8[np.ndarray, "N H W 3"] | None, name: str, most: int) -> Markup:
+    figure, axes = panel(3.0, 2.6)
+    own = start.classes.numpy() == label
+    points, members = start.apart.numpy()[own], start.clusters.numpy()[own]
+    every = max(1, len(points) // most)
+    for cluster in np.unique(members):
+        among = points[members == cluster][::every]
+        axes.plot(among[:, 0], among[:, 1], "o", markersize=2.6, color=colour(int(cluster)), alpha=0.5, markeredgewidth=0)
+    first = int(own.argmax())
+    rows = start.chosen[start.classes[start.chosen] == label].numpy() - first
+    edges = [colour(int(members[row])) for row in rows]
+    _bare(figure, axes)
+    _mark(axes, points[rows], images, edges, 17 if len(rows) <= 12 else 11, [""] * len(rows))
+    return svg(figure, name, f"Clusters of one class, number {label}, with the chosen images")
+
+
+def _mark(
+    axes: Axes, at: np.ndarray, images: UInt8[np.ndarray, "N H W 3"] | None, edges: Sequence[str], size: float, names: Sequence[str]
+) -> None:
+    """Each chosen image in a frame of its colour, `size` points wide, with its name beside it; a ring where the image is not at hand.
+
+    Images that would cover each other are moved apart, and a line leads from each to its point.
+    """
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    words = np.array([LETTER * len(name) + 4 if name else 0.0 for name in names])
+    moved = _offsets(axes, at, size + 4, words)
+    beside = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": INK, "parse_math": False, "zorder": 5}
+    for index, (point, offset) in enumerate(zip(at, moved, strict=True)):
+        place = (float(point[0]), float(point[1]))
+        if images is None or index >= len(images):
+            axes.plot(*place, "o", markersize=7, markerfacecolor="none", markeredgecolor=edges[index], markeredgewidth=1.8)
+            offset = np.zeros(2)
+        else:
+            picture = OffsetImage(images[index], zoom=size / images.shape[2], interpolation="nearest", dpi_cor=True)
+            away = abs(offset).max() > 0.5
+            line = {"arrowstyle": "-", "color": edges[index], "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0} if away else None
+            frame = {"edgecolor": edges[index], "linewidth": 1.6}
+            axes.add_artist(
+                AnnotationBbox(picture, place, tuple(offset), boxcoords="offset points", pad=0.08, bboxprops=frame, arrowprops=line)
+            )
+        if names[index]:
+            ground = {"boxstyle": "round,pad=0.1", "facecolor": GROUND, "edgecolor": "none", "alpha": 0.75}
+            axes.annotate(names[index], place, xytext=(offset[0] + size / 2 + 4, offset[1]), bbox=ground, **beside)
+
+
+def _offsets(axes: Axes, at: np.ndarray, size: float, words: np.ndarray) -> np.ndarray:
+    """How far each image moves from its point, in points `[N, 2]`, so that no two overlap, names of width `words` at their right included.
+
+    Pairs that overlap push each other away along the axis that needs less, until none does or they have had `ROUNDS`.
+    """
+    home = axes.transData.transform(at) * 72 / axes.figure.dpi
+    middle = home + np.stack([words / 2, np.zeros(len(words))], axis=1)
+    wide, order = size + (words[:, None] + words) / 2, np.sign(np.arange(len(at))[:, None] - np.arange(len(at)))
+    for _ in range(ROUNDS):
+        apart = middle[:, None] - middle
+        across, up = wide - abs(apart[..., 0]), size - abs(apart[..., 1])
+        overlap = (across > 0.01) & (up > 0.01) & (order != 0)
+        if not overlap.any():
+            break
+        side = np.where(apart == 0, order[..., None], np.sign(apart))
+        push = np.stack([np.where(across < up, across, 0), np.where(across < up, 0, up)], axis=-1) * side
+        middle = middle + 0.4 * np.where(overlap[..., None], push, 0).sum(axis=1)
+    return middle - home - np.stack([words / 2, np.zeros(len(words))], axis=1)
+
+
+def _bare(figure: Figure, axes: Axes) -> None:
+    """No ticks and no frame: distances between points are all that the picture says. Everything then lies where it will be drawn."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.margins(0.08)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    figure.draw_without_rendering()
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def colour(number: int) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from ...evaluation import Entry
-from ..canvas import COLOURS, INK
+from ...evaluation.scores import Entry
+from ..figures import COLOURS, INK
 from .drawing import panel, svg
 
 NUMBERED = 12

@@ -13,11 +13,12 @@ from typing import Any
 from markupsafe import Markup
 from rich.markup import escape
 
-from ...errors import InputError
-from ...progress import console
-from ...runs import write_text
-from . import clusters, content, figures, mistakes
-from .folder import RunFolder, read_run
+from ...runtime.errors import InputError
+from ...runtime.files import write_text
+from ...runtime.progress import console
+from ..run import RunFolder
+from ..run import read_folder as read_run
+from . import content, figures, mistakes
 from .gallery import gallery
 
 PAGE = "report.html"
@@ -106,8 +107,8 @@ def _shown(run: RunFolder, number: int, budget: int) -> dict[str, Any]:
         "missing": content.missing(run),
         "steps": content.steps(run),
         "gallery": gallery(run, number, budget),
-        "clusters": clusters.clusters(run, number),
-        "clusters_left": clusters.left_out(run),
+        "clusters": figures.clusters(run, number),
+        "clusters_left": figures.left_out(run),
         "classes": mistakes.accuracies(entry, classes) if entry else [],
         "confusions": mistakes.confusions(entry, classes) if entry else [],
         "matrix": mistakes.matrix(entry, classes, f"confusion-{number}") if entry else None,

@@ -1,0 +1,88 @@
+"""The derivatives of `Engine` as pure functions of tensors that a compiler takes whole: no graph leaves them, none comes in.
+
+Work in units of one forward pass of the convolutions: `gradient` 3, `directional` 8, `penalised` 6. `directional` goes in reverse over a
+forward-mode derivative (H m = ∇_θ ⟨∇_θ ℓ, m⟩; cf. arXiv 2505.00793, METHOD §3), so that nothing is differentiated backwards twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
+from .engine import PenaltyForm
+
+Model = Callable[[Params, Batch], Logits]
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+def channels_last(model: Model) -> Model:
+    """The same network on images in the layout that convolutions and the fused norms are fastest in; others than 4-D stay as they are."""
+
+    def laid_out(theta: Params, images: Batch) -> Logits:
+        return model(theta, images.to(memory_format=torch.channels_last) if images.ndim == 4 else images)
+
+    return laid_out
+
+
+def gradient(model: Model) -> Function:
+    """(θ, x, p) → ℓ, f, ∇_θ ℓ."""
+
+    def function(theta: Params, images: Batch, targets: Targets) -> tuple[Tensor, ...]:
+        def loss(theta: Params) -> tuple[Scalar, Logits]:
+            logits = model(theta, images)
+            return cross_entropy(logits, targets), logits
+
+        found, (value, logits) = torch.func.grad_and_value(loss, has_aux=True)(theta)
+        return value, logits, found
+
+    return function
+
+
+def directional(model: Model, curvature: bool) -> Function:
+    """(θ, m, x, p) → ⟨∇_θ ℓ, m⟩ and its derivatives with respect to x and p and, with `curvature`, first θ."""
+
+    def function(theta: Params, direction: Params, images: Batch, targets: Targets) -> tuple[Tensor, ...]:
+        def slope(theta: Params, images: Batch, targets: Targets) -> Scalar:
+            def loss(theta: Params) -> Scalar:
+                return cross_entropy(model(theta, images), targets)
+
+            return torch.func.jvp(loss, (theta,), (direction,))[1]
+
+        wanted = (0, 1, 2) if curvature else (1, 2)
+        found, value = torch.func.grad_and_value(slope, argnums=wanted)(theta, images, targets)
+        return value, *(part.contiguous() for part in found)
+
+    return function
+
+
+def penalised(model: Model, form: PenaltyForm) -> Function:
+    """(θ, x, λ, c, p) → c·ℓ + λ·mean (‖∇_x Σ_k f_k‖₂ − 1)², f, and the gradient of the former in θ; without p and c·ℓ if p is left out.
+
+    Reverse over reverse, in one graph: 6 units, because forward pass and input gradient are shared. The same trick as in `directional`
+    (∇_θ of Σf pushed along ∂P/∂∇_x, held constant) would take 7.
+    """
+
+    def function(theta: Params, images: Batch, penalty: Scalar, clip: Scalar, targets: Targets | None = None) -> tuple[Tensor, ...]:
+        def loss(theta: Params) -> tuple[Scalar, Logits]:
+            slopes, logits = torch.func.grad(lambda images: _summed(model(theta, images)), has_aux=True)(images)
+            value = penalty * _excess(slopes, form)
+            return value if targets is None else value + clip * cross_entropy(logits, targets), logits
+
+        found, (value, logits) = torch.func.grad_and_value(loss, has_aux=True)(theta)
+        return value, logits, found
+
+    return function
+
+
+def _summed(logits: Logits) -> tuple[Scalar, Logits]:
+    return logits.sum(), logits
+
+
+def _excess(slopes: Batch, form: PenaltyForm) -> Scalar:
+    """`eager.gradient_penalty` from the input gradient on."""
+    flat = slopes.flatten(1) if form == "image" else slopes
+    return ((flat.square().sum(dim=1) + 1e-20).sqrt() - 1).square().mean()

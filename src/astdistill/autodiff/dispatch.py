@@ -1,0 +1,136 @@
+"""Which engine computes: the fastest that can do the network, where it lies, in its precision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from ..models.flat import FlatModel
+from ..runtime.errors import unknown
+from ..runtime.shapes import Batch, Logits, Params, Targets
+from .compiled import CompiledEngine, compiled_engine
+from .engine import Directional, EagerEngine, Engine, Gradient, PenaltyForm
+from .native.build import library
+from .native.engine import NativeEngine
+from .native.layout import Workspace, blocks_of
+
+EngineName = Literal["auto", "native", "compiled", "compiled-bfloat16", "eager"]
+"""auto: native where it can be, compiled on an accelerator, else eager. native falls back to eager for what it cannot do;
+compiled-bfloat16 is the approximate one (see `CompiledEngine`)."""
+VARIABLE = "ASTDISTILL_ENGINE"
+
+
+@contextmanager
+def using(name: EngineName) -> Iterator[None]:
+    """Compute with this engine inside the block, in the processes that it starts as well; "auto" leaves the surroundings' choice."""
+    before = os.environ.get(VARIABLE)
+    if name != "auto":
+        os.environ[VARIABLE] = name
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE, None)
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+def chosen() -> str:
+    """The engine asked for: `$ASTDISTILL_ENGINE`, else auto. Raises InputError for an unknown one."""
+    name = os.environ.get(VARIABLE, "auto")
+    if name not in get_args(EngineName):
+        raise unknown("engine", name, get_args(EngineName))
+    return name
+
+
+class ChosenEngine:
+    """Asks, at every call, the engine that suits θ and the images; keeps each engine that it has made."""
+
+    def __init__(self, model: Callable[[Params, Batch], Logits], module: nn.Module | None) -> None:
+        self._model, self._module = model, module
+        self._made: dict[object, Engine] = {}
+
+    def _for(self, theta: Params, images: Batch) -> Engine:
+        name = chosen()
+        wanted = "compiled" if name == "auto" and theta.is_cuda else name
+        if wanted == "compiled":
+            return self._kept(wanted, lambda: compiled_engine(self._model))
+        if wanted == "compiled-bfloat16":
+            return self._kept(wanted, lambda: compiled_engine(self._model, precision="bfloat16"))
+        if wanted != "eager" and (found := self._native(theta, images)) is not None:
+            return found
+        return self._kept("eager", lambda: EagerEngine(self._model))
+
+    def name(self, theta: Params, images: Batch) -> str:
+        """What computes at θ and the images: native, compiled, compiled-bfloat16 or eager."""
+        found = self._for(theta, images)
+        if isinstance(found, CompiledEngine):
+            return "compiled-bfloat16" if found.precision == "bfloat16" else "compiled"
+        return "native" if isinstance(found, NativeEngine) else "eager"
+
+    def _kept(self, key: object, make: Callable[[], Engine]) -> Engine:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def _native(self, theta: Params, images: Batch) -> Engine | None:
+        if theta.dtype != torch.float32 or images.dtype != torch.float32 or theta.is_cuda or self._module is None:
+            return None
+        shape = images.shape[1], images.shape[2], images.shape[3]
+        if shape not in self._made:
+            self._made[shape] = self._best(shape)
+        return self._made[shape]
+
+    def _best(self, shape: tuple[int, int, int]) -> Engine:
+        blocks = None if self._module is None else blocks_of(self._module, shape)
+        kernels = None if blocks is None else library()
+        if blocks is None or kernels is None or not isinstance(self._model, FlatModel):
+            return EagerEngine(self._model)
+        return NativeEngine(self._model, blocks, kernels, Workspace())
+
+    def held_bytes(self) -> int:
+        """What the native engine keeps between calls."""
+        spaces = [made.space for made in self._made.values() if isinstance(made, NativeEngine)]
+        return sum(buffer.nbytes for space in spaces for buffer in space.kept.values())
+
+    def logits(self, theta: Params, images: Batch) -> Logits:
+        """f(θ, x)."""
+        return self._for(theta, images).logits(theta, images)
+
+    def gradient(self, theta: Params, images: Batch, targets: Targets) -> Gradient:
+        """ℓ, f and ∇_θ ℓ."""
+        return self._for(theta, images).gradient(theta, images, targets)
+
+    def directional(self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True) -> Directional:
+        """The derivative along `direction`."""
+        return self._for(theta, images).directional(theta, direction, images, targets, curvature)
+
+    def penalised(
+        self, theta: Params, images: Batch, targets: Targets | None, penalty: float, clip: float = 1.0, form: PenaltyForm = "image"
+    ) -> Gradient:
+        """The gradient of the penalised loss."""
+        return self._for(theta, images).penalised(theta, images, targets, penalty, clip, form)
+
+
+def engine_of(model: Callable[[Params, Batch], Logits]) -> Engine:
+    """The engine of a network, the same one for the same `FlatModel`; any other function of (θ, images) is differentiated by torch."""
+    if not isinstance(model, FlatModel):
+        return ChosenEngine(model, None)
+    # Kept with the network, because its buffers should live exactly as long.
+    return vars(model).setdefault("_engine", ChosenEngine(model, model.module))
+
+
+def engine_name(model: FlatModel, theta: Params, images: Batch) -> str:
+    """What computes this network at θ and the images: native, compiled, compiled-bfloat16 or eager."""
+    engine = engine_of(model)
+    return engine.name(theta, images) if isinstance(engine, ChosenEngine) else type(engine).__name__
+
+
+def held_bytes(model: FlatModel | None) -> int:
+    """The bytes that the engine of a network keeps between calls."""
+    engine = None if model is None else engine_of(model)
+    return engine.held_bytes() if isinstance(engine, ChosenEngine) else 0

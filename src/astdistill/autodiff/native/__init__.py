@@ -1,0 +1,1 @@
+"""Hand-written derivatives of the instance-norm ConvNet on a CPU."""

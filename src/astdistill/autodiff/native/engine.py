@@ -1,0 +1,155 @@
+"""Memory that the native engine keeps between calls."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...models.flat import FlatModel
+from ...runtime.shapes import Batch, Logits, Params, Targets
+from ..engine import Directional, Gradient, PenaltyForm
+from .layout import Apart, Block, Weights, Workspace, still
+from .passes import PAIR, TANGENT, VALUE, Passes
+
+VALUES = 25 * 32 * 32 * 128
+"""Pixels times channels that are under way at once: few enough that their planes stay in a shared cache."""
+
+
+@dataclass(frozen=True)
+class NativeEngine:
+    """Derivatives of the instance-norm ConvNet's loss in float32.
+
+    Images are independent of one another in this network, so that a batch goes through in parts, and memory does not grow with it.
+    """
+
+    model: FlatModel
+    blocks: list[Block]
+    kernels: ctypes.CDLL
+    space: Workspace
+
+    @property
+    def _apart(self) -> Apart:
+        return Apart(self.model, self.blocks, self.kernels, self.space)
+
+    def logits(self, theta: Params, images: Batch) -> Logits:
+        """f(θ, x)."""
+        weights = self._apart(theta, "θ", down=False)
+        return torch.cat([_head(weights, passes.up(VALUE)[1]) for passes, _ in self._parts(weights, images)])
+
+    def gradient(self, theta: Params, images: Batch, targets: Targets) -> Gradient:
+        """ℓ, f and ∇_θ ℓ."""
+        weights, logits, total = self._apart(theta, "θ"), [], _Sum()
+        for passes, part in self._parts(weights, images):
+            features = passes.up(VALUE)[1]
+            logits.append(_head(weights, features))
+            b = _slope(logits[-1], targets[part], len(images))
+            total.add(passes.down(VALUE, _pair(None, b @ weights.linear)).blocks, b.t() @ features, b.sum(0))
+        return Gradient(_loss(torch.cat(logits), targets), torch.cat(logits), total.flat())
+
+    def directional(self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True) -> Directional:
+        """The gradient of the tangent ℓ̇ = ⟨∇_θ ℓ, m⟩, in reverse over forward mode: eight convolutions a layer, and no second reverse."""
+        weights, dots = self._apart(theta, "θ"), self._apart(direction, "direction")
+        total, pulled, pulled_targets, slope = _Sum(), [], [], torch.zeros(())
+        for passes, part in self._parts(weights, images):
+            features_dot, features = passes.up(PAIR, dots)
+            logits = _head(weights, features)
+            logits_dot = features_dot @ weights.linear.t() + _head(dots, features)
+            a = _slope(logits, targets[part], len(images))
+            b, to_targets = _slope_tangent(logits, logits_dot, targets[part], len(images))
+            slope = slope + (a * logits_dot).sum()
+            found = passes.down(PAIR, _pair(a @ weights.linear, b @ weights.linear + a @ dots.linear), dots, to_images=True)
+            total.add(found.blocks, a.t() @ features_dot + b.t() @ features, b.sum(0))
+            pulled.append(found.images)
+            pulled_targets.append(to_targets)
+        to_theta = total.flat() if curvature else torch.zeros_like(theta)
+        return Directional(slope, to_theta, torch.cat(pulled), torch.cat(pulled_targets))
+
+    def penalised(
+        self, theta: Params, images: Batch, targets: Targets | None, penalty: float, clip: float = 1.0, form: PenaltyForm = "image"
+    ) -> Gradient:
+        """Six convolutions a layer: the reverse pass that gives ∇_x F, F = Σ_k f_k, also gives the adjoints of F's tangent.
+
+        With u the derivative of the penalty with respect to ∇_x F, its gradient is that of the tangent of F along u in x.
+        """
+        weights, logits, total = self._apart(theta, "θ"), [], _Sum()
+        zero, loss = still(weights), torch.zeros(())
+        for passes, part in self._parts(weights, images):
+            features = passes.up(VALUE)[1].clone()
+            logits.append(_head(weights, features))
+            ones = torch.ones_like(logits[-1])
+            a = ones @ weights.linear
+            gradient = passes.down(TANGENT, _pair(a, None), to_images=True).images
+            assert gradient is not None
+            value, along = _penalty(gradient, penalty / len(images), form)
+            loss = loss + value
+            features_dot = passes.up(TANGENT, zero, along)[0]
+            b = clip * _slope(logits[-1], targets[part], len(images)) if targets is not None else torch.zeros_like(ones)
+            found = passes.down(PAIR, _pair(a, b @ weights.linear), zero, known=True)
+            total.add(found.blocks, ones.t() @ features_dot + b.t() @ features, b.sum(0))
+        if targets is not None:
+            loss = loss + clip * _loss(torch.cat(logits), targets)
+        return Gradient(loss, torch.cat(logits), total.flat())
+
+    def _parts(self, weights: Weights, images: Batch) -> Iterator[tuple[Passes, slice]]:
+        """The batch in nearly equal parts."""
+        channels, pixels = len(weights.blocks[0].bias), images.shape[2] * images.shape[3]
+        count = -(-len(images) * pixels * channels // VALUES)
+        first = 0
+        for images_here in images.tensor_split(count):
+            part = slice(first, first + len(images_here))
+            first = part.stop
+            yield Passes(self.blocks, weights, images_here, self.kernels, self.space), part
+
+
+class _Sum:
+    """The gradient with respect to θ, part by part."""
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+
+    def add(self, blocks: list[list[Tensor]], linear: Tensor, bias: Tensor) -> None:
+        new = [*(part for block in blocks for part in block), linear.reshape(-1), bias]
+        self.parts = [old + part for old, part in zip(self.parts, new, strict=True)] if self.parts else new
+
+    def flat(self) -> Params:
+        return torch.cat(self.parts)
+
+
+def _pair(a: Tensor | None, b: Tensor | None) -> Tensor:
+    """The adjoints of a pair of features: [2, n, F]."""
+    some = b if a is None else a
+    assert some is not None
+    blank = torch.zeros_like(some)
+    return torch.stack([blank if a is None else a, blank if b is None else b])
+
+
+def _head(weights: Weights, features: Tensor) -> Logits:
+    return torch.addmm(weights.bias, features, weights.linear.t())
+
+
+def _loss(logits: Logits, targets: Targets) -> Tensor:
+    return -(targets * logits.log_softmax(1)).sum() / len(logits)
+
+
+def _slope(logits: Logits, targets: Targets, count: int) -> Tensor:
+    """∂ℓ/∂f for a mean over `count` images."""
+    return (logits.softmax(1) * targets.sum(1, keepdim=True) - targets) / count
+
+
+def _slope_tangent(logits: Logits, tangent: Tensor, targets: Targets, count: int) -> tuple[Tensor, Tensor]:
+    """∂ℓ̇/∂f and ∂ℓ̇/∂p."""
+    softmax = logits.softmax(1)
+    far = tangent - (softmax * tangent).sum(1, keepdim=True)
+    return softmax * far * targets.sum(1, keepdim=True) / count, -far / count
+
+
+def _penalty(gradient: Batch, scale: float, form: PenaltyForm) -> tuple[Tensor, Batch]:
+    """scale · Σ (‖g‖ − 1)², with the norms of `form` (their mean over pixels), and its derivative with respect to g."""
+    dims = (1, 2, 3) if form == "image" else (1,)
+    scale = scale if form == "image" else scale / (gradient.shape[2] * gradient.shape[3])
+    norm = (gradient.square().sum(dims, keepdim=True) + 1e-20).sqrt()
+    return scale * (norm - 1).square().sum(), 2 * scale * (norm - 1) / norm * gradient

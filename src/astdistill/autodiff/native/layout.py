@@ -1,0 +1,169 @@
+"""The ConvNet seen as blocks: what the native engine can do."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ...models.convnets import ConvNet
+from ...models.flat import FlatModel
+from ...models.layers import GroupNorm
+from ...runtime.shapes import Params
+from .build import GAP, address, lanes
+
+
+@dataclass
+class Workspace:
+    """Buffers by name, made once for the largest shape: fresh memory costs more than the arithmetic that fills it."""
+
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """A buffer with what was last written under that name and shape; where another shape was, the content is undefined."""
+        size, found = math.prod(shape), self.kept.get(name)
+        if found is None or len(found) < size:
+            found = self.kept[name] = torch.empty(size)
+        return found[:size].view(shape)
+
+
+WHOLE = 16
+"""What channels, and pixels, must be a multiple of: the most that a register holds."""
+ROWS = 64
+"""The most tiles that a kernel is multiplied by at once, where one image does not have more."""
+MOST_INPUTS = 16
+"""Image channels up to which the direct first convolution is the right one."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One convolution with its norm, ReLU and pooling: where it stands, and the size of the convolution's output."""
+
+    index: int
+    inputs: int
+    """Channels of the images for the first block, 0 for every other."""
+    height: int
+    width: int
+    last: bool
+
+    @property
+    def tiles(self) -> int:
+        """4×4 tiles of the convolution's output."""
+        return -(-self.height // 4) * -(-self.width // 4)
+
+    @property
+    def pooled(self) -> tuple[int, int]:
+        """Height and width of the block's output."""
+        return self.height // 2, self.width // 2
+
+
+@cache
+def group_size(tiles: int, images: int, threads: int) -> int:
+    """How many of so many images have their tiles multiplied together, `tiles` each.
+
+    Enough rows for a product to repay reading its kernel, few enough for all threads to have equal work.
+    """
+    most = max(1, ROWS // tiles)
+    return min(range(1, most + 1), key=lambda size: (-(-images // size // threads) * size, -size))
+
+
+def blocks_of(module: nn.Module, shape: tuple[int, int, int]) -> list[Block] | None:
+    """The blocks of a network for images `(C, H, W)`; None for a network, or a size, that the kernels cannot do."""
+    if not isinstance(module, ConvNet):
+        return None
+    layers, (channels, height, width) = list(module.features), shape
+    if len(layers) % 4 or channels > MOST_INPUTS or height * width % WHOLE:
+        return None
+    groups = [layers[first : first + 4] for first in range(0, len(layers), 4)]
+    sizes = [(height >> k, width >> k) for k in range(len(groups) + 1)]
+    if not all(_usual(*group) for group in groups) or any((h, w) != (2 * a, 2 * b) for (h, w), (a, b) in pairwise(sizes)):
+        return None
+    return [Block(k, 0 if k else channels, *sizes[k], last=k == len(groups) - 1) for k in range(len(groups))]
+
+
+def _usual(convolution: nn.Module, norm: nn.Module, activation: nn.Module, pooling: nn.Module) -> bool:
+    """Whether one block is the published one: 3×3 convolution, instance norm, ReLU, 2×2 average pooling."""
+    return (
+        isinstance(convolution, nn.Conv2d)
+        and convolution.out_channels % WHOLE == 0
+        and isinstance(norm, GroupNorm)
+        and norm.num_groups == convolution.out_channels
+        and norm.eps == 1e-5
+        and isinstance(activation, nn.ReLU)
+        and isinstance(pooling, nn.AvgPool2d)
+    )
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """The parameters of one block, or a direction in them; kernels are None in a direction that moves none."""
+
+    kernel: Tensor | None
+    """First block: [channels / L, 9 inputs, L]. Others: the transformed kernel [36, channels out / L, channels in, L], with gaps."""
+    turned: Tensor | None
+    """First block: None. Others: the transposed kernel [36, channels in / L, channels out, L], with gaps."""
+    bias: Tensor
+    gamma: Tensor
+    beta: Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """θ, or a direction in it, taken apart."""
+
+    blocks: list[BlockWeights]
+    linear: Tensor
+    """[K, features]"""
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Takes vectors of parameters apart."""
+
+    model: FlatModel
+    blocks: list[Block]
+    kernels: ctypes.CDLL
+    space: Workspace
+
+    def __call__(self, theta: Params, name: str, down: bool = True) -> Weights:
+        """θ taken apart, which holds until another is under the same name; without `down`, for a pass up alone."""
+        parts = [part.contiguous() for part in self.model.unflatten(theta).values()]
+        found = []
+        for k, block in enumerate(self.blocks):
+            kernel, *others = parts[4 * k : 4 * k + 4]
+            both = (direct(kernel, lanes(self.kernels)), None) if block.inputs else self._transformed(kernel, f"{name}.kernel{k}", down)
+            found.append(BlockWeights(*both, *others))
+        return Weights(found, parts[-2], parts[-1])
+
+    def _transformed(self, weight: Tensor, name: str, down: bool) -> tuple[Tensor, Tensor | None]:
+        """G w Gᵀ, as it is and transposed."""
+        channels = len(weight)
+        kernel = self.space(name, 36, channels * channels + GAP)
+        turned = self.space(f"{name}.turned", *kernel.shape) if down else None
+        self.kernels.kernel_forward(
+            address(weight), channels // lanes(self.kernels), torch.get_num_threads(), address(kernel), address(turned)
+        )
+        return kernel, turned
+
+
+def still(weights: Weights) -> Weights:
+    """The direction that moves nothing."""
+    zeros = torch.zeros_like(weights.blocks[0].bias)
+    blocks = [BlockWeights(None, None, zeros, zeros, zeros) for _ in weights.blocks]
+    return Weights(blocks, torch.zeros_like(weights.linear), torch.zeros_like(weights.bias))
+
+
+def direct(weight: Tensor, lanes: int) -> Tensor:
+    """The first kernel [channels, inputs, 3, 3] as [channels / L, 9 inputs, L]."""
+    return weight.reshape(len(weight) // lanes, lanes, -1).transpose(1, 2).contiguous()
+
+
+def direct_adjoint(kernel: Tensor, inputs: int) -> Tensor:
+    """The adjoint of `direct`."""
+    return kernel.transpose(1, 2).reshape(-1, inputs, 3, 3)

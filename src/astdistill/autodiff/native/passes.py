@@ -1,0 +1,170 @@
+"""Up and down through the blocks of a ConvNet, with values, tangents, or both side by side."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...runtime.shapes import Batch
+from .build import GAP, Flow, Shape, address, adjoint, flow, lanes
+from .layout import Block, BlockWeights, Weights, Workspace, direct_adjoint, group_size
+
+TANGENT, VALUE, PAIR = slice(0, 1), slice(1, 2), slice(0, 2)
+"""Rows of a pair: a tangent and a value lie side by side, and so do their adjoints, a and b."""
+
+
+@dataclass
+class Down:
+    """What a pass down found: for each block the adjoints of kernel, bias, scale and offset, flat; and that of the images [n, C, H, W]."""
+
+    blocks: list[list[Tensor]]
+    images: Batch | None
+
+
+class Passes:
+    """One batch on its way through the blocks; what a pass leaves in the workspace, the later ones read.
+
+    A pass with rows VALUE computes values, with TANGENT tangents where the values are there already, with PAIR both.
+    """
+
+    def __init__(self, blocks: list[Block], weights: Weights, images: Batch, kernels: ctypes.CDLL, space: Workspace) -> None:
+        self.blocks, self.weights, self.kernels, self.space = blocks, weights, kernels, space
+        self.images, self.images_dot = images.contiguous(), None
+        self.count, self.channels, self.threads = len(images), len(weights.blocks[0].bias), torch.get_num_threads()
+        self.lanes = lanes(kernels)
+
+    def up(self, rows: slice, dots: Weights | None = None, images_dot: Batch | None = None) -> Tensor:
+        """The pair of features [2, n, F], of which `rows` are new; tangents are those along `dots` in θ, or along `images_dot`."""
+        self.images_dot = images_dot
+        for block in self.blocks:
+            here, tangent = self._flows(block, dots)
+            self.kernels.block_forward(self._shape(block), here, tangent, address(self._stats(block)), int(rows != TANGENT))
+        return self._out(self.blocks[-1]).view(2, self.count, -1)
+
+    def down(self, rows: slice, features: Tensor, dots: Weights | None = None, known: bool = False, to_images: bool = False) -> Down:
+        """The adjoints of the blocks' parameters, and of the images if wanted, from those of the pair of features [2, n, F].
+
+        With `known`, the adjoints of tangents are those that an earlier pass down with rows TANGENT left, which finds no parameters.
+        """
+        found = Down([], torch.empty_like(self.images) if to_images else None)
+        for block in reversed(self.blocks):
+            above = features if block.last else self._below(self.blocks[block.index + 1])
+            to = self._first_adjoints(rows, found.images) if block.inputs else self._adjoints(block, rows, known)
+            if rows == PAIR:
+                to["a"] = above[0]
+            to |= {"b": above[_b(rows)], "gamma": self._norms("gamma"), "beta": self._norms("beta")}
+            here, tangent = self._flows(block, dots)
+            back = self.kernels.first_block_back if block.inputs else self.kernels.block_back
+            back(self._shape(block), here, tangent, address(self._stats(block)), adjoint(**to))
+            if rows != TANGENT:
+                found.blocks.insert(0, self._parameters(block, rows, to))
+        return found
+
+    def _first_adjoints(self, rows: slice, images: Batch | None) -> dict[str, Tensor | None]:
+        """Where what goes back through the first block ends."""
+        weight = self.space("first", self.count, self.channels // self.lanes, 9 * self.blocks[0].inputs, self.lanes)
+        return {"weight": None if rows == TANGENT else weight, "images": images}
+
+    def _adjoints(self, block: Block, rows: slice, known: bool) -> dict[str, Tensor | None]:
+        """Where what goes back through another block ends."""
+        products, below = self._factors("products", block), self._below(block)
+        to: dict[str, Tensor | None] = {"to_b": products[_b(rows)], "below_b": below[_b(rows)]}
+        if rows == PAIR:
+            to |= {"to_a": products[0], "below_a": None if known else below[0]}
+        return to
+
+    def _parameters(self, block: Block, rows: slice, found: dict[str, Tensor | None]) -> list[Tensor]:
+        """The adjoints of a block's kernel, bias, scale and offset, flat, after the pass through it."""
+        gamma, beta = (self._norms(name).sum(0) for name in ("gamma", "beta"))
+        weight = found.get("weight")
+        kernel = self._adjoint_kernel(block, rows) if weight is None else direct_adjoint(weight.sum(0), block.inputs)
+        # The norm takes the mean over pixels away and the bias with it: its derivative is zero.
+        return [kernel.reshape(-1), torch.zeros(self.channels), gamma, beta]
+
+    def _adjoint_kernel(self, block: Block, rows: slice) -> Tensor:
+        """The adjoint of a block's kernel: Vᵀ (that of M) + V̇ᵀ (that of Ṁ)."""
+        values = [self._factors(f"factors{block.index}", block)[1], self._factors("products", block)[1]]
+        tangents = [self._factors(f"factors{block.index}", block)[0], self._factors("products", block)[0]] if rows == PAIR else [None, None]
+        room = self.space("kernel", 36, self.channels * self.channels + GAP)
+        found = torch.empty(self.channels, self.channels, 3, 3)
+        self.kernels.kernel_back(self._shape(block), *map(address, [*values, *tangents, room, found]))
+        return found
+
+    # What the kernels read and write.
+
+    def _planes(self, block: Block, name: str) -> Tensor:
+        return self.space(f"{name}.planes{block.index}", 2, self.count, self.channels // self.lanes, block.height * block.width, self.lanes)
+
+    def _stats(self, block: Block) -> Tensor:
+        return self.space(f"stats{block.index}", self.count, self.channels // self.lanes, 2, self.lanes)
+
+    def _norms(self, name: str) -> Tensor:
+        return self.space(name, self.count, self.channels)
+
+    def _below(self, block: Block) -> Tensor:
+        """The adjoints of the planes that came into a block."""
+        return self._planes(block, "below")
+
+    def _group(self, block: Block) -> int:
+        return group_size(block.tiles, self.count, self.threads)
+
+    def _factors(self, name: str, block: Block) -> Tensor:
+        """[2, groups, 36, channels × images of a group × tiles + a gap]: what lies as `Layout` of shape.h."""
+        group = self._group(block)
+        return self.space(f"{name}.{block.tiles}", 2, -(-self.count // group), 36, self.channels * group * block.tiles + GAP)
+
+    def _out(self, block: Block) -> Tensor:
+        """[2, …]: the features of the linear layer, or the factors of the next block's products."""
+        if block.last:
+            return self.space("features", 2, self.count, self.channels * block.pooled[0] * block.pooled[1])
+        return self._factors(f"factors{block.index + 1}", self.blocks[block.index + 1])
+
+    def _shape(self, block: Block) -> Shape:
+        return Shape(
+            images=self.count,
+            blocks=self.channels // self.lanes,
+            height=block.height,
+            width=block.width,
+            inputs=block.inputs,
+            last=int(block.last),
+            group=1 if block.inputs else self._group(block),
+            group_out=0 if block.last else self._group(self.blocks[block.index + 1]),
+            threads=self.threads,
+        )
+
+    def _flows(self, block: Block, dots: Weights | None) -> tuple[Flow, Flow | None]:
+        """The block's values and tangents; a tangent that comes from the images goes through the first kernel itself."""
+        weights, (source_dot, source) = self.weights.blocks[block.index], self._sources(block)
+        here = self._flow(block, weights, weights.kernel, 1, source)
+        if dots is None:
+            return here, None
+        dot = dots.blocks[block.index]
+        moved = block.inputs and self.images_dot is not None
+        return here, self._flow(block, dot, weights.kernel if moved else dot.kernel, 0, source_dot)
+
+    def _sources(self, block: Block) -> tuple[Tensor, Tensor]:
+        """What the tangent and the value of a block come from."""
+        if block.inputs:
+            return self.images if self.images_dot is None else self.images_dot, self.images
+        factors = self._factors(f"factors{block.index}", block)
+        return factors[0], factors[1]
+
+    def _flow(self, block: Block, weights: BlockWeights, kernel: Tensor | None, row: int, source: Tensor) -> Flow:
+        return flow(
+            source=source,
+            weight=kernel,
+            turned=weights.turned,
+            bias=weights.bias,
+            gamma=weights.gamma,
+            beta=weights.beta,
+            z=self._planes(block, "z")[row],
+            out=self._out(block)[row],
+        )
+
+
+def _b(rows: slice) -> int:
+    """Which row of a pair is a pass's b, the adjoint of what it takes for values."""
+    return 1 if rows == PAIR else rows.start

@@ -1,0 +1,189 @@
+"""What each of AST's six parts is worth: the method with one of them off, and with all of them off, over several whole-run seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from pydantic import Field
+from rich.console import Console
+
+from ..autodiff.dispatch import using
+from ..evaluation.scores import Scores, caption, spread
+from ..experiment import cost as estimate
+from ..experiment.config import Experiment, check_numbers
+from ..experiment.pipeline import run_experiment
+from ..methods.method import PARTS
+from ..runtime.config import Record
+from ..runtime.devices import check_device
+from ..runtime.errors import InputError
+from ..runtime.files import check_folder, write_json
+from ..runtime.progress import be_quiet, console
+from ..runtime.status import duration
+from ..runtime.tables import Column, Tabulation, markdown, terminal
+from .flags import Parser
+from .options import Request, parse
+
+NONE = "none of the six"
+
+
+class AblationRow(Record):
+    """One variant: the final accuracies in percent of every network, one tuple a seed, in the order of the seeds."""
+
+    variant: str
+    final: tuple[tuple[float, ...], ...]
+
+    @property
+    def means(self) -> tuple[float, ...]:
+        """The mean over the networks of each seed."""
+        return tuple(statistics.fmean(networks) for networks in self.final)
+
+
+class Ablation(Record):
+    """The table: the whole method first, then without each part, then without all."""
+
+    base: str
+    method: str
+    seeds: int = Field(ge=1)
+    protocol: str
+    rows: tuple[AblationRow, ...]
+
+    def change(self, row: AblationRow) -> tuple[float, ...]:
+        """By seed, what the variant reaches less what the whole method reaches with the same seed, in points."""
+        return tuple(ours - whole for ours, whole in zip(row.means, self.rows[0].means, strict=False))
+
+
+def variants(experiment: Experiment) -> dict[str, Experiment]:
+    """The experiment whole, without each part that its method has, and without all of them. Raises InputError if it has none."""
+    method = experiment.method
+    found = {part: method.without(part) for part in PARTS}
+    on = {part: without for part, without in found.items() if without != method}
+    if not on:
+        raise InputError(f"'{method.name}' has none of AST's six parts ({', '.join(PARTS)}); name a --base whose method is ast.")
+    none = method
+    for part in on:
+        none = none.without(part)
+    methods = {method.name: method} | {f"without {part}": without for part, without in on.items()}
+    methods |= {NONE: none} if len(on) > 1 else {}
+    return {name: experiment.replace(method=each) for name, each in methods.items()}
+
+
+def seeded(experiment: Experiment, number: int) -> Experiment:
+    """The experiment with the `number`-th whole-run seed: its own experts, draws and evaluated networks, and no baselines."""
+    return experiment.replace(
+        seed=experiment.seed + number,
+        experts=experiment.experts.replace(seed=experiment.experts.seed + number),
+        evaluation=experiment.evaluation.replace(baselines=()),
+    )
+
+
+def ablate(
+    experiment: Experiment,
+    seeds: int,
+    out: Path,
+    on_run: Callable[[str, Scores], None] = lambda folder, scores: None,
+    loggers: Sequence[str] = (),
+) -> Ablation:
+    """Run every variant with every seed; each is an ordinary run folder in `out`, and is resumed from what is there.
+
+    Seeds are the outer loop, so that an ablation that is stopped has whole rounds. `ablation.json` is rewritten after every run. `on_run`
+    is told the name of each finished run and its scores.
+    """
+    final: dict[str, list[tuple[float, ...]]] = {}
+    found: Ablation | None = None
+    for folder, name, each in runs(experiment, seeds):
+        console().print(f"{folder}:", highlight=False)
+        scores = run_experiment(each, out / folder, loggers)
+        final.setdefault(name, []).append(next(iter(scores.architecture.values())).final)
+        rows = tuple(AblationRow(variant=variant, final=tuple(values)) for variant, values in final.items())
+        found = Ablation(base=experiment.name, method=experiment.method.name, seeds=seeds, protocol=caption(scores), rows=rows)
+        write_json(out / "ablation.json", found.to_json())
+        on_run(folder, scores)
+    assert found is not None
+    return found
+
+
+def runs(experiment: Experiment, seeds: int) -> Iterator[tuple[str, str, Experiment]]:
+    """Folder, name of the variant and experiment of every run, seed after seed."""
+    for number in range(seeds):
+        for name, variant in variants(experiment).items():
+            yield f"{name.replace(' ', '-')}-seed{experiment.seed + number}", name, seeded(variant, number)
+
+
+COLUMNS = Column("variant", words=True), Column("accuracy, %"), Column("change, points"), Column("n")
+
+
+def table(ablation: Ablation) -> Tabulation:
+    """The ablation as a table; spreads are over seeds."""
+    rows = tuple(
+        (row.variant, spread(row.means), spread(ablation.change(row)) if number else "", f"{len(row.final)} × {len(row.final[0])}")
+        for number, row in enumerate(ablation.rows)
+    )
+    return Tabulation(COLUMNS, rows, _caption(ablation), title=f"{ablation.method} on {ablation.base}")
+
+
+def _caption(ablation: Ablation) -> str:
+    protocol = ablation.protocol.rsplit("; mean", 1)[0]
+    return (
+        f"{protocol}. n: whole runs × networks; accuracy: mean of the runs' means ± their sample deviation; "
+        f"change: the same of the differences to {ablation.method} with the same seed."
+    )
+
+
+ABOUT = """A preset with each of its method's parts off in turn, and with all of them off:
+  astdistill run ablation --base PRESET [--seeds N] [any flag of run]
+  --base PRESET      the preset; they are listed by: astdistill presets
+  --seeds N          whole runs of each variant, experts included (default: 3)"""
+
+
+def command(words: Sequence[str]) -> None:
+    """`astdistill run ablation --base PRESET [--seeds N] [any flag of run]`."""
+    parser = Parser("astdistill run ablation", add_help=False)
+    parser.add_argument("--base")
+    parser.add_argument("--seeds", type=int, default=3)
+    found, rest = parser.parse_known_args(words)
+    if found.base is None and not {"-h", "--help"} & set(rest):
+        base = rest[0] if rest and not rest[0].startswith("-") else "cifar100-ten-ipc10"
+        raise InputError(f"The ablation needs the cell that it takes apart: astdistill run ablation --base {base} --seeds 3")
+    if found.seeds < 1:
+        raise InputError(f"--seeds {found.seeds} was given; an ablation needs at least 1, and 3 for a spread.")
+    request = parse(
+        "run", [*([found.base] if found.base else []), *rest], first=ABOUT, prog=f"astdistill run ablation --base {found.base or 'PRESET'}"
+    )
+    be_quiet(request.quiet)
+    check_device(request.experiment.device)
+    out = (
+        request.out
+        if any(word.partition("=")[0] == "--out" for word in rest)
+        else request.out.with_name(f"ablation-{request.experiment.name}")
+    )
+    if request.dry_run:
+        _estimate(request, found.seeds, out)
+        return
+    check_numbers(request.experiment)
+    check_folder(out, "--out")
+    ablation = ablate(request.experiment, found.seeds, out, loggers=request.log)
+    (out / "ablation.md").write_text(markdown(table(ablation)), encoding="utf-8")
+    Console().print(terminal(table(ablation)))
+    Console().print(f"Numbers:   {out / 'ablation.json'}", highlight=False)
+
+
+def _estimate(request: Request, seeds: int, out: Path) -> None:
+    """Print what every variant would cost; experts of one recipe are trained once."""
+    rows: list[tuple[str, str, str]] = []
+    trained, whole = set(), 0.0
+    for name, each in variants(request.experiment).items():
+        check_numbers(each)
+        with using(each.engine):
+            first = seeded(each, 0)
+            experts, *rest = estimate.timed(first, estimate.facts(first))
+        recipe = each.method.expert.digest()
+        seconds = seeds * (0.0 if recipe in trained else experts.seconds), seeds * sum(stage.seconds for stage in rest)
+        trained.add(recipe)
+        whole += sum(seconds)
+        rows.append((name, duration(seconds[0]) if seconds[0] else "shared", duration(seconds[1])))
+    rows.append(("together", "", duration(whole)))
+    columns = Column("variant", words=True), Column("experts"), Column("distillation and evaluation")
+    caption = f"For {seeds} seeds, from a few steps timed just now. It would go to {out}."
+    Console().print(terminal(Tabulation(columns, tuple(rows), caption)))

@@ -1,0 +1,153 @@
+"""`astdistill doctor`: what this machine has, and whether a miniature distillation works on it."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..data.loading import load_dataset
+from ..distillation.loop import distill
+from ..distillation.settings import DistillSettings
+from ..experts.training import train_experts
+from ..methods.trajectory_matching import AST
+from ..runtime.config import Record
+from ..runtime.errors import InputError
+from ..runtime.files import read_lines
+from ..runtime.progress import quietly
+from . import doctor_checks as checks
+from .flags import Parser
+
+MARKS = {"good": "[green]✓[/]", "note": "[yellow]–[/]", "bad": "[red]✗[/]"}
+
+
+class Finding(Record):
+    """What was found, and what to do about it."""
+
+    name: str
+    state: Literal["good", "note", "bad"]
+    """good; note: something optional is missing, or slower than it could be; bad: astdistill cannot work like this."""
+    text: str
+    advice: str = ""
+    """What to type or to change; empty where there is nothing to mend."""
+
+
+def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """The findings of a check; one that breaks is itself a finding, so that the others are still shown."""
+    try:
+        yield from check()
+    except InputError as error:
+        yield Finding(name=name, state="bad", text=str(error))
+    except Exception as error:
+        yield Finding(name=name, state="bad", text=f"{type(error).__name__}: {shortened(str(error))}", advice="report this as an issue")
+
+
+def shortened(text: str, length: int = 200) -> str:
+    """The text on one line, cut off at `length` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[:length]} …"
+
+
+def table(findings: Iterable[Finding]) -> Table:
+    """The findings for the terminal."""
+    shown = Table(show_header=False, box=None, padding=(0, 1))
+    for finding in findings:
+        advice = f"\n[bold]→ {escape(finding.advice)}[/]" if finding.advice else ""
+        shown.add_row(MARKS[finding.state], finding.name, escape(finding.text) + advice)
+    return shown
+
+
+def verdict(findings: Iterable[Finding]) -> str:
+    """The sentence below the table."""
+    bad = [finding.name for finding in findings if finding.state == "bad"]
+    if bad:
+        return f"✗ Mend this first: {', '.join(bad)}."
+    return "✓ astdistill works here. Next: astdistill demo"
+
+
+STEPS, STOPPED, ENDS = 24, 9, 6
+"""Outer steps, where the second run is stopped, and how many steps are averaged at each end."""
+TRIAL = "self-check"
+
+
+def trial() -> Iterator[Finding]:
+    """Distils digits to ten images on the CPU, once in one go and once in two: the loss must fall, and the bits must agree."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="astdistill-doctor-") as name, quietly():
+        folder = Path(name)
+        dataset = load_dataset("digits", per_class=30)
+        recipe = AST.expert.replace(epochs=6, lr=0.01, clip_epochs=2, batch=64, augmentation="")
+        experts = train_experts(dataset, model="convnet-d2-w16", recipe=recipe, count=2, store=folder / "experts", workers=1)
+        settings = DistillSettings(iterations=STEPS, inner_steps=8, max_start_epoch=3, lr_img=30.0, lr_init=0.05, augmentation="")
+        once = distill(dataset, experts, method=AST, settings=settings, out=folder / "once")
+        distill(dataset, experts, method=AST, settings=settings.replace(iterations=STOPPED), out=folder / "twice")
+        twice = distill(dataset, experts, method=AST, settings=settings, out=folder / "twice")
+        losses = [float(line["loss"]) for line in read_lines(folder / "once" / "metrics.jsonl")]
+    seconds = time.perf_counter() - began
+    equal = all(torch.equal(getattr(once, part), getattr(twice, part)) for part in ("images", "targets", "lr"))
+    yield judged(losses, equal, seconds)
+
+
+def judged(losses: list[float], equal: bool, seconds: float) -> Finding:
+    """The finding: finite losses, lower at the end than at the start, and equal bits after a stop."""
+    first, last = statistics.fmean(losses[:ENDS]), statistics.fmean(losses[-ENDS:])
+    if not all(map(math.isfinite, losses)):
+        fault = "the loss is not finite"
+    elif last >= first:
+        fault = f"the loss did not fall ({first:.3f} to {last:.3f})"
+    elif not equal:
+        fault = "a resumed run ended with other bits than one that was not stopped"
+    else:
+        text = f"ten digits distilled in {seconds:.0f} s: loss {first:.3f} to {last:.3f}, and a resumed run ended bit-equal"
+        return Finding(name=TRIAL, state="good", text=text)
+    return Finding(name=TRIAL, state="bad", text=fault, advice="try ASTDISTILL_ENGINE=eager astdistill doctor, and report what both say")
+
+
+def doctor(words: list[str]) -> int:
+    """The exit code: 0 where astdistill works on this machine, 1 where something has to be mended first. Shows what was found."""
+    given = _parser().parse_args(words)
+    looked_at = {
+        "versions": checks.versions,
+        "memory": checks.memory,
+        "disk": checks.disks,
+        "GPU": checks.gpus,
+        "native engine": checks.kernels,
+        "engine": checks.engine,
+        "torch.compile": checks.compiler,
+        "extras": checks.extras,
+        "data": lambda: checks.data(given.network),
+        TRIAL: trial,
+    }
+    findings: list[Finding] = []
+    console = Console(stderr=True)
+    for name, check in looked_at.items():
+        with console.status(f"looking at: {name}"):
+            findings += guarded(name, check)
+    broken = any(finding.state == "bad" for finding in findings)
+    if given.json:
+        print(json.dumps({"works": not broken, "findings": [finding.to_json() for finding in findings]}, indent=2))
+    else:
+        Console().print(table(findings))
+        Console().print(verdict(findings), style="bold", highlight=False)
+    return int(broken)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="astdistill doctor",
+        description="Versions, memory, disks, GPUs, engines, extras and data of this machine, and a miniature distillation: half a minute.",
+        epilog="Exit code 0: it works here (– marks what is optional); 1: something is to be mended first.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument("--network", action="store_true", help="ask the Hugging Face hub, too, whether it answers")
+    return parser

@@ -1,0 +1,298 @@
+"""What computes here: the hand-written kernels, torch's compiler, GPUs, and the engine that is taken."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from packaging.requirements import Requirement
+from torch import Tensor
+
+from ..autodiff.dispatch import VARIABLE, chosen, engine_name, engine_of
+from ..autodiff.engine import EagerEngine
+from ..autodiff.native.build import KernelError, lanes, make
+from ..autodiff.native.engine import NativeEngine, Workspace
+from ..autodiff.native.layout import blocks_of
+from ..data.sources import HUB
+from ..experiment.config import ExpertSettings
+from ..models.flat import FlatModel
+from ..models.registry import build_model
+from ..runtime.files import cache_folder
+from ..runtime.parallel import cores
+from ..runtime.seeds import rng, seeded
+from ..runtime.status import size
+from .doctor import Finding, shortened
+
+SHAPE, CLASSES = (3, 32, 32), 10
+LEAST_COSINE = 1 - 1e-6
+TIMED = "convnet-d3", 32
+"""The network of the published cells, and the images of one call."""
+
+
+def kernels() -> Iterator[Finding]:
+    """Whether the native engine's kernels can be made, and whether what they compute is right."""
+    advice = "install gcc or clang, or set CC; until then torch's own derivatives take several times as long"
+    try:
+        library = make()
+    except KernelError as error:
+        yield Finding(name="native engine", state="note", text=f"not available: {error}", advice=advice)
+        return
+    model, given = _problem("convnet-d2-w32", 4)
+    module = model.module
+    blocks = blocks_of(module, SHAPE)
+    assert blocks is not None
+    ours = NativeEngine(model, blocks, library, Workspace()).directional(*given)
+    theta, direction, images, targets = (part.double() for part in given)
+    exact = EagerEngine(FlatModel(module.double())).directional(theta, direction, images, targets)
+    cosine = min(_cosine(ours.theta, exact.theta), _cosine(ours.images, exact.images))
+    good = cosine >= LEAST_COSINE
+    text = f"kernels built, {lanes(library)} channels at once; cosine with torch in float64: {cosine:.8f}"
+    advice = "" if good else f"set {VARIABLE}=eager, and report this with your compiler's version"
+    yield Finding(name="native engine", state="good" if good else "bad", text=text, advice=advice)
+
+
+def compiler() -> Iterator[Finding]:
+    """Whether torch.compile works, on the CPU and on a GPU if there is one."""
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        name = f"torch.compile, {device}"
+        numbers = torch.linspace(0, 1, 64, device=device)
+        try:
+            found = torch.compile(_curve, fullgraph=True)(numbers)
+        except Exception as error:  # whatever the compilers below torch raise
+            text = f"does not work: {type(error).__name__}: {shortened(str(error))}"
+            needs = "a C++ compiler (g++)" if device == "cpu" else "triton and a C compiler"
+            yield Finding(name=name, state="note", text=text, advice=f"it needs {needs}; without it --engine compiled runs as eager")
+            continue
+        right = torch.allclose(found, _curve(numbers))
+        text = "works" if right else "gives other numbers than torch itself"
+        yield Finding(name=name, state="good" if right else "bad", text=text, advice="" if right else "do not use --engine compiled")
+
+
+def _curve(numbers: Tensor) -> Tensor:
+    return (numbers.sin() * 2 + numbers.exp()).cumsum(0)
+
+
+def gpus() -> Iterator[Finding]:
+    """The CUDA devices that torch sees, and their free memory."""
+    if not torch.cuda.is_available():
+        build = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+        yield Finding(name="GPU", state="note", text=f"none; {build}; everything runs on the CPU")
+        return
+    for number in range(torch.cuda.device_count()):
+        free, whole = torch.cuda.mem_get_info(number)
+        text = f"{torch.cuda.get_device_name(number)}, {size(free)} of {size(whole)} free; use it with --device cuda:{number}"
+        yield Finding(name=f"GPU {number}", state="good", text=text)
+
+
+def engine() -> Iterator[Finding]:
+    """The engine that is taken on each kind of device, and its rate."""
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        model, (theta, _, images, targets) = _problem(*TIMED, device=device)
+        taken = engine_of(model)
+        seconds = _fastest(lambda: taken.gradient(theta, images, targets), device)  # noqa: B023  (called at once)
+        asked = f"${VARIABLE} asks for it" if os.environ.get(VARIABLE, "auto") != "auto" else "chosen by auto"
+        text = f"{engine_name(model, theta, images)} ({asked}): {TIMED[1] / seconds:,.0f} images a second, gradient of {TIMED[0]}"
+        yield Finding(name=f"engine, {device}", state="good", text=f"{text}, 32 px, batch {TIMED[1]}, {torch.get_num_threads()} threads")
+
+
+def _fastest(step: Any, device: str) -> float:
+    taken = []
+    for _ in range(4):
+        began = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:])
+
+
+def _problem(name: str, batch: int, device: str = "cpu") -> tuple[FlatModel, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """A network, and θ, a direction, images and targets for it."""
+    chosen()  # an unknown engine is an InputError here already
+    with seeded(0, "doctor"):
+        model = FlatModel(build_model(name, SHAPE, CLASSES).to(device))
+    generator = rng(0, "doctor")
+    theta = model.flatten().to(device)
+    images = torch.randn(batch, *SHAPE, generator=generator).to(device)
+    targets = torch.nn.functional.one_hot(torch.arange(batch) % CLASSES, CLASSES).float().to(device)
+    return model, (theta, torch.randn(len(theta), generator=generator).to(device), images, targets)
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(one.double().flatten(), other.flatten(), dim=0))
+
+
+PACKAGE = "astdistill"
+SHOWN = ("torch", "numpy", "safetensors", "datasets")
+
+
+def versions() -> Iterator[Finding]:
+    """The versions, and whether each required package is there in a version that is allowed."""
+    try:
+        required = _required("")
+    except importlib.metadata.PackageNotFoundError:
+        text = f"Python {platform.python_version()}; {PACKAGE} is imported from a folder and was not installed"
+        yield Finding(name="versions", state="note", text=text, advice="pip install -e . in its folder checks what it needs")
+        return
+    faults = [fault for each in required if (fault := _fault(each))]
+    shown = [PACKAGE, *SHOWN]
+    text = ", ".join([f"Python {platform.python_version()}", *(f"{name} {found}" for name in shown if (found := _version(name)))])
+    yield Finding(
+        name="versions",
+        state="bad" if faults else "good",
+        text=f"{text}; {'; '.join(faults)}" if faults else text,
+        advice=f"pip install --upgrade {PACKAGE}" if faults else "",
+    )
+
+
+def extras() -> Iterator[Finding]:
+    """Each extra that the package declares: whether all of it is installed."""
+    try:
+        names = importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for name in sorted(names):
+        faults = [fault for each in _required(name) if (fault := _fault(each))]
+        packages = ", ".join(f"{each.name} {_version(each.name)}" for each in _required(name))
+        yield Finding(
+            name=f"extra {name}",
+            state="note" if faults else "good",
+            text="; ".join(faults) if faults else packages,
+            advice=f"pip install '{PACKAGE}[{name}]'" if faults else "",
+        )
+
+
+def _required(extra: str) -> list[Requirement]:
+    """What the extra needs, or with "" what the package itself needs, on this system."""
+    found = [Requirement(text) for text in importlib.metadata.requires(PACKAGE) or []]
+    plain = [each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return plain if not extra else [each for each in found if each not in plain and each.marker and each.marker.evaluate({"extra": extra})]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _fault(wanted: Requirement) -> str:
+    """What is wrong with an installed package, or nothing."""
+    found = _version(wanted.name)
+    if found is None:
+        return f"{wanted.name} is not installed"
+    return "" if wanted.specifier.contains(found, prereleases=True) else f"{wanted.name} {found} is not {wanted.specifier}"
+
+
+LEAST = 10**9
+"""Bytes of free memory, and of free disk, below which even small runs fail."""
+LIMITS = (("memory.max", "memory.current", "inactive_file"), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
+"""Limit, use and reclaimable cache in control groups of version 2 and 1."""
+
+
+def memory() -> Iterator[Finding]:
+    """Cores, and the memory that this process may still take."""
+    free = free_memory()
+    if free is None:
+        yield Finding(name="memory", state="note", text=f"{cores()} cores; this system does not say how much memory is free")
+        return
+    advice = "" if free >= LEAST else "close other programs, or raise the container's limit"
+    text = f"{size(free)} free, {cores()} cores that this process may use"
+    yield Finding(name="memory", state="bad" if advice else "good", text=text, advice=advice)
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that this process may still allocate: what the machine has available, or less where its control group says so."""
+    found = _group_memory(root)
+    with suppress(OSError, ValueError, StopIteration):
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    return max(0, min(found)) if found else None
+
+
+def _group_memory(root: Path) -> list[int]:
+    """What is left below the limit of each control group that this process is in, the groups around it included."""
+    left = []
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            controllers, path = line.split(":", 2)[1:]
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            base = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+            inner = base / path.lstrip("/")
+            groups = [inner, *(place for place in inner.parents if place.is_relative_to(base))]
+            left += [found for group in groups if (found := _left(group)) is not None]
+    return left
+
+
+def _left(group: Path) -> int | None:
+    for limit, use, cached in LIMITS:
+        with suppress(OSError, ValueError):  # no such file, and 'max' where there is no limit
+            allowed, taken = (int((group / name).read_text(encoding="ascii")) for name in (limit, use))
+            stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+            return allowed - taken + int(stat.get(cached, 0))
+    return None
+
+
+def disks() -> Iterator[Finding]:
+    """Room and permission where runs, experts and the cache are written."""
+    wanted = {"disk, runs": Path.cwd(), "disk, experts": ExpertSettings().store.absolute(), "disk, cache": cache_folder().absolute()}
+    for name, place in wanted.items():
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
+        held = f"; the cache holds {size(_held(place))}" if name == "disk, cache" and place.is_dir() else ""
+        free = shutil.disk_usage(there).free
+        text = f"{size(free)} free at {place}{held}"
+        if not there.is_dir():
+            yield Finding(name=name, state="bad", text=f"{there} is a file, not a folder", advice="move it away")
+        elif not os.access(there, os.W_OK | os.X_OK):
+            yield Finding(name=name, state="bad", text=f"{there} cannot be written to", advice=_elsewhere(name))
+        else:
+            yield Finding(name=name, state="good" if free >= LEAST else "bad", text=text, advice="" if free >= LEAST else _elsewhere(name))
+
+
+def _elsewhere(name: str) -> str:
+    others = {
+        "disk, cache": "set ASTDISTILL_CACHE to a folder elsewhere",
+        "disk, experts": "name one elsewhere with --experts.store FOLDER",
+    }
+    return others.get(name, "free some space, or name one elsewhere with --out FOLDER")
+
+
+def _held(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def data(network: bool) -> Iterator[Finding]:
+    """Named sets in the folder `ASTDISTILL_DATA`, and, if asked for, whether the hub answers."""
+    root = os.environ.get("ASTDISTILL_DATA")
+    if not root:
+        advice = "set ASTDISTILL_DATA to a folder with cifar100/ and others in it, or let the hub be asked"
+        yield Finding(name="data", state="note", text="ASTDISTILL_DATA is not set; digits need nothing", advice=advice)
+    elif not (folder := Path(root).expanduser()).is_dir():
+        text = f"ASTDISTILL_DATA names {folder}, which is no folder"
+        yield Finding(name="data", state="bad", text=text, advice="correct it, or unset it to let the hub be asked")
+    else:
+        found = [name for name in (*HUB, "imagenet") if (folder / name).is_dir()]
+        text = f"{', '.join(found)} in {folder}" if found else f"none of {', '.join((*HUB, 'imagenet'))} is in {folder}"
+        yield Finding(name="data", state="good" if found else "note", text=text)
+    if network:
+        yield _hub()
+
+
+def _hub() -> Finding:
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().dataset_info(HUB["cifar10"], timeout=10)
+    except Exception as error:  # huggingface_hub and its HTTP client raise a dozen unrelated types
+        text = f"the Hugging Face hub does not answer ({type(error).__name__}: {shortened(str(error), 120)})"
+        return Finding(name="network", state="note", text=text, advice="use local copies: --data FOLDER, or ASTDISTILL_DATA")
+    return Finding(name="network", state="good", text="the Hugging Face hub answers")

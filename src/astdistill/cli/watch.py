@@ -1,0 +1,151 @@
+"""The view of a run for people."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..report.live import View, finite, look, sparkline
+from ..runtime.errors import InputError
+from .flags import call
+
+
+def screen(view: View) -> Table:
+    """One line for each thing there is to say: how it stands, the stages with their bars, loss, step size, validation, scores."""
+    config = view.config
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(width=20)
+    shown.add_column(overflow="fold")
+    shown.add_row(str(config["name"]), "", f"{config['method']['name']}, {config['ipc']} per class, {config['model']}; {view.folder}")
+    for title, bar, text in _rows(view):
+        shown.add_row(title, bar, Text(text))
+    return shown
+
+
+def _rows(view: View) -> Iterator[tuple[str, ProgressBar | str, str]]:
+    if view.experts is not None:
+        seen, each = view.experts, view.experts.accuracies
+        spread = f" ± {statistics.stdev(each):.1f}" if len(each) > 1 else ""
+        reached = f", test {statistics.fmean(each):.1f}{spread} % so far" if each else ""
+        yield "experts", _bar(seen.epochs, seen.of), f"{seen.finished}/{seen.count} finished{reached}"
+    if view.metrics:
+        yield from _distillation(view)
+    if view.scores:
+        yield from _scores(view)
+    if view.running and view.status is not None:
+        yield "now", _bar(view.status.done, view.status.total), view.status.line()
+    yield "", "", ending(view)
+
+
+def _distillation(view: View) -> Iterator[tuple[str, ProgressBar | str, str]]:
+    lines, whole = view.metrics, int(view.config["distill"]["iterations"])
+    done, losses = int(lines[-1]["iteration"]) + 1, finite(lines, "loss")
+    missed = [f"{count} {word}" for word in ("skipped", "passed") if (count := sum(word in line for line in lines))]
+    yield "distillation", _bar(done, whole), ", ".join([f"step {done:,} of {whole:,}", f"η {float(lines[-1]['lr']):.4g}", *missed])
+    if losses:
+        yield "loss", sparkline(losses, 20), f"{losses[-1]:.4f} (lowest {min(losses):.4f})"
+    tested = [line for line in lines if line.get("validation") is not None]
+    if tested:
+        best = max(tested, key=lambda line: float(line["validation"]))
+        text = f"{float(tested[-1]['validation']):.1f} % after step {tested[-1]['iteration'] + 1}"
+        yield (
+            "validation",
+            sparkline(finite(tested, "validation"), 20),
+            f"{text}, best {float(best['validation']):.1f} % after step {best['iteration'] + 1}",
+        )
+
+
+def _scores(view: View) -> Iterator[tuple[str, ProgressBar | str, str]]:
+    for table in ("architecture", "baselines"):
+        for name, entry in view.scores.get(table, {}).items():
+            spread = "" if entry["std"] is None else f" ± {entry['std']:.1f}"
+            yield ("scores" if table == "architecture" else "real images"), name, f"{entry['mean']:.1f}{spread} % (n = {entry['n']})"
+
+
+def ending(view: View) -> str:
+    """A sentence for a run that nobody is at; empty for one under way."""
+    if view.running:
+        return ""
+    if view.finished:
+        return "The run has ended."
+    if view.process.get("command"):
+        return f"It is not running. This goes on with it: {shlex.join(['astdistill', *view.process['command']])}"
+    return "It is not running. The command that began it goes on with it; provenance.json has its words."
+
+
+def _bar(done: int, total: int | None) -> ProgressBar | str:
+    return "" if total is None else ProgressBar(total=max(1, total), completed=done, width=20)
+
+
+SLOWEST = 3600
+"""Seconds between two looks, at most."""
+
+
+def watch(words: list[str]) -> None:
+    """`astdistill watch RUN [--once] [--every SECONDS]`; Ctrl-C ends the watching, not the run, and is no error."""
+    try:
+        call(_watch, words, "astdistill watch")
+    except KeyboardInterrupt:
+        return
+
+
+def _watch(run: Annotated[Path, tyro.conf.Positional], /, once: bool = False, every: float = 2.0) -> None:
+    """Follow a run from another terminal until it ends; nothing of it is changed.
+
+    Args:
+        run: The run's folder; it may not be there yet.
+        once: Show how it stands, and end.
+        every: Seconds between two looks.
+    """
+    if not 0 < every <= SLOWEST:
+        raise InputError(f"--every {every:g} was given; choose a number of seconds above 0 and up to {SLOWEST}.")
+    view = look(run)
+    if once:
+        if view is None:
+            raise InputError(f"There is no run in {run} yet; start one with: astdistill run PRESET --out {run}")
+        Console().print(screen(view))
+        return
+    if view is None:
+        Console().print(f"There is no run in {run} yet; waiting for it. Ctrl-C ends the waiting.", highlight=False)
+    _follow(run, view, every)
+
+
+def _follow(run: Path, view: View | None, every: float) -> None:
+    """Show the run until nobody is at it any more; on a terminal in place, otherwise one look below the other."""
+    console, idle = Console(), 0
+    with Live(console=console, auto_refresh=False) if console.is_terminal else _Plain(console) as live:
+        while idle < 2:  # a run that has just claimed its folder says a moment later that it is at work
+            if view is not None:
+                live.update(screen(view), refresh=True)
+                idle = 0 if view.running else 2 if view.ended else idle + 1
+            if idle < 2:
+                time.sleep(every)
+                view = look(run)
+
+
+class _Plain:
+    """What stands for a live display where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __enter__(self) -> _Plain:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, shown: object, refresh: bool) -> None:
+        self._console.print(shown)

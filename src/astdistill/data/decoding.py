@@ -1,0 +1,261 @@
+"""Images in any common form as uint8 pixels `[N, C, H, W]`, and the two changes of size: resize with crop, and padding."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..runtime import progress
+from ..runtime.errors import InputError, unknown
+from ..runtime.shapes import Labels, Pixels
+from .raw import RawData, RawPart, checked_count
+from .selection import ClassChoice, kept_labels, renumbered
+from .storage import PixelFile
+
+Layout = Literal["NHWC", "NCHW"]
+"""Channels last or first; only arrays need it, tensors are always `[N, C, H, W]`."""
+LAST_CHANNELS = 4
+"""No image is so narrow, so a last axis of so few is not a width."""
+
+
+def to_uint8(values: Tensor, where: str) -> Tensor:
+    """The values as uint8, same shape: whole numbers 0..255 as they are, fractions in [0, 1] times 255, rounded.
+
+    Raises InputError for anything else; float images in 0..255 or already normalised would be read wrongly.
+    """
+    if values.dtype == torch.uint8:
+        return values
+    if values.dtype == torch.bool or values.is_complex():
+        raise InputError(f"The images of {where} are {values.dtype}; give uint8 0..255, or floats in [0, 1].")
+    low, high = (float(values.min()), float(values.max())) if values.numel() else (0.0, 0.0)
+    top = 1.0 if values.is_floating_point() else 255.0
+    if not (low >= 0.0 and high <= top):
+        kind = "Float" if values.is_floating_point() else "Integer"
+        raise InputError(
+            f"{kind} images of {where} lie in [{low:g}, {high:g}], not in [0, {top:g}]; undo their normalisation, or give uint8."
+        )
+    return values.mul(255).round().to(torch.uint8) if values.is_floating_point() else values.to(torch.uint8)
+
+
+def checked_layout(name: str) -> Layout:
+    """The layout of that name. Raises InputError for any other than NHWC and NCHW."""
+    found = next((layout for layout in get_args(Layout) if layout == name), None)
+    if found is None:
+        raise unknown("layout", name, get_args(Layout))
+    return found
+
+
+def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
+    """Pixels of a numpy array: `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels, none of them dropped.
+
+    Without a `layout`, the channels are the last axis or the one after N, whichever is shorter than both other axes of an image.
+    Raises InputError where neither is (16 channels of 8×8), because it could be read both ways.
+    """
+    if array.dtype.kind not in "uif":
+        raise InputError(f"The images of {where} are of type {array.dtype}; give uint8 0..255, or floats in [0, 1].")
+    values = torch.from_numpy(
+        np.ascontiguousarray(array.astype(np.int64) if array.dtype.kind in "ui" and array.dtype != np.uint8 else array)
+    )
+    if values.ndim == 3:
+        values = values.unsqueeze(1)
+    elif values.ndim != 4 or 0 in values.shape[1:]:
+        raise InputError(f"The images of {where} have shape {tuple(array.shape)}; give [N, H, W], [N, H, W, C] or [N, C, H, W].")
+    elif (layout or _seen_layout(values, where)) == "NHWC":
+        values = values.permute(0, 3, 1, 2)
+    return to_uint8(values, where).contiguous()
+
+
+def from_tensor(images: Tensor, where: str) -> Pixels:
+    """Pixels of a tensor `[N, C, H, W]` with any number of channels, or `[N, H, W]`.
+
+    Raises InputError for what was plainly meant as `[N, H, W, C]`: a last axis that is the shortest and either at most 4 long, or
+    behind two equal ones.
+    """
+    values = images.detach().to("cpu")
+    values = values.unsqueeze(1) if values.ndim == 3 else values
+    if values.ndim != 4:
+        raise InputError(f"The images of {where} have shape {tuple(images.shape)}; give [N, C, H, W], or [N, H, W] for grey images.")
+    first, middle, last = values.shape[1:]
+    if last < min(first, middle) and (last <= LAST_CHANNELS or first == middle):
+        raise InputError(f"The images of {where} have shape {tuple(images.shape)}, channels last; give images.permute(0, 3, 1, 2).")
+    return to_uint8(values, where).contiguous()
+
+
+def _seen_layout(values: Tensor, where: str) -> Layout:
+    first, middle, last = values.shape[1:]
+    if last < min(first, middle):
+        return "NHWC"
+    if first < min(middle, last):
+        return "NCHW"
+    raise InputError(
+        f"The images of {where} have shape {tuple(values.shape)}, which could be [N, H, W, C] or [N, C, H, W]; "
+        "in an .npz file store layout='NHWC' or layout='NCHW' beside them, or give dataset_from_tensors a tensor [N, C, H, W]."
+    )
+
+
+def resized(pixels: UInt8[Tensor, "N C h w"], size: int | None) -> Pixels:
+    """The images with their short side resized to `size` (bilinear, antialiased, aspect ratio kept) and the centre cropped to a square."""
+    if size is None or pixels.shape[2:] == (size, size):
+        return pixels
+    height, width = pixels.shape[2:]
+    scale = size / min(height, width)
+    target = (max(size, round(height * scale)), max(size, round(width * scale)))
+    if target != (height, width):
+        pixels = torch.nn.functional.interpolate(pixels, size=target, mode="bilinear", antialias=True)
+    top, left = (target[0] - size) // 2, (target[1] - size) // 2
+    return pixels[:, :, top : top + size, left : left + size].contiguous()
+
+
+def padded(pixels: UInt8[Tensor, "N C h w"], to: int) -> Pixels:
+    """The images with black borders up to `to` pixels a side."""
+    down, across = to - pixels.shape[2], to - pixels.shape[3]
+    borders = (across // 2, across - across // 2, down // 2, down - down // 2)
+    return torch.nn.functional.pad(pixels, borders)
+
+
+CHUNK = 1000
+GREY_MODES = ("1", "L", "LA")
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L")
+"""Sixteen-bit grey; Pillow reads some of it into 32-bit integers."""
+
+
+@dataclass(frozen=True)
+class EncodedPart:
+    """Labels `[N]` and undecoded pictures: `fetch(rows)` gives the bytes of some, `where(row)` names one in an error."""
+
+    labels: Labels
+    fetch: Callable[[Sequence[int]], Sequence[bytes]]
+    where: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A labelled set of pictures that are not decoded yet, so that classes can be chosen first."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: EncodedPart
+    test: EncodedPart | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    pixels: UInt8[Tensor, "C H W"]
+    where: str
+
+
+def in_memory(*shape: int) -> Pixels:
+    """Room for images of `shape`, to be filled."""
+    return torch.empty(shape, dtype=torch.uint8)
+
+
+def decoded(encoded: Encoded, choice: ClassChoice, size: int | None, room: Callable[..., Pixels] = in_memory) -> RawData:
+    """The pixels of the chosen classes, all of one size and one number of channels (grey only if every picture is grey).
+
+    `room(N, C, H, W)` makes the blocks of uint8 that they are written to.
+    """
+    kept = kept_labels(encoded.classes, choice)
+    train = _decoded_part(encoded.train, kept, size, f"{encoded.name} (training part)", room)
+    test = None if encoded.test is None else _decoded_part(encoded.test, kept, size, f"{encoded.name} (test part)", room)
+    if test is not None:
+        if train.pixels.shape[2:] != test.pixels.shape[2:]:
+            raise InputError(
+                f"Training images of {encoded.name} are {_size(train.pixels)} and test images {_size(test.pixels)}; "
+                "choose one size with --data.size."
+            )
+        channels = max(train.pixels.shape[1], test.pixels.shape[1])
+        train, test = (RawPart(_with_channels(part.pixels[:], channels, room), part.labels) for part in (train, test))
+    return RawData(encoded.name, tuple(encoded.classes[label] for label in kept), train, test)
+
+
+def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
+    """The pixels of one picture, turned upright: one channel for grey modes, three for all others; transparency is dropped."""
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode in DEEP_MODES:
+        array = np.clip(np.asarray(upright, dtype=np.float64) / 257, 0, 255).round().astype(np.uint8)
+    else:
+        if upright.mode == "P" and "transparency" in upright.info:
+            upright = upright.convert("RGBA")  # Pillow warns on the direct way
+        array = np.array(upright.convert("L" if upright.mode in GREY_MODES else "RGB"))
+    return torch.from_numpy(array).unsqueeze(0) if array.ndim == 2 else torch.from_numpy(array).permute(2, 0, 1)
+
+
+def stacked(pictures: Iterator[Picture], count: int, room: Callable[..., Pixels] = in_memory) -> Pixels:
+    """The pictures as one block, grey ones filling all three channels beside RGB. Raises InputError naming two that differ otherwise."""
+    first = next(pictures)
+    block = room(count, *first.pixels.shape)
+    for row, picture in enumerate(itertools.chain([first], pictures)):
+        if picture.pixels.shape[1:] != first.pixels.shape[1:]:
+            raise InputError(
+                f"Images differ in size: {first.where} is {_size(first.pixels)} and {picture.where} is {_size(picture.pixels)}; "
+                "choose one size with --data.size."
+            )
+        if len(picture.pixels) != block.shape[1] and {len(picture.pixels), block.shape[1]} != {1, 3}:
+            raise InputError(
+                f"Images differ in channels: {first.where} has {len(first.pixels)} and {picture.where} has {len(picture.pixels)}; "
+                "give all the same number (only grey and RGB may be mixed)."
+            )
+        block = _with_channels(block, max(len(picture.pixels), block.shape[1]), room)
+        block[row] = picture.pixels  # a grey picture fills all three channels of a block in colour
+    return block
+
+
+def _decoded_part(part: EncodedPart, kept: Sequence[int], size: int | None, where: str, room: Callable[..., Pixels]) -> RawPart:
+    chosen = renumbered(part.labels, kept)
+    rows: list[int] = chosen.rows.tolist()
+    if not rows:
+        raise InputError(f"{where} holds no images of the classes asked for; choose others with --data.classes.")
+    return checked_count(stacked(_pictures(part, rows, size), len(rows), room), chosen.labels, where)
+
+
+def _pictures(part: EncodedPart, rows: list[int], size: int | None) -> Iterator[Picture]:
+    with progress.bar("Decoding images", len(rows), unit="images") as bar:
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            for row, data in zip(chunk, part.fetch(chunk), strict=True):
+                pixels = _decode(data, part.where(row))
+                yield Picture(resized(pixels.unsqueeze(0), size)[0], part.where(row))
+            bar.step(len(chunk))
+
+
+def _decode(data: bytes, where: str) -> UInt8[Tensor, "C H W"]:
+    stream = io.BytesIO(data)
+    try:
+        with Image.open(stream) as picture:
+            return picture_pixels(picture)
+    # what Pillow raises on broken files depends on the format
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        why = str(error).replace(f" {stream!r}", "")  # Pillow names the bytes' address, which nobody knows
+        raise InputError(f"{where} cannot be read as an image ({why}); replace it or take it out.") from error
+
+
+def file_bytes(path: Path) -> bytes:
+    """The bytes of a file. Raises InputError naming it when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}); check its permissions.") from error
+
+
+def _with_channels(block: UInt8[Tensor, "N c H W"], channels: int, room: Callable[..., Pixels]) -> Pixels:
+    if block.shape[1] == channels:
+        return block
+    wider = room(len(block), channels, *block.shape[2:])
+    for start in range(0, len(block), CHUNK):
+        wider[start : start + CHUNK] = block[start : start + CHUNK]
+    return wider
+
+
+def _size(pixels: Tensor | PixelFile) -> str:
+    return f"{pixels.shape[-1]}×{pixels.shape[-2]}"

@@ -1,0 +1,114 @@
+"""What a distillation leaves for people to look at: the images at a few iterations, and how the first ones were chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from ..data.synthetic import SyntheticSet
+from ..methods.initialisation import Clusters
+from ..runtime.files import load_tensors, save_tensors
+from ..runtime.shapes import Logits, Targets
+
+FOLDER = "course"
+START = "initialisation.safetensors"
+LEADING = "1235"
+"""Iterations 5, 10, 20, 30, 50, 100, … are kept: four a decade, because images change the most at the start."""
+FIRST = 5
+MOST_IMAGES = 1000
+"""Of larger sets a frame has the first images of each class, at least one: it is looked at, not trained on."""
+
+
+def due(iteration: int) -> bool:
+    """Whether the images after so many outer steps are kept; a function of the number alone, however long the run will be."""
+    digits = str(iteration)
+    return iteration == 0 or (iteration >= FIRST and digits[0] in LEADING and not digits[1:].strip("0"))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Images at one iteration, whitening undone: pixels `[N, C, H, W]`, distributions `[N, K]`, grouped by class, and η."""
+
+    iteration: int
+    pixels: UInt8[Tensor, "N C H W"]
+    probabilities: Targets
+    lr: float
+
+    @staticmethod
+    def of(synthetic: SyntheticSet, iteration: int) -> Frame:
+        """The set as a frame; of each class as many images as a frame may have."""
+        kept = min(synthetic.ipc, max(1, MOST_IMAGES // len(synthetic.classes)))
+        shown = torch.arange(len(synthetic.images)).view(-1, synthetic.ipc)[:, :kept].flatten()
+        pixels = synthetic.pixels()[shown].mul(255).round().byte()
+        return Frame(iteration, pixels, synthetic.probabilities.detach().cpu()[shown], float(synthetic.lr))
+
+    def save(self, out: Path) -> None:
+        """Write `out`/course/<iteration>.safetensors."""
+        tensors = {"pixels": self.pixels, "probabilities": self.probabilities}
+        save_tensors(out / FOLDER / f"{self.iteration:06d}.safetensors", tensors, {"iteration": self.iteration, "lr": self.lr})
+
+
+def read_course(out: Path) -> list[Frame]:
+    """The frames of a run in order; none where it kept none."""
+    found = [load_tensors(path) for path in sorted((out / FOLDER).glob("*.safetensors"))]
+    return [Frame(header["iteration"], tensors["pixels"], tensors["probabilities"], header["lr"]) for tensors, header in found]
+
+
+def forget(out: Path, iteration: int) -> None:
+    """Delete the frames beyond `iteration`: a resumed run takes those steps again."""
+    for path in (out / FOLDER).glob("*.safetensors"):
+        if int(path.stem) > iteration:
+            path.unlink()
+
+
+@dataclass(frozen=True)
+class StartMap:
+    """How the first images were chosen, in two dimensions: one row for each training image, grouped by class.
+
+    `together [N, 2]` are the first two principal components of an expert's logits over all images, `apart [N, 2]` those of each class by
+    itself; `chosen` are rows, grouped by class, in the order of the first images.
+    """
+
+    together: Float[Tensor, "N 2"]
+    apart: Float[Tensor, "N 2"]
+    classes: Int[Tensor, " N"]
+    clusters: Int[Tensor, " N"]
+    chosen: Int[Tensor, " I"]
+
+    @staticmethod
+    def of(clusters: Sequence[Clusters]) -> StartMap:
+        """The map of the clusters of every class."""
+        sizes = [len(each.features) for each in clusters]
+        starts = [sum(sizes[:label]) for label in range(len(sizes))]
+        return StartMap(
+            together=plane(torch.cat([each.features for each in clusters])),
+            apart=torch.cat([plane(each.features) for each in clusters]),
+            classes=torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)),
+            clusters=torch.cat([each.clusters for each in clusters]),
+            chosen=torch.cat([each.chosen + start for each, start in zip(clusters, starts, strict=True)]),
+        )
+
+    def save(self, out: Path) -> None:
+        """Write `out`/initialisation.safetensors."""
+        save_tensors(out / START, vars(self))
+
+    @staticmethod
+    def read(out: Path) -> StartMap | None:
+        """The map of a run; None where its images were not chosen by clusters."""
+        return StartMap(**load_tensors(out / START)[0]) if (out / START).exists() else None
+
+
+def plane(features: Logits) -> Float[Tensor, "N 2"]:
+    """The first two principal components of `[N, D]`; zeros where there are fewer than two."""
+    points = features.double() - features.double().mean(dim=0)
+    values, vectors = torch.linalg.eigh(points.T @ points)
+    axes = vectors[:, values.argsort(descending=True)[:2]]
+    axes = axes * torch.where(axes.sum(dim=0) < 0, -1.0, 1.0)  # an eigenvector has no sign of its own
+    found = torch.zeros(len(points), 2)
+    found[:, : axes.shape[1]] = (points @ axes).float()
+    return found

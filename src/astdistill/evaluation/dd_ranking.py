@@ -1,0 +1,198 @@
+"""DD-Ranking (arXiv 2505.13300): what a distilled set gives apart from its soft labels and its augmentation, from 0 to 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import Field
+
+from ..data.dataset import Dataset
+from ..data.synthetic import SyntheticSet, one_hot
+from ..runtime.config import Record
+from ..runtime.errors import InputError
+from ..runtime.files import read_json, write_json
+from ..runtime.tables import Column, Tabulation
+from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
+from .rows import Ledger, Place, Testing, baseline_place, synthetic_place, train_places
+from .runner import check_same_space
+from .scores import LABELS, SearchedRate, Subject, networks_text, protocol_text, spread
+
+
+class Measured(Record):
+    """Final accuracies in percent, one per network; network k of every row has the same initialisation."""
+
+    full: tuple[float, ...]
+    """All real images."""
+    synthetic: tuple[float, ...]
+    """The set as it is: its own labels, the protocol's augmentation."""
+    synthetic_hard: tuple[float, ...]
+    """The same images with hard labels."""
+    synthetic_plain: tuple[float, ...]
+    """The set without augmentation."""
+    random: tuple[float, ...]
+    """As many random real images with their own labels."""
+    random_plain: tuple[float, ...]
+    """The same without augmentation."""
+
+
+class Ranking(Record):
+    """The scores of every network; accuracies and their differences are shares in [0, 1] in the formulas."""
+
+    recipe: EvalRecipe
+    model: str
+    subject: Subject
+    accuracies: Measured
+    rate: SearchedRate | None = None
+    """Where the set's own step size was replaced by one that held-out images chose."""
+    weight: float = Field(default=0.5, ge=0, le=1)
+    """w, the share of IOR in the label-robust score; ½ on the leaderboard."""
+    gamma: float = Field(default=0.5, ge=0, le=1)
+    """γ, the share of the augmented training in the augmentation-robust score; ½ is the default of the authors' code."""
+
+    @property
+    def hlr(self) -> tuple[float, ...]:
+        """Hard-label recovery: full data less the set with hard labels. Smaller is better."""
+        return _difference(self.accuracies.full, self.accuracies.synthetic_hard)
+
+    @property
+    def ior(self) -> tuple[float, ...]:
+        """Improvement over random: the set less random real images."""
+        return _difference(self.accuracies.synthetic, self.accuracies.random)
+
+    @property
+    def ior_plain(self) -> tuple[float, ...]:
+        """The same improvement without augmentation."""
+        return _difference(self.accuracies.synthetic_plain, self.accuracies.random_plain)
+
+    @property
+    def lrs(self) -> tuple[float, ...]:
+        """Label-robust score, of α = w IOR − (1 − w) HLR."""
+        return tuple(robust(self.weight * ior - (1 - self.weight) * hlr) for ior, hlr in zip(self.ior, self.hlr, strict=True))
+
+    @property
+    def ars(self) -> tuple[float, ...]:
+        """Augmentation-robust score, of β = γ IOR + (1 − γ) IOR without augmentation."""
+        return tuple(robust(self.gamma * ior + (1 - self.gamma) * plain) for ior, plain in zip(self.ior, self.ior_plain, strict=True))
+
+    def write(self, path: Path) -> None:
+        """Write `ranking.json`, the scores beside what they were computed from."""
+        scores = {name: list(getattr(self, name)) for name in ("hlr", "ior", "ior_plain", "lrs", "ars")}
+        write_json(path, {"scores": scores, **self.to_json()})
+
+    @staticmethod
+    def read(path: Path) -> Ranking:
+        """What `write` wrote. Raises InputError for anything else."""
+        kept = {name: value for name, value in read_json(path).items() if name != "scores"}
+        try:
+            return Ranking.model_validate(kept)
+        except ValueError as error:
+            why = str(error).splitlines()[0]
+            raise InputError(f"{path} does not hold DD-Ranking's scores ({why}); move it away and evaluate again.") from error
+
+
+def robust(difference: float) -> float:
+    """(e^x − e^−1) / (e − e^−1): 0 at x = −1, 1 at x = 1."""
+    return (math.exp(difference) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+def rank(
+    synthetic: SyntheticSet,
+    dataset: Dataset,
+    recipe: EvalRecipe = MTT_PROTOCOL,
+    model: str | Sequence[str] | None = None,
+    seeds: int = 5,
+    out: Path | None = None,
+    *,
+    gamma: float = 0.5,
+    seed: int = 0,
+    rates: Mapping[str, SearchedRate] | None = None,
+    workers: int | None = None,
+) -> Ranking:
+    """The scores of `synthetic` on the first network of `model` (None: the student), under `recipe` and on the test images;
+    where `rates` (see `search_rates`) has that network, at the rate found there.
+
+    With `out`, networks that its ledger has are not trained again, and `ranking.json` is written there. Random images keep their own hard
+    labels; real images learn at the recipe's step size or 0.01, where the authors search one. The authors take the best test accuracy of
+    each training, this the last. Raises InputError for a γ outside [0, 1] and for a set that does not belong to `dataset`.
+    """
+    check_gamma(gamma)
+    check_same_space(synthetic, dataset)
+    recipe = recipe.augmented(synthetic.augmentation)
+    name = architectures(model, synthetic.model, dataset.shape)[0]
+    rate = (rates or {}).get(name)
+    synthetic = rate.given(synthetic) if rate else synthetic
+    plain = recipe.replace(augmentation="")
+    places = {
+        "synthetic": synthetic_place(name, synthetic, recipe),
+        "synthetic_hard": synthetic_place(name, hardened(synthetic), recipe),
+        "synthetic_plain": synthetic_place(name, synthetic, plain),
+        "random": baseline_place("random", name, synthetic.ipc, dataset, recipe, seed),
+        "random_plain": baseline_place("random", name, synthetic.ipc, dataset, plain, seed),
+        "full": baseline_place("full", name, synthetic.ipc, dataset, recipe, seed),
+    }
+    # A set of hard labels is its own hard form, and a protocol without augmentation its own plain form: such rows are trained once.
+    distinct = {_identity(place): place for place in places.values()}
+    kept = train_places(list(distinct.values()), Testing(dataset, "test", seed, seeds), Ledger.beside(out), workers)
+    finals = {_identity(each.place): each.entry().final for each in kept}
+    measured = Measured.model_validate({row: finals[_identity(place)] for row, place in places.items()})
+    ranking = Ranking(recipe=recipe, model=name, subject=Subject.of(synthetic), accuracies=measured, rate=rate, gamma=gamma)
+    if out is not None:
+        ranking.write(out / "ranking.json")
+    return ranking
+
+
+def check_gamma(gamma: float) -> None:
+    """Raise InputError for a γ outside [0, 1]."""
+    if not 0 <= gamma <= 1:
+        raise InputError(f"γ was given as {gamma:g}; choose --gamma between 0 (without augmentation alone) and 1 (with it alone).")
+
+
+def hardened(synthetic: SyntheticSet) -> SyntheticSet:
+    """The set with one-hot rows of the most probable class for soft labels; itself where its labels are hard."""
+    if synthetic.labels == "hard":
+        return synthetic
+    return replace(synthetic, labels="hard", targets=one_hot(synthetic.hard_labels, len(synthetic.classes)))
+
+
+def ranking_table(ranking: Ranking) -> Tabulation:
+    """The four scores with what goes into them."""
+    found = {name: spread(values) for name, values in ranking.accuracies}
+    weight, gamma = ranking.weight, ranking.gamma
+    with_augmentation = f"{found['synthetic']} less {found['random']}"
+    without = f"{found['synthetic_plain']} less {found['random_plain']}"
+    rows = (
+        ("HLR", _percent(ranking.hlr), f"full data {found['full']} less synthetic with hard labels {found['synthetic_hard']}"),
+        (
+            "IOR",
+            _percent(ranking.ior),
+            f"synthetic with {LABELS[ranking.subject.labels]} {found['synthetic']} less random {found['random']}",
+        ),
+        ("LRS", _share(ranking.lrs), f"α = {weight:g} IOR − {1 - weight:g} HLR, of accuracies from 0 to 1"),
+        ("ARS", _share(ranking.ars), f"β = {gamma:g} ({with_augmentation}, augmented) + {1 - gamma:g} ({without}, without)"),
+    )
+    columns = Column("score", words=True), Column("value", bold=True), Column("from", words=True)
+    caption = (
+        f"DD-Ranking (arXiv 2505.13300), LRS and ARS from 0 to 1: (e^x − e^−1) / (e − e^−1) of α and β. {ranking.model}. "
+        f"{protocol_text(ranking.recipe, 'test', ranking.rate is not None)}, last epoch; random images keep their own labels "
+        f"and a fixed step size; {networks_text([len(ranking.lrs)])}."
+    )
+    return Tabulation(columns, rows, caption, "Label-robust and augmentation-robust scores")
+
+
+def _identity(place: Place) -> tuple[str, str]:
+    return place.content, place.row.recipe.model_dump_json()
+
+
+def _difference(more: Sequence[float], less: Sequence[float]) -> tuple[float, ...]:
+    return tuple((first - second) / 100 for first, second in zip(more, less, strict=True))
+
+
+def _percent(values: Sequence[float]) -> str:
+    return spread([100 * value for value in values])
+
+
+def _share(values: Sequence[float]) -> str:
+    return spread(values, digits=3)

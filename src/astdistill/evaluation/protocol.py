@@ -1,0 +1,144 @@
+"""Evaluation protocols as values: a figure means nothing without the one it was measured under."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ..data.augmentation import Strategy
+from ..models.convnets import deepest
+from ..models.registry import Name, parse
+from ..runtime.config import FINITE, Record
+from ..runtime.errors import InputError, unknown
+
+
+class EvalRecipe(Record):
+    """How a fresh network is trained on a few images and what is reported of it."""
+
+    model_config = FINITE
+
+    name: str
+    """Shown in every table made under this recipe."""
+    epochs: int = Field(default=1000, ge=1)
+    """Passes over the training images."""
+    full_epochs: int | None = Field(default=None, ge=1)
+    """Passes over the whole real training set for the full-data baseline; None takes `epochs`."""
+    batch: int = Field(default=256, ge=1)
+    """Images per step; a smaller set is one batch."""
+    lr: float | None = Field(default=None, gt=0)
+    """Step size; None takes a distilled set's learned rate, and 0.01 for real images."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of SGD."""
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """What of the parameters is added to their gradient."""
+    decay_at: float = Field(default=0.5, ge=0, le=1)
+    """Share of the epochs before the step size drops; 1 never drops it."""
+    decay_factor: float = Field(default=0.1, gt=0, le=1)
+    """What the step size is multiplied by then."""
+    momentum_after: float | None = Field(default=None, ge=0, lt=1)
+    """Momentum after the drop; None keeps it."""
+    augmentation: Strategy | None = None
+    """Differentiable Siamese augmentations joined by '_', one of which is drawn per batch; '' for none; None takes those of the distilled
+    set, for real images beside it too, and all six where there is none."""
+    check_every: int = Field(default=0, ge=0)
+    """Test every so many epochs and keep the best; 0 tests once, at the end."""
+    reported: Literal["final", "best"] = "final"
+    """Which of a network's accuracies enters mean and deviation. 'best' is chosen on the tested images."""
+
+    @model_validator(mode="after")
+    def _best_needs_checks(self) -> Self:
+        if self.reported == "best" and not self.check_every:
+            raise InputError("A recipe that reports the best accuracy never tests before the end; set check_every, for example to 20.")
+        return self
+
+    def decays_at(self, epochs: int) -> int:
+        """The first epoch, counted from 0, that runs at the lower step size: `int(decay_at · epochs) + 1`.
+
+        At `decay_at` = ½ the first epochs//2 + 1 of them run at the full rate. The released MTT code makes a new optimiser there, so the
+        momentum buffer starts anew.
+        """
+        return int(self.decay_at * epochs) + 1
+
+    def augmented(self, strategy: str) -> EvalRecipe:
+        """The recipe with its augmentation settled: its own, or else `strategy`."""
+        return self if self.augmentation is not None else self.replace(augmentation=strategy)
+
+    def for_full_data(self) -> EvalRecipe:
+        """The recipe that the full-data baseline runs: the same with `full_epochs` passes."""
+        return self.replace(epochs=self.full_epochs or self.epochs, full_epochs=None)
+
+
+MTT_PROTOCOL = EvalRecipe(name="MTT")
+"""Cazenavette et al. 2022 (arXiv 2203.11932) and most of its successors: 1000 epochs, the last one counts."""
+AST_RELEASED_PROTOCOL = EvalRecipe(
+    name="AST as released", weight_decay=1e-3, decay_factor=0.5, momentum_after=0.8, check_every=20, reported="best"
+)
+"""The script released with arXiv 2310.10541: the maximum over checks on the test images every 20 epochs."""
+PROTOCOLS: dict[str, EvalRecipe] = {"mtt": MTT_PROTOCOL, "ast-released": AST_RELEASED_PROTOCOL}
+
+
+def protocol(name: str) -> EvalRecipe:
+    """The protocol called `name`. Raises InputError naming the nearest one."""
+    if name not in PROTOCOLS:
+        raise unknown("evaluation protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]
+
+
+Shape = tuple[int, int, int]
+PAPERS = ("mlp", "convnet", "lenet", "alexnet", "vgg11-instancenorm", "resnet18")
+"""The networks of the papers' cross-architecture tables; their VGG11 has instance norm."""
+
+
+def architectures(wanted: str | Sequence[str] | None, student: str, shape: Shape) -> list[str]:
+    """The names of the networks to train on images of `shape`, each once, with the pools among `wanted` taken apart; none: the student.
+
+    A pool spells the student's name with one option changed, and leaves it as it is where it has that value already, so that the
+    student itself is trained once whatever pools it is in. Raises InputError where a pool needs a student, or an option that it has not.
+    """
+    names = [wanted] if isinstance(wanted, str) else list(wanted or ["S"])
+    for name in names:
+        if len(name) == 1 and name not in POOLS:
+            raise unknown("pool of networks", name, POOLS)
+    found = [each for name in names for each in (_pool(name, student, shape) if name in POOLS else [name])]
+    return list(dict.fromkeys(found))
+
+
+def _pool(letter: str, student: str, shape: Shape) -> list[str]:
+    if not student:
+        raise InputError("Real images name no network of their own; say which to train, for example model='convnet-d3'.")
+    return POOLS[letter](student, shape)
+
+
+def _many(student: str, shape: Shape) -> list[str]:
+    family = student.split("-")[0]
+    return [student, *(name for name in PAPERS if name.split("-")[0] != family)]
+
+
+def _spelled(student: str) -> Name:
+    if ":" in student:
+        raise InputError(f"A pool that varies one option needs a student of the package's own, and '{student}' is not; use pool S or M.")
+    return parse(student)
+
+
+def _depths(student: str, shape: Shape) -> list[str]:
+    name, size = _spelled(student), shape[1:]
+    most = deepest(size, name.options(size)["pooling"]) if name.family == "convnet" else 4
+    return [name.having("depth", depth, size) for depth in range(1, min(4, most) + 1)]
+
+
+def _varied(option: str, values: Sequence[Any]) -> Callable[[str, Shape], list[str]]:
+    return lambda student, shape: [_spelled(student).having(option, value, shape[1:]) for value in values]
+
+
+POOLS: dict[str, Callable[[str, Shape], list[str]]] = {
+    "S": lambda student, shape: [student],
+    "M": _many,
+    "W": _varied("width", (32, 64, 128, 256)),
+    "D": _depths,
+    "A": _varied("activation", ("sigmoid", "relu", "leakyrelu")),
+    "P": _varied("pooling", ("none", "max", "avg")),
+    "N": _varied("norm", ("none", "batch", "layer", "instance", "group")),
+}
+"""Itself, many architectures, widths, depths 1 to 4 (what the image size allows), activations, poolings, norms."""

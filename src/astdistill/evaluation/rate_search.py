@@ -1,0 +1,87 @@
+"""A step size searched on held-out training images, one for each network; test images choose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..data.dataset import Dataset
+from ..data.selection import stratified
+from ..data.synthetic import SyntheticSet
+from ..runtime.errors import InputError
+from ..runtime.tables import Column, Tabulation
+from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
+from .rows import Ledger, Testing, synthetic_place, train_places
+from .runner import REAL_LR, check_same_space
+from .scores import SearchedRate, networks_text, protocol_text, spread
+
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""The rates that are tried, as multiples of the set's own."""
+SHARE = 0.1
+"""Of the training images, held out for the search where the data have no validation split."""
+
+
+def search_rates(
+    synthetic: SyntheticSet,
+    dataset: Dataset,
+    recipe: EvalRecipe = MTT_PROTOCOL,
+    model: str | Sequence[str] | None = None,
+    seeds: int = 5,
+    out: Path | None = None,
+    *,
+    factors: Sequence[float] = FACTORS,
+    seed: int = 0,
+    workers: int | None = None,
+) -> dict[str, SearchedRate]:
+    """For each network of `model` (None: the student) the multiple of the set's step size with the best mean accuracy on held-out images.
+
+    Where `dataset` has no validation split, a tenth of each class's training images is tested on instead: the set may have been distilled
+    from them, but no test image is looked at either way. At a tie the smaller rate is taken. With `out`, networks that its ledger has
+    are not trained again. Raises InputError where the recipe fixes the rate.
+    """
+    if recipe.lr is not None:
+        raise InputError(f"The recipe fixes the step size at {recipe.lr:g}, so there is none to search; leave its lr out.")
+    check_same_space(synthetic, dataset)
+    recipe = recipe.augmented(synthetic.augmentation)
+    models = architectures(model, synthetic.model, dataset.shape)
+    own = synthetic.lr if float(synthetic.lr) > 0 else synthetic.lr.new_tensor(REAL_LR)
+    tried = [replace(synthetic, lr=own * factor) for factor in sorted(factors)]
+    held_out = _with_validation(dataset, seed)
+    places = [synthetic_place(name, each, recipe) for name in models for each in tried]
+    kept = train_places(places, Testing(held_out, "validation", seed, seeds), Ledger.beside(out), workers)
+    finals = [each.entry().final for each in kept]
+    return {
+        name: SearchedRate(
+            rates=tuple(float(each.lr) for each in tried),
+            accuracies=tuple(finals[number * len(tried) : (number + 1) * len(tried)]),
+            judged_on="the validation split" if dataset.validation is not None else f"{SHARE:.0%} of the training images",
+        )
+        for number, name in enumerate(models)
+    }
+
+
+def rates_table(rates: Mapping[str, SearchedRate], recipe: EvalRecipe) -> Tabulation:
+    """The validation accuracy of every network at every rate; the chosen one is marked with *."""
+    columns = Column("network", words=True), Column("step size"), Column("validation accuracy"), Column("chosen", words=True)
+    rows = [
+        (name, f"{rate:.4g}", spread(accuracies), "*" if rate == found.best else "")
+        for name, found in rates.items()
+        for rate, accuracies in zip(found.rates, found.accuracies, strict=True)
+    ]
+    edge = [name for name, found in rates.items() if found.best in (min(found.rates), max(found.rates))]
+    beyond = f" The best of {', '.join(edge)} is at the end of the grid; one beyond it may be better: --lr NUMBER." if edge else ""
+    judged = next(iter(rates.values())).judged_on if rates else "no images"
+    sizes = [len(accuracies) for found in rates.values() for accuracies in found.accuracies]
+    caption = f"{protocol_text(recipe, 'validation')}, last epoch, judged on {judged}; {networks_text(sizes)}.{beyond}"
+    return Tabulation(columns, tuple(rows), caption, "Searched step sizes")
+
+
+def _with_validation(dataset: Dataset, seed: int) -> Dataset:
+    """The data with images to judge rates on."""
+    if dataset.validation is not None:
+        return dataset
+    labels = dataset.train.labels.cpu()
+    number = max(len(dataset.classes), round(SHARE * len(labels)))
+    rows = stratified(labels, len(dataset.classes), number, seed, "rate search").held_out
+    return replace(dataset, validation=dataset.train.select(rows.to(dataset.train.labels.device)))

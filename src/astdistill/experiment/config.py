@@ -1,0 +1,163 @@
+"""One experiment as a value: data, experts, method, settings, evaluation; and whether its parts fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ..autodiff.dispatch import EngineName, chosen, using
+from ..data.dataset import DataConfig, Dataset
+from ..data.loading import load_dataset
+from ..distillation.settings import DistillSettings, check, check_data, check_settings
+from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
+from ..evaluation.runner import check_names
+from ..experts.store import TrajectoryStore
+from ..methods.method import Method
+from ..methods.trajectory_matching import MTT
+from ..models.flat import FlatModel
+from ..models.registry import build_model
+from ..runtime.config import Record
+from ..runtime.errors import InputError, unknown
+from ..runtime.files import check_folder
+
+
+class ExpertSettings(Record):
+    """Which experts, and where they are kept."""
+
+    count: int = Field(default=100, ge=1)
+    """Trained experts; those that the store already has are not trained again."""
+    store: Path = Path("experts")
+    """Folder that holds one store for each recipe."""
+    seed: int = 0
+    """Experts depend on this seed and their number alone, so that runs of other seeds can share them."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """How rows are stored; bfloat16 halves the disk."""
+    stop_after: int | Literal["auto"] | None = "auto"
+    """Train each expert for so many of its recipe's epochs and no further: auto, as many as this run reads; None, all of them. The rate
+    drop and the like stay those of the whole recipe, and a later run that reads more trains the same experts on. A start that an expert
+    chooses, or labels that it gives, are those of the expert's last epoch, so that auto is all epochs there, and a number other images."""
+    imported: str | None = None
+    """The name of a folder in `store`, whose experts are used as they are, and none trained: all of them, or `distill.max_experts`. See
+    astdistill import-buffers."""
+
+
+class EvaluationSettings(Record):
+    """How the result is judged."""
+
+    recipe: EvalRecipe = MTT_PROTOCOL
+    networks: int = Field(default=5, ge=1)
+    """Freshly initialised networks for each row of the table."""
+    architectures: tuple[str, ...] = ()
+    """Networks to train, or pools of them: S, M, W, D, A, P, N; none means the student's own."""
+    baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans", "full")
+    """Real images evaluated alike: random ones, K-means representatives, all of them."""
+
+
+class Published(Record):
+    """The figure that a preset is to be compared with."""
+
+    accuracy: float | None = None
+    """Test accuracy in percent, or nothing where no published figure is known."""
+    source: str = ""
+
+
+class Experiment(Record):
+    """Everything that decides a result."""
+
+    name: str
+    data: DataConfig = DataConfig()
+    model: str = "convnet-d3"
+    """Student and expert network."""
+    experts: ExpertSettings = ExpertSettings()
+    method: Method = MTT
+    ipc: int = Field(default=1, ge=1)
+    """Synthetic images per class."""
+    distill: DistillSettings = DistillSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    device: str = "cpu"
+    """cpu, cuda, or cuda:N."""
+    workers: int | None = Field(default=None, ge=1)
+    """Experts and evaluated networks trained side by side on a CPU; none means as many as there are cores. Like the device, it changes
+    results by no more than rounding: the threads are split among them."""
+    engine: EngineName = "auto"
+    """What computes derivatives: native (the ConvNet on a CPU), compiled, compiled-bfloat16, or eager; auto takes the fastest that can, or
+    $ASTDISTILL_ENGINE. It changes results by no more than rounding, which a resumed run shows in its last bits."""
+    seed: int = 0
+    """Every draw of distillation and evaluation depends on it."""
+    published: Published = Published()
+
+
+def expert_epochs(experiment: Experiment) -> int:
+    """How many epochs each expert of the experiment is trained for. Raises InputError where `stop_after` is less than is read."""
+    wanted, whole, read = experiment.experts.stop_after, experiment.method.expert.epochs, experiment.distill.last_epoch
+    if wanted is None or (wanted == "auto" and experiment.method.reads_trained):
+        return whole
+    if wanted == "auto":
+        return min(read, whole)
+    if not read <= wanted <= whole:
+        raise InputError(
+            f"--experts.stop-after {wanted} was given, but this run reads experts up to epoch {read} (--distill.max-start-epoch − 1 + "
+            f"--distill.matched-epochs) of the {whole} of their recipe; choose {read} to {whole}, or auto."
+        )
+    return wanted
+
+
+def load_data(experiment: Experiment) -> Dataset:
+    """The data set on the experiment's device."""
+    return load_dataset(experiment.data, device=experiment.device)
+
+
+def check_numbers(experiment: Experiment) -> None:
+    """Raise InputError where settings contradict one another, whatever the data."""
+    with using(experiment.engine):
+        chosen()
+    store = experiment.experts.store
+    check_folder(store, "--experts.store")
+    if experiment.experts.imported is not None:
+        _check_imported(experiment)
+        return
+    if (store / "recipe.json").exists():
+        raise InputError(
+            f"--experts.store {store} is a store itself, and others belong beside it; use its experts as they are with --experts.store "
+            f"{store.parent} --experts.imported {store.name}."
+        )
+    check_settings(experiment.method, experiment.distill, experiment.method.expert.epochs)
+    expert_epochs(experiment)
+    wanted = experiment.distill.max_experts
+    if wanted is not None and wanted > experiment.experts.count:
+        raise InputError(
+            f"--distill.max-experts {wanted} is more than the {experiment.experts.count} experts of this run; lower it, or raise "
+            f"--experts.count."
+        )
+
+
+def _check_imported(experiment: Experiment) -> None:
+    store = imported_experts(experiment)
+    if store.identity.model != experiment.model:
+        raise InputError(
+            f"--model {experiment.model} was asked for, but the experts in {store.folder} are networks {store.identity.model}; give "
+            f"--model {store.identity.model}."
+        )
+    store.first(experiment.distill.max_experts or 1)
+    check_settings(experiment.method, experiment.distill, store.epochs, f"the experts in {store.folder} have")
+
+
+def check_experiment(experiment: Experiment, dataset: Dataset) -> None:
+    """Raise InputError where the parts do not fit: before experts are trained, and before anything is written."""
+    check_numbers(experiment)
+    check_data(dataset, experiment.method, experiment.distill, experiment.ipc)
+    if experiment.experts.imported is not None:
+        check(dataset, imported_experts(experiment), experiment.method, experiment.distill, experiment.ipc)
+    FlatModel(build_model(experiment.model, dataset.shape, len(dataset.classes)))
+    check_names(architectures(experiment.evaluation.architectures, experiment.model, dataset.shape), dataset)
+
+
+def imported_experts(experiment: Experiment) -> TrajectoryStore:
+    """The store that `experts.imported` names. Raises InputError where there is none of that name."""
+    root, name = experiment.experts.store, experiment.experts.imported or ""
+    known = [path.parent.name for path in root.glob("*/recipe.json")]
+    if name not in known:
+        raise unknown("store of experts", name, known, where=f"in {root}")
+    return TrajectoryStore.open(root / name)

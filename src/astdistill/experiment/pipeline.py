@@ -1,0 +1,204 @@
+"""What of a run is logged, and when: experts' curves, every outer step, pictures and distributions now and then, the scores."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ..autodiff.dispatch import using
+from ..data.dataset import Dataset
+from ..data.synthetic import SyntheticSet
+from ..distillation.loop import distill
+from ..distillation.run import Distillation, Line
+from ..distillation.state import DistillState
+from ..evaluation.comparison import evaluate_all
+from ..evaluation.scores import Scores
+from ..experts.recipe import ExpertCurve
+from ..experts.store import TrajectoryStore
+from ..experts.training import train_experts
+from ..report.figures import save_curves, save_quality
+from ..report.page.page import renew_page
+from ..report.pictures import save_grid, save_textures, sheet
+from ..report.relatives import record_experts
+from ..runtime.devices import read
+from ..runtime.files import read_lines
+from ..runtime.progress import telling
+from ..runtime.run_dir import claim
+from ..runtime.status import stage
+from ..runtime.tracking import Log, open_log
+from .config import Experiment, check_experiment, expert_epochs, imported_experts, load_data
+
+PICTURES = 50
+"""Pictures and distributions of a whole run; the first steps, where most moves, give some more."""
+EARLY = (0, 1, 2, 5, 10, 20, 50, 100)
+MOST = 100_000
+"""Values that a distribution is made from; of more, evenly spaced ones."""
+
+
+class Recorder:
+    """Logs what is worth it; with a log that nobody keeps it does nothing. It never changes what it is told of, and draws no numbers.
+
+    Groups: `experts` (steps: epochs), `distillation` (outer steps), `scores` (outer steps of the set).
+    """
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+
+    def experts(self, store: TrajectoryStore) -> None:
+        """Log means over the experts and, as a distribution, what each of them reached, for every epoch from 1."""
+        if not self.log:
+            return
+        curves = store.curves()
+        for name in ExpertCurve.__dataclass_fields__:
+            for epoch, values in enumerate(zip(*(getattr(curve, name) for curve in curves), strict=False), start=1):
+                self.log.scalars("experts", {name: statistics.fmean(values)}, epoch)
+                self.log.histogram("experts", f"{name} of each", np.array(values), epoch)
+
+    def __call__(self, run: Distillation, state: DistillState, line: Line) -> None:
+        """Log one outer step; an observer of `distill`."""
+        if not self.log:
+            return
+        step = int(line["iteration"])
+        values = {name: float(line[name]) for name in ("loss", "lr", "validation") if name in line}
+        counts = {"skipped": float(state.counters.skipped), "passed": float(state.counters.passed)}
+        gradients = {} if "skipped" in line or "passed" in line else _gradients(state)
+        norms = read({f"gradient norm of {name}": gradient.norm() for name, gradient in gradients.items()}) if gradients else {}
+        self.log.scalars("distillation", values | counts | norms, step)
+        if step in EARLY or step % max(10, run.settings.iterations // PICTURES) == 0 or step + 1 == run.settings.iterations:
+            self._look(run.result(state), gradients, step)
+
+    def _look(self, synthetic: SyntheticSet, gradients: dict[str, Tensor], step: int) -> None:
+        pixels = synthetic.pixels()
+        self.log.image("distillation", "images", sheet(pixels, synthetic.ipc), step)
+        spreads = {"pixels": pixels, "preprocessed pixels": synthetic.images, "targets": synthetic.targets}
+        spreads |= {f"gradient of {name}": gradient for name, gradient in gradients.items() if gradient.numel() > 1}
+        for name, values in spreads.items():
+            self.log.histogram("distillation", name, _some(values), step)
+
+    def scores(self, scores: Scores, iterations: int) -> None:
+        """Log the mean and the spread of every row."""
+        for table in (scores.architecture, scores.baselines):
+            for name, entry in table.items():
+                spread = {} if entry.std is None else {f"{name} deviation": entry.std}
+                self.log.scalars("scores", {f"{name} mean": entry.mean, **spread}, iterations)
+
+
+def _gradients(state: DistillState) -> dict[str, Tensor]:
+    """The meta-gradient of each learned thing, as the step has just followed it."""
+    learned = {"images": state.images, "targets": state.targets, "lr": state.phi}
+    return {name: tensor.grad for name, tensor in learned.items() if tensor.grad is not None}
+
+
+def _some(values: Tensor) -> np.ndarray:
+    flat = values.detach().flatten()
+    return flat[:: -(-len(flat) // MOST)].float().cpu().numpy()
+
+
+SILENT = Recorder(Log({}))
+
+
+def obtain_experts(experiment: Experiment, dataset: Dataset, recorder: Recorder = SILENT) -> TrajectoryStore:
+    """The experts: imported ones as they are, others trained where they are missing, with the quality figure beside them."""
+    wanted = experiment.experts
+    if wanted.imported is not None:
+        return imported_experts(experiment)
+    with using(experiment.engine):
+        store = train_experts(
+            dataset,
+            model=experiment.model,
+            recipe=experiment.method.expert,
+            count=wanted.count,
+            store=wanted.store,
+            seed=wanted.seed,
+            dtype=wanted.dtype,
+            workers=experiment.workers,
+            stop_after=expert_epochs(experiment),
+        )
+    recorder.experts(store)
+    save_quality({experiment.method.name: store.curves()}, store.folder / "quality.png")
+    return store
+
+
+def obtain_synthetic(
+    experiment: Experiment, dataset: Dataset, experts: TrajectoryStore, out: Path, recorder: Recorder = SILENT
+) -> SyntheticSet:
+    """The distilled set, with its picture and curves beside it, and textures as a folder of files that can be tiled."""
+    with using(experiment.engine):
+        synthetic = distill(
+            dataset,
+            experts,
+            method=experiment.method,
+            ipc=experiment.ipc,
+            settings=experiment.distill,
+            out=out,
+            seed=experiment.seed,
+            observers=[recorder],
+        )
+    record_experts(experts, out)
+    save_grid(synthetic, out / "images.png")
+    if synthetic.canvas > 1:
+        save_textures(synthetic, out / "textures")
+    save_curves(read_lines(out / "metrics.jsonl"), out / "curves.png")
+    return synthetic
+
+
+def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: SyntheticSet, out: Path) -> Scores:
+    """The scores of the set and of the baselines, resumed network by network."""
+    wanted = experiment.evaluation
+    with using(experiment.engine):
+        return evaluate_all(
+            synthetic,
+            dataset,
+            recipe=wanted.recipe,
+            model=wanted.architectures or None,
+            seeds=wanted.networks,
+            baselines=wanted.baselines,
+            out=out,
+            seed=experiment.seed,
+            workers=experiment.workers,
+        )
+
+
+def prepare(experiment: Experiment, out: Path) -> Dataset:
+    """The data, once everything that can be checked has been, and `out` is this run's. Raises InputError with nothing written."""
+    dataset = load_data(experiment)
+    check_experiment(experiment, dataset)
+    # The number that "auto" stands for is noted, so that whoever reads the folder need not know the method.
+    noted = experiment.replace(experts=experiment.experts.replace(stop_after=expert_epochs(experiment)))
+    claim(noted.to_json(), dataset.fingerprint, out, experiment.device)
+    return dataset
+
+
+@contextmanager
+def followed(experiment: Experiment, out: Path, loggers: Sequence[str]) -> Iterator[Recorder]:
+    """A recorder for the named loggers; while the block lasts, `out` says where the run is (`astdistill watch`)."""
+    with telling(out / "live.json"), open_log(loggers, out, experiment.to_json()) as log:
+        yield Recorder(log)
+
+
+def distill_experiment(experiment: Experiment, dataset: Dataset, out: Path, recorder: Recorder) -> SyntheticSet:
+    """The distilled set of a run that `prepare` has claimed, its experts trained where they are missing."""
+    with stage("experts", out):
+        experts = obtain_experts(experiment, dataset, recorder)
+    with stage("distillation", out):
+        return obtain_synthetic(experiment, dataset, experts, out, recorder)
+
+
+def run_experiment(experiment: Experiment, out: Path, loggers: Sequence[str] = ()) -> Scores:
+    """Every stage in order; each resumes from what `out` and the expert store already hold. No result depends on the `loggers`.
+
+    `out`/report.html shows the whole.
+    """
+    dataset = prepare(experiment, out)
+    with followed(experiment, out, loggers) as recorder:
+        synthetic = distill_experiment(experiment, dataset, out, recorder)
+        with stage("evaluation", out):
+            scores = obtain_scores(experiment, dataset, synthetic, out)
+        recorder.scores(scores, experiment.distill.iterations)
+    renew_page(out)
+    return scores

@@ -1,0 +1,225 @@
+"""Experiments of our own, small enough for two cores: digits, and ten classes of CIFAR-100."""
+
+from __future__ import annotations
+
+from ..data.dataset import DataConfig
+from ..distillation.settings import DistillSettings
+from ..evaluation.protocol import MTT_PROTOCOL
+from ..methods.initialisation import HardTargets
+from ..methods.method import Method
+from ..methods.outer import LossThreshold
+from ..methods.registry import find_method
+from ..methods.segments import GrowingWindow
+from ..methods.trajectory_matching import AST, DATM, FTD, MTT, TESLA
+from ..runtime.errors import InputError, unknown
+from .config import EvaluationSettings, Experiment, ExpertSettings, Published
+
+DIGITS_DSA = "crop_cutout_scale_rotate"
+"""DSA without mirrored digits, and without colour operations, which grey digits of one brightness have no use for."""
+DIGITS = Experiment(
+    name="digits-ipc1",
+    data=DataConfig(source="digits"),
+    model="convnet-d2-w32",
+    experts=ExpertSettings(count=4),
+    method=AST.replace(expert=AST.expert.replace(epochs=20, lr=0.01, clip_epochs=5, batch=128, augmentation=DIGITS_DSA)),
+    ipc=1,
+    distill=DistillSettings(
+        iterations=300,
+        inner_steps=20,
+        matched_epochs=2,
+        max_start_epoch=10,
+        lr_img=10.0,
+        lr_lr=1e-6,
+        lr_init=0.01,
+        augmentation=DIGITS_DSA,
+    ),
+    evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300, full_epochs=30)),
+)
+CIFAR_TEN = Experiment(
+    name="cifar100-ten-ipc10",
+    data=DataConfig(source="cifar100", first_classes=10),
+    model="convnet-d3-w32",
+    experts=ExpertSettings(count=5),
+    method=AST.replace(expert=AST.expert.replace(epochs=15)),
+    ipc=10,
+    distill=DistillSettings(iterations=400, inner_steps=10, matched_epochs=2, max_start_epoch=8, lr_img=1000.0, lr_lr=1e-5),
+    evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300)),
+)
+SOURCES = {
+    "ast": "AST (arXiv 2310.10541): settings of its README; its tables are not available, the peers' best hard-label figure stands in",
+    "mtt": "MTT (arXiv 2203.11932), as given by FTD and DATM",
+    "ftd": "FTD (arXiv 2211.11004)",
+    "tesla": "TESLA (arXiv 2211.10586), as quoted by ATT, PAD and NCFM among hard labels",
+    "datm": "DATM (arXiv 2310.05773), learned soft labels",
+}
+DEPTHS = {"cifar10": 3, "cifar100": 3, "tiny_imagenet": 4}
+"""The ConvNet's depth for 32 and 64 px."""
+DEPTH_128 = 5
+"""Its depth for the subsets of ImageNet at 128 px."""
+
+
+def _cell(
+    method: Method,
+    data: str,
+    ipc: int,
+    whiten: str,
+    accuracy: float | None,
+    steps: tuple[int, int, int],
+    borrowed: str = "",
+    **settings: float | int,
+) -> Experiment:
+    """One published cell: 100 experts, ConvNet of width 128, η_0 0.01, 5000 iterations where the settings say no other.
+
+    `steps` are T, M and the bound of start epochs; `borrowed` says which settings are not the paper's own, or not known to be.
+    """
+    inner_steps, matched_epochs, max_start_epoch = steps
+    settings = {"inner_steps": inner_steps, "matched_epochs": matched_epochs, "max_start_epoch": max_start_epoch, **settings}
+    source = SOURCES[method.name] + (f"; {borrowed}" if borrowed else "")
+    return Experiment(
+        name=f"{data}-ipc{ipc}" + ("" if method.name == AST.name else f"-{method.name}"),
+        data=DataConfig.model_validate({"source": data, "whiten": whiten}),
+        model=f"convnet-d{DEPTHS.get(data, DEPTH_128)}",
+        method=method,
+        ipc=ipc,
+        distill=DistillSettings.model_validate({"lr_init": 0.01, "iterations": 5000, **settings}),
+        published=Published(accuracy=accuracy, source=source),
+    )
+
+
+def _datm(
+    data: str,
+    ipc: int,
+    accuracy: float | None,
+    steps: tuple[int, int, int, int],
+    grows: tuple[int | None, int],
+    average: float,
+    threshold: float,
+    **settings: float | int,
+) -> Experiment:
+    """One of DATM's cells: 10000 iterations; `steps` are T, M and the window of start epochs, `grows` its first bound and its last step."""
+    inner_steps, matched_epochs, lower, upper = steps
+    sample = GrowingWindow(lower=lower, begins=grows[0], full_by=grows[1])
+    method = DATM.replace(sample=sample, accept=LossThreshold(threshold=threshold), average=average)
+    return _cell(method, data, ipc, "zca", accuracy, (inner_steps, matched_epochs, upper), "", iterations=10000, **settings)
+
+
+def _subset(method: Method, subset: str, ipc: int, accuracy: float, borrowed: str, lr_lr: float) -> Experiment:
+    """One of the cells of ImageNet's ten-class subsets at 128 px; at 10 images per class an inner step sees 20 of them."""
+    data, steps = f"imagenet-{subset}", (20, 2, 10)
+    if ipc == 1:
+        return _cell(method, data, ipc, "standard", accuracy, steps, borrowed, lr_img=10000, lr_lr=lr_lr)
+    return _cell(method, data, ipc, "standard", accuracy, steps, borrowed, lr_img=10000, lr_lr=lr_lr, batch_syn=20)
+
+
+def _mtt(subset: str, ipc: int, accuracy: float) -> Experiment:
+    return _subset(MTT, subset, ipc, accuracy, "its image rates lie between 1000 and 100000, and 10000 is taken for all", 1e-6)
+
+
+def _ftd(subset: str, ipc: int, accuracy: float) -> Experiment:
+    return _subset(FTD, subset, ipc, accuracy, "T, M, start epochs and batch borrowed from MTT's cell", 1e-4)
+
+
+WHOLE = None, 0
+"""A window of start epochs that does not grow."""
+OF_TESLA, OF_AST, OF_DATM, OF_MTT = (f"settings borrowed from {peer}'s cell" for peer in ("TESLA", "AST", "DATM", "MTT"))
+OF_FTD = "T, M and start epochs borrowed from FTD's cell, rates from MTT's other CIFAR-100 cells"
+RATES = "rates borrowed from MTT's CIFAR-100 cells"
+HARD = TESLA.replace(labels=HardTargets())
+"""TESLA without the expert's labels: its CIFAR figures stand among those with hard labels, and are only comparable with such."""
+
+
+# fmt: off
+CELLS = (
+    _cell(AST,   "cifar100",       1, "zca",      26.1, (20, 3, 20), lr_img=1000,  lr_lr=1e-5),
+    _cell(AST,   "cifar100",      10, "standard", 44.2, (20, 2, 30), lr_img=1000,  lr_lr=1e-5, batch_syn=128),
+    _cell(AST,   "cifar100",      50, "standard", 51.2, (80, 2, 40), lr_img=1000,  lr_lr=1e-5, batch_syn=700),
+    _cell(AST,   "cifar10",       10, "zca",      67.7, (30, 2, 20), lr_img=1000,  lr_lr=1e-5),
+    _cell(AST,   "tiny_imagenet",  1, "standard", 11.0, (10, 2, 10), lr_img=10000, lr_lr=1e-4),
+    _cell(MTT,   "cifar10",        1, "zca",      46.2, (50, 2, 5),  OF_TESLA, lr_img=1000,  lr_lr=1e-7),
+    _cell(MTT,   "cifar10",       10, "zca",      65.4, (30, 2, 20), OF_AST,   lr_img=1000,  lr_lr=1e-5),
+    _cell(MTT,   "cifar10",       50, "zca",      71.6, (80, 2, 40), OF_DATM,  lr_img=1000,  lr_lr=1e-5, batch_syn=500),
+    _cell(MTT,   "cifar100",       1, "zca",      24.3, (20, 3, 20), lr_img=1000,  lr_lr=1e-5),
+    _cell(MTT,   "cifar100",      10, "zca",      39.7, (20, 2, 40), OF_FTD,   lr_img=1000,  lr_lr=1e-5),
+    _cell(MTT,   "cifar100",      50, "zca",      47.7, (80, 2, 40), lr_img=1000,  lr_lr=1e-5, batch_syn=125),
+    _cell(MTT,   "tiny_imagenet",  1, "standard",  8.8, (10, 2, 10), OF_AST,   lr_img=10000, lr_lr=1e-4),
+    _cell(FTD,   "cifar10",        1, "zca",      46.8, (50, 2, 5),  OF_TESLA, lr_img=1000,  lr_lr=1e-7),
+    _cell(FTD,   "cifar10",       10, "zca",      66.6, (30, 2, 20), OF_AST,   lr_img=1000,  lr_lr=1e-5),
+    _cell(FTD,   "cifar10",       50, "zca",      73.8, (80, 2, 40), OF_DATM,  lr_img=1000,  lr_lr=1e-5, batch_syn=500),
+    _cell(FTD,   "cifar100",       1, "zca",      25.2, (20, 3, 20), OF_MTT,   lr_img=1000,  lr_lr=1e-5),
+    _cell(FTD,   "cifar100",      10, "zca",      43.4, (20, 2, 40), RATES,    lr_img=1000,  lr_lr=1e-5),
+    _cell(FTD,   "cifar100",      50, "zca",      50.7, (80, 2, 40), OF_MTT,   lr_img=1000,  lr_lr=1e-5, batch_syn=125),
+    _cell(FTD,   "tiny_imagenet",  1, "standard", 10.4, (10, 2, 10), OF_AST,   lr_img=10000, lr_lr=1e-4),
+    _cell(HARD,  "cifar10",        1, "zca",      48.5, (50, 2, 5),  lr_img=1000,  lr_lr=1e-7),
+    _cell(HARD,  "cifar10",       10, "zca",      66.4, (30, 2, 20), OF_AST,   lr_img=1000,  lr_lr=1e-5),
+    _cell(HARD,  "cifar10",       50, "zca",      72.6, (80, 2, 40), OF_DATM,  lr_img=1000,  lr_lr=1e-5, batch_syn=500),
+    _cell(HARD,  "cifar100",       1, "zca",      24.8, (20, 3, 20), OF_MTT,   lr_img=1000,  lr_lr=1e-5),
+    _cell(HARD,  "cifar100",      10, "zca",      41.7, (20, 2, 40), OF_FTD,   lr_img=1000,  lr_lr=1e-5),
+    _cell(HARD,  "cifar100",      50, "zca",      47.9, (80, 2, 40), lr_img=1000,  lr_lr=1e-5, batch_syn=125),
+    _datm("cifar10",        1, 46.9, (80,  2, 0,  4),  WHOLE,      0.995,  1.1, lr_img=100,   lr_targets=5,  lr_lr=1e-7, batch_syn=10),
+    _datm("cifar10",       10, 66.8, (80,  2, 0,  20), (10, 1000), 0.9995, 1.0, lr_img=100,   lr_targets=2,  lr_lr=1e-5, batch_syn=100),
+    _datm("cifar10",       50, 76.1, (80,  2, 0,  40), (20, 2000), 0.995,  1.0, lr_img=1000,  lr_targets=2,  lr_lr=1e-5, batch_syn=500),
+    _datm("cifar10",      500, None, (40,  2, 40, 60), WHOLE,      0.995,  1.0, lr_img=50,    lr_targets=10, lr_lr=1e-5, batch_syn=1000),
+    _datm("cifar10",     1000, None, (100, 2, 40, 60), WHOLE,      0.995,  1.0, lr_img=50,    lr_targets=10, lr_lr=1e-5, batch_syn=1000),
+    _datm("cifar100",       1, 27.9, (40,  3, 0,  20), (10, 1000), 0.9995, 1.0, lr_img=1000,  lr_targets=10, lr_lr=1e-5, batch_syn=1000),
+    _datm("cifar100",      10, 47.2, (80,  2, 0,  50), (30, 2000), 0.9995, 1.0, lr_img=1000,  lr_targets=10, lr_lr=1e-5, batch_syn=1000),
+    _datm("cifar100",      50, 55.0, (80,  2, 20, 70), WHOLE,      0.9995, 1.0, lr_img=1000,  lr_targets=10, lr_lr=1e-5, batch_syn=1000),
+    _datm("cifar100",     100, None, (80,  2, 30, 70), WHOLE,      0.9995, 1.0, lr_img=50,    lr_targets=10, lr_lr=1e-5, batch_syn=1000),
+    _datm("tiny_imagenet",  1, 17.1, (40,  2, 0,  20), (15, 2000), 0.9995, 1.0, lr_img=10000, lr_targets=10, lr_lr=1e-4, batch_syn=1000),
+    _datm("tiny_imagenet", 10, 31.1, (40,  2, 10, 50), WHOLE,      0.9995, 1.0, lr_img=100,   lr_targets=10, lr_lr=1e-4, batch_syn=500),
+    _datm("tiny_imagenet", 50, 39.7, (20,  2, 40, 70), WHOLE,      0.995,  1.0, lr_img=100,   lr_targets=10, lr_lr=1e-4, batch_syn=1000),
+    _mtt("nette",  1, 47.7), _mtt("nette",  10, 63.0), _ftd("nette",  1, 52.2), _ftd("nette",  10, 67.7),
+    _mtt("woof",   1, 28.6), _mtt("woof",   10, 35.8), _ftd("woof",   1, 30.1), _ftd("woof",   10, 38.8),
+    _mtt("fruit",  1, 26.6), _mtt("fruit",  10, 40.3), _ftd("fruit",  1, 29.1), _ftd("fruit",  10, 44.9),
+    _mtt("meow",   1, 30.7), _mtt("meow",   10, 40.4), _ftd("meow",   1, 33.8), _ftd("meow",   10, 43.3),
+    _mtt("squawk", 1, 39.4), _mtt("squawk", 10, 52.3), _ftd("squawk", 1, 40.5), _ftd("squawk", 10, 58.4),
+    _mtt("yellow", 1, 45.2), _mtt("yellow", 10, 60.0), _ftd("yellow", 1, 47.7), _ftd("yellow", 10, 62.8),
+)
+
+
+# fmt: on
+
+
+PRESETS: dict[str, Experiment] = {preset.name: preset for preset in (DIGITS, CIFAR_TEN, *CELLS)}
+LISTED_BY = "astdistill presets"
+
+
+def preset(name: str) -> Experiment:
+    """The preset called `name`. Raises InputError with the nearest match."""
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS, LISTED_BY)
+    return PRESETS[name]
+
+
+def with_method(experiment: Experiment, method: str) -> Experiment:
+    """The same cell by another method: its decisions, the cell's own expert epochs, batch and augmentation."""
+    if find_method(method).name == experiment.method.name:
+        return experiment
+    found, kept = find_method(method), experiment.method.expert
+    expert = found.expert.replace(epochs=kept.epochs, batch=kept.batch, augmentation=kept.augmentation)
+    return experiment.replace(method=found.replace(expert=expert))
+
+
+def matching(words: list[str]) -> list[Experiment]:
+    """The presets that have every one of `words` among name, data, method and 'ipcN'; all of them where there are no words.
+
+    A word that no preset has whole may be a part of these. Raises InputError for a word that fits none, with the nearest.
+    """
+    found = list(PRESETS.values())
+    for word in words:
+        fitting = _fitting(word)
+        if not (both := [each for each in found if each in fitting]):
+            raise InputError(f"No preset fits '{word}' and the other words too; leave some out: astdistill presets {word}")
+        found = both
+    return found
+
+
+def _fitting(word: str) -> list[Experiment]:
+    whole = [each for each in PRESETS.values() if word in _words(each)]
+    fitting = whole or [each for each in PRESETS.values() if any(word in own for own in _words(each))]
+    if not fitting:
+        raise unknown("preset", word, {own for each in PRESETS.values() for own in _words(each)}, LISTED_BY)
+    return fitting
+
+
+def _words(experiment: Experiment) -> set[str]:
+    return {experiment.name, experiment.data.source, experiment.method.name, f"ipc{experiment.ipc}"}

@@ -1,0 +1,17 @@
+"""Files of other code bases and of the Hugging Face hub, read and written, and a distilled set in use."""
+
+from .distilled import Distilled, distill, import_set, load
+from .exporters import FORMATS, export
+from .formats import Format
+from .import_experts import import_buffers
+
+__all__ = [
+    "FORMATS",
+    "Distilled",
+    "Format",
+    "distill",
+    "export",
+    "import_buffers",
+    "import_set",
+    "load",
+]

@@ -1,0 +1,200 @@
+"""A distilled set in use: it trains anybody's network, feeds anybody's loop, and is written for other programs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ParamSpec, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import distillation
+from ..autodiff.training import Trainee, accuracy
+from ..data.dataset import Split
+from ..data.synthetic import SyntheticSet
+from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe
+from ..evaluation.scores import Scores
+from ..evaluation.training import TensorExamples, train_epochs
+from ..runtime.errors import DivergedError, InputError
+from ..runtime.progress import bar
+from ..runtime.seeds import rng, seeded
+from ..runtime.shapes import Batch, Images, Labels, Logits
+from . import exporters, import_sets
+
+Network = TypeVar("Network", bound=nn.Module)
+Arguments = ParamSpec("Arguments")
+
+
+@dataclass(frozen=True)
+class Distilled(SyntheticSet):
+    """A `SyntheticSet` with its uses: what `astdistill.load`, `distill` and `import_set` give."""
+
+    @classmethod
+    def of(cls, synthetic: SyntheticSet) -> Self:
+        """The same set, with its uses; no tensor is copied."""
+        return cls(**{each.name: getattr(synthetic, each.name) for each in fields(SyntheticSet)})
+
+    def train(
+        self,
+        network: Network,
+        *,
+        epochs: int | None = None,
+        lr: float | None = None,
+        recipe: EvalRecipe = MTT_PROTOCOL,
+        seed: int = 0,
+    ) -> Network:
+        """`network`, trained in place on this set alone as the evaluation trains its own, and left in evaluation mode.
+
+        Takes any module from images `[B, C, H, W]` to logits `[B, K]`, with batch norm and dropout too, on whatever device it lies;
+        parameters with `requires_grad` False stay as they are. `recipe` is the protocol (MTT's, arXiv 2203.11932: 1000 epochs, the rate
+        dropped at half), in which `epochs` and `lr` replace a field each; what it leaves open is the set's: learned step size,
+        augmentation, hard or soft labels, crops of textures. The same arguments give the same bits on a CPU.
+
+        The network sees whitened images, and so must it when it is used: `network(synthetic.preprocessing.apply(images01))`, or
+        `synthetic.accuracy(network, images01, labels)`. Raises InputError for a network that does not fit, before it is touched, and
+        DivergedError where the loss stopped being finite.
+        """
+        changes = {name: value for name, value in (("epochs", epochs), ("lr", lr)) if value is not None}
+        recipe = recipe.replace(**changes).augmented(self.augmentation)
+        learned = self._learned(network)
+        examples = TensorExamples.of(self, recipe.lr, learned[0].device, learned[0].dtype)
+        trainee, total = Trainee(network, learned), torch.zeros((), device=learned[0].device)
+        title = f"training {type(network).__name__} on {len(self.images)} synthetic images (images seen)"
+        with seeded(seed, "train", "dropout"), bar(title, recipe.epochs * examples.seen, 0, "images") as progress:
+            for losses in train_epochs(trainee, examples, recipe, lambda epoch: rng(seed, "train", epoch)):
+                total = total + losses
+                progress.step(examples.seen)
+        trainee.release()
+        network.eval()
+        if not bool(total.isfinite()):
+            raise DivergedError(
+                f"The training loss of {type(network).__name__} stopped being finite at step size {examples.lr:g}; train a new network "
+                f"with a smaller one: train(network, lr={examples.lr / 10:.3g})."
+            )
+        return network
+
+    def accuracy(self, network: nn.Module, images01: Images, labels: Labels) -> float:
+        """The percentage of `images01` `[N, C, H, W]`, in [0, 1], that `network` takes for their class in `labels` `[N]`.
+
+        Whitens them as the set is, and computes in evaluation mode on the network's device. Raises InputError for images of another shape
+        or range, and for labels that are not those of the images.
+        """
+        self._check_photos(images01, labels)
+        like, mode = next(network.parameters()), network.training
+        whitening = self.preprocessing.to(like.device).for_batches()
+
+        def logits(batch: Batch) -> Logits:
+            return network(whitening.apply(batch.to(like.device)).to(like.dtype)).cpu()
+
+        network.eval()
+        try:
+            return accuracy(logits, Split(images01.cpu().float(), labels.cpu()))
+        finally:
+            network.train(mode)
+
+    def torch_dataset(self, *, pixels: bool = False, seed: int = 0) -> DistilledImages:
+        """The set as a `torch.utils.data.Dataset`, for a training loop of your own; see `DistilledImages`.
+
+        With `pixels`, images are in [0, 1] with the whitening undone, for networks that have their own normalisation.
+        """
+        return DistilledImages(self, self.pixels() if pixels else self.images.detach().cpu(), seed)
+
+    def export(self, format: str, folder: str | Path, *, scores: Scores | None = None) -> Path:
+        """The new `folder`, which holds the set as the files of `format`; see `astdistill.export`."""
+        return exporters.export(self, format, folder, scores=scores)
+
+    def _learned(self, network: nn.Module) -> list[nn.Parameter]:
+        """The parameters that training moves. Raises InputError for a network that cannot learn this set."""
+        name, (channels, height, width) = type(network).__name__, self.shape
+        learned = [part for part in network.parameters() if part.requires_grad]
+        if not learned:
+            raise InputError(f"{name} has no parameter that may change; give a network of which some have requires_grad True.")
+        if len({(part.device, part.dtype) for part in network.parameters()}) > 1:
+            raise InputError(
+                f"{name} has parameters on several devices or of several dtypes; move it whole: network.to('cpu', torch.float32)"
+            )
+        remedy = f"astdistill.build_model('convnet-d3', {self.shape}, {len(self.classes)}) makes one that does."
+        logits = self._tried(network, torch.zeros(2, channels, height, width, device=learned[0].device, dtype=learned[0].dtype), remedy)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, len(self.classes)):
+            found = f"logits of shape {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise InputError(f"{name} gives {found} for 2 images, and the set has {len(self.classes)} classes; {remedy}")
+        return learned
+
+    def _tried(self, network: nn.Module, images: Batch, remedy: str) -> object:
+        """What the network says of images of the set's shape; it stays as it was."""
+        mode = network.training
+        try:
+            with torch.no_grad():
+                return network.eval()(images)
+        except (RuntimeError, ValueError) as error:
+            first = str(error).partition("\n")[0]
+            raise InputError(
+                f"{type(network).__name__} does not take images of shape {self.shape} ({first}), which this set's have; {remedy}"
+            ) from error
+        finally:
+            network.train(mode)
+
+    def _check_photos(self, images01: Images, labels: Labels) -> None:
+        if images01.ndim != 4 or tuple(images01.shape[1:]) != self.shape or not len(images01):
+            raise InputError(f"Images of shape {tuple(images01.shape)} were given; give [N, {', '.join(map(str, self.shape))}] in [0, 1].")
+        low, high = float(images01.min()), float(images01.max())
+        if not (low >= -0.01 and high <= 1.01):
+            raise InputError(f"The images reach from {low:g} to {high:g}; give them in [0, 1], not whitened: bytes divided by 255.")
+        if labels.shape != (len(images01),) or int(labels.min()) < 0 or int(labels.max()) >= len(self.classes):
+            raise InputError(
+                f"Labels of shape {tuple(labels.shape)} were given for {len(images01)} images; give one class number from 0 to "
+                f"{len(self.classes) - 1} for each, in the order of synthetic.classes."
+            )
+
+
+class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
+    """Pairs of an image `[C, H, W]` and its target: a class number, or a distribution `[K]` where the labels are soft; both on the CPU.
+
+    Of textures each item is a random circular crop, of which every canvas has `canvas_samples`; the crops of an epoch depend on `seed`,
+    `epoch` and the item's number alone, and `set_epoch` moves on to the next. Augmentation is not in here, since one is drawn for a
+    whole batch: `SyntheticSet.augmentation` names it.
+    """
+
+    def __init__(self, synthetic: SyntheticSet, images: Images, seed: int = 0) -> None:
+        self.classes = synthetic.classes
+        self.targets = synthetic.hard_labels.cpu() if synthetic.certain else synthetic.probabilities.detach().cpu()
+        self.images = images
+        self.seed, self.epoch = seed, 0
+        self._torus, self._size = synthetic.torus, synthetic.shape[1:]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the crops of textures from those of `epoch`; before a DataLoader begins it, as with a DistributedSampler."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.images) * self._torus.samples
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor | int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There are {len(self)} images, and none of number {index}.")
+        index, row = index % len(self), index % len(self.images)
+        crops = self._torus.draw(1, self._size, rng(self.seed, "crop", self.epoch, index))
+        image, target = crops(self.images[row : row + 1])[0], self.targets[row]
+        return image, int(target) if target.ndim == 0 else target
+
+
+def load(path: str | Path) -> Distilled:
+    """The distilled set in `path`: a file, or a run folder that holds `synthetic.safetensors`. Raises InputError for anything else."""
+    return Distilled.load(path)
+
+
+def _in_use(made: Callable[Arguments, SyntheticSet]) -> Callable[Arguments, Distilled]:
+    """The same function, whose set has its uses; those who compute sets lie below those who use them."""
+
+    @functools.wraps(made)
+    def function(*arguments: Arguments.args, **named: Arguments.kwargs) -> Distilled:
+        return Distilled.of(made(*arguments, **named))
+
+    return function
+
+
+distill = _in_use(distillation.distill)
+import_set = _in_use(import_sets.import_set)

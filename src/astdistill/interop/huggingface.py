@@ -1,0 +1,227 @@
+"""The card of a data set on the Hugging Face hub: what it is, its figures with their protocol, how to use it, whom to cite."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..data.synthetic import SyntheticSet
+from ..evaluation.scores import Scores, Subject, table
+from ..methods.registry import find_method
+from ..report.pictures import colours, save_grid
+from ..runtime.errors import InputError
+from ..runtime.files import replacing, write_text
+from ..runtime.tables import markdown
+from .formats import Format
+
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
+PICTURE = "images.png"
+"""The picture beside the card."""
+WHITENING = {
+    "none": "pixels in [0, 1]: nothing was subtracted or divided",
+    "standard": "pixels less the mean and divided by the deviation of their channel",
+    "zca": "pixels whitened by ZCA, which mixes all pixels of an image",
+}
+
+
+def card(synthetic: SyntheticSet, scores: Scores | None, parts: str) -> str:
+    """README.md of the folder, with the front matter that the hub reads; `parts` are the parquet files of the train split."""
+    title = f"{_title(synthetic)}, {synthetic.ipc} distilled {'image' if synthetic.ipc == 1 else 'images'} per class"
+    sections = {
+        "Figures": _figures(scores),
+        "Columns": _columns(synthetic),
+        "Use": _use(synthetic),
+        "How it was made": _made(synthetic),
+        "Citation": _citation(synthetic.method),
+    }
+    body = "\n\n".join(f"## {head}\n\n{text}" for head, text in sections.items())
+    return (
+        f"---\n{_front(synthetic, title, parts)}\n---\n\n# {title}\n\n![The distilled images]({PICTURE})\n\n"
+        f"A synthetic data set made by trajectory matching with astdistill: networks are trained on these images alone.\n\n{body}\n"
+    )
+
+
+def _front(synthetic: SyntheticSet, title: str, parts: str) -> str:
+    from huggingface_hub import DatasetCardData
+
+    data = DatasetCardData(
+        license="unknown",  # that of the real images, which we do not know, may hold for what was made of them
+        task_categories=["image-classification"],
+        tags=["dataset-distillation", "synthetic", "trajectory-matching"],
+        pretty_name=title,
+        size_categories=[_size(len(synthetic.images))],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": parts}]}],
+    )
+    return data.to_yaml()
+
+
+def _size(count: int) -> str:
+    return "n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K" if count < 100_000 else "100K<n<1M"
+
+
+def _title(synthetic: SyntheticSet) -> str:
+    return Subject.of(synthetic).data
+
+
+def _figures(scores: Scores | None) -> str:
+    return "No network has been evaluated yet." if scores is None else markdown(table(scores)).strip()
+
+
+def _columns(synthetic: SyntheticSet) -> str:
+    channels, height, width = synthetic.images.shape[1:]
+    rows = [
+        ("image", "the image to look at: whitening undone, clipped to [0, 1], 8 bits (lossless PNG)"),
+        ("label", f"its class, one of {len(synthetic.classes)}"),
+    ]
+    if not synthetic.certain:
+        rows.append(("soft_label", "what networks are trained to say: a probability for each class"))
+    rows.append(("values", f"the image to train on, float32 [{channels}, {height}, {width}], as networks see it"))
+    lines = "\n".join(f"| `{name}` | {text} |" for name, text in rows)
+    textures = ""
+    if synthetic.canvas > 1:
+        textures = (
+            f" Images are textures without borders, {synthetic.canvas} times as large as what a network sees: it learns from random "
+            f"circular crops of {height // synthetic.canvas} × {width // synthetic.canvas}, {synthetic.canvas_samples} of each in a step."
+        )
+    return (
+        f"| column | |\n|---|---|\n{lines}\n\n8 bits lose what lies between their steps and outside [0, 1]: train on `values`, which are "
+        f"exact. They are {WHITENING[synthetic.preprocessing.kind]}, and images to be tested on must be prepared by the same numbers, "
+        f"which `synthetic.safetensors` holds.{textures}"
+    )
+
+
+def _use(synthetic: SyntheticSet) -> str:
+    augmentation = synthetic.augmentation.replace("_", ", ") or "none"
+    return (
+        "The images alone, by `datasets.load_dataset`; or with step size, augmentation and whitening, from a copy of this folder:\n\n"
+        '```python\nimport astdistill as ad\nsynthetic = ad.load("synthetic.safetensors")\nnetwork = synthetic.train(my_network)\n'
+        "logits = network(synthetic.preprocessing.apply(photos))    # photos in [0, 1]\n```\n\n"
+        f"The learned step size is {float(synthetic.lr):.6g}; augmentation by DSA: {augmentation}."
+    )
+
+
+def _made(synthetic: SyntheticSet) -> str:
+    known = synthetic.provenance
+    facts: dict[str, Any] = {
+        "method": synthetic.method or "unknown",
+        "student network": synthetic.model,
+        "real data": Subject.of(synthetic).data,
+        "whitening": synthetic.preprocessing.kind,
+        "labels": synthetic.labels,
+        "momentum of the student": synthetic.momentum,
+        **{name: known[name] for name in ("iteration", "seed", "commit") if known.get(name) is not None},
+        **{f"{name} (version)": version for name, version in known.get("versions", {}).items() if name in ("astdistill", "torch")},
+    }
+    lines = "\n".join(f"* {name}: {value}" for name, value in facts.items())
+    settings = json.dumps(known["settings"], indent=2) if "settings" in known else ""
+    return f"{lines}\n\n```json\n{settings}\n```" if settings else lines
+
+
+def _citation(method: str) -> str:
+    """The paper of the method, where the method is known."""
+    try:
+        paper = find_method(method).paper
+    except InputError:
+        return f"The method '{method}' names no paper; ask whoever published this set." if method else "The method is not known."
+    links = "".join(f" <https://arxiv.org/abs/{number}>" for number in ARXIV.findall(paper))
+    return f"Please cite the paper of the method: {paper}.{links}"
+
+
+PARTS = "data/train-00000-of-00001.parquet"
+
+
+def _write(synthetic: SyntheticSet, scores: Scores | None, folder: Path) -> None:
+    save_grid(synthetic, folder / PICTURE)
+    synthetic.save(folder / "synthetic.safetensors")
+    if scores is not None:
+        scores.write(folder / "scores.json")
+    _write_parquet(synthetic, folder / PARTS)
+    write_text(folder / "README.md", card(synthetic, scores, PARTS))
+
+
+def _write_parquet(synthetic: SyntheticSet, path: Path) -> None:
+    """One row an image: `image`, `label`, `soft_label` where targets are not one-hot, and `values`, the floats themselves."""
+    import datasets
+    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    count = len(synthetic.classes)
+    features = {
+        "image": datasets.Image(),
+        "label": datasets.ClassLabel(names=list(synthetic.classes)),
+        **({} if synthetic.certain else {"soft_label": datasets.Sequence(datasets.Value("float32"), length=count)}),
+        "values": datasets.Array3D(tuple(synthetic.images.shape[1:]), "float32"),
+    }
+    columns = {
+        "image": [{"bytes": data, "path": None} for data in _encoded(synthetic)],
+        "label": synthetic.hard_labels.tolist(),
+        "soft_label": synthetic.probabilities.detach().cpu().numpy(),
+        "values": synthetic.images.detach().float().cpu().numpy(),
+    }
+    rows = datasets.Dataset.from_dict({name: columns[name] for name in features}, features=datasets.Features(features))
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        with replacing(path) as temporary:
+            rows.to_parquet(str(temporary))
+    finally:
+        if shown:
+            enable_progress_bar()
+
+
+def _encoded(synthetic: SyntheticSet) -> list[bytes]:
+    """The pixels as PNG files: one channel grey, three as RGB, any other number as their grey mean."""
+    from PIL import Image
+
+    found = []
+    for picture in colours(synthetic.pixels()):
+        stream = io.BytesIO()
+        Image.fromarray(picture if synthetic.images.shape[1] == 3 else picture[..., 0]).save(stream, "PNG")
+        found.append(stream.getvalue())
+    return found
+
+
+HUGGINGFACE = Format(
+    "huggingface",
+    "a data set folder with a card, parquet (image, label, soft_label, values), its picture and synthetic.safetensors; "
+    "datasets.load_dataset(FOLDER) opens it",
+    _write,
+)
+
+
+def check_push(name: str) -> None:
+    """Raise InputError, before anything is written, for a name that the hub would not take, and where nobody is logged in."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise InputError(f"'{name}' is no name of a data set on the hub; give one like --push YOUR-NAME/digits-ipc1") from error
+    if get_token() is None:
+        raise InputError(
+            "Nobody is logged in to the Hugging Face hub here; type: hf auth login (or set HF_TOKEN), then this command again."
+        )
+
+
+def push(folder: Path, name: str, private: bool = False) -> str:
+    """The address of the data set `name` on the hub, which now holds the files of `folder`; it is made if there is none.
+
+    Raises InputError where the hub refuses or cannot be reached; the folder stays as it is.
+    """
+    from huggingface_hub import HfApi
+
+    check_push(name)
+    api = HfApi()
+    try:
+        address = api.create_repo(name, repo_type="dataset", private=private or None, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, repo_type="dataset", commit_message="Distilled set, exported by astdistill")
+    except Exception as error:  # each version of the library has another HTTP client, with its own errors
+        first = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"The hub did not take '{name}' ({first}); {folder} is whole, so try again with: hf upload {name} {folder} --repo-type dataset"
+        ) from error
+    return str(address)

@@ -1,0 +1,288 @@
+"""Which tensors a network's parameters are, and which network it is that has given ones."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..autodiff.training import accuracy
+from ..data.dataset import Dataset
+from ..data.statistics import tensor_digest
+from ..experts.recipe import ExpertCurve, ExpertRecipe
+from ..experts.store import StoreIdentity, TrajectoryStore, describe_store, identity_of
+from ..models.convnets import MAX_DEPTH
+from ..models.flat import FlatModel
+from ..models.registry import build_model, model_names
+from ..runtime.config import digest
+from ..runtime.errors import InputError
+from ..runtime.files import check_folder, lock, save_tensors
+from ..runtime.progress import Bar, bar, console
+from ..runtime.seeds import rng
+from ..runtime.shapes import Rows
+from .import_sets import read_pickle
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parameter tensors of a network, in the order of `named_parameters`, which is that of θ."""
+
+    model: str
+    image: tuple[int, int, int]
+    classes: int
+    names: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+
+    @staticmethod
+    def of(model: str, image: tuple[int, int, int], classes: int) -> Layout:
+        """The layout of `model` for images of shape (C, H, W). Raises InputError for a network whose parameters are not all of it."""
+        named = dict(FlatModel(build_model(model, image, classes)).module.named_parameters())
+        return Layout(model, image, classes, tuple(named), tuple(tuple(part.shape) for part in named.values()))
+
+    @property
+    def parameters(self) -> int:
+        """P."""
+        return sum(torch.Size(shape).numel() for shape in self.shapes)
+
+    def check(self, found: Sequence[Shape], where: str) -> None:
+        """Raise InputError, with the network that does fit where there is one, unless these are the network's shapes."""
+        if tuple(found) == self.shapes:
+            return
+        channels, height, width = self.image
+        wanted = f"'{self.model}' for {self.classes} classes of {channels}×{height}×{width} images"
+        raise InputError(f"{where} {self._difference(found)} of {wanted}; {self._remedy(found)}")
+
+    def _difference(self, found: Sequence[Shape]) -> str:
+        for number, (name, wanted, has) in enumerate(zip(self.names, self.shapes, found, strict=False)):
+            if wanted != has:
+                return f"has shape {list(has)} in tensor {number}, which is not the {list(wanted)} of '{name}'"
+        return f"has {len(found)} tensors, which are not the {len(self.shapes)}"
+
+    def _remedy(self, found: Sequence[Shape]) -> str:
+        fits = fitting_model(found, self.image, self.classes)
+        if fits:
+            larger = ", or the size of larger images with --data.size" if "nopool" in fits else ""
+            return f"give --model {fits}, which has these shapes{larger}."
+        told = found[-1][0] if found and found[-1] else 0
+        if told and told != self.classes:
+            return f"these experts seem to tell {told} classes apart: name the data that they learned from with --data and --data.*."
+        return "name the network with --model, and the data and the image size that it learned from with --data and --data.size."
+
+
+def fitting_model(found: Sequence[Shape], image: tuple[int, int, int], classes: int) -> str | None:
+    """The first of our networks whose parameters have these shapes, or None. Norms that share their shapes are not told apart."""
+    if not found or not found[0]:
+        return None
+    for name in _candidates(found[0][0]):
+        try:
+            with torch.device("meta"):
+                network = build_model(name, image, classes)
+        except InputError:  # there is no such network for images of this size
+            continue
+        if [tuple(part.shape) for part in network.parameters()] == list(found) and not any(True for _ in network.buffers()):
+            return name
+    return None
+
+
+def _candidates(width: int) -> Iterator[str]:
+    """ConvNets of every depth whose first layer has `width` channels, then the other families."""
+    said = "" if width == 128 else f"-w{width}"
+    for pooling in ("", "-nopool"):
+        for norm in ("", "-nonorm"):
+            yield from (f"convnet-d{depth}{said}{norm}{pooling}" for depth in range(1, MAX_DEPTH + 1))
+    yield from (name for name in model_names() if ":" not in name and not name.startswith("convnet"))
+
+
+NAME = "replay_buffer_"
+Expert = Sequence[Sequence[Tensor]]
+"""Rows of one expert, each the parameter tensors of its network."""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One file, and the number of rows of each expert in it."""
+
+    path: Path
+    rows: tuple[int, ...]
+
+    @staticmethod
+    def survey(path: Path, layout: Layout) -> Buffer:
+        """The file, once its nesting, the shapes of every tensor and that experts move have been checked."""
+        rows = []
+        for number, expert in enumerate(_experts(path)):
+            where = f"expert {number} of {path}"
+            for row in expert:
+                layout.check([tuple(part.shape) for part in row], where[0].upper() + where[1:])
+            _check_moves(expert, where)
+            rows.append(len(expert))
+        return Buffer(path, tuple(rows))
+
+
+def import_buffers(
+    source: str | Path | Sequence[str | Path],
+    dataset: Dataset,
+    *,
+    model: str = "convnet-d3",
+    recipe: ExpertRecipe | None = None,
+    store: str | Path = "experts",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> TrajectoryStore:
+    """The store with the experts of all files in `source`, a folder of `replay_buffer_*.pt` or files in their order; in a folder of its
+    own under `store`.
+
+    The experts learned from `dataset`, preprocessed as it is, as networks `model`; `recipe` describes how, as far as that is known (its
+    epochs are those found). Where experts have different numbers of rows, the store keeps as many of each as the shortest has. One file is
+    in memory at a time. An import that was stopped goes on where it was when it is called again, and the same experts are not stored twice.
+    Raises InputError, with nothing written, for files that hold anything but tensors in lists, for other shapes than the network's, and for
+    experts that do not move or are not finite.
+    """
+    files, root = buffer_files(source), Path(store)
+    check_folder(root, "--store")
+    layout = Layout.of(model, dataset.shape, len(dataset.classes))
+    buffers = [Buffer.survey(file, layout) for file in files]
+    lengths = [count for buffer in buffers for count in buffer.rows]
+    if max(lengths) > min(lengths):
+        console().print(f"Experts have {min(lengths)} to {max(lengths)} rows; the first {min(lengths)} of each are kept.", highlight=False)
+    recipe = (recipe or ExpertRecipe()).replace(epochs=min(lengths) - 1)
+    identity = identity_of(dataset, recipe, model, layout.parameters, 0, dtype)
+    stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    with _under_way(root, digest([identity.to_json(), stamps])) as folder:
+        identity = identity.replace(imported=digest(_write(buffers, folder, identity)))
+        describe_store(folder, identity, dataset.config, dataset.preprocessing)
+        finished = root / identity.digest()
+        if not (finished / "recipe.json").exists():
+            (folder / ".lock").unlink()
+            folder.rename(finished)
+    return TrajectoryStore.open(finished)
+
+
+def buffer_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files to read, in the order of their numbers. Raises InputError where there are none."""
+    if not isinstance(source, str | Path):
+        files = [Path(each) for each in source]
+        if len(files) == 1 and files[0].is_dir():
+            return buffer_files(files[0])
+        if not files:
+            raise InputError(f"No buffer was named; name a folder of {NAME}*.pt, or its files.")
+        return files
+    folder = Path(source)
+    if not folder.is_dir():
+        return [folder]
+    numbered = {path.stem.removeprefix(NAME): path for path in folder.glob(f"{NAME}*.pt")}
+    files = [numbered[number] for number in sorted(filter(str.isdigit, numbered), key=int)]
+    if not files:
+        there = sorted(path.name for path in folder.glob("*.pt"))
+        other = "a distilled set is read with: astdistill import-set"
+        advice = other if "images_best.pt" in there else "files of other names are named one by one"
+        raise InputError(f"{folder} holds no {NAME}0.pt (it has {', '.join(there[:5]) or 'no .pt file'}); {advice}.")
+    return files
+
+
+def last_accuracy(store: TrajectoryStore, dataset: Dataset, images: int = 1000) -> float:
+    """The accuracy in percent of the first expert's last row on some test images of `dataset`: near chance where those are not its data."""
+    order = torch.randperm(len(dataset.test), generator=rng(0, "imported"))[:images]
+    network = FlatModel(build_model(store.identity.model, dataset.shape, len(dataset.classes)))
+    theta = store.rows(store.experts()[0], store.epochs, store.epochs + 1)[0]
+    return accuracy(partial(network, theta), dataset.test.to("cpu").select(order))
+
+
+def _experts(path: Path) -> list[Expert]:
+    """The experts of one file. Raises InputError where it is no list of lists of lists of tensors."""
+    found: Any = read_pickle(path)
+    form = f"{path} is not a list of experts, each a list of rows, each a list of tensors"
+    remedy = "name files that buffer.py of MTT or a successor wrote"
+    if not isinstance(found, list) or not found or not all(isinstance(expert, list | tuple) for expert in found):
+        raise InputError(f"{form}, but a {type(found).__name__}; {remedy}.")
+    for number, expert in enumerate(found):
+        rows = [row for row in expert if isinstance(row, list | tuple) and all(isinstance(part, Tensor) for part in row)]
+        if len(rows) < len(expert):
+            raise InputError(f"{form} (expert {number} holds other things); {remedy}.")
+        if len(expert) < 2:
+            raise InputError(f"Expert {number} of {path} has {len(expert)} row(s) and so no epoch to match; leave its file out.")
+    return found
+
+
+def _check_moves(expert: Expert, where: str) -> None:
+    """Raise InputError when all rows are the same."""
+    first, *others = expert
+    if all(torch.equal(part, other) for row in others for part, other in zip(first, row, strict=True)):
+        raise InputError(
+            f"The {len(expert)} rows of {where} are all equal, so that there is nothing to match: p.detach().cpu() does not copy on a CPU, "
+            f"and every row became the end of the training; train these experts again, with astdistill experts PRESET, or with .clone()."
+        )
+
+
+@contextlib.contextmanager
+def _under_way(root: Path, key: str) -> Iterator[Path]:
+    """The folder of an import under way, kept when it is stopped, removed when it is done or its files are refused."""
+    folder, new = root / f".{key}.importing", not root.exists()
+    with lock(folder / ".lock", wait=False) as held:
+        if not held:
+            raise InputError(f"Another process is importing these files into {root}; wait for it, or name another --store.")
+        try:
+            yield folder
+        except InputError:
+            _remove(folder, root if new else None)
+            raise
+        _remove(folder, None)
+
+
+def _remove(folder: Path, root: Path | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if root is not None:
+        with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
+            root.rmdir()
+
+
+def _write(buffers: Sequence[Buffer], folder: Path, identity: StoreIdentity) -> list[str]:
+    """Write every expert that is not there yet; the digests of all."""
+    for cut_short in folder.glob(".*.tmp"):
+        cut_short.unlink()
+    paths = [folder / f"{number:03d}.safetensors" for number in range(sum(len(buffer.rows) for buffer in buffers))]
+    left = iter(paths)
+    with bar("importing experts", len(paths), sum(path.exists() for path in paths)) as progress:
+        for buffer in buffers:
+            _write_file(buffer, list(islice(left, len(buffer.rows))), identity, progress)
+    return [_content(path) for path in paths]
+
+
+def _write_file(buffer: Buffer, paths: Sequence[Path], identity: StoreIdentity, progress: Bar) -> None:
+    """Write those experts of one file that are not there yet; the file is let go at the end."""
+    if all(path.exists() for path in paths):
+        return
+    for number, (expert, path) in enumerate(zip(_experts(buffer.path), paths, strict=True)):
+        if path.exists():
+            continue
+        rows = torch.stack([_row(row) for row in expert[: identity.recipe.epochs + 1]])
+        if not bool(rows.isfinite().all()):
+            epoch = int((~rows.isfinite()).any(dim=1).nonzero()[0])
+            raise InputError(f"Row {epoch} of expert {number} of {buffer.path} holds numbers that are not finite; leave its file out.")
+        steps = [float(step.double().square().sum()) for step in rows.diff(dim=0)]
+        header = {
+            "source": {"file": buffer.path.name, "expert": number},
+            "content": tensor_digest(rows),
+            "curves": vars(ExpertCurve(step_squared=steps)),
+        }
+        save_tensors(path, {"rows": rows.to(getattr(torch, identity.dtype))}, header)
+        progress.step()
+
+
+def _content(path: Path) -> str:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["content"])
+
+
+def _row(parts: Sequence[Tensor]) -> Rows:
+    return torch.cat([part.detach().reshape(-1).float() for part in parts])

@@ -1,0 +1,219 @@
+"""Reading a file of `torch.save` without running anything that it holds."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..data.augmentation import STRATEGY, checked
+from ..data.dataset import Dataset
+from ..data.synthetic import SyntheticSet, one_hot
+from ..data.textures import Torus
+from ..models.registry import build_model
+from ..report.page.page import renew_page
+from ..report.pictures import save_grid
+from ..runtime.errors import InputError
+from ..runtime.files import new_folder
+from ..runtime.provenance import provenance
+from ..runtime.shapes import Images, Labels, Targets
+from .formats import IMAGES, LABELS, RATE, logits_of
+
+FOREIGN = re.compile(r"GLOBAL (\S+)")
+"""Where torch names what it would not load."""
+
+
+def read_pickle(path: Path) -> Any:
+    """The tensors (on the CPU), lists, dictionaries and numbers that `torch.save` wrote to `path`; large tensors stay on disk until they
+    are used, except in files older than torch 1.6.
+
+    Raises InputError for a file that is absent, broken, or holds anything else, of which nothing is run.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no file {path}; check the path.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other pickle protocols; what matters is said below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except UnpicklingError as error:
+        found = FOREIGN.search(str(error))
+        if found is None:
+            raise _broken(path, error) from error
+        raise InputError(
+            f"{path} holds '{found[1]}', which is no tensor, list or number, and was not loaded: reading such a file can run a program on "
+            f"this machine; take one that torch.save wrote of tensors alone."
+        ) from error
+    except PermissionError:
+        raise
+    except Exception as error:  # a broken pickle can fail in any way
+        raise _broken(path, error) from error
+
+
+def _broken(path: Path, error: Exception) -> InputError:
+    first = str(error).partition("\n")[0].partition(". ")[0]
+    why = f" ({first})" if " " in first else ""  # the bare key or number that a broken pickle trips over tells nobody anything
+    return InputError(f"{path} is not a whole file of torch.save{why}; copy it again from where it was made.")
+
+
+RATES = (RATE, "lr_best.pt")
+"""The step size, under the name that each code base gives it."""
+
+
+def import_set(
+    folder: str | Path,
+    dataset: Dataset,
+    *,
+    lr: float | None = None,
+    model: str = "convnet-d3",
+    augmentation: str = STRATEGY,
+    momentum: float = 0.0,
+    method: str = "mtt",
+    canvas: int = 1,
+    canvas_samples: int = 1,
+    out: str | Path | None = None,
+) -> SyntheticSet:
+    """The distilled set in the files of `folder`, in the space of `dataset`; with `out`, a new folder, written there with picture and page.
+
+    Images `[N, C, H, W]` are as networks see them, preprocessed as `dataset` is. Labels are numbers `[N]`, or distributions or their logits
+    `[N, K]`; without their file, images count as grouped by class. Hard-labelled images are put in the order of their classes. `lr`
+    stands for the file of the step size, or replaces it. `model`, `augmentation`, `momentum` and `method` say how the set was made, and
+    `canvas` and `canvas_samples` what MTT's `--canvas_size` and `--canvas_samples` were: textures are `[N, C, k H, k W]`.
+    Raises InputError, with nothing written, for files that are absent, broken or hold other things than tensors, and for shapes, classes or
+    numbers that do not fit `dataset`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; name the one that distill.py of MTT or a successor wrote to.")
+    build_model(model, dataset.shape, len(dataset.classes))
+    augmentation = checked(augmentation)
+    _check_student(momentum, canvas, canvas_samples)
+    torus = Torus(canvas=canvas, samples=canvas_samples)
+    images = _images(folder, dataset, torus)
+    rate = _rate(folder, lr)
+    kind, images, targets = _labelled(folder, images, dataset)
+    synthetic = SyntheticSet(
+        images=images,
+        targets=targets,
+        lr=torch.tensor(rate, dtype=torch.float32),
+        classes=dataset.classes,
+        preprocessing=dataset.preprocessing.to("cpu"),
+        data=dataset.config,
+        model=model,
+        labels=kind,
+        augmentation=augmentation,
+        momentum=momentum,
+        method=method,
+        canvas=torus.canvas,
+        canvas_samples=torus.samples,
+        fingerprint=dataset.fingerprint,
+        provenance=provenance() | {"imported": str(folder)},
+    )
+    if out is not None:
+        with new_folder(Path(out)) as temporary:
+            synthetic.save(temporary / "synthetic.safetensors")
+            save_grid(synthetic, temporary / "images.png")
+        renew_page(Path(out))
+    return synthetic
+
+
+def _check_student(momentum: float, canvas: int, canvas_samples: int) -> None:
+    if not 0 <= momentum < 1:
+        raise InputError(f"--momentum {momentum:g} was given; choose 0 or more and less than 1.")
+    for flag, number in (("--canvas", canvas), ("--canvas-samples", canvas_samples)):
+        if number < 1:
+            raise InputError(f"{flag} {number} was given; choose 1 or more.")
+
+
+def _images(folder: Path, dataset: Dataset, torus: Torus) -> Images:
+    if not (folder / IMAGES).is_file():
+        there = ", ".join(sorted(path.name for path in folder.glob("*.pt"))[:5]) or "no .pt file"
+        raise InputError(f"{folder} holds no {IMAGES} (it has {there}); name the folder that distill.py of MTT or a successor wrote to.")
+    images = _tensor(folder / IMAGES, read_pickle(folder / IMAGES)).float()
+    wanted = torus.extent(dataset.shape)
+    if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
+        raise InputError(
+            f"{folder / IMAGES} has shape {list(images.shape)}, and images of '{dataset.name}' {list(wanted)}; name the data that "
+            f"it was distilled from with --data, their size with --data.size, and of textures the --canvas."
+        )
+    if not len(images) or len(images) % len(dataset.classes):
+        raise InputError(
+            f"{folder / IMAGES} holds {len(images)} images, which cannot be the same number of each of the {len(dataset.classes)} classes "
+            f"of '{dataset.name}'; name the data that it was distilled from with --data and --data.*."
+        )
+    return images.clone()
+
+
+def _labelled(folder: Path, images: Images, dataset: Dataset) -> tuple[Literal["hard", "soft"], Images, Targets]:
+    """Kind of label, images in the order of the set, and targets `[N, K]`."""
+    classes, path = len(dataset.classes), folder / LABELS
+    if not path.is_file():
+        return "hard", images, one_hot(torch.arange(classes).repeat_interleave(len(images) // classes), classes)
+    labels = _tensor(path, read_pickle(path))
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        if tuple(labels.shape) != (len(images), classes):
+            raise InputError(
+                f"{path} has shape {list(labels.shape)}, where {len(images)} images of {classes} classes want {[len(images), classes]}; "
+                f"name the data that the set was distilled from with --data and --data.*."
+            )
+        soft = labels.float().clone()
+        if not torch.equal(soft, one_hot(soft.argmax(dim=1), classes)):
+            return "soft", images, logits_of(soft) if _distributions(soft) else soft
+        labels = soft.argmax(dim=1)
+    numbers = _numbers(path, labels, len(images), dataset)
+    order = numbers.argsort(stable=True)
+    return "hard", images[order], one_hot(numbers[order], classes)
+
+
+def _numbers(path: Path, labels: Tensor, count: int, dataset: Dataset) -> Labels:
+    """Class numbers `[N]`, as many of each."""
+    numbers = labels.flatten().long()
+    if labels.numel() != count or not torch.equal(numbers.to(labels), labels.flatten()):
+        raise InputError(f"{path} has shape {list(labels.shape)}, where {count} class numbers are due, one for each image.")
+    if int(numbers.min()) < 0 or int(numbers.max()) >= len(dataset.classes):
+        raise InputError(
+            f"{path} has labels {int(numbers.min())} to {int(numbers.max())}, and '{dataset.name}' has classes 0 to "
+            f"{len(dataset.classes) - 1}; name the data that the set was distilled from with --data and --data.*."
+        )
+    sizes = torch.bincount(numbers, minlength=len(dataset.classes))
+    if int(sizes.min()) != int(sizes.max()):
+        few, many = int(sizes.argmin()), int(sizes.argmax())
+        raise InputError(
+            f"{path} gives class {few} {int(sizes[few])} images and class {many} {int(sizes[many])}; take a set with as many of each class."
+        )
+    return numbers
+
+
+def _rate(folder: Path, given: float | None) -> float:
+    path = next((folder / name for name in RATES if (folder / name).is_file()), None)
+    if given is None and path is None:
+        raise InputError(f"{folder} holds no {' or '.join(RATES)}; give the learned step size of the set, as its log shows it, with --lr.")
+    rate, where = (_number(read_pickle(path)), str(path)) if given is None and path is not None else (given or 0.0, "--lr")
+    if not (math.isfinite(rate) and rate > 0):
+        raise InputError(f"{where} gives the step size {rate:g}, with which no network trains; give a positive one with --lr.")
+    return rate
+
+
+def _number(found: Any) -> float:
+    """The one number in a tensor or beside none; NaN for anything else."""
+    if isinstance(found, Tensor) and found.numel() == 1:
+        return float(found.detach())
+    return float(found) if isinstance(found, int | float) else math.nan
+
+
+def _tensor(path: Path, found: Any) -> Tensor:
+    if not isinstance(found, Tensor) or not bool(found.isfinite().all()):
+        what = "numbers that are not finite" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise InputError(f"{path} holds {what}, where a tensor of finite numbers is due; take the file of another iteration.")
+    return found.detach()
+
+
+def _distributions(rows: Targets) -> bool:
+    """Whether these are distributions already: no rows of logits are all non-negative and sum to one."""
+    return bool((rows >= 0).all()) and torch.allclose(rows.sum(dim=1), torch.ones(len(rows)), atol=1e-3)

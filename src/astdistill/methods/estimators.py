@@ -1,0 +1,128 @@
+"""The seam between a problem and the way its gradient is taken."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from ..autodiff.dispatch import engine_of
+from ..autodiff.engine import Directional, Engine
+from ..runtime.config import Part
+from ..runtime.shapes import Batch, Params, Targets
+from .matching import Objective, cotangents
+from .unroll import InnerLoop, MetaGradient, Variables
+
+
+class Estimator(Part):
+    """(InnerLoop, start, Variables, Objective) → MetaGradient. Any estimator runs on any inner loop and objective."""
+
+    exact: ClassVar[bool] = False
+    """Whether the result is the true derivative, up to rounding."""
+
+    def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
+        """The meta-gradient at `variables` of the objective of the students that start from `start`, `[P]`."""
+        raise NotImplementedError
+
+
+class Backprop(Estimator):
+    """Exact: one graph through all T steps (MTT, arXiv 2203.11932, Algorithm 1). Memory grows with T·B."""
+
+    exact: ClassVar[bool] = True
+
+    def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
+        images, targets, lr = (tensor.detach().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr))
+        learned = Variables(images, targets, lr)
+        theta, velocity, students = start.detach().requires_grad_(), torch.zeros_like(start), {}
+        for step in range(inner.plan.steps):
+            loss = inner.loss(theta, *inner.batch(step, learned))
+            (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+            velocity = inner.momentum * velocity + gradient
+            theta = theta - lr * velocity
+            students[step + 1] = theta
+        loss = objective([students[step] for step in objective.at])
+        gradients = torch.autograd.grad(loss, (images, targets, lr))
+        return MetaGradient(loss.detach(), *gradients)
+
+
+class Recompute(Estimator):
+    """Exact, in constant memory: P floats a step are kept (METHOD §3; cf. arXiv 2505.00793).
+
+    The walk back needs v_i only inside dL/dη = −Σ_i ⟨λ_{i+1}, v_{i+1}⟩; exchanging the two sums gives Σ_i ⟨m_i, g_i⟩ / η, and
+    ⟨m_i, g_i⟩ is the slope of the loss along m_i, which the walk computes anyway, so the velocities are not stored either.
+    """
+
+    exact: ClassVar[bool] = True
+
+    def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
+        return walk_back(inner, start, variables, objective, steps=inner.plan.steps)
+
+
+def walk_back(
+    inner: InnerLoop, start: Params, variables: Variables, objective: Objective, *, steps: int, curvature: bool = True
+) -> MetaGradient:
+    """The meta-gradient through the last `steps` inner steps; without `curvature`, θ's dependence on earlier images is dropped."""
+    last = inner.plan.steps
+    course = inner.course(start, variables, velocity_at=last - steps)
+    students, engine = course.students, engine_of(inner.model)
+    loss, read = cotangents(objective, students)
+    images, targets = torch.zeros_like(variables.images), torch.zeros_like(variables.targets)
+    lr = torch.zeros_like(variables.lr)
+    adjoint, velocity = torch.zeros_like(start), torch.zeros_like(start)  # λ = dL/dθ and m = dL/dv
+    # What comes after the last student with a derivative adds nothing.
+    for portion in reversed(inner.plan.portions(range(last - steps, max(read)), variables.images)):
+        source = variables.images[inner.plan.indices[portion.start : portion.stop]].detach().requires_grad_()
+        augmented, slopes = inner.plan.augment_steps(portion, source), []
+        for step, seen in zip(reversed(portion), reversed(augmented), strict=True):
+            adjoint += read.get(step + 1, 0.0)
+            velocity.mul_(inner.momentum).sub_(variables.lr * adjoint)
+            del students[step + 1 :]
+            chosen = inner.plan.indices[step]
+            found = step_derivatives(inner, engine, students[step], velocity, seen.detach(), variables.targets[chosen].detach(), curvature)
+            slopes.append(found.images)
+            targets.index_add_(0, chosen, found.targets)
+            lr += found.slope / variables.lr
+            adjoint += found.theta
+        # The augmentation does not depend on θ: one ordinary pull-back, and no second derivative of resampling, is enough.
+        (pulled,) = torch.autograd.grad(augmented, source, slopes[::-1])
+        for step in reversed(portion):
+            images.index_add_(0, inner.plan.indices[step], pulled[step - portion.start])
+    # Where the walk stops early, the velocity it stops at is a constant that every later step still multiplies by η.
+    lr += inner.momentum * (velocity @ course.velocity) / variables.lr
+    return MetaGradient(loss, images, targets, lr)
+
+
+def step_derivatives(
+    inner: InnerLoop, engine: Engine, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
+) -> Directional:
+    """d/dε of the inner loss w·ℓ and of its gradients with respect to θ, x and y at θ + ε · direction."""
+    probabilities = inner.probabilities(targets)
+    found = engine.directional(theta, direction, images, probabilities, curvature)
+    to_targets = found.targets
+    if inner.labels == "soft":  # the softmax does not depend on θ: one ordinary pull-back
+        to_targets = probabilities * (to_targets - (probabilities * to_targets).sum(dim=1, keepdim=True))
+    return Directional(*(inner.weight * part for part in (found.slope, found.theta, found.images, to_targets)))
+
+
+class FirstOrder(Estimator):
+    """Approximate: drops θ's dependence on the images of earlier steps (TESLA, arXiv 2211.10586, §3).
+
+    Exact for T = 1; for longer unrolls its direction drifts from the true one (cosine 0.997 to 0.76 on a toy network, METHOD §3).
+    """
+
+    def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
+        return walk_back(inner, start, variables, objective, steps=inner.plan.steps, curvature=False)
+
+
+class Truncated(Estimator):
+    """Approximate: the student after T − k steps counts as a constant; exact when k ≥ T.
+
+    Terms of the objective that read students at or before step T − k enter the loss but not the gradient.
+    """
+
+    k: int = Field(default=10, ge=1)
+    """How many of the last inner steps are differentiated."""
+
+    def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
+        return walk_back(inner, start, variables, objective, steps=min(self.k, inner.plan.steps))

@@ -1,0 +1,244 @@
+"""Where X starts: which real images, or noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor
+
+from ..data.dataset import Dataset, Split
+from ..data.selection import clustered
+from ..data.synthetic import load, one_hot
+from ..experts.store import Segment, TrajectoryStore
+from ..models.flat import FlatModel
+from ..runtime.config import Part
+from ..runtime.errors import InputError
+from ..runtime.seeds import derive, rng
+from ..runtime.shapes import Batch, Images, Labels, Logits, Params, Targets
+
+Classifier = Callable[[Params, Batch], Logits]
+"""A network as labels are made with it: a function of its parameters and of images, or of whole canvases."""
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Start images `[N, C, H, W]` with labels `[N]`, grouped by class, N = K × ipc."""
+
+    images: Images
+    labels: Labels
+    clusters: tuple[Clusters, ...] = ()
+    """One a class, where the images were chosen by clusters."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What one class was clustered by: features `[N, D]`, the cluster of each image `[N]`, and which of the N were chosen."""
+
+    features: Logits
+    clusters: Int[Tensor, " N"]
+    chosen: Int[Tensor, " I"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Indices into the training images, and the clusters that they were chosen from, where they were."""
+
+    indices: Int[Tensor, " I"]
+    clusters: Clusters | None = None
+
+    @staticmethod
+    def among(members: Int[Tensor, " N"], clusters: Clusters) -> Choice:
+        """The chosen ones of the images at `members`."""
+        return Choice(members.cpu()[clusters.chosen], clusters)
+
+
+class Init(Part):
+    """Chooses the start of X from the training images.
+
+    The images per class have been checked against the class sizes; a canvas of k² cells asks for k² of them, which a class may not have.
+    """
+
+    reads_trained: ClassVar[bool] = False
+    """Whether the last row of an expert is read, for which the expert must be trained to the end."""
+
+    def check(self, dataset: Dataset, ipc: int) -> None:
+        """Raise InputError when so many images per class of this data set cannot be chosen this way."""
+
+    def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
+        """The initial set: no image twice, but where a class has fewer than `ipc`, all of which then come round again."""
+        sizes = enumerate(dataset.class_sizes())
+        chosen = [self.choose(dataset, label, min(ipc, size), experts, model, seed) for label, size in sizes]
+        again = [each.indices[torch.arange(ipc) % len(each.indices)] for each in chosen]
+        indices = torch.cat(again).to(dataset.train.labels.device)
+        clusters = tuple(each.clusters for each in chosen if each.clusters is not None)
+        return Initial(dataset.train.batch(indices), dataset.train.labels[indices], clusters)
+
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
+        """Which `ipc` training images of class `label`."""
+        raise NotImplementedError
+
+
+class RealInit(Init):
+    """Random real images of each class (MTT)."""
+
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
+        members = dataset.train.of_class(label).cpu()
+        return Choice(members[torch.randperm(len(members), generator=rng(seed, "init", label))[:ipc]])
+
+
+class CorrectInit(Init):
+    """Random real images of each class among those that a trained expert classifies correctly (DATM, arXiv 2310.05773, §3.2).
+
+    Where these are too few, those follow that it gets wrong by the least: by how far the logit of another class is above their own.
+    """
+
+    reads_trained: ClassVar[bool] = True
+
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
+        members = dataset.train.of_class(label)
+        members = members[torch.randperm(len(members), generator=rng(seed, "init", label)).to(members.device)]
+        logits = expert_logits(experts, model, dataset.train.select(members), seed)
+        wrong_by = (logits.amax(dim=1) - logits[:, label]).clamp_min(0.0)
+        return Choice(members.cpu()[wrong_by.argsort(stable=True)[:ipc]])
+
+
+class NoiseInit(Init):
+    """Gaussian noise, unit variance in the preprocessed space."""
+
+    def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
+        labels = torch.arange(len(dataset.classes)).repeat_interleave(ipc)
+        images = torch.randn(len(labels), *dataset.shape, generator=rng(seed, "init"))
+        return Initial(images.to(dataset.device), labels.to(dataset.device))
+
+
+class FileInit(Init):
+    """The images of an earlier distilled set, which must have the same classes, images per class and preprocessing.
+
+    A canvas counts for its k² cells, so that textures start from textures, from ordinary images, and the other way round.
+    """
+
+    path: Path
+    """A synthetic.safetensors, or the run folder that holds one."""
+
+    def check(self, dataset: Dataset, ipc: int) -> None:
+        earlier = load(self.path)
+        found = (earlier.classes, earlier.ipc * earlier.torus.cells, earlier.shape, earlier.preprocessing.hash)
+        wanted = (dataset.classes, ipc, dataset.shape, dataset.preprocessing.hash)
+        for name, has, wants in zip(("classes", "images per class", "image shape", "preprocessing"), found, wanted, strict=True):
+            if has != wants:
+                raise InputError(f"{self.path} has other {name} ({has}) than this run ({wants}); start from a set like it, or --init real.")
+
+    def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
+        earlier, device = load(self.path), dataset.device
+        labels = earlier.hard_labels.repeat_interleave(earlier.torus.cells)
+        return Initial(earlier.torus.cut(earlier.images).to(device), labels.to(device))
+
+
+class RepresentativeInit(Init):
+    """AST, METHOD §2 part 3, sound: K-means with k = ipc on an expert's logits, the real image nearest each centre within its cluster."""
+
+    reads_trained: ClassVar[bool] = True
+
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
+        members = dataset.train.of_class(label)
+        logits = expert_logits(experts, model, dataset.train.select(members), seed)
+        found = clustered(logits, ipc, derive(seed, "init", label))
+        return Choice.among(members, Clusters(logits, found.clusters, found.nearest))
+
+
+class RepresentativeInitAsReleased(Init):
+    """AST, METHOD §2 part 3, as released: ten clusters whatever ipc is, int(ipc / 10) images of the whole class nearest each centre."""
+
+    reads_trained: ClassVar[bool] = True
+
+    def check(self, dataset: Dataset, ipc: int) -> None:
+        if ipc % 10:
+            raise InputError(
+                f"The released representative initialisation takes int(ipc/10) images from each of ten clusters, which is not {ipc} images "
+                f"per class; use a multiple of 10, or --method ast, or --without representative."
+            )
+        if min(dataset.class_sizes()) < 10:
+            raise InputError(
+                f"The released representative initialisation needs 10 training images of every class for its ten clusters, the smallest "
+                f"has {min(dataset.class_sizes())}; use --method ast, or --without representative."
+            )
+
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
+        from sklearn.cluster import KMeans
+        from threadpoolctl import threadpool_limits
+
+        members = dataset.train.of_class(label)
+        logits = expert_logits(experts, model, dataset.train.select(members), seed).double()
+        means: Any = KMeans  # its annotations allow only the text 'auto' for n_init
+        with threadpool_limits(limits=1):  # parallel sums would change the last bits
+            found = means(n_clusters=10, n_init=4, random_state=derive(seed, "init", label) % 2**32).fit(logits.numpy())
+        distances = torch.cdist(torch.from_numpy(found.cluster_centers_).double(), logits)
+        nearest = distances.argsort(dim=1)[:, : ipc // 10].flatten()
+        return Choice.among(members, Clusters(logits.float(), torch.from_numpy(found.labels_).long(), nearest))
+
+
+@torch.no_grad()
+def expert_logits(experts: TrajectoryStore, model: Classifier, split: Split, seed: int) -> Logits:
+    """What one drawn expert says of the images at the last epoch that is read of it, on the CPU."""
+    numbers = experts.experts()
+    expert = numbers[int(torch.randint(len(numbers), (), generator=rng(seed, "init", "expert")))]
+    theta = experts.rows(expert, experts.epochs, experts.epochs + 1)[0].to(split.device)
+    return torch.cat([model(theta, images) for images, _ in split.batches(1000)]).cpu()
+
+
+class TargetInit(Part):
+    """Makes the targets Y of the initial set."""
+
+    kind: ClassVar[Literal["hard", "soft"]] = "hard"
+    reads_trained: ClassVar[bool] = False
+    """Whether the last row of an expert is read, for which the expert must be trained to the end."""
+
+    def __call__(self, initial: Initial, experts: TrajectoryStore, model: Classifier, classes: int, seed: int) -> Targets:
+        """Y, `[N, K]`. For textures `model` gives the mean logits of a canvas's k² cells."""
+        raise NotImplementedError
+
+    def at(self, targets: Targets, images: Images, segment: Segment, model: Classifier) -> Targets:
+        """The targets of the present `images` in an outer step that imitates `segment`: Y itself, here."""
+        return targets
+
+
+class HardTargets(TargetInit):
+    """The one-hot label of each image (MTT, AST)."""
+
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each label that is spread evenly over all classes (label smoothing, arXiv 1512.00567, §7); 0 means none."""
+
+    def __call__(self, initial: Initial, experts: TrajectoryStore, model: Classifier, classes: int, seed: int) -> Targets:
+        hard = one_hot(initial.labels, classes)
+        return hard * (1 - self.smoothing) + self.smoothing / classes if self.smoothing else hard
+
+
+class ExpertTargets(TargetInit):
+    """The logits that a trained expert gives each initial image (DATM, arXiv 2310.05773, §3.2)."""
+
+    kind: ClassVar[Literal["hard", "soft"]] = "soft"
+    reads_trained: ClassVar[bool] = True
+    temperature: float = Field(default=1.0, gt=0)
+    """The logits are divided by it: above 1 the labels are softer than the expert's."""
+
+    def __call__(self, initial: Initial, experts: TrajectoryStore, model: Classifier, classes: int, seed: int) -> Targets:
+        return expert_logits(experts, model, Split(initial.images, initial.labels), seed).to(initial.images.device) / self.temperature
+
+
+class TargetTargets(ExpertTargets):
+    """The logits of the sampled expert at θ*_{t+M}, the segment's target, for the present images, made anew by every outer step.
+
+    TESLA (arXiv 2211.10586, §3.3, soft label assignment). They count as constants of the step and are not learned. The set that is saved
+    has those of its own images by the segment of the last outer step; the released code's are one update of the images older. Before the
+    first step they are those of a trained expert.
+    """
+
+    @torch.no_grad()
+    def at(self, targets: Targets, images: Images, segment: Segment, model: Classifier) -> Targets:
+        return torch.cat([model(segment.checkpoints[-1], part) for part in images.split(1000)]) / self.temperature

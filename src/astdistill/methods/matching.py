@@ -1,0 +1,138 @@
+"""What the students are compared with: which inner steps are read, and the loss of those students."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..experts.store import Segment
+from ..runtime.config import Part
+from ..runtime.errors import InputError
+from ..runtime.shapes import Params, Rows, Scalar
+
+
+class Objective(Protocol):
+    """A loss of some of the students θ_1 … θ_T."""
+
+    @property
+    def at(self) -> tuple[int, ...]:
+        """The inner steps whose students are read, ascending, each in 1 … T."""
+        ...
+
+    def __call__(self, students: Sequence[Params]) -> Scalar:
+        """The loss of the students at the steps `at`, in that order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Σ_j scale_j ‖θ_{s_j} − target_j‖² (METHOD §1.3 with one term, §2 part 5 with several)."""
+
+    at: tuple[int, ...]
+    targets: Rows
+    scales: Float[Tensor, " rows"]
+
+    def __call__(self, students: Sequence[Params]) -> Scalar:
+        # Differences are written out: mse_loss has no forward-mode rule in torch 2.13.
+        terms = [
+            scale * (student - target).square().sum() for student, target, scale in zip(students, self.targets, self.scales, strict=True)
+        ]
+        return torch.stack(terms).sum()
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """scale · min_s ‖θ_s − target‖² over the steps s that are read; only the nearest student has a derivative (METHOD §8, ATT)."""
+
+    at: tuple[int, ...]
+    target: Params
+    scale: Scalar
+
+    def __call__(self, students: Sequence[Params]) -> Scalar:
+        with torch.no_grad():
+            distances = torch.stack([(student - self.target).square().sum() for student in students])
+        return self.scale * (students[int(distances.argmin())] - self.target).square().sum()
+
+
+def cotangents(objective: Objective, students: Sequence[Params]) -> tuple[Scalar, dict[int, Params]]:
+    """The loss, and its derivative with respect to each student that it reads, keyed by inner step; `students` are θ_0 … θ_T."""
+    read = [students[step].detach().requires_grad_() for step in objective.at]
+    loss = objective(read)
+    slopes = torch.autograd.grad(loss, read, allow_unused=True)
+    return loss.detach(), {step: slope for step, slope in zip(objective.at, slopes, strict=True) if slope is not None}
+
+
+class Goal(Part):
+    """Builds the objective of one outer step."""
+
+    origin: Literal["expert", "student"] = "expert"
+    """Where denominators measure from: the expert's θ*_t (sound), or the student's start, perturbed or not (as released)."""
+
+    def scales(self, segment: Segment, start: Params, targets: Rows) -> Float[Tensor, " rows"]:
+        """1 / ‖origin − target_j‖² for each target."""
+        return 1 / ((segment.start if self.origin == "expert" else start) - targets).square().sum(dim=1)
+
+    def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
+        """The objective for a student that takes `steps` inner steps from `start` (perturbed or not)."""
+        raise NotImplementedError
+
+    def check(self, steps: int, matched_epochs: int) -> None:
+        """Raise InputError when no objective can be built for so many inner steps and matched epochs."""
+
+
+class FinalGoal(Goal):
+    """‖θ_T − θ*_{t+M}‖² / ‖θ*_t − θ*_{t+M}‖² (MTT, METHOD §1.3)."""
+
+    def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
+        target = segment.checkpoints[-1:]
+        return Matching((steps,), target, self.scales(segment, start, target))
+
+
+class NearestGoal(Goal):
+    """min_i ‖θ_i − θ*_{t+M}‖² / ‖θ*_t − θ*_{t+M}‖² over all inner steps i = 1 … T (ATT, arXiv 2407.14245, §3)."""
+
+    def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
+        target = segment.checkpoints[-1:]
+        return Nearest(tuple(range(1, steps + 1)), target[0], self.scales(segment, start, target)[0])
+
+
+class IntermediateGoal(Goal):
+    """AST, METHOD §2 part 5, sound: Σ_{j=1..M} β_j ‖θ_{s_j} − θ*_{t+j}‖² / ‖θ*_t − θ*_{t+j}‖² with s_j = round(jT/M)."""
+
+    beta: Literal["one", "adaptive"] = "one"
+    """one: β_j = 1; adaptive: β_j = j/M."""
+
+    def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
+        count = len(segment.checkpoints)
+        return Matching(
+            self.at(steps, count), segment.checkpoints, _betas(self.beta, segment) * self.scales(segment, start, segment.checkpoints)
+        )
+
+    def at(self, steps: int, matched: int) -> tuple[int, ...]:
+        """s_1 … s_M."""
+        return tuple((2 * j * steps + matched) // (2 * matched) for j in range(1, matched + 1))
+
+    def check(self, steps: int, matched_epochs: int) -> None:
+        if steps < matched_epochs:
+            raise InputError(
+                f"{steps} inner steps cannot visit {matched_epochs} matched epochs; choose --distill.inner-steps of at least "
+                f"{matched_epochs}, or --without intermediate."
+            )
+
+
+class IntermediateGoalAsReleased(IntermediateGoal):
+    """AST, METHOD §2 part 5, as released: s_j = (T//M)·j for j < M and s_M = T."""
+
+    def at(self, steps: int, matched: int) -> tuple[int, ...]:
+        return (*(steps // matched * j for j in range(1, matched)), steps)
+
+
+def _betas(beta: Literal["one", "adaptive"], segment: Segment) -> torch.Tensor:
+    count = len(segment.checkpoints)
+    ones = torch.ones(count, device=segment.start.device)
+    return ones if beta == "one" else torch.arange(1, count + 1, device=segment.start.device) / count

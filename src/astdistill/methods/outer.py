@@ -1,0 +1,80 @@
+"""Which outer steps are taken: the policies for losses that are not finite, and for those that are too large."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+
+from ..runtime.config import Part
+from ..runtime.shapes import Scalar
+from .unroll import MetaGradient
+
+DERIVATIVES = ("images", "targets", "lr")
+
+
+class Accept(Part):
+    """Takes every step whose loss and derivatives are finite; anything else is skipped, counted and named.
+
+    It decides by numbers that the host has read. What has to be read `measures` says, so that a run can read everything about a step at
+    once: each look at a tensor of an accelerator waits for all the work before it.
+    """
+
+    def measures(self, gradient: MetaGradient) -> dict[str, Scalar]:
+        """Scalars on the gradient's device, by name, among them the `loss`: all that the decision depends on."""
+        return {"loss": gradient.loss} | {f"finite {name}": getattr(gradient, name).isfinite().all() for name in DERIVATIVES}
+
+    def __call__(self, seen: Mapping[str, float]) -> str:
+        """Empty when the step is to be taken, otherwise why it is not; `seen` are the numbers of `measures`."""
+        if not math.isfinite(seen["loss"]):
+            return f"the loss is {seen['loss']}"
+        names = [name for name in DERIVATIVES if not seen[f"finite {name}"]]
+        return f"the derivative with respect to the {names[0]} is not finite" if names else ""
+
+    def passes(self, seen: Mapping[str, float]) -> str:
+        """Empty, or why a step that could be taken is passed over; this is no failure, and is counted apart."""
+        return ""
+
+
+class LossThreshold(Accept):
+    """Passes over steps whose loss is above a threshold (DATM, arXiv 2310.05773, as released); losses that are not finite stay failures."""
+
+    threshold: float = Field(default=1.0, gt=0)
+    """Largest loss that is followed; 1 is that of a student that has stayed where it started."""
+
+    def passes(self, seen: Mapping[str, float]) -> str:
+        return f"the loss {seen['loss']:.4g} is above {self.threshold:g}" if seen["loss"] > self.threshold else ""
+
+
+class Rate(Part):
+    """η as a function of the number φ that the outer optimiser moves; φ starts at the initial rate η_0."""
+
+    def value(self, phi: Scalar, initial: float) -> Scalar:
+        """η(φ)."""
+        raise NotImplementedError
+
+    def slope(self, phi: Scalar, initial: float) -> Scalar:
+        """dη/dφ, by which dL/dη is multiplied."""
+        raise NotImplementedError
+
+
+class LogRate(Rate):
+    """η = η_0 exp(φ/η_0 − 1): always positive, and of slope 1 at the start, so that a published lr_lr keeps its meaning."""
+
+    def value(self, phi: Scalar, initial: float) -> Scalar:
+        return initial * torch.exp(phi / initial - 1)
+
+    def slope(self, phi: Scalar, initial: float) -> Scalar:
+        return torch.exp(phi / initial - 1)
+
+
+class RawRate(Rate):
+    """η = φ, as in the published codes: an outer step that would make it negative is refused and counted."""
+
+    def value(self, phi: Scalar, initial: float) -> Scalar:
+        return phi.clone()
+
+    def slope(self, phi: Scalar, initial: float) -> Scalar:
+        return torch.ones_like(phi)

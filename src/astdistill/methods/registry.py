@@ -1,0 +1,31 @@
+"""Methods by name: every module of this package that holds a Method is searched."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from ..runtime.config import import_name
+from ..runtime.errors import InputError, unknown
+from .method import Method
+
+
+def methods() -> dict[str, Method]:
+    """All methods of this package by name; a new file in this folder is enough to be in it."""
+    package = importlib.import_module(__package__ or "")
+    modules = [importlib.import_module(f"{__package__}.{module.name}") for module in pkgutil.iter_modules(package.__path__)]
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, Method)]
+    return {method.name: method for method in found}
+
+
+def find_method(name: str) -> Method:
+    """The method called `name`, or at the import path `package.module:NAME` of a user's own package."""
+    if ":" in name:
+        found = import_name(name)
+        if not isinstance(found, Method):
+            raise InputError(f"'{name}' is a {type(found).__name__}, not a Method; name one as 'package.module:NAME'.")
+        return found
+    known = methods()
+    if name not in known:
+        raise unknown("method", name, known)
+    return known[name]

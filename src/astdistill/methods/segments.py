@@ -1,0 +1,141 @@
+"""Which segment an outer step imitates, and where its student starts."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..experts.store import Segment, TrajectoryStore
+from ..models.flat import FlatModel
+from ..runtime.config import Part
+from ..runtime.errors import InputError
+from ..runtime.seeds import rng, sent
+from ..runtime.shapes import Params
+
+
+class Sample(Part):
+    """Draws one expert and one start epoch for an outer step."""
+
+    def check(self, max_start_epoch: int) -> None:
+        """Raise InputError when no start epoch below `max_start_epoch` can be drawn this way."""
+
+    def __call__(self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int) -> Segment:
+        """The segment of outer step `iteration`."""
+        raise NotImplementedError
+
+
+class UniformSample(Sample):
+    """Any expert, t ~ U{0 … max_start_epoch − 1} (MTT, METHOD §1.1)."""
+
+    def __call__(self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int) -> Segment:
+        return _segment(experts, iteration, 0, max_start_epoch, matched_epochs, seed)
+
+
+class GrowingWindow(Sample):
+    """Any expert, t ~ U{lower … upper − 1}, where `upper` grows evenly from `begins` to max_start_epoch (DATM, arXiv 2310.05773, §3.3).
+
+    With max_start_epoch = m: upper(i) = begins + ⌊(m − begins) i / full_by⌋ at outer step i < full_by, and m from there on.
+    """
+
+    lower: int = Field(default=0, ge=0)
+    """The earliest start epoch."""
+    begins: int | None = Field(default=None, ge=1)
+    """The bound at the first outer step, itself left out; none means max_start_epoch at once."""
+    full_by: int = Field(default=0, ge=0)
+    """The outer step from which the window is whole."""
+
+    def check(self, max_start_epoch: int) -> None:
+        upper = self.upper(0, max_start_epoch)
+        if not self.lower < upper <= max_start_epoch:
+            raise InputError(
+                f"No window of start epochs begins at {self.lower} and first ends before {upper}, with all below {max_start_epoch}; choose "
+                f"--method.sample.lower below --method.sample.begins, and that no larger than --distill.max-start-epoch."
+            )
+
+    def upper(self, iteration: int, max_start_epoch: int) -> int:
+        """The bound of the window at outer step `iteration`; start epochs lie below it."""
+        if self.begins is None or iteration >= self.full_by:
+            return max_start_epoch
+        return self.begins + (max_start_epoch - self.begins) * iteration // self.full_by
+
+    def __call__(self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int) -> Segment:
+        return _segment(experts, iteration, self.lower, self.upper(iteration, max_start_epoch), matched_epochs, seed)
+
+
+class Perturb(Part):
+    """Changes the student's start; the identity here (MTT)."""
+
+    def __call__(self, start: Params, model: FlatModel, generator: torch.Generator) -> Params:
+        """The perturbed start, `[P]`."""
+        return start
+
+
+class WeightPerturbation(Perturb):
+    """AST, METHOD §2 part 6, sound: θ'_l = θ_l + α ‖θ_l‖_F · d/‖d‖_F with d ~ N(0, I), for convolution kernels only."""
+
+    alpha: float = Field(default=0.01, ge=0)
+    """α: the relative size of the change of every kernel; 0.01 is what the released form comes to (0.3 to 1.7 %)."""
+
+    def __call__(self, start: Params, model: FlatModel, generator: torch.Generator) -> Params:
+        changed = start.clone()
+        for kernel in model.kernels:
+            weights = start[kernel]
+            direction = sent(torch.randn(len(weights), generator=generator), start.device).to(start)
+            changed[kernel] = weights + self.change(weights, direction)
+        return changed
+
+    def change(self, weights: Tensor, direction: Tensor) -> Tensor:
+        """What is added to the weights of one kernel."""
+        return self.alpha * weights.norm() * direction / direction.norm()
+
+
+class WeightPerturbationAsReleased(WeightPerturbation):
+    """AST, METHOD §2 part 6, as released: θ'_l = θ_l + α (d/‖d‖_F) ∘ θ_l, which changes a kernel by 0.3 to 1.7 %."""
+
+    alpha: float = Field(default=1.0, ge=0)
+
+    def change(self, weights: Tensor, direction: Tensor) -> Tensor:
+        return self.alpha * direction / direction.norm() * weights
+
+
+class InnerWeight(Part):
+    """The factor on the student's loss as a function of the start epoch; 1 here (MTT)."""
+
+    def __call__(self, epoch: int, max_start_epoch: int) -> float:
+        """w(t) for t = `epoch`."""
+        return 1.0
+
+
+class BalancedWeight(InnerWeight):
+    """AST, METHOD §2 part 4, sound: w = log_a(t − h + 8) for t ≥ h, else 1/log_a(h − t + 8), with h = max_start_epoch / 2 and a = 8."""
+
+    base: float = Field(default=8.0, gt=1)
+    """a: with 8 the weight is continuous at h."""
+
+    def __call__(self, epoch: int, max_start_epoch: int) -> float:
+        return _balance(epoch - max_start_epoch / 2, self.base)
+
+
+class BalancedWeightAsReleased(InnerWeight):
+    """AST, METHOD §2 part 4, as released: a = 5 and h = max_start_epoch // 2, which jumps from 0.73 to 1.29 at h."""
+
+    base: float = Field(default=5.0, gt=1)
+
+    def __call__(self, epoch: int, max_start_epoch: int) -> float:
+        return _balance(epoch - max_start_epoch // 2, self.base)
+
+
+def _balance(offset: float, base: float) -> float:
+    logarithm = math.log(abs(offset) + 8, base)
+    return logarithm if offset >= 0 else 1 / logarithm
+
+
+def _segment(experts: TrajectoryStore, iteration: int, lower: int, upper: int, length: int, seed: int) -> Segment:
+    """Any expert, any start epoch from `lower` up to but not including `upper`."""
+    generator = rng(seed, "segment", iteration)
+    numbers = experts.experts()
+    expert = numbers[int(torch.randint(len(numbers), (), generator=generator))]
+    return experts.segment(expert, int(torch.randint(lower, upper, (), generator=generator)), length)

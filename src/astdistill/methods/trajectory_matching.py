@@ -1,0 +1,81 @@
+"""MTT: matching training trajectories."""
+
+from __future__ import annotations
+
+from .estimators import FirstOrder
+from .initialisation import CorrectInit, ExpertTargets, RepresentativeInit, RepresentativeInitAsReleased, TargetTargets
+from .matching import IntermediateGoal, IntermediateGoalAsReleased, NearestGoal
+from .method import Method
+from .outer import LossThreshold
+from .segments import BalancedWeight, BalancedWeightAsReleased, GrowingWindow, WeightPerturbation, WeightPerturbationAsReleased
+
+MTT = Method(
+    name="mtt",
+    paper="Cazenavette et al., Dataset Distillation by Matching Training Trajectories, arXiv 2203.11932, Algorithm 1 and equation 2",
+)
+"""Plain SGD experts, real initial images, no student momentum, the final parameters matched."""
+AST = MTT.replace(
+    name="ast",
+    paper="AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv 2310.10541; equations of its six parts, sound",
+    expert=MTT.expert.replace(lr=0.003, momentum=0.9, weight_decay=1e-3, lr_drop=0.6, clip_epochs=10, penalty=2.0, grad_norm=5.0),
+    init=RepresentativeInit(),
+    perturb=WeightPerturbation(),
+    weight=BalancedWeight(),
+    momentum=0.9,
+    goal=IntermediateGoal(),
+)
+"""Clipping loss, gradient penalty, representative start, balanced loss, intermediate matching, weight perturbation.
+
+The gradient norm is bounded because the sound penalty needs it: on whitened CIFAR-100 the input gradient's norm starts near 7 instead of 1,
+and without a bound the first expert is infinite after five steps.
+"""
+AST_AS_RELEASED = AST.replace(
+    name="ast-as-released",
+    paper="AST, arXiv 2310.10541, equations as in the released code (METHOD §2, last column)",
+    expert=AST.expert.replace(penalty_form="pixel", grad_norm=0.0),
+    init=RepresentativeInitAsReleased(),
+    perturb=WeightPerturbationAsReleased(),
+    weight=BalancedWeightAsReleased(),
+    goal=IntermediateGoalAsReleased(origin="student"),
+)
+"""Differs from AST in the form of the penalty and the bound that only the sound form needs, the initialisation, the balance, the matched
+steps and their denominators, and the perturbation. η stays logarithmic, so that it cannot turn negative; `rate=RawRate()` is as released.
+"""
+FTD = MTT.replace(
+    name="ftd",
+    paper="Du et al., Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, arXiv 2211.11004, its equations of GSAM",
+    expert=MTT.expert.replace(sharpness=0.01, surrogate_gap=0.3),
+    average=0.999,
+)
+"""Sharpness-aware experts; the moving average of the images is what is saved.
+
+ρ is 0.01 everywhere. α differs from one data set to another; 0.3 is what DATM's published commands give these experts.
+"""
+DATM = MTT.replace(
+    name="datm",
+    paper="Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, arXiv 2310.05773, equations of §3",
+    expert=FTD.expert.replace(epochs=100),
+    init=CorrectInit(),
+    sample=GrowingWindow(),
+    labels=ExpertTargets(),
+    learn=("images", "targets", "lr"),
+    accept=LossThreshold(),
+    average=0.9995,
+)
+"""Starts at correctly classified images and an expert's logits, learns the labels, lets the window of start epochs grow, bounds the loss.
+
+The window's numbers, the threshold and the average are those of a cell (`presets`). The experts are FTD's, as in the authors' own commands.
+"""
+TESLA = MTT.replace(
+    name="tesla",
+    paper="Cui et al., Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory, arXiv 2211.10586, Algorithm 1",
+    labels=TargetTargets(),
+    estimator=FirstOrder(),
+)
+"""The gradient is first-order, hence approximate; `estimator=Recompute()` gives the exact one in constant memory too."""
+ATT = MTT.replace(
+    name="att",
+    paper="Liu et al., Dataset Distillation by Automatic Training Trajectories, arXiv 2407.14245, equations of its minimum distance",
+    goal=NearestGoal(),
+)
+"""The student is compared with the target after whichever inner step brings it nearest."""

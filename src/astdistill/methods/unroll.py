@@ -1,0 +1,178 @@
+"""The plan of one inner loop: every random number of it, drawn before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..autodiff.dispatch import engine_of
+from ..data.augmentation import Draw, apply, draw, merged
+from ..data.textures import ORDINARY, Crops, Torus
+from ..runtime.seeds import sent
+from ..runtime.shapes import Batch, Images, Logits, Params, Scalar, Targets
+
+AT_ONCE, AT_ONCE_CUDA = 2**20, 2**24
+"""Numbers in the images that are augmented together: 4 MB on a CPU, 64 MB on a GPU."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images each inner step sees, `[T, B]`, which part of each, and how it is augmented. The same plan gives the same bits."""
+
+    indices: Int[Tensor, "T B"]
+    augmentation: tuple[Draw, ...]
+    crops: tuple[Crops, ...]
+
+    @property
+    def steps(self) -> int:
+        """T, the number of inner steps."""
+        return len(self.indices)
+
+    def augment(self, step: int, images: Batch) -> Batch:
+        """A_i(images): the crops, and then the augmentation, drawn for `step`."""
+        return apply(self.crops[step](images), self.augmentation[step])
+
+    def augment_steps(self, steps: range, images: Images) -> list[Batch]:
+        """A_i(images[i − steps.start]) for each step i of `steps`, where `images` are `[S, B, C, H, W]`. Differentiable in the images.
+
+        The same numbers as `augment` gives step by step. Steps that drew the same operation go through it as one batch, since for
+        a few images most of an operation's time is what it costs to call it: on a GPU this halves the time of a whole outer step.
+        """
+        seen = [self.crops[step](batch) for step, batch in zip(steps, images.unbind(0), strict=True)]
+        by_op: dict[str, list[int]] = {}
+        for place, step in enumerate(steps):
+            by_op.setdefault(self.augmentation[step].op, []).append(place)
+        found = list(seen)
+        for places in by_op.values():
+            together = apply(torch.cat([seen[place] for place in places]), merged([self.augmentation[steps[place]] for place in places]))
+            for place, batch in zip(places, together.split(images.shape[1]), strict=True):
+                found[place] = batch
+        return found
+
+    def portions(self, steps: range, images: Images) -> list[range]:
+        """`steps` in as long runs as may be augmented together, so that their images take a bounded amount of memory."""
+        each = self.indices.shape[1] * images[0].numel()
+        most = max(1, (AT_ONCE_CUDA if images.is_cuda else AT_ONCE) // each)
+        return [steps[first : first + most] for first in range(0, len(steps), most)]
+
+
+def draw_plan(
+    steps: int,
+    count: int,
+    batch: int | None,
+    strategy: str,
+    shape: tuple[int, int, int],
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+    torus: Torus = ORDINARY,
+) -> Plan:
+    """A plan of `steps` batches out of `count` synthetic images, of which a network sees `shape` (C, H, W).
+
+    The whole set is used at every step if it fits into `batch`. Otherwise batches are cut from reshuffled passes laid end to
+    end, so that every image is seen equally often and every batch has the same size, also where `batch` does not divide `count`.
+    On a torus each canvas of a batch is looked at `samples` times, and B counts the looks.
+    """
+    size = count if batch is None else min(batch, count)
+    if size == count:
+        indices = torch.arange(count).expand(steps, count)
+    else:
+        passes = -(-steps * size // count)
+        stream = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
+        indices = stream[: steps * size].view(steps, size)
+    indices = torus.repeated(indices)
+    seen = indices.shape[1]
+    crops = tuple(torus.draw(seen, (shape[1], shape[2]), generator).to(device) for _ in range(steps))
+    draws = tuple(draw(strategy, seen, shape, generator).to(device) for _ in range(steps))
+    return Plan(sent(indices, device), draws, crops)
+
+
+@dataclass(frozen=True)
+class Variables:
+    """X `[N, C, H, W]` (k H and k W on a torus), Y `[N, K]` and η: what a meta-gradient is taken with respect to."""
+
+    images: Images
+    targets: Targets
+    lr: Scalar
+
+
+@dataclass(frozen=True)
+class MetaGradient:
+    """The objective L and its derivative with respect to each of the `Variables`, in their shapes, without a graph."""
+
+    loss: Scalar
+    images: Images
+    targets: Targets
+    lr: Scalar
+
+    @staticmethod
+    def mean(parts: Sequence[MetaGradient]) -> MetaGradient:
+        """The mean of several, field by field; of one, that one to the bit."""
+        columns = zip(*((part.loss, part.images, part.targets, part.lr) for part in parts), strict=True)
+        return MetaGradient(*(torch.stack(column).mean(dim=0) for column in columns))
+
+
+@dataclass(frozen=True)
+class Course:
+    """θ_0 … θ_T of one student, each `[P]`, and its velocity v_s before the step s that was asked for."""
+
+    students: list[Params]
+    velocity: Params
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """T steps of SGD with momentum on the synthetic set (METHOD §1.2; MTT, arXiv 2203.11932, Algorithm 1).
+
+        v_{i+1} = μ v_i + ∇_θ w·ℓ(θ_i; A_i(X[b_i]), Y[b_i]),   θ_{i+1} = θ_i − η v_{i+1},   v_0 = 0
+
+    `model` maps (θ, images) to logits, `weight` is AST's balancing factor w (1 in MTT), `labels` says whether targets are
+    distributions ("hard") or logits of distributions ("soft").
+    """
+
+    model: Callable[[Params, Batch], Logits]
+    plan: Plan
+    momentum: float = 0.0
+    weight: float = 1.0
+    labels: Literal["hard", "soft"] = "hard"
+
+    def loss(self, theta: Params, images: Batch, targets: Targets) -> Scalar:
+        """w·ℓ(θ; x, y) on augmented images x: cross-entropy, averaged over the batch."""
+        return self.weight * cross_entropy(self.model(theta, images), self.probabilities(targets))
+
+    def batch(self, step: int, variables: Variables) -> tuple[Batch, Targets]:
+        """A_i(X[b_i]) and Y[b_i]."""
+        chosen = self.plan.indices[step]
+        return self.plan.augment(step, variables.images[chosen]), variables.targets[chosen]
+
+    def _batches(self, variables: Variables) -> Iterator[tuple[int, Batch, Targets]]:
+        """Every step with its augmented images and its targets, as `batch` gives them, without a graph."""
+        plan = self.plan
+        for steps in plan.portions(range(plan.steps), variables.images):
+            with torch.no_grad():
+                augmented = plan.augment_steps(steps, variables.images[plan.indices[steps.start : steps.stop]])
+            for step, images in zip(steps, augmented, strict=True):
+                yield step, images, variables.targets[plan.indices[step]].detach()
+
+    def probabilities(self, targets: Targets) -> Targets:
+        """The distributions that targets stand for."""
+        return targets.softmax(dim=1) if self.labels == "soft" else targets
+
+    def course(self, start: Params, variables: Variables, velocity_at: int = 0) -> Course:
+        """The students and one velocity, computed without a graph: P floats a step and nothing else is kept."""
+        students, theta, velocity = [start.detach()], start.detach(), torch.zeros_like(start)
+        engine, kept = engine_of(self.model), velocity
+        for step, images, targets in self._batches(variables):
+            if step == velocity_at:
+                kept = velocity
+            probabilities = self.probabilities(targets)
+            gradient = self.weight * engine.gradient(theta, images, probabilities).theta
+            velocity = self.momentum * velocity + gradient
+            theta = theta - variables.lr * velocity
+            students.append(theta)
+        return Course(students, kept)

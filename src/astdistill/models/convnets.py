@@ -1,0 +1,212 @@
+"""The ConvNet of the trajectory-matching papers: a few identical blocks, then one linear layer."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import nn
+
+from ..runtime.errors import InputError
+from ..runtime.shapes import Batch, Logits
+from .layers import ACTIVATIONS, POOL, POOLINGS, check_counts, check_groups, check_pixels, check_words, normed, trunk
+
+MAX_DEPTH = 8
+
+
+class ConvNet(nn.Module):
+    """`depth` blocks of [3×3 convolution · norm · activation · 2×2 pooling] and one linear layer (Gidaris & Komodakis, arXiv 1804.09458).
+
+    Parameters come in the order and under the names of mtt-distillation's ConvNet (`features.*`, `classifier.*`), with PyTorch's default
+    initialisation. `norm="layer"` normalises over channels and pixels with one scale per channel, where that code has one per activation.
+    Raises InputError for a shape, a depth or a word that makes no network.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        size: tuple[int, int],
+        depth: int = 3,
+        width: int = 128,
+        norm: str = "instance",
+        activation: str = "relu",
+        pooling: str = "avg",
+    ) -> None:
+        super().__init__()
+        check_words(norm, activation, pooling)
+        check_counts("ConvNet", channels=channels, classes=classes, width=width)
+        _check_depth(depth)
+        check_groups(norm, width)
+        check_pixels(size, norm if pooling == "none" else "none")
+        _check_size(size, depth, pooling)
+        halvings = 0 if pooling == "none" else depth
+        blocks: list[nn.Module] = []
+        for block in range(depth):
+            blocks.append(nn.Conv2d(width if block else channels, width, kernel_size=3, padding=1))
+            blocks += [*normed(norm, width), ACTIVATIONS[activation]()]
+            if pooling != "none":
+                blocks.append(POOLINGS[pooling]())
+        self.features = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(width * (size[0] >> halvings) * (size[1] >> halvings), classes)
+
+    def forward(self, images: Batch) -> Logits:
+        """The logits."""
+        return self.classifier(self.features(images).flatten(1))
+
+
+def deepest(size: tuple[int, int], pooling: str = "avg") -> int:
+    """The largest depth for images of this height and width: every pooling halves them, and stops at one pixel. 0 if there is none."""
+    return MAX_DEPTH if pooling == "none" else min(MAX_DEPTH, min(size).bit_length() - 1)
+
+
+def _check_depth(depth: int) -> None:
+    if not 1 <= depth <= MAX_DEPTH:
+        raise InputError(f"A ConvNet has depth 1 to {MAX_DEPTH}, not {depth}; 3 suits 32 px, 4 suits 64 px, 5 suits 128 px.")
+
+
+def _check_size(size: tuple[int, int], depth: int, pooling: str) -> None:
+    height, width = size
+    most = deepest(size, pooling)
+    if most < 1:
+        raise InputError(f"Images of {height}×{width} pixels are too small to pool even once; use pooling='none' (a name with '-nopool').")
+    if depth > most:
+        raise InputError(
+            f"Images of {height}×{width} pixels are too small for depth {depth} with 2×2 pooling; the largest depth for them is {most} "
+            f"('convnet-d{most}'), or use pooling='none'."
+        )
+
+
+class MLP(nn.Module):
+    """`depth` hidden layers of `width` units over the flattened image; published: two of 128 (Zhao et al., arXiv 2006.05929).
+
+    PyTorch's default initialisation. The published code knows 28×28×1 and 32×32×3 only. Raises InputError for what makes no network.
+    """
+
+    def __init__(
+        self, channels: int, classes: int, size: tuple[int, int], depth: int = 2, width: int = 128, activation: str = "relu"
+    ) -> None:
+        super().__init__()
+        check_words(activation=activation)
+        check_counts("MLP", channels=channels, classes=classes, depth=depth, width=width)
+        check_pixels(size)
+        units = [channels * size[0] * size[1], *[width] * depth]
+        hidden = [(nn.Linear(units[layer], width), ACTIVATIONS[activation]()) for layer in range(depth)]
+        self.features = nn.Sequential(nn.Flatten(), *[part for pair in hidden for part in pair])
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, images: Batch) -> Logits:
+        """The logits."""
+        return self.classifier(self.features(images))
+
+
+KERNEL, GRID = 5, 5
+WANTED = (32, 14)
+"""The sizes that the two convolutions have at 32 px, where nothing is padded."""
+
+
+class LeNet(nn.Module):
+    """Two 5×5 convolutions of 6 and 16 channels, each pooled, and linear layers of 120 and 84 units (LeCun et al., 1998).
+
+    At 28 px (first convolution padded by 2) and 32 px it is the published network, with 61,706 parameters for one channel and ten classes.
+    Where the published code crashes, here smaller images are padded, a pooling that would leave nothing is left out, and the last feature
+    map, of whatever size, is averaged to 5×5. PyTorch's default initialisation. Raises InputError for what makes no network.
+    """
+
+    def __init__(self, channels: int, classes: int, size: tuple[int, int], activation: str = "relu", pooling: str = "max") -> None:
+        super().__init__()
+        check_words(activation=activation, pooling=pooling)
+        check_counts("LeNet", channels=channels, classes=classes)
+        check_pixels(size)
+        shortest = min(size)
+        layers: list[nn.Module] = []
+        for inputs, outputs, wanted in ((channels, 6, WANTED[0]), (6, 16, WANTED[1])):
+            padding = KERNEL // 2 if shortest < wanted else 0
+            layers += [nn.Conv2d(inputs, outputs, KERNEL, padding=padding), ACTIVATIONS[activation]()]
+            shortest += 2 * padding - KERNEL + 1
+            if pooling != "none" and shortest > 1:
+                layers.append(POOLINGS[pooling]())
+                shortest //= 2
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(GRID))
+        units = (16 * GRID * GRID, 120, 84)
+        hidden = [part for a, b in pairwise(units) for part in (nn.Linear(a, b), ACTIVATIONS[activation]())]
+        self.classifier = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(84, classes))
+
+    def forward(self, images: Batch) -> Logits:
+        """The logits."""
+        return self.classifier(self.features(images))
+
+
+ALEXNET_GRID = 4
+
+
+class AlexNet(nn.Module):
+    """Five convolutions of 1, 1½, 2, 1½ and 1½ times `width` channels, three poolings and one linear layer (arXiv 2006.05929).
+
+    The first two convolutions are 5×5, the others 3×3; published: `width` 128, no norm. At 32 px it is the published network. Elsewhere,
+    where the published code crashes or pads one-channel images, a pooling may be left out and the last feature map is averaged to 4×4.
+    PyTorch's default initialisation. Raises InputError for what makes no network.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        size: tuple[int, int],
+        width: int = 128,
+        norm: str = "none",
+        activation: str = "relu",
+        pooling: str = "max",
+    ) -> None:
+        super().__init__()
+        check_words(norm, activation, pooling)
+        check_counts("AlexNet", channels=channels, classes=classes, width=width)
+        wider = width * 3 // 2
+        for each in (width, wider):
+            check_groups(norm, each)
+        check_pixels(size, norm)
+        plan = [(width, 5), POOL, (wider, 5), POOL, (2 * width, 3), (wider, 3), (wider, 3), POOL]
+        self.features, last = trunk(channels, size, plan, norm, activation, pooling)
+        self.classifier = nn.Sequential(
+            nn.AdaptiveAvgPool2d(ALEXNET_GRID), nn.Flatten(), nn.Linear(last * ALEXNET_GRID * ALEXNET_GRID, classes)
+        )
+
+    def forward(self, images: Batch) -> Logits:
+        """The logits."""
+        return self.classifier(self.features(images))
+
+
+STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
+"""The convolutions of each stage in units of `width`; a pooling ends a stage."""
+
+
+class VGG11(nn.Module):
+    """Eight 3×3 convolutions of `width` to 8 `width` channels in five stages, and one linear layer (Simonyan & Zisserman, arXiv 1409.1556).
+
+    Published: `width` 64 and a linear layer of 512 inputs in place of three large ones. 'VGG11' in the tables of the trajectory-matching
+    papers has instance norm; here the plain name has none, as in its own paper, and `vgg11-instancenorm` is theirs. At 32 px it is the
+    published network. Elsewhere, where the published code crashes or pads one-channel images, a pooling may be left out and the last
+    feature map is averaged to one pixel. PyTorch's default initialisation. Raises InputError for what makes no network.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        size: tuple[int, int],
+        width: int = 64,
+        norm: str = "none",
+        activation: str = "relu",
+        pooling: str = "max",
+    ) -> None:
+        super().__init__()
+        check_words(norm, activation, pooling)
+        check_counts("VGG11", channels=channels, classes=classes, width=width)
+        check_groups(norm, width)
+        check_pixels(size, norm)
+        plan = [layer for stage in STAGES for layer in (*((width * wider, 3) for wider in stage), POOL)]
+        self.features, last = trunk(channels, size, plan, norm, activation, pooling)
+        self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes))
+
+    def forward(self, images: Batch) -> Logits:
+        """The logits."""
+        return self.classifier(self.features(images))

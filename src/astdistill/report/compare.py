@@ -1,0 +1,120 @@
+"""Runs beside published figures and baselines. One table for each protocol and kind of labels: neither is ever mixed in a column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe
+from ..evaluation.scores import LABELS, networks_text, protocol_text, spread
+from ..runtime.tables import Column, Tabulation
+from .run import Finished
+
+ABSENT = "–"
+BASELINES = {"random": "random real", "kmeans": "K-means real", "full": "full data"}
+"""Baselines by the head of their column."""
+WHOSE = tuple(Column(name, words=True) for name in ("run", "data", "ipc", "method", "network"))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs whose figures may stand in one column."""
+
+    labels: str
+    recipe: EvalRecipe
+    split: str
+    searched: bool
+    """Whether held-out images chose the step size, rather than the distillation or the protocol."""
+    runs: tuple[Finished, ...]
+
+    @property
+    def title(self) -> str:
+        return LABELS[self.labels].capitalize()
+
+    @property
+    def measured(self) -> str:
+        """How all figures of the group were measured."""
+        return f"{protocol_text(self.recipe, self.split, self.searched)}, last epoch"
+
+
+def compared(runs: Sequence[Finished]) -> list[Tabulation]:
+    """The tables that show `runs`: hard labels before soft ones, one for each protocol, each followed by its cross-architecture table."""
+    return [table for group in _groups(runs) for table in (_main(group), *_architectures(group))]
+
+
+def _groups(runs: Sequence[Finished]) -> list[Group]:
+    """The runs, each folder once, by what must be equal for two of them to share a column."""
+    by_kind: dict[tuple[str, str, str, bool], list[Finished]] = {}
+    for run in {run.path.resolve(): run for run in runs}.values():
+        kind = run.subject.labels, run.scores.recipe.model_dump_json(), run.scores.split, bool(run.scores.rates)
+        by_kind.setdefault(kind, []).append(run)
+    groups = [Group(kind[0], members[0].scores.recipe, *kind[2:], _told_apart(members)) for kind, members in by_kind.items()]
+    return sorted(groups, key=lambda group: group.labels)
+
+
+def _told_apart(runs: Sequence[Finished]) -> tuple[Finished, ...]:
+    """The runs, by their paths where two share a name."""
+    names = [run.name for run in runs]
+    return tuple(replace(run, name=str(run.path)) if names.count(run.name) > 1 else run for run in runs)
+
+
+def _main(group: Group) -> Tabulation:
+    reported = group.recipe.reported
+    shown = [name for name in BASELINES if any(name in run.baselines for run in group.runs)]
+    sources = list(dict.fromkeys(run.published.source for run in group.runs if _published(run, group)))
+    rows = [_row(run, group, shown, sources) for run in group.runs]
+    columns = [*WHOSE, Column("final", bold=reported == "final"), *_best(group), Column("n")]
+    columns += [*([Column("published")] if sources else []), *(Column(BASELINES[name]) for name in shown)]
+    return Tabulation(tuple(columns), tuple(rows), _caption(group, shown, bool(sources)), group.title, tuple(sources))
+
+
+def _row(run: Finished, group: Group, shown: Sequence[str], sources: Sequence[str]) -> tuple[str, ...]:
+    cells = [*_whose(run), run.network, spread(run.entry.final)]
+    if _best(group):
+        cells.append(spread(run.entry.best) if run.entry.best else ABSENT)
+    cells.append(str(run.entry.n))
+    if sources:
+        known = _published(run, group)
+        cells.append(f"{run.published.accuracy} [{sources.index(run.published.source) + 1}]" if known else ABSENT)
+    return tuple([*cells, *(spread(run.baselines[name].final) if name in run.baselines else ABSENT for name in shown)])
+
+
+def _architectures(group: Group) -> list[Tabulation]:
+    """The table of the runs that were evaluated on several networks, if there are any."""
+    runs = [run for run in group.runs if len(run.scores.architecture) > 1]
+    if not runs:
+        return []
+    names = list(dict.fromkeys(name for run in runs for name in run.scores.architecture))
+    entries = [[run.scores.architecture.get(name) for name in names] for run in runs]
+    rows = [(*_whose(run), *(spread(entry.final) if entry else ABSENT for entry in row)) for run, row in zip(runs, entries, strict=True)]
+    caption = f"{group.measured}; {networks_text([entry.n for row in entries for entry in row if entry])}."
+    columns = (*WHOSE[:-1], *(Column(name) for name in names))
+    return [Tabulation(columns, tuple(rows), caption, f"{group.title}, across architectures")]
+
+
+def _whose(run: Finished) -> list[str]:
+    subject = run.subject
+    return [run.name, f"{subject.data}, {subject.whiten}", str(subject.ipc), subject.method]
+
+
+def _best(group: Group) -> list[Column]:
+    """A column for the figures that tested images chose, where the protocol has them."""
+    return [Column(f"best on {group.split}", bold=group.recipe.reported == "best")] if group.recipe.check_every else []
+
+
+def _published(run: Finished, group: Group) -> bool:
+    """Whether a published figure stands beside the run: it is one of test images and of the student."""
+    return run.published.accuracy is not None and group.split == "test" and run.network == run.subject.model
+
+
+def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
+    recipe, words = group.recipe, [group.measured]
+    if _best(group):
+        words.append(f"best: of checks on the {group.split} images every {recipe.check_every} epochs")
+    if "full" in shown and recipe.full_epochs:
+        words.append(f"full data {recipe.full_epochs} epochs")
+    sizes = [entry.n for run in group.runs for entry in (run.entry, *run.baselines.values())]
+    sentence = f"{'; '.join([*words, networks_text(sizes)])}."
+    same = MTT_PROTOCOL.replace(augmentation=recipe.augmentation, full_epochs=recipe.full_epochs)
+    other = f" Published figures: protocol {MTT_PROTOCOL.name}, {MTT_PROTOCOL.epochs} epochs." if published and recipe != same else ""
+    return sentence + other

@@ -1,0 +1,263 @@
+"""One look for every figure: the Agg canvas without pyplot's global state, quiet axes, colours that colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from ..evaluation.scores import spread
+from ..experts.recipe import ExpertCurve
+from ..runtime.errors import InputError
+from ..runtime.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette, darkest first."""
+INK, FAINT = "#222222", "#9a9a9a"
+DPI = 160
+
+
+def blank(width: float, height: float, dpi: int = DPI, laid_out: bool = True) -> Figure:
+    """An empty white figure of so many inches that lays itself out unless told not to."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
+    if laid_out:
+        figure.set_layout_engine("constrained", w_pad=0.12, wspace=0.03)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Axes, title: str, x: str, y: str) -> None:
+    """Name the axes and take away what carries no data."""
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.set_ylabel(y, fontsize=9, color=INK)
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(FAINT)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make y logarithmic, with ticks written out (0.2, not 2 × 10⁻¹) and enough of them on a short range."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,), numticks=30))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG, whole or not at all; the bytes depend on the figure alone."""
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+SMOOTHED_OVER = 20
+"""The trend is a moving median over one part in so many of the run, because single losses depend on the segment drawn."""
+FEW = 30
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One logged quantity: iterations and values where it was logged and finite, and the iterations where it was not finite."""
+
+    iterations: list[int]
+    values: list[float]
+    broken: list[int]
+
+
+def curve(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
+    """The values of `name` in the lines of metrics.jsonl; lines without it are passed over."""
+    logged = [(int(line["iteration"]), line[name]) for line in lines if line.get(name) is not None]
+    finite = [(iteration, float(value)) for iteration, value in logged if math.isfinite(float(value))]
+    broken = [iteration for iteration, value in logged if not math.isfinite(float(value))]
+    return Curve([iteration for iteration, _ in finite], [value for _, value in finite], broken)
+
+
+def save_curves(lines: Sequence[Mapping[str, Any]], path: str | Path, validation: str = "validation") -> None:
+    """Write a PNG of the run's `loss` and `lr`, and of `validation` (accuracy in percent) where a line has it.
+
+    `lines` are those of metrics.jsonl. Iterations with a loss that is not finite are ticked in red.
+    Raises InputError for a run without a line.
+    """
+    loss, rate, tested = (curve(lines, name) for name in ("loss", "lr", validation))
+    if not loss.values and not loss.broken:
+        raise InputError("The run has logged no iteration, so there is no curve to draw; distill first.")
+    panels = 3 if tested.values else 2
+    figure = blank(4.4 * panels, 3.4)
+    axes = figure.subplots(1, panels)
+    tidy(axes[0], "Matching loss", "iteration", "loss")
+    draw_loss(axes[0], loss)
+    tidy(axes[1], "Learned step size", "iteration", "η")
+    axes[1].plot(rate.iterations, rate.values, color=COLOURS[2], linewidth=1.7)
+    if tested.values:
+        tidy(axes[2], "Held-out accuracy", "iteration", "accuracy, %")
+        axes[2].plot(tested.iterations, tested.values, "o-", color=COLOURS[1], linewidth=1.5, markersize=4)
+    span = [line["iteration"] for line in lines]
+    room = max(1.0, 0.03 * (max(span) - min(span)))
+    for each in axes:
+        each.set_xlim(min(span) - room, max(span) + room)
+        each.xaxis.get_major_locator().set_params(integer=True)
+    save(figure, Path(path))
+
+
+def draw_loss(axes: Axes, loss: Curve) -> None:
+    """Every loss as a faint dot, the trend as a line, broken iterations as red ticks at the bottom."""
+    few = len(loss.values) <= FEW
+    axes.plot(
+        loss.iterations,
+        loss.values,
+        "o",
+        color=COLOURS[0] if few else FAINT,
+        markersize=4 if few else 2,
+        alpha=1 if few else 0.5,
+        linewidth=0,
+    )
+    middle = loss.values if few else trend(loss.values)
+    axes.plot(loss.iterations, middle, color=COLOURS[0], linewidth=1.7, label=None if few else "moving median")
+    if loss.broken:
+        heights = np.zeros(len(loss.broken))
+        label = f"not finite ({len(loss.broken)})"
+        axes.plot(
+            loss.broken, heights, "|", color=COLOURS[1], markersize=12, transform=axes.get_xaxis_transform(), label=label, clip_on=False
+        )
+    if not few or loss.broken:
+        axes.legend(fontsize=8, frameon=False)
+
+
+def trend(values: Sequence[float]) -> list[float]:
+    """The moving median of the values, as many of them."""
+    half = max(1, len(values) // SMOOTHED_OVER // 2 + 1)
+    return [float(np.median(values[max(0, index - half) : index + half + 1])) for index in range(len(values))]
+
+
+FEW_EPOCHS = 12
+"""Up to so many epochs every one is marked by a dot."""
+
+
+def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) -> None:
+    """Write a PNG: squared step length (log scale) and accuracy per epoch, mean and one standard deviation over the experts of each store.
+
+    Solid accuracy is test, dashed is train; a store of imported experts has none. Raises InputError when a store holds no expert or experts
+    of different length.
+    """
+    for name, curves in stores.items():
+        _check(name, curves)
+    figure = blank(9.2, 3.7)
+    steps, accuracy = figure.subplots(1, 2)
+    tidy(steps, "How far an expert moves in one epoch", "epoch", "‖θ$_e$ − θ$_{e-1}$‖²,  log scale")
+    tidy(accuracy, "How good it is", "epoch", "accuracy, %")
+    for (name, curves), colour in zip(stores.items(), _cycle(len(stores)), strict=True):
+        label = f"{name} (n = {len(curves)})"
+        band(steps, [curve.step_squared for curve in curves], colour, "-", label, of_logarithm=True)
+        if all(curve.test_accuracy for curve in curves):
+            band(accuracy, [curve.test_accuracy for curve in curves], colour, "-", f"{name}, test" if len(stores) > 1 else "test")
+        if all(curve.train_accuracy for curve in curves):
+            band(accuracy, [curve.train_accuracy for curve in curves], colour, "--", f"{name}, train" if len(stores) > 1 else "train")
+    logarithmic(steps)
+    for axes in (steps, accuracy):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if axes.lines:
+            axes.legend(fontsize=8, frameon=False)
+        else:
+            axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+    save(figure, Path(path))
+
+
+def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
+    """One row a store: experts, epochs, last accuracies, and the smallest and largest mean squared step over the epochs."""
+    shown = Table(
+        caption="Last epoch, mean ± sample deviation over experts; squared step: range over epochs of the mean.", caption_justify="left"
+    )
+    for column in ("experts", "n", "epochs", "test, %", "train, %", "squared step"):
+        shown.add_column(column, justify="left" if column == "experts" else "right")
+    for name, curves in stores.items():
+        _check(name, curves)
+        steps = np.array([curve.step_squared for curve in curves]).mean(axis=0)
+        tested, trained = ([values[-1] for values in lists if values] for lists in _accuracies(curves))
+        shown.add_row(
+            name,
+            str(len(curves)),
+            str(len(steps)),
+            spread(tested) if tested else "–",
+            spread(trained) if trained else "–",
+            f"{steps.min():.2g} – {steps.max():.2g}",
+        )
+    return shown
+
+
+def epoch_table(name: str, curves: Sequence[ExpertCurve]) -> Table:
+    """One row an epoch 1 … E: train and test accuracy in percent and squared step length, mean ± sample deviation over the experts.
+
+    An accuracy is left out (–) unless every expert has it. Raises InputError for no expert or experts of different length.
+    """
+    _check(name, curves)
+    n = len(curves)
+    over = f"mean ± sample deviation over n = {n} experts" if n > 1 else "n = 1 expert, so no deviation"
+    shown = Table(caption=f"{name}: {over}; squared step: ‖θ_e − θ_(e−1)‖².", caption_justify="left")
+    for column in ("epoch", "train, %", "test, %", "squared step"):
+        shown.add_column(column, justify="right")
+    tested, trained = map(all, _accuracies(curves))
+    for epoch in range(len(curves[0].step_squared)):
+        shown.add_row(
+            str(epoch + 1),
+            spread([curve.train_accuracy[epoch] for curve in curves]) if trained else "–",
+            spread([curve.test_accuracy[epoch] for curve in curves]) if tested else "–",
+            _step_spread([curve.step_squared[epoch] for curve in curves]),
+        )
+    return shown
+
+
+def _accuracies(curves: Sequence[ExpertCurve]) -> tuple[list[list[float]], list[list[float]]]:
+    """Test and train accuracies of each expert; empty where they were not measured, as of imported experts."""
+    return [curve.test_accuracy for curve in curves], [curve.train_accuracy for curve in curves]
+
+
+def _check(name: str, curves: Sequence[ExpertCurve]) -> None:
+    lengths = {
+        len(values or curve.step_squared) for curve in curves for values in (curve.step_squared, curve.test_accuracy, curve.train_accuracy)
+    }
+    if len(lengths) != 1 or 0 in lengths:
+        found = "no expert" if not curves else f"curves of {', '.join(map(str, sorted(lengths)))} epochs"
+        raise InputError(f"The store '{name}' holds {found}; give finished experts that were trained for the same number of epochs.")
+
+
+def band(axes: Axes, curves: Sequence[Sequence[float]], colour: str, line: str, label: str, of_logarithm: bool = False) -> None:
+    """The mean over experts and one deviation to both sides; on a log scale both are taken of the logarithm."""
+    values = np.array(curves, dtype=float)
+    values = np.log(np.where(values > 0, values, np.nan)) if of_logarithm else values
+    mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+    middle, low, high = (np.exp(each) if of_logarithm else each for each in (mean, mean - deviation, mean + deviation))
+    epochs = np.arange(1, values.shape[1] + 1)
+    axes.plot(
+        epochs, middle, line, color=colour, linewidth=1.7, label=label, marker="o" if len(epochs) <= FEW_EPOCHS else None, markersize=3.5
+    )
+    axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+
+
+def _step_spread(steps: Sequence[float]) -> str:
+    """Significant digits instead of decimals, because steps range from hundredths to tens."""
+    mean = f"{np.mean(steps):.3g}"
+    return f"{mean} ± {np.std(steps, ddof=1):.2g}" if len(steps) > 1 else mean

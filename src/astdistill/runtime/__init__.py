@@ -1,0 +1,1 @@
+"""What every other package stands on: no word of the domain is in it."""

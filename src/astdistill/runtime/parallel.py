@@ -1,0 +1,243 @@
+"""How many processes share the work, and how many threads each of them has."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from .errors import InputError
+from .progress import Bar
+from .worker import TensorPickler, nameless_file
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+WORTH_STARTING_S = 6.0
+"""Below this many seconds of work one process does it: workers take 2 to 3 s to import torch, and two of them save half of the work."""
+THREADED = 0.75
+"""n threads are taken to make one job n to this power times as fast. Two made the native gradient at widths 32 and 128 1.93 and 1.83 times
+as fast, powers of 0.95 and 0.87; more threads bring less each."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How the work is divided: so many processes of so many threads. `asked` says that somebody named their number."""
+
+    workers: int
+    threads: int
+    asked: bool = False
+
+    def starts(self, missing: int, seconds: float) -> bool:
+        """Whether processes are started for the `missing` jobs, of `seconds` together; the numbers come out the same either way."""
+        return min(self.workers, missing) > 1 and (self.asked or seconds >= WORTH_STARTING_S)
+
+
+def divide(jobs: int, asked: int | None, device: torch.device, networks: Iterable[str] = ()) -> Crew:
+    """The crew for `jobs` jobs, finished ones included: `asked` workers, or with None as many as end first; they split the threads.
+
+    The last bits of a sum depend on the number of threads, so that number follows from the machine and the whole count of jobs, never
+    from what a killed run has left over. torch's own number of threads bounds the automatic choice: with OMP_NUM_THREADS=1 everything
+    stays in this process. So does work on an accelerator, and networks that are defined in the script itself. Raises InputError for
+    less than one worker, and for several where there can only be one.
+    """
+    if asked is not None and asked < 1:
+        raise InputError(f"{asked} workers were asked for; choose --workers of 1 or more, or leave it out for one on each core.")
+    alone = _alone(device, networks)
+    if alone and asked is not None and asked > 1:
+        raise InputError(f"{asked} workers were asked for, but {alone}; leave --workers out.")
+    threads = torch.get_num_threads()
+    wanted = 1 if alone else asked or _quickest(jobs, min(cores(), threads))
+    workers = max(1, min(wanted, jobs))
+    return Crew(workers, max(1, threads // workers), asked is not None)
+
+
+def _quickest(jobs: int, cores: int) -> int:
+    """The number of workers that end first: rounds of jobs, over what the threads of each bring to one job.
+
+    Five networks on two cores are three rounds of one thread each, and sooner done one after another with both.
+    """
+    workers = range(1, max(1, min(cores, jobs)) + 1)
+    return min(workers, key=lambda count: (math.ceil(jobs / count) / (cores // count) ** THREADED, -count))
+
+
+def cores() -> int:
+    """How many cores this process may use, by its affinity and its container's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no such file, and 'max' where there is no quota
+        quota, period = map(int, QUOTA.read_text(encoding="ascii").split())
+        allowed = min(allowed, max(1, quota // period))
+    return allowed
+
+
+def training_seconds(steps: int, images: int, parameters: int, positions: int) -> float:
+    """A rough low guess, from counts alone, at what one core takes to train for `steps` steps on `images` images in all.
+
+    1 ms a step, and 0.0025 ns for each parameter at each position of each image: the native gradient of ConvNets of 25,000 to 468,000
+    parameters took 0.0015 to 0.004 ns on one core with AVX-512, on images of 1,024 and 4,096 positions; anything else takes longer.
+    """
+    return 1e-3 * steps + 2.5e-12 * images * parameters * positions
+
+
+def _alone(device: torch.device, networks: Iterable[str]) -> str:
+    """Why other processes cannot take part, or nothing."""
+    if device.type != "cpu":
+        return f"one process feeds {device}"
+    if os.name == "nt":
+        return "Windows does not hand open files to other processes"
+    local = [name for name in networks if name.startswith("__main__:")]
+    return f"the network '{local[0]}' is defined in the script itself, which other processes do not import" if local else ""
+
+
+Shared = TypeVar("Shared")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Work = Callable[[Shared, Job, Bar], Result]
+"""A function of a module (only its name is sent), called with what all jobs share, one job, and a bar for its steps."""
+START = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+import pickle, sys
+try:
+    sys.path[:] = pickle.load(sys.stdin.buffer)
+except (EOFError, pickle.UnpicklingError):
+    sys.exit()
+from astdistill.runtime.worker import serve
+serve()
+"""
+"""What a worker runs. Ctrl-C in a terminal reaches every process of it, so workers ignore it: each is ended by its pipe, also where the
+parent is stopped while it starts them, and without a traceback of its own."""
+
+
+@contextmanager
+def pool(
+    work: Work[Shared, Job, Result], shared: Shared, crew: Crew, progress: Bar, missing: int, seconds: float
+) -> Iterator[Callable[[Sequence[Job]], Iterator[tuple[Job, Result]]]]:
+    """Yields a function from jobs to pairs of job and result as they finish: in the crew's processes or, where those do not pay, here.
+
+    `shared` is sent once, its tensors as one copy in memory that all workers map. Steps that `work` counts on its bar are counted on
+    `progress`. What a job raises is raised here, the same, and stops the other workers; so does an InputError when a worker was killed.
+    """
+    if not crew.starts(missing, seconds):
+        with _limited(crew.threads):
+            yield lambda jobs: ((job, work(shared, job, progress)) for job in jobs)
+        return
+    processes = _Processes(progress)
+    try:
+        processes.start(min(crew.workers, missing))  # in here, so that a signal meanwhile leaves none behind
+        processes.prepare(crew.threads, work, shared)
+        yield processes.run
+    finally:
+        processes.stop()
+
+
+@contextmanager
+def _limited(threads: int) -> Iterator[None]:
+    """Compute in this process with the threads that a worker would have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Processes:
+    """Some workers, and what they say."""
+
+    def __init__(self, progress: Bar) -> None:
+        self._progress = progress
+        self._inbox: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
+        self._memory = nameless_file()
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._readers: list[threading.Thread] = []
+
+    def start(self, count: int) -> None:
+        """Start so many workers, and a thread for each that listens to it."""
+        words, handles = [sys.executable, "-c", START], (self._memory.fileno(),)
+        for number in range(count):
+            self._started.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=handles))
+            reader = threading.Thread(target=self._read, args=(number,), daemon=True)
+            reader.start()
+            self._readers.append(reader)
+
+    def prepare(self, threads: int, work: Work[Shared, Job, Result], shared: Shared) -> None:
+        """Tell every worker what is to be done, and with what."""
+        text = io.BytesIO()
+        TensorPickler(text, self._memory).dump((work, shared))
+        self._memory.flush()
+        for number in range(len(self._started)):
+            self._send(number, sys.path)
+            self._send(number, (self._memory.fileno(), threads, text.getvalue()))
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Any]]:
+        waiting, busy = deque(jobs), dict[int, Job]()
+
+        def hand(worker: int) -> None:
+            if waiting:
+                busy[worker] = waiting.popleft()
+                self._send(worker, busy[worker])
+
+        for worker in range(len(self._started)):
+            hand(worker)
+        while busy:
+            worker, kind, value = self._inbox.get()
+            if kind == "step":
+                self._progress.step(*value)
+            elif kind == "done":
+                job = busy.pop(worker)
+                hand(worker)
+                yield job, value
+            else:
+                raise value if kind == "error" else self._lost(worker)
+
+    def stop(self) -> None:
+        for process in self._started:
+            process.kill()
+        for process in self._started:
+            process.wait()
+        for reader in self._readers:
+            reader.join()
+        for process in self._started:
+            for stream in (process.stdin, process.stdout):
+                assert stream is not None
+                with suppress(BrokenPipeError):  # what a dead worker never read
+                    stream.close()
+        self._memory.close()
+
+    def _send(self, worker: int, value: object) -> None:
+        stream = self._started[worker].stdin
+        assert stream is not None
+        with suppress(BrokenPipeError):  # the reader of its other pipe will say that it is gone
+            stream.write(pickle.dumps(value))
+            stream.flush()
+
+    def _read(self, worker: int) -> None:
+        """Put what a worker says into the inbox, and at last that it is gone."""
+        stream = self._started[worker].stdout
+        assert stream is not None
+        # A kill may cut a message short, and a signal between this thread's start and its place in the list may close the pipe under it.
+        with suppress(EOFError, pickle.UnpicklingError, ValueError, OSError):
+            while True:
+                self._inbox.put((worker, *pickle.load(stream)))
+        self._inbox.put((worker, "gone", None))
+
+    def _lost(self, worker: int) -> InputError:
+        code, count = self._started[worker].wait(), len(self._started)
+        how = f"ended with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        return InputError(
+            f"One of {count} workers {how}, as happens when memory runs out. What is finished is kept; run the same again with fewer of "
+            f"them: --workers {max(1, count // 2)}."
+        )

@@ -1,0 +1,201 @@
+"""Progress with pace, ETA and memory: a bar on a terminal, a plain line now and then where there is none, nothing when quiet."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from .status import Status, StatusFile, amount, described
+
+PLAIN_EVERY_S = 10.0
+LONG_S = 2.0
+"""A phase without a count is told of in plain lines once it has lasted this long."""
+
+
+class Output:
+    """Holds the one console of the process, so that tests and `--quiet` can change it in one place."""
+
+    console = Console(stderr=True)
+    quiet = False
+    file: StatusFile | None = None
+    innermost: Bar | None = None
+    """The work that is going on, which other work may be a part of."""
+
+
+def console() -> Console:
+    return Output.console
+
+
+def be_quiet(quiet: bool) -> None:
+    """Silence every progress bar of this process, or bring them back."""
+    Output.quiet = quiet
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No progress bars inside this block, for work that is a step of something already shown."""
+    before = Output.quiet, Output.file, Output.innermost
+    Output.quiet, Output.file, Output.innermost = True, None, None
+    try:
+        yield
+    finally:
+        Output.quiet, Output.file, Output.innermost = before
+
+
+@contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Write what bars show into the file `path` too, even when quiet, so that another terminal can follow.
+
+    It is removed when the block ends well. An error or a kill leaves it, so that it tells how far the work came and with what command.
+    """
+    before, file = Output.file, StatusFile(path)
+    Output.file = file
+    try:
+        yield
+    except BaseException:
+        file.stop()
+        raise
+    else:
+        file.remove()
+    finally:
+        Output.file = before
+
+
+class Bar:
+    """One phase of work: call `step` after each unit. A step is `per` of what `unit` names."""
+
+    def __init__(self, title: str, total: int | None, done: int, progress: Progress | None, unit: str = "steps", per: float = 1) -> None:
+        self.title, self.total, self.done, self.start, self.unit, self.per = title, total, done, done, unit, per
+        self._progress, self._file = progress, Output.file
+        fields = {"note": "", "unit": unit, "per": per}
+        self._task = progress.add_task(escape(title), total=total, completed=done, **fields) if progress else None
+        self._began, self._note, self._outer = time.monotonic(), "", Output.innermost
+        # Plain lines come in one pace, whoever prints them: a short part says nothing, and the whole takes over where it left off.
+        self._printed = self._outer._printed if self._outer else self._began
+        self._write("")
+
+    @contextmanager
+    def under_way(self) -> Iterator[Bar]:
+        """The work inside the block is this; what surrounds it is shown again when it ends."""
+        Output.innermost = self
+        try:
+            yield self
+        finally:
+            Output.innermost = self._outer
+            if self._outer is not None:
+                self._outer._go_on(self)
+
+    def _go_on(self, part: Bar) -> None:
+        """Take over from a part that has ended."""
+        self._printed = part._printed
+        if part._progress is not None and part._task is not None:
+            part._progress.remove_task(part._task)
+        self._write(self._note)
+
+    @property
+    def display(self) -> Progress | None:
+        """The live display that this is a line of."""
+        return self._progress
+
+    def step(self, units: int = 1, note: str = "") -> None:
+        """Count `units` as done; `note` is shown beside the bar (a loss, an accuracy)."""
+        self.done, self._note = self.done + units, note
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self.done, note=note)
+        elif not Output.quiet and time.monotonic() - self._printed >= PLAIN_EVERY_S:
+            self._printed = time.monotonic()
+            console().print(self.status(note).line(), highlight=False, markup=False, soft_wrap=True)
+        if self._file is not None and self._file.due():
+            self._write(note)
+
+    def status(self, note: str = "") -> Status:
+        """Where the phase is."""
+        fresh, seconds = self.done - self.start, time.monotonic() - self._began
+        pace = fresh / seconds if seconds > 0 else 0.0
+        left = (self.total - self.done) / pace if pace and self.total is not None else None
+        return Status(self.title, self.done, self.total, pace * self.per, self.unit, left, described(), note)
+
+    def _write(self, note: str) -> None:
+        if self._file is not None:
+            self._file.write(self.status(note))
+
+
+class PaceColumn(ProgressColumn):
+    """Images or steps a second, over the last half minute."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{amount(speed * task.fields['per'])} {task.fields['unit']}/s" if speed else "")
+
+
+class MemoryColumn(ProgressColumn):
+    """Memory of this process and its workers; nobody waits for an accelerator to learn it."""
+
+    max_refresh = 1.0
+
+    def render(self, task: Task) -> Text:
+        return Text(described())
+
+
+@contextmanager
+def bar(title: str, total: int, done: int = 0, unit: str = "steps", per: float = 1) -> Iterator[Bar]:
+    """A progress bar for `total` steps, of which `done` were finished by an earlier run; a step is `per` of what `unit` names.
+
+    One that begins inside another is a part of its work: on a terminal a line below it for as long as it lasts.
+    """
+    if not (Output.quiet or console().is_terminal or Output.innermost):
+        console().print(f"{title}: {total - done} to do", highlight=False, markup=False, soft_wrap=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        PaceColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        MemoryColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with _display(columns) as display, Bar(title, total, done, display, unit, per).under_way() as work:
+        yield work
+
+
+@contextmanager
+def phase(title: str) -> Iterator[None]:
+    """Tell of work whose end is not known: a moving bar that vanishes, or a plain line if it lasts."""
+    late = threading.Timer(LONG_S, _say, [title])
+    late.daemon = True
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn(), MemoryColumn())
+    with _display(columns, transient=True) as display, Bar(title, None, 0, display).under_way():
+        if display is None:
+            late.start()
+        try:
+            yield
+        finally:
+            late.cancel()
+
+
+@contextmanager
+def _display(columns: Sequence[ProgressColumn], transient: bool = False) -> Iterator[Progress | None]:
+    """Where a bar is drawn: the display that is there, a new one on a terminal, or none."""
+    if Output.quiet or not console().is_terminal:
+        yield None
+    elif Output.innermost is not None and Output.innermost.display is not None:
+        yield Output.innermost.display
+    else:
+        with Progress(*columns, console=console(), transient=transient) as display:
+            yield display
+
+
+def _say(title: str) -> None:
+    if not Output.quiet:
+        console().print(f"{title} …", highlight=False, markup=False, soft_wrap=True)

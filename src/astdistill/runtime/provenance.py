@@ -1,0 +1,99 @@
+"""Files that are whole or absent: atomic writes, JSON, tensors, and where a result came from. No domain words here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import torch
+
+PACKAGES = ("astdistill", "torch", "numpy", "safetensors", "datasets", "scikit-learn", "pydantic")
+
+
+def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Versions, commit, hardware and arguments of this process, for the file beside a result."""
+    return {
+        "python": platform.python_version(),
+        "versions": versions(),
+        "commit": _commit(),
+        "machine": machine(device),
+        "arguments": sys.argv,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that numbers and their speed depend on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
+
+
+def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """What the numbers were measured on: processor, cores used, memory, accelerator."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(pages / 2**30, 1),
+        "accelerator": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this package is tracked in, or None where it is not, as in an installed wheel."""
+    here = Path(__file__).resolve()
+    words = (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty", "--abbrev=12"])
+    try:
+        results = [
+            subprocess.run(["git", *each], cwd=here.parent, capture_output=True, text=True, check=True, timeout=10) for each in words
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return results[-1].stdout.strip() or None
+
+
+PLACE = re.compile(r"(?P<flag>[\w.-]+=|[\w-]{2,}:(?!//))?(?P<path>(?:[A-Za-z]:)?[\\/].*|~.*|\.\.[\\/].*)", re.DOTALL)
+"""A path that starts at the root, at a home or above the present folder, alone or behind `--flag=` or `kind:`; relative ones are not."""
+
+
+def without_places(value: Any) -> Any:
+    """The JSON-ready value with the own name of a file or folder in the place of every such path."""
+    if isinstance(value, dict):
+        return {name: without_places(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(inner) for inner in value]
+    if isinstance(value, str) and (found := PLACE.fullmatch(value)):
+        return (found["flag"] or "") + own_name(found["path"])
+    return value
+
+
+def own_name(path: str) -> str:
+    """The last part of a path of whatever system."""
+    return PureWindowsPath(path).name
+
+
+def as_shown(folder: Path) -> str:
+    """A folder as a page may name it: its way from the present folder, or its own name where it lies elsewhere."""
+    here, there = Path.cwd(), folder.resolve()
+    return there.relative_to(here).as_posix() if there.is_relative_to(here) else there.name

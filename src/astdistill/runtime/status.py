@@ -1,0 +1,220 @@
+"""Seconds and bytes as people read them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .files import append_line, read_lines, rewrite_lines
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them; '-' for what is not a number."""
+    if math.isnan(seconds):
+        return "-"
+    for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}" if seconds / unit >= 10 else f"{seconds / unit:.1f} {name}"
+    return f"{seconds / 86400:.0f} days" if seconds >= 10 * 86400 else f"{seconds / 86400:.1f} days"
+
+
+def size(count: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+try:
+    import resource
+except ImportError:
+    resource = None
+
+
+PROC = Path("/proc/self")
+KILOBYTES = 1 if sys.platform == "darwin" else 1024
+"""ru_maxrss counts bytes on macOS and kibibytes elsewhere."""
+
+
+def resident() -> int:
+    """Bytes in memory: this process, and of its workers what they do not share with it; where the system does not say, the peak so far."""
+    try:
+        own = _pages(PROC)[1]
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTES if resource else 0
+    for worker in _workers():
+        with suppress(OSError, ValueError, IndexError):  # it may have ended meanwhile
+            _, whole, shared, *_ = _pages(PROC.parent / worker)
+            own += whole - shared
+    return own * _page_size()
+
+
+def accelerator_peak() -> int:
+    """The most bytes that tensors have taken on CUDA devices; 0 where none is in use. The device is not waited for."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    return sum(torch.cuda.max_memory_allocated(number) for number in range(torch.cuda.device_count()))
+
+
+def described() -> str:
+    """Both for a reader: '312 MB', or '1.4 GB, GPU peak 12.3 GB'."""
+    peak = accelerator_peak()
+    return size(resident()) + (f", GPU peak {size(peak)}" if peak else "")
+
+
+def _pages(process: Path) -> list[int]:
+    return [int(word) for word in (process / "statm").read_text(encoding="ascii").split()]
+
+
+def _page_size() -> int:
+    return resource.getpagesize() if resource else 4096
+
+
+def _workers() -> list[str]:
+    with suppress(OSError):
+        return [word for task in (PROC / "task").iterdir() for word in (task / "children").read_text(encoding="ascii").split()]
+    return []
+
+
+EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """One phase of work as it stands: `total` is None where its end is not known, `seconds_left` where its pace is not."""
+
+    title: str
+    done: int
+    total: int | None
+    pace: float
+    unit: str
+    seconds_left: float | None
+    memory: str
+    note: str = ""
+
+    def line(self) -> str:
+        """All of it in one line of plain text."""
+        parts = [f"{self.title}: {self.done:,}/{self.total:,}" if self.total is not None else self.title]
+        if self.pace:
+            parts.append(f"{amount(self.pace)} {self.unit}/s")
+        if self.seconds_left is not None:
+            parts.append(f"about {duration(self.seconds_left)} left")
+        return ", ".join([*parts, self.memory, *([self.note] if self.note else [])])
+
+
+def amount(number: float) -> str:
+    """A pace for a reader: three figures, thousands apart."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+class StatusFile:
+    """A file that says where this process is, rewritten once a second at most; it never stops a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._process: dict[str, Any] = {"pid": os.getpid(), "host": platform.node(), "command": sys.argv[1:], "began": time.time()}
+        self.write(Status("starting", 0, None, 0.0, "steps", None, described()))
+
+    def due(self) -> bool:
+        return time.monotonic() - self._written >= EVERY_S
+
+    def write(self, status: Status) -> None:
+        """Replace the file; a reader never sees half of one."""
+        self._written, self.last = time.monotonic(), status
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with suppress(OSError):  # a full disk is told of where a result is lost by it
+            temporary.write_text(json.dumps({**self._process, "time": time.time(), **asdict(status)}), encoding="utf-8")
+            temporary.replace(self.path)
+
+    def stop(self) -> None:
+        """Say that the process, which may live on, has left its work undone."""
+        self._process["stopped"] = True
+        self.write(self.last)
+
+    def remove(self) -> None:
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+def read_status(path: Path) -> tuple[Status, dict[str, Any]] | None:
+    """What `StatusFile` wrote, and of which process (pid, host, command, began, time); None where there is no such file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Status(**{name: found.pop(name) for name in Status.__dataclass_fields__}), found
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def alive(process: dict[str, Any]) -> bool:
+    """Whether the process that wrote a status may still be at work; one on another machine, or on Windows, cannot be asked."""
+    if process.get("stopped"):
+        return False
+    if process["host"] != platform.node() or os.name == "nt":
+        return True
+    try:
+        os.kill(process["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+FILE = "clock.jsonl"
+
+
+@contextmanager
+def stage(name: str, out: Path) -> Iterator[None]:
+    """Log what the block took as one line of `out`/clock.jsonl: stage, seconds, and the process's peak memory so far in MiB.
+
+    A stage that an exception ends is logged as well: its time was spent.
+    """
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        line: dict[str, str | float] = {"stage": name, "seconds": round(time.monotonic() - began, 3)}
+        append_line(out / FILE, line | {name: round(size, 1) for name, size in peaks().items()})
+
+
+def peaks() -> dict[str, float]:
+    """Most memory in MiB held so far by this process, by the largest of its finished workers, and on the accelerator."""
+    found: dict[str, float] = {}
+    if resource is not None:
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        for name, whose in (("peak_mib", resource.RUSAGE_SELF), ("worker_peak_mib", resource.RUSAGE_CHILDREN)):
+            found[name] = resource.getrusage(whose).ru_maxrss / unit
+    if accelerator_peak():
+        found["accelerator_peak_mib"] = accelerator_peak() / 2**20
+    return found
+
+
+class StepClock:
+    """Logs the seconds of every outer step to `out`/clock.jsonl; nowhere where `out` is None."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._path = out / FILE if out else None
+        if self._path and self._path.exists():
+            rewrite_lines(self._path, read_lines(self._path))  # a line that a kill cut short would swallow the next one
+        self._began = time.monotonic()
+
+    def begin(self) -> None:
+        """A step begins now."""
+        self._began = time.monotonic()
+
+    def end(self, iteration: int) -> None:
+        """Step `iteration` has ended now."""
+        if self._path:
+            append_line(self._path, {"iteration": iteration, "seconds": round(time.monotonic() - self._began, 4)})

@@ -1,0 +1,125 @@
+"""A table as a value, and its three renderings: terminal, Markdown, LaTeX. No domain words here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+Format = Literal["text", "markdown", "latex"]
+LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "[": "{[}",
+    "]": "{]}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "−": "$-$",
+    "·": r"$\cdot$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "γ": r"$\gamma$",
+    "η": r"$\eta$",
+    "–": "--",
+    "…": r"\dots{}",
+}
+"""What LaTeX reads otherwise than it is written, or not at all without further packages."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The head of a column; `words` are set to the left, everything else to the right; `bold` marks what the table is about."""
+
+    name: str
+    words: bool = False
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Tabulation:
+    """A titled table: one string a cell in the order of `columns`, a caption that says how it was measured, and notes [1], [2], …"""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str
+    title: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def below(self) -> list[str]:
+        """The caption and the numbered notes, a line each."""
+        return [self.caption, *(f"[{number}] {note}" for number, note in enumerate(self.notes, start=1))]
+
+
+def terminal(table: Tabulation) -> Table:
+    """The table for a rich console; brackets in its words are no markup."""
+    shown = Table(title=Text(table.title, "bold") if table.title else None, title_justify="left", caption_justify="left")
+    shown.caption = Text("\n".join(table.below), "dim italic")
+    for column in table.columns:
+        shown.add_column(Text(column.name), justify="left" if column.words else "right", style="bold" if column.bold else None)
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    return shown
+
+
+def together(tables: Sequence[Tabulation]) -> Group:
+    """Several tables for a rich console, an empty line between them."""
+    return Group(*(part for number, table in enumerate(tables) for part in ([Text()] if number else []) + [terminal(table)]))
+
+
+def markdown(table: Tabulation) -> str:
+    """The table in Markdown, title above, caption and notes below."""
+    head = [_cell(column.name) for column in table.columns]
+    rule = ["---" if column.words else "---:" for column in table.columns]
+    body = [[_cell(cell) for cell in row] for row in table.rows]
+    lines = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
+    return "\n\n".join([*([f"**{_cell(table.title)}**"] if table.title else []), lines, *map(_cell, table.below)]) + "\n"
+
+
+def latex(table: Tabulation) -> str:
+    """A `table` environment with booktabs' rules; notes in small type below the rows."""
+    head = " & ".join(f"\\textbf{{{escaped(column.name)}}}" if column.bold else escaped(column.name) for column in table.columns)
+    body = [" & ".join(map(escaped, row)) + r" \\" for row in table.rows]
+    caption = ". ".join(part for part in (table.title, table.caption) if part)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        f"\\caption{{{escaped(caption)}}}",
+        f"\\begin{{tabular}}{{{''.join('l' if column.words else 'r' for column in table.columns)}}}",
+        r"\toprule",
+        head + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(f"\\par\\smallskip{{\\footnotesize {escaped(note)}}}" for note in table.below[1:]),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """`text` as LaTeX prints it."""
+    return "".join(LATEX.get(sign, sign) for sign in text)
+
+
+RENDERINGS: dict[Format, Callable[[Tabulation], str]] = {"markdown": markdown, "latex": latex}
+"""The formats that are plain text; a terminal's depends on its width."""
+
+
+assert set(RENDERINGS) | {"text"} == set(get_args(Format))
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"([|<\\])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,121 @@
+"""What a run logs, and the loggers that keep it: TensorBoard and Weights & Biases, each imported where it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from .errors import InputError, unknown
+from .progress import console
+
+
+class Sink(Protocol):
+    """Keeps what it is given. Each group of names counts steps of its own, which never go back except where a killed run is resumed:
+
+    what a group has from the first step on that it is given in this process is then replaced, or was the same.
+    """
+
+    def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+        """Keep numbers, finite or not, by their names."""
+        ...
+
+    def histogram(self, group: str, name: str, values: Float[np.ndarray, " n"], step: int) -> None:
+        """Keep the distribution of finite numbers."""
+        ...
+
+    def image(self, group: str, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
+        """Keep a picture."""
+        ...
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        ...
+
+
+class Log:
+    """A sink that passes everything on to others. One that fails is told of once and left out from then on; the run goes on."""
+
+    def __init__(self, sinks: Mapping[str, Sink]) -> None:
+        self._sinks = dict(sinks)
+
+    def __bool__(self) -> bool:
+        return bool(self._sinks)
+
+    def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+        self._each(lambda sink: sink.scalars(group, values, step))
+
+    def histogram(self, group: str, name: str, values: Float[np.ndarray, " n"], step: int) -> None:
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            self._each(lambda sink: sink.histogram(group, name, finite, step))
+
+    def image(self, group: str, name: str, picture: UInt8[np.ndarray, "height width 3"], step: int) -> None:
+        self._each(lambda sink: sink.image(group, name, picture, step))
+
+    def close(self) -> None:
+        self._each(lambda sink: sink.close())
+        self._sinks.clear()
+
+    def _each(self, give: Callable[[Sink], None]) -> None:
+        for name, sink in list(self._sinks.items()):
+            try:
+                give(sink)
+            except Exception as error:  # whatever goes wrong in a logger, the run is worth more
+                del self._sinks[name]
+                _warn(name, error)
+
+
+def _tensorboard(folder: Path, settings: Mapping[str, Any]) -> Sink:
+    from .tensorboard import TensorBoard
+
+    return TensorBoard(folder / "tensorboard")
+
+
+def _wandb(folder: Path, settings: Mapping[str, Any]) -> Sink:
+    from .wandb import WeightsAndBiases
+
+    return WeightsAndBiases(folder, settings)
+
+
+LOGGERS: dict[str, Callable[[Path, Mapping[str, Any]], Sink]] = {"tensorboard": _tensorboard, "wandb": _wandb}
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Raise InputError for a logger that there is not, or whose package is not installed."""
+    for name in names:
+        if name not in LOGGERS:
+            raise unknown("logger", name, LOGGERS)
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"--log {name} needs the package {name}, which is not installed; type: pip install 'astdistill[{name}]'")
+
+
+@contextmanager
+def open_log(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> Iterator[Log]:
+    """The loggers of these names, writing into `folder`, with the settings of the run beside what they log; closed when the block ends.
+
+    A run that is resumed goes on in the logs that it began. Raises InputError as `check_loggers`.
+    """
+    check_loggers(names)
+    sinks: dict[str, Sink] = {}
+    for name in dict.fromkeys(names):
+        try:
+            sinks[name] = LOGGERS[name](folder, settings)
+        except Exception as error:
+            _warn(name, error)
+    log = Log(sinks)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def _warn(name: str, error: Exception) -> None:
+    words = f"The logger {name} failed ({type(error).__name__}: {error}) and logs no more; the run and its own files go on without it."
+    console().print(words, highlight=False, markup=False, style="yellow")

@@ -1,0 +1,143 @@
+"""Pickles whose tensors lie in a file that several processes map: one copy in memory, however many there are."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import pickle
+import queue
+import sys
+import tempfile
+import threading
+import traceback
+from typing import IO, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import DivergedError, InputError
+from .progress import Bar, be_quiet
+
+ALIGNED = 64
+"""Bytes; where torch would put a tensor itself, so that kernels take the same path."""
+
+
+class Place(NamedTuple):
+    """Where a tensor lies."""
+
+    start: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def nameless_file() -> IO[bytes]:
+    """An open file that is gone with the last process that has it.
+
+    In memory where the system can, and not under /dev/shm, of which a container has 64 MB.
+    """
+    return os.fdopen(os.memfd_create("astdistill"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
+
+
+class TensorPickler(pickle.Pickler):
+    """Pickles to `text`, and plain CPU tensors to `memory`, each once."""
+
+    def __init__(self, text: IO[bytes], memory: IO[bytes]) -> None:
+        super().__init__(text)
+        self._memory, self._places = memory, dict[int, tuple[Place, Tensor]]()
+
+    def persistent_id(self, obj: object) -> Place | None:
+        if type(obj) is not Tensor or obj.device.type != "cpu" or obj.layout != torch.strided or obj.requires_grad or not obj.numel():
+            return None
+        if id(obj) not in self._places:
+            self._places[id(obj)] = self._put(obj), obj  # kept alive, so that no other object gets its id
+        return self._places[id(obj)][0]
+
+    def _put(self, tensor: Tensor) -> Place:
+        """Write the numbers in the order they have in memory: a channels-last tensor stays one."""
+        order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+        if not tensor.permute(order).is_contiguous():
+            tensor = tensor.contiguous()
+            order = list(range(tensor.dim()))
+        start = -(-self._memory.tell() // ALIGNED) * ALIGNED
+        self._memory.seek(start)
+        self._memory.write(tensor.permute(order).reshape(-1).view(torch.uint8).numpy().data)
+        return Place(start, tensor.dtype, tuple(tensor.shape), tensor.stride())
+
+
+class TensorUnpickler(pickle.Unpickler):
+    """Reads them back, the tensors as views of the mapped file; what is written into one stays in this process."""
+
+    def __init__(self, text: IO[bytes], handle: int) -> None:
+        super().__init__(text)
+        self._mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_COPY) if os.fstat(handle).st_size else None
+
+    def persistent_load(self, pid: Place) -> Tensor:
+        assert self._mapped is not None
+        flat = torch.frombuffer(self._mapped, dtype=pid.dtype, count=torch.Size(pid.shape).numel(), offset=pid.start)
+        return flat.as_strided(pid.shape, pid.stride)
+
+
+def serve() -> None:
+    """Read from the standard input what is to be done, then jobs until it ends; write steps and results to the standard output."""
+    results = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a user's network prints must not get among the results
+    be_quiet(True)
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, inbox), daemon=True).start()
+    handle, threads, text = inbox.get()
+    torch.set_num_threads(threads)
+    bar, work, shared = _Steps(results), None, None
+    while True:
+        job = inbox.get()
+        try:
+            if work is None:  # inside, so that what cannot be imported here is told like any other error
+                work, shared = TensorUnpickler(io.BytesIO(text), handle).load()
+            answer = pickle.dumps(("done", work(shared, job, bar)))
+        except BaseException as error:
+            answer = pickle.dumps(("error", _sendable(error)))
+        _say(results, answer)
+
+
+def _listen(source: IO[bytes], inbox: queue.SimpleQueue[Any]) -> None:
+    """Pass on what comes. When the other end of the pipe is gone, end this process at once, in the middle of a job."""
+    try:
+        while True:
+            inbox.put(pickle.load(source))
+    finally:
+        os._exit(1)
+
+
+def _say(results: IO[bytes], message: bytes) -> None:
+    try:
+        results.write(message)
+        results.flush()
+    except BrokenPipeError:  # nobody is left to hear it
+        os._exit(1)
+
+
+class _Steps(Bar):
+    """The bar of a worker: its steps are counted in the process that shows them."""
+
+    def __init__(self, results: IO[bytes]) -> None:
+        super().__init__("", 0, 0, None)
+        self._results = results
+
+    def step(self, units: int = 1, note: str = "") -> None:
+        _say(self._results, pickle.dumps(("step", (units, note))))
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """The error, with the worker's traceback as a note; a RuntimeError of the same words where its kind does not survive pickling."""
+    sent = error
+    try:
+        again = pickle.loads(pickle.dumps(error))
+        survives = type(again) is type(error) and str(again) == str(error)
+    except Exception:
+        survives = False
+    if not survives:
+        sent = RuntimeError(f"{type(error).__name__}: {error}")
+    if not isinstance(error, InputError | DivergedError):
+        sent.add_note("In a worker:\n" + "".join(traceback.format_exception(error)))
+    return sent

@@ -1,1 +1,0 @@
-"""A run as seen from another terminal; only its files are read."""
