@@ -97,3 +97,20 @@ def test_every_public_name_loads() -> None:
         assert getattr(astdistill, name) is not None
     with pytest.raises(AttributeError, match="astdistill has no 'distil'"):
         astdistill.distil  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("methods.parts", "methods", "GrowingWindow"),
+        ("unroll", "methods", "FirstOrder"),
+        ("presets", "experiment.presets", "preset"),
+        ("errors", "runtime.errors", "InputError"),
+        ("synthetic", "data.synthetic", "SyntheticSet"),
+        ("engines", "autodiff", "EagerEngine"),
+    ],
+)
+def test_packages_that_the_documentation_of_0_1_named_still_import(old: str, new: str, name: str) -> None:
+    code = f"from astdistill.{old} import {name} as old; from astdistill.{new} import {name} as new; assert old is new"
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=True)
+    assert f"DeprecationWarning: astdistill.{old} is now astdistill.{new}" in done.stderr

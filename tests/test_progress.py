@@ -169,7 +169,7 @@ def test_a_dead_process_is_seen_and_one_elsewhere_is_believed() -> None:
 
 MEMORY = """
 import subprocess, sys
-from astdistill.progress.memory import resident
+from astdistill.runtime.status import resident
 BLOCK = "block = b'x' * 100_000_000; print('ready', flush=True); input()"
 before = resident()
 block = b"x" * 100_000_000

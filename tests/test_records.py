@@ -206,7 +206,7 @@ def test_a_part_of_a_users_own_package_is_found_by_import_path(tmp_path: Path, m
     package.mkdir()
     (package / "__init__.py").write_text("")
     classes = ["class Mine(FinalGoal):", "    reach: int = 2", "class Box:", "    class Inner(FinalGoal): ..."]
-    (package / "goals.py").write_text("\n".join(["from astdistill.methods.parts import FinalGoal", *classes]))
+    (package / "goals.py").write_text("\n".join(["from astdistill.methods import FinalGoal", *classes]))
     monkeypatch.syspath_prepend(tmp_path)
     found = Goal.model_validate({"part": "my_paper.goals:Mine", "reach": 4})
     assert isinstance(found, FinalGoal)
@@ -227,7 +227,7 @@ def test_a_part_of_a_users_own_package_is_found_by_import_path(tmp_path: Path, m
             r"Cannot import 'no_such_package:Goal' \(No module named 'no_such_package'\); write 'package.module:name'",
         ),
         ("astdistill.methods:NoGoal", r"Cannot import 'astdistill.methods:NoGoal' \(.*has no attribute 'NoGoal'"),
-        ("astdistill.methods.parts", "Cannot import 'astdistill.methods.parts'"),
+        ("astdistill.nothing", "Cannot import 'astdistill.nothing'"),
         ("", "Cannot import ''"),
         (".parts:Goal", "Cannot import '.parts:Goal'"),
     ],
@@ -239,7 +239,7 @@ def test_wrong_import_paths_are_answered_with_a_sentence(path: str, sentence: st
         Goal.model_validate({"part": path})
 
 
-@pytest.mark.parametrize("path", ["pathlib:Path", "json:dumps", "astdistill.methods.parts:LogRate", "astdistill.methods:MTT"])
+@pytest.mark.parametrize("path", ["pathlib:Path", "json:dumps", "astdistill.methods:LogRate", "astdistill.methods:MTT"])
 def test_an_import_path_must_name_a_part_of_the_right_kind(path: str) -> None:
     with pytest.raises(ValueError, match=rf"'{path}' is not a Goal; name a subclass as 'package.module:Class'"):
         Goal.model_validate({"part": path})

@@ -99,7 +99,7 @@ class _Ours:
     def touched(self) -> int:
         """The bytes of the slices that one more read asks for."""
         counting = Counting(self.store.path(0))
-        TrajectoryStore(self.store.folder, self.store.identity, None, {0: counting}).segment(0, 0, LENGTH)
+        TrajectoryStore(self.store.folder, self.store.identity, _open={0: counting}).segment(0, 0, LENGTH)
         return counting.bytes
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,6 +76,38 @@ __all__ = [
     "methods",
     "train_experts",
 ]
+
+
+_MOVED = {
+    "methods.parts": "methods",
+    "unroll": "methods",
+    "presets": "experiment.presets",
+    "errors": "runtime.errors",
+    "synthetic": "data.synthetic",
+    "engines": "autodiff",
+}
+"""Packages whose names the documentation of 0.1 gave, and where their contents are now; kept for one release."""
+
+
+class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports a package by the name that it had in 0.1, with a DeprecationWarning that says the new one."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        known = fullname.removeprefix(f"{__name__}.") in _MOVED
+        return importlib.machinery.ModuleSpec(fullname, self) if known else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        new = f"{__name__}.{_MOVED[spec.name.removeprefix(f'{__name__}.')]}"
+        warnings.warn(f"{spec.name} is now {new}; the old name goes with the next release.", DeprecationWarning, stacklevel=2)
+        module = ModuleType(spec.name)
+        vars(module).update({name: value for name, value in vars(importlib.import_module(new)).items() if not name.startswith("__")})
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing: it is filled already."""
+
+
+sys.meta_path.append(_Moved())
 
 
 def __getattr__(name: str) -> Any:

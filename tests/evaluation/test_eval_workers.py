@@ -124,7 +124,7 @@ def test_the_long_ones_come_first_behind_the_distilled_set(monkeypatch: pytest.M
             order.append(recipe.epochs)
             return NetworkResult(0.0)
 
-        monkeypatch.setattr("astdistill.evaluation.places.divide", lambda *_, crew=crew: crew)
+        monkeypatch.setattr("astdistill.evaluation.rows.divide", lambda *_, crew=crew: crew)
         monkeypatch.setattr(evaluation, "train_network", note)
         monkeypatch.setattr(evaluation, "pool", lambda work, shared, crew, progress, *_: _here(work, shared, progress))
         evaluate_all(distil(blobs), blobs, RECIPE.replace(full_epochs=9), seeds=2)

@@ -80,7 +80,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         used.append(examples.lr)  # pyright: ignore[reportAttributeAccessIssue]
         return NetworkResult(0.0)
 
-    monkeypatch.setattr("astdistill.evaluation.evaluation.train_network", note)
+    monkeypatch.setattr("astdistill.evaluation.runner.train_network", note)
     return used
 
 
@@ -104,7 +104,7 @@ def test_soft_labels_are_logits_and_reach_the_loss_as_probabilities(
         seen.append(examples.targets)  # pyright: ignore[reportAttributeAccessIssue]
         return NetworkResult(0.0)
 
-    monkeypatch.setattr("astdistill.evaluation.evaluation.train_network", note)
+    monkeypatch.setattr("astdistill.evaluation.runner.train_network", note)
     evaluate(soft, blobs, recipe=SHORT, seeds=1)
     torch.testing.assert_close(seen[0], soft.targets.softmax(dim=1))
 

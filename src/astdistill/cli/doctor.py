@@ -7,73 +7,22 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from ..data.loading import load_dataset
 from ..distillation.loop import distill
 from ..distillation.settings import DistillSettings
 from ..experts.training import train_experts
 from ..methods.trajectory_matching import AST
-from ..runtime.config import Record
-from ..runtime.errors import InputError
 from ..runtime.files import read_lines
 from ..runtime.progress import quietly
 from . import doctor_checks as checks
+from .findings import Finding, guarded, table, verdict
 from .flags import Parser
-
-MARKS = {"good": "[green]✓[/]", "note": "[yellow]–[/]", "bad": "[red]✗[/]"}
-
-
-class Finding(Record):
-    """What was found, and what to do about it."""
-
-    name: str
-    state: Literal["good", "note", "bad"]
-    """good; note: something optional is missing, or slower than it could be; bad: astdistill cannot work like this."""
-    text: str
-    advice: str = ""
-    """What to type or to change; empty where there is nothing to mend."""
-
-
-def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; one that breaks is itself a finding, so that the others are still shown."""
-    try:
-        yield from check()
-    except InputError as error:
-        yield Finding(name=name, state="bad", text=str(error))
-    except Exception as error:
-        yield Finding(name=name, state="bad", text=f"{type(error).__name__}: {shortened(str(error))}", advice="report this as an issue")
-
-
-def shortened(text: str, length: int = 200) -> str:
-    """The text on one line, cut off at `length` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[:length]} …"
-
-
-def table(findings: Iterable[Finding]) -> Table:
-    """The findings for the terminal."""
-    shown = Table(show_header=False, box=None, padding=(0, 1))
-    for finding in findings:
-        advice = f"\n[bold]→ {escape(finding.advice)}[/]" if finding.advice else ""
-        shown.add_row(MARKS[finding.state], finding.name, escape(finding.text) + advice)
-    return shown
-
-
-def verdict(findings: Iterable[Finding]) -> str:
-    """The sentence below the table."""
-    bad = [finding.name for finding in findings if finding.state == "bad"]
-    if bad:
-        return f"✗ Mend this first: {', '.join(bad)}."
-    return "✓ astdistill works here. Next: astdistill demo"
-
 
 STEPS, STOPPED, ENDS = 24, 9, 6
 """Outer steps, where the second run is stopped, and how many steps are averaged at each end."""

@@ -29,7 +29,7 @@ from ..runtime.files import cache_folder
 from ..runtime.parallel import cores
 from ..runtime.seeds import rng, seeded
 from ..runtime.status import size
-from .doctor import Finding, shortened
+from .findings import Finding, shortened
 
 SHAPE, CLASSES = (3, 32, 32), 10
 LEAST_COSINE = 1 - 1e-6

@@ -22,6 +22,14 @@ from .training import NetworkResult
 Figure = TypeVar("Figure")
 
 
+class Published(Record):
+    """The figure that a preset is to be compared with."""
+
+    accuracy: float | None = None
+    """Test accuracy in percent, or nothing where no published figure is known."""
+    source: str = ""
+
+
 class Entry(Record):
     """The networks of one row of a table: accuracies in percent, one per seed."""
 

@@ -13,6 +13,7 @@ from ..data.loading import load_dataset
 from ..distillation.settings import DistillSettings, check, check_data, check_settings
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from ..evaluation.runner import check_names
+from ..evaluation.scores import Published
 from ..experts.store import TrajectoryStore
 from ..methods.method import Method
 from ..methods.trajectory_matching import MTT
@@ -53,14 +54,6 @@ class EvaluationSettings(Record):
     """Networks to train, or pools of them: S, M, W, D, A, P, N; none means the student's own."""
     baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans", "full")
     """Real images evaluated alike: random ones, K-means representatives, all of them."""
-
-
-class Published(Record):
-    """The figure that a preset is to be compared with."""
-
-    accuracy: float | None = None
-    """Test accuracy in percent, or nothing where no published figure is known."""
-    source: str = ""
 
 
 class Experiment(Record):

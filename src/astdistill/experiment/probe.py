@@ -7,7 +7,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..data.storage import held_bytes, residence
 from ..experts.training import expert_gradient
 from ..methods.matching import Matching
 from ..methods.method import Method
-from ..methods.unroll import InnerLoop, Variables, draw_plan
+from ..methods.unroll import AT_ONCE, AT_ONCE_CUDA, InnerLoop, Variables, draw_plan
 from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.seeds import rng
@@ -98,7 +98,8 @@ class Probe:
         first, second = (saved_bytes(self._unroll(experiment, model, steps, probed, "")) for steps in (1, 2))
         # The hooks keep a norm's small outputs in a reference cycle for a while; growth of a few per cent is theirs, not the estimator's.
         growth = second - first if second > 1.05 * first else 0
-        graphs = (first + (settings.inner_steps - 1) * growth) * batch // probed + engine_bytes(model)
+        together = 3 * 4 * (AT_ONCE_CUDA if self.device.startswith("cuda") else AT_ONCE)  # images, augmented images, their derivatives
+        graphs = (first + (settings.inner_steps - 1) * growth) * batch // probed + engine_bytes(model) + together
         seconds = _timed(self._unroll(experiment, model, 2, probed, settings.augmentation), self.device) * (
             settings.inner_steps / 2 * batch / probed
         )
@@ -112,6 +113,8 @@ class Probe:
         images, labels = self._images(batch)
         start = model.flatten().to(self.device)
         plan = draw_plan(steps, batch, None, strategy, self.known.shape, rng(0, "probe"), self.device)
+        if not strategy:  # weighed, not timed: images that are augmented together would look like growth with T
+            plan = replace(plan, at_once=1)
         targets = self._targets(labels)
         variables = Variables(images, targets, torch.tensor(0.01, device=self.device))
         goal = Matching((steps,), start[None] + 0.01, torch.ones(1, device=self.device))

@@ -28,6 +28,8 @@ class Plan:
     indices: Int[Tensor, "T B"]
     augmentation: tuple[Draw, ...]
     crops: tuple[Crops, ...]
+    at_once: int | None = None
+    """Numbers in the images that are augmented together; none means AT_ONCE, or AT_ONCE_CUDA on a GPU. Results do not depend on it."""
 
     @property
     def steps(self) -> int:
@@ -49,6 +51,7 @@ class Plan:
         for place, step in enumerate(steps):
             by_op.setdefault(self.augmentation[step].op, []).append(place)
         found = list(seen)
+        by_op.pop("none", None)
         for places in by_op.values():
             together = apply(torch.cat([seen[place] for place in places]), merged([self.augmentation[steps[place]] for place in places]))
             for place, batch in zip(places, together.split(images.shape[1]), strict=True):
@@ -58,7 +61,8 @@ class Plan:
     def portions(self, steps: range, images: Images) -> list[range]:
         """`steps` in as long runs as may be augmented together, so that their images take a bounded amount of memory."""
         each = self.indices.shape[1] * images[0].numel()
-        most = max(1, (AT_ONCE_CUDA if images.is_cuda else AT_ONCE) // each)
+        limit = self.at_once or (AT_ONCE_CUDA if images.is_cuda else AT_ONCE)
+        most = max(1, limit // each)
         return [steps[first : first + most] for first in range(0, len(steps), most)]
 
 

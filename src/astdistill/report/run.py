@@ -12,8 +12,7 @@ from ..data.synthetic import SyntheticSet
 from ..distillation.snapshots import Frame, StartMap, read_course
 from ..evaluation.continual import Continual
 from ..evaluation.dd_ranking import Ranking
-from ..evaluation.scores import Entry, Scores, Subject
-from ..experiment.config import Published
+from ..evaluation.scores import Entry, Published, Scores, Subject
 from ..runtime.config import by_todays_names
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, read_lines
