@@ -146,7 +146,38 @@ ARCHITECTURES = {
     "resnet18-w16": "ResNet18",
 }
 
+CELLS = "published-cells-h200-202611"
+DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+
+def cells() -> str:
+    """Benchmark settings on whole data sets beside their published figures; what is shorter than published says so."""
+    rows = []
+    for row in result(CELLS)["rows"]:
+        data, _, ipc = row["preset"].partition("-ipc")
+        experts, seen = row["experts"], f"{row['iterations']:,} of {row['iterations_published']:,}"
+        published = f"{row['published']:.1f}" if row["published"] else "–"
+        count, epochs = experts["count"], experts["epochs"]
+        found, real = (spread(each["mean"], each["std"]) for each in (row["distilled"], row["baselines"]["random"]))
+        rows.append((f"{DATA[data]}, {ipc.split('-')[0]} per class", row["label"], f"{count} × {epochs}", seen, real, found, published))
+    return table(("data", "method", "experts × epochs", "outer steps", "random real", "test accuracy", "published"), "llrrrrr", rows)
+
+
+def gpu() -> str:
+    """One outer step on a graphics card, by the published double backward and by this package's estimators."""
+    found, rows = result("gpu-h200-202611"), []
+    for name, text in (("outer step b10-t50", "10 images, T 50"), ("outer step b100-t20", "100 images, T 20")):
+        usual = found[name]["published"]
+        for variant in ("published", "recompute, auto", "recompute, eager", "first-order, auto"):
+            row = found[name][variant]
+            ratio = f"{usual['median_seconds'] / row['median_seconds']:.1f}×"
+            rows.append((text, variant, f"{row['median_seconds'] * 1000:.0f} ms", f"{row['peak_mb']:.0f} MB", ratio))
+    return table(("outer step", "variant", "seconds", "memory", "speed"), "llrrr", rows)
+
+
 TABLES = {
+    "cells": cells,
+    "gpu": gpu,
     "digits": lambda: accuracies("digits-ipc1-cpu2-202611", ("random", "kmeans", "ast", "full")),
     "ten-classes": lambda: accuracies("cifar100-ten-ipc10-cpu2-202611", ("random", "kmeans", "mtt", "ast", "ast-as-released", "full")),
     "methods": methods,

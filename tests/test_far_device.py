@@ -46,10 +46,10 @@ def test_another_device_computes_the_same_bits(found: dict[str, Any], case: str)
 def test_the_host_does_not_wait_inside_an_epoch(found: dict[str, Any], case: str) -> None:
     waits = found[case]["waits"]
     experts, evaluation = waits["experts"], waits["evaluation"]
-    assert experts.pop("devices.py:read") == EPOCHS  # its accuracy and the length of its step, at its end
-    assert experts.pop("accuracy.py:accuracy") == EPOCHS
+    assert experts.pop("runtime/devices.py:read") == EPOCHS  # its accuracy and the length of its step, at its end
+    assert experts.pop("autodiff/training.py:accuracy") == EPOCHS
     assert experts.pop("experts/partial.py:_bytes") == EPOCHS + 1
-    assert experts.pop("runs.py:<dictcomp>", 0) <= EPOCHS  # the optimiser's state, saved
+    assert experts.pop("runtime/files.py:<dictcomp>", 0) <= EPOCHS  # the optimiser's state, saved
     assert not experts
     assert sum(evaluation.values()) == 3  # the set's rate, the counts of the test images, whether the losses were finite
 
@@ -62,8 +62,8 @@ def test_no_recipe_makes_the_host_wait(found: dict[str, Any], recipe: str) -> No
 @pytest.mark.parametrize("case", CASES)
 def test_the_host_waits_once_in_an_outer_step(found: dict[str, Any], case: str) -> None:
     """ATT looks for the nearest student as well: where the walk back begins depends on it, and starting there spares work."""
-    nearest = {"unroll/objective.py:__call__": 1} if case == "att" else {}
-    assert found[case]["steps"] == [{"devices.py:read": 1} | nearest] * (STEPS - 1)
+    nearest = {"methods/matching.py:__call__": 1} if case == "att" else {}
+    assert found[case]["steps"] == [{"runtime/devices.py:read": 1} | nearest] * (STEPS - 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no graphics card here whose waits torch could report")
@@ -120,7 +120,7 @@ def test_what_is_waited_for_is_counted() -> None:
 
 def test_what_is_sent_without_pinning_is_counted() -> None:
     lines = ["near.to('far')", "sent(near, 'far')", "far.copy_(near)", "far.copy_(far)", "far.cpu()"]
-    code = "import torch; from far import far_device, uploads; from astdistill.seeds import sent\n"
+    code = "import torch; from far import far_device, uploads; from astdistill.runtime.seeds import sent\n"
     code += "with far_device():\n    near = torch.ones(2); far = sent(near, 'far')\n"
     code += "".join(f"    {line}; print(uploads.total())\n" for line in lines)
     assert run("-c", code).stdout.split() == ["1", "1", "2", "2", "2"]

@@ -208,8 +208,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 import jobs
-from astdistill.progress import Bar
-from astdistill.workers import Crew, pool
+from astdistill.runtime.progress import Bar
+from astdistill.runtime.parallel import Crew, pool
 with pool(jobs.hold, Path({folder!r}), Crew(2, 1, asked=True), Bar("", 2, 0, None), 2, 0) as run:
     list(run([0, 1]))
 """

@@ -31,8 +31,8 @@ from problems import blobs
 from astdistill.distillation import DistillSettings, distill
 from astdistill.experts import TrajectoryStore
 from astdistill.methods import Method
-from astdistill.progress import be_quiet
-from astdistill.runs import read_lines
+from astdistill.runtime.progress import be_quiet
+from astdistill.runtime.files import read_lines
 torch.set_num_threads(1)
 be_quiet(True)
 OUT = Path({out!r})

@@ -33,8 +33,8 @@ from pathlib import Path
 import torch
 from problems import blobs
 from astdistill.evaluation import EvalRecipe, evaluate_all
-from astdistill.progress import be_quiet
-from astdistill.synthetic import SyntheticSet, one_hot
+from astdistill.runtime.progress import be_quiet
+from astdistill.data.synthetic import SyntheticSet, one_hot
 be_quiet(True)
 OUT = Path({out!r})
 RECIPE = EvalRecipe(name="short", epochs=30, full_epochs=30)

@@ -32,8 +32,8 @@ from pathlib import Path
 import torch
 from astdistill.data import load_dataset
 from astdistill.experts import ExpertRecipe, train_experts
-from astdistill.progress import be_quiet
-from astdistill.runs import read_lines
+from astdistill.runtime.progress import be_quiet
+from astdistill.runtime.files import read_lines
 torch.set_num_threads(1)
 be_quiet(True)
 OUT = Path({out!r})

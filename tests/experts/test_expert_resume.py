@@ -30,8 +30,8 @@ from pathlib import Path
 import torch
 from problems import blobs, tiny_experts
 from astdistill.experts import ExpertRecipe
-from astdistill.progress import be_quiet
-from astdistill.runs import read_lines
+from astdistill.runtime.progress import be_quiet
+from astdistill.runtime.files import read_lines
 torch.set_num_threads(1)
 be_quiet(True)
 OUT = Path({out!r})

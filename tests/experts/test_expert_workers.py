@@ -23,8 +23,8 @@ JOB = """
 from pathlib import Path
 from problems import TINY, TINY_RECIPE, blobs
 from astdistill.experts import train_experts
-from astdistill.progress import be_quiet
-from astdistill.runs import read_lines
+from astdistill.runtime.progress import be_quiet
+from astdistill.runtime.files import read_lines
 be_quiet(True)
 OUT = Path({out!r})
 def run():

@@ -87,6 +87,8 @@ def _evaluate(
     recipe = _recipe(protocol(protocol_name), {"epochs": epochs, "full_epochs": full_epochs, "lr": lr if isinstance(lr, float) else None})
     config = synthetic.data if data is None else synthetic.data.replace(source=data)
     dataset = load_dataset(config, device=device)
+    if not synthetic.preprocessing.whole:
+        synthetic = synthetic.completed(dataset.preprocessing)
     if confusion:
         check_confusion(dataset.classes)
     if continual_steps is not None:

@@ -73,7 +73,16 @@ class Preprocessing:
 
     def tensors(self) -> dict[str, Tensor]:
         """The fitted tensors by name, for a file; with `describe` they are all that `restore` needs."""
-        return {name: getattr(self, name) for name in TENSORS[self.kind]}
+        return {name: tensor for name in TENSORS[self.kind] if (tensor := getattr(self, name)) is not None}
+
+    @property
+    def whole(self) -> bool:
+        """Whether it can be applied and inverted: `compact` leaves ZCA's eigenvectors out."""
+        return self.kind != "zca" or self.eigenvectors is not None
+
+    def compact(self) -> Preprocessing:
+        """The same map, known by its `hash`, without ZCA's D×D matrix (38 MB at 32 px): it can be fitted again on the same data."""
+        return replace(self, eigenvectors=None, matrix=None) if self.kind == "zca" else self
 
     def describe(self) -> dict[str, Any]:
         """A JSON-ready dictionary of everything that is not a tensor."""
@@ -85,10 +94,10 @@ class Preprocessing:
         kind = description.get("kind")
         if kind not in TENSORS or not {"shape", "eps", "statistics"} <= set(description):
             raise InputError(f"{dict(description)} does not describe a preprocessing; take it from a file that astdistill wrote.")
-        absent = [name for name in TENSORS[kind] if name not in tensors]
+        absent = [name for name in TENSORS[kind] if name not in tensors and name != "eigenvectors"]
         if absent:
             raise InputError(f"The tensor '{absent[0]}' of the {kind} preprocessing is missing; take a whole file that astdistill wrote.")
-        fitted = {name: tensors[name] for name in TENSORS[kind]}
+        fitted = {name: tensors[name] for name in TENSORS[kind] if name in tensors}
         return Preprocessing(kind, triple(description["shape"]), eps=description["eps"], statistics=description["statistics"], **fitted)
 
     @property
@@ -111,6 +120,11 @@ class Preprocessing:
         if not fits:
             raise InputError(
                 f"Images of shape {tuple(images.shape)} were given; this preprocessing takes [N, {', '.join(map(str, self.shape))}]."
+            )
+        if not self.whole:
+            raise InputError(
+                "This file was written without its ZCA matrix (compact), so its images cannot be shown or new ones whitened; load the data "
+                "that it was made of and call synthetic.completed(dataset.preprocessing)."
             )
         if self.kind == "none":
             return images

@@ -107,6 +107,23 @@ class SyntheticSet:
         data = self.data.replace(source=without_places(self.data.source))
         return replace(self, data=data, provenance=without_places(provenance))
 
+    def compact(self) -> Self:
+        """The same set without ZCA's matrix, for a file of a few hundred kB.
+
+        It is evaluated as it is on the data that it was made of, which bring the matrix. To look at its images, or to use it on other
+        images, see `completed`.
+        """
+        return replace(self, preprocessing=self.preprocessing.compact())
+
+    def completed(self, preprocessing: Preprocessing) -> Self:
+        """The same set with the whole `preprocessing` of the data that it was made of. Raises InputError where it is another one."""
+        if preprocessing.hash != self.preprocessing.hash:
+            raise InputError(
+                f"The set was made with the preprocessing {self.preprocessing.hash}, not {preprocessing.hash}; load the data as the set "
+                f"names it: load_dataset(synthetic.data)."
+            )
+        return replace(self, preprocessing=preprocessing)
+
     def save(self, path: Path) -> None:
         """Write one safetensors file that is enough to train on, evaluate and look at the set."""
         tensors: dict[str, Tensor] = {"images": self.images, "targets": self.targets, "lr": self.lr}

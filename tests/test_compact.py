@@ -1,0 +1,57 @@
+"""Sets without their ZCA matrix: small files that are evaluated on their data, and say what they cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import astdistill as ad
+from astdistill.cli.main import main
+from astdistill.data import DataConfig
+from astdistill.evaluation.baselines import random_real
+from astdistill.runtime.errors import InputError
+
+DIGITS = DataConfig(source="digits", whiten="zca", first_classes=3)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> ad.Dataset:
+    return ad.load_dataset(DIGITS)
+
+
+@pytest.fixture
+def small(dataset: ad.Dataset, tmp_path: Path) -> Path:
+    path = tmp_path / "small.safetensors"
+    random_real(dataset, 2, 0).compact().save(path)
+    return path
+
+
+def test_a_compact_set_comes_back_without_the_matrix(dataset: ad.Dataset, small: Path, tmp_path: Path) -> None:
+    whole = random_real(dataset, 2, 0)
+    whole.save(tmp_path / "whole.safetensors")
+    found = ad.load(small)
+    assert torch.equal(found.images, whole.images)
+    assert found.preprocessing.hash == whole.preprocessing.hash
+    assert (found.preprocessing.whole, whole.preprocessing.whole) == (False, True)
+    assert small.stat().st_size < (tmp_path / "whole.safetensors").stat().st_size - 4 * 64 * 64 + 1000
+
+
+def test_its_images_are_shown_with_the_matrix_of_its_data(dataset: ad.Dataset, small: Path) -> None:
+    found = ad.load(small)
+    with pytest.raises(InputError, match=r"written without its ZCA matrix .* load the data that it was made of"):
+        found.pixels()
+    torch.testing.assert_close(found.completed(dataset.preprocessing).pixels(), random_real(dataset, 2, 0).pixels())
+    other = ad.load_dataset(DIGITS.replace(first_classes=2))
+    with pytest.raises(InputError, match=r"The set was made with the preprocessing \w+, not \w+; load the data as the set names it"):
+        found.completed(other.preprocessing)
+
+
+def test_it_is_evaluated_as_the_whole_set(dataset: ad.Dataset, small: Path, tmp_path: Path) -> None:
+    words = ["--epochs", "2", "--networks", "1", "--baselines", "random", "--architectures", "convnet-d2-w16", "--quiet"]
+    assert main(["evaluate", str(small), *words, "--out", str(tmp_path / "small")]) == 0
+    random_real(dataset, 2, 0).save(tmp_path / "whole.safetensors")
+    assert main(["evaluate", str(tmp_path / "whole.safetensors"), *words, "--out", str(tmp_path / "whole")]) == 0
+    first, second = ((tmp_path / name / "scores.json").read_text() for name in ("small", "whole"))
+    assert first == second
