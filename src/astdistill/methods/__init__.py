@@ -21,6 +21,7 @@ from .initialisation import (
 from .matching import FinalGoal, Goal, IntermediateGoal, IntermediateGoalAsReleased, Matching, Nearest, NearestGoal, Objective
 from .method import PARTS, Method
 from .outer import Accept, LogRate, LossThreshold, Rate, RawRate
+from .outer_step import OuterStep, Setup, StepSettings, TrajectoryMatching
 from .registry import find_method, methods
 from .segments import (
     BalancedWeight,
@@ -76,6 +77,7 @@ __all__ = [
     "NearestGoal",
     "NoiseInit",
     "Objective",
+    "OuterStep",
     "Perturb",
     "Plan",
     "Rate",
@@ -85,8 +87,11 @@ __all__ = [
     "RepresentativeInit",
     "RepresentativeInitAsReleased",
     "Sample",
+    "Setup",
+    "StepSettings",
     "TargetInit",
     "TargetTargets",
+    "TrajectoryMatching",
     "Truncated",
     "UniformSample",
     "Variables",
