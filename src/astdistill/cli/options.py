@@ -53,7 +53,7 @@ class Request:
 SHORTCUTS = """These change the preset before the other flags are read:
   --data PATH        the same on data of your own: a folder of parquet files or
                      images, an .npz file, or a hub name
-  --method NAME      another method: ast, ast-as-released, att, datm, ftd,
+  --method NAME      another method: ast, ast-as-released, att, datm, dm, ftd,
                      mtt, tesla, or package.module:NAME of yours
   --init START       start from real, representative or noise images, or from
                      an earlier run folder or file

@@ -1,5 +1,6 @@
 """Distillation methods and the components that they are made of."""
 
+from .distribution_matching import DM, DistributionMatching
 from .estimators import Backprop, Estimator, FirstOrder, Recompute, Truncated
 from .initialisation import (
     Choice,
@@ -42,6 +43,7 @@ __all__ = [
     "AST_AS_RELEASED",
     "ATT",
     "DATM",
+    "DM",
     "FTD",
     "MTT",
     "PARTS",
@@ -54,6 +56,7 @@ __all__ = [
     "Classifier",
     "Clusters",
     "CorrectInit",
+    "DistributionMatching",
     "Estimator",
     "ExpertTargets",
     "FileInit",
