@@ -54,7 +54,7 @@ RECIPES = {
 def run(dataset: Dataset, method: Method, settings: DistillSettings, folder: Path) -> dict[str, Any]:
     """The whole way, and how often the host waited in each stage."""
     waits.clear()
-    recipe = method.expert.replace(epochs=EPOCHS, batch=16)
+    recipe = method.recipe.replace(epochs=EPOCHS, batch=16)
     experts = ad.train_experts(dataset, model=TINY, recipe=recipe, count=1, store=folder / "experts", workers=1)
     counted = {"experts": dict(waits)}
     waits.clear()

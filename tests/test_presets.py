@@ -136,7 +136,7 @@ def test_presets_survive_json(experiment: Experiment) -> None:
 
 def test_the_acceptance_cell_is_the_published_one() -> None:
     cell = PRESETS["cifar100-ipc1"]
-    settings, expert = cell.distill, cell.method.expert
+    settings, expert = cell.distill, cell.method.recipe
     assert (cell.data.source, cell.data.whiten, cell.ipc, cell.model, cell.experts.count) == ("cifar100", "zca", 1, "convnet-d3", 100)
     assert (settings.inner_steps, settings.matched_epochs, settings.max_start_epoch) == (20, 3, 20)
     assert (settings.lr_img, settings.lr_lr, settings.lr_init, settings.iterations) == (1000, 1e-5, 0.01, 5000)
@@ -147,8 +147,8 @@ def test_the_acceptance_cell_is_the_published_one() -> None:
 def test_another_method_keeps_the_cell() -> None:
     cell = with_method(PRESETS["cifar100-ten-ipc10"], "mtt")
     assert cell.method.name == "mtt"
-    assert cell.method.expert.epochs == 15
-    assert cell.method.expert.momentum == 0.0
+    assert cell.method.recipe.epochs == 15
+    assert cell.method.recipe.momentum == 0.0
     assert cell.distill == PRESETS["cifar100-ten-ipc10"].distill
 
 
@@ -162,8 +162,8 @@ def test_cells_are_the_published_ones(name: str) -> None:
     )  # fmt: skip
     assert found == published_cells.CELLS[name]
     assert (settings.lr_init, cell.experts.count) == (0.01, 100)
-    assert settings.max_start_epoch - 1 + settings.matched_epochs <= cell.method.expert.epochs
-    assert cell.method.expert.epochs == (100 if cell.method.name == "datm" else 50)
+    assert settings.max_start_epoch - 1 + settings.matched_epochs <= cell.method.recipe.epochs
+    assert cell.method.recipe.epochs == (100 if cell.method.name == "datm" else 50)
 
 
 def test_no_cell_is_left_out() -> None:
@@ -229,7 +229,7 @@ def test_every_method_runs_in_the_cells_of_others(method: str) -> None:
     for cell in ("cifar100-ipc1", "cifar100-ipc50-datm"):
         found = with_method(PRESETS[cell], method)
         check_numbers(found)
-        assert found.method.expert.epochs == PRESETS[cell].method.expert.epochs
+        assert found.method.recipe.epochs == PRESETS[cell].method.recipe.epochs
 
 
 @pytest.mark.parametrize(

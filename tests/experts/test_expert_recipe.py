@@ -9,15 +9,15 @@ from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, MTT
 
 
 def test_the_clipping_loss_grows_from_a_half_to_one_in_ten_epochs() -> None:
-    clips = [AST.expert.clip(epoch) for epoch in range(13)]
+    clips = [AST.recipe.clip(epoch) for epoch in range(13)]
     assert clips == pytest.approx([0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95, 1, 1, 1], abs=1e-12)
     assert clips[10:] == [1.0, 1.0, 1.0]
-    assert [MTT.expert.clip(epoch) for epoch in range(3)] == [1.0, 1.0, 1.0]
+    assert [MTT.recipe.clip(epoch) for epoch in range(3)] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(("epochs", "last"), [(50, 26), (20, 11), (5, 3), (4, 3)])
 def test_the_rate_drops_once_epoch_half_plus_one_has_ended(epochs: int, last: int) -> None:
-    recipe = AST.expert.replace(epochs=epochs)
+    recipe = AST.recipe.replace(epochs=epochs)
     rates = [recipe.rate(epoch) for epoch in range(epochs)]
     assert rates == [0.003] * (last + 1) + [pytest.approx(0.0018)] * (epochs - last - 1)
     assert recipe.drop_epoch == last + 1
@@ -27,10 +27,10 @@ def test_published_recipes() -> None:
     assert MTT.expert == ExpertRecipe(
         epochs=50, batch=256, optimiser="sgd", lr=0.01, momentum=0.0, weight_decay=0.0, penalty=0.0, clip_epochs=0
     )
-    assert MTT.expert.rate(49) == 0.01
-    assert (AST.expert.lr, AST.expert.momentum, AST.expert.weight_decay, AST.expert.lr_drop) == (0.003, 0.9, 1e-3, 0.6)
-    assert (AST.expert.penalty, AST.expert.penalty_form) == (2.0, "image")
-    assert AST_AS_RELEASED.expert == AST.expert.replace(penalty_form="pixel", grad_norm=0.0)
+    assert MTT.recipe.rate(49) == 0.01
+    assert (AST.recipe.lr, AST.recipe.momentum, AST.recipe.weight_decay, AST.recipe.lr_drop) == (0.003, 0.9, 1e-3, 0.6)
+    assert (AST.recipe.penalty, AST.recipe.penalty_form) == (2.0, "image")
+    assert AST_AS_RELEASED.expert == AST.recipe.replace(penalty_form="pixel", grad_norm=0.0)
 
 
 @pytest.mark.parametrize(

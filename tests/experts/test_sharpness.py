@@ -101,9 +101,9 @@ def test_a_gradient_of_zero_stays_zero() -> None:
 
 def test_stores_that_were_trained_before_keep_their_names() -> None:
     """A recipe without sharpness is written as it was before there was any."""
-    assert not {"sharpness", "surrogate_gap"} & MTT.expert.to_json().keys()
-    assert MTT.expert.digest() == "046a670e1418"
-    assert AST.expert.digest() == "a279dfed1c86"
-    assert ExpertRecipe.model_validate(FTD.expert.to_json()) == FTD.expert
-    assert FTD.expert.to_json()["sharpness"] == 0.01
-    assert FTD.expert == MTT.expert.replace(sharpness=0.01, surrogate_gap=0.3)
+    assert not {"sharpness", "surrogate_gap"} & MTT.recipe.to_json().keys()
+    assert MTT.recipe.digest() == "046a670e1418"
+    assert AST.recipe.digest() == "a279dfed1c86"
+    assert ExpertRecipe.model_validate(FTD.recipe.to_json()) == FTD.expert
+    assert FTD.recipe.to_json()["sharpness"] == 0.01
+    assert FTD.expert == MTT.recipe.replace(sharpness=0.01, surrogate_gap=0.3)

@@ -51,6 +51,18 @@ def method(request: pytest.FixtureRequest) -> Method:
     return find_method(request.param)
 
 
+@pytest.fixture(params=[name for name in NAMES if find_method(name).step.unrolls])
+def unrolled(request: pytest.FixtureRequest) -> Method:
+    """Those whose outer step is a derivative through steps of training, for which there is a reference here."""
+    return find_method(request.param)
+
+
+@pytest.fixture
+def followed(method: Method, experts: TrajectoryStore) -> TrajectoryStore | None:
+    """The experts, for a method that has some."""
+    return None if method.expert is None else experts
+
+
 def test_the_folder_is_discovered() -> None:
     assert {"mtt", "ast", "ast-as-released", "ftd", "tesla", "datm", "att"} <= methods().keys()
     assert all(found.name == name for name, found in methods().items())
@@ -91,8 +103,9 @@ def test_methods_differ() -> None:
 
 @pytest.mark.parametrize("epoch", [0, 9, 10])
 @pytest.mark.parametrize("batch", [None, 4])
-def test_the_gradient_is_right(method: Method, epoch: int, batch: int | None) -> None:
+def test_the_gradient_is_right(unrolled: Method, epoch: int, batch: int | None) -> None:
     """In float64, on a smooth toy: the method's estimator on its own momentum, goal, weight, labels and perturbation."""
+    method = unrolled
     case = problem(steps=5, batch=batch, soft=method.labels.kind == "soft")
     model = case.inner.model
     assert isinstance(model, FlatModel)
@@ -121,8 +134,11 @@ def probe(run: Distillation, state: DistillState) -> float:
     return sum(losses) / len(losses)
 
 
-def test_twenty_outer_steps_lower_the_objective(method: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
-    run = Distillation(dataset, experts, method, IPC, SETTINGS, None, 0, model)
+def test_twenty_outer_steps_lower_the_objective(
+    method: Method, dataset: Dataset, experts: TrajectoryStore, followed: TrajectoryStore | None, model: FlatModel
+) -> None:
+    settings = SETTINGS.replace(**{**method.step.usual_settings(IPC), "iterations": 20})
+    run = Distillation(dataset, followed, method, IPC, settings, None, 0, model, experts.identity.model)
     state = run.start()
     before = probe(run, state)
     lines = [run.advance(state) for _ in range(20)]
@@ -133,10 +149,10 @@ def test_twenty_outer_steps_lower_the_objective(method: Method, dataset: Dataset
 
 
 def test_an_outer_step_on_canvases_is_the_reference_gradient(
-    method: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+    unrolled: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
 ) -> None:
-    """Textures for every method: its start, its labels, one step of it, and the set that comes of it."""
-    torus = Torus(canvas=2, samples=2)
+    """Textures for every method: its start, its labels, one step of it."""
+    method, torus = unrolled, Torus(canvas=2, samples=2)
     settings = SETTINGS.replace(batch_syn=7, canvas=2, canvas_samples=2, iterations=2)
     run = Distillation(dataset, experts, method, IPC, settings, None, 5, model)
     state = run.start()
@@ -162,14 +178,21 @@ def test_an_outer_step_on_canvases_is_the_reference_gradient(
     found = run.gradient(state)
     for fast, slow in zip((found.images, found.targets, found.lr), wanted, strict=True):
         assert float((fast - slow).norm() / slow.norm()) < (1e-3 if method.estimator.exact else 1.0)
-    made = distill(dataset, experts, method=method, ipc=IPC, settings=settings)
+
+
+def test_canvases_are_distilled(method: Method, dataset: Dataset, experts: TrajectoryStore, followed: TrajectoryStore | None) -> None:
+    """Textures for every method: the set that comes of it."""
+    settings = SETTINGS.replace(batch_syn=7, canvas=2, canvas_samples=2, iterations=2)
+    made = distill(dataset, followed, method=method, model=experts.identity.model, ipc=IPC, settings=settings)
     assert (made.canvas, made.canvas_samples, made.ipc, made.shape) == (2, 2, IPC, dataset.shape)
     assert bool(made.images.isfinite().all())
     assert made.provenance["skipped"] == 0
 
 
-def test_the_set_says_what_the_method_did(method: Method, dataset: Dataset, experts: TrajectoryStore) -> None:
-    found = distill(dataset, experts, method=method, ipc=IPC, settings=SETTINGS.replace(iterations=2))
+def test_the_set_says_what_the_method_did(
+    method: Method, dataset: Dataset, experts: TrajectoryStore, followed: TrajectoryStore | None
+) -> None:
+    found = distill(dataset, followed, method=method, model=experts.identity.model, ipc=IPC, settings=SETTINGS.replace(iterations=2))
     assert (found.method, found.momentum, found.labels, found.augmentation) == (method.name, method.momentum, method.labels.kind, "flip")
     assert (found.ipc, found.model, found.fingerprint) == (IPC, experts.identity.model, dataset.fingerprint)
     assert found.images.dtype == torch.float32
@@ -178,8 +201,9 @@ def test_the_set_says_what_the_method_did(method: Method, dataset: Dataset, expe
         assert torch.equal(found.targets, torch.eye(3).repeat_interleave(IPC, 0))
 
 
-def test_an_outer_step_is_the_reference_gradient(method: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+def test_an_outer_step_is_the_reference_gradient(unrolled: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
     """`Distillation.gradient` puts the decisions together: by hand, from the same draws, in float32."""
+    method = unrolled
     run = Distillation(dataset, experts, method, IPC, SETTINGS.replace(batch_syn=7), None, 5, model)
     state = run.start()
     state.counters.iteration = 3
@@ -212,8 +236,8 @@ def test_each_of_the_six_parts_can_be_switched_off(whole: Method, part: str) -> 
         assert read(without) == read(MTT if name == part else whole), name
         assert read(whole) != read(MTT)
     neutral = {"clip_epochs": 0, "penalty": 0.0, "grad_norm": 0.0}  # the bound is there for the penalty, and goes with it
-    assert without.expert.replace(**neutral) == whole.expert.replace(**neutral)
-    assert without.expert.grad_norm == (0.0 if part == "penalty" else whole.expert.grad_norm)
+    assert without.recipe.replace(**neutral) == whole.recipe.replace(**neutral)
+    assert without.recipe.grad_norm == (0.0 if part == "penalty" else whole.recipe.grad_norm)
     assert without.goal.origin == whole.goal.origin
     kept = set(Method.model_fields) - {"expert", "init", "weight", "goal", "perturb"}
     assert all(getattr(without, name) == getattr(whole, name) for name in kept)

@@ -15,10 +15,10 @@ from astdistill.runtime.errors import InputError
     ("recipe", "words"),
     [
         (MTT.expert, "plain SGD"),
-        (MTT.expert.replace(momentum=0.9), "momentum 0.9"),
+        (MTT.recipe.replace(momentum=0.9), "momentum 0.9"),
         (AST.expert, "momentum 0.9, clipping, penalty 2"),
-        (AST.expert.replace(penalty_form="pixel"), "momentum 0.9, clipping, penalty 2 per pixel"),
-        (FTD.expert.replace(sharpness=0.01), "sharpness 0.01"),
+        (AST.recipe.replace(penalty_form="pixel"), "momentum 0.9, clipping, penalty 2 per pixel"),
+        (FTD.recipe.replace(sharpness=0.01), "sharpness 0.01"),
         (ExpertRecipe(optimiser="adam"), "Adam"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -177,9 +177,10 @@ def _estimate(request: Request, seeds: int, out: Path) -> None:
         check_numbers(each)
         with using(each.engine):
             first = seeded(each, 0)
-            experts, *rest = estimate.timed(first, estimate.facts(first))
-        recipe = each.method.expert.digest()
-        seconds = seeds * (0.0 if recipe in trained else experts.seconds), seeds * sum(stage.seconds for stage in rest)
+            stages = estimate.timed(first, estimate.facts(first))
+        spent = sum(stage.seconds for stage in stages[:-2])
+        recipe = each.method.expert
+        seconds = seeds * (0.0 if recipe in trained else spent), seeds * sum(stage.seconds for stage in stages[-2:])
         trained.add(recipe)
         whole += sum(seconds)
         rows.append((name, duration(seconds[0]) if seconds[0] else "shared", duration(seconds[1])))

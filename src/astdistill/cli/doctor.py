@@ -35,7 +35,7 @@ def trial() -> Iterator[Finding]:
     with tempfile.TemporaryDirectory(prefix="astdistill-doctor-") as name, quietly():
         folder = Path(name)
         dataset = load_dataset("digits", per_class=30)
-        recipe = AST.expert.replace(epochs=6, lr=0.01, clip_epochs=2, batch=64, augmentation="")
+        recipe = AST.recipe.replace(epochs=6, lr=0.01, clip_epochs=2, batch=64, augmentation="")
         experts = train_experts(dataset, model="convnet-d2-w16", recipe=recipe, count=2, store=folder / "experts", workers=1)
         settings = DistillSettings(iterations=STEPS, inner_steps=8, max_start_epoch=3, lr_img=30.0, lr_init=0.05, augmentation="")
         once = distill(dataset, experts, method=AST, settings=settings, out=folder / "once")

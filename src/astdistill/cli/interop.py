@@ -67,7 +67,7 @@ def _import_buffers(
         quiet: No progress.
     """
     be_quiet(quiet)
-    recipe = find_method(method).expert
+    recipe = find_method(method).recipe
     if not files:
         raise InputError("No buffer was named; name a folder of replay_buffer_*.pt: astdistill import-buffers FOLDER --data cifar100")
     buffers.buffer_files(files)

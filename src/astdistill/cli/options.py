@@ -53,8 +53,8 @@ class Request:
 SHORTCUTS = """These change the preset before the other flags are read:
   --data PATH        the same on data of your own: a folder of parquet files or
                      images, an .npz file, or a hub name
-  --method NAME      another method: ast, ast-as-released, att, datm, ftd, mtt,
-                     tesla, or package.module:NAME of yours
+  --method NAME      another method: ast, ast-as-released, att, datm, dm, ftd,
+                     mtt, tesla, or package.module:NAME of yours
   --init START       start from real, representative or noise images, or from
                      an earlier run folder or file
   --part FIELD=PART  put another part into the method: estimator=Truncated,
@@ -64,6 +64,10 @@ SHORTCUTS = """These change the preset before the other flags are read:
   --log NAME         log to tensorboard or wandb as well; may be repeated
   --protocol NAME    another evaluation protocol: mtt or ast-released"""
 FIRST = "The first word is a preset; they are listed by: astdistill presets"
+
+
+WHOLE = (tyro.conf.AvoidSubcommands,)
+"""A record that may be absent has its flags where the preset has the record, and is no command of its own."""
 
 
 def parse(verb: str, words: Sequence[str], default: str | None = None, first: str = FIRST, prog: str = "") -> Request:
@@ -82,7 +86,7 @@ def parse(verb: str, words: Sequence[str], default: str | None = None, first: st
     log, words = _loggers(words, prog)
     experiment, rest = _shortcuts(preset(shown), words, prog)
     fields = {field: getattr(experiment, field) for field in Experiment.model_fields}
-    found = read(Options, rest, prog, description="\n\n".join(about), default=Options.model_validate(fields))
+    found = read(Options, rest, prog, description="\n\n".join(about), default=Options.model_validate(fields), config=WHOLE)
     return Request(
         _published(found.experiment(), experiment.name),
         found.out or Path("runs") / (verb if default else experiment.name),

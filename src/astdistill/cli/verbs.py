@@ -16,6 +16,7 @@ from ..report.figures import epoch_table, quality_table
 from ..report.page.page import PAGE, renew_page
 from ..report.run import run_of
 from ..runtime.devices import check_device
+from ..runtime.errors import InputError
 from ..runtime.progress import be_quiet
 from ..runtime.tables import terminal
 from . import ablation
@@ -38,6 +39,11 @@ def run(words: list[str]) -> None:
 def experts(words: list[str]) -> None:
     """The experts of a preset, and their quality."""
     request = parse("experts", words)
+    if request.experiment.method.expert is None:
+        raise InputError(
+            f"Method '{request.experiment.method.name}' trains no experts; distil at once with: astdistill run {request.experiment.name}"
+            f" --method {request.experiment.method.name}"
+        )
     if _only_estimate(request):
         return
     check_device(request.experiment.device)

@@ -37,6 +37,10 @@ class Draw:
         """The same draw with its numbers on `device`."""
         return Draw(self.op, {name: sent(number, device) for name, number in self.numbers.items()})
 
+    def shared(self, count: int) -> Draw:
+        """This draw for one image as that of each of `count` images."""
+        return Draw(self.op, {name: number.expand(count) for name, number in self.numbers.items()})
+
 
 def draw(strategy: str, batch: int, shape: tuple[int, int, int], generator: torch.Generator) -> Draw:
     """One operation of `strategy` (names joined by `_`), each as likely as the others, with numbers for `batch` images of shape (C, H, W).

@@ -92,17 +92,19 @@ Observer = Callable[[Distillation, DistillState, Line], None]
 
 def distill(
     dataset: Dataset,
-    experts: TrajectoryStore,
+    experts: TrajectoryStore | None = None,
     *,
     method: Method = MTT,
+    model: str | None = None,
     ipc: int = 1,
     settings: DistillSettings | None = None,
     out: str | Path | None = None,
     seed: int = 0,
     observers: Sequence[Observer] = (),
 ) -> SyntheticSet:
-    """The distilled set: `ipc` images per class whose training follows the experts (METHOD §1).
+    """The distilled set: `ipc` images per class that the method's outer steps have changed (METHOD §1).
 
+    A method whose `expert` is None takes no experts, and `model` names its network; elsewhere the network is that of the experts.
     With `out`, the folder gets `state.safetensors`, `metrics.jsonl` and `synthetic.safetensors`, and the same call resumes a run
     that was killed, to the same bits on a CPU. With `settings.validate_every`, `synthetic.safetensors` is the best set by the validation
     split and `last.safetensors` the last; without, it is the last. Each of `observers` is told of every outer step, and must change
@@ -110,18 +112,34 @@ def distill(
     skipped.
     """
     settings = settings or DistillSettings()
-    experts = experts.first(settings.max_experts or len(experts))  # fixed from here on, whoever adds experts to the store meanwhile
+    network = _network(method, experts, model)
+    if experts is not None:
+        experts = experts.first(settings.max_experts or len(experts))  # fixed from here on, whoever adds experts meanwhile
     check(dataset, experts, method, settings, ipc)
-    model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)).to(dataset.device))
-    if model.size != experts.identity.parameters:
+    flat = FlatModel(build_model(network, dataset.shape, len(dataset.classes)).to(dataset.device))
+    if experts is not None and flat.size != experts.identity.parameters:
         raise InputError(
-            f"The network '{experts.identity.model}' has {model.size:,} parameters, but the experts in {experts.folder} have "
+            f"The network '{network}' has {flat.size:,} parameters, but the experts in {experts.folder} have "
             f"{experts.identity.parameters:,}: its code has changed since; train experts of the present network in another --experts.store."
         )
-    run = Distillation(dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, model)
+    run = Distillation(dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, flat, network)
     state = run.start()
     best = _iterate(run, state, observers)
     return _finish(run, state, best)
+
+
+def _network(method: Method, experts: TrajectoryStore | None, model: str | None) -> str:
+    """The student's name. Raises InputError where it is not known, and for experts that are missing, too many, or of another network."""
+    if method.expert is not None and experts is None:
+        raise InputError(f"Method '{method.name}' needs experts, and none were given; pass those of train_experts.")
+    if method.expert is None and experts is not None:
+        raise InputError(f"Method '{method.name}' takes no experts; pass None in their place, and the network's name as model=.")
+    if experts is None and model is None:
+        raise InputError(f"Method '{method.name}' has no experts that say what its network is; name one, for example model='convnet-d3'.")
+    own = experts.identity.model if experts else str(model)
+    if model is not None and model != own:
+        raise InputError(f"model='{model}' was given, but the experts are networks '{own}'; leave model out.")
+    return own
 
 
 def _iterate(run: Distillation, state: DistillState, observers: Sequence[Observer]) -> SyntheticSet | None:

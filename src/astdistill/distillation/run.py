@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet
-from ..experts.store import Segment, TrajectoryStore
-from ..methods.initialisation import Classifier, Initial
+from ..experts.store import TrajectoryStore
+from ..methods.initialisation import Initial
 from ..methods.method import Method
-from ..methods.unroll import InnerLoop, MetaGradient, Variables, draw_plan
+from ..methods.outer_step import Setup
+from ..methods.unroll import MetaGradient, Variables
 from ..models.flat import FlatModel
 from ..runtime.config import as_first_written, digest
 from ..runtime.devices import read
@@ -21,7 +23,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import read_lines, rewrite_lines
 from ..runtime.progress import phase
 from ..runtime.provenance import provenance
-from ..runtime.seeds import derive, rng
+from ..runtime.seeds import derive
 from .settings import DistillSettings
 from .snapshots import StartMap
 from .state import DistillState
@@ -35,13 +37,21 @@ class Distillation:
     """One run: what it is made of, and where it writes (nowhere if `out` is None)."""
 
     dataset: Dataset
-    experts: TrajectoryStore
+    experts: TrajectoryStore | None
     method: Method
     ipc: int
     settings: DistillSettings
     out: Path | None
     seed: int
     model: FlatModel
+    network: str = ""
+    """The student's name, which is that of the experts where there are some."""
+
+    @property
+    def setup(self) -> Setup:
+        """What every outer step is told."""
+        network = self.network or (self.experts.identity.model if self.experts else "")
+        return Setup(self.dataset, self.experts, network, self.model, self.method, self.settings)
 
     @property
     def key(self) -> str:
@@ -49,11 +59,18 @@ class Distillation:
         settings = self.settings.to_json()
         for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes", "snapshots"):
             settings.pop(free)
+        method = as_first_written(self.method.to_json())
+        return digest({"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, **self._learned_from})
+
+    @property
+    def _learned_from(self) -> dict[str, Any]:
+        """The experts, which know their data and network; or these two, where there are none."""
+        if self.experts is None:
+            return {"data": self.dataset.fingerprint, "model": self.network}
         experts = {"store": self.experts.identity.digest(), "numbers": self.experts.experts()}
         if self.method.reads_trained and self.experts.epochs < self.experts.identity.recipe.epochs:
             experts["epochs"] = self.experts.epochs
-        method = as_first_written(self.method.to_json())
-        return digest({"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, "experts": experts})
+        return {"experts": experts}
 
     def start(self) -> DistillState:
         """The state to go on from: the saved one, or a fresh one."""
@@ -74,7 +91,7 @@ class Distillation:
         with phase("choosing the first images and targets"):
             cells = self.method.init(self.dataset, self.experts, self.model, self.ipc * torus.cells, self.seed)
             initial = Initial(torus.tiled(cells.images), cells.labels[:: torus.cells])
-            targets = self.method.labels(initial, self.experts, self._classifier, classes, self.seed)
+            targets = self.method.labels(initial, self.experts, self.setup.classifier, classes, self.seed)
         if self.out and self.settings.snapshots and cells.clusters:
             StartMap.of(cells.clusters).save(self.out)
         return DistillState(initial.images, targets, self.method, self.settings)
@@ -94,38 +111,9 @@ class Distillation:
 
         With several trajectories it is the mean of theirs; the first has the run's own seed, the others have one derived from it.
         """
+        setup, variables, iteration = self.setup, Variables(state.images, state.targets, state.lr), state.counters.iteration
         more = [derive(self.seed, "trajectory", number) for number in range(1, self.settings.trajectories)]
-        return MetaGradient.mean([self._trajectory(state, seed) for seed in (self.seed, *more)])
-
-    @property
-    def _classifier(self) -> Classifier:
-        """The network as it labels images, or whole canvases."""
-        return self.settings.torus.averaged(self.model)
-
-    def _segment(self, iteration: int, seed: int) -> Segment:
-        starts, matched = self.settings.max_start_epoch, self.settings.matched_epochs
-        return self.method.sample(self.experts, iteration, starts, matched, seed).to(self.device)
-
-    def _trajectory(self, state: DistillState, seed: int) -> MetaGradient:
-        """The meta-gradient of one student, all of whose draws depend on `seed`."""
-        iteration, settings, method = state.counters.iteration, self.settings, self.method
-        segment = self._segment(iteration, seed)
-        start = method.perturb(segment.start, self.model, rng(seed, "perturb", iteration))
-        plan = draw_plan(
-            settings.inner_steps,
-            len(state.images),
-            settings.batch_syn,
-            settings.augmentation,
-            self.dataset.shape,
-            rng(seed, "plan", iteration),
-            self.device,
-            settings.torus,
-        )
-        weight = method.weight(segment.epoch, settings.max_start_epoch)
-        inner = InnerLoop(self.model, plan, method.momentum, weight, method.labels.kind)
-        targets = method.labels.at(state.targets, state.images, segment, self._classifier)
-        variables = Variables(state.images, targets, state.lr)
-        return method.estimator(inner, start, variables, method.goal(segment, start, settings.inner_steps))
+        return MetaGradient.mean([self.method.step(setup, variables, iteration, seed) for seed in (self.seed, *more)])
 
     def advance(self, state: DistillState, confirmed: Callable[[DistillState], None] = lambda state: None) -> Line:
         """One outer step; what is to be logged about it. `confirmed` may save the state before it; called if its gradient is accepted.
@@ -154,7 +142,7 @@ class Distillation:
         """The set as it would be saved now: the moving averages, which are X and Y themselves where the method does not average."""
         images, targets, taken = state.average["images"], state.average["targets"], state.counters.iteration
         if taken:
-            targets = self.method.labels.at(targets, images, self._segment(taken - 1, self.seed), self._classifier)
+            targets = self.method.step.targets(self.setup, Variables(images, targets, state.lr), taken - 1, self.seed)
         return SyntheticSet(
             images=images.clone(),
             targets=targets.clone(),
@@ -162,7 +150,7 @@ class Distillation:
             classes=self.dataset.classes,
             preprocessing=self.dataset.preprocessing,
             data=self.dataset.config,
-            model=self.experts.identity.model,
+            model=self.setup.network,
             labels=self.method.labels.kind,
             augmentation=self.settings.augmentation,
             momentum=self.method.momentum,

@@ -84,9 +84,12 @@ class DistillSettings(Record):
         return Torus(canvas=self.canvas, samples=self.canvas_samples)
 
 
-def check(dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings, ipc: int) -> None:
+def check(dataset: Dataset, experts: TrajectoryStore | None, method: Method, settings: DistillSettings, ipc: int) -> None:
     """Raise InputError, before anything is written, where data, experts, method and settings do not fit together."""
     check_data(dataset, method, settings, ipc)
+    if experts is None:
+        check_settings(method, settings, None)
+        return
     check_settings(method, settings, experts.epochs, f"the experts in {experts.folder} have")
     _check_experts(dataset, experts)
 
@@ -102,22 +105,14 @@ def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc:
         )
 
 
-def check_settings(method: Method, settings: DistillSettings, epochs: int, whose: str = "the expert recipe has") -> None:
-    """Raise InputError where settings contradict the experts' number of epochs, or one another; neither data nor experts are needed."""
-    last = settings.last_epoch
-    if last > epochs:
-        allowed = max(1, epochs - settings.matched_epochs + 1)
-        raise InputError(
-            f"Start epochs below {settings.max_start_epoch} and {settings.matched_epochs} matched epochs reach epoch {last}, but {whose} "
-            f"{epochs}; choose --distill.max-start-epoch {allowed} or less, or train longer experts."
-        )
+def check_settings(method: Method, settings: DistillSettings, epochs: int | None, whose: str = "the expert recipe has") -> None:
+    """Raise InputError where settings contradict one another or the experts' number of epochs; neither data nor experts are needed."""
+    method.step.check(method, settings, epochs, whose)
     if settings.canvas_samples > 1 and settings.canvas == 1:
         raise InputError(
             f"{settings.canvas_samples} crops of each canvas were asked for, but ordinary images are seen whole; add --distill.canvas 2, "
             f"or leave out --distill.canvas-samples."
         )
-    method.sample.check(settings.max_start_epoch)
-    method.goal.check(settings.inner_steps, settings.matched_epochs)
 
 
 def _check_experts(dataset: Dataset, experts: TrajectoryStore) -> None:

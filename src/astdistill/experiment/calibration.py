@@ -33,7 +33,7 @@ from ..runtime.files import cache_folder, read_json, write_json
 from ..runtime.progress import Bar, bar
 from ..runtime.provenance import machine, versions
 from .config import Experiment
-from .probe import Facts, Probe
+from .probe import Facts, Probe, trained_as
 from .work import FIRST_ORDER, PENALISED, RECOMPUTE, TRAIN, Net, Units, convnet_work
 
 FORMAT = 1
@@ -99,7 +99,7 @@ class Counted:
 
     def expert_step(self, method: Method, batch: int, penalty: bool) -> tuple[float, int]:
         """Seconds and bytes of one training step on `batch` images."""
-        recipe = method.expert if penalty else method.expert.replace(penalty=0.0, sharpness=0.0)
+        recipe = trained_as(method, penalty)
         kinds = ["plain"] if not recipe.penalty or recipe.penalty_form == "pixel" else []
         kinds += ["penalised"] if recipe.penalty else []
         return self._cost(kinds, batch, 2 if recipe.sharpness else 1)

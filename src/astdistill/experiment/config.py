@@ -83,8 +83,11 @@ class Experiment(Record):
 
 
 def expert_epochs(experiment: Experiment) -> int:
-    """How many epochs each expert of the experiment is trained for. Raises InputError where `stop_after` is less than is read."""
-    wanted, whole, read = experiment.experts.stop_after, experiment.method.expert.epochs, experiment.distill.last_epoch
+    """How many epochs each expert of the experiment is trained for.
+
+    Raises InputError where `stop_after` is less than is read, and for a method without experts.
+    """
+    wanted, whole, read = experiment.experts.stop_after, experiment.method.recipe.epochs, experiment.distill.last_epoch
     if wanted is None or (wanted == "auto" and experiment.method.reads_trained):
         return whole
     if wanted == "auto":
@@ -106,6 +109,9 @@ def check_numbers(experiment: Experiment) -> None:
     """Raise InputError where settings contradict one another, whatever the data."""
     with using(experiment.engine):
         chosen()
+    if experiment.method.expert is None:
+        check_settings(experiment.method, experiment.distill, None)
+        return
     store = experiment.experts.store
     check_folder(store, "--experts.store")
     if experiment.experts.imported is not None:
@@ -116,7 +122,7 @@ def check_numbers(experiment: Experiment) -> None:
             f"--experts.store {store} is a store itself, and others belong beside it; use its experts as they are with --experts.store "
             f"{store.parent} --experts.imported {store.name}."
         )
-    check_settings(experiment.method, experiment.distill, experiment.method.expert.epochs)
+    check_settings(experiment.method, experiment.distill, experiment.method.recipe.epochs)
     expert_epochs(experiment)
     wanted = experiment.distill.max_experts
     if wanted is not None and wanted > experiment.experts.count:
@@ -141,7 +147,7 @@ def check_experiment(experiment: Experiment, dataset: Dataset) -> None:
     """Raise InputError where the parts do not fit: before experts are trained, and before anything is written."""
     check_numbers(experiment)
     check_data(dataset, experiment.method, experiment.distill, experiment.ipc)
-    if experiment.experts.imported is not None:
+    if experiment.method.expert is not None and experiment.experts.imported is not None:
         check(dataset, imported_experts(experiment), experiment.method, experiment.distill, experiment.ipc)
     FlatModel(build_model(experiment.model, dataset.shape, len(dataset.classes)))
     check_names(architectures(experiment.evaluation.architectures, experiment.model, dataset.shape), dataset)

@@ -20,6 +20,8 @@ from ..runtime.status import duration, size
 from .config import Experiment, expert_epochs
 from .probe import NAMED, Facts, Probe
 
+TOGETHER = 1024
+"""Images that a step which is no unroll is taken to hold at once."""
 SETS = 7
 """Copies of X at once: itself, its gradient, momentum and average, and the three that a step may go back to."""
 
@@ -76,8 +78,12 @@ def timed(experiment: Experiment, known: Facts) -> list[Stage]:
 
 
 def stages(experiment: Experiment, known: Facts, pace: Pace) -> list[Stage]:
-    """Experts, distillation and evaluation, at the pace of single steps. Seconds are not a number where the pace's are not."""
-    return [_experts(experiment, known, pace), _distillation(experiment, known, pace), _evaluation(experiment, known, pace)]
+    """Experts where there are some, distillation and evaluation, at the pace of single steps.
+
+    Seconds are not a number where the pace's are not.
+    """
+    experts = [] if experiment.method.expert is None else [_experts(experiment, known, pace)]
+    return [*experts, _distillation(experiment, known, pace), _evaluation(experiment, known, pace)]
 
 
 def together(found: list[Stage]) -> Stage:
@@ -104,7 +110,7 @@ def _whitening(experiment: Experiment, known: Facts) -> Stage:
 
 
 def _experts(experiment: Experiment, known: Facts, pace: Pace) -> Stage:
-    recipe, wanted = experiment.method.expert, experiment.experts
+    recipe, wanted = experiment.method.recipe, experiment.experts
     if wanted.imported is not None:
         return Stage(f"experts of {wanted.imported}", 0.0, _data(experiment, known), 0)
     seconds, memory = pace.expert_step(experiment.method, min(recipe.batch, known.train), penalty=True)
@@ -116,10 +122,10 @@ def _experts(experiment: Experiment, known: Facts, pace: Pace) -> Stage:
 
 
 def _distillation(experiment: Experiment, known: Facts, pace: Pace) -> Stage:
-    seconds, memory = pace.outer_step(experiment)
+    seconds, memory = _outer_step(experiment, known, pace)
     settings, count = experiment.distill, experiment.ipc * known.classes
     images = 4 * count * math.prod(settings.torus.extent(known.shape))
-    students = 4 * pace.parameters * (settings.inner_steps + 8)
+    students = 4 * pace.parameters * (8 + experiment.method.step.unrolls * settings.inner_steps)
     sets = 3 if settings.validate_every else 1
     # X and its momentum in the state, and each set that is saved.
     disk = 2 * images + sets * (images + _whitening_bytes(experiment, known))
@@ -130,6 +136,17 @@ def _distillation(experiment: Experiment, known: Facts, pace: Pace) -> Stage:
         step, _ = pace.expert_step(experiment.method, batch * settings.torus.samples, penalty=False)
         spent += networks * settings.validate_epochs * math.ceil(count / batch) * step
     return Stage(f"{settings.iterations} outer steps", spent, _data(experiment, known) + SETS * images + students + memory, disk)
+
+
+def _outer_step(experiment: Experiment, known: Facts, pace: Pace) -> tuple[float, int]:
+    """Seconds and bytes of one outer step with one trajectory: timed where it is an unroll, otherwise as so much training."""
+    method, settings = experiment.method, experiment.distill
+    if method.step.unrolls:
+        return pace.outer_step(experiment)
+    images = method.step.images_trained(experiment.ipc * known.classes * settings.torus.samples, known.classes)
+    batch = max(1, min(round(images), TOGETHER))
+    seconds, memory = pace.expert_step(method, batch, penalty=False)
+    return seconds * images / batch, memory
 
 
 def _evaluation(experiment: Experiment, known: Facts, pace: Pace) -> Stage:

@@ -111,7 +111,7 @@ def obtain_experts(experiment: Experiment, dataset: Dataset, recorder: Recorder 
         store = train_experts(
             dataset,
             model=experiment.model,
-            recipe=experiment.method.expert,
+            recipe=experiment.method.recipe,
             count=wanted.count,
             store=wanted.store,
             seed=wanted.seed,
@@ -125,7 +125,7 @@ def obtain_experts(experiment: Experiment, dataset: Dataset, recorder: Recorder 
 
 
 def obtain_synthetic(
-    experiment: Experiment, dataset: Dataset, experts: TrajectoryStore, out: Path, recorder: Recorder = SILENT
+    experiment: Experiment, dataset: Dataset, experts: TrajectoryStore | None, out: Path, recorder: Recorder = SILENT
 ) -> SyntheticSet:
     """The distilled set, with its picture and curves beside it, and textures as a folder of files that can be tiled."""
     with using(experiment.engine):
@@ -133,17 +133,20 @@ def obtain_synthetic(
             dataset,
             experts,
             method=experiment.method,
+            model=experiment.model,
             ipc=experiment.ipc,
             settings=experiment.distill,
             out=out,
             seed=experiment.seed,
             observers=[recorder],
         )
-    record_experts(experts, out)
+    if experts is not None:
+        record_experts(experts, out)
     save_grid(synthetic, out / "images.png")
     if synthetic.canvas > 1:
         save_textures(synthetic, out / "textures")
-    save_curves(read_lines(out / "metrics.jsonl"), out / "curves.png")
+    method = experiment.method
+    save_curves(read_lines(out / "metrics.jsonl"), out / "curves.png", loss_name=method.step.loss_name, learned_lr="lr" in method.learn)
     return synthetic
 
 
@@ -168,10 +171,15 @@ def prepare(experiment: Experiment, out: Path) -> Dataset:
     """The data, once everything that can be checked has been, and `out` is this run's. Raises InputError with nothing written."""
     dataset = load_data(experiment)
     check_experiment(experiment, dataset)
-    # The number that "auto" stands for is noted, so that whoever reads the folder need not know the method.
-    noted = experiment.replace(experts=experiment.experts.replace(stop_after=expert_epochs(experiment)))
-    claim(noted.to_json(), dataset.fingerprint, out, experiment.device)
+    claim(_noted(experiment).to_json(), dataset.fingerprint, out, experiment.device)
     return dataset
+
+
+def _noted(experiment: Experiment) -> Experiment:
+    """The experiment with the number that "auto" stands for, so that whoever reads the folder need not know the method."""
+    if experiment.method.expert is None:
+        return experiment
+    return experiment.replace(experts=experiment.experts.replace(stop_after=expert_epochs(experiment)))
 
 
 @contextmanager
@@ -182,9 +190,11 @@ def followed(experiment: Experiment, out: Path, loggers: Sequence[str]) -> Itera
 
 
 def distill_experiment(experiment: Experiment, dataset: Dataset, out: Path, recorder: Recorder) -> SyntheticSet:
-    """The distilled set of a run that `prepare` has claimed, its experts trained where they are missing."""
-    with stage("experts", out):
-        experts = obtain_experts(experiment, dataset, recorder)
+    """The distilled set of a run that `prepare` has claimed, its experts trained where they are missing and needed."""
+    experts = None
+    if experiment.method.expert is not None:
+        with stage("experts", out):
+            experts = obtain_experts(experiment, dataset, recorder)
     with stage("distillation", out):
         return obtain_synthetic(experiment, dataset, experts, out, recorder)
 

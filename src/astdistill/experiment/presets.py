@@ -21,7 +21,7 @@ DIGITS = Experiment(
     data=DataConfig(source="digits"),
     model="convnet-d2-w32",
     experts=ExpertSettings(count=4),
-    method=AST.replace(expert=AST.expert.replace(epochs=20, lr=0.01, clip_epochs=5, batch=128, augmentation=DIGITS_DSA)),
+    method=AST.replace(expert=AST.recipe.replace(epochs=20, lr=0.01, clip_epochs=5, batch=128, augmentation=DIGITS_DSA)),
     ipc=1,
     distill=DistillSettings(
         iterations=300,
@@ -40,7 +40,7 @@ CIFAR_TEN = Experiment(
     data=DataConfig(source="cifar100", first_classes=10),
     model="convnet-d3-w32",
     experts=ExpertSettings(count=5),
-    method=AST.replace(expert=AST.expert.replace(epochs=15)),
+    method=AST.replace(expert=AST.recipe.replace(epochs=15)),
     ipc=10,
     distill=DistillSettings(iterations=400, inner_steps=10, matched_epochs=2, max_start_epoch=8, lr_img=1000.0, lr_lr=1e-5),
     evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300)),
@@ -191,12 +191,19 @@ def preset(name: str) -> Experiment:
 
 
 def with_method(experiment: Experiment, method: str) -> Experiment:
-    """The same cell by another method: its decisions, the cell's own expert epochs, batch and augmentation."""
-    if find_method(method).name == experiment.method.name:
-        return experiment
+    """The same cell by another method: its decisions, the cell's own expert epochs, batch and augmentation.
+
+    A method of another family brings the rates and counts that are usual there.
+    """
     found, kept = find_method(method), experiment.method.expert
-    expert = found.expert.replace(epochs=kept.epochs, batch=kept.batch, augmentation=kept.augmentation)
-    return experiment.replace(method=found.replace(expert=expert))
+    if found.name == experiment.method.name:
+        return experiment
+    if type(found.step) is not type(experiment.method.step):
+        experiment = experiment.replace(distill=experiment.distill.replace(**found.step.usual_settings(experiment.ipc)))
+    if found.expert is not None and kept is not None:
+        expert = found.expert.replace(epochs=kept.epochs, batch=kept.batch, augmentation=kept.augmentation)
+        found = found.replace(expert=expert)
+    return experiment.replace(method=found)
 
 
 def matching(words: list[str]) -> list[Experiment]:

@@ -17,6 +17,7 @@ from ..autodiff.training import Trainee
 from ..data.dataset import DataConfig
 from ..data.imagenet import SIZE, SUBSETS
 from ..data.storage import held_bytes, residence
+from ..experts.recipe import ExpertRecipe
 from ..experts.training import expert_gradient
 from ..methods.matching import Matching
 from ..methods.method import Method
@@ -79,7 +80,7 @@ class Probe:
         """Seconds and bytes of one training step on `batch` images."""
         probed = min(batch, PROBED)
         images, labels = self._images(probed)
-        recipe = method.expert if penalty else method.expert.replace(penalty=0.0, sharpness=0.0)
+        recipe = trained_as(method, penalty)
         trainee, targets = Trainee(copy.deepcopy(self.network)), self._targets(labels)
 
         def step() -> None:
@@ -120,6 +121,12 @@ class Probe:
         goal = Matching((steps,), start[None] + 0.01, torch.ones(1, device=self.device))
         inner = InnerLoop(model, plan, experiment.method.momentum)
         return lambda: _done(experiment.method.estimator(inner, start, variables, goal))
+
+
+def trained_as(method: Method, penalty: bool) -> ExpertRecipe:
+    """How the method's experts are trained, with the recipe's penalty and sharpness or without; MTT's way where it has none."""
+    recipe = method.expert or ExpertRecipe()
+    return recipe if penalty else recipe.replace(penalty=0.0, sharpness=0.0)
 
 
 def _done(result: object) -> None:

@@ -1,5 +1,6 @@
 """Distillation methods and the components that they are made of."""
 
+from .distribution_matching import DM, DistributionMatching
 from .estimators import Backprop, Estimator, FirstOrder, Recompute, Truncated
 from .initialisation import (
     Choice,
@@ -21,6 +22,7 @@ from .initialisation import (
 from .matching import FinalGoal, Goal, IntermediateGoal, IntermediateGoalAsReleased, Matching, Nearest, NearestGoal, Objective
 from .method import PARTS, Method
 from .outer import Accept, LogRate, LossThreshold, Rate, RawRate
+from .outer_step import OuterStep, Setup, StepSettings, TrajectoryMatching
 from .registry import find_method, methods
 from .segments import (
     BalancedWeight,
@@ -41,6 +43,7 @@ __all__ = [
     "AST_AS_RELEASED",
     "ATT",
     "DATM",
+    "DM",
     "FTD",
     "MTT",
     "PARTS",
@@ -53,6 +56,7 @@ __all__ = [
     "Classifier",
     "Clusters",
     "CorrectInit",
+    "DistributionMatching",
     "Estimator",
     "ExpertTargets",
     "FileInit",
@@ -76,6 +80,7 @@ __all__ = [
     "NearestGoal",
     "NoiseInit",
     "Objective",
+    "OuterStep",
     "Perturb",
     "Plan",
     "Rate",
@@ -85,8 +90,11 @@ __all__ = [
     "RepresentativeInit",
     "RepresentativeInitAsReleased",
     "Sample",
+    "Setup",
+    "StepSettings",
     "TargetInit",
     "TargetTargets",
+    "TrajectoryMatching",
     "Truncated",
     "UniformSample",
     "Variables",

@@ -62,6 +62,7 @@ class Init(Part):
     """Chooses the start of X from the training images.
 
     The images per class have been checked against the class sizes; a canvas of k² cells asks for k² of them, which a class may not have.
+    The experts are there wherever `reads_trained`; a method may otherwise have none.
     """
 
     reads_trained: ClassVar[bool] = False
@@ -70,7 +71,7 @@ class Init(Part):
     def check(self, dataset: Dataset, ipc: int) -> None:
         """Raise InputError when so many images per class of this data set cannot be chosen this way."""
 
-    def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
+    def __call__(self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int) -> Initial:
         """The initial set: no image twice, but where a class has fewer than `ipc`, all of which then come round again."""
         sizes = enumerate(dataset.class_sizes())
         chosen = [self.choose(dataset, label, min(ipc, size), experts, model, seed) for label, size in sizes]
@@ -79,7 +80,7 @@ class Init(Part):
         clusters = tuple(each.clusters for each in chosen if each.clusters is not None)
         return Initial(dataset.train.batch(indices), dataset.train.labels[indices], clusters)
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int) -> Choice:
         """Which `ipc` training images of class `label`."""
         raise NotImplementedError
 
@@ -87,7 +88,7 @@ class Init(Part):
 class RealInit(Init):
     """Random real images of each class (MTT)."""
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int) -> Choice:
         members = dataset.train.of_class(label).cpu()
         return Choice(members[torch.randperm(len(members), generator=rng(seed, "init", label))[:ipc]])
 
@@ -100,7 +101,7 @@ class CorrectInit(Init):
 
     reads_trained: ClassVar[bool] = True
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int) -> Choice:
         members = dataset.train.of_class(label)
         members = members[torch.randperm(len(members), generator=rng(seed, "init", label)).to(members.device)]
         logits = expert_logits(experts, model, dataset.train.select(members), seed)
@@ -111,7 +112,7 @@ class CorrectInit(Init):
 class NoiseInit(Init):
     """Gaussian noise, unit variance in the preprocessed space."""
 
-    def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
+    def __call__(self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int) -> Initial:
         labels = torch.arange(len(dataset.classes)).repeat_interleave(ipc)
         images = torch.randn(len(labels), *dataset.shape, generator=rng(seed, "init"))
         return Initial(images.to(dataset.device), labels.to(dataset.device))
@@ -134,7 +135,7 @@ class FileInit(Init):
             if has != wants:
                 raise InputError(f"{self.path} has other {name} ({has}) than this run ({wants}); start from a set like it, or --init real.")
 
-    def __call__(self, dataset: Dataset, experts: TrajectoryStore, model: FlatModel, ipc: int, seed: int) -> Initial:
+    def __call__(self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int) -> Initial:
         earlier, device = load(self.path), dataset.device
         labels = earlier.hard_labels.repeat_interleave(earlier.torus.cells)
         return Initial(earlier.torus.cut(earlier.images).to(device), labels.to(device))
@@ -145,7 +146,7 @@ class RepresentativeInit(Init):
 
     reads_trained: ClassVar[bool] = True
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int) -> Choice:
         members = dataset.train.of_class(label)
         logits = expert_logits(experts, model, dataset.train.select(members), seed)
         found = clustered(logits, ipc, derive(seed, "init", label))
@@ -169,7 +170,7 @@ class RepresentativeInitAsReleased(Init):
                 f"has {min(dataset.class_sizes())}; use --method ast, or --without representative."
             )
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore, model: FlatModel, seed: int) -> Choice:
+    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int) -> Choice:
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
 
@@ -184,8 +185,13 @@ class RepresentativeInitAsReleased(Init):
 
 
 @torch.no_grad()
-def expert_logits(experts: TrajectoryStore, model: Classifier, split: Split, seed: int) -> Logits:
-    """What one drawn expert says of the images at the last epoch that is read of it, on the CPU."""
+def expert_logits(experts: TrajectoryStore | None, model: Classifier, split: Split, seed: int) -> Logits:
+    """What one drawn expert says of the images at the last epoch that is read of it, on the CPU.
+
+    Raises InputError where there are no experts.
+    """
+    if experts is None:
+        raise InputError("This start reads an expert, but there are none; give a store of experts, or start from --init real.")
     numbers = experts.experts()
     expert = numbers[int(torch.randint(len(numbers), (), generator=rng(seed, "init", "expert")))]
     theta = experts.rows(expert, experts.epochs, experts.epochs + 1)[0].to(split.device)
@@ -199,7 +205,7 @@ class TargetInit(Part):
     reads_trained: ClassVar[bool] = False
     """Whether the last row of an expert is read, for which the expert must be trained to the end."""
 
-    def __call__(self, initial: Initial, experts: TrajectoryStore, model: Classifier, classes: int, seed: int) -> Targets:
+    def __call__(self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int) -> Targets:
         """Y, `[N, K]`. For textures `model` gives the mean logits of a canvas's k² cells."""
         raise NotImplementedError
 
@@ -214,7 +220,7 @@ class HardTargets(TargetInit):
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of each label that is spread evenly over all classes (label smoothing, arXiv 1512.00567, §7); 0 means none."""
 
-    def __call__(self, initial: Initial, experts: TrajectoryStore, model: Classifier, classes: int, seed: int) -> Targets:
+    def __call__(self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int) -> Targets:
         hard = one_hot(initial.labels, classes)
         return hard * (1 - self.smoothing) + self.smoothing / classes if self.smoothing else hard
 
@@ -227,7 +233,7 @@ class ExpertTargets(TargetInit):
     temperature: float = Field(default=1.0, gt=0)
     """The logits are divided by it: above 1 the labels are softer than the expert's."""
 
-    def __call__(self, initial: Initial, experts: TrajectoryStore, model: Classifier, classes: int, seed: int) -> Targets:
+    def __call__(self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int) -> Targets:
         return expert_logits(experts, model, Split(initial.images, initial.labels), seed).to(initial.images.device) / self.temperature
 
 

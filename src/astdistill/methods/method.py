@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_serializer, model_validator
 
 from ..experts.recipe import ExpertRecipe
 from ..runtime.config import FINITE, Record
-from ..runtime.errors import unknown
+from ..runtime.errors import InputError, unknown
 from .estimators import Estimator, Recompute
 from .initialisation import HardTargets, Init, RealInit, TargetInit
 from .matching import FinalGoal, Goal
 from .outer import Accept, LogRate, Rate
+from .outer_step import OuterStep, TrajectoryMatching
 from .segments import InnerWeight, Perturb, Sample, UniformSample
 
 
@@ -26,7 +27,10 @@ class Method(Record):
     """Shown in tables and written into the set."""
     paper: str
     """Where it comes from: title or arXiv number and what is its own."""
-    expert: ExpertRecipe = ExpertRecipe()
+    step: OuterStep = TrajectoryMatching()
+    """What an outer step is: the family of the method. The fields about segments and students are read by those that match trajectories."""
+    expert: ExpertRecipe | None = ExpertRecipe()
+    """How experts are trained; none where the method does without them."""
     init: Init = RealInit()
     sample: Sample = UniformSample()
     perturb: Perturb = Perturb()
@@ -43,6 +47,29 @@ class Method(Record):
     """Decay of the moving average of X and Y that is saved and evaluated; 0 means the last ones are."""
     estimator: Estimator = Recompute()
 
+    @model_validator(mode="after")
+    def _has_the_experts_it_reads(self) -> Self:
+        pairs = (self.step, self.step.needs_experts), (self.init, self.init.reads_trained), (self.labels, self.labels.reads_trained)
+        readers = [part for part, reads in pairs if reads]
+        if self.expert is None and readers:
+            raise InputError(
+                f"{type(readers[0]).__name__} reads experts, but method '{self.name}' trains none; choose a part that does without "
+                f"(--init real), or a method that matches trajectories (--method mtt)."
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """The step is written where it is not the one that every method had at first, so that runs of that time stay the same."""
+        return {name: value for name, value in handler(self).items() if name != "step" or self.step != TrajectoryMatching()}
+
+    @property
+    def recipe(self) -> ExpertRecipe:
+        """How its experts are trained. Raises InputError where it does without them."""
+        if self.expert is None:
+            raise InputError(f"Method '{self.name}' trains no experts; ask for those of a method that matches trajectories, such as mtt.")
+        return self.expert
+
     @property
     def reads_trained(self) -> bool:
         """Whether the start of the images or of their labels depends on an expert's last row."""
@@ -55,9 +82,14 @@ class Method(Record):
         return PARTS[part](self)
 
 
+def _trained(method: Method, **changes: Any) -> Method:
+    """The method with its experts trained otherwise; itself where it trains none."""
+    return method if method.expert is None else method.replace(expert=method.recipe.replace(**changes))
+
+
 PARTS: dict[str, Callable[[Method], Method]] = {
-    "clipping": lambda method: method.replace(expert=method.expert.replace(clip_epochs=0)),
-    "penalty": lambda method: method.replace(expert=method.expert.replace(penalty=0.0, grad_norm=0.0)),
+    "clipping": lambda method: _trained(method, clip_epochs=0),
+    "penalty": lambda method: _trained(method, penalty=0.0, grad_norm=0.0),
     "representative": lambda method: method.replace(init=RealInit()),
     "balanced": lambda method: method.replace(weight=InnerWeight()),
     "intermediate": lambda method: method.replace(goal=FinalGoal(origin=method.goal.origin)),

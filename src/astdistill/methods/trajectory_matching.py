@@ -17,7 +17,7 @@ MTT = Method(
 AST = MTT.replace(
     name="ast",
     paper="AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv 2310.10541; equations of its six parts, sound",
-    expert=MTT.expert.replace(lr=0.003, momentum=0.9, weight_decay=1e-3, lr_drop=0.6, clip_epochs=10, penalty=2.0, grad_norm=5.0),
+    expert=MTT.recipe.replace(lr=0.003, momentum=0.9, weight_decay=1e-3, lr_drop=0.6, clip_epochs=10, penalty=2.0, grad_norm=5.0),
     init=RepresentativeInit(),
     perturb=WeightPerturbation(),
     weight=BalancedWeight(),
@@ -32,7 +32,7 @@ and without a bound the first expert is infinite after five steps.
 AST_AS_RELEASED = AST.replace(
     name="ast-as-released",
     paper="AST, arXiv 2310.10541, equations as in the released code (METHOD §2, last column)",
-    expert=AST.expert.replace(penalty_form="pixel", grad_norm=0.0),
+    expert=AST.recipe.replace(penalty_form="pixel", grad_norm=0.0),
     init=RepresentativeInitAsReleased(),
     perturb=WeightPerturbationAsReleased(),
     weight=BalancedWeightAsReleased(),
@@ -44,7 +44,7 @@ steps and their denominators, and the perturbation. η stays logarithmic, so tha
 FTD = MTT.replace(
     name="ftd",
     paper="Du et al., Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, arXiv 2211.11004, its equations of GSAM",
-    expert=MTT.expert.replace(sharpness=0.01, surrogate_gap=0.3),
+    expert=MTT.recipe.replace(sharpness=0.01, surrogate_gap=0.3),
     average=0.999,
 )
 """Sharpness-aware experts; the moving average of the images is what is saved.
@@ -54,7 +54,7 @@ FTD = MTT.replace(
 DATM = MTT.replace(
     name="datm",
     paper="Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, arXiv 2310.05773, equations of §3",
-    expert=FTD.expert.replace(epochs=100),
+    expert=FTD.recipe.replace(epochs=100),
     init=CorrectInit(),
     sample=GrowingWindow(),
     labels=ExpertTargets(),

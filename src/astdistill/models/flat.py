@@ -54,6 +54,22 @@ class FlatModel:
         """The logits of `images` under the parameters θ. Differentiable in both."""
         return functional_call(self._module, self.unflatten(theta), (images,))
 
+    def features(self, theta: Params, images: Float[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
+        """What the last linear layer is given for `images` under the parameters θ. Differentiable in both.
+
+        Raises InputError for a network without a linear layer.
+        """
+        linear = [part for part in self._module.modules() if isinstance(part, nn.Linear)]
+        if not linear:
+            raise InputError(f"{type(self._module).__name__} has no linear layer before which features could be read; use 'convnet-d3'.")
+        seen: list[Tensor] = []
+        hook = linear[-1].register_forward_pre_hook(lambda part, given: seen.append(given[0]))
+        try:
+            self(theta, images)
+        finally:
+            hook.remove()
+        return seen[-1].flatten(1)
+
     def unflatten(self, theta: Params) -> dict[str, Tensor]:
         """Parameter name → a view of its part of θ, in the parameter's shape."""
         if theta.shape != (self.size,):

@@ -92,8 +92,14 @@ def curve(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
     return Curve([iteration for iteration, _ in finite], [value for _, value in finite], broken)
 
 
-def save_curves(lines: Sequence[Mapping[str, Any]], path: str | Path, validation: str = "validation") -> None:
-    """Write a PNG of the run's `loss` and `lr`, and of `validation` (accuracy in percent) where a line has it.
+def save_curves(
+    lines: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    validation: str = "validation",
+    loss_name: str = "matching loss",
+    learned_lr: bool = True,
+) -> None:
+    """Write a PNG of the run's `loss`, of its `lr` if that was learned, and of `validation` (accuracy in percent) where a line has it.
 
     `lines` are those of metrics.jsonl. Iterations with a loss that is not finite are ticked in red.
     Raises InputError for a run without a line.
@@ -101,16 +107,17 @@ def save_curves(lines: Sequence[Mapping[str, Any]], path: str | Path, validation
     loss, rate, tested = (curve(lines, name) for name in ("loss", "lr", validation))
     if not loss.values and not loss.broken:
         raise InputError("The run has logged no iteration, so there is no curve to draw; distill first.")
-    panels = 3 if tested.values else 2
+    panels = 1 + learned_lr + bool(tested.values)
     figure = blank(4.4 * panels, 3.4)
-    axes = figure.subplots(1, panels)
-    tidy(axes[0], "Matching loss", "iteration", "loss")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    tidy(axes[0], loss_name.capitalize(), "iteration", "loss")
     draw_loss(axes[0], loss)
-    tidy(axes[1], "Learned step size", "iteration", "η")
-    axes[1].plot(rate.iterations, rate.values, color=COLOURS[2], linewidth=1.7)
+    if learned_lr:
+        tidy(axes[1], "Learned step size", "iteration", "η")
+        axes[1].plot(rate.iterations, rate.values, color=COLOURS[2], linewidth=1.7)
     if tested.values:
-        tidy(axes[2], "Held-out accuracy", "iteration", "accuracy, %")
-        axes[2].plot(tested.iterations, tested.values, "o-", color=COLOURS[1], linewidth=1.5, markersize=4)
+        tidy(axes[-1], "Held-out accuracy", "iteration", "accuracy, %")
+        axes[-1].plot(tested.iterations, tested.values, "o-", color=COLOURS[1], linewidth=1.5, markersize=4)
     span = [line["iteration"] for line in lines]
     room = max(1.0, 0.03 * (max(span) - min(span)))
     for each in axes:

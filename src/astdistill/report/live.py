@@ -101,7 +101,9 @@ def _epochs(config: dict[str, Any]) -> int:
 
 
 def _store(folder: Path, config: dict[str, Any]) -> Path | None:
-    """The folder whose experts are of the recipe, network, data, seed and type that the run names."""
+    """The folder whose experts are of the recipe, network, data, seed and type that the run names; None for a method without experts."""
+    if config["method"]["expert"] is None:
+        return None
     wanted = {
         "recipe": config["method"]["expert"],
         "model": config["model"],

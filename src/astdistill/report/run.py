@@ -13,7 +13,8 @@ from ..distillation.snapshots import Frame, StartMap, read_course
 from ..evaluation.continual import Continual
 from ..evaluation.dd_ranking import Ranking
 from ..evaluation.scores import Entry, Published, Scores, Subject
-from ..runtime.config import by_todays_names
+from ..methods.outer_step import OuterStep, TrajectoryMatching
+from ..runtime.config import by_todays_names, find_part
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, read_lines
 from ..runtime.provenance import as_shown
@@ -115,6 +116,28 @@ class RunFolder:
     @property
     def method(self) -> str:
         return (self.synthetic.method if self.synthetic else self.config.get("method", {}).get("name")) or "unknown method"
+
+    @property
+    def step(self) -> type[OuterStep]:
+        """What its outer steps were, as far as its settings say so: one of another package may not be here."""
+        named = (self.config.get("method") or {}).get("step")
+        if named is None:
+            return TrajectoryMatching
+        try:
+            found = find_part(named["part"])
+        except InputError:
+            return OuterStep
+        return found if isinstance(found, type) and issubclass(found, OuterStep) else OuterStep
+
+    @property
+    def learns_lr(self) -> bool:
+        """Whether η was learned, as it is where the settings say nothing."""
+        return "lr" in (self.config.get("method") or {}).get("learn", ("lr",))
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether its method trains experts, as it does where the settings say nothing."""
+        return (self.config.get("method") or {}).get("expert", {}) is not None
 
     @property
     def place(self) -> str:

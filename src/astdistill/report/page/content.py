@@ -83,7 +83,17 @@ def steps(run: RunFolder) -> str:
     why = f" ({'; '.join(sorted(reasons)[:2])})" if reasons else ""
     over = f", {passed:,} passed over by the method's threshold" if passed else ""
     rates = [float(line["lr"]) for line in run.metrics]
-    return f"{len(run.metrics):,} outer steps, {skipped:,} skipped{why}{over}; η went from {rates[0]:.4g} to {rates[-1]:.4g}."
+    rate = f"; η went from {rates[0]:.4g} to {rates[-1]:.4g}" if run.learns_lr else ""
+    return f"{len(run.metrics):,} outer steps, {skipped:,} skipped{why}{over}{rate}."
+
+
+def about(runs: Sequence[RunFolder]) -> list[str]:
+    """What the outer steps of these runs do, each kind once, and what η is where one of them learned it."""
+    found = list(dict.fromkeys(run.step.about for run in runs if run.step.about))
+    learned = "η is the step size for training on these images, learned with them."
+    if any(run.learns_lr for run in runs):
+        found[-1:] = [f"{found[-1]} {learned}"] if found else [learned]
+    return found
 
 
 def score_tables(run: RunFolder) -> list[Tabulation]:
@@ -148,10 +158,15 @@ def settings(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], bool]]:
     Of paths the page gives the last name alone, since it is made to be handed on; `config.json` has them whole.
     """
     whole = [run.config or (run.synthetic.provenance.get("settings", {}) if run.synthetic else {}) for run in runs]
-    flat = [_flat(without_places(each)) for each in whole]
+    flat = [_read_by(run, _flat(without_places(each))) for run, each in zip(runs, whole, strict=True)]
     names = list(dict.fromkeys(name for each in flat for name in each))
     values = [(name, [_word(each[name]) if name in each else "–" for each in flat]) for name in names]
     return [(name, found, len(set(found)) > 1) for name, found in values]
+
+
+def _read_by(run: RunFolder, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without those that the run's outer step does not read."""
+    return {name: value for name, value in settings.items() if not name.startswith(run.step.ignores)}
 
 
 def provenance(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], bool]]:
@@ -184,7 +199,7 @@ def missing(run: RunFolder) -> list[str]:
         found.append("No log of the distillation lies beside the set; a run folder from astdistill run or distill has one.")
     if run.metrics and len(run.frames) < 2:
         found.append("The run kept no images on the way; a new one does, unless --distill.no-snapshots is given.")
-    if run.metrics and not run.experts:
+    if run.metrics and run.has_experts and not run.experts:
         found.append("The experts' curves are not kept with this run; the run's own command, typed again, adds them.")
     return found
 

@@ -160,12 +160,12 @@ def colour(number: int) -> str:
 
 
 def loss(runs: Sequence[RunFolder]) -> Markup | None:
-    """Matching loss over the iterations: for one run every step and the trend, for several their trends."""
+    """The loss over the iterations: for one run every step and the trend, for several their trends."""
     found = {run.name: curve(run.metrics, "loss") for run in runs}
     if not any(each.values or each.broken for each in found.values()):
         return None
     figure, axes = panel()
-    tidy(axes, "", "iteration", "matching loss")
+    tidy(axes, "", "iteration", loss_name(runs))
     if len(runs) == 1:
         draw_loss(axes, found[runs[0].name])
         if axes.get_legend():
@@ -174,12 +174,17 @@ def loss(runs: Sequence[RunFolder]) -> Markup | None:
         for number, (name, each) in enumerate(found.items()):
             axes.plot(each.iterations, trend(each.values), color=colour(number), linewidth=1.7, label=name)
         _legend(axes, 8)
-    return svg(figure, "loss", "Matching loss over the iterations")
+    return svg(figure, "loss", f"{loss_name(runs).capitalize()} over the iterations")
+
+
+def loss_name(runs: Sequence[RunFolder]) -> str:
+    """What the loss of these runs is called, by every name that it has."""
+    return " or ".join(dict.fromkeys(run.step.loss_name for run in runs))
 
 
 def step_size(runs: Sequence[RunFolder]) -> Markup | None:
-    """The learned step size η over the iterations."""
-    return _lines(runs, "lr", "step-size", "step size η", "Learned step size over the iterations", "-")
+    """The step size η over the iterations, of the runs that learned it."""
+    return _lines([run for run in runs if run.learns_lr], "lr", "step-size", "step size η", "Learned step size over the iterations", "-")
 
 
 def held_out(runs: Sequence[RunFolder]) -> Markup | None:

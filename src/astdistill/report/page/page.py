@@ -69,8 +69,9 @@ def rendered(runs: Sequence[RunFolder]) -> str:
         script=(here / "page.js").read_text(encoding="utf-8"),
         elsewhere=content.elsewhere(runs),
         runs=[_shown(run, number, IMAGE_BYTES // len(runs)) for number, run in enumerate(runs)],
+        about=content.about(runs),
         course=_drawn(
-            ("Matching loss", figures.loss(runs)),
+            (figures.loss_name(runs).capitalize(), figures.loss(runs)),
             ("Learned step size", figures.step_size(runs)),
             ("Held-out accuracy", figures.held_out(runs)),
         ),
