@@ -148,3 +148,62 @@ def test_what_starting_costs_is_measured_in_fresh_processes(tmp_path: Path) -> N
     }
     assert all(row["seconds"] > 0 for row in found["rows"])
     assert found["machine"]["cores"]
+
+
+@pytest.mark.slow
+def test_the_script_for_a_card_runs_without_one(tmp_path: Path) -> None:
+    words = ["bash", str(BENCHMARKS / "gpu.sh"), "check", str(tmp_path), "--device", "cpu", "--scale", "tiny", "--quick", "-n", "1"]
+    done = subprocess.run(words, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["outer step b4-t3"]["recompute, auto"]["n"] == 1
+    assert found["agreement"]["eager float32"]["gradient"]["error"] < 1e-5
+    assert not [name for name, value in found.items() if str(value).startswith("failed")]
+
+
+def test_a_setting_stops_at_its_limit_and_goes_on(data: Path, tmp_path: Path) -> None:
+    """Portions of two steps until four of five are done by a limit that nothing fits into, and then the rest."""
+    words = [sys.executable, str(BENCHMARKS / "cells.py"), "cifar100-ten-ipc10", "--data", str(data), "--data.first-classes", "None"]
+    words += [
+        "--model",
+        "convnet-d2-w16",
+        "--ipc",
+        "1",
+        "--experts.count",
+        "2",
+        "--experts.stop-after",
+        "4",
+        "--experts.store",
+        str(tmp_path / "e"),
+    ]
+    words += [
+        "--method.expert.epochs",
+        "6",
+        "--distill.max-start-epoch",
+        "3",
+        "--distill.lr-lr",
+        "0",
+        "--out",
+        str(tmp_path / "run"),
+        "--quiet",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ASTDISTILL_CACHE": str(tmp_path / "cache")}
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*words, "--portion", "2", *more], env=environment, capture_output=True, text=True, timeout=240)
+
+    first = run("--distill.iterations", "4", "--seconds", "0.001")
+    assert first.returncode == STOPPED, first.stderr
+    assert "experts: 2 of 4 epochs" in first.stdout
+    rest = run("--distill.iterations", "5")
+    assert rest.returncode == 0, rest.stderr
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 5
+    assert (tmp_path / "run" / "synthetic.safetensors").exists()
+
+
+def test_the_source_is_counted() -> None:
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "house.py"), "--json"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["names at the top of the package"] == 12
+    assert found["import floors"] <= 11
+    assert found["arrows between packages"] < 100
