@@ -16,7 +16,7 @@ from PIL import Image
 
 from astdistill.cli.main import VERBS, main
 from astdistill.experiment.config import Experiment
-from astdistill.methods.registry import methods
+from astdistill.methods.registry import find_method, methods
 from astdistill.runtime.config import Record
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +58,8 @@ def smaller(words: list[str]) -> list[str]:
     if words[0] in ("run", "experts", "distill", "demo"):
         validates = "--distill.validate-every" in words
         mine = {flag: count for flag, count in TINY.items() if validates or not flag.startswith("--distill.validate")}
+        if find_method(words[words.index("--method") + 1] if "--method" in words else "ast").expert is None:
+            del mine["--method.expert.epochs"]  # a method without experts has no such flag
         for flag in ("--distill.validate-every", "--distill.iterations"):
             if flag in words:
                 words[words.index(flag) + 1] = mine.pop(flag)
