@@ -1,4 +1,4 @@
-"""With how many bits a network is computed: float32, TF32 on a CUDA device, or bfloat16 inside the network."""
+"""The engine for CUDA, and for networks without kernels of their own: each derivative as one compiled graph, in a chosen precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be asked of a network's loss: its gradient, the derivative of that gradient along a direction, and the penalised gradient."""
+"""What can be asked of a network's loss, and torch's own answers: gradient, derivative along a direction, penalised gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a torch optimiser as named tensors, and back."""
+"""A network under training: its parameters are one vector, which an optimiser moves; the optimiser's state; accuracy."""
 
 from __future__ import annotations
 

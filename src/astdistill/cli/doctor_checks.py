@@ -1,4 +1,4 @@
-"""What computes here: the hand-written kernels, torch's compiler, GPUs, and the engine that is taken."""
+"""What `astdistill doctor` looks at: engines, compilers, GPUs, versions, memory, disks and data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One thing that was looked at, and the table of all of them."""
+"""What `astdistill doctor` found: one thing that was looked at, and the table of all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`astdistill textures`: from a distilled set to pictures that can be laid side by side."""
+"""`astdistill report` and `astdistill textures`: runs as one HTML file, and textures as pictures that can be tiled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The view of a run for people."""
+"""`astdistill watch`: a run as seen from another terminal; look, show, wait, look again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's cache: found by content, checked when read, made again when broken."""
+"""The user's cache, found by content and checked when read; decoded pixels in it, so that a set may be larger than memory."""
 
 from __future__ import annotations
 

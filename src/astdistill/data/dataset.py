@@ -1,4 +1,4 @@
-"""Which data, in the words of a configuration file."""
+"""A labelled image data set as tensors, and the configuration that names it."""
 
 from __future__ import annotations
 

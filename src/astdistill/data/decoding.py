@@ -1,4 +1,4 @@
-"""Images in any common form as uint8 pixels `[N, C, H, W]`, and the two changes of size: resize with crop, and padding."""
+"""Images in any common form, encoded pictures among them, as uint8 pixels `[N, C, H, W]`; resizing and padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding the image and the label column of a table by the types of its columns."""
+"""Tables of pictures read with Hugging Face `datasets`: from the hub by name or from parquet files; which columns are meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images are kept: classes, the first so many of each, and stratified parts held out."""
+"""Which images are kept: classes, the first so many of each, stratified parts held out, and a few that stand for a class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels that stay in a file: mapped into memory, and read when some of them are asked for."""
+"""Where the images of a split are kept, with the same batches from each: float32, bytes on the device, or bytes in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of one table cell, beside the decisions that make up its method."""
+"""The numbers of one benchmark setting, and what must hold of data, experts, method and numbers before the first outer step."""
 
 from __future__ import annotations
 

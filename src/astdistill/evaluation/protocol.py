@@ -1,4 +1,4 @@
-"""Evaluation protocols as values: a figure means nothing without the one it was measured under."""
+"""Evaluation protocols as values, and pools of networks: a figure means nothing without the protocol it was measured under."""
 
 from __future__ import annotations
 

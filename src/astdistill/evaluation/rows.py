@@ -1,4 +1,4 @@
-"""The finished networks of an evaluation, kept beside its scores so that none is trained twice."""
+"""Rows of a table under training: each network is kept by what it depends on, so that none is trained twice."""
 
 from __future__ import annotations
 

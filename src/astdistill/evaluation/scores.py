@@ -1,4 +1,4 @@
-"""Accuracies of every trained network, kept per seed under a named protocol."""
+"""Accuracies of every trained network, and the tables of them, never without their protocol and the kind of their labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a run is logged, and when: experts' curves, every outer step, pictures and distributions now and then, the scores."""
+"""The way through an experiment, stage by stage; each resumes from what is there. And what of a run is logged, and when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured while an expert trains: how good it is, and how far it moves."""
+"""How an expert is trained, as one record, and what is measured while it trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sharpness-aware training: the gradient of a point further up, without what would widen the gap to it."""
+"""Training experts: trajectories side by side on the cores, each resumable at every epoch; sharpness-aware steps."""
 
 from __future__ import annotations
 

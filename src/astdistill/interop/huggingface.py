@@ -1,4 +1,4 @@
-"""The card of a data set on the Hugging Face hub: what it is, its figures with their protocol, how to use it, whom to cite."""
+"""A data set folder that `datasets.load_dataset` opens, with its card, and its way to the Hugging Face hub."""
 
 from __future__ import annotations
 

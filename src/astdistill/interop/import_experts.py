@@ -1,4 +1,4 @@
-"""Which tensors a network's parameters are, and which network it is that has given ones."""
+"""Expert trajectories of other code bases, made into a store: `replay_buffer_*.pt` of MTT, FTD, TESLA, DATM and AST."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seam between a problem and the way its gradient is taken."""
+"""Ways to take the meta-gradient: through the whole graph, in constant memory, first-order, truncated."""
 
 from __future__ import annotations
 

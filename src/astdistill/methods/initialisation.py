@@ -1,4 +1,4 @@
-"""Where X starts: which real images, or noise."""
+"""Where the images start (real ones, chosen ones, noise, a file), and their labels."""
 
 from __future__ import annotations
 

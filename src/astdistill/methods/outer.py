@@ -1,4 +1,4 @@
-"""Which outer steps are taken: the policies for losses that are not finite, and for those that are too large."""
+"""Which outer steps are taken, and how the learned step size η stays positive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MTT: matching training trajectories."""
+"""Methods that match training trajectories, a record each: MTT, AST, AST as released, FTD, DATM, TESLA, ATT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of one inner loop: every random number of it, drawn before it starts."""
+"""The inner loop: how a student trains on the synthetic set, and the plan that holds every random number of it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Plan:
         """A_i(images[i − steps.start]) for each step i of `steps`, where `images` are `[S, B, C, H, W]`. Differentiable in the images.
 
         The same numbers as `augment` gives step by step. Steps that drew the same operation go through it as one batch, since for
-        a few images most of an operation's time is what it costs to call it: on a GPU this halves the time of a whole outer step.
+        a few images most of an operation's time is what it costs to call it.
         """
         seen = [self.crops[step](batch) for step, batch in zip(steps, images.unbind(0), strict=True)]
         by_op: dict[str, list[int]] = {}

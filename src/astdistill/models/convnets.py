@@ -1,4 +1,4 @@
-"""The ConvNet of the trajectory-matching papers: a few identical blocks, then one linear layer."""
+"""Networks of convolutions and of plain layers: the ConvNet of the papers, MLP, LeNet, AlexNet, VGG11."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of the timm library (pytorch-image-models), untrained, where it is installed."""
+"""Networks by name, from timm, or from a user's own module, built with a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One look for every figure: the Agg canvas without pyplot's global state, quiet axes, colours that colour-blind readers can tell apart."""
+"""Figures as files: the course of a distillation, and how smooth and how good experts are, all in one look."""
 
 from __future__ import annotations
 

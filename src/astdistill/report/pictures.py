@@ -1,4 +1,4 @@
-"""The distilled images as one picture: whitening undone, every pixel a crisp square, every class named."""
+"""The distilled images as pictures: whitening undone, every pixel a crisp square; and textures as files to be tiled."""
 
 from __future__ import annotations
 

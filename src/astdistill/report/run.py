@@ -1,4 +1,4 @@
-"""A finished run, or one evaluation of it, read back from its folder."""
+"""A run folder as reports read it: the whole of it for the page, and finished results for comparisons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, JSON, tensors, and where a result came from. No domain words here."""
+"""Files that are whole or absent: atomic writes, locks, JSON, tensors, and folders to write to. No domain words here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many processes share the work, and how many threads each of them has."""
+"""Jobs side by side in processes: how many share the work, with how many threads each, and the pool that feeds them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, JSON, tensors, and where a result came from. No domain words here."""
+"""Where a result came from: versions, commit and machine, without the paths of the one who made it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seconds and bytes as people read them."""
+"""How far a run is, as a file that another terminal can read: seconds, bytes, memory and the time of each stage."""
 
 from __future__ import annotations
 

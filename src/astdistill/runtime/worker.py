@@ -1,4 +1,4 @@
-"""Pickles whose tensors lie in a file that several processes map: one copy in memory, however many there are."""
+"""The inside of a worker process, and how tensors reach it: one copy in memory, however many workers there are."""
 
 from __future__ import annotations
 

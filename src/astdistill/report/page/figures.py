@@ -1,4 +1,4 @@
-"""The representative start as a picture: an expert's logits in two dimensions, and the images that were chosen where they lie."""
+"""The page's figures of one or several runs; every function gives None where there is nothing to draw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many small images as few files: one sprite sheet a frame, written into the page, lossless where that is small enough."""
+"""The images of one run as the page shows them: tiles by class, and a sprite sheet for each frame, written into the page."""
 
 from __future__ import annotations
 
