@@ -1,10 +1,12 @@
 """Finished runs on other networks than their student, beside real images: the cross-architecture table.
 
-    python benchmarks/architectures.py --runs ast=runs/a0,runs/a1 mtt=runs/m0,runs/m1 --architectures convnet-d3-w32 resnet18-w16 \
+    python benchmarks/architectures.py --runs ast=runs/a0,runs/a1 mtt=runs/m0,runs/m1 --architectures convnet-d3-w32
+    resnet18-w16 \
         --json benchmarks/results/NAME.json
 
-A row is a name and its runs, one a seed; every run gives `--networks` networks of each architecture. The row "random" draws real images
-anew for every run of the first row. Every evaluation resumes, and several processes may share the work, each with other --runs.
+A row is a name and its runs, one a seed; every run gives `--networks` networks of each architecture. The row "random"
+draws real images anew for every run of the first row. Every evaluation resumes, and several processes may share the
+work, each with other --runs.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/architectures"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    named = {name: [Path(run) for run in runs.split(",")] for name, _, runs in (words.partition("=") for words in options.runs)}
+    named = {
+        name: [Path(run) for run in runs.split(",")]
+        for name, _, runs in (words.partition("=") for words in options.runs)
+    }
     first = load(next(iter(named.values()))[0])
     dataset = load_dataset(first.data if options.data is None else first.data.replace(source=options.data))
     recipe = MTT_PROTOCOL.replace(epochs=options.epochs)
@@ -47,13 +52,20 @@ def main() -> None:
         for seed, synthetic in enumerate(sets):
             folder = options.out / f"{name}-{seed}"
             words: dict[str, Any] = {"seed": seed, "workers": options.workers}
-            scores.append(evaluate_all(synthetic, dataset, recipe, options.architectures, options.networks, (), folder, **words))
+            scores.append(
+                evaluate_all(synthetic, dataset, recipe, options.architectures, options.networks, (), folder, **words)
+            )
         rows.append(row(name, scores))
         print(f"{name}: " + ", ".join(f"{key} {values}" for key, values in rows[-1]["final"].items()), flush=True)
     if options.json:
         made = {name: [read_json(run / "provenance.json")["commit"] for run in runs] for name, runs in named.items()}
         about = {name: value for name, value in provenance(dataset.device).items() if name != "arguments"}
-        head = {"bench": "architectures", "machine": about.pop("machine"), "provenance": about, "commits of the sets": made}
+        head = {
+            "bench": "architectures",
+            "machine": about.pop("machine"),
+            "provenance": about,
+            "commits of the sets": made,
+        }
         write_json(options.json, head | {"protocol": recipe.to_json(), "networks": options.networks, "rows": rows})
 
 
@@ -70,7 +82,9 @@ def real(dataset: Dataset, like: SyntheticSet, runs: int) -> list[SyntheticSet]:
 
 def row(name: str, scores: list[Scores]) -> dict[str, Any]:
     """Final accuracies by architecture, all networks of all runs."""
-    final = {key: [value for each in scores for value in each.architecture[key].final] for key in scores[0].architecture}
+    final = {
+        key: [value for each in scores for value in each.architecture[key].final] for key in scores[0].architecture
+    }
     return {"row": name, "runs": len(scores), "final": final}
 
 

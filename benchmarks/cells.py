@@ -2,8 +2,9 @@
 
     python benchmarks/cells.py cifar10-ipc1-mtt --seconds 500 --data path/to/cifar10 --experts.count 20 --out runs/c10
 
-Every flag of `astdistill run` is understood. The distilled set is written after every `--portion` outer steps, so that a set of fewer
-steps than published is there when the time is over; the same command goes on from it. `astdistill evaluate FOLDER` judges it.
+Every flag of `astdistill run` is understood. The distilled set is written after every `--portion` outer steps, so that
+a set of fewer steps than published is there when the time is over; the same command goes on from it. `astdistill
+evaluate FOLDER` judges it.
 """
 
 from __future__ import annotations

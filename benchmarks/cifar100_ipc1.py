@@ -2,8 +2,9 @@
 
     python benchmarks/cifar100_ipc1.py --data path/to/cifar100 --out FOLDER --json benchmarks/results/NAME.json
 
-Run the same command again until it ends with 0: each piece stops by itself before `--seconds` are over (or on SIGTERM), with code 75, and
-the next one goes on where it stopped. Seconds are counted over all pieces, starts and work lost at a stop included.
+Run the same command again until it ends with 0: each piece stops by itself before `--seconds` are over (or on SIGTERM),
+with code 75, and the next one goes on where it stopped. Seconds are counted over all pieces, starts and work lost at a
+stop included.
 
 The stages run in a child process, which is simply ended at the deadline: everything in the package resumes from kills.
 """
@@ -42,7 +43,10 @@ def stages(out: Path) -> list[dict[str, Any]]:
     for stage in STAGES:
         units = done.get(stage, 0)
         each = round(spent[stage] / units, 4) if units else None
-        rows.append({"stage": stage, "seconds": round(spent[stage], 1), "units": units, "seconds_per_unit": each} | peaks.get(stage, {}))
+        rows.append(
+            {"stage": stage, "seconds": round(spent[stage], 1), "units": units, "seconds_per_unit": each}
+            | peaks.get(stage, {})
+        )
     return rows
 
 
@@ -55,7 +59,10 @@ def show(out: Path) -> None:
     for row in stages(out):
         each = "" if row["seconds_per_unit"] is None else f"{row['seconds_per_unit']:.4f}"
         peak = "" if row.get("peak_gpu_mb") is None else f"{row['peak_gpu_mb']:.0f}"
-        print(f"{row['stage']:<14} {row['seconds']:9.1f} {row['units'] or '':>7} {UNITS.get(row['stage'], ''):<14} {each:>9} {peak:>12}")
+        print(
+            f"{row['stage']:<14} {row['seconds']:9.1f} {row['units'] or '':>7} {UNITS.get(row['stage'], ''):<14} "
+            f"{each:>9} {peak:>12}"
+        )
     clock = Clock(out, STAGES)
     print(f"together {sum(clock.seconds().values()):.1f} s in {clock.pieces} piece(s)", flush=True)
 
@@ -69,7 +76,8 @@ def cell(options: argparse.Namespace) -> Any:
         device=_device(options.device),
         data=full.data.replace(source=str(options.data)),
         experts=full.experts.replace(count=50, store=options.out / "experts"),
-        # Fifty epochs of full data, as the experts have: a thousand, the protocol's epochs on few images, would take longer than the rest.
+        # Fifty epochs of full data, as the experts have: a thousand, the protocol's epochs on few images, would take
+        # longer than the rest.
         evaluation=full.evaluation.replace(recipe=full.evaluation.recipe.replace(full_epochs=50)),
         distill=full.distill.replace(checkpoint_seconds=5.0),
     )
@@ -107,13 +115,18 @@ def work(options: argparse.Namespace) -> None:
     enter("experts")
     experts = obtain_experts(experiment, dataset)
     quality = expert_quality(experts.curves())
-    print("experts: " + "; ".join(f"{name} {value}" for name, value in quality.items() if not isinstance(value, list)), flush=True)
+    print(
+        "experts: " + "; ".join(f"{name} {value}" for name, value in quality.items() if not isinstance(value, list)),
+        flush=True,
+    )
     enter("distillation")
     synthetic = obtain_synthetic(experiment, dataset, experts, out)
     enter("evaluation")
     alone = experiment.replace(evaluation=experiment.evaluation.replace(baselines=()))
     scores = obtain_scores(alone, dataset, synthetic, out)
-    print(f"distilled: {scores.mean:.2f} % of test images, n = {next(iter(scores.architecture.values())).n}", flush=True)
+    print(
+        f"distilled: {scores.mean:.2f} % of test images, n = {next(iter(scores.architecture.values())).n}", flush=True
+    )
     enter("baselines")
     scores = obtain_scores(experiment, dataset, synthetic, out)
     enter("report")
@@ -134,7 +147,9 @@ def expert_quality(curves: list[Any]) -> dict[str, Any]:
         "test_accuracy_range": f"{min(final):.2f} to {max(final):.2f}",
         "step_squared_median": round(median(by_epoch), 4),
         "step_squared_range_over_epochs": f"{min(by_epoch):.4f} to {max(by_epoch):.4f}",
-        "test_accuracy_by_epoch": [round(median(values), 2) for values in zip(*(curve.test_accuracy for curve in curves), strict=True)],
+        "test_accuracy_by_epoch": [
+            round(median(values), 2) for values in zip(*(curve.test_accuracy for curve in curves), strict=True)
+        ],
         "step_squared_by_epoch": [round(value, 5) for value in by_epoch],
     }
 
@@ -167,7 +182,9 @@ def record(experiment: Any, scores: Any, quality: dict[str, Any], out: Path) -> 
 def main() -> int:
     began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a folder of CIFAR-100 as parquet files, or an .npz file")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="a folder of CIFAR-100 as parquet files, or an .npz file"
+    )
     parser.add_argument("--out", type=Path, required=True, help="experts, run and clock; the same folder goes on")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
@@ -180,10 +197,14 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     before, clock = counted(options.out), Clock(options.out, STAGES)
     (options.out / "result.json").unlink(missing_ok=True)
-    code = piece([sys.executable, __file__, *sys.argv[1:], "--child"], clock, options.seconds - min(5.0, options.seconds / 5))
+    code = piece(
+        [sys.executable, __file__, *sys.argv[1:], "--child"], clock, options.seconds - min(5.0, options.seconds / 5)
+    )
     show(options.out)
     if code == STOPPED:
-        nothing = "" if counted(options.out) != before else " Nothing was finished in this piece: give it more --seconds."
+        nothing = (
+            "" if counted(options.out) != before else " Nothing was finished in this piece: give it more --seconds."
+        )
         print(f"Stopped after {time.monotonic() - began:.0f} s; run the same command again to go on.{nothing}")
     if code == 0 and options.json:
         result = json.loads((options.out / "result.json").read_text(encoding="utf-8"))

@@ -1,8 +1,10 @@
 """The figures of docs/how-it-works.md, each drawn from a real run of the package on scikit-learn's digits.
 
-    python benchmarks/figures.py --work FOLDER                 # some minutes on two cores; resumes; writes docs/images/how-*.png
+    python benchmarks/figures.py --work FOLDER                 # some minutes on two cores; resumes; writes
+    docs/images/how-*.png
 
-The experts, networks and rates are those of the preset digits-ipc1; --tiny makes them so small that it ends in seconds, to no other end.
+The experts, networks and rates are those of the preset digits-ipc1; --tiny makes them so small that it ends in seconds,
+to no other end.
 """
 
 from __future__ import annotations
@@ -40,28 +42,42 @@ def cells(tiny: bool) -> dict[str, Experiment]:
     if tiny:
         method = cell.method.replace(expert=cell.method.expert.replace(epochs=4))
         settings = cell.distill.replace(iterations=10, inner_steps=4, max_start_epoch=2)
-        cell = cell.replace(model="convnet-d1-w4", method=method, distill=settings, experts=cell.experts.replace(count=1))
+        cell = cell.replace(
+            model="convnet-d1-w4", method=method, distill=settings, experts=cell.experts.replace(count=1)
+        )
     return {"mtt": with_method(cell, "mtt"), "ast": cell}
 
 
 def trained(cell: Experiment, method: Method, dataset: Dataset, work: Path) -> TrajectoryStore:
     """The cell's number of experts, trained as `method` says."""
-    return ad.train_experts(dataset, model=cell.model, recipe=method.expert, count=cell.experts.count, store=work / "experts")
+    return ad.train_experts(
+        dataset, model=cell.model, recipe=method.expert, count=cell.experts.count, store=work / "experts"
+    )
 
 
 def students(cell: Experiment, segment: Segment, images: Tensor, targets: Tensor, lr: float) -> list[Tensor]:
-    """θ_0 … θ_T of a student that starts at the segment and trains on these images; the same augmentations for any images."""
+    """θ_0 … θ_T of a student that starts at the segment and trains on these images; the same augmentations for any
+    images."""
     settings, shape = cell.distill, (images.shape[1], images.shape[2], images.shape[3])
-    plan = draw_plan(settings.inner_steps, len(images), settings.batch_syn, settings.augmentation, shape, rng(0, "figure", segment.epoch))
+    plan = draw_plan(
+        settings.inner_steps,
+        len(images),
+        settings.batch_syn,
+        settings.augmentation,
+        shape,
+        rng(0, "figure", segment.epoch),
+    )
     weight = cell.method.weight(segment.epoch, settings.max_start_epoch)
     inner = InnerLoop(FlatModel(build_model(cell.model, shape, targets.shape[1])), plan, cell.method.momentum, weight)
     return inner.course(segment.start, Variables(images, targets, torch.tensor(lr))).students
 
 
 def aside(points: Tensor, start: Tensor, target: Tensor) -> Tensor:
-    """Points `[N, P]` as `[N, 2]`: how far along the line from start to target, and how far beside it, in lengths of that line.
+    """Points `[N, P]` as `[N, 2]`: how far along the line from start to target, and how far beside it, in lengths of
+    that line.
 
-    The start becomes (0, 0) and the target (1, 0); squared distances to these two are those in all P dimensions, over ‖target − start‖².
+    The start becomes (0, 0) and the target (1, 0); squared distances to these two are those in all P dimensions, over
+    ‖target − start‖².
     """
     line, moved = target - start, points - start
     along = moved @ line / line.square().sum()
@@ -75,8 +91,11 @@ def components(points: Tensor) -> Tensor:
     return left[:, :2] * values[:2]
 
 
-def figure_segment(cell: Experiment, experts: TrajectoryStore, sets: dict[str, tuple[Tensor, Tensor, float]], out: Path) -> None:
-    """One expert's trajectory with a segment and the students on it; and the students of every start epoch, in units of their segments."""
+def figure_segment(
+    cell: Experiment, experts: TrajectoryStore, sets: dict[str, tuple[Tensor, Tensor, float]], out: Path
+) -> None:
+    """One expert's trajectory with a segment and the students on it; and the students of every start epoch, in units of
+    their segments."""
     starts, matched = cell.distill.max_start_epoch, cell.distill.matched_epochs
     shown = experts.segment(EXPERT, starts // 3, matched)
     rows = experts.rows(EXPERT, 0, experts.epochs + 1)
@@ -85,7 +104,9 @@ def figure_segment(cell: Experiment, experts: TrajectoryStore, sets: dict[str, t
     figure = blank(9.2, 4.0, DPI)
     path, units = figure.subplots(1, 2)
     tidy(path, "A trajectory, a segment, and students on it", "first principal component", "second")
-    path.plot(*flat[0].T, "o-", color=FAINT, markersize=3, linewidth=1, label=f"an expert, epochs 0 to {experts.epochs}")
+    path.plot(
+        *flat[0].T, "o-", color=FAINT, markersize=3, linewidth=1, label=f"an expert, epochs 0 to {experts.epochs}"
+    )
     for (name, _), points, colour in zip(courses.items(), flat[1:], COLOURS[1:], strict=False):
         path.plot(*points.T, color=colour, linewidth=1.8, label=f"student on {name}")
     for epoch, word in ((shown.epoch, "start θ*$_t$"), (shown.epoch + matched, "target θ*$_{t+M}$")):
@@ -134,11 +155,15 @@ def figure_course(run: Path, out: Path) -> None:
         for axes, pixels in zip(row, frames[number].pixels, strict=True):
             axes.imshow(pixels[0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel("real" if number == 0 else f"{number} steps", rotation=0, ha="right", va="center", fontsize=9, color=INK)
+        row[0].set_ylabel(
+            "real" if number == 0 else f"{number} steps", rotation=0, ha="right", va="center", fontsize=9, color=INK
+        )
     save(figure, out / "how-course.png")
 
 
-def figure_parts(cell: Experiment, dataset: Dataset, distilled: tuple[Tensor, Tensor, float], work: Path, out: Path) -> None:
+def figure_parts(
+    cell: Experiment, dataset: Dataset, distilled: tuple[Tensor, Tensor, float], work: Path, out: Path
+) -> None:
     """What each of AST's six parts does, one panel each."""
     figure = blank(9.6, 6.2, DPI)
     clipping, penalty, start, balance, intermediate, perturbation = figure.subplots(2, 3).flat
@@ -155,17 +180,28 @@ def figure_parts(cell: Experiment, dataset: Dataset, distilled: tuple[Tensor, Te
 
 def draw_clipping(axes: Axes, cell: Experiment, dataset: Dataset, work: Path) -> None:
     tidy(axes, "1 Clipping loss", "epoch", "squared step of the experts")
-    for name, method, colour in (("with", cell.method, COLOURS[0]), ("without", cell.method.without("clipping"), COLOURS[1])):
+    for name, method, colour in (
+        ("with", cell.method, COLOURS[0]),
+        ("without", cell.method.without("clipping"), COLOURS[1]),
+    ):
         curves = trained(cell, method, dataset, work).curves()
-        band(axes, [each.step_squared for each in curves], colour, "-", f"{name} (n = {len(curves)})", of_logarithm=True)
+        band(
+            axes, [each.step_squared for each in curves], colour, "-", f"{name} (n = {len(curves)})", of_logarithm=True
+        )
     logarithmic(axes)
 
 
 def draw_penalty(axes: Axes, cell: Experiment, dataset: Dataset, work: Path) -> None:
     tidy(axes, "2 Gradient penalty", "epoch", "mean slope ‖∇$_x$ Σ f‖")
-    for name, method, colour in (("with", cell.method, COLOURS[0]), ("without", cell.method.without("penalty"), COLOURS[1])):
+    for name, method, colour in (
+        ("with", cell.method, COLOURS[0]),
+        ("without", cell.method.without("penalty"), COLOURS[1]),
+    ):
         experts = trained(cell, method, dataset, work)
-        slopes = [input_slopes(cell.model, experts.rows(number, 1, experts.epochs + 1), dataset) for number in experts.experts()]
+        slopes = [
+            input_slopes(cell.model, experts.rows(number, 1, experts.epochs + 1), dataset)
+            for number in experts.experts()
+        ]
         band(axes, slopes, colour, "-", f"{name} (n = {len(slopes)})", of_logarithm=True)
     axes.axhline(1, color=FAINT, linestyle=":", linewidth=1)
     logarithmic(axes)
@@ -175,7 +211,10 @@ def input_slopes(name: str, rows: Tensor, dataset: Dataset) -> list[float]:
     """The mean of ‖∇_x Σ_k f_k(x)‖ over training images, for each row of parameters."""
     images = dataset.train.batch(torch.arange(0, len(dataset.train), 5)).requires_grad_()
     model = FlatModel(build_model(name, dataset.shape, len(dataset.classes)))
-    return [float(torch.autograd.grad(model(theta, images).sum(), images)[0].flatten(1).norm(dim=1).mean()) for theta in rows]
+    return [
+        float(torch.autograd.grad(model(theta, images).sum(), images)[0].flatten(1).norm(dim=1).mean())
+        for theta in rows
+    ]
 
 
 def draw_start(axes: Axes, cell: Experiment, dataset: Dataset, work: Path, label: int = 8, ipc: int = 5) -> None:
@@ -196,11 +235,15 @@ def draw_balance(axes: Axes, cell: Experiment) -> None:
     tidy(axes, "4 Balanced inner loss", "start epoch t", "weight of the student's loss")
     epochs, bound = range(cell.distill.max_start_epoch), cell.distill.max_start_epoch
     for name, method, colour in (("sound", cell.method, COLOURS[0]), ("as released", AST_AS_RELEASED, COLOURS[1])):
-        axes.plot(epochs, [method.weight(epoch, bound) for epoch in epochs], "o-", color=colour, markersize=3.5, label=name)
+        axes.plot(
+            epochs, [method.weight(epoch, bound) for epoch in epochs], "o-", color=colour, markersize=3.5, label=name
+        )
     axes.axhline(1, color=FAINT, linestyle=":", linewidth=1, label="none, as MTT")
 
 
-def draw_intermediate(axes: Axes, cell: Experiment, experts: TrajectoryStore, distilled: tuple[Tensor, Tensor, float]) -> None:
+def draw_intermediate(
+    axes: Axes, cell: Experiment, experts: TrajectoryStore, distilled: tuple[Tensor, Tensor, float]
+) -> None:
     tidy(axes, "5 Intermediate matching", "inner step", "squared distance, in segments")
     segment = experts.segment(EXPERT, cell.distill.max_start_epoch // 3, cell.distill.matched_epochs)
     course = torch.stack(students(cell, segment, *distilled))
@@ -217,22 +260,37 @@ def draw_perturbation(axes: Axes) -> None:
     start = model.flatten()
     for shift, (name, method) in enumerate((("sound", ad.methods.AST), ("as released", AST_AS_RELEASED))):
         moved = method.perturb(start, model, rng(0, "figure"))
-        changes = [100 * float((moved[kernel] - start[kernel]).norm() / start[kernel].norm()) for kernel in model.kernels]
-        axes.bar([number + 0.38 * shift for number in range(1, len(changes) + 1)], changes, 0.36, color=COLOURS[shift], label=name)
-    axes.set_xticks([number + 0.19 for number in range(1, len(model.kernels) + 1)], [str(each + 1) for each in range(len(model.kernels))])
+        changes = [
+            100 * float((moved[kernel] - start[kernel]).norm() / start[kernel].norm()) for kernel in model.kernels
+        ]
+        axes.bar(
+            [number + 0.38 * shift for number in range(1, len(changes) + 1)],
+            changes,
+            0.36,
+            color=COLOURS[shift],
+            label=name,
+        )
+    axes.set_xticks(
+        [number + 0.19 for number in range(1, len(model.kernels) + 1)],
+        [str(each + 1) for each in range(len(model.kernels))],
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of experts and runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "images", help="folder of the figures")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parents[1] / "docs" / "images", help="folder of the figures"
+    )
     parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     for name, cell in cells(given.tiny).items():
         dataset = ad.load_dataset(cell.data)
         experts, run = trained(cell, cell.method, dataset, given.work), given.work / "runs" / name
-        first = ad.distill(dataset, experts, method=cell.method, settings=cell.distill.replace(iterations=1, lr_img=1e-9), ipc=1)
+        first = ad.distill(
+            dataset, experts, method=cell.method, settings=cell.distill.replace(iterations=1, lr_img=1e-9), ipc=1
+        )
         last = ad.distill(dataset, experts, method=cell.method, settings=cell.distill, ipc=1, out=run)
         sets = {
             "the first, real images": (first.images, first.probabilities, cell.distill.lr_init),

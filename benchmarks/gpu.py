@@ -1,10 +1,12 @@
-"""What this package does on a graphics card: agreement with float64, seconds and memory beside the published way, waits of the host.
+"""What this package does on a graphics card: agreement with float64, seconds and memory beside the published way, waits
+of the host.
 
     python benchmarks/gpu.py --json OUT.json                              # a few minutes on one card
     python benchmarks/gpu.py --device cpu --scale tiny --json OUT.json    # the same code in seconds, anywhere
 
-`benchmarks/gpu.sh` calls it. Times are of the device: one call is warmed up (compiled), then each repetition is timed from an idle
-device to an idle device. Variants take turns within a repetition, so that ratios hold on a card whose clock changes.
+`benchmarks/gpu.sh` calls it. Times are of the device: one call is warmed up (compiled), then each repetition is timed
+from an idle device to an idle device. Variants take turns within a repetition, so that ratios hold on a card whose
+clock changes.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def seconds(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def in_turn(device: torch.device, variants: dict[str, Callable[[], object]], n: int) -> dict[str, dict[str, Any]]:
-    """For each variant: the seconds of its first call (compiling included), then the median and range of `n`, and peak memory."""
+    """For each variant: the seconds of its first call (compiling included), then the median and range of `n`, and peak
+    memory."""
     rows = {}
     for name, work in variants.items():
         if device.type == "cuda":
@@ -82,7 +85,8 @@ def in_turn(device: torch.device, variants: dict[str, Callable[[], object]], n: 
 
 
 def agreement(device: torch.device, net: Net, batch: int, quick: bool) -> dict[str, Any]:
-    """For each engine and each derivative: relative error and cosine, against torch's double backward in float64 on the same device."""
+    """For each engine and each derivative: relative error and cosine, against torch's double backward in float64 on the
+    same device."""
     model = FlatModel(build_model(net.name, net.shape, net.classes).to(device))
     theta = FlatModel(build_model(net.name, net.shape, net.classes)).flatten().to(device)
     generator = rng(0, "agreement")
@@ -105,7 +109,8 @@ def agreement(device: torch.device, net: Net, batch: int, quick: bool) -> dict[s
         rows[name] = {
             part: {
                 "error": float((value.double() - exact[part]).norm() / exact[part].norm()),
-                "one_minus_cosine": 1 - float(cosine_similarity(value.double().flatten(), exact[part].flatten(), dim=0)),
+                "one_minus_cosine": 1
+                - float(cosine_similarity(value.double().flatten(), exact[part].flatten(), dim=0)),
             }
             for part, value in found.items()
         }
@@ -113,7 +118,9 @@ def agreement(device: torch.device, net: Net, batch: int, quick: bool) -> dict[s
     return rows
 
 
-def _derivatives(engine: Any, theta: torch.Tensor, direction: torch.Tensor, images: torch.Tensor, targets: torch.Tensor) -> dict[str, Any]:
+def _derivatives(
+    engine: Any, theta: torch.Tensor, direction: torch.Tensor, images: torch.Tensor, targets: torch.Tensor
+) -> dict[str, Any]:
     along = engine.directional(theta, direction, images, targets)
     return {
         "gradient": engine.gradient(theta, images, targets).theta,
@@ -128,7 +135,9 @@ def _derivatives(engine: Any, theta: torch.Tensor, direction: torch.Tensor, imag
 
 def moved(given: Problem, device: torch.device) -> Problem:
     """The same problem on the device."""
-    variables = Variables(*(part.to(device) for part in (given.variables.images, given.variables.targets, given.variables.lr)))
+    variables = Variables(
+        *(part.to(device) for part in (given.variables.images, given.variables.targets, given.variables.lr))
+    )
     plan = Plan(
         given.plan.indices.to(device),
         tuple(each.to(device) for each in given.plan.augmentation),
@@ -153,7 +162,9 @@ def outer_step(device: torch.device, case: Case, n: int, with_published: bool) -
     network = published.convnet(case.net).to(device)
     variants = {"recompute, auto": ours("recompute", "auto"), "first-order, auto": ours("first-order", "auto")}
     if with_published:
-        variants["published"] = lambda: published.meta_gradient(network, given.start, given.goal, given.variables, given.plan, MOMENTUM)
+        variants["published"] = lambda: published.meta_gradient(
+            network, given.start, given.goal, given.variables, given.plan, MOMENTUM
+        )
         variants["recompute, eager"] = ours("recompute", "eager")
     return in_turn(device, variants, n)
 
@@ -175,18 +186,31 @@ def launches(device: torch.device, case: Case) -> dict[str, float]:
         synchronised(device)
     events = {event.key: event.count for event in profile.key_averages()}
     kernels = sum(event.count for event in profile.key_averages() if str(event.device_type).endswith("CUDA"))
-    busy = sum(event.self_device_time_total for event in profile.key_averages() if str(event.device_type).endswith("CUDA")) / 1e6
+    busy = (
+        sum(event.self_device_time_total for event in profile.key_averages() if str(event.device_type).endswith("CUDA"))
+        / 1e6
+    )
     print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25), flush=True)
-    issued = {name: count for name, count in events.items() if name.startswith(("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpy"))}
+    issued = {
+        name: count
+        for name, count in events.items()
+        if name.startswith(("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpy"))
+    }
     return {"kernels": kernels, "device_busy_seconds": busy, **issued}
 
 
 # Experts ------------------------------------------------------------------------------------------------------------
 
 
-def expert_epoch(device: torch.device, net: Net, images: int, batch: int, n: int, with_published: bool) -> dict[str, Any]:
-    """Seconds and memory of an epoch of one expert, with and without the gradient penalty, by ours and by a DataLoader."""
-    split = Split(torch.randn(images, *net.shape, generator=rng(0, "images")).to(device), torch.arange(images, device=device) % net.classes)
+def expert_epoch(
+    device: torch.device, net: Net, images: int, batch: int, n: int, with_published: bool
+) -> dict[str, Any]:
+    """Seconds and memory of an epoch of one expert, with and without the gradient penalty, by ours and by a
+    DataLoader."""
+    split = Split(
+        torch.randn(images, *net.shape, generator=rng(0, "images")).to(device),
+        torch.arange(images, device=device) % net.classes,
+    )
     variants: dict[str, Callable[[], object]] = {}
 
     def ours(penalty: float) -> Callable[[], object]:
@@ -207,7 +231,10 @@ def expert_epoch(device: torch.device, net: Net, images: int, batch: int, n: int
 
     variants = {"ours": ours(0.0), "ours, penalty": ours(2.0)}
     if with_published:
-        variants |= {"published, without augmentation": as_published(0.0), "published, penalty, without augmentation": as_published(2.0)}
+        variants |= {
+            "published, without augmentation": as_published(0.0),
+            "published, penalty, without augmentation": as_published(2.0),
+        }
     return in_turn(device, variants, n)
 
 
@@ -235,7 +262,9 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
     parser.add_argument("-n", type=int, default=5, help="repetitions of each variant")
-    parser.add_argument("--quick", action="store_true", help="leave out the published way, and the agreement of what must be compiled")
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out the published way, and the agreement of what must be compiled"
+    )
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     device, tiny = torch.device(options.device), options.scale == "tiny"
@@ -243,13 +272,25 @@ def main() -> int:
     cases = [Case(4, 3, net)] if tiny else [Case(10, 50, net), Case(100, 20, net._replace(classes=100))]
     origin = provenance(options.device)
     origin.pop("arguments")
-    result: dict[str, Any] = {"bench": "gpu", "machine": origin.pop("machine"), "provenance": origin, "scale": options.scale}
+    result: dict[str, Any] = {
+        "bench": "gpu",
+        "machine": origin.pop("machine"),
+        "provenance": origin,
+        "scale": options.scale,
+    }
     parts: list[tuple[str, Callable[[], Any]]] = []
     for case in cases:
-        parts.append((f"outer step {case.name}", lambda case=case: outer_step(device, case, options.n, not options.quick)))
+        parts.append(
+            (f"outer step {case.name}", lambda case=case: outer_step(device, case, options.n, not options.quick))
+        )
     parts.append((f"launches {cases[0].name}", lambda: launches(device, cases[0])))
     epoch = (64, 16) if tiny else (12800, 256)
-    parts.append(("expert epoch", lambda: expert_epoch(device, net, *epoch, 2 if options.quick else options.n, not options.quick)))
+    parts.append(
+        (
+            "expert epoch",
+            lambda: expert_epoch(device, net, *epoch, 2 if options.quick else options.n, not options.quick),
+        )
+    )
     parts.append(("waits", lambda: waits(device, net)))
     # Last, because it compiles every derivative in three precisions.
     parts.append(("agreement", lambda: agreement(device, net, 8 if tiny else 64, options.quick)))
@@ -265,7 +306,11 @@ def main() -> int:
         print(f"  {time.perf_counter() - began:.1f} s", flush=True)
         write_json(options.json, result)
     print(
-        json.dumps({name: value for name, value in result.items() if name not in ("provenance", "agreement")}, indent=1, ensure_ascii=False)
+        json.dumps(
+            {name: value for name, value in result.items() if name not in ("provenance", "agreement")},
+            indent=1,
+            ensure_ascii=False,
+        )
     )
     return int(failed)
 

@@ -1,4 +1,5 @@
-"""The size and the shape of the source, counted: files, packages, imports between them, long lines, conditional expressions.
+"""The size and the shape of the source, counted: files, packages, imports between them, long lines, conditional
+expressions.
 
 python benchmarks/house.py            # a table
 python benchmarks/house.py --json     # the same as JSON
@@ -52,7 +53,9 @@ def measured() -> dict[str, float]:
     for path in modules:
         arrows[path.relative_to(SOURCE).parts[0]] |= imported(path, packages)
     text = [line for path in files for line in lines(path)]
-    conditional = sum(isinstance(node, ast.IfExp) for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    conditional = sum(
+        isinstance(node, ast.IfExp) for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    )
     return {
         "files": len(files),
         "median lines of a module": statistics.median(len(lines(path)) for path in modules),

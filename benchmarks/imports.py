@@ -16,7 +16,8 @@ from astdistill.runtime.files import write_json
 from astdistill.runtime.provenance import provenance
 
 TIMED = (
-    "import json, sys, time; began = time.perf_counter(); {what}; print(json.dumps([time.perf_counter() - began, 'torch' in sys.modules]))"
+    "import json, sys, time; began = time.perf_counter(); {what}; print(json.dumps([time.perf_counter() - began, "
+    "'torch' in sys.modules]))"
 )
 VARIANTS = {
     "import torch": TIMED.format(what="import torch"),
@@ -40,15 +41,26 @@ def main() -> None:
             seconds, with_torch[name] = json.loads(said.splitlines()[-1])
             found[name].append(seconds)
     rows = [
-        {"variant": name, "seconds": statistics.median(each), "spread": max(each) - min(each), "n": options.n, "torch": with_torch[name]}
+        {
+            "variant": name,
+            "seconds": statistics.median(each),
+            "spread": max(each) - min(each),
+            "n": options.n,
+            "torch": with_torch[name],
+        }
         for name, each in found.items()
     ]
     for row in rows:
-        print(f"{row['variant']}: {row['seconds']:.3f} s (range {row['spread']:.3f}, n = {row['n']})" + (", torch imported" * row["torch"]))
+        print(
+            f"{row['variant']}: {row['seconds']:.3f} s (range {row['spread']:.3f}, n = {row['n']})"
+            + (", torch imported" * row["torch"])
+        )
     if options.json is not None:
         origin = provenance()
         origin.pop("arguments", None)
-        write_json(options.json, {"bench": "imports", "machine": origin.pop("machine"), "provenance": origin, "rows": rows})
+        write_json(
+            options.json, {"bench": "imports", "machine": origin.pop("machine"), "provenance": origin, "rows": rows}
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""The trajectory-matching methods side by side on CIFAR-100's first ten classes, with the same experts' budget and the same evaluation.
+"""The trajectory-matching methods side by side on CIFAR-100's first ten classes, with the same experts' budget and the
+same evaluation.
 
     python benchmarks/peers.py --data path/to/cifar100 --ipc 1 10 --seeds 0 1 2 --json benchmarks/results/NAME.json
 
-Every method gets 5 experts of 15 epochs on 5,000 images; outer steps, T, M and rates are alike, and what it does otherwise is in METHODS.
-Every seed draws its own experts, images, plans and evaluation networks. Runs resume; several processes may share the work, each with
-other --methods or --seeds, and one with --collect then reads the finished runs and writes the table. Real images are evaluated once a
-seed, beside MTT; full data does not depend on any of this (`table.py cifar100-ten-ipc10`).
+Every method gets 5 experts of 15 epochs on 5,000 images; outer steps, T, M and rates are alike, and what it does
+otherwise is in METHODS. Every seed draws its own experts, images, plans and evaluation networks. Runs resume; several
+processes may share the work, each with other --methods or --seeds, and one with --collect then reads the finished runs
+and writes the table. Real images are evaluated once a seed, beside MTT; full data does not depend on any of this
+(`table.py cifar100-ten-ipc10`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from astdistill.methods.trajectory_matching import AST, DATM, FTD, MTT, TESLA
 from astdistill.runtime.files import read_json, write_json
 
 AVERAGE = 0.99
-"""The published 0.999 and 0.9995 average over 1,000 and 2,000 of 5,000 and 10,000 steps; of a few hundred they would keep the start."""
+"""The published 0.999 and 0.9995 average over 1,000 and 2,000 of 5,000 and 10,000 steps; of a few hundred they would
+keep the start."""
 
 # fmt: off
 METHODS: dict[str, Method] = {
@@ -49,8 +52,9 @@ RATES: dict[tuple[str, int], dict[str, float]] = {
     ("tesla-hard", 1): {"lr_lr": 1e-7},
 }
 # fmt: on
-"""Where the common rates (η_0 0.01, lr_lr 1e-5) end at once with η near nothing and a loss of no movement. A student of momentum μ moves by
-η / (1 − μ), so η_0 (1 − μ) and lr_lr (1 − μ)² are the same rates to it; 1e-7 is what TESLA publishes for one image per class."""
+"""Where the common rates (η_0 0.01, lr_lr 1e-5) end at once with η near nothing and a loss of no movement. A student of
+momentum μ moves by η / (1 − μ), so η_0 (1 − μ) and lr_lr (1 − μ)² are the same rates to it; 1e-7 is what TESLA
+publishes for one image per class."""
 
 
 def cell(options: argparse.Namespace, method: str, ipc: int, seed: int) -> Experiment:
@@ -81,8 +85,12 @@ def _tiny(whole: Experiment) -> Experiment:
         model="convnet-d2-w4",
         experts=whole.experts.replace(count=2),
         method=whole.method.replace(expert=whole.method.expert.replace(epochs=4, batch=16)),
-        distill=whole.distill.replace(iterations=2, inner_steps=4, max_start_epoch=2 if whole.method.name != "datm" else 3, lr_img=1.0),
-        evaluation=whole.evaluation.replace(recipe=whole.evaluation.recipe.replace(epochs=2, full_epochs=1), networks=2),
+        distill=whole.distill.replace(
+            iterations=2, inner_steps=4, max_start_epoch=2 if whole.method.name != "datm" else 3, lr_img=1.0
+        ),
+        evaluation=whole.evaluation.replace(
+            recipe=whole.evaluation.recipe.replace(epochs=2, full_epochs=1), networks=2
+        ),
     )
 
 

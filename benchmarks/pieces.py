@@ -1,4 +1,5 @@
-"""Long work in short pieces: a child process that is ended at a deadline, and a clock that adds up the seconds of all pieces.
+"""Long work in short pieces: a child process that is ended at a deadline, and a clock that adds up the seconds of all
+pieces.
 
 The parent imports nothing heavy, so that its deadline holds whatever the child is at.
 """
@@ -25,7 +26,8 @@ BEAT_SECONDS = 5.0
 
 
 class Clock:
-    """When each stage began, over all pieces: `clock.jsonl`, a file of lines, so that no kill loses more than the last few seconds.
+    """When each stage began, over all pieces: `clock.jsonl`, a file of lines, so that no kill loses more than the last
+    few seconds.
 
     The first stage is the one that every piece begins with.
     """
@@ -106,7 +108,9 @@ class Watch:
 
     def __init__(self, out: Path, device: str, stage: str) -> None:
         self.path, self.cuda, self.stage = out / "peaks.json", device.startswith("cuda"), stage
-        self.peaks: dict[str, dict[str, float]] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        self.peaks: dict[str, dict[str, float]] = (
+            json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        )
         threading.Thread(target=self._run, daemon=True).start()
 
     def enter(self, stage: str) -> None:
@@ -119,7 +123,9 @@ class Watch:
             torch.cuda.reset_peak_memory_stats()
 
     def _run(self) -> None:
-        while not select.select([sys.stdin], [], [], 1.0)[0]:  # the parent writes nothing: readable means that it is gone
+        while not select.select([sys.stdin], [], [], 1.0)[
+            0
+        ]:  # the parent writes nothing: readable means that it is gone
             self._note()
         os._exit(1)
 

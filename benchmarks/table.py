@@ -1,7 +1,8 @@
 """One results table: a preset by several methods and whole-run seeds, beside its baselines, as JSON and Markdown.
 
-Every seed draws its own experts, initial images, plans, evaluation networks and baseline images. Runs resume; with --collect finished
-run folders are only read. Baselines come from the first method's runs, since they do not depend on the method.
+Every seed draws its own experts, initial images, plans, evaluation networks and baseline images. Runs resume; with
+--collect finished run folders are only read. Baselines come from the first method's runs, since they do not depend on
+  the method.
 
     python benchmarks/table.py digits-ipc1 --seeds 0 1 2 --json benchmarks/results/NAME.json
     python benchmarks/table.py cifar100-ten-ipc10 --methods mtt ast ast-as-released --data path/to/cifar100 --json …
@@ -22,7 +23,9 @@ from astdistill.experiment.presets import preset, with_method
 from astdistill.runtime.files import read_json, read_lines, write_json
 
 
-def experiment(name: str, method: str | None, seed: int, data: str | None, experts: Path, baselines: bool) -> Experiment:
+def experiment(
+    name: str, method: str | None, seed: int, data: str | None, experts: Path, baselines: bool
+) -> Experiment:
     """The preset by one method and seed; its store of experts depends on the seed too."""
     cell = preset(name)
     cell = with_method(cell, method) if method else cell
@@ -99,10 +102,22 @@ def main() -> None:
         recipe = preset(options.preset).evaluation.recipe.to_json()
         origin = {name: value for name, value in origin.items() if name not in ("arguments", "resumed")}
         settings = preset(options.preset).distill.to_json()
-        record = {"bench": "table", "preset": options.preset, "machine": origin.pop("machine"), "provenance": origin, "protocol": recipe}
+        record = {
+            "bench": "table",
+            "preset": options.preset,
+            "machine": origin.pop("machine"),
+            "provenance": origin,
+            "protocol": recipe,
+        }
         write_json(
             options.json,
-            record | {"distill": settings, "rows": rows, "runs": courses, "wall_seconds_of_this_call": {} if options.collect else seconds},
+            record
+            | {
+                "distill": settings,
+                "rows": rows,
+                "runs": courses,
+                "wall_seconds_of_this_call": {} if options.collect else seconds,
+            },
         )
 
 

@@ -1,4 +1,5 @@
-"""The tables of measured figures in README.md and the documentation, made from the files in benchmarks/results: no figure is typed by hand.
+"""The tables of measured figures in README.md and the documentation, made from the files in benchmarks/results: no
+figure is typed by hand.
 
 python benchmarks/tables.py            # writes every table anew, between its two comments
 python benchmarks/tables.py --check    # writes nothing; fails where a page says something else
@@ -18,7 +19,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = tuple(ROOT / page for page in ("README.md", "docs/results.md", "docs/choosing-a-method.md"))
-BLOCK = re.compile(r"(<!-- table (?P<name>[\w-]+): made by benchmarks/tables.py -->\n)(?P<body>.*?)(<!-- end of table -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(<!-- table (?P<name>[\w-]+): made by benchmarks/tables.py -->\n)(?P<body>.*?)(<!-- end of table -->)", re.DOTALL
+)
 
 NAMES = {
     "random": "random real",
@@ -80,11 +83,17 @@ def ablation() -> str:
     """AST without each of its parts, with its experts; spreads are over whole runs."""
     rows = result("ablation-cifar100-ten-epyc2-202611")["rows"]
     experts, final = (
-        {row["variant"]: [statistics.fmean(run) for run in row[key]] for row in rows} for key in ("experts_test_accuracy", "final")
+        {row["variant"]: [statistics.fmean(run) for run in row[key]] for row in rows}
+        for key in ("experts_test_accuracy", "final")
     )
     whole = final[rows[0]["variant"]]
     lines = [
-        [NAMES.get(name, name), of_values(experts[name]), of_values(values), "" if values is whole else _change(values, whole)]
+        [
+            NAMES.get(name, name),
+            of_values(experts[name]),
+            of_values(values),
+            "" if values is whole else _change(values, whole),
+        ]
         for name, values in final.items()
     ]
     return table(["", "experts, %", "accuracy, %", "change with the same seed"], "lrrr", lines)
@@ -92,7 +101,9 @@ def ablation() -> str:
 
 def _change(values: Sequence[float], whole: Sequence[float]) -> str:
     differences = [ours - base for ours, base in zip(values, whole, strict=True)]
-    return f"{statistics.fmean(differences):+.1f} ± {statistics.stdev(differences):.1f}".replace("-", "−").replace("−0.0", "0.0")
+    return f"{statistics.fmean(differences):+.1f} ± {statistics.stdev(differences):.1f}".replace("-", "−").replace(
+        "−0.0", "0.0"
+    )
 
 
 def architectures() -> str:
@@ -159,8 +170,22 @@ def cells() -> str:
         published = f"{row['published']:.1f}" if row["published"] else "–"
         count, epochs = experts["count"], experts["epochs"]
         found, real = (spread(each["mean"], each["std"]) for each in (row["distilled"], row["baselines"]["random"]))
-        rows.append((f"{DATA[data]}, {ipc.split('-')[0]} per class", row["label"], f"{count} × {epochs}", seen, real, found, published))
-    return table(("data", "method", "experts × epochs", "outer steps", "random real", "test accuracy", "published"), "llrrrrr", rows)
+        rows.append(
+            (
+                f"{DATA[data]}, {ipc.split('-')[0]} per class",
+                row["label"],
+                f"{count} × {epochs}",
+                seen,
+                real,
+                found,
+                published,
+            )
+        )
+    return table(
+        ("data", "method", "experts × epochs", "outer steps", "random real", "test accuracy", "published"),
+        "llrrrrr",
+        rows,
+    )
 
 
 def gpu() -> str:
@@ -179,7 +204,9 @@ TABLES = {
     "cells": cells,
     "gpu": gpu,
     "digits": lambda: accuracies("digits-ipc1-cpu2-202611", ("random", "kmeans", "ast", "full")),
-    "ten-classes": lambda: accuracies("cifar100-ten-ipc10-cpu2-202611", ("random", "kmeans", "mtt", "ast", "ast-as-released", "full")),
+    "ten-classes": lambda: accuracies(
+        "cifar100-ten-ipc10-cpu2-202611", ("random", "kmeans", "mtt", "ast", "ast-as-released", "full")
+    ),
     "methods": methods,
     "ablation": ablation,
     "architectures": architectures,

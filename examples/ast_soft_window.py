@@ -1,4 +1,5 @@
-"""AST whose labels are learned and whose start epochs come from DATM's growing window: --method ast_soft_window:AST_SOFT_WINDOW."""
+"""AST whose labels are learned and whose start epochs come from DATM's growing window: --method
+ast_soft_window:AST_SOFT_WINDOW."""
 
 from astdistill.methods.initialisation import ExpertTargets
 from astdistill.methods.segments import GrowingWindow

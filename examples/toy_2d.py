@@ -1,11 +1,14 @@
-"""Dataset distillation by trajectory matching on points in the plane: the whole idea in one file, with torch and matplotlib alone.
+"""Dataset distillation by trajectory matching on points in the plane: the whole idea in one file, with torch and
+matplotlib alone.
 
-Three spirals of 900 points are distilled to five points per class. Networks that have never been seen, trained on those fifteen points,
-tell the spirals apart nearly as well as networks trained on all of them, and far better than networks trained on fifteen real points.
+Three spirals of 900 points are distilled to five points per class. Networks that have never been seen, trained on those
+fifteen points, tell the spirals apart nearly as well as networks trained on all of them, and far better than networks
+trained on fifteen real points.
 
     python toy_2d.py            # about twenty seconds on one core; writes toy-2d.png
 
-Read it from top to bottom: data, network, experts, distillation, comparison, picture. Everything is drawn from one seed.
+Read it from top to bottom: data, network, experts, distillation, comparison, picture. Everything is drawn from one
+seed.
 """
 
 import argparse
@@ -35,8 +38,8 @@ def spirals(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     return points + 0.07 * torch.randn(count, 2, generator=generator), labels
 
 
-# 2. The network. All its parameters are one vector θ [P], so that a training run is a path through one space. Every function takes
-#    a stack of networks, θ [n, P], as well: they are trained side by side and do not touch one another.
+# 2. The network. All its parameters are one vector θ [P], so that a training run is a path through one space. Every
+# function takes    a stack of networks, θ [n, P], as well: they are trained side by side and do not touch one another.
 
 WIDTH = 32
 SHAPES = (WIDTH, 2), (1, WIDTH), (WIDTH, WIDTH), (1, WIDTH), (CLASSES, WIDTH), (1, CLASSES)
@@ -44,7 +47,9 @@ SHAPES = (WIDTH, 2), (1, WIDTH), (WIDTH, WIDTH), (1, WIDTH), (CLASSES, WIDTH), (
 
 def fresh(count: int, generator: torch.Generator) -> Tensor:
     scales = 1.0, 0.5, (1.5 / WIDTH) ** 0.5, 0.5, (1.5 / WIDTH) ** 0.5, 0.0
-    layers = [scale * torch.randn(count, *shape, generator=generator) for shape, scale in zip(SHAPES, scales, strict=True)]
+    layers = [
+        scale * torch.randn(count, *shape, generator=generator) for shape, scale in zip(SHAPES, scales, strict=True)
+    ]
     return torch.cat([layer.flatten(1) for layer in layers], dim=1)
 
 
@@ -72,7 +77,8 @@ def accuracy(theta: Tensor, points: Tensor, labels: Tensor) -> list[float]:
     return (network(theta, points).argmax(-1) == labels).float().mean(-1).mul(100).tolist()
 
 
-# 3. Experts: networks trained on all the data, and stored after every epoch. Their paths are what there is to know about the data.
+# 3. Experts: networks trained on all the data, and stored after every epoch. Their paths are what there is to know
+# about the data.
 
 
 def expert_paths(points: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -87,13 +93,16 @@ def expert_paths(points: Tensor, labels: Tensor, generator: torch.Generator) -> 
     return torch.stack(rows)
 
 
-# 4. Distillation. A student starts where an expert stood after epoch t, takes a few steps on the distilled points X alone, and should
-#    arrive where the expert stood M epochs later: L = |θ_T − θ*_{t+M}|² / |θ*_t − θ*_{t+M}|². X and the step size η follow −dL/dX and
-#    −dL/dη, by back-propagation through all the steps. That keeps the graph of every step, which here is a few megabytes; for images it
-#    is gigabytes, and walking back one step at a time gives the same gradient in constant memory. Here the shorter program is the better.
+# 4. Distillation. A student starts where an expert stood after epoch t, takes a few steps on the distilled points X
+# alone, and should    arrive where the expert stood M epochs later: L = |θ_T − θ*_{t+M}|² / |θ*_t − θ*_{t+M}|². X and
+# the step size η follow −dL/dX and    −dL/dη, by back-propagation through all the steps. That keeps the graph of every
+# step, which here is a few megabytes; for images it    is gigabytes, and walking back one step at a time gives the same
+# gradient in constant memory. Here the shorter program is the better.
 
 
-def distil(points: Tensor, labels: Tensor, paths: Tensor, steps: int, generator: torch.Generator) -> tuple[Tensor, float, list[float]]:
+def distil(
+    points: Tensor, labels: Tensor, paths: Tensor, steps: int, generator: torch.Generator
+) -> tuple[Tensor, float, list[float]]:
     """The distilled points [N, 2], η, and the loss of every step."""
     distilled = points.clone().requires_grad_()
     log_rate = torch.tensor(RATE).log().requires_grad_()  # the logarithm, so that η stays positive
@@ -116,7 +125,8 @@ def distil(points: Tensor, labels: Tensor, paths: Tensor, steps: int, generator:
     return distilled.detach(), log_rate.exp().item(), losses
 
 
-# 5. The comparison: fresh networks, the same for both, on the distilled points and on as many random real ones (each network its own).
+# 5. The comparison: fresh networks, the same for both, on the distilled points and on as many random real ones (each
+# network its own).
 
 
 def drawn(points: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -140,13 +150,28 @@ def run(steps: int = STEPS, seed: int = 0) -> SimpleNamespace:
     by_distilled = trained(start, distilled, targets, rate, TRAINED)
     # The rate that suits random points best is chosen on the test points themselves, which flatters them.
     by_random = max(
-        (trained(start, draws, targets, each, TRAINED) for each in (0.1, 0.3, 1.0)), key=lambda theta: sum(accuracy(theta, *test))
+        (trained(start, draws, targets, each, TRAINED) for each in (0.1, 0.3, 1.0)),
+        key=lambda theta: sum(accuracy(theta, *test)),
     )
-    accuracies = {"all": accuracy(paths[-1], *test), "random": accuracy(by_random, *test), "distilled": accuracy(by_distilled, *test)}
+    accuracies = {
+        "all": accuracy(paths[-1], *test),
+        "random": accuracy(by_random, *test),
+        "distilled": accuracy(by_distilled, *test),
+    }
     return SimpleNamespace(
-        points=points, labels=labels, paths=paths, few=few, real=real, draws=draws, distilled=distilled, rate=rate, losses=losses,
-        by_random=by_random, by_distilled=by_distilled, accuracies=accuracies,
-    )  # fmt: skip
+        points=points,
+        labels=labels,
+        paths=paths,
+        few=few,
+        real=real,
+        draws=draws,
+        distilled=distilled,
+        rate=rate,
+        losses=losses,
+        by_random=by_random,
+        by_distilled=by_distilled,
+        accuracies=accuracies,
+    )
 
 
 # 6. The picture.
@@ -161,7 +186,13 @@ def draw(found: SimpleNamespace, path: str) -> None:
     land(distilled, found.by_distilled, found.distilled, found.few, 130)
     for before, after in zip(found.real, found.distilled, strict=True):
         distilled.plot(
-            *torch.stack([before, after]).T.numpy(), color="#333333", linewidth=0.8, alpha=0.6, marker=".", markevery=[0], zorder=2
+            *torch.stack([before, after]).T.numpy(),
+            color="#333333",
+            linewidth=0.8,
+            alpha=0.6,
+            marker=".",
+            markevery=[0],
+            zorder=2,
         )
     for axes, (name, values) in zip(panels, found.accuracies.items(), strict=False):
         count = len(found.points) if name == "all" else len(found.few)
@@ -179,15 +210,28 @@ def draw(found: SimpleNamespace, path: str) -> None:
 
 
 def land(axes: Axes, thetas: Tensor, points: Tensor, labels: Tensor, size: float) -> None:
-    """The mean opinion of some networks on every place of the plane, in the class's colour, paler where less sure; and the points."""
+    """The mean opinion of some networks on every place of the plane, in the class's colour, paler where less sure; and
+    the points."""
     side = torch.linspace(-2.6, 2.6, 400)
     with torch.no_grad():
         opinion = network(thetas, torch.cartesian_prod(side, side)).softmax(-1).mean(0)
     colours = torch.tensor([to_rgb(colour) for colour in COLOURS])
     sure, label = opinion.max(1)
     picture = 1 - (1 - colours[label]) * (0.08 + 0.34 * (1.5 * sure - 0.5)[:, None])
-    axes.imshow(picture.view(400, 400, 3).transpose(0, 1).numpy(), origin="lower", extent=(-2.6, 2.6, -2.6, 2.6), interpolation="bilinear")
-    axes.scatter(*points.T.numpy(), c=[COLOURS[each] for each in labels], s=size, edgecolors="white", linewidths=size**0.5 / 8, zorder=3)
+    axes.imshow(
+        picture.view(400, 400, 3).transpose(0, 1).numpy(),
+        origin="lower",
+        extent=(-2.6, 2.6, -2.6, 2.6),
+        interpolation="bilinear",
+    )
+    axes.scatter(
+        *points.T.numpy(),
+        c=[COLOURS[each] for each in labels],
+        s=size,
+        edgecolors="white",
+        linewidths=size**0.5 / 8,
+        zorder=3,
+    )
     axes.set(xticks=[], yticks=[], xlim=(-2.6, 2.6), ylim=(-2.6, 2.6))
     axes.spines[:].set_visible(False)
 

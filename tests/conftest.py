@@ -1,4 +1,5 @@
-"""What every test shares: one thread, so that results do not depend on the machine, a quiet console, and a small CIFAR-100 on disk."""
+"""What every test shares: one thread, so that results do not depend on the machine, a quiet console, and a small
+CIFAR-100 on disk."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def _quiet() -> None:
 
 @pytest.fixture(scope="session")
 def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`cifar100` and `cifar10` in the hub's parquet layout: 52 and 12 random training pictures a class, one to test on."""
+    """`cifar100` and `cifar10` in the hub's parquet layout: 52 and 12 random training pictures a class, one to test
+    on."""
     root = tmp_path_factory.mktemp("data")
     write_parquet(root / "cifar100", 100, 52, "img", "fine_label")
     write_parquet(root / "cifar10", 10, 12, "img", "label")

@@ -1,7 +1,8 @@
 """A device that is elsewhere: what a graphics card would refuse or wait for, found without one.
 
-Tensors on "far" hold their numbers in a tensor of the CPU, so that every result can be compared to the bit; but they cannot be read, mixed
-with the CPU's, or handed to numpy, as those of a card cannot. Every operation that makes the host wait for a card is counted.
+Tensors on "far" hold their numbers in a tensor of the CPU, so that every result can be compared to the bit; but they
+cannot be read, mixed with the CPU's, or handed to numpy, as those of a card cannot. Every operation that makes the host
+wait for a card is counted.
 """
 
 from __future__ import annotations
@@ -24,14 +25,21 @@ FAR = "far"
 ops = torch.ops.aten
 CROSSING = {ops._to_copy.default, ops.copy_.default}
 """What may take tensors of both devices."""
-READS = {ops._local_scalar_dense.default, ops.nonzero.default, ops.equal.default, ops.is_nonzero.default, ops.masked_select.default}
+READS = {
+    ops._local_scalar_dense.default,
+    ops.nonzero.default,
+    ops.equal.default,
+    ops.is_nonzero.default,
+    ops.masked_select.default,
+}
 """What needs a number of the device on the host, if only to know how large the result is."""
 INDEXED = {ops.index.Tensor, ops.index_put.default, ops.index_put_.default}
 
 waits: Counter[str] = Counter()
 """How often the host waited, by the place in astdistill."""
 uploads: Counter[str] = Counter()
-"""How often a tensor of the host was copied there otherwise than by `seeds.sent`, which pins it: a card's host waits for these, too."""
+"""How often a tensor of the host was copied there otherwise than by `seeds.sent`, which pins it: a card's host waits
+for these, too."""
 
 
 class Far(torch.Tensor):
@@ -42,7 +50,12 @@ class Far(torch.Tensor):
     @staticmethod
     def __new__(cls, near: torch.Tensor) -> Far:
         return torch.Tensor._make_wrapper_subclass(
-            cls, near.size(), strides=near.stride(), storage_offset=near.storage_offset(), dtype=near.dtype, device=torch.device(FAR, 0)
+            cls,
+            near.size(),
+            strides=near.stride(),
+            storage_offset=near.storage_offset(),
+            dtype=near.dtype,
+            device=torch.device(FAR, 0),
         )
 
     def __init__(self, near: torch.Tensor) -> None:
@@ -72,14 +85,18 @@ class Far(torch.Tensor):
         return copied
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         return _run(func, args, kwargs or {})
 
 
 class _Factories(TorchDispatchMode):
     """Operations that make a tensor from nothing, or from one of the CPU's, on the far device."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if _is_far(kwargs.get("device")) or any(isinstance(leaf, Far) for leaf in tree_leaves((args, kwargs))):
             return _run(func, args, kwargs)
@@ -89,7 +106,9 @@ class _Factories(TorchDispatchMode):
 class _FromNumbers(TorchFunctionMode):
     """`torch.tensor(numbers, device="far")`, which reaches no operation that can be seen: made here and sent."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.tensor, torch.as_tensor) and _is_far(kwargs.get("device")):
             return func(*args, **(kwargs | {"device": "cpu"})).to(FAR)
@@ -123,11 +142,15 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     leaves = bool(far) and not (wanted is None or _is_far(wanted))
     if func in READS or leaves or _lands_near(func, args) or _masks(func, args):
         waits[_place()] += 1
-    if _enters(func, args, kwargs, far) and all(frame.f_code is not sent.__code__ for frame, _ in traceback.walk_stack(None)):
+    if _enters(func, args, kwargs, far) and all(
+        frame.f_code is not sent.__code__ for frame, _ in traceback.walk_stack(None)
+    ):
         uploads[_place()] += 1
     if leaves or func is ops._local_scalar_dense.default or (not far and not _is_far(wanted)):
         return out
-    wrapped = tree_map(lambda value: Far(value) if isinstance(value, torch.Tensor) and not isinstance(value, Far) else value, out)
+    wrapped = tree_map(
+        lambda value: Far(value) if isinstance(value, torch.Tensor) and not isinstance(value, Far) else value, out
+    )
     return return_and_correct_aliasing(func, tuple(args), dict(kwargs), wrapped) if far else wrapped
 
 
@@ -136,7 +159,9 @@ def _refuse_mixtures(func: Any, args: Sequence[Any], tensors: Sequence[torch.Ten
     looked_at = tree_leaves((args[0], args[2:])) if func in INDEXED else tensors
     near = [each for each in looked_at if isinstance(each, torch.Tensor) and not isinstance(each, Far) and each.dim()]
     if near and any(isinstance(tensor, Far) for tensor in tensors) and func not in CROSSING:
-        raise RuntimeError(f"{func} was given tensors of two devices: {[(type(t).__name__, tuple(t.shape)) for t in tensors]}")
+        raise RuntimeError(
+            f"{func} was given tensors of two devices: {[(type(t).__name__, tuple(t.shape)) for t in tensors]}"
+        )
 
 
 def _lands_near(func: Any, args: Sequence[Any]) -> bool:

@@ -1,4 +1,5 @@
-"""Everything once on the CPU and once on the far device: prints as JSON whether they agree, and what the host waited for."""
+"""Everything once on the CPU and once on the far device: prints as JSON whether they agree, and what the host waited
+for."""
 
 from __future__ import annotations
 
@@ -29,15 +30,22 @@ from astdistill.methods.outer import LossThreshold
 from astdistill.models.registry import build_model
 
 EPOCHS, STEPS = 3, 4
-SETTINGS = DistillSettings(iterations=STEPS, inner_steps=3, max_start_epoch=1, matched_epochs=1, lr_img=1.0, checkpoint_seconds=1e9)
+SETTINGS = DistillSettings(
+    iterations=STEPS, inner_steps=3, max_start_epoch=1, matched_epochs=1, lr_img=1.0, checkpoint_seconds=1e9
+)
 FAMILIES = ["mlp", "lenet", "alexnet-w8", "vgg11-w8", "resnet18-w8", "resnet18-w8-ap", "vit", "convnet-d3-w8-batchnorm"]
 BACKPROP = ad.methods.MTT.replace(estimator=Backprop(), init=NoiseInit())
 CASES: dict[str, tuple[Method, dict[str, Any], DistillSettings]] = {
     **{
-        name.lower(): (getattr(ad.methods, name), {}, SETTINGS) for name in ("MTT", "AST", "FTD", "TESLA", "DATM", "ATT", "AST_AS_RELEASED")
+        name.lower(): (getattr(ad.methods, name), {}, SETTINGS)
+        for name in ("MTT", "AST", "FTD", "TESLA", "DATM", "ATT", "AST_AS_RELEASED")
     },
     "backprop": (BACKPROP, {"whiten": "zca"}, SETTINGS.replace(outer_optimiser="adam", outer_grad_norm=1.0)),
-    "truncated": (ad.methods.AST.replace(estimator=Truncated(k=2)), {"memory": "uint8"}, SETTINGS.replace(trajectories=2, batch_syn=2)),
+    "truncated": (
+        ad.methods.AST.replace(estimator=Truncated(k=2)),
+        {"memory": "uint8"},
+        SETTINGS.replace(trajectories=2, batch_syn=2),
+    ),
     "textures": (ad.methods.MTT, {"memory": "disk", "whiten": "zca"}, SETTINGS.replace(canvas=2)),
     "passed over": (ad.methods.MTT.replace(accept=LossThreshold(threshold=1e-6)), {}, SETTINGS),
 }
@@ -67,7 +75,9 @@ def run(dataset: Dataset, method: Method, settings: DistillSettings, folder: Pat
         waits.clear()
         uploads.clear()
 
-    synthetic = ad.distill(dataset, experts, method=method, ipc=ipc, settings=settings, out=folder / "run", observers=[observe])
+    synthetic = ad.distill(
+        dataset, experts, method=method, ipc=ipc, settings=settings, out=folder / "run", observers=[observe]
+    )
     waits.clear()
     scores = ad.evaluate(synthetic, dataset, seeds=1, recipe=EvalRecipe(name="short", epochs=EPOCHS), workers=1)
     counted["evaluation"] = dict(waits)
@@ -119,7 +129,9 @@ def main() -> None:
         for name, (method, fields, settings) in CASES.items():
             dataset = blobs(**fields)
             devices = {"near": dataset, FAR: dataset.to(FAR)}
-            found[name] = compared(*(run(each, method, settings, Path(folder) / name / where) for where, each in devices.items()))
+            found[name] = compared(
+                *(run(each, method, settings, Path(folder) / name / where) for where, each in devices.items())
+            )
         found["networks"] = networks()
         found["recipes"] = {name: epoch(recipe) for name, recipe in RECIPES.items()}
         print(json.dumps(found))

@@ -26,4 +26,6 @@ def write_parquet(folder: Path, classes: int, count: int, image: str, label: str
             Image.fromarray(picture).save(stream, "PNG")
             rows.append({"bytes": stream.getvalue(), "path": None})
         columns = {image: rows, label: [number % classes for number in range(classes * each)]}
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(str(folder / f"{part}-00000-of-00001.parquet"))
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(
+            str(folder / f"{part}-00000-of-00001.parquet")
+        )

@@ -1,7 +1,8 @@
-"""A job that is killed (SIGKILL) and started again, several times, and at last left to end: `python killing.py JOB KILLS SEED`.
+"""A job that is killed (SIGKILL) and started again, several times, and at last left to end: `python killing.py JOB
+KILLS SEED`.
 
-JOB is a Python file with two functions: `run()`, and `progress()`, a number that grows while it runs. Every life of the job is a fork of
-this process, so that torch is imported once. Prints the progress at each kill as a JSON list.
+JOB is a Python file with two functions: `run()`, and `progress()`, a number that grows while it runs. Every life of the
+job is a fork of this process, so that torch is imported once. Prints the progress at each kill as a JSON list.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Killed(BaseException):
 
 @contextmanager
 def killed_at_write(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[None]:
-    """Every file is flushed to disk before it counts: stop at flush `number`, that is between any two of a training's writes."""
+    """Every file is flushed to disk before it counts: stop at flush `number`, that is between any two of a training's
+    writes."""
     flush, left = os.fsync, [number]
 
     def counted(handle: int) -> None:
@@ -80,7 +82,9 @@ def _killed_at(child: int, progress: Callable[[], int], goal: int, delay: float)
 
 def main(path: str, kills: int, seed: int) -> None:
     job = runpy.run_path(path)
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)]).step()  # imports more of torch on first use: here, once for all lives
+    torch.optim.SGD(
+        [torch.zeros(1, requires_grad=True)]
+    ).step()  # imports more of torch on first use: here, once for all lives
     chance, moments = random.Random(seed), []
     for _ in range(kills):
         goal = job["progress"]() + chance.randint(0, 3)

@@ -26,7 +26,8 @@ from astdistill.runtime.seeds import rng, seeded
 
 
 class SmoothNet(nn.Module):
-    """A few smooth layers with a convolution and a norm: every derivative exists, so finite differences are exact to rounding."""
+    """A few smooth layers with a convolution and a norm: every derivative exists, so finite differences are exact to
+    rounding."""
 
     def __init__(self, channels: int = 2, classes: int = 3, size: int = 6) -> None:
         super().__init__()
@@ -58,14 +59,19 @@ def problem(
     augment: bool = True,
     torus: Torus = ORDINARY,
 ) -> Problem:
-    """A float64 problem of six images, 2 × 6 × 6 (or canvases of such), three classes; `read` are the inner steps the objective sees."""
+    """A float64 problem of six images, 2 × 6 × 6 (or canvases of such), three classes; `read` are the inner steps the
+    objective sees."""
     generator = rng(7, "problem")
     with seeded(3, "network"):
         model = FlatModel(SmoothNet().double())
     start = model.flatten()
     images = torch.randn(6, *torus.extent((2, 6, 6)), generator=generator, dtype=torch.float64)
     labels = torch.arange(6) % 3
-    targets = torch.randn(6, 3, generator=generator, dtype=torch.float64) if soft else nn.functional.one_hot(labels, 3).double()
+    targets = (
+        torch.randn(6, 3, generator=generator, dtype=torch.float64)
+        if soft
+        else nn.functional.one_hot(labels, 3).double()
+    )
     size = batch or 6
     indices = torch.stack([torch.randperm(6, generator=generator)[:size] for _ in range(steps)])
     indices = torus.repeated(indices)
@@ -83,8 +89,11 @@ def _flips(size: int, generator: torch.Generator) -> Draw:
     return Draw("flip", {"flip": torch.rand(size, generator=generator) < 0.5})
 
 
-def blobs(classes: int = 3, count: int = 24, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0, **fields: Any) -> Dataset:
-    """A data set of `count` noisy copies of one random picture per class, with as many to test on; `fields` are DataConfig's."""
+def blobs(
+    classes: int = 3, count: int = 24, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0, **fields: Any
+) -> Dataset:
+    """A data set of `count` noisy copies of one random picture per class, with as many to test on; `fields` are
+    DataConfig's."""
     generator = rng(seed, "blobs")
     centres = torch.rand(classes, *shape, generator=generator)
 
@@ -100,14 +109,18 @@ TINY = "convnet-d1-w4"
 TINY_RECIPE = ExpertRecipe(epochs=6, batch=24, lr=0.05, momentum=0.9, augmentation="flip_scale")
 
 
-def tiny_experts(folder: Path, dataset: Dataset, count: int = 2, model: str = TINY, recipe: ExpertRecipe = TINY_RECIPE) -> TrajectoryStore:
+def tiny_experts(
+    folder: Path, dataset: Dataset, count: int = 2, model: str = TINY, recipe: ExpertRecipe = TINY_RECIPE
+) -> TrajectoryStore:
     """Two short trajectories of a network of a few hundred parameters."""
     return train_experts(dataset, model=model, recipe=recipe, count=count, store=folder)
 
 
 def dropout_net(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
     """A user's own network, at `problems:dropout_net`, that draws random numbers while it trains."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size[0] * size[1], 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, classes))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(channels * size[0] * size[1], 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, classes)
+    )
 
 
 def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -1,4 +1,5 @@
-"""The published cells once more: name → (accuracy, T, M, bound of start epochs, image rate, rate of η, batch of an inner step)."""
+"""The published cells once more: name → (accuracy, T, M, bound of start epochs, image rate, rate of η, batch of an
+inner step)."""
 
 from __future__ import annotations
 
@@ -76,4 +77,12 @@ for _subset, _methods in SUBSETS.items():
     for _method, _accuracies in _methods.items():
         for _ipc, _accuracy in zip((1, 10), _accuracies, strict=True):
             _rate = {"mtt": 1e-6, "ftd": 1e-4}[_method]
-            CELLS[f"imagenet-{_subset}-ipc{_ipc}-{_method}"] = (_accuracy, 20, 2, 10, 10000, _rate, 20 if _ipc == 10 else None)
+            CELLS[f"imagenet-{_subset}-ipc{_ipc}-{_method}"] = (
+                _accuracy,
+                20,
+                2,
+                10,
+                10000,
+                _rate,
+                20 if _ipc == 10 else None,
+            )

@@ -1,4 +1,5 @@
-"""Slow, obvious forms of what the package computes fast. Formulas are METHOD's, written down once more without cleverness."""
+"""Slow, obvious forms of what the package computes fast. Formulas are METHOD's, written down once more without
+cleverness."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def unrolled_gradient(
     inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching | Nearest
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dL/dX, dL/dY and dL/dη by autograd through `unrolled_loss`."""
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr)]
+    leaves = [
+        tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr)
+    ]
     images, targets, lr = torch.autograd.grad(unrolled_loss(inner, start, Variables(*leaves), objective), leaves)
     return images, targets, lr
 
@@ -46,7 +49,9 @@ def first_order_gradient(
     inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching | Nearest
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same, where every step's gradient is taken at a student that counts as a constant (TESLA)."""
-    images, targets, lr = (tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr))
+    images, targets, lr = (
+        tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr)
+    )
     theta, velocity = start.detach().clone(), torch.zeros_like(start)
     students = [theta]
     for step, chosen in enumerate(inner.plan.indices):
@@ -65,7 +70,9 @@ def truncated_gradient(
     inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching | Nearest, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same, where student and velocity before the last k steps count as constants."""
-    images, targets, lr = (tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr))
+    images, targets, lr = (
+        tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr)
+    )
     theta, velocity = start.detach().clone().requires_grad_(), torch.zeros_like(start)
     students = [theta]
     for step, chosen in enumerate(inner.plan.indices):
@@ -81,7 +88,9 @@ def truncated_gradient(
     return found[0], found[1], found[2]
 
 
-def difference(inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching, along: Variables, eps: float = 1e-5) -> float:
+def difference(
+    inner: InnerLoop, start: Tensor, variables: Variables, objective: Matching, along: Variables, eps: float = 1e-5
+) -> float:
     """(L(z + εd) − L(z − εd)) / 2ε for z = (X, Y, η) and a direction d."""
     sides = []
     for sign in (1, -1):

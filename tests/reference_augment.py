@@ -13,7 +13,9 @@ from astdistill.data.augmentation import Draw
 def apply(images: Tensor, draw: Draw) -> Tensor:
     """What `augment.apply` should give."""
     effect = {"color": color, "crop": crop, "cutout": cutout, "flip": flip, "scale": scale, "rotate": rotate}[draw.op]
-    return torch.stack([effect(image, *(float(number[i]) for number in draw.numbers.values())) for i, image in enumerate(images)])
+    return torch.stack(
+        [effect(image, *(float(number[i]) for number in draw.numbers.values())) for i, image in enumerate(images)]
+    )
 
 
 def color(image: Tensor, brightness: float, saturation: float, contrast: float) -> Tensor:
@@ -26,9 +28,9 @@ def color(image: Tensor, brightness: float, saturation: float, contrast: float) 
             for c in range(channels):
                 out[c, y, x] = (pixel[c] - grey) * 2 * saturation + grey
     level = sum(out.flatten().tolist()) / out.numel()
-    return torch.tensor([(value - level) * (contrast + 0.5) + level for value in out.flatten().tolist()], dtype=image.dtype).view(
-        image.shape
-    )
+    return torch.tensor(
+        [(value - level) * (contrast + 0.5) + level for value in out.flatten().tolist()], dtype=image.dtype
+    ).view(image.shape)
 
 
 def crop(image: Tensor, rows: float, columns: float) -> Tensor:

@@ -15,12 +15,15 @@ def covariance_by_pairs(images: Tensor) -> Tensor:
     result = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
     for i in range(rows.shape[1]):
         for j in range(rows.shape[1]):
-            result[i, j] = math.fsum((float(row[i]) - means[i]) * (float(row[j]) - means[j]) for row in rows) / (len(rows) - 1)
+            result[i, j] = math.fsum((float(row[i]) - means[i]) * (float(row[j]) - means[j]) for row in rows) / (
+                len(rows) - 1
+            )
     return result
 
 
 def nearest_in_own_cluster(points: Tensor, centres: Tensor, clusters: Tensor) -> list[int]:
-    """For every centre the member of its cluster with the smallest distance, the first at a tie; no cluster may be empty."""
+    """For every centre the member of its cluster with the smallest distance, the first at a tie; no cluster may be
+    empty."""
     chosen = []
     for number, centre in enumerate(centres):
         best, smallest = -1, math.inf
@@ -33,9 +36,11 @@ def nearest_in_own_cluster(points: Tensor, centres: Tensor, clusters: Tensor) ->
 
 
 def resized_slowly(image: Tensor, size: int) -> Tensor:
-    """One image `[C, h, w]` in float64 with its short side at `size`, long side in proportion, and the middle square cut out.
+    """One image `[C, h, w]` in float64 with its short side at `size`, long side in proportion, and the middle square
+    cut out.
 
-    Every pixel is the mean of those under a triangle around its place, as wide as one pixel of the coarser of the two grids.
+    Every pixel is the mean of those under a triangle around its place, as wide as one pixel of the coarser of the two
+    grids.
     """
     short = min(image.shape[1:])
     height, width = (max(size, round(length * size / short)) for length in image.shape[1:])

@@ -30,7 +30,11 @@ def penalty(network: nn.Module, images: Tensor, form: str) -> Tensor:
             terms.append((sum_of_squares(gradient).sqrt() - 1) ** 2)
         else:
             _, _, height, width = gradient.shape
-            pixels = [(sum_of_squares(gradient[0, :, row, column]).sqrt() - 1) ** 2 for row in range(height) for column in range(width)]
+            pixels = [
+                (sum_of_squares(gradient[0, :, row, column]).sqrt() - 1) ** 2
+                for row in range(height)
+                for column in range(width)
+            ]
             terms.append(torch.stack(pixels).mean())
     return torch.stack(terms).mean()
 
@@ -42,7 +46,8 @@ def sum_of_squares(values: Tensor) -> Tensor:
 def trajectory(
     dataset: Dataset, model: str, recipe: ExpertRecipe, seed: int, expert: int, clips: list[float], rates: list[float]
 ) -> Tensor:
-    """θ*_0 … θ*_E in float64 `[E + 1, P]`; `clips` and `rates` are written out epoch by epoch, a change of rate restarts the momentum."""
+    """θ*_0 … θ*_E in float64 `[E + 1, P]`; `clips` and `rates` are written out epoch by epoch, a change of rate
+    restarts the momentum."""
     network = build_model(model, dataset.shape, len(dataset.classes), seed=derive(seed, "expert", expert)).double()
     parameters = list(network.parameters())
     velocities = [torch.zeros_like(part) for part in parameters]
@@ -58,7 +63,9 @@ def trajectory(
             augmented = apply(images[chosen], draw(recipe.augmentation, len(chosen), dataset.shape, generator))
             seen = augmented if recipe.penalty_form == "image" else images[chosen]
             gradients = direction(network, recipe, clips[epoch], augmented, labels[chosen], seen)
-            length = float(torch.stack([sum_of_squares(gradient) for gradient in gradients]).sum().sqrt()) + 1e-6  # torch's rounding guard
+            length = (
+                float(torch.stack([sum_of_squares(gradient) for gradient in gradients]).sum().sqrt()) + 1e-6
+            )  # torch's rounding guard
             shorter = min(1.0, recipe.grad_norm / length) if recipe.grad_norm else 1.0
             with torch.no_grad():
                 for part, velocity, gradient in zip(parameters, velocities, gradients, strict=True):
@@ -68,7 +75,9 @@ def trajectory(
     return torch.stack(rows)
 
 
-def gradient(network: nn.Module, recipe: ExpertRecipe, clip: float, augmented: Tensor, labels: Tensor, penalised: Tensor) -> list[Tensor]:
+def gradient(
+    network: nn.Module, recipe: ExpertRecipe, clip: float, augmented: Tensor, labels: Tensor, penalised: Tensor
+) -> list[Tensor]:
     """The gradient of c_e × cross-entropy + λ × penalty, parameter by parameter."""
     loss = clip * cross_entropy(network(augmented), labels)
     if recipe.penalty:
@@ -76,8 +85,11 @@ def gradient(network: nn.Module, recipe: ExpertRecipe, clip: float, augmented: T
     return list(torch.autograd.grad(loss, list(network.parameters())))
 
 
-def direction(network: nn.Module, recipe: ExpertRecipe, clip: float, augmented: Tensor, labels: Tensor, penalised: Tensor) -> list[Tensor]:
-    """That gradient, or g_p − α g_⊥ of GSAM: every number of every parameter by itself, the sums over all of them by loops."""
+def direction(
+    network: nn.Module, recipe: ExpertRecipe, clip: float, augmented: Tensor, labels: Tensor, penalised: Tensor
+) -> list[Tensor]:
+    """That gradient, or g_p − α g_⊥ of GSAM: every number of every parameter by itself, the sums over all of them by
+    loops."""
     clean = gradient(network, recipe, clip, augmented, labels, penalised)
     if not recipe.sharpness:
         return clean

@@ -1,4 +1,5 @@
-"""What MTT's code does with its files, written plainly from its papers and its file formats: the oracle of `exchange/`."""
+"""What MTT's code does with its files, written plainly from its papers and its file formats: the oracle of
+`exchange/`."""
 
 from __future__ import annotations
 
@@ -18,13 +19,19 @@ Rows = list[list[Tensor]]
 
 
 class PublishedConvNet(nn.Module):
-    """The ConvNet as its users know it: convolution, norm with a group for each channel, ReLU, average pooling; then one linear layer."""
+    """The ConvNet as its users know it: convolution, norm with a group for each channel, ReLU, average pooling; then
+    one linear layer."""
 
     def __init__(self, channels: int, classes: int, size: int, depth: int, width: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for block in range(depth):
-            layers += [nn.Conv2d(width if block else channels, width, 3, padding=1), nn.GroupNorm(width, width), nn.ReLU(), nn.AvgPool2d(2)]
+            layers += [
+                nn.Conv2d(width if block else channels, width, 3, padding=1),
+                nn.GroupNorm(width, width),
+                nn.ReLU(),
+                nn.AvgPool2d(2),
+            ]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(width * (size // 2**depth) ** 2, classes)
 
@@ -42,7 +49,9 @@ def alias(network: nn.Module) -> list[Tensor]:
     return [part.detach().cpu() for part in network.parameters()]
 
 
-def trained(network: nn.Module, images: Tensor, labels: Tensor, epochs: int, row: Callable[[nn.Module], list[Tensor]] = snapshot) -> Rows:
+def trained(
+    network: nn.Module, images: Tensor, labels: Tensor, epochs: int, row: Callable[[nn.Module], list[Tensor]] = snapshot
+) -> Rows:
     """A trajectory: the row before the first epoch and after each."""
     rows, optimiser = [row(network)], torch.optim.SGD(network.parameters(), lr=0.05)
     for epoch in range(epochs):
@@ -54,7 +63,9 @@ def trained(network: nn.Module, images: Tensor, labels: Tensor, epochs: int, row
     return rows
 
 
-def published_rows(depth: int = 1, width: int = 4, classes: int = 3, size: int = 8, count: int = 3, seed: int = 0) -> Rows:
+def published_rows(
+    depth: int = 1, width: int = 4, classes: int = 3, size: int = 8, count: int = 3, seed: int = 0
+) -> Rows:
     """`count` rows of a one-channel ConvNet, drawn, not trained."""
     rows = []
     for row in range(count):

@@ -67,10 +67,14 @@ def test_changes_are_taken_seed_by_seed() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_runs_resumes_and_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_runs_resumes_and_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-    fewer = [word for part in ("penalty", "representative", "intermediate", "perturbation") for word in ("--without", part)]
+    fewer = [
+        word for part in ("penalty", "representative", "intermediate", "perturbation") for word in ("--without", part)
+    ]
     words = ["run", "ablation", "--base", "digits-ipc1", "--seeds", "2", *fewer, *TINY]
     assert main(words) == 0
     shown = capsys.readouterr().out

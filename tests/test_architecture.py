@@ -75,14 +75,16 @@ def test_the_reader_of_imports_sees_every_form() -> None:
     assert imported(inside, "import astdistill.report.figures") == {"report"}
     assert imported(inside, "from torch import nn\nimport torch.nn") == set()
     assert imported(SOURCE / "data" / "hub.py", "from ..runtime.errors import InputError") == {"runtime"}
-    assert all(LEVELS.index(low) < LEVELS.index(high) for low, high in pairwise(["runtime", "experts", "methods", "cli"]))
+    assert all(
+        LEVELS.index(low) < LEVELS.index(high) for low, high in pairwise(["runtime", "experts", "methods", "cli"])
+    )
 
 
 def test_no_file_is_a_box_of_leftovers() -> None:
     kinds = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "lib"}
     for path in MODULES:
         assert not kinds & {part.removesuffix(".py") for part in path.relative_to(SOURCE).parts}
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= 320, f"{path} holds more than one idea"
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 380, f"{path} holds more than one idea"
 
 
 def test_importing_the_package_is_cheap() -> None:

@@ -57,7 +57,9 @@ def test_apply_leaves_its_input_alone_and_repeats_itself(op: str) -> None:
 
 
 def test_draw_depends_on_the_generator_only() -> None:
-    first, second, other = (augment.draw(augment.STRATEGY, 64, (3, 8, 8), seeds.rng(seed, "plan")) for seed in (5, 5, 6))
+    first, second, other = (
+        augment.draw(augment.STRATEGY, 64, (3, 8, 8), seeds.rng(seed, "plan")) for seed in (5, 5, 6)
+    )
     assert first.op == second.op
     assert all(torch.equal(first.numbers[name], second.numbers[name]) for name in first.numbers)
     same_op = [augment.draw("scale", 64, (3, 8, 8), seeds.rng(seed)).numbers["x"] for seed in (5, 6)]
@@ -119,7 +121,9 @@ def test_real_numbers_are_uniform_and_drawn_per_image(op: str, names: tuple[str,
 
 def test_cutout_of_an_even_side_clips_both_borders_alike() -> None:
     kept = [
-        augment.apply(torch.ones(1, 1, 8, 8), augment.Draw("cutout", {"row": torch.tensor([r]), "column": torch.tensor([4])}))
+        augment.apply(
+            torch.ones(1, 1, 8, 8), augment.Draw("cutout", {"row": torch.tensor([r]), "column": torch.tensor([4])})
+        )
         for r in (0, 8)
     ]
     assert [int((image == 0).sum()) for image in kept] == [2 * 4, 2 * 4]

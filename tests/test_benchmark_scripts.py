@@ -24,7 +24,9 @@ def data(tmp_path: Path) -> Path:
 
     def part(each: int) -> tuple[np.ndarray, np.ndarray]:
         labels = np.arange(3 * each) % 3
-        return (draw.integers(0, 128, (3 * each, 8, 8, 3)) + 60 * labels[:, None, None, None]).clip(0, 255).astype(np.uint8), labels
+        return (draw.integers(0, 128, (3 * each, 8, 8, 3)) + 60 * labels[:, None, None, None]).clip(0, 255).astype(
+            np.uint8
+        ), labels
 
     (x_train, y_train), (x_test, y_test) = part(40), part(10)
     np.savez(tmp_path / "toy.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
@@ -32,7 +34,16 @@ def data(tmp_path: Path) -> Path:
 
 
 def started(data: Path, out: Path, seconds: float) -> subprocess.Popen[str]:
-    words = [sys.executable, str(BENCHMARKS / "cifar100_ipc1.py"), "--data", str(data), "--out", str(out), "--scale", "tiny"]
+    words = [
+        sys.executable,
+        str(BENCHMARKS / "cifar100_ipc1.py"),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--scale",
+        "tiny",
+    ]
     words += ["--device", "cpu", "--seconds", str(seconds), "--json", str(out.parent / "results" / "toy.json")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ASTDISTILL_CACHE": str(out.parent / "cache")}
     return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -89,8 +100,13 @@ def test_settings_that_do_not_fit_end_in_one_sentence(tmp_path: Path) -> None:
 
 def clock(folder: Path, *events: tuple[str, float]) -> dict[str, float]:
     """Seconds by stage of a clock whose file holds these events."""
-    (folder / "clock.jsonl").write_text("".join(json.dumps({"event": event, "at": at}) + "\n" for event, at in events), encoding="utf-8")
-    code = f"import sys, json; sys.path.insert(0, {str(BENCHMARKS)!r}); from pieces import Clock; from pathlib import Path; "
+    (folder / "clock.jsonl").write_text(
+        "".join(json.dumps({"event": event, "at": at}) + "\n" for event, at in events), encoding="utf-8"
+    )
+    code = (
+        f"import sys, json; sys.path.insert(0, {str(BENCHMARKS)!r}); from pieces import Clock; from pathlib import "
+        f"Path; "
+    )
     code += f"clock = Clock(Path({str(folder)!r}), ('start', 'experts')); print(json.dumps([clock.pieces, clock.seconds()]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     pieces, seconds = json.loads(done.stdout)
@@ -107,20 +123,46 @@ def test_the_clock_adds_up_pieces_and_leaves_out_what_lies_between_them(tmp_path
 @pytest.mark.slow
 def test_the_methods_side_by_side(data: Path, tmp_path: Path) -> None:
     result = tmp_path / "peers.json"
-    words = [sys.executable, str(BENCHMARKS / "peers.py"), "--data", str(data), "--out", str(tmp_path / "out"), "--scale", "tiny"]
+    words = [
+        sys.executable,
+        str(BENCHMARKS / "peers.py"),
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "out"),
+        "--scale",
+        "tiny",
+    ]
     words += ["--workers", "1", "--ipc", "1", "--json", str(result)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ASTDISTILL_CACHE": str(tmp_path / "cache")}
     for more in ([], ["--collect"]):
-        done = subprocess.run([*words, *more], env=environment, capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run(
+            [*words, *more], env=environment, capture_output=True, text=True, timeout=240, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         (found,) = json.loads(result.read_text(encoding="utf-8"))["tables"]
-        assert [row["row"] for row in found["rows"]] == ["mtt", "random", "kmeans", "ftd", "tesla", "tesla-hard", "datm", "ast", "ast-soft"]
+        assert [row["row"] for row in found["rows"]] == [
+            "mtt",
+            "random",
+            "kmeans",
+            "ftd",
+            "tesla",
+            "tesla-hard",
+            "datm",
+            "ast",
+            "ast-soft",
+        ]
         assert all(row["n"] == 2 and len(row["final"][0]) == 2 for row in found["rows"])
         assert found["settings"]["ast-soft"]["method"]["labels"]["part"].endswith("ExpertTargets")
         assert {run["iterations"] for run in found["runs"].values()} == {2}
 
     runs = {method: str(tmp_path / "out" / f"cifar100-ten-ipc1-{method}-0") for method in ("ast", "mtt")}
-    words = [sys.executable, str(BENCHMARKS / "architectures.py"), "--runs", *(f"{method}={run}" for method, run in runs.items())]
+    words = [
+        sys.executable,
+        str(BENCHMARKS / "architectures.py"),
+        "--runs",
+        *(f"{method}={run}" for method, run in runs.items()),
+    ]
     words += ["--architectures", "mlp", "convnet-d2-w4", "--epochs", "1", "--networks", "2", "--workers", "1"]
     done = subprocess.run(
         [*words, "--out", str(tmp_path / "architectures"), "--json", str(result)],
@@ -132,12 +174,17 @@ def test_the_methods_side_by_side(data: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {row["row"]: row["final"] for row in json.loads(result.read_text(encoding="utf-8"))["rows"]}
     assert list(rows) == ["ast", "mtt", "random"]
-    assert all(list(final) == ["mlp", "convnet-d2-w4"] and {len(values) for values in final.values()} == {2} for final in rows.values())
+    assert all(
+        list(final) == ["mlp", "convnet-d2-w4"] and {len(values) for values in final.values()} == {2}
+        for final in rows.values()
+    )
 
 
 def test_what_starting_costs_is_measured_in_fresh_processes(tmp_path: Path) -> None:
     subprocess.run(
-        [sys.executable, BENCHMARKS / "imports.py", "-n", "1", "--json", tmp_path / "found.json"], check=True, capture_output=True
+        [sys.executable, BENCHMARKS / "imports.py", "-n", "1", "--json", tmp_path / "found.json"],
+        check=True,
+        capture_output=True,
     )
     found = json.loads((tmp_path / "found.json").read_text())
     assert {row["variant"]: row["torch"] for row in found["rows"]} == {
@@ -152,8 +199,22 @@ def test_what_starting_costs_is_measured_in_fresh_processes(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_the_script_for_a_card_runs_without_one(tmp_path: Path) -> None:
-    words = ["bash", str(BENCHMARKS / "gpu.sh"), "check", str(tmp_path), "--device", "cpu", "--scale", "tiny", "--quick", "-n", "1"]
-    done = subprocess.run(words, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=300)
+    words = [
+        "bash",
+        str(BENCHMARKS / "gpu.sh"),
+        "check",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--scale",
+        "tiny",
+        "--quick",
+        "-n",
+        "1",
+    ]
+    done = subprocess.run(
+        words, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["outer step b4-t3"]["recompute, auto"]["n"] == 1
@@ -163,7 +224,15 @@ def test_the_script_for_a_card_runs_without_one(tmp_path: Path) -> None:
 
 def test_a_setting_stops_at_its_limit_and_goes_on(data: Path, tmp_path: Path) -> None:
     """Portions of two steps until four of five are done by a limit that nothing fits into, and then the rest."""
-    words = [sys.executable, str(BENCHMARKS / "cells.py"), "cifar100-ten-ipc10", "--data", str(data), "--data.first-classes", "None"]
+    words = [
+        sys.executable,
+        str(BENCHMARKS / "cells.py"),
+        "cifar100-ten-ipc10",
+        "--data",
+        str(data),
+        "--data.first-classes",
+        "None",
+    ]
     words += [
         "--model",
         "convnet-d2-w16",
@@ -190,7 +259,9 @@ def test_a_setting_stops_at_its_limit_and_goes_on(data: Path, tmp_path: Path) ->
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ASTDISTILL_CACHE": str(tmp_path / "cache")}
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*words, "--portion", "2", *more], env=environment, capture_output=True, text=True, timeout=240)
+        return subprocess.run(
+            [*words, "--portion", "2", *more], env=environment, capture_output=True, text=True, timeout=240
+        )
 
     first = run("--distill.iterations", "4", "--seconds", "0.001")
     assert first.returncode == STOPPED, first.stderr
@@ -202,7 +273,9 @@ def test_a_setting_stops_at_its_limit_and_goes_on(data: Path, tmp_path: Path) ->
 
 
 def test_the_source_is_counted() -> None:
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "house.py"), "--json"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "house.py"), "--json"], capture_output=True, text=True, check=True
+    )
     found = json.loads(done.stdout)
     assert found["names at the top of the package"] == 12
     assert found["import floors"] <= 11

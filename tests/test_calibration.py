@@ -12,7 +12,17 @@ import torch
 from astdistill.autodiff.native.engine import VALUES
 from astdistill.cli.presets import _caption
 from astdistill.experiment import calibration as module
-from astdistill.experiment.calibration import ESTIMATORS, KINDS, POINTS, Calibration, Counted, Rate, calibration, fitted, published_net
+from astdistill.experiment.calibration import (
+    ESTIMATORS,
+    KINDS,
+    POINTS,
+    Calibration,
+    Counted,
+    Rate,
+    calibration,
+    fitted,
+    published_net,
+)
 from astdistill.experiment.cost import estimate, facts, stages, together
 from astdistill.experiment.presets import PRESETS
 from astdistill.methods.estimators import Backprop
@@ -54,7 +64,11 @@ def test_the_counted_network_is_the_built_one() -> None:
     """Parameters and the numbers that come out of convolutions, of every network of a preset."""
     for preset in {(each.model, facts(each)): each for each in PRESETS.values()}.values():
         known = facts(preset)
-        network, features, planes = build_model(preset.model, known.shape, known.classes), torch.zeros(1, *known.shape), 0
+        network, features, planes = (
+            build_model(preset.model, known.shape, known.classes),
+            torch.zeros(1, *known.shape),
+            0,
+        )
         assert isinstance(network, ConvNet)
         for layer in network.features:
             features = layer(features)
@@ -64,7 +78,10 @@ def test_the_counted_network_is_the_built_one() -> None:
 
 
 def test_steps_cost_what_they_are_made_of() -> None:
-    seconds = {method: counted("cifar100-ipc1").expert_step(method, 256, True)[0] for method in (MTT, FTD, AST, AST_AS_RELEASED)}
+    seconds = {
+        method: counted("cifar100-ipc1").expert_step(method, 256, True)[0]
+        for method in (MTT, FTD, AST, AST_AS_RELEASED)
+    }
     net = published_net("convnet-d3", facts(PRESETS["cifar100-ipc1"]))
     assert seconds[MTT] == FAST.seconds("plain", net, 256)
     assert seconds[FTD] == 2 * seconds[MTT]
@@ -87,7 +104,9 @@ def test_without_a_device_there_is_no_time_but_states_and_data_count() -> None:
     found = stages(preset, facts(preset), counted("cifar100-ipc1", None))
     assert all(math.isnan(stage.seconds) for stage in found)
     assert together(found).memory > 60000 * 3072 * 4
-    assert [stage.disk for stage in found] == [stage.disk for stage in stages(preset, facts(preset), counted("cifar100-ipc1"))]
+    assert [stage.disk for stage in found] == [
+        stage.disk for stage in stages(preset, facts(preset), counted("cifar100-ipc1"))
+    ]
 
 
 def test_every_preset_is_counted() -> None:
@@ -135,7 +154,9 @@ def test_other_kernels_are_measured_anew(cache: Path, monkeypatch: pytest.Monkey
     assert timed == ["native", "native"]
 
 
-def test_what_was_measured_beside_other_work_is_told_of_and_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_measured_beside_other_work_is_told_of_and_not_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shares = iter([0.25, 0.9])
     monkeypatch.setattr(module, "_timed", lambda device, engine: FAST.replace(engine=engine, share=next(shares)))
     disturbed = calibration("cpu")

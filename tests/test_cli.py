@@ -95,7 +95,16 @@ def test_distill_then_evaluate_needs_only_the_file(tmp_path: Path, capsys: pytes
         assert exit_code("evaluate", *words, *flags, "--out", "never") == 2
         assert sentence in capsys.readouterr().err
     assert not Path("never").exists()
-    assert exit_code("compare", "evaluation-alone-mtt-3-epochs-convnet-d1-w4-convnet-d2-w4", "--per-class", "--format", "markdown") == 0
+    assert (
+        exit_code(
+            "compare",
+            "evaluation-alone-mtt-3-epochs-convnet-d1-w4-convnet-d2-w4",
+            "--per-class",
+            "--format",
+            "markdown",
+        )
+        == 0
+    )
     tables = capsys.readouterr().out.split("**")
     assert tables[3] == "Hard labels, across architectures"
     assert tables[5].endswith(": Final accuracy by class")
@@ -112,9 +121,11 @@ def test_the_rate_is_learned_fixed_or_searched(capsys: pytest.CaptureFixture[str
     assert "Searched step sizes" in page.read_text(encoding="utf-8")
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.endswith(f"Look at: {page}")
-    for sentence in ("step size 0.03; test accuracy", "Searched step sizes", "judged on 10% of the training images"):  # fmt: skip
+    for sentence in ("step size 0.03; test accuracy", "Searched step sizes", "judged on 10% of the training images"):
         assert sentence in shown
-    assert shown.count("step size of the set searched on held-out training images") == 3, "the scores, the ranking, the arriving classes"
+    assert shown.count("step size of the set searched on held-out training images") == 3, (
+        "the scores, the ranking, the arriving classes"
+    )
     searched = json.loads(Path("made/evaluation-mtt-2-epochs-lr-search/scores.json").read_text())
     assert len(searched["rates"]["convnet-d1-w4"]["rates"]) == 5
     assert exit_code(*words, "--lr", "-1") == 2
@@ -125,7 +136,16 @@ def test_the_rate_is_learned_fixed_or_searched(capsys: pytest.CaptureFixture[str
 
 
 def test_textures_are_distilled_evaluated_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["digits-ipc1", *TINY, "--distill.canvas", "2", "--distill.canvas-samples", "2", "--evaluation.baselines", "random"]
+    words = [
+        "digits-ipc1",
+        *TINY,
+        "--distill.canvas",
+        "2",
+        "--distill.canvas-samples",
+        "2",
+        "--evaluation.baselines",
+        "random",
+    ]
     assert exit_code("run", *words, "--out", "made") == 0
     assert load("made").images.shape == (10, 1, 16, 16)
     pictures = [path.name for path in Path("made/textures").iterdir()]
@@ -160,7 +180,9 @@ def test_more_iterations_go_on_and_other_settings_are_refused(capsys: pytest.Cap
     assert Path("made/synthetic.safetensors").read_bytes() == before
 
 
-def test_dry_run_prints_settings_and_estimate_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d3-w8", "--dry-run") == 0
     shown = capsys.readouterr().out
     assert json.loads(shown[: shown.rindex("}") + 1])["distill"]["inner_steps"] == 20
@@ -214,7 +236,10 @@ def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_run_can_start_from_noise_or_from_an_earlier_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("distill", "digits-ipc1", *TINY, "--init", "noise", "--out", "first") == 0
-    assert exit_code("distill", "digits-ipc1", *TINY, "--init", "first", "--distill.lr-img", "1e-9", "--out", "second") == 0
+    assert (
+        exit_code("distill", "digits-ipc1", *TINY, "--init", "first", "--distill.lr-img", "1e-9", "--out", "second")
+        == 0
+    )
     assert torch.allclose(load("second").images, load("first").images, atol=1e-4)
     assert exit_code("distill", "digits-ipc1", *TINY, "--init", "first", "--ipc", "2", "--out", "third") == 2
     assert "other images per class (1) than this run (2)" in capsys.readouterr().err
@@ -266,7 +291,9 @@ def test_help_reads_without_torch() -> None:
         assert f"\n  {verb} " in result.stdout
 
 
-@pytest.mark.parametrize("verb", ["demo", "run", "experts", "distill", "evaluate", "textures", "report", "compare", "presets", "doctor"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "run", "experts", "distill", "evaluate", "textures", "report", "compare", "presets", "doctor"]
+)
 def test_help_of_each_verb_names_its_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(verb, "--help") == 0
     shown = capsys.readouterr().out
@@ -284,7 +311,9 @@ def test_help_of_each_verb_names_its_flags(verb: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, which would be timed")
-def test_presets_lists_every_cell_and_no_time_for_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_presets_lists_every_cell_and_no_time_for_a_device_that_is_not_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert exit_code("presets", "--device", "cuda") == 0
     shown = capsys.readouterr().out
     assert [line.split()[0] for line in shown.splitlines()[1 : len(PRESETS) + 1]] == list(PRESETS)
@@ -298,7 +327,16 @@ def test_presets_lists_every_cell_and_no_time_for_a_device_that_is_not_there(cap
 
 
 def test_any_part_can_be_put_in(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--part", "estimator=Truncated", "--method.estimator.k", "2", "--part", "rate=RawRate", "--part", "labels=ExpertTargets"]
+    words = [
+        "--part",
+        "estimator=Truncated",
+        "--method.estimator.k",
+        "2",
+        "--part",
+        "rate=RawRate",
+        "--part",
+        "labels=ExpertTargets",
+    ]
     assert exit_code("distill", "digits-ipc1", *words, *TINY) == 0
     method = json.loads(Path("runs/digits-ipc1/config.json").read_text())["method"]
     assert method["estimator"] == {"part": "Truncated", "k": 2}
@@ -332,7 +370,12 @@ def test_a_folder_left_by_a_kill_before_its_first_file_is_taken(capsys: pytest.C
 
 @pytest.mark.parametrize(
     "words",
-    [["--distill.augmentation", "colour"], ["--evaluation.architectures", "convnet-d9"], ["--distill.max-experts", "9"], ["--ipc", "1000"]],
+    [
+        ["--distill.augmentation", "colour"],
+        ["--evaluation.architectures", "convnet-d9"],
+        ["--distill.max-experts", "9"],
+        ["--ipc", "1000"],
+    ],
     ids=" ".join,
 )
 def test_bad_settings_cost_nothing(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,12 +44,24 @@ def test_its_images_are_shown_with_the_matrix_of_its_data(dataset: ad.Dataset, s
         found.pixels()
     torch.testing.assert_close(found.completed(dataset.preprocessing).pixels(), random_real(dataset, 2, 0).pixels())
     other = ad.load_dataset(DIGITS.replace(first_classes=2))
-    with pytest.raises(InputError, match=r"The set was made with the preprocessing \w+, not \w+; load the data as the set names it"):
+    with pytest.raises(
+        InputError, match=r"The set was made with the preprocessing \w+, not \w+; load the data as the set names it"
+    ):
         found.completed(other.preprocessing)
 
 
 def test_it_is_evaluated_as_the_whole_set(dataset: ad.Dataset, small: Path, tmp_path: Path) -> None:
-    words = ["--epochs", "2", "--networks", "1", "--baselines", "random", "--architectures", "convnet-d2-w16", "--quiet"]
+    words = [
+        "--epochs",
+        "2",
+        "--networks",
+        "1",
+        "--baselines",
+        "random",
+        "--architectures",
+        "convnet-d2-w16",
+        "--quiet",
+    ]
     assert main(["evaluate", str(small), *words, "--out", str(tmp_path / "small")]) == 0
     random_real(dataset, 2, 0).save(tmp_path / "whole.safetensors")
     assert main(["evaluate", str(tmp_path / "whole.safetensors"), *words, "--out", str(tmp_path / "whole")]) == 0

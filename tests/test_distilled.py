@@ -70,7 +70,9 @@ def test_training_is_that_of_the_evaluation(make: Any, norm: bool) -> None:
     synthetic, own, theirs = make(), network(norm=norm, dtype=torch.float64), network(norm=norm, dtype=torch.float64)
     assert synthetic.train(own, epochs=7, seed=5) is own
     recipe = PROTOCOL.replace(epochs=7).augmented("flip_scale")
-    examples = TensorExamples(synthetic.images.double(), synthetic.probabilities.double(), float(synthetic.lr), synthetic.torus)
+    examples = TensorExamples(
+        synthetic.images.double(), synthetic.probabilities.double(), float(synthetic.lr), synthetic.torus
+    )
     tested = Split(torch.zeros(1, 1, 8, 8, dtype=torch.float64), torch.tensor([0]))
     train_network(theirs, examples, recipe, tested, lambda epoch: rng(5, "train", epoch))
     assert same(own, theirs)
@@ -145,9 +147,15 @@ def test_frozen_parameters_stay_and_the_callers_generator_too() -> None:
     [
         (nn.Flatten(), "Flatten has no parameter that may change"),
         (network().requires_grad_(False), "Sequential has no parameter that may change"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 5)), r"gives logits of shape \[2, 5\] for 2 images, and the set has 3 classes"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 5)),
+            r"gives logits of shape \[2, 5\] for 2 images, and the set has 3 classes",
+        ),
         (nn.Conv2d(3, 3, 3), r"Conv2d does not take images of shape \(1, 8, 8\)"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 3).double()), "on several devices or of several dtypes"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 3).double()),
+            "on several devices or of several dtypes",
+        ),
         (nn.Sequential(nn.Flatten(), nn.LSTM(64, 3)), "gives a tuple"),
     ],
 )
@@ -162,7 +170,9 @@ def test_a_network_that_does_not_fit_is_refused_untouched(wrong: nn.Module, sent
 def test_a_loss_that_is_not_finite_is_told() -> None:
     images = distilled().images.clone()
     images[0] = torch.nan
-    with pytest.raises(ad.DivergedError, match=r"stopped being finite at step size 0\.02; .* train\(network, lr=0\.002\)"):
+    with pytest.raises(
+        ad.DivergedError, match=r"stopped being finite at step size 0\.02; .* train\(network, lr=0\.002\)"
+    ):
         distilled(images=images).train(network(), epochs=1)
     with pytest.raises(ad.InputError, match="step size is -1"):
         distilled(lr=torch.tensor(-1.0)).train(network(), epochs=1)
@@ -171,7 +181,11 @@ def test_a_loss_that_is_not_finite_is_told() -> None:
 @pytest.mark.parametrize(
     ("photos", "labels", "sentence"),
     [
-        (torch.rand(2, 3, 8, 8), torch.tensor([0, 1]), r"Images of shape \(2, 3, 8, 8\) were given; give \[N, 1, 8, 8\] in \[0, 1\]"),
+        (
+            torch.rand(2, 3, 8, 8),
+            torch.tensor([0, 1]),
+            r"Images of shape \(2, 3, 8, 8\) were given; give \[N, 1, 8, 8\] in \[0, 1\]",
+        ),
         (torch.rand(0, 1, 8, 8), torch.tensor([]), "Images of shape"),
         (255 * torch.ones(2, 1, 8, 8), torch.tensor([0, 1]), r"reach from 255 to 255; .*divided by 255"),
         (torch.rand(2, 1, 8, 8), torch.tensor([0]), r"Labels of shape \(1,\) were given for 2 images"),

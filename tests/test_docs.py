@@ -1,4 +1,5 @@
-"""Every code block of the documentation runs: Python as it stands, commands with smaller counts; links and pictures are there."""
+"""Every code block of the documentation runs: Python as it stands, commands with smaller counts; links and pictures are
+there."""
 
 from __future__ import annotations
 
@@ -63,9 +64,17 @@ def smaller(words: list[str]) -> list[str]:
         for flag in ("--distill.validate-every", "--distill.iterations"):
             if flag in words:
                 words[words.index(flag) + 1] = mine.pop(flag)
-        return [*words, *(word for flag, count in mine.items() if flag not in words for word in (flag, count)), "--quiet"]
+        return [
+            *words,
+            *(word for flag, count in mine.items() if flag not in words for word in (flag, count)),
+            "--quiet",
+        ]
     if words[0] == "evaluate":
-        return [*words, *(word for flag, count in FEWER.items() if flag not in words for word in (flag, count)), "--quiet"]
+        return [
+            *words,
+            *(word for flag, count in FEWER.items() if flag not in words for word in (flag, count)),
+            "--quiet",
+        ]
     return words
 
 
@@ -160,7 +169,9 @@ def flags(record: Record, before: str = "--") -> set[str]:
 
 
 def test_every_old_flag_has_a_new_name_that_exists_or_a_reason() -> None:
-    rows = re.findall(r"^\| (`.+?) \| (.+?) \| (.*?) ?\|$", (DOCS / "coming-from.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| (`.+?) \| (.+?) \| (.*?) ?\|$", (DOCS / "coming-from.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     assert set(OLD.split()) <= {old for row in rows for old in re.findall(r"`-*(\w+)`", row[0])}
     known = SHORTCUTS.union(*(flags(Experiment(name="any", method=method)) for method in methods().values()))
     for old, new, told in rows:

@@ -41,7 +41,16 @@ def test_a_machine_that_passes_these_tests_works(
     shown = json.loads(capsys.readouterr().out)
     found = {finding["name"]: finding for finding in shown["findings"]}
     assert shown["works"] is True
-    assert {"versions", "memory", "disk, runs", "disk, cache", "native engine", "engine, cpu", "torch.compile, cpu", "data"} <= set(found)
+    assert {
+        "versions",
+        "memory",
+        "disk, runs",
+        "disk, cache",
+        "native engine",
+        "engine, cpu",
+        "torch.compile, cpu",
+        "data",
+    } <= set(found)
     assert "bit-equal" in found["self-check"]["text"]
     assert list(tmp_path.iterdir()) == []
 
@@ -51,7 +60,11 @@ def test_something_bad_is_exit_code_1_and_named_in_the_last_sentence(
 ) -> None:
     for module, name in ((machinery, "kernels"), (machinery, "engine"), (machinery, "compiler"), (packages, "extras")):
         monkeypatch.setattr(module, name, lambda: iter(()))
-    monkeypatch.setattr(trial, "trial", lambda: iter([Finding(name="self-check", state="bad", text="it failed [here]", advice="do that")]))
+    monkeypatch.setattr(
+        trial,
+        "trial",
+        lambda: iter([Finding(name="self-check", state="bad", text="it failed [here]", advice="do that")]),
+    )
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out
     assert "it failed [here]" in shown
@@ -198,7 +211,9 @@ FIRST = {"proc/self/cgroup": "5:cpu:/x\n4:memory,pids:/a\n"}
     ],
     ids=["unknown", "machine", "no limit file", "group", "group around it, used up", "max", "version 1", "version 1, in a container"],
 )  # fmt: skip
-def test_free_memory_is_the_least_of_machine_and_control_groups(files: dict[str, str], free: int | None, tmp_path: Path) -> None:
+def test_free_memory_is_the_least_of_machine_and_control_groups(
+    files: dict[str, str], free: int | None, tmp_path: Path
+) -> None:
     assert places.free_memory(written(tmp_path, files)) == free
 
 
@@ -208,7 +223,9 @@ def test_little_memory_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
         assert only(places.memory()).state == state
 
 
-def test_disks_that_are_full_or_taken_are_bad_and_say_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disks_that_are_full_or_taken_are_bad_and_say_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
     written(tmp_path, {"cache/kernels/x.so": "12345"})
@@ -250,7 +267,12 @@ def test_data_are_looked_for_and_the_network_only_when_asked(tmp_path: Path, mon
 
 
 def test_versions_and_extras_come_from_what_the_package_declares(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = ["torch>=2.11", "no-such-thing>=1; extra == 'odd'", "pytest>=1; extra == 'test'", "gone>=1; python_version < '3'"]
+    needs = [
+        "torch>=2.11",
+        "no-such-thing>=1; extra == 'odd'",
+        "pytest>=1; extra == 'test'",
+        "gone>=1; python_version < '3'",
+    ]
     extras = SimpleNamespace(get_all=lambda _: ["odd", "test"])
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: needs)
     monkeypatch.setattr(importlib.metadata, "metadata", lambda _: extras)
@@ -262,5 +284,7 @@ def test_versions_and_extras_come_from_what_the_package_declares(monkeypatch: py
     needs[0] = "torch>=99"
     found = only(packages.versions())
     assert (found.state, "is not >=99" in found.text) == ("bad", True)
-    monkeypatch.setattr(importlib.metadata, "requires", lambda _: (_ for _ in ()).throw(importlib.metadata.PackageNotFoundError))
+    monkeypatch.setattr(
+        importlib.metadata, "requires", lambda _: (_ for _ in ()).throw(importlib.metadata.PackageNotFoundError)
+    )
     assert only(packages.versions()).state == "note"

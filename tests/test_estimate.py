@@ -57,7 +57,9 @@ def test_memory_and_time_grow_with_the_work() -> None:
     assert many[1].memory - few[1].memory == pytest.approx(30 * 4 * Probe(cell, facts(cell)).parameters, rel=0.01)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.5, "0.5 s"), (42, "42 s"), (600, "10 min"), (7200, "2.0 h"), (400000, "4.6 days")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.5, "0.5 s"), (42, "42 s"), (600, "10 min"), (7200, "2.0 h"), (400000, "4.6 days")]
+)
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -70,7 +72,8 @@ def test_sizes_read_well(count: float, text: str) -> None:
 def test_textures_cost_their_crops_in_time_and_their_canvases_on_disk() -> None:
     cell = PRESETS["cifar100-ten-ipc10"].replace(model="convnet-d3-w8")
     images, textures = (
-        estimate.estimate(cell.replace(distill=cell.distill.replace(**each))) for each in ({}, {"canvas": 2, "canvas_samples": 6})
+        estimate.estimate(cell.replace(distill=cell.distill.replace(**each)))
+        for each in ({}, {"canvas": 2, "canvas_samples": 6})
     )
     assert textures[1].disk == 4 * images[1].disk
     assert textures[1].seconds > 2 * images[1].seconds
@@ -101,7 +104,9 @@ def test_a_probe_runs_no_step_oftener_than_it_must(monkeypatch: pytest.MonkeyPat
     experiment, seconds = PRESETS["digits-ipc1"], 0.2
     ran: list[int] = []
 
-    def unroll(self: Probe, experiment: Experiment, model: FlatModel, steps: int, batch: int, strategy: str) -> Callable[[], None]:
+    def unroll(
+        self: Probe, experiment: Experiment, model: FlatModel, steps: int, batch: int, strategy: str
+    ) -> Callable[[], None]:
         return lambda: ran.append(steps)
 
     monkeypatch.setattr(Probe, "_unroll", unroll)

@@ -1,4 +1,5 @@
-"""How many workers an experiment has: asked for once, heard by every stage that has several jobs, and no part of what a run is."""
+"""How many workers an experiment has: asked for once, heard by every stage that has several jobs, and no part of what a
+run is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a graphics card would refuse or wait for, on a machine without one (`far.py`): the whole way, with every method."""
+"""What a graphics card would refuse or wait for, on a machine without one (`far.py`): the whole way, with every
+method."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def test_the_host_does_not_wait_inside_an_epoch(found: dict[str, Any], case: str
     assert experts.pop("experts/partial.py:_bytes") == EPOCHS + 1
     assert experts.pop("runtime/files.py:<dictcomp>", 0) <= EPOCHS  # the optimiser's state, saved
     assert not experts
-    assert sum(evaluation.values()) == 3  # the set's rate, the counts of the test images, whether the losses were finite
+    assert (
+        sum(evaluation.values()) == 3
+    )  # the set's rate, the counts of the test images, whether the losses were finite
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -61,12 +64,15 @@ def test_no_recipe_makes_the_host_wait(found: dict[str, Any], recipe: str) -> No
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_host_waits_once_in_an_outer_step(found: dict[str, Any], case: str) -> None:
-    """ATT looks for the nearest student as well: where the walk back begins depends on it, and starting there spares work."""
+    """ATT looks for the nearest student as well: where the walk back begins depends on it, and starting there spares
+    work."""
     nearest = {"methods/matching.py:__call__": 1} if case == "att" else {}
     assert found[case]["steps"] == [{"runtime/devices.py:read": 1} | nearest] * (STEPS - 1)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no graphics card here whose waits torch could report")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="there is no graphics card here whose waits torch could report"
+)
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_card_reports_no_wait_inside_an_epoch(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASTDISTILL_ENGINE", "eager")  # compiling waits, the first time
@@ -97,7 +103,10 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_device_refuses_what_a_card_would(mistake: str) -> None:
     line, said = MISTAKES[mistake]
-    code = f"import torch; from far import far_device\nwith far_device():\n    near = torch.ones(2, 2); far = near.to('far'); {line}"
+    code = (
+        f"import torch; from far import far_device\nwith far_device():\n    near = torch.ones(2, 2); far = "
+        f"near.to('far'); {line}"
+    )
     done = run("-c", code)
     assert done.returncode == 1
     assert said in done.stderr

@@ -33,7 +33,9 @@ def test_the_plane_of_a_segment_keeps_the_loss(figures: ModuleType) -> None:
     start, target, points = (torch.randn(*shape, 40, generator=draw) for shape in ((), (), (7,)))
     flat, unit = figures.aside(points, start, target), (target - start).square().sum()
     assert flat.shape == (7, 2)
-    torch.testing.assert_close((flat - torch.tensor([1.0, 0.0])).square().sum(dim=1), (points - target).square().sum(dim=1) / unit)
+    torch.testing.assert_close(
+        (flat - torch.tensor([1.0, 0.0])).square().sum(dim=1), (points - target).square().sum(dim=1) / unit
+    )
     torch.testing.assert_close(flat.square().sum(dim=1), (points - start).square().sum(dim=1) / unit)
 
 

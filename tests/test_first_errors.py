@@ -219,7 +219,9 @@ CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_sentence_says_what_to_do_and_nothing_is_lost(name: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_sentence_says_what_to_do_and_nothing_is_lost(
+    name: str, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepare, words, sentence = CASES[name]
     prepare()
     capsys.readouterr()
@@ -230,12 +232,20 @@ def test_the_sentence_says_what_to_do_and_nothing_is_lost(name: str, desk: Path,
     assert message.startswith("astdistill: ")
     assert message.count("\n") == 1
     after = contents()
-    own = {Path(f"{MADE}/config.json"), Path(f"{MADE}/provenance.json"), *(path for path in after if path.parts[0] == "new")}
-    assert {path: after.get(path) for path in before.keys() - own} == {path: before[path] for path in before.keys() - own}
+    own = {
+        Path(f"{MADE}/config.json"),
+        Path(f"{MADE}/provenance.json"),
+        *(path for path in after if path.parts[0] == "new"),
+    }
+    assert {path: after.get(path) for path in before.keys() - own} == {
+        path: before[path] for path in before.keys() - own
+    }
     assert not after.keys() - before.keys() - own - {path for path in after if path.name.endswith(".lock")}
 
 
-def test_bad_surroundings_are_named(desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_surroundings_are_named(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = contents()
     monkeypatch.setenv("ASTDISTILL_ENGINE", "nativ")
     assert main(FRESH) == 2
@@ -243,7 +253,9 @@ def test_bad_surroundings_are_named(desk: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delenv("ASTDISTILL_ENGINE")
     monkeypatch.setenv("ASTDISTILL_DATA", "no/such/folder")
     assert main(("run", "cifar100-ipc1", "--quiet")) == 2
-    assert "ASTDISTILL_DATA names no/such/folder, which is no folder; correct it, or unset it" in capsys.readouterr().err
+    assert (
+        "ASTDISTILL_DATA names no/such/folder, which is no folder; correct it, or unset it" in capsys.readouterr().err
+    )
     assert contents() == before
 
 
@@ -278,8 +290,11 @@ def files_of_at_most(count: int) -> Iterator[None]:
 
 @pytest.mark.skipif(resource is None, reason="no resource limits on this system")
 @pytest.mark.parametrize("count", [100, 2_000, 6_000, 20_000])
-def test_a_disk_that_fills_up_anywhere_costs_nothing(count: int, finished: Path, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """safetensors raises its own exception here; a run whose first file did not fit must not be taken for a stranger's folder."""
+def test_a_disk_that_fills_up_anywhere_costs_nothing(
+    count: int, finished: Path, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """safetensors raises its own exception here; a run whose first file did not fit must not be taken for a stranger's
+    folder."""
     with files_of_at_most(count):
         assert main(FRESH) == 1
     message = capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""Words that are no flags, and values that cannot be: one sentence in this house's words, exit code 2, and nothing written."""
+"""Words that are no flags, and values that cannot be: one sentence in this house's words, exit code 2, and nothing
+written."""
 
 from __future__ import annotations
 
@@ -29,11 +30,20 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     ((*RUN, "--method.momentum", "2"), f"--method.momentum cannot be 2.0; choose a number below 1. {HELP}"),
     ((*RUN, "--method.expert.lr-drop", "2"), f"--method.expert.lr-drop cannot be 2.0; choose 1 or less. {HELP}"),
     ((*RUN, "--evaluation.recipe.epochs", "0"), f"--evaluation.recipe.epochs cannot be 0; choose 1 or more. {HELP}"),
-    ((*RUN, "--part", "estimator=Truncated", "--method.estimator.k", "0"), f"--method.estimator.k cannot be 0; choose 1 or more. {HELP}"),
+    (
+        (*RUN, "--part", "estimator=Truncated", "--method.estimator.k", "0"),
+        f"--method.estimator.k cannot be 0; choose 1 or more. {HELP}",
+    ),
     ((*RUN, "--experts.count", "0"), f"--experts.count cannot be 0; choose 1 or more. {HELP}"),
-    ((*RUN, "--data.whiten", "zac"), "There is no --data.whiten 'zac'. Did you mean 'zca'? Known: none, standard, zca."),
+    (
+        (*RUN, "--data.whiten", "zac"),
+        "There is no --data.whiten 'zac'. Did you mean 'zca'? Known: none, standard, zca.",
+    ),
     ((*RUN, "--distill.augmentation", "flip_colour"), "There is no augmentation 'colour'. Did you mean 'color'?"),
-    ((*RUN, "--iterations", "3"), "There is no flag --iterations. Did you mean --distill.iterations? All are listed by:"),
+    (
+        (*RUN, "--iterations", "3"),
+        "There is no flag --iterations. Did you mean --distill.iterations? All are listed by:",
+    ),
     ((*RUN, "--distill.iteration", "3"), "There is no flag --distill.iteration. Did you mean --distill.iterations?"),
     ((*RUN, "--datta=x"), "There is no flag --datta. Did you mean --data?"),
     ((*RUN, "twice"), "'twice' is one word more than astdistill run digits-ipc1 takes; leave it out, or see:"),
@@ -48,7 +58,10 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     ),
     (("evaluate",), "PATH is missing; see: astdistill evaluate --help"),
     (("evaluate", "a", "b"), "'b' is one word more than astdistill evaluate takes"),
-    (("evaluate", "a", "--lr", "foo"), "--lr cannot be 'foo'; give a number, learned or search. See: astdistill evaluate --help"),
+    (
+        ("evaluate", "a", "--lr", "foo"),
+        "--lr cannot be 'foo'; give a number, learned or search. See: astdistill evaluate --help",
+    ),
     (("evaluate", "a", "--gama", "1"), "There is no flag --gama. Did you mean --gamma?"),
     (("export",), "PATH and --format are missing; see: astdistill export --help"),
     (("export", "nowhere", "--formt", "png"), "There is no flag --formt. Did you mean --format?"),
@@ -63,7 +76,9 @@ CASES: list[tuple[tuple[str, ...], str]] = [
 
 
 @pytest.mark.parametrize("columns", ["80", "40"])
-@pytest.mark.parametrize(("words", "sentence"), CASES, ids=lambda value: "-".join(value)[:50] if isinstance(value, tuple) else None)
+@pytest.mark.parametrize(
+    ("words", "sentence"), CASES, ids=lambda value: "-".join(value)[:50] if isinstance(value, tuple) else None
+)
 def test_one_sentence_says_what_was_given_what_is_allowed_and_what_to_type(
     words: tuple[str, ...],
     sentence: str,
@@ -118,12 +133,18 @@ def test_help_fits_a_terminal_and_every_flag_says_what_it_does(
     assert not stop.value.code
     lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
     assert f"usage: astdistill {verb}" in lines[0]
-    mute = [line for line, below in pairwise(lines) if re.fullmatch(r"--\S+( \S+)?", line) and below.startswith("(default")]
+    mute = [
+        line for line, below in pairwise(lines) if re.fullmatch(r"--\S+( \S+)?", line) and below.startswith("(default")
+    ]
     assert not mute
 
 
 def test_the_list_of_verbs_fits_a_terminal() -> None:
-    words = [sys.executable, "-c", "import os; os.environ['COLUMNS'] = '80'; from astdistill.cli.main import main; main(['--help'])"]
+    words = [
+        sys.executable,
+        "-c",
+        "import os; os.environ['COLUMNS'] = '80'; from astdistill.cli.main import main; main(['--help'])",
+    ]
     shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert max(map(len, shown.splitlines())) < 80
 

@@ -86,7 +86,9 @@ def parts_of(value: Any) -> list[str]:
 
 
 def bytes_of(store: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in store.iterdir() if "json" in path.suffix or "tensors" in path.suffix}
+    return {
+        path.name: path.read_bytes() for path in store.iterdir() if "json" in path.suffix or "tensors" in path.suffix
+    }
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -148,7 +150,8 @@ def test_finished_scores_of_an_earlier_version_are_read(name: str) -> None:
 
 
 def test_a_few_steps_of_the_demo_give_the_images_of_an_earlier_version() -> None:
-    """On another processor the expert's last bits differ, and grow in its twenty epochs: 0.02 between the two engines."""
+    """On another processor the expert's last bits differ, and grow in its twenty epochs: 0.02 between the two
+    engines."""
     run(Path("short-whole/config.json"), Path("short"))
     assert_same_set(Path("short"), Path("short-whole"), 0.1)
     assert_same_scores(Path("short"), Path("short-whole"), 10)

@@ -34,11 +34,20 @@ from astdistill.runtime import progress
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.tracking import Log, check_loggers, open_log
 
-needs_tensorboard = pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
+needs_tensorboard = pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed"
+)
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 
 SETTINGS = DistillSettings(
-    iterations=6, inner_steps=3, max_start_epoch=3, lr_img=20.0, lr_lr=1e-3, lr_init=0.05, augmentation="flip", checkpoint_seconds=0.0
+    iterations=6,
+    inner_steps=3,
+    max_start_epoch=3,
+    lr_img=20.0,
+    lr_lr=1e-3,
+    lr_init=0.05,
+    augmentation="flip",
+    checkpoint_seconds=0.0,
 )
 
 
@@ -97,9 +106,13 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return stream
 
 
-def test_every_step_is_logged_and_changes_no_bit(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, alone: SyntheticSet) -> None:
+def test_every_step_is_logged_and_changes_no_bit(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, alone: SyntheticSet
+) -> None:
     kept = Kept()
-    found = distill(dataset, experts, method=AST, ipc=2, settings=SETTINGS, out=tmp_path, observers=[Recorder(Log({"kept": kept}))])
+    found = distill(
+        dataset, experts, method=AST, ipc=2, settings=SETTINGS, out=tmp_path, observers=[Recorder(Log({"kept": kept}))]
+    )
     assert same(found, alone)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert kept.of("distillation", "loss") == {line["iteration"]: line["loss"] for line in lines}
@@ -112,7 +125,9 @@ def test_every_step_is_logged_and_changes_no_bit(tmp_path: Path, dataset: Datase
     assert picture[5].dtype == np.uint8
     assert picture[5].shape[2] == 3
     gradient = kept.of("distillation", "gradient of images")[5]
-    assert float(np.linalg.norm(gradient)) == pytest.approx(kept.of("distillation", "gradient norm of images")[5], rel=1e-5)
+    assert float(np.linalg.norm(gradient)) == pytest.approx(
+        kept.of("distillation", "gradient norm of images")[5], rel=1e-5
+    )
 
 
 def test_the_norm_is_that_of_the_meta_gradient(dataset: Dataset, experts: TrajectoryStore) -> None:
@@ -125,7 +140,9 @@ def test_the_norm_is_that_of_the_meta_gradient(dataset: Dataset, experts: Trajec
     state, kept = run.start(), Kept()
     gradient = run.gradient(state)
     Recorder(Log({"kept": kept}))(run, state, run.advance(state))
-    assert kept.of("distillation", "gradient norm of images")[0] == pytest.approx(float(gradient.images.norm()), rel=1e-6)
+    assert kept.of("distillation", "gradient norm of images")[0] == pytest.approx(
+        float(gradient.images.norm()), rel=1e-6
+    )
 
 
 def test_experts_and_scores_are_logged(dataset: Dataset, experts: TrajectoryStore, alone: SyntheticSet) -> None:
@@ -136,7 +153,9 @@ def test_experts_and_scores_are_logged(dataset: Dataset, experts: TrajectoryStor
     means = kept.of("experts", "test_accuracy")
     assert list(means) == list(range(1, experts.epochs + 1))
     assert means[2] == pytest.approx(np.mean([curve.test_accuracy[1] for curve in curves]))
-    np.testing.assert_allclose(kept.of("experts", "step_squared of each")[1], [curve.step_squared[0] for curve in curves])
+    np.testing.assert_allclose(
+        kept.of("experts", "step_squared of each")[1], [curve.step_squared[0] for curve in curves]
+    )
     scores = evaluate(alone, dataset, recipe=MTT_PROTOCOL.replace(epochs=1), seeds=2)
     recorder.scores(scores, 6)
     assert kept.of("scores", f"{alone.model} mean") == {6: scores.architecture[alone.model].mean}
@@ -170,13 +189,18 @@ def test_a_logger_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match=r"There is no logger 'tensorbord'\. Did you mean 'tensorboard'"):
         parse("run", ["digits-ipc1", "--log", "tensorbord"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs the package wandb, which is not installed; type: pip install 'astdistill\[wandb\]'"):
+    with pytest.raises(
+        InputError, match=r"needs the package wandb, which is not installed; type: pip install 'astdistill\[wandb\]'"
+    ):
         check_loggers(["wandb"])
 
 
 def test_loggers_are_named_once_or_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    for words in (["--log", "tensorboard", "wandb"], ["--log", "tensorboard", "--ipc", "2", "--log", "wandb", "--log", "wandb"]):
+    for words in (
+        ["--log", "tensorboard", "wandb"],
+        ["--log", "tensorboard", "--ipc", "2", "--log", "wandb", "--log", "wandb"],
+    ):
         assert parse("run", ["digits-ipc1", *words]).log == ("tensorboard", "wandb")
     assert "log" not in parse("run", ["digits-ipc1", "--log", "wandb"]).experiment.to_json()
 
@@ -191,7 +215,9 @@ def read(folder: Path) -> Any:
 
 @needs_tensorboard
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of packages that tensorboard imports
-def test_tensorboard_reads_a_resumed_run_back_without_a_step_twice(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore) -> None:
+def test_tensorboard_reads_a_resumed_run_back_without_a_step_twice(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore
+) -> None:
     class Killed(BaseException):
         pass
 
@@ -226,8 +252,8 @@ def test_tensorboard_reads_a_resumed_run_back_without_a_step_twice(tmp_path: Pat
 def records(path: Path) -> list[Any]:
     """The records of a .wandb file, as far as it is written.
 
-    The package writes LevelDB's log format (blocks of 32 KiB; before each piece of a record its check sum, length and kind) and has no
-    reader of it in Python; the records are its own protocol buffers.
+    The package writes LevelDB's log format (blocks of 32 KiB; before each piece of a record its check sum, length and
+    kind) and has no reader of it in Python; the records are its own protocol buffers.
     """
     kind_of = importlib.import_module("wandb.proto.wandb_internal_pb2").Record
     stored, place, whole, found = path.read_bytes(), 7, b"", []
@@ -244,7 +270,8 @@ def records(path: Path) -> list[Any]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """What was logged in a run, row by row, once it has ended: the package writes in a process of its own, past `finish`."""
+    """What was logged in a run, row by row, once it has ended: the package writes in a process of its own, past
+    `finish`."""
     (path,) = folder.glob("*.wandb")
     for _ in range(600):
         if any(record.HasField("exit") for record in records(path)):
@@ -283,13 +310,17 @@ def test_wandb_reads_back_what_was_logged_offline_and_goes_on_with_the_same_run(
     logged = [row for path in runs for row in rows(path)]
     losses = {row["distillation/step"]: row["distillation/loss"] for row in logged if "distillation/loss" in row}
     assert losses == {step: step / 2 for step in range(5)}
-    histograms = {row["distillation/step"]: row for row in logged if row.get("distillation/pixels/_type") == "histogram"}
+    histograms = {
+        row["distillation/step"]: row for row in logged if row.get("distillation/pixels/_type") == "histogram"
+    }
     assert histograms.keys() == {2, 4}
     for row in histograms.values():
         counts, edges = row["distillation/pixels/values"], row["distillation/pixels/bins"]
         np.testing.assert_array_equal(counts, np.histogram(values, edges)[0])
         assert (sum(counts), edges[0], edges[-1]) == (50, 0.0, 1.0)
-    pictures = {row["distillation/step"]: row["distillation/images/path"] for row in logged if "distillation/images/path" in row}
+    pictures = {
+        row["distillation/step"]: row["distillation/images/path"] for row in logged if "distillation/images/path" in row
+    }
     assert pictures.keys() == {2, 4}
     for name in pictures.values():
         (file,) = out.glob(f"wandb/offline-run-*/files/{name}")
@@ -331,10 +362,21 @@ class StandIn:
 
 @pytest.mark.parametrize(
     ("logged_in", "answers", "asked", "mode"),
-    [(True, True, None, "online"), (True, False, None, "offline"), (False, True, None, "offline"), (True, True, "offline", "offline")],
+    [
+        (True, True, None, "online"),
+        (True, False, None, "offline"),
+        (False, True, None, "offline"),
+        (True, True, "offline", "offline"),
+    ],
 )
 def test_wandb_is_online_only_where_it_can_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: io.StringIO, logged_in: bool, answers: bool, asked: str | None, mode: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shown: io.StringIO,
+    logged_in: bool,
+    answers: bool,
+    asked: str | None,
+    mode: str,
 ) -> None:
     """With a stand-in for the package; the test above is with the real one."""
     import sys

@@ -32,7 +32,9 @@ COUNTS = [
 
 
 CIFAR = [
-    name for name, each in PRESETS.items() if each.data.source.startswith(("digits", "cifar")) and "borrowed" not in each.published.source
+    name
+    for name, each in PRESETS.items()
+    if each.data.source.startswith(("digits", "cifar")) and "borrowed" not in each.published.source
 ]
 """Cells with borrowed settings go the way of the cells that lend them."""
 
@@ -46,14 +48,21 @@ def test_preset_runs_end_to_end_with_counts_turned_down(
     monkeypatch.setenv("ASTDISTILL_DATA", str(cifar_folder))
     monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
     preset = PRESETS[name]
-    ipc = min(preset.ipc, {"cifar10": 10, "cifar100": 50}.get(preset.data.source, preset.ipc))  # so many pictures are there
+    ipc = min(
+        preset.ipc, {"cifar10": 10, "cifar100": 50}.get(preset.data.source, preset.ipc)
+    )  # so many pictures are there
     words = [*COUNTS, "--ipc", str(ipc), "--data.per-class", str(ipc + 1)]
     if ipc == 50 and preset.data.source == "cifar100":
         words += ["--data.first-classes", "20"]  # a thousand synthetic pictures are as many as ten of every class
     if isinstance(preset.method.sample, GrowingWindow):
         words += ["--method.sample.lower", "0", "--method.sample.begins", "None"]
     if preset.data.whiten == "zca":
-        words += ["--data.whiten", "zca", "--data.size", "16"]  # a 768-dimensional whitening; the full one is tested beside kornia
+        words += [
+            "--data.whiten",
+            "zca",
+            "--data.size",
+            "16",
+        ]  # a 768-dimensional whitening; the full one is tested beside kornia
     words += ["--model", "convnet-d2-w4"]
     assert main(["run", name, *words]) == 0
     synthetic = load(f"runs/{name}")
@@ -95,7 +104,8 @@ def write_tiny_imagenet(data: Path) -> None:
 
 
 def write_imagenet(data: Path) -> None:
-    """A thousand class folders, of which those of 'nette' hold three training pictures and one validation picture each."""
+    """A thousand class folders, of which those of 'nette' hold three training pictures and one validation picture
+    each."""
     wnids = [f"n{10 * number + 1440764:08d}" for number in range(1000)]
     for part in ("train", "val"):
         for wnid in wnids:
@@ -106,7 +116,9 @@ def write_imagenet(data: Path) -> None:
         write_picture(data / "imagenet" / "val" / wnids[index] / "val.JPEG", 140, index)
 
 
-@pytest.mark.parametrize("name", ["digits-ipc1", "cifar100-ipc1", "cifar100-ipc10-ftd", "cifar10-ipc1-tesla", "cifar10-ipc10-datm"])
+@pytest.mark.parametrize(
+    "name", ["digits-ipc1", "cifar100-ipc1", "cifar100-ipc10-ftd", "cifar10-ipc1-tesla", "cifar10-ipc10-datm"]
+)
 def test_preset_dry_runs_with_its_estimate(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,7 +127,11 @@ def test_preset_dry_runs_with_its_estimate(
     shown = capsys.readouterr().out
     resolved = Experiment.model_validate(json.loads(shown[: shown.rindex("}") + 1]))
     assert resolved == PRESETS[name].replace(model="convnet-d2-w4", published=Published())
-    for stage in (f"{PRESETS[name].experts.count} experts", f"{PRESETS[name].distill.iterations} outer steps", "together"):
+    for stage in (
+        f"{PRESETS[name].experts.count} experts",
+        f"{PRESETS[name].distill.iterations} outer steps",
+        "together",
+    ):
         assert stage in shown
     assert list(tmp_path.iterdir()) == []
 
@@ -137,10 +153,22 @@ def test_presets_survive_json(experiment: Experiment) -> None:
 def test_the_acceptance_cell_is_the_published_one() -> None:
     cell = PRESETS["cifar100-ipc1"]
     settings, expert = cell.distill, cell.method.recipe
-    assert (cell.data.source, cell.data.whiten, cell.ipc, cell.model, cell.experts.count) == ("cifar100", "zca", 1, "convnet-d3", 100)
+    assert (cell.data.source, cell.data.whiten, cell.ipc, cell.model, cell.experts.count) == (
+        "cifar100",
+        "zca",
+        1,
+        "convnet-d3",
+        100,
+    )
     assert (settings.inner_steps, settings.matched_epochs, settings.max_start_epoch) == (20, 3, 20)
     assert (settings.lr_img, settings.lr_lr, settings.lr_init, settings.iterations) == (1000, 1e-5, 0.01, 5000)
-    assert (expert.epochs, expert.lr, expert.momentum, expert.weight_decay, expert.lr_drop) == (50, 0.003, 0.9, 1e-3, 0.6)
+    assert (expert.epochs, expert.lr, expert.momentum, expert.weight_decay, expert.lr_drop) == (
+        50,
+        0.003,
+        0.9,
+        1e-3,
+        0.6,
+    )
     assert (expert.clip_epochs, expert.penalty, cell.method.momentum) == (10, 2.0, 0.9)
 
 
@@ -184,8 +212,17 @@ def test_datms_cells_are_the_published_ones(name: str) -> None:
 
 
 def test_every_cell_names_its_method_and_source() -> None:
-    methods = {name: [cell.name for cell in CELLS if cell.method.name == name] for name in ("ast", "mtt", "ftd", "tesla", "datm")}
-    assert {name: len(cells) for name, cells in methods.items()} == {"ast": 5, "mtt": 19, "ftd": 19, "tesla": 6, "datm": 12}
+    methods = {
+        name: [cell.name for cell in CELLS if cell.method.name == name]
+        for name in ("ast", "mtt", "ftd", "tesla", "datm")
+    }
+    assert {name: len(cells) for name, cells in methods.items()} == {
+        "ast": 5,
+        "mtt": 19,
+        "ftd": 19,
+        "tesla": 6,
+        "datm": 12,
+    }
     for name, cells in methods.items():
         assert all(cell.endswith(f"-{name}") for cell in cells) or name == "ast"
     assert all("arXiv" in cell.published.source for cell in CELLS)
@@ -203,10 +240,15 @@ def test_what_is_borrowed_is_said() -> None:
     own |= {cell.name for cell in CELLS if cell.method.name in ("ast", "datm")}
     lenders = {"TESLA": "-tesla", "AST": "", "DATM": "-datm", "MTT": "-mtt"}
     whole = [cell for cell in CELLS if "settings borrowed from" in cell.published.source]
-    assert {cell.name for cell in CELLS if not any(word in cell.published.source for word in ("borrowed", "is taken"))} == own
+    assert {
+        cell.name for cell in CELLS if not any(word in cell.published.source for word in ("borrowed", "is taken"))
+    } == own
     assert len(whole) == 13
     for cell in whole:
-        lender = PRESETS[f"{cell.data.source}-ipc{cell.ipc}" + lenders[cell.published.source.split("from ")[1].removesuffix("'s cell")]]
+        lender = PRESETS[
+            f"{cell.data.source}-ipc{cell.ipc}"
+            + lenders[cell.published.source.split("from ")[1].removesuffix("'s cell")]
+        ]
         settings = {**lender.distill.to_json(), "iterations": 5000, "lr_targets": cell.distill.lr_targets}
         assert cell.distill.to_json() == settings
         assert cell.data == lender.data
@@ -215,7 +257,9 @@ def test_what_is_borrowed_is_said() -> None:
 SHAPES = {"cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "tiny_imagenet": (3, 64, 64)}
 
 
-@pytest.mark.parametrize(("data", "depth"), [*((data, 4 if data == "tiny_imagenet" else 3) for data in SHAPES), ("imagenet", 5)])
+@pytest.mark.parametrize(
+    ("data", "depth"), [*((data, 4 if data == "tiny_imagenet" else 3) for data in SHAPES), ("imagenet", 5)]
+)
 def test_cells_of_a_data_set_share_one_network_that_fits_its_images(data: str, depth: int) -> None:
     cells = [cell for cell in CELLS if cell.data.source.split("-")[0] == data]
     shape, classes = SHAPES.get(data, (3, 128, 128)), facts(cells[0]).classes
@@ -248,7 +292,9 @@ def test_words_choose_presets(words: list[str], names: set[str]) -> None:
     assert {each.name for each in matching(words)} == names
 
 
-@pytest.mark.parametrize(("words", "sentence"), [(["cifar101"], "Did you mean 'cifar10'"), (["mtt", "datm"], "leave some out")])
+@pytest.mark.parametrize(
+    ("words", "sentence"), [(["cifar101"], "Did you mean 'cifar10'"), (["mtt", "datm"], "leave some out")]
+)
 def test_words_that_choose_nothing_are_refused(words: list[str], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         matching(words)

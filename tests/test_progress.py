@@ -1,4 +1,5 @@
-"""What a run says of itself: the same on a terminal, in plain lines and in the file for other terminals, and nothing when quiet."""
+"""What a run says of itself: the same on a terminal, in plain lines and in the file for other terminals, and nothing
+when quiet."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def test_a_plain_line_has_count_pace_time_left_memory_and_note(shown: io.StringI
     first, line = shown.getvalue().splitlines()
     assert first == "training [experts]: 400 to do"
     found = re.fullmatch(
-        r"training \[experts\]: 800/1,000, ([\d,]+) images/s, about ([\d.]+) s left, [\d.]+ [MG]B, loss 0.5, .* console", line
+        r"training \[experts\]: 800/1,000, ([\d,]+) images/s, about ([\d.]+) s left, [\d.]+ [MG]B, loss 0.5, .* "
+        r"console",
+        line,
     )
     assert found
     assert 10_000 < float(found[1].replace(",", "")) <= 200_000, "200 steps of 50 images in 0.05 s or more"
@@ -48,18 +51,24 @@ def test_a_plain_line_has_count_pace_time_left_memory_and_note(shown: io.StringI
 def test_a_bar_on_a_terminal_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     be_quiet(False)
     stream = io.StringIO()
-    monkeypatch.setattr(progress.Output, "console", Console(file=stream, force_terminal=True, width=160, color_system=None))
+    monkeypatch.setattr(
+        progress.Output, "console", Console(file=stream, force_terminal=True, width=160, color_system=None)
+    )
     with bar("distilling", 10, 2, "images", per=3) as work:
         for _ in range(8):
             time.sleep(0.01)
             work.step(note="loss 0.5")
-    assert re.search(r"distilling .*10/10 +[\d.,]+ images/s +0:00:0\d +[\d:-]+ +[\d.]+ [MG]B +loss 0.5", stream.getvalue())
+    assert re.search(
+        r"distilling .*10/10 +[\d.,]+ images/s +0:00:0\d +[\d:-]+ +[\d.]+ [MG]B +loss 0.5", stream.getvalue()
+    )
     with phase("whitening"):
         pass
     assert "whitening" in stream.getvalue()
 
 
-def test_a_part_of_the_work_is_told_of_and_the_whole_goes_on(shown: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_of_the_work_is_told_of_and_the_whole_goes_on(
+    shown: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In plain lines and in the file; between two lines there is one pause, whoever prints them."""
     monkeypatch.setattr(status, "EVERY_S", 0.0)
 
@@ -87,7 +96,9 @@ def test_a_part_of_the_work_is_told_of_and_the_whole_goes_on(shown: io.StringIO,
 def test_a_part_on_a_terminal_is_a_line_of_its_own_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     be_quiet(False)
     stream = io.StringIO()
-    monkeypatch.setattr(progress.Output, "console", Console(file=stream, force_terminal=True, width=160, color_system=None))
+    monkeypatch.setattr(
+        progress.Output, "console", Console(file=stream, force_terminal=True, width=160, color_system=None)
+    )
     with bar("distilling", 9) as whole:
         whole.step(2)
         with bar("validating", 4) as part, phase("compiling"):

@@ -69,9 +69,13 @@ print("read", right)
 
 @pytest.mark.slow
 def test_the_three_lines_that_use_a_file_run_where_nothing_but_the_file_is(tmp_path: Path) -> None:
-    """Ten distilled images teach a stranger's network most of the digits, of which a fifth had no part in the distillation."""
+    """Ten distilled images teach a stranger's network most of the digits, of which a fifth had no part in the
+    distillation."""
     (tmp_path / "runs/demo").mkdir(parents=True)
-    shutil.copy(Path(__file__).parent / "data/frozen/synthetic-format-1.safetensors", tmp_path / "runs/demo/synthetic.safetensors")
+    shutil.copy(
+        Path(__file__).parent / "data/frozen/synthetic-format-1.safetensors",
+        tmp_path / "runs/demo/synthetic.safetensors",
+    )
     code = STRANGER.replace("BLOCK", BLOCKS[1].replace("train(my_network)", "train(my_network, epochs=300)"))
     assert "epochs=300" in code
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)

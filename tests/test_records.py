@@ -21,7 +21,16 @@ from astdistill.methods.method import Method
 from astdistill.methods.registry import methods
 from astdistill.methods.segments import BalancedWeight, WeightPerturbation
 from astdistill.methods.trajectory_matching import AST, MTT
-from astdistill.runtime.config import Part, Record, as_first_written, built_in_parts, by_todays_names, digest, find_part, import_name
+from astdistill.runtime.config import (
+    Part,
+    Record,
+    as_first_written,
+    built_in_parts,
+    by_todays_names,
+    digest,
+    find_part,
+    import_name,
+)
 from astdistill.runtime.errors import InputError
 
 
@@ -76,7 +85,9 @@ def test_unknown_fields_are_refused_by_name() -> None:
         Numbers().whole = 3
 
 
-@pytest.mark.parametrize("changes", [{"whole": 7}, {"words": ("a",)}, {"words": ("b", "a")}, {"share": 0.5000001}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"whole": 7}, {"words": ("a",)}, {"words": ("b", "a")}, {"share": 0.5000001}], ids=str
+)
 def test_the_digest_changes_with_any_field(changes: dict[str, Any]) -> None:
     assert Numbers().digest() == Numbers().digest()
     assert Numbers().replace(**changes).digest() != Numbers().digest()
@@ -91,7 +102,14 @@ def test_the_digest_does_not_depend_on_the_order_of_keys() -> None:
 @pytest.mark.parametrize("field", ExpertRecipe.model_fields)
 def test_the_digest_covers_nested_records(field: str) -> None:
     """Every field of a recipe changes the digest of the method that holds it."""
-    other = {"optimiser": "adam", "penalty_form": "pixel", "augmentation": "", "lr_drop": 0.5, "clip_start": 0.25, "momentum": 0.5}
+    other = {
+        "optimiser": "adam",
+        "penalty_form": "pixel",
+        "augmentation": "",
+        "lr_drop": 0.5,
+        "clip_start": 0.25,
+        "momentum": 0.5,
+    }
     recipe = AST.recipe.replace(**{field: other[field] if field in other else getattr(AST.expert, field) + 1})
     assert AST.replace(expert=recipe).digest() != AST.digest()
 
@@ -109,7 +127,9 @@ def test_every_part_comes_back_from_its_json(kind: type[Part]) -> None:
 
 
 def test_parts_were_found() -> None:
-    assert {"IntermediateGoal", "Recompute", "LogRate", "Nearest", "Accept", "HardTargets"} <= {kind.__qualname__ for kind in PARTS}
+    assert {"IntermediateGoal", "Recompute", "LogRate", "Nearest", "Accept", "HardTargets"} <= {
+        kind.__qualname__ for kind in PARTS
+    }
 
 
 def test_every_part_of_the_package_is_built_in() -> None:
@@ -187,7 +207,9 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
 
 
 def test_a_method_keeps_the_fields_of_its_parts() -> None:
-    method = MTT.replace(goal=IntermediateGoal(beta="adaptive"), weight=BalancedWeight(base=9.0), perturb=WeightPerturbation(alpha=0.5))
+    method = MTT.replace(
+        goal=IntermediateGoal(beta="adaptive"), weight=BalancedWeight(base=9.0), perturb=WeightPerturbation(alpha=0.5)
+    )
     found = Method.model_validate(json.loads(json.dumps(method.to_json())))
     assert found == method
     assert isinstance(found.goal, IntermediateGoal)

@@ -35,7 +35,9 @@ def interrupted(path: Path, error: type[BaseException]) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_an_interrupted_write_leaves_the_old_file_whole_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_interrupted_write_leaves_the_old_file_whole_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     path = tmp_path / "state"
     write_text(path, "old")
     with pytest.raises(error):
@@ -86,7 +88,9 @@ def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
     found, header = load_tensors(path)
     assert header == metadata
     assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items()
+    )
 
 
 @pytest.mark.parametrize("size", [0, 4, 60, -1])
@@ -94,7 +98,9 @@ def test_a_cut_tensor_file_is_named(tmp_path: Path, size: int) -> None:
     path = tmp_path / "cut.safetensors"
     save_tensors(path, {"a": torch.ones(100)}, {"note": 1})
     os.truncate(path, size % path.stat().st_size)
-    with pytest.raises(InputError, match=r"cut\.safetensors is not a whole safetensors file .*move it away and run what wrote it again"):
+    with pytest.raises(
+        InputError, match=r"cut\.safetensors is not a whole safetensors file .*move it away and run what wrote it again"
+    ):
         load_tensors(path)
 
 

@@ -9,7 +9,18 @@ from astdistill.runtime.seeds import derive, rng, seeded
 
 def test_equal_purposes_give_equal_draws_and_any_other_word_gives_others() -> None:
     assert torch.equal(torch.rand(5, generator=rng(0, "segment", 3)), torch.rand(5, generator=rng(0, "segment", 3)))
-    purposes = [(0, "a", 1), (0, "a", 2), (0, "b", 1), (1, "a", 1), (0, "a"), (0, 1, "a"), (0, "a1"), (0, "a", "1"), (0,), (-1, "a", 1)]
+    purposes = [
+        (0, "a", 1),
+        (0, "a", 2),
+        (0, "b", 1),
+        (1, "a", 1),
+        (0, "a"),
+        (0, 1, "a"),
+        (0, "a1"),
+        (0, "a", "1"),
+        (0,),
+        (-1, "a", 1),
+    ]
     numbers = [derive(*purpose) for purpose in purposes]
     assert len(set(numbers)) == len(purposes)
     assert all(0 <= number < 2**63 for number in numbers)

@@ -1,4 +1,5 @@
-"""A real process is told to stop (SIGINT, SIGTERM) in each phase: it ends soon and cleanly, and the command it names goes on."""
+"""A real process is told to stop (SIGINT, SIGTERM) in each phase: it ends soon and cleanly, and the command it names
+goes on."""
 
 from __future__ import annotations
 
@@ -31,12 +32,19 @@ def start(folder: Path) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "astdistill", *WORDS, "--out", "a run"]
     # a session of its own, so that its workers can be counted afterwards
     return subprocess.Popen(
-        words, cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        words,
+        cwd=folder,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
 def stopped(folder: Path, when: Callable[[], bool], how: signal.Signals) -> str:
-    """What a process says that is sent `how` as soon as `when` holds; its exit code, and that it and its workers are gone, are checked."""
+    """What a process says that is sent `how` as soon as `when` holds; its exit code, and that it and its workers are
+    gone, are checked."""
     process = start(folder)
     began = time.monotonic()
     while not when():

@@ -113,7 +113,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "x.pt")
     experts = tiny_experts(tmp_path / "experts", blobs(), count=1)
     with pytest.raises(
-        InputError, match=r"000\.safetensors is not a distilled set of format 1 \(it says None\); name the synthetic\.safetensors"
+        InputError,
+        match=r"000\.safetensors is not a distilled set of format 1 \(it says None\); name the synthetic\.safetensors",
     ):
         load(experts.path(0))
 
@@ -147,7 +148,9 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
 
 
 def textures(whiten: str = "zca") -> SyntheticSet:
-    return replace(synthetic(whiten), images=torch.randn(6, 3, 16, 16, generator=rng(0, "canvases")), canvas=2, canvas_samples=3)
+    return replace(
+        synthetic(whiten), images=torch.randn(6, 3, 16, 16, generator=rng(0, "canvases")), canvas=2, canvas_samples=3
+    )
 
 
 @pytest.mark.parametrize("whiten", ["zca", "standard", "none"])

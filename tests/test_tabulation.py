@@ -29,7 +29,9 @@ def test_markdown_has_as_many_cells_in_every_line_whatever_stands_in_them() -> N
 
 
 def test_latex_escapes_every_sign_once() -> None:
-    assert escaped(r"a_b & 5% #1 {x} $y^~\ ±") == (r"a\_b \& 5\% \#1 \{x\} \$y\textasciicircum{}\textasciitilde{}\textbackslash{} $\pm$")
+    assert escaped(r"a_b & 5% #1 {x} $y^~\ ±") == (
+        r"a\_b \& 5\% \#1 \{x\} \$y\textasciicircum{}\textasciitilde{}\textbackslash{} $\pm$"
+    )
     shown = latex(TABLE)
     assert r"my\_run\textbar{}50\% & 43.0 $\pm$ 3.6 & 26.1 {[}1{]} \\" in shown
     assert r"\begin{tabular}{lrr}" in shown

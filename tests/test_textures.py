@@ -18,7 +18,9 @@ SIZES = [(8, 8), (5, 7)]
 
 
 def canvases(count: int, canvas: int, size: tuple[int, int], channels: int = 3) -> Tensor:
-    return torch.randn(count, channels, canvas * size[0], canvas * size[1], generator=rng(0, "canvases"), dtype=torch.float64)
+    return torch.randn(
+        count, channels, canvas * size[0], canvas * size[1], generator=rng(0, "canvases"), dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -66,7 +68,9 @@ def test_cells_lie_in_reading_order(canvas: int, size: tuple[int, int]) -> None:
     for place, image in enumerate(images):
         number, cell = divmod(place, canvas**2)
         row, column = divmod(cell, canvas)
-        assert torch.equal(tiled[number, :, row * height : (row + 1) * height, column * width : (column + 1) * width], image)
+        assert torch.equal(
+            tiled[number, :, row * height : (row + 1) * height, column * width : (column + 1) * width], image
+        )
     assert torch.equal(torus.cut(tiled), images)
 
 
@@ -88,7 +92,9 @@ def test_a_preprocessing_of_single_pixels_is_undone_exactly(canvas: int, size: t
     standard = Preprocessing.standard([0.4, 0.5, 0.6], [0.2, 0.3, 0.1], (3, *size))
     pixels = canvases(3, canvas, size)
     everywhere = Preprocessing.standard([0.4, 0.5, 0.6], [0.2, 0.3, 0.1])
-    torch.testing.assert_close(Torus(canvas=canvas).undone(everywhere.apply(pixels), standard.invert), pixels, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        Torus(canvas=canvas).undone(everywhere.apply(pixels), standard.invert), pixels, rtol=0, atol=1e-6
+    )
 
 
 def smooth(count: int, side: int, seed: int) -> Tensor:

@@ -30,7 +30,8 @@ def test_the_gradient_of_a_stack_is_that_of_each_network_alone() -> None:
     together = toy_2d.gradient(theta.clone(), points, labels.expand(3, -1))
     for number in range(3):
         w1, b1, w2, b2, w3, b3 = (
-            part.view(shape) for part, shape in zip(theta[number].split([a * b for a, b in toy_2d.SHAPES]), toy_2d.SHAPES, strict=True)
+            part.view(shape)
+            for part, shape in zip(theta[number].split([a * b for a, b in toy_2d.SHAPES]), toy_2d.SHAPES, strict=True)
         )
         leaves = [part.clone().requires_grad_() for part in (w1, b1, w2, b2, w3, b3)]
         hidden = torch.nn.functional.linear(points, leaves[0], leaves[1][0]).tanh()
@@ -51,7 +52,9 @@ def test_the_same_seed_gives_the_same_points(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-def test_distilled_points_beat_random_ones_and_the_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distilled_points_beat_random_ones_and_the_picture_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toy_2d, "TRAINED", 200)
     found = toy_2d.run(steps=100)
     means = {name: statistics.mean(values) for name, values in found.accuracies.items()}

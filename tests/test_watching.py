@@ -65,7 +65,11 @@ def test_every_moment_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "It is not running" in shown(run)
     with telling(run / "live.json"):
         assert "now" in shown(run)
-        log(store / "log.jsonl", [{"expert": 0, "epoch": epoch, "test_accuracy": 50.0 + epoch} for epoch in range(10)], '{"expert": 1, "ep')
+        log(
+            store / "log.jsonl",
+            [{"expert": 0, "epoch": epoch, "test_accuracy": 50.0 + epoch} for epoch in range(10)],
+            '{"expert": 1, "ep',
+        )
         assert "0/2 finished, test 59.0 % so far" in shown(run)
         for number in (0, 1):
             (store / f"00{number}.safetensors").touch()
@@ -122,7 +126,9 @@ def test_a_run_that_was_stopped_names_its_command() -> None:
     assert "It is not running. This goes on with it: astdistill run digits-ipc1 --out 'my runs/x'" in text
 
 
-def test_it_waits_for_a_run_and_follows_it_to_its_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_waits_for_a_run_and_follows_it_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Also when it looks between the claim of the folder and the first word of the run."""
 
     def life() -> Iterator[None]:

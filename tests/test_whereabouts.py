@@ -96,7 +96,9 @@ def run(tmp_path: Path, dataset: Dataset) -> Path:
     folder = tmp_path / "run"
     found.save(folder / "synthetic.safetensors")
     entry = Entry.of([NetworkResult(51.0), NetworkResult(53.0)], "final")
-    Scores(recipe=EvalRecipe(name="MTT", epochs=3), architecture={TINY: entry}, subject=Subject.of(found)).write(folder / "scores.json")
+    Scores(recipe=EvalRecipe(name="MTT", epochs=3), architecture={TINY: entry}, subject=Subject.of(found)).write(
+        folder / "scores.json"
+    )
     config = preset("cifar100-ipc1").to_json()
     config["data"]["source"], config["experts"]["store"] = SOURCE, f"{HOME}/experts"
     config["method"]["init"] = {"part": "astdistill.methods.parts:FileInit", "path": f"{HOME}/runs/before"}

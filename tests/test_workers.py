@@ -69,7 +69,9 @@ def test_as_many_workers_as_end_first_share_the_threads(monkeypatch: pytest.Monk
     assert divide(5, 3, CPU) == Crew(3, 1, asked=True)
 
 
-def test_accelerators_and_networks_of_the_script_stay_in_one_process(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+def test_accelerators_and_networks_of_the_script_stay_in_one_process(
+    monkeypatch: pytest.MonkeyPatch, threads: None
+) -> None:
     torch.set_num_threads(2)
     monkeypatch.setattr(crew, "cores", lambda: 2)
     assert divide(5, None, torch.device("cuda")) == divide(4, None, CPU, ["__main__:net"]) == Crew(1, 2)
@@ -186,7 +188,8 @@ def test_errors_keep_their_kind_and_say_where_they_come_from() -> None:
 
 @pytest.mark.slow
 def test_a_pipe_that_is_closed_under_its_reader_is_a_worker_that_is_gone() -> None:
-    """As a signal in the middle of the start may leave it: no traceback of a thread behind the sentence that says how to go on."""
+    """As a signal in the middle of the start may leave it: no traceback of a thread behind the sentence that says how
+    to go on."""
     processes = _Processes(Shown())
     with subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
@@ -198,7 +201,10 @@ def test_a_pipe_that_is_closed_under_its_reader_is_a_worker_that_is_gone() -> No
 
 
 def test_a_killed_worker_is_one_sentence() -> None:
-    words = "^One of 2 workers was killed by SIGKILL, as happens when memory runs out.*run the same again with fewer of them: --workers 1.$"
+    words = (
+        "^One of 2 workers was killed by SIGKILL, as happens when memory runs out.*run the same again with fewer "
+        "of them: --workers 1.$"
+    )
     with pytest.raises(InputError, match=words), pool(jobs.fail, None, TWO, Shown(), 2, 0) as run:
         list(run(["waits", "killed"]))
 
@@ -218,7 +224,8 @@ with pool(jobs.hold, Path({folder!r}), Crew(2, 1, asked=True), Bar("", 2, 0, Non
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
 def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
-    """Nor does a script without `if __name__ == "__main__"` run twice. The system frees a lock when its process dies."""
+    """Nor does a script without `if __name__ == "__main__"` run twice. The system frees a lock when its process
+    dies."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(path=[str(Path(__file__).parent)], folder=str(tmp_path)))
     with subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True) as parent:
@@ -241,5 +248,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> N
 
 
 def test_a_worker_whose_parent_went_away_while_it_started_says_nothing() -> None:
-    ended = subprocess.run([sys.executable, "-c", START], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", START], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

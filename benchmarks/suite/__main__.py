@@ -1,4 +1,5 @@
-"""`python -m suite NAME` in the folder `benchmarks`: one bench, or without NAME a list of them. `make bench` calls it."""
+"""`python -m suite NAME` in the folder `benchmarks`: one bench, or without NAME a list of them. `make bench` calls
+it."""
 
 import sys
 

@@ -73,17 +73,25 @@ def main(words: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m suite",
-        description="Speed and memory against the published way of doing the same work, and against the limit of this machine.",
-        epilog="Every repetition of every variant runs in a process of its own, in turn. Without NAME they are listed with their cases.",
+        description="Speed and memory against the published way of doing the same work, and against the limit of this "
+        "machine.",
+        epilog="Every repetition of every variant runs in a process of its own, in turn. Without NAME they are listed "
+        "with their cases.",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help=", ".join(BENCHES))
     parser.add_argument("--case", action="append", metavar="CASE", help="measure only this case; may be repeated")
-    parser.add_argument("--variant", action="append", metavar="VARIANT", help="measure only this variant; may be repeated")
+    parser.add_argument(
+        "--variant", action="append", metavar="VARIANT", help="measure only this variant; may be repeated"
+    )
     parser.add_argument("-n", type=int, default=5, help="repetitions (default 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, with machine, versions and commit, to FILE")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures, with machine, versions and commit, to FILE"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="cores to use (default: all)")
     parser.add_argument("--epochs", type=int, metavar="N", help="training epochs of evaluate (default 300)")
-    parser.add_argument("--no-cosine", action="store_true", help="leave out the comparison of unroll's gradients with float64")
+    parser.add_argument(
+        "--no-cosine", action="store_true", help="leave out the comparison of unroll's gradients with float64"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 
@@ -103,16 +111,21 @@ def _settings(given: argparse.Namespace) -> Settings:
         if number is not None and number < 1:
             raise InputError(f"{flag} {number} was given; choose 1 or more.")
     if given.threads is not None and given.threads > cores():
-        raise InputError(f"--threads {given.threads} was given, but this process may use {cores()} cores; choose {cores()} or less.")
+        raise InputError(
+            f"--threads {given.threads} was given, but this process may use {cores()} cores; choose {cores()} or less."
+        )
     if given.epochs is not None and given.name != "evaluate":
         raise InputError(
-            f"--epochs {given.epochs} was given, but {given.name} has no epochs to choose; leave it out, or: make bench NAME=evaluate"
+            f"--epochs {given.epochs} was given, but {given.name} has no epochs to choose; leave it out, or: make "
+            f"bench NAME=evaluate"
         )
     return Settings(threads=given.threads or cores(), epochs=given.epochs)
 
 
 def _overview() -> Table:
-    shown = Table(caption="One of them: make bench NAME=… Cases in brackets run when --case names them.", caption_justify="left")
+    shown = Table(
+        caption="One of them: make bench NAME=… Cases in brackets run when --case names them.", caption_justify="left"
+    )
     for column in ("bench", "what is measured", "cases", "variants"):
         shown.add_column(column, no_wrap=column == "bench")
     for name, each in BENCHES.items():

@@ -1,4 +1,5 @@
-"""Evaluating a hundred images by five networks: one after another on all threads as published, and through this package."""
+"""Evaluating a hundred images by five networks: one after another on all threads as published, and through this
+package."""
 
 from __future__ import annotations
 
@@ -58,7 +59,9 @@ def random_images(case: Case) -> Dataset:
     generator = rng(0, "bench")
 
     def part(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.randint(256, (count, *case.net.shape), generator=generator).byte(), torch.arange(count) % case.net.classes
+        return torch.randint(256, (count, *case.net.shape), generator=generator).byte(), torch.arange(
+            count
+        ) % case.net.classes
 
     return dataset_from_tensors(*part(case.images), *part(case.tested), name="random")
 

@@ -1,4 +1,5 @@
-"""One epoch of expert training: one network on all threads from a DataLoader as published, and our experts side by side on the cores."""
+"""One epoch of expert training: one network on all threads from a DataLoader as published, and our experts side by side
+on the cores."""
 
 from __future__ import annotations
 
@@ -56,7 +57,10 @@ def our_trainer(case: Case, tested: Split) -> Trainer:
     recipe, classes = case.recipe, case.net.classes
     trainee = Trainee(build_model(case.net.name, case.net.shape, classes))
     optimiser = make_optimiser(trainee, recipe, 0)
-    return Trainer(lambda split: train_epoch(trainee, optimiser, split, classes, recipe, 0, 0), lambda: accuracy(trainee.logits, tested))
+    return Trainer(
+        lambda split: train_epoch(trainee, optimiser, split, classes, recipe, 0, 0),
+        lambda: accuracy(trainee.logits, tested),
+    )
 
 
 def our_data(case: Case, split: Split) -> None:
@@ -74,7 +78,9 @@ def published_trainer(case: Case, tested: Split) -> Trainer:
 
     def train(split: Split) -> object:
         batches = published.loader(split.whole(), split.labels, case.batch, True)
-        return published.train_epoch(network, optimiser, batches, recipe.augmentation, recipe.penalty, _same_draws(split))
+        return published.train_epoch(
+            network, optimiser, batches, recipe.augmentation, recipe.penalty, _same_draws(split)
+        )
 
     return Trainer(train, lambda: published.accuracy(network, test))
 
@@ -95,7 +101,9 @@ def _same_draws(split: Split) -> torch.Generator:
 
 def random_split(case: Case, count: int) -> Split:
     """Images without meaning, of every class equally many."""
-    return Split(torch.randn(count, *case.net.shape, generator=rng(0, "images", count)), torch.arange(count) % case.net.classes)
+    return Split(
+        torch.randn(count, *case.net.shape, generator=rng(0, "images", count)), torch.arange(count) % case.net.classes
+    )
 
 
 class Expert:
@@ -105,7 +113,9 @@ class Expert:
         self.case = CASES[name]
         self.split = random_split(self.case, self.case.images)
         ours = variant != PUBLISHED
-        self.trainer = (our_trainer if ours else published_trainer)(self.case, random_split(self.case, self.case.tested))
+        self.trainer = (our_trainer if ours else published_trainer)(
+            self.case, random_split(self.case, self.case.tested)
+        )
         self.data = our_data if ours else published_data
         self.training = 0.0
 
@@ -129,7 +139,8 @@ class Expert:
 
 
 def task(name: str, variant: str, settings: Settings) -> Task:
-    """An epoch of one network on all threads, or of as many single-threaded experts side by side as there are threads."""
+    """An epoch of one network on all threads, or of as many single-threaded experts side by side as there are
+    threads."""
     if variant == PUBLISHED:
         expert = Expert(name, variant)
         return Task(expert.warm, expert.run, after=expert.share)
@@ -142,7 +153,9 @@ def work(name: str, variant: str, settings: Settings) -> Work:
     case = CASES[name]
     units = TRAIN
     if case.penalty:  # a second forward pass, as published, adds 3 − 1 adjoints and itself
-        units = Units(TRAIN.first + PENALISED.first, TRAIN.inner + PENALISED.inner) if variant == PUBLISHED else PENALISED
+        units = (
+            Units(TRAIN.first + PENALISED.first, TRAIN.inner + PENALISED.inner) if variant == PUBLISHED else PENALISED
+        )
     return convnet_work(case.net, units, case.images) + convnet_work(case.net, TEST, case.tested)
 
 

@@ -1,4 +1,5 @@
-"""Many measurements, each in a process of its own, variants in turn within a repetition, so that ratios hold on a noisy machine."""
+"""Many measurements, each in a process of its own, variants in turn within a repetition, so that ratios hold on a noisy
+machine."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ class Measured:
 def in_own_process(request: Request) -> dict[str, Any]:
     """The answer of a fresh process. Raises InputError with the last line of its errors when it fails."""
     words = [sys.executable, "-m", "suite.measurement", request.model_dump_json()]
-    places = os.pathsep.join(part for part in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")) if part)
+    places = os.pathsep.join(
+        part for part in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")) if part
+    )
     environment = os.environ | {"OMP_NUM_THREADS": str(request.settings.threads), "PYTHONPATH": places}
     result = subprocess.run(words, capture_output=True, text=True, env=environment)
     if result.returncode:
@@ -54,7 +57,9 @@ def _failure(request: Request, code: int, errors: str) -> str:
     return f"The measurement of {what} failed: {said}; mend it, or choose others with --case and --variant."
 
 
-def run_bench(bench: Bench, cases: Sequence[str], variants: Sequence[str], n: int, settings: Settings, cosine: bool, ask: Ask) -> Measured:
+def run_bench(
+    bench: Bench, cases: Sequence[str], variants: Sequence[str], n: int, settings: Settings, cosine: bool, ask: Ask
+) -> Measured:
     """`n` repetitions of each variant in each case, and with `cosine` the variants compared with the oracle once."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {(case, variant): [] for case in cases for variant in variants}
     compared = [case for case in cases if cosine and bench.cosine is not None]
@@ -152,4 +157,6 @@ class SideBySide:
             wait(self._futures)
             errors = [error for future in self._futures if (error := future.exception())]
             # The first cause, not the processes that only found the others gone.
-            raise next((error for error in errors if not isinstance(error, BrokenBarrierError)), BrokenBarrierError()) from None
+            raise next(
+                (error for error in errors if not isinstance(error, BrokenBarrierError)), BrokenBarrierError()
+            ) from None

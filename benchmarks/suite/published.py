@@ -1,4 +1,5 @@
-"""The published way of doing the same work, written from METHOD.md in plain torch: slow, obvious, and independent of our fast paths."""
+"""The published way of doing the same work, written from METHOD.md in plain torch: slow, obvious, and independent of
+our fast paths."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ class Gradient:
     lr: Tensor
 
 
-def meta_gradient(network: nn.Module, start: Tensor, goal: Tensor, variables: Variables, plan: Plan, momentum: float) -> Gradient:
+def meta_gradient(
+    network: nn.Module, start: Tensor, goal: Tensor, variables: Variables, plan: Plan, momentum: float
+) -> Gradient:
     """METHOD §1, steps 2 to 4: double backward through all T steps, and one gradient at the end."""
     images, lr = variables.images.detach().requires_grad_(), variables.lr.detach().requires_grad_()
     theta, velocity = start.detach().requires_grad_(), torch.zeros_like(start)
@@ -64,7 +67,9 @@ def meta_gradient(network: nn.Module, start: Tensor, goal: Tensor, variables: Va
 
 def augmented_one_by_one(images: Tensor, drawn: Draw) -> Tensor:
     """METHOD §4, one image after another."""
-    numbers = [dict(zip(drawn.numbers, map(float, each), strict=True)) for each in zip(*drawn.numbers.values(), strict=True)]
+    numbers = [
+        dict(zip(drawn.numbers, map(float, each), strict=True)) for each in zip(*drawn.numbers.values(), strict=True)
+    ]
     return torch.stack([_EFFECTS[drawn.op](image, **own) for image, own in zip(images, numbers, strict=True)])
 
 
@@ -119,7 +124,9 @@ _EFFECTS: dict[str, Callable[..., Tensor]] = {
 
 def loader(images: Tensor, labels: Tensor, batch: int, shuffle: bool) -> DataLoader[tuple[Tensor, ...]]:
     """Batches collated from single items."""
-    return DataLoader(TensorDataset(images, labels), batch_size=batch, shuffle=shuffle, generator=torch.Generator().manual_seed(0))
+    return DataLoader(
+        TensorDataset(images, labels), batch_size=batch, shuffle=shuffle, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def train_epoch(
@@ -166,7 +173,9 @@ def accuracy(network: nn.Module, batches: DataLoader[tuple[Tensor, ...]]) -> flo
     return 100 * right / seen
 
 
-def evaluated(net: Net, train: TensorDataset, test: TensorDataset, networks: int, epochs: int, strategy: str, lr: float) -> list[float]:
+def evaluated(
+    net: Net, train: TensorDataset, test: TensorDataset, networks: int, epochs: int, strategy: str, lr: float
+) -> list[float]:
     """METHOD §7 (MTT): fresh networks one after another, the rate dropped at half, one test pass at the end of each."""
     found = []
     for number in range(networks):

@@ -1,4 +1,5 @@
-"""From repetitions to rows: medians, ranges, ratios to the published variant and the share of the limit, as JSON and as a table."""
+"""From repetitions to rows: medians, ranges, ratios to the published variant and the share of the limit, as JSON and as
+a table."""
 
 from __future__ import annotations
 
@@ -18,8 +19,10 @@ COLUMNS = ("case", "variant", "seconds", "spread", "peak MB", "n", "faster", "me
 def rows_of(bench: Bench, measured: Measured, settings: Settings) -> list[dict[str, Any]]:
     """One row for each case and variant.
 
-    `seconds` is the median and `spread` the range; other figures are medians too. `faster` and `memory` are ratios to `published` of
-    the same case, where it was measured: its seconds over these, and this peak over its. `of_limit` is `limit_seconds` over `seconds`.
+    `seconds` is the median and `spread` the range; other figures are medians too. `faster` and `memory` are ratios to
+    `published` of
+    the same case, where it was measured: its seconds over these, and this peak over its. `of_limit` is `limit_seconds`
+        over `seconds`.
     """
     rows = []
     for (case, variant), taken in measured.repetitions.items():
@@ -33,7 +36,11 @@ def rows_of(bench: Bench, measured: Measured, settings: Settings) -> list[dict[s
 def _medians(taken: list[dict[str, Any]]) -> dict[str, Any]:
     seconds = [each["seconds"] for each in taken]
     # median_low: counts, the same in every repetition, stay whole numbers.
-    others = {name: statistics.median_low([each[name] for each in taken]) for name in taken[0] if name not in ("seconds", "peak_mb")}
+    others = {
+        name: statistics.median_low([each[name] for each in taken])
+        for name in taken[0]
+        if name not in ("seconds", "peak_mb")
+    }
     return {
         "seconds": statistics.median(seconds),
         "spread": max(seconds) - min(seconds),
@@ -56,9 +63,18 @@ def table(bench: Bench, rows: list[dict[str, Any]], measured: Measured) -> Table
         "faster and memory: against published in the same case; limit: its share of the time."
     )
     title = f"{bench.name}: {bench.text}"
-    shown = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Table(
+        title=title,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for column in (*COLUMNS, *further):
-        shown.add_column(column, justify="left" if column in ("case", "variant") else "right", no_wrap=column in ("case", "variant"))
+        shown.add_column(
+            column, justify="left" if column in ("case", "variant") else "right", no_wrap=column in ("case", "variant")
+        )
     for row in rows:
         shown.add_row(*_cells(row), *(_plain(row.get(name)) for name in further))
     return shown

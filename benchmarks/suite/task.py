@@ -46,7 +46,8 @@ class Rates:
 
 
 def measured_rates(repeats: int = 5) -> Rates:
-    """The rates of this machine with the threads that torch now has: the best of `repeats`, since a limit is what it can do undisturbed."""
+    """The rates of this machine with the threads that torch now has: the best of `repeats`, since a limit is what it
+    can do undisturbed."""
     images = torch.randn(100, 128, 16, 16).contiguous(memory_format=torch.channels_last)
     kernels = torch.randn(128, 128, 3, 3).contiguous(memory_format=torch.channels_last)
     matrix = torch.randn(2048, 2048)
@@ -110,7 +111,8 @@ def nothing_more() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Task:
-    """One repetition: `warm` does the same in shape and little in work, `run` is timed, `after` gives further figures of the row."""
+    """One repetition: `warm` does the same in shape and little in work, `run` is timed, `after` gives further figures
+    of the row."""
 
     warm: Callable[[], object]
     run: Callable[[], object]
@@ -163,5 +165,6 @@ def high_water_mb() -> float:
 
 
 def largest_worker_mb() -> float:
-    """The peak of the largest process that this one has started and outlived, idle part and all; 0 where there was none."""
+    """The peak of the largest process that this one has started and outlived, idle part and all; 0 where there was
+    none."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / MAXRSS_PER_MB

@@ -23,7 +23,8 @@ from .task import PUBLISHED, TINY, Bench, Settings, Task
 
 MOMENTUM = 0.9
 MOST = 1000
-"""The most images × steps that the float64 oracle takes: it stores about 7.4 MB for each at width 128, and 8 GB are allowed."""
+"""The most images × steps that the float64 oracle takes: it stores about 7.4 MB for each at width 128, and 8 GB are
+allowed."""
 
 
 class Case(NamedTuple):
@@ -48,7 +49,8 @@ MORE = {case.name: case for case in (Case(50, 10), Case(50, 20))}
 CASES = MAIN | MORE | {"tiny": Case(4, 3, TINY)}
 ESTIMATORS: dict[str, Estimator] = {"backprop": Backprop(), "recompute": Recompute(), "first-order": FirstOrder()}
 UNITS = {
-    # One graph: forward 1, adjoints 2, and the adjoints of these three 6. The first layer has no input adjoint in the inner gradient.
+    # One graph: forward 1, adjoints 2, and the adjoints of these three 6. The first layer has no input adjoint in the
+    # inner gradient.
     PUBLISHED: Units(first=6, inner=9),
     "backprop": Units(first=6, inner=9),
     "recompute": RECOMPUTE,
@@ -66,7 +68,9 @@ class Problem(NamedTuple):
 
     def double(self) -> Problem:
         """The same problem in float64."""
-        images, targets, lr = (part.double() for part in (self.variables.images, self.variables.targets, self.variables.lr))
+        images, targets, lr = (
+            part.double() for part in (self.variables.images, self.variables.targets, self.variables.lr)
+        )
         return Problem(self.start.double(), self.goal.double(), Variables(images, targets, lr), self.plan)
 
 
@@ -121,7 +125,10 @@ def cosine(name: str, variants: Sequence[str]) -> dict[str, dict[str, Any]]:
     exact = _vector(taken(given.double(), compared.net, PUBLISHED))
     label = {} if compared == case else {"cosine_case": compared.name}
     return {
-        variant: {"cosine": float(cosine_similarity(_vector(taken(given, compared.net, variant)), exact, dim=0)), **label}
+        variant: {
+            "cosine": float(cosine_similarity(_vector(taken(given, compared.net, variant)), exact, dim=0)),
+            **label,
+        }
         for variant in variants
     }
 

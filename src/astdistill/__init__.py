@@ -1,4 +1,5 @@
-"""astdistill: dataset distillation by trajectory matching. Public names load on first use, so importing this is cheap."""
+"""astdistill: dataset distillation by trajectory matching. Public names load on first use, so importing this is
+cheap."""
 
 from __future__ import annotations
 
@@ -98,9 +99,13 @@ class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         new = f"{__name__}.{_MOVED[spec.name.removeprefix(f'{__name__}.')]}"
-        warnings.warn(f"{spec.name} is now {new}; the old name goes with the next release.", DeprecationWarning, stacklevel=2)
+        warnings.warn(
+            f"{spec.name} is now {new}; the old name goes with the next release.", DeprecationWarning, stacklevel=2
+        )
         module = ModuleType(spec.name)
-        vars(module).update({name: value for name, value in vars(importlib.import_module(new)).items() if not name.startswith("__")})
+        vars(module).update(
+            {name: value for name, value in vars(importlib.import_module(new)).items() if not name.startswith("__")}
+        )
         return module
 
     def exec_module(self, module: ModuleType) -> None:

@@ -12,8 +12,19 @@ from suite.command import BENCHES, answer, main
 from suite.harness import in_own_process
 from suite.task import Rates, Request, Settings
 
-FURTHER = {"unroll": set(), "experts": {"share"}, "augment": set(), "store": {"bytes"}, "evaluate": {"epochs", "worker_mb"}}
-HERE = [(name, variant) for name, bench in BENCHES.items() for variant in bench.variants if (name, variant) != ("experts", "ours")]
+FURTHER = {
+    "unroll": set(),
+    "experts": {"share"},
+    "augment": set(),
+    "store": {"bytes"},
+    "evaluate": {"epochs", "worker_mb"},
+}
+HERE = [
+    (name, variant)
+    for name, bench in BENCHES.items()
+    for variant in bench.variants
+    if (name, variant) != ("experts", "ours")
+]
 
 
 @pytest.mark.parametrize(("name", "variant"), HERE)
@@ -45,7 +56,8 @@ def test_a_large_case_is_compared_smaller_and_says_so(monkeypatch: pytest.Monkey
 
 def test_the_store_reads_three_rows_and_the_published_file_all() -> None:
     ours, published = (
-        answer(Request(what="time", bench="store", case="tiny", variants=(variant,)))["bytes"] for variant in ("ours", "published")
+        answer(Request(what="time", bench="store", case="tiny", variants=(variant,)))["bytes"]
+        for variant in ("ours", "published")
     )
     row = 4 * store.CASES["tiny"].parameters
     assert ours == 3 * row
@@ -59,7 +71,9 @@ def test_cases_asked_for_in_the_issue_exist() -> None:
     assert {bench.variants[0] for bench in BENCHES.values()} == {"published"}
 
 
-def test_without_a_name_the_benches_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_name_the_benches_are_listed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert main([]) == 0
     shown = capsys.readouterr().out
@@ -70,7 +84,9 @@ def test_without_a_name_the_benches_are_listed(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.slow
 def test_experts_run_side_by_side_in_processes_of_their_own() -> None:
-    request = Request(what="time", bench="experts", case="tiny-penalty", variants=("ours",), settings=Settings(threads=2))
+    request = Request(
+        what="time", bench="experts", case="tiny-penalty", variants=("ours",), settings=Settings(threads=2)
+    )
     found = in_own_process(request)
     assert found["experts"] == 2
     assert found["seconds"] > 0
@@ -91,7 +107,9 @@ def run_tiny(name: str, folder: Path, n: int) -> dict[str, Any]:
     return json.loads((folder / "found.json").read_text())
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "experts" else ()) for name in BENCHES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "experts" else ()) for name in BENCHES]
+)
 def test_from_words_to_a_table_and_json(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,8 +124,24 @@ def test_from_words_to_a_table_and_json(
     assert {"versions", "commit", "python"} <= set(written["provenance"])
     assert written["limits"]["gflops"] == 2.0
     published, ours = written["rows"]
-    assert (published["case"], published["variant"], published["faster"], published["n"]) == ("tiny", "published", 1.0, 2)
-    keys = {"case", "variant", "seconds", "spread", "peak_mb", "n", "faster", "memory", "limit_seconds", "of_limit"} | FURTHER[name]
+    assert (published["case"], published["variant"], published["faster"], published["n"]) == (
+        "tiny",
+        "published",
+        1.0,
+        2,
+    )
+    keys = {
+        "case",
+        "variant",
+        "seconds",
+        "spread",
+        "peak_mb",
+        "n",
+        "faster",
+        "memory",
+        "limit_seconds",
+        "of_limit",
+    } | FURTHER[name]
     assert set(ours) >= keys | ({"cosine"} if name == "unroll" else set())
     assert BENCHES[name].variants[1] in capsys.readouterr().out
 

@@ -59,8 +59,20 @@ def test_variants_take_turns_within_a_repetition() -> None:
 def test_rows_hold_median_range_ratios_and_limit() -> None:
     found, _ = measured()
     published, ours = rows_of(BENCHES["store"], found, Settings())
-    assert (published["seconds"], published["spread"], published["n"], published["faster"], published["memory"]) == (5.0, 5.0, 3, 1.0, 1.0)
-    assert (ours["seconds"], ours["spread"], ours["faster"], ours["memory"], ours["bytes"]) == (1.5, 1.0, pytest.approx(10 / 3), 0.25, 7)
+    assert (published["seconds"], published["spread"], published["n"], published["faster"], published["memory"]) == (
+        5.0,
+        5.0,
+        3,
+        1.0,
+        1.0,
+    )
+    assert (ours["seconds"], ours["spread"], ours["faster"], ours["memory"], ours["bytes"]) == (
+        1.5,
+        1.0,
+        pytest.approx(10 / 3),
+        0.25,
+        7,
+    )
     limit = 2 * 3 * 320_010 * 4 / 10e9
     assert ours["limit_seconds"] == pytest.approx(limit)
     assert ours["of_limit"] == pytest.approx(limit / 1.5)
@@ -105,7 +117,9 @@ print(json.dumps(found | {"above": high_water_mb() - idle, "whole": time.perf_co
 
 def test_memory_is_counted_above_the_idle_process_and_seconds_by_the_unit() -> None:
     """In a process of its own: this one may have held more before, and its highest mark would not rise."""
-    found = json.loads(subprocess.run([sys.executable, "-c", FILL], capture_output=True, text=True, check=True, cwd=BENCHMARKS).stdout)
+    found = json.loads(
+        subprocess.run([sys.executable, "-c", FILL], capture_output=True, text=True, check=True, cwd=BENCHMARKS).stdout
+    )
     assert found["further"] == 3
     assert found["peak_mb"] == pytest.approx(found["above"], abs=1)
     assert 200 < found["peak_mb"] < 300

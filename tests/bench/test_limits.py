@@ -50,8 +50,14 @@ def test_work_of_every_case_grows_as_it_should() -> None:
     settings = Settings()
     short, long = (unroll.work(name, "recompute", settings) for name in ("b50-t5", "b50-t40"))
     assert long.operations == pytest.approx(8 * short.operations)
-    assert unroll.work("b50-t5", "recompute", settings).operations > unroll.work("b50-t5", "published", settings).operations
-    assert experts.work("w32-penalty", "published", settings).operations > experts.work("w32-penalty", "ours", settings).operations
+    assert (
+        unroll.work("b50-t5", "recompute", settings).operations
+        > unroll.work("b50-t5", "published", settings).operations
+    )
+    assert (
+        experts.work("w32-penalty", "published", settings).operations
+        > experts.work("w32-penalty", "ours", settings).operations
+    )
     half = evaluate.work("w32", "ours", Settings(epochs=150)).operations
     assert 1.9 < evaluate.work("w32", "ours", settings).operations / half < 2.1
     assert store.work("rows51", "ours", settings).bytes == 2 * 3 * 320_010 * 4

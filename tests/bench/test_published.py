@@ -35,7 +35,9 @@ def test_the_naive_meta_gradient_is_ours(variant: str) -> None:
     case = unroll.CASES["tiny"]._replace(steps=5)
     given = unroll.problem(case).double()
     exact = unroll.taken(given, case.net, "published")
-    inner = InnerLoop(FlatModel(build_model(case.net.name, case.net.shape, case.net.classes)), given.plan, unroll.MOMENTUM)
+    inner = InnerLoop(
+        FlatModel(build_model(case.net.name, case.net.shape, case.net.classes)), given.plan, unroll.MOMENTUM
+    )
     goal = Matching((5,), given.goal[None], (1 / (given.goal - given.start).square().sum())[None])
     found = unroll.ESTIMATORS[variant](inner, given.start, given.variables, goal)
     assert float(exact.images.abs().max()) > 1e-4
@@ -51,7 +53,8 @@ def test_the_naive_augmentation_is_ours(op: str, size: int) -> None:
     drawn = draw(op, 6, (3, size, size), generator)
     found = published.augmented_one_by_one(images, drawn)
     assert not torch.equal(found, images)
-    # Our colours multiply by float32 numbers in float64, the naive ones by Python's: the same; angles differ by float32's rounding.
+    # Our colours multiply by float32 numbers in float64, the naive ones by Python's: the same; angles differ by
+    # float32's rounding.
     assert torch.allclose(found, apply(images, drawn), atol=1e-12 if op not in ("rotate", "scale") else 1e-6)
 
 
@@ -63,7 +66,9 @@ def test_the_naive_penalty_is_ours_and_so_is_its_gradient() -> None:
     assert torch.allclose(ours, theirs, rtol=1e-12)
     parameters = list(network.parameters())
     pairs = zip(
-        torch.autograd.grad(ours, parameters, allow_unused=True), torch.autograd.grad(theirs, parameters, allow_unused=True), strict=True
+        torch.autograd.grad(ours, parameters, allow_unused=True),
+        torch.autograd.grad(theirs, parameters, allow_unused=True),
+        strict=True,
     )
     largest = 0.0
     for mine, other in pairs:

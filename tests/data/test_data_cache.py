@@ -99,13 +99,17 @@ def test_settings_that_change_the_pixels_are_part_of_the_key(pets: Path, decodin
 
 @pytest.mark.parametrize("name", ["train.npy", "test.npy", "train-labels.npy", "data.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "foreign"])
-def test_a_broken_cache_file_is_made_again(pets: Path, decodings: list[str], cache: Path, name: str, damage: str) -> None:
+def test_a_broken_cache_file_is_made_again(
+    pets: Path, decodings: list[str], cache: Path, name: str, damage: str
+) -> None:
     first = load_dataset(str(pets))
     (file,) = cache.glob(f"pets-*/{name}")
     data = bytearray(file.read_bytes())
     if damage == "flipped":
         data[-5] ^= 1
-    broken = {"cut": bytes(data[:-5]), "flipped": bytes(data), "emptied": b"", "foreign": b"something else altogether"}[damage]
+    broken = {"cut": bytes(data[:-5]), "flipped": bytes(data), "emptied": b"", "foreign": b"something else altogether"}[
+        damage
+    ]
     file.unlink()
     file.write_bytes(broken)
     assert same(first, load_dataset(str(pets)))
@@ -149,5 +153,10 @@ def test_content_depends_on_names_and_order(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_bytes(b"1")
     two.write_bytes(b"2")
-    found = {content([one, two], tmp_path), content([two, one], tmp_path), content([one, two]), content([one], tmp_path)}
+    found = {
+        content([one, two], tmp_path),
+        content([two, one], tmp_path),
+        content([one, two]),
+        content([one], tmp_path),
+    }
     assert len(found) == 4

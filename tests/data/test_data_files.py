@@ -22,10 +22,15 @@ def png_pixels(path: Path) -> torch.Tensor:
 def test_digits() -> None:
     digits = load_dataset("digits", whiten="none", seed=5)
     assert (len(digits.train), len(digits.test), digits.shape, len(digits.classes)) == (1437, 360, (1, 8, 8), 10)
-    originals = {image.tobytes(): int(label) for image, label in zip(load_digits().images, load_digits().target, strict=True)}  # pyright: ignore[reportAttributeAccessIssue]
+    originals = {
+        image.tobytes(): int(label) for image, label in zip(load_digits().images, load_digits().target, strict=True)
+    }  # pyright: ignore[reportAttributeAccessIssue]
     both = torch.cat([digits.train.whole(), digits.test.whole()])
     labels = torch.cat([digits.train.labels, digits.test.labels])
-    found = [((image[0].double() * 16).round().numpy().tobytes(), int(label)) for image, label in zip(both, labels, strict=True)]
+    found = [
+        ((image[0].double() * 16).round().numpy().tobytes(), int(label))
+        for image, label in zip(both, labels, strict=True)
+    ]
     assert all(originals[data] == label for data, label in found)
     assert both.max() == 1.0
     assert torch.equal(both * 255, (both * 255).round())
@@ -50,7 +55,9 @@ def test_picture_folder_with_both_parts(tmp_path: Path, write_pictures: Callable
     assert torch.equal((pets.test.whole()[1] * 255).round(), png_pixels(folder / "val/cat/001.png").float())
 
 
-def test_picture_folder_without_a_test_part_sets_a_fifth_of_each_class_aside(tmp_path: Path, write_pictures: Callable[..., None]) -> None:
+def test_picture_folder_without_a_test_part_sets_a_fifth_of_each_class_aside(
+    tmp_path: Path, write_pictures: Callable[..., None]
+) -> None:
     for number, name in enumerate("ab"):
         write_pictures(tmp_path / "set" / name, 10, seed=number)
     first, again, other = (load_dataset(str(tmp_path / "set"), seed=seed) for seed in (0, 0, 1))
@@ -75,7 +82,9 @@ def test_grey_palette_and_transparent_pictures(tmp_path: Path, write_pictures: C
     assert torch.equal((colour.test.whole()[0] * 255).round(), rgba[:3].float())
 
 
-def test_a_colour_picture_after_grey_ones_keeps_all_of_them(tmp_path: Path, write_pictures: Callable[..., None]) -> None:
+def test_a_colour_picture_after_grey_ones_keeps_all_of_them(
+    tmp_path: Path, write_pictures: Callable[..., None]
+) -> None:
     for part in ("train", "test"):
         write_pictures(tmp_path / part / "a", 2, mode="L")
         write_pictures(tmp_path / part / "b", 2, mode="RGB")
@@ -92,7 +101,9 @@ def test_sixteen_bit_grey_pictures_are_scaled(tmp_path: Path, write_pictures: Ca
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
     Image.fromarray(deep).save(tmp_path / "train/a/000.png")
     found = load_dataset(str(tmp_path), whiten="none")
-    torch.testing.assert_close(found.train.whole()[0, 0], torch.tensor(deep.astype(np.float32)) / 65535, atol=0.5 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(
+        found.train.whole()[0, 0], torch.tensor(deep.astype(np.float32)) / 65535, atol=0.5 / 255 + 1e-6, rtol=0
+    )
 
 
 def test_sizes_are_made_equal_only_when_asked(tmp_path: Path, write_pictures: Callable[..., None]) -> None:
@@ -163,7 +174,14 @@ def test_npz_layouts_and_types(tmp_path: Path, pixels: Callable[..., torch.Tenso
     array = {"NHWC": images.permute(0, 2, 3, 1), "NCHW": images, "NHW": images[:, 0]}[layout].numpy()
     array = array.astype(np.float32) / 255 if kind == "float32" else array.astype(kind)
     labels = np.arange(12)[:, None] % 3
-    np.savez(tmp_path / "own.npz", x_train=array[:9], y_train=labels[:9], x_test=array[9:], y_test=labels[9:], classes=["x", "y", "z"])
+    np.savez(
+        tmp_path / "own.npz",
+        x_train=array[:9],
+        y_train=labels[:9],
+        x_test=array[9:],
+        y_test=labels[9:],
+        classes=["x", "y", "z"],
+    )
     own = load_dataset(str(tmp_path / "own.npz"), whiten="none")
     assert own.classes == ("x", "y", "z")
     assert torch.equal((own.train.whole() * 255).round().to(torch.uint8), images[:9])
@@ -173,7 +191,9 @@ def test_npz_layouts_and_types(tmp_path: Path, pixels: Callable[..., torch.Tenso
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 @pytest.mark.parametrize("channels", [1, 2, 4, 5, 7])
-def test_npz_keeps_every_channel(tmp_path: Path, pixels: Callable[..., torch.Tensor], layout: str, channels: int) -> None:
+def test_npz_keeps_every_channel(
+    tmp_path: Path, pixels: Callable[..., torch.Tensor], layout: str, channels: int
+) -> None:
     images = pixels(8, channels, 9, 8)
     array = {"NHWC": images.permute(0, 2, 3, 1), "NCHW": images}[layout].numpy()
     np.savez(tmp_path / "own.npz", x_train=array, y_train=np.arange(8) % 2, x_test=array, y_test=np.arange(8) % 2)
@@ -193,7 +213,9 @@ def test_npz_that_could_be_read_both_ways_wants_its_layout(
         "test_labels": [0, 1] * 4,
     }
     np.savez(path, **arrays)
-    with pytest.raises(InputError, match=r"could be \[N, H, W, C\] or \[N, C, H, W\]; in an \.npz file store layout='NHWC' or"):
+    with pytest.raises(
+        InputError, match=r"could be \[N, H, W, C\] or \[N, C, H, W\]; in an \.npz file store layout='NHWC' or"
+    ):
         load_dataset(str(path))
     for layout, wanted in (("NHWC", images.permute(0, 3, 1, 2)), ("NCHW", images)):
         np.savez(path, layout=layout, **arrays)
@@ -203,12 +225,16 @@ def test_npz_that_could_be_read_both_ways_wants_its_layout(
         load_dataset(str(path))
 
 
-def test_npz_with_28_grey_pixels_is_padded_unless_a_size_is_given(tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> None:
+def test_npz_with_28_grey_pixels_is_padded_unless_a_size_is_given(
+    tmp_path: Path, pixels: Callable[..., torch.Tensor]
+) -> None:
     images, path = pixels(10, 28, 28), tmp_path / "digits.npz"
     np.savez(path, images=images.numpy(), labels=np.arange(10) % 2)
     assert load_dataset(str(path)).shape == (1, 32, 32)
     assert load_dataset(str(path), size=28).shape == (1, 28, 28)
-    np.savez(path, x_train=images.numpy(), y_train=np.arange(10) % 2, x_test=pixels(4, 30, 30).numpy(), y_test=[0, 1] * 2)
+    np.savez(
+        path, x_train=images.numpy(), y_train=np.arange(10) % 2, x_test=pixels(4, 30, 30).numpy(), y_test=[0, 1] * 2
+    )
     with pytest.raises(InputError, match="28, 28"):
         load_dataset(str(path))
 
@@ -229,7 +255,9 @@ def test_npz_errors(tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> None
 
     refused("holds data, target; it needs x_train", data=images, target=labels)
     refused("6 images but 5 labels", images=images, labels=labels[:5])
-    refused(r"lie in \[0, 255\], not in \[0, 1\]", images=np.tile(np.array([0, 255], np.float32), (6, 8, 4)), labels=labels)
+    refused(
+        r"lie in \[0, 255\], not in \[0, 1\]", images=np.tile(np.array([0, 255], np.float32), (6, 8, 4)), labels=labels
+    )
     refused("not in", images=np.full((6, 8, 8), np.nan), labels=labels)
     refused(r"not in \[0, 255\]", images=np.full((6, 8, 8), 256), labels=labels)
     refused(r"have shape \(6, 8\)", images=images[:, 0], labels=labels)

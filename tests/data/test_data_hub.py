@@ -29,9 +29,15 @@ def png(image: torch.Tensor) -> dict[str, Any]:
 
 def table(images: torch.Tensor, labels: list[int], **more: Any) -> datasets.Dataset:
     features = datasets.Features(
-        {"img": datasets.Image(), "fine_label": datasets.ClassLabel(names=NAMES), **{name: datasets.Value("int64") for name in more}}
+        {
+            "img": datasets.Image(),
+            "fine_label": datasets.ClassLabel(names=NAMES),
+            **{name: datasets.Value("int64") for name in more},
+        }
     )
-    return datasets.Dataset.from_dict({"img": [png(image) for image in images], "fine_label": labels, **more}, features=features)
+    return datasets.Dataset.from_dict(
+        {"img": [png(image) for image in images], "fine_label": labels, **more}, features=features
+    )
 
 
 @pytest.fixture
@@ -41,7 +47,9 @@ def parquet(tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> Path:
     (folder / "data").mkdir(parents=True)
     images = pixels(18, 3, 8, 8)
     for number in range(2):
-        table(images[6 * number : 6 * number + 6], [0, 1, 2] * 2).to_parquet(folder / f"data/train-0000{number}-of-00002.parquet")
+        table(images[6 * number : 6 * number + 6], [0, 1, 2] * 2).to_parquet(
+            folder / f"data/train-0000{number}-of-00002.parquet"
+        )
     table(images[12:], [2, 1, 0] * 2).to_parquet(folder / "data/test-00000-of-00001.parquet")
     return folder
 
@@ -116,7 +124,10 @@ def test_an_unlabelled_test_part_gives_way_to_validation(tmp_path: Path, pixels:
     ("files", "expected"),
     [
         (["train-0.parquet", "test-0.parquet"], {"train": ["train-0.parquet"], "test": ["test-0.parquet"]}),
-        (["data/train-0.parquet", "data/valid-0.parquet"], {"train": ["data/train-0.parquet"], "valid": ["data/valid-0.parquet"]}),
+        (
+            ["data/train-0.parquet", "data/valid-0.parquet"],
+            {"train": ["data/train-0.parquet"], "valid": ["data/valid-0.parquet"]},
+        ),
         (["train/0000.parquet", "test/0000.parquet"], {"train": ["train/0000.parquet"], "test": ["test/0000.parquet"]}),
         (["trainer.parquet", "b.parquet"], {"train": ["trainer.parquet", "b.parquet"]}),
     ],
@@ -169,7 +180,11 @@ class Hub:
     ],
 )
 def test_hub_names(
-    monkeypatch: pytest.MonkeyPatch, pixels: Callable[..., torch.Tensor], source: str, asked: tuple[str, str | None], name: str
+    monkeypatch: pytest.MonkeyPatch,
+    pixels: Callable[..., torch.Tensor],
+    source: str,
+    asked: tuple[str, str | None],
+    name: str,
 ) -> None:
     images = pixels(12, 3, 8, 8)
     coarse = [0] * 6
@@ -187,7 +202,9 @@ def test_grey_images_of_28_pixels_are_padded_unless_a_size_is_given(
     monkeypatch: pytest.MonkeyPatch, pixels: Callable[..., torch.Tensor], source: str
 ) -> None:
     images = pixels(12, 1, 28, 28)
-    monkeypatch.setattr(datasets, "load_dataset", Hub(both(table(images[:6], [0, 1, 2] * 2), table(images[6:], [0, 1, 2] * 2))))
+    monkeypatch.setattr(
+        datasets, "load_dataset", Hub(both(table(images[:6], [0, 1, 2] * 2), table(images[6:], [0, 1, 2] * 2)))
+    )
     found = load_dataset(source, whiten="none")
     assert found.shape == (1, 32, 32)
     assert torch.equal((found.train.whole()[:, :, 2:-2, 2:-2] * 255).round().to(torch.uint8), images[:6])
@@ -195,14 +212,18 @@ def test_grey_images_of_28_pixels_are_padded_unless_a_size_is_given(
     assert load_dataset(source, size=28).shape == (1, 28, 28)
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("Config name is missing"), RuntimeError("x")])
+@pytest.mark.parametrize(
+    "error", [ConnectionError("no route"), ValueError("Config name is missing"), RuntimeError("x")]
+)
 def test_hub_errors_name_the_local_folder(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(datasets, "load_dataset", Hub(error))
     with pytest.raises(InputError, match=rf"'uoft-cs/cifar10' cannot be read.*{error}.*--data FOLDER"):
         load_dataset("cifar10")
 
 
-def test_prepared_hub_files_are_cached_by_content(monkeypatch: pytest.MonkeyPatch, parquet: Path, tmp_path: Path, cache: Path) -> None:
+def test_prepared_hub_files_are_cached_by_content(
+    monkeypatch: pytest.MonkeyPatch, parquet: Path, tmp_path: Path, cache: Path
+) -> None:
     files = {split: str(parquet / f"data/{split}-*.parquet") for split in ("train", "test")}
     prepared = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "hf"))
     monkeypatch.setattr(datasets, "load_dataset", Hub(prepared))
@@ -216,12 +237,16 @@ def test_progress_bars_are_left_as_they_were(parquet: Path, cache: Path) -> None
     assert not datasets.are_progress_bars_disabled()
     load_dataset(str(parquet))
     assert not datasets.are_progress_bars_disabled()
-    assert {path.name for path in cache.iterdir() if path.name[0] != "."} == {path.parent.name for path in cache.glob("*/data.json")}
+    assert {path.name for path in cache.iterdir() if path.name[0] != "."} == {
+        path.parent.name for path in cache.glob("*/data.json")
+    }
     assert not list(cache.glob("parquet-*"))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("ASTDISTILL_CIFAR100" not in os.environ, reason="set ASTDISTILL_CIFAR100 to a folder of CIFAR-100's parquet files")
+@pytest.mark.skipif(
+    "ASTDISTILL_CIFAR100" not in os.environ, reason="set ASTDISTILL_CIFAR100 to a folder of CIFAR-100's parquet files"
+)
 def test_the_real_cifar100(tmp_path: Path) -> None:
     folder = tmp_path / "cifar100"
     shutil.copytree(os.environ["ASTDISTILL_CIFAR100"], folder)

@@ -35,14 +35,19 @@ def shades(images: torch.Tensor) -> list[int]:
 
 @pytest.fixture
 def ilsvrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`imagenet/` with all class folders; of 'nette' two training pictures and one validation picture, their shade is the place."""
+    """`imagenet/` with all class folders; of 'nette' two training pictures and one validation picture, their shade is
+    the place."""
     folder = tmp_path / "imagenet"
     for part in ("train", "val"):
         for wnid in WNIDS:
             (folder / part / wnid).mkdir(parents=True)
     for place, index in enumerate(SUBSETS["nette"]):
         for number in range(2):
-            write_jpeg(folder / "train" / WNIDS[index] / f"{WNIDS[index]}_{number}.JPEG", 10 * place + number, (20 + number, 16))
+            write_jpeg(
+                folder / "train" / WNIDS[index] / f"{WNIDS[index]}_{number}.JPEG",
+                10 * place + number,
+                (20 + number, 16),
+            )
         write_jpeg(folder / "val" / WNIDS[index] / f"ILSVRC2012_val_{place:08d}.JPEG", 10 * place + 5)
     write_jpeg(folder / "test" / "ILSVRC2012_test_00000001.JPEG", 255)
     monkeypatch.setenv("ASTDISTILL_DATA", str(tmp_path))
@@ -89,7 +94,9 @@ def test_only_the_folders_of_the_chosen_classes_are_read(ilsvrc: Path) -> None:
 def test_words_name_the_classes(ilsvrc: Path, file: str) -> None:
     space = "\t" if file == "words.txt" else " "
     before = load_dataset("imagenet-nette", size=8)
-    (ilsvrc / file).write_text(f"{WNIDS[0]}{space}tench, Tinca tinca\n{WNIDS[217]}{space}English springer\nn99999999{space}else\n")
+    (ilsvrc / file).write_text(
+        f"{WNIDS[0]}{space}tench, Tinca tinca\n{WNIDS[217]}{space}English springer\nn99999999{space}else\n"
+    )
     named = load_dataset("imagenet-nette", size=8)
     assert named.classes[:3] == ("tench", "English springer", WNIDS[482])
     assert named.fingerprint != before.fingerprint
@@ -104,7 +111,9 @@ def test_words_that_several_classes_share() -> None:
 def test_the_hubs_parquet_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "imagenet" / "data"
     folder.mkdir(parents=True)
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=[f"name {k}" for k in range(1000)])})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=[f"name {k}" for k in range(1000)])}
+    )
 
     def write(part: str, labels: list[int]) -> None:
         cells = []
@@ -147,8 +156,12 @@ def test_a_part_of_imagenet_cannot_be_numbered(tmp_path: Path, monkeypatch: pyte
         load_dataset("imagenet-nette")
 
 
-@pytest.mark.parametrize("name", ["imagenet", "imagenet-yellow", "Tiny-ImageNet", "tiny-imagenet-200", "imagenette2-160", "ILSVRC2012"])
-def test_statistics_of_what_derives_from_imagenet(name: str, tmp_path: Path, write_pictures: Callable[..., None]) -> None:
+@pytest.mark.parametrize(
+    "name", ["imagenet", "imagenet-yellow", "Tiny-ImageNet", "tiny-imagenet-200", "imagenette2-160", "ILSVRC2012"]
+)
+def test_statistics_of_what_derives_from_imagenet(
+    name: str, tmp_path: Path, write_pictures: Callable[..., None]
+) -> None:
     assert published_statistics(name) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert published_statistics(f"my-{name}") is None
 

@@ -22,7 +22,9 @@ def own(tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> str:
     images = pixels(69, 3, 8, 8).numpy()
     labels = np.arange(69) % 3
     path = tmp_path / "own.npz"
-    np.savez(path, x_train=images[:60], y_train=labels[:60], x_test=images[60:], y_test=labels[60:], classes=["x", "y", "z"])
+    np.savez(
+        path, x_train=images[:60], y_train=labels[:60], x_test=images[60:], y_test=labels[60:], classes=["x", "y", "z"]
+    )
     return str(path)
 
 
@@ -56,7 +58,9 @@ def test_zca_is_fitted_on_what_remains_and_applied_alone(own: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["cifar10", "CIFAR-100"])
-def test_cifar_folders_use_the_published_statistics(tmp_path: Path, write_pictures: Callable[..., None], folder: str) -> None:
+def test_cifar_folders_use_the_published_statistics(
+    tmp_path: Path, write_pictures: Callable[..., None], folder: str
+) -> None:
     for part in ("train", "test"):
         for name in "ab":
             write_pictures(tmp_path / folder / part / name, 2)
@@ -101,7 +105,12 @@ def test_fingerprint_names_the_training_data(own: str, tmp_path: Path) -> None:
     Path(own).rename(tmp_path / "moved.npz")
     moved = str(tmp_path / "moved.npz")
     assert load_dataset(moved).fingerprint == one.fingerprint
-    settings: list[dict[str, Any]] = [{"whiten": "none"}, {"whiten": "zca"}, {"per_class": 19}, {"classes": ("x", "z", "y")}]
+    settings: list[dict[str, Any]] = [
+        {"whiten": "none"},
+        {"whiten": "zca"},
+        {"per_class": 19},
+        {"classes": ("x", "z", "y")},
+    ]
     others = [load_dataset(moved, **change).fingerprint for change in settings]
     with np.load(moved) as file:
         arrays = dict(file)

@@ -43,7 +43,9 @@ def pictures(folder: Path) -> str:
             (folder / part / name).mkdir(parents=True)
             for number in range(count):
                 shape = (8, 8) if number == 2 else (8, 8, 3)
-                Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8)).save(folder / part / name / f"{number}.png")
+                Image.fromarray(draw.integers(0, 256, shape, dtype=np.uint8)).save(
+                    folder / part / name / f"{number}.png"
+                )
     return str(folder)
 
 
@@ -57,7 +59,9 @@ def tiny_imagenet(folder: Path) -> str:
     for wnid in ("n01443537", "n02124075"):
         for number, place in enumerate((f"train/{wnid}/images", f"train/{wnid}/images", "val/images")):
             (folder / place).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / place / f"{wnid}_{number}.JPEG")
+            Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(
+                folder / place / f"{wnid}_{number}.JPEG"
+            )
         lines.append(f"{wnid}_2.JPEG\t{wnid}\t0\t0\t63\t63\n")
     (folder / "val" / "val_annotations.txt").write_text("".join(lines))
     (folder / "wnids.txt").write_text("n01443537\nn02124075\n")
@@ -76,7 +80,9 @@ def tiny_imagenet_zip(folder: Path) -> str:
 def npz(folder: Path) -> str:
     folder.mkdir()
     images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8)
-    np.savez(folder / "own.npz", x_train=images[:30], y_train=np.arange(30) % 3, x_test=images[30:], y_test=np.arange(10) % 3)
+    np.savez(
+        folder / "own.npz", x_train=images[:30], y_train=np.arange(30) % 3, x_test=images[30:], y_test=np.arange(10) % 3
+    )
     return str(folder / "own.npz")
 
 
@@ -152,7 +158,10 @@ def test_chosen_classes_and_held_out_images_are_rows_of_the_same_file(layout: st
 
 def test_tensors_in_memory_can_be_put_on_disk(pixels: Callable[..., torch.Tensor], cache: Path) -> None:
     images, labels = pixels(20, 3, 8, 8), torch.arange(20) % 2
-    first, second = (dataset_from_tensors(images, labels, images[:4], labels[:4], name="a b", memory=kind) for kind in ("float32", "disk"))
+    first, second = (
+        dataset_from_tensors(images, labels, images[:4], labels[:4], name="a b", memory=kind)
+        for kind in ("float32", "disk")
+    )
     assert_same(first, second)
     again = dataset_from_tensors(images, labels, images[:4], labels[:4], name="a b", memory="disk")
     assert_same(first, again)
@@ -170,12 +179,16 @@ def test_bytes_held_in_memory_are_our_own_copy(pixels: Callable[..., torch.Tenso
 
 @pytest.mark.parametrize("count", [30, 200], ids=["fewer images than values", "more"])
 @pytest.mark.parametrize("kind", ["none", "standard", "zca"])
-def test_block_by_block_is_all_at_once(count: int, kind: str, pixels: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_by_block_is_all_at_once(
+    count: int, kind: str, pixels: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (holdings, preprocessing):
         monkeypatch.setattr(module, "BLOCK", 16)
     monkeypatch.setattr(holdings, "VALUES", 75 * 7)
     images = pixels(count, 3, 5, 5)
-    fitted = {"none": lambda _: preprocessing.Preprocessing.none((3, 5, 5)), "standard": fit_standard, "zca": fit_zca}[kind](images)
+    fitted = {"none": lambda _: preprocessing.Preprocessing.none((3, 5, 5)), "standard": fit_standard, "zca": fit_zca}[
+        kind
+    ](images)
     assert torch.equal(float_images(images, fitted, "cpu"), fitted.apply(images.to(torch.float32).div_(255)))
 
 
@@ -211,7 +224,9 @@ def test_auto_goes_by_size_and_the_machines_memory(
         (10**8, "none", "disk"),
     ],
 )
-def test_on_an_accelerator_bytes_come_first_but_for_zca(images: int, whiten: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_an_accelerator_bytes_come_first_but_for_zca(
+    images: int, whiten: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @dataclass
     class Card:
         total_memory: int = 80 * GB
@@ -238,7 +253,9 @@ def test_loading_reads_blocks_and_keeps_no_image(tmp_path: Path, monkeypatch: py
         for name in "ab":
             (tmp_path / part / name).mkdir(parents=True)
             for number in range(count):
-                Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / part / name / f"{number:02d}.png")
+                Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(
+                    tmp_path / part / name / f"{number:02d}.png"
+                )
     read = rows_read(monkeypatch)
 
     def refuse(*shape: int) -> NoReturn:
@@ -246,7 +263,9 @@ def test_loading_reads_blocks_and_keeps_no_image(tmp_path: Path, monkeypatch: py
 
     class Small(pixel_cache.Room):
         def keep(self, pixels: Any, path: Path) -> None:
-            assert pixels.data_ptr() in [made[0].data_ptr() for made in self._made], "the pixels are to lie in the file already"
+            assert pixels.data_ptr() in [made[0].data_ptr() for made in self._made], (
+                "the pixels are to lie in the file already"
+            )
             super().keep(pixels, path)
 
     monkeypatch.setattr(pixel_cache, "in_memory", refuse)
@@ -283,12 +302,16 @@ def test_a_full_disk_costs_only_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert_same(plain, load_dataset(source))
     assert not [path for path in (tmp_path / "other").iterdir() if path.suffix != ".lock"]
-    with pytest.raises(InputError, match=r"set cannot be kept in .*No space left.*ASTDISTILL_CACHE, or set --data\.memory uint8\.$"):
+    with pytest.raises(
+        InputError, match=r"set cannot be kept in .*No space left.*ASTDISTILL_CACHE, or set --data\.memory uint8\.$"
+    ):
         load_dataset(source, memory="disk")
     assert not [path for path in (tmp_path / "other").iterdir() if path.suffix != ".lock"]
 
 
-def test_what_a_kill_left_in_the_cache_is_swept_away(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_kill_left_in_the_cache_is_swept_away(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = LAYOUTS["pictures"](tmp_path / "set")
 
     def stop(*_: object) -> NoReturn:

@@ -41,7 +41,9 @@ def test_zca_equals_kornia(count: int, dtype: torch.dtype) -> None:
     white = oracle(images.double())
     tolerance = 2e-6 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(ours.apply(images).double(), white, atol=tolerance, rtol=0)
-    torch.testing.assert_close(ours.invert(white.to(dtype)).double(), oracle.inverse_transform(white), atol=tolerance, rtol=0)
+    torch.testing.assert_close(
+        ours.invert(white.to(dtype)).double(), oracle.inverse_transform(white), atol=tolerance, rtol=0
+    )
 
 
 def test_uint8_and_float_images_fit_the_same_whitening() -> None:
@@ -126,7 +128,13 @@ def test_hash_is_of_the_map_and_not_of_the_threads() -> None:
     assert one.hash == two.hash
     changed = pixels.clone()
     changed[7, 1, 2, 3] ^= 1
-    hashes = {one.hash, fit_zca(changed).hash, fit_zca(pixels, eps=0.2).hash, fit_standard(pixels).hash, fit_standard(changed).hash}
+    hashes = {
+        one.hash,
+        fit_zca(changed).hash,
+        fit_zca(pixels, eps=0.2).hash,
+        fit_standard(pixels).hash,
+        fit_standard(changed).hash,
+    }
     assert len(hashes) == 5
     assert len(one.hash) == 12
     assert int(one.hash, 16) >= 0

@@ -129,8 +129,12 @@ def test_tensor_errors(pixels: Callable[..., torch.Tensor]) -> None:
         dataset_from_torch(Listed([]), Listed([]))
 
 
-@pytest.mark.parametrize("kind", [int, float, bool, np.int64, np.uint8, np.bool_, np.array, torch.tensor, lambda label: np.array([label])])
-def test_whole_labels_of_a_torch_data_set_may_be_of_any_type(pixels: Callable[..., torch.Tensor], kind: Callable[[int], Any]) -> None:
+@pytest.mark.parametrize(
+    "kind", [int, float, bool, np.int64, np.uint8, np.bool_, np.array, torch.tensor, lambda label: np.array([label])]
+)
+def test_whole_labels_of_a_torch_data_set_may_be_of_any_type(
+    pixels: Callable[..., torch.Tensor], kind: Callable[[int], Any]
+) -> None:
     part = Listed([(image, kind(number % 2)) for number, image in enumerate(pixels(6, 3, 8, 8))])
     assert dataset_from_torch(part, part).train.labels.tolist() == [0, 1] * 3
 
@@ -150,11 +154,14 @@ def test_whole_labels_of_a_torch_data_set_may_be_of_any_type(pixels: Callable[..
         (np.array([0, 1]), r"array\(\[0, 1\]"),
     ],
 )
-def test_a_label_that_is_no_whole_number_is_refused_by_its_image(pixels: Callable[..., torch.Tensor], label: Any, shown: str) -> None:
+def test_a_label_that_is_no_whole_number_is_refused_by_its_image(
+    pixels: Callable[..., torch.Tensor], label: Any, shown: str
+) -> None:
     good = Listed(list(zip(pixels(4, 3, 8, 8), [0, 1, 0, 1], strict=True)))
     bad = Listed([*good.items[:2], (good.items[2][0], label)])
     with pytest.raises(
-        InputError, match=rf"label of image 2 of Listed \(test part\) is {shown}\)*; labels are whole numbers 0\.\.K-1, so give"
+        InputError,
+        match=rf"label of image 2 of Listed \(test part\) is {shown}\)*; labels are whole numbers 0\.\.K-1, so give",
     ):
         dataset_from_torch(good, bad)
 
@@ -165,7 +172,10 @@ def test_every_channel_of_tensors_and_arrays_is_kept(pixels: Callable[..., torch
     labels = [0, 1] * 4
     arrays = Listed([(image.permute(1, 2, 0).numpy(), label) for image, label in zip(images, labels, strict=True)])
     tensors = Listed(list(zip(images, labels, strict=True)))
-    for found in (own(images, whiten="none"), *(dataset_from_torch(part, part, whiten="none") for part in (arrays, tensors))):
+    for found in (
+        own(images, whiten="none"),
+        *(dataset_from_torch(part, part, whiten="none") for part in (arrays, tensors)),
+    ):
         assert torch.equal((found.train.whole() * 255).round().to(torch.uint8), images)
 
 
@@ -177,7 +187,9 @@ def test_channels_first_arrays_of_a_torch_data_set(pixels: Callable[..., torch.T
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (8, 8, 2), (8, 9, 4), (8, 8, 5), (10, 9, 3)])
-def test_tensors_with_channels_last_are_refused(pixels: Callable[..., torch.Tensor], shape: tuple[int, int, int]) -> None:
+def test_tensors_with_channels_last_are_refused(
+    pixels: Callable[..., torch.Tensor], shape: tuple[int, int, int]
+) -> None:
     with pytest.raises(InputError, match=r"channels last; give images\.permute"):
         own(pixels(8, *shape))
 

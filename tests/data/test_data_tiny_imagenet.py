@@ -33,7 +33,11 @@ def tiny(tmp_path: Path) -> Path:
     lines = []
     for place, wnid in enumerate(sorted(WNIDS)):
         for number in range(4):
-            save(folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", 60 * place + number, "L" if number == 1 else "RGB")
+            save(
+                folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG",
+                60 * place + number,
+                "L" if number == 1 else "RGB",
+            )
         (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text("boxes")
         for number in range(2):
             name = f"val_{3 * number + 2 - place}.JPEG"
@@ -43,7 +47,8 @@ def tiny(tmp_path: Path) -> Path:
     (folder / "val" / "val_annotations.txt").write_text("".join(sorted(lines)))
     (folder / "wnids.txt").write_text("\n".join(WNIDS))
     (folder / "words.txt").write_text(
-        "n00001740\tentity\nn01443537\tgoldfish, Carassius auratus\nn02124075\tEgyptian cat\nn03355925\tflagpole, flagstaff\n"
+        "n00001740\tentity\nn01443537\tgoldfish, Carassius auratus\nn02124075\tEgyptian cat\nn03355925\tflagpole, "
+        "flagstaff\n"
     )
     return folder
 
@@ -74,7 +79,9 @@ def test_the_archive_is_the_same_set(tiny: Path, tmp_path: Path) -> None:
     assert load_dataset(flat, classes=["flagpole", "goldfish"]).fingerprint == folder.fingerprint
 
 
-def test_it_is_found_by_its_name_and_decoded_once(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_it_is_found_by_its_name_and_decoded_once(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
     folder = load_dataset(str(tiny), size=32)
     tiny.rename(tmp_path / "tiny_imagenet")
     monkeypatch.setenv("ASTDISTILL_DATA", str(tmp_path))

@@ -48,7 +48,9 @@ def test_without_snapshots_the_result_is_the_same_and_nothing_is_left(
     assert not (tmp_path / START).exists()
     assert torch.equal(found.images, distill(dataset, experts, method=AST, ipc=2, settings=settings).images)
     longer = settings.replace(iterations=10)
-    distill(dataset, experts, method=AST, ipc=2, settings=longer, out=tmp_path)  # the same run goes on, and keeps frames from here
+    distill(
+        dataset, experts, method=AST, ipc=2, settings=longer, out=tmp_path
+    )  # the same run goes on, and keeps frames from here
     assert [frame.iteration for frame in read_course(tmp_path)] == [10]
 
 
@@ -70,7 +72,9 @@ def test_a_large_set_is_shown_by_the_first_images_of_each_class(dataset: Dataset
     kept = MOST_IMAGES // classes
     assert len(frame.pixels) == classes * kept <= MOST_IMAGES
     assert frame.probabilities.argmax(dim=1).tolist() == [label for label in range(classes) for _ in range(kept)]
-    assert frame.pixels[:, 0, 0, 0].tolist() == [(label * ipc + place) % 250 for label in range(classes) for place in range(kept)]
+    assert frame.pixels[:, 0, 0, 0].tolist() == [
+        (label * ipc + place) % 250 for label in range(classes) for place in range(kept)
+    ]
 
 
 def network(experts: TrajectoryStore, dataset: Dataset) -> FlatModel:
@@ -85,7 +89,9 @@ def test_the_map_of_the_start_points_at_the_images_that_were_taken(
     assert start is not None
     members = torch.cat([dataset.train.of_class(label) for label in range(3)])
     assert torch.equal(start.classes, dataset.train.labels[members])
-    pixels = dataset.preprocessing.invert(dataset.train.images[members[start.chosen]]).clamp(0, 1).mul(255).round().byte()
+    pixels = (
+        dataset.preprocessing.invert(dataset.train.images[members[start.chosen]]).clamp(0, 1).mul(255).round().byte()
+    )
     assert torch.equal(pixels, read_course(tmp_path)[0].pixels)
     for label in range(3):
         own = start.classes == label

@@ -22,7 +22,13 @@ def out(tmp_path: Path) -> Path:
 
 
 def check_refused(
-    sentence: str, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path, method: Method = AST, ipc: int = 2
+    sentence: str,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    out: Path,
+    method: Method = AST,
+    ipc: int = 2,
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         distill(dataset, experts, method=method, ipc=ipc, settings=settings, out=out)
@@ -31,14 +37,27 @@ def check_refused(
 
 @pytest.mark.parametrize(("starts", "matched", "advice"), [(6, 2, 5), (5, 3, 4), (1, 7, 1), (40, 2, 5)])
 def test_segments_beyond_the_trajectory(
-    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path, starts: int, matched: int, advice: int
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    out: Path,
+    starts: int,
+    matched: int,
+    advice: int,
 ) -> None:
     """The trap: max_start_epoch + expert_epochs beyond the stored epochs was found at a random iteration."""
-    sentence = rf"{matched} matched epochs reach epoch {starts - 1 + matched}, but .* 6; choose --distill.max-start-epoch {advice} or less"
-    check_refused(sentence, dataset, experts, settings.replace(max_start_epoch=starts, matched_epochs=matched, inner_steps=8), out)
+    sentence = (
+        rf"{matched} matched epochs reach epoch {starts - 1 + matched}, but .* 6; choose "
+        rf"--distill.max-start-epoch {advice} or less"
+    )
+    check_refused(
+        sentence, dataset, experts, settings.replace(max_start_epoch=starts, matched_epochs=matched, inner_steps=8), out
+    )
 
 
-def test_the_last_segment_that_fits_is_taken(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_the_last_segment_that_fits_is_taken(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     fits = settings.replace(max_start_epoch=5, matched_epochs=2, iterations=30, inner_steps=2)
     assert distill(dataset, experts, method=MTT, ipc=1, settings=fits).provenance["iteration"] == 30
 
@@ -55,8 +74,12 @@ def test_the_last_segment_that_fits_is_taken(dataset: Dataset, experts: Trajecto
     ],
     ids=["zca", "none", "other images", "no held-out images", "classes", "shape"],
 )
-def test_other_data_than_the_experts_saw(experts: TrajectoryStore, settings: DistillSettings, out: Path, other, what: str) -> None:
-    check_refused(rf"were trained on other data \(({what}) .* than the set 'blobs' given here", other(), experts, settings, out)
+def test_other_data_than_the_experts_saw(
+    experts: TrajectoryStore, settings: DistillSettings, out: Path, other, what: str
+) -> None:
+    check_refused(
+        rf"were trained on other data \(({what}) .* than the set 'blobs' given here", other(), experts, settings, out
+    )
 
 
 def test_the_same_preprocessing_of_other_pixels(tmp_path: Path, settings: DistillSettings, out: Path) -> None:
@@ -69,15 +92,24 @@ def test_more_images_per_class_than_there_are(
     dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path, ipc: int
 ) -> None:
     check_refused(
-        rf"{ipc} images per class were asked for, but class '\d' has 18 training images", dataset, experts, settings, out, ipc=ipc
+        rf"{ipc} images per class were asked for, but class '\d' has 18 training images",
+        dataset,
+        experts,
+        settings,
+        out,
+        ipc=ipc,
     )
 
 
-def test_an_initialisation_that_cannot_serve(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
+def test_an_initialisation_that_cannot_serve(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path
+) -> None:
     check_refused("use a multiple of 10", dataset, experts, settings, out, method=AST_AS_RELEASED, ipc=5)
 
 
-def test_more_matched_epochs_than_inner_steps(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
+def test_more_matched_epochs_than_inner_steps(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path
+) -> None:
     short = settings.replace(inner_steps=1)
     check_refused("1 inner steps cannot visit 2 matched epochs", dataset, experts, short, out)
     assert distill(dataset, experts, method=MTT, ipc=1, settings=short).ipc == 1
@@ -95,12 +127,16 @@ def test_validation_without_held_out_images(tmp_path: Path, settings: DistillSet
     )
 
 
-def test_a_store_without_experts(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
+def test_a_store_without_experts(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path
+) -> None:
     empty = TrajectoryStore.create(tmp_path / "experts", experts.identity, dataset.config, dataset.preprocessing)
     check_refused("holds no finished expert; train some with: astdistill experts", dataset, empty, settings, out)
 
 
-def test_more_experts_than_there_are(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path) -> None:
+def test_more_experts_than_there_are(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path
+) -> None:
     check_refused(
         "3 experts were asked for, but .* holds 2; train more, or lower --distill.max-experts",
         dataset,

@@ -1,4 +1,5 @@
-"""The outer loop: the same call gives the same bits, a longer run goes on from a shorter one, averages and choices are what they say."""
+"""The outer loop: the same call gives the same bits, a longer run goes on from a shorter one, averages and choices are
+what they say."""
 
 from __future__ import annotations
 
@@ -40,13 +41,17 @@ def same(first: SyntheticSet, second: SyntheticSet) -> bool:
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "targets", "lr"))
 
 
-def run_of(dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings, out: Path | None = None) -> Distillation:
+def run_of(
+    dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings, out: Path | None = None
+) -> Distillation:
     model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)))
     return Distillation(dataset, experts, method, 2, settings, out, 0, model)
 
 
 @pytest.mark.parametrize("method", [AST, MTT, DATM_LIKE], ids=lambda method: method.name)
-def test_the_same_seed_gives_the_same_bits(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, method: Method) -> None:
+def test_the_same_seed_gives_the_same_bits(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, method: Method
+) -> None:
     torch.manual_seed(1)
     first = distill(dataset, experts, method=method, ipc=2, settings=settings)
     torch.manual_seed(2)
@@ -57,7 +62,9 @@ def test_the_same_seed_gives_the_same_bits(dataset: Dataset, experts: Trajectory
     assert not same(first, distill(dataset, experts, method=method, ipc=2, settings=settings, seed=1))
 
 
-def test_every_learned_thing_moves_and_nothing_else(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_every_learned_thing_moves_and_nothing_else(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     run = run_of(dataset, experts, DATM_LIKE.replace(average=0.0), settings)
     start = run.start()
     found = distill(dataset, experts, method=run.method, ipc=2, settings=settings)
@@ -69,13 +76,22 @@ def test_every_learned_thing_moves_and_nothing_else(dataset: Dataset, experts: T
     assert torch.equal(fixed.targets, torch.eye(3).repeat_interleave(2, 0))
 
 
-def test_an_outer_step_is_sgd_with_momentum(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_an_outer_step_is_sgd_with_momentum(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     """v ← μ v + g, z ← z − rate · v, for images, targets (with their own momentum) and φ (with the slope of η)."""
     run = run_of(
-        dataset, experts, DATM_LIKE.replace(average=0.0), settings.replace(lr_targets=3.0, outer_momentum=0.4, targets_momentum=0.7)
+        dataset,
+        experts,
+        DATM_LIKE.replace(average=0.0),
+        settings.replace(lr_targets=3.0, outer_momentum=0.4, targets_momentum=0.7),
     )
     state = run.start()
-    now: dict[str, Tensor] = {"images": state.images.clone(), "targets": state.targets.clone(), "lr": torch.tensor(0.05)}
+    now: dict[str, Tensor] = {
+        "images": state.images.clone(),
+        "targets": state.targets.clone(),
+        "lr": torch.tensor(0.05),
+    }
     velocity = {name: torch.zeros_like(value) for name, value in now.items()}
     for _ in range(4):
         gradient = run.gradient(state)
@@ -92,17 +108,26 @@ def test_an_outer_step_is_sgd_with_momentum(dataset: Dataset, experts: Trajector
 @pytest.mark.parametrize("method", [AST, DATM_LIKE], ids=lambda method: method.name)
 @pytest.mark.parametrize("checkpoint", [0.0, 1e9])
 def test_more_iterations_go_on_to_the_bits_of_one_long_run(
-    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, method: Method, checkpoint: float
+    tmp_path: Path,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    method: Method,
+    checkpoint: float,
 ) -> None:
     settings = settings.replace(checkpoint_seconds=checkpoint)
     whole = distill(dataset, experts, method=method, ipc=2, settings=settings)
     for iterations in (3, 3, 7, 8):
-        found = distill(dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=iterations), out=tmp_path)
+        found = distill(
+            dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=iterations), out=tmp_path
+        )
         assert found.provenance["iteration"] == iterations
         assert [line["iteration"] for line in read_lines(tmp_path / "metrics.jsonl")] == list(range(iterations))
     assert same(found, whole)
     assert same(load(tmp_path), whole)
-    with pytest.raises(InputError, match="has 8 iterations already, 5 were asked for; ask for more, or choose another --out"):
+    with pytest.raises(
+        InputError, match="has 8 iterations already, 5 were asked for; ask for more, or choose another --out"
+    ):
         distill(dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=5), out=tmp_path)
     assert same(load(tmp_path), whole)
     assert len(read_lines(tmp_path / "metrics.jsonl")) == 8
@@ -139,10 +164,21 @@ def test_averaged_hard_labels_stay_hard(dataset: Dataset, experts: TrajectorySto
 
 
 def test_a_run_folder_is_complete_and_a_run_without_one_writes_nothing(
-    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = distill(dataset, experts, method=AST, ipc=2, settings=settings, out=str(tmp_path / "run"))
-    made = ["clock.jsonl", "course", "initialisation.safetensors", "metrics.jsonl", "state.safetensors", "synthetic.safetensors"]
+    made = [
+        "clock.jsonl",
+        "course",
+        "initialisation.safetensors",
+        "metrics.jsonl",
+        "state.safetensors",
+        "synthetic.safetensors",
+    ]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == made
     assert (found.provenance["iteration"], found.provenance["skipped"], found.provenance["seed"]) == (8, 0, 0)
     assert DistillSettings.model_validate(found.provenance["settings"]) == settings
@@ -160,7 +196,11 @@ def test_fewer_experts_of_the_same_store(dataset: Dataset, experts: TrajectorySt
 
 
 def test_validation_chooses_the_best_and_keeps_the_last(
-    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     accuracies = iter([30.0, 70.0, 50.0, 70.0])
     monkeypatch.setattr(saving, "validate", lambda *_: next(accuracies))
@@ -171,17 +211,28 @@ def test_validation_chooses_the_best_and_keeps_the_last(
     assert same(best, distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=4)))
     assert same(last, distill(dataset, experts, method=AST, ipc=2, settings=settings))
     lines = read_lines(tmp_path / "metrics.jsonl")
-    assert {line["iteration"]: line["validation"] for line in lines if "validation" in line} == {1: 30.0, 3: 70.0, 5: 50.0, 7: 70.0}
+    assert {line["iteration"]: line["validation"] for line in lines if "validation" in line} == {
+        1: 30.0,
+        3: 70.0,
+        5: 50.0,
+        7: 70.0,
+    }
 
 
 def test_a_better_set_is_found_by_going_on(
-    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     accuracies = iter([60.0, 50.0, 61.0])
     monkeypatch.setattr(saving, "validate", lambda *_: next(accuracies))
     settings = settings.replace(validate_every=2)
     for iterations, best in ((4, 2), (5, 2), (6, 6)):
-        found = distill(dataset, experts, method=AST, ipc=1, settings=settings.replace(iterations=iterations), out=tmp_path)
+        found = distill(
+            dataset, experts, method=AST, ipc=1, settings=settings.replace(iterations=iterations), out=tmp_path
+        )
         assert found.provenance["iteration"] == load(tmp_path).provenance["iteration"] == best
 
 
@@ -190,7 +241,10 @@ def test_validation_never_looks_at_test_images(
 ) -> None:
     blind = replace(dataset, test=Split(torch.full_like(dataset.test.whole(), float("nan")), dataset.test.labels))
     settings = settings.replace(validate_every=3)
-    found = [distill(data, experts, method=AST, ipc=2, settings=settings, out=tmp_path / str(k)) for k, data in enumerate((dataset, blind))]
+    found = [
+        distill(data, experts, method=AST, ipc=2, settings=settings, out=tmp_path / str(k))
+        for k, data in enumerate((dataset, blind))
+    ]
     assert same(*found)
     lines = [[line.get("validation") for line in read_lines(tmp_path / name / "metrics.jsonl")] for name in ("0", "1")]
     assert lines[0] == lines[1]
@@ -198,7 +252,11 @@ def test_validation_never_looks_at_test_images(
 
 
 def test_networks_trained_for_a_validation_are_seen(
-    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In plain lines, in the file that `astdistill watch` reads, and their result beside the steps that follow."""
     stream, seen = io.StringIO(), list[str]()
@@ -231,7 +289,9 @@ def test_a_best_set_of_a_deleted_run_is_not_believed(
     assert found.method == load(tmp_path).method == "mtt"
 
 
-def test_the_raw_rate_is_learned_as_it_is(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_the_raw_rate_is_learned_as_it_is(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     run = run_of(dataset, experts, AST.replace(rate=RawRate()), settings.replace(outer_momentum=0.0))
     state = run.start()
     gradient = run.gradient(state)
@@ -242,4 +302,8 @@ def test_the_raw_rate_is_learned_as_it_is(dataset: Dataset, experts: TrajectoryS
 def test_defaults_are_the_published_ones() -> None:
     signature = inspect.signature(distill)
     assert signature.parameters["method"].default is MTT
-    assert (DistillSettings().iterations, DistillSettings().outer_momentum, DistillSettings().lr_init) == (5000, 0.5, 0.01)
+    assert (DistillSettings().iterations, DistillSettings().outer_momentum, DistillSettings().lr_init) == (
+        5000,
+        0.5,
+        0.01,
+    )

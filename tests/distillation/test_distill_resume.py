@@ -56,7 +56,10 @@ def same(first: SyntheticSet, second: SyntheticSet) -> bool:
 
 def check_ends_alike(cut: Path, whole: Path, iterations: int) -> None:
     """Sets, states and logs of two runs are equal, and each iteration was logged once."""
-    for name in {"synthetic.safetensors", *(path.name for path in whole.glob("*.safetensors") if path.stem in ("best", "last"))}:
+    for name in {
+        "synthetic.safetensors",
+        *(path.name for path in whole.glob("*.safetensors") if path.stem in ("best", "last")),
+    }:
         assert same(load(cut / name), load(whole / name)), name
     states = [load_tensors(folder / "state.safetensors") for folder in (cut, whole)]
     assert states[0][0].keys() == states[1][0].keys()
@@ -91,12 +94,20 @@ def check_courses_alike(cut: Path, whole: Path) -> None:
     ids=["every step saved", "some steps saved", "soft labels, average, validation"],
 )
 def test_sigkill_at_many_moments(
-    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, method: Method, changes: dict, seed: int
+    tmp_path: Path,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    method: Method,
+    changes: dict,
+    seed: int,
 ) -> None:
     settings = settings.replace(**changes)
     script = tmp_path / "job.py"
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    script.write_text(JOB.format(out=str(cut), store=str(experts.folder), method=method.to_json(), settings=settings.to_json()))
+    script.write_text(
+        JOB.format(out=str(cut), store=str(experts.folder), method=method.to_json(), settings=settings.to_json())
+    )
     moments = killed(script, kills=7, seed=seed)
     assert len(moments) >= 4
     assert len(set(moments)) >= 3
@@ -115,13 +126,16 @@ def test_resume_from_every_single_write(
     method: Method,
     every: int,
 ) -> None:
-    """A kill between a line of the log and the state, between the best set and the state, between the sets at the end."""
+    """A kill between a line of the log and the state, between the best set and the state, between the sets at the
+    end."""
     settings = settings.replace(validate_every=every, iterations=5, validate_epochs=2)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     distill(dataset, experts, method=method, ipc=2, settings=settings, out=whole)
     flush, lives = os.fsync, 0
     for number in range(100):
-        left = [5 + number % 2]  # a life repeats at most five flushes: the two rewritten logs, the best set, a frame, the state
+        left = [
+            5 + number % 2
+        ]  # a life repeats at most five flushes: the two rewritten logs, the best set, a frame, the state
 
         def counted(handle: int, left: list[int] = left) -> None:
             left[0] -= 1
@@ -158,7 +172,11 @@ def test_textures_go_on_to_the_bits_of_one_run(
 
 
 def test_steps_logged_after_the_state_are_taken_again(
-    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     longer = settings.replace(iterations=12, checkpoint_seconds=1e9)
@@ -193,7 +211,9 @@ def test_a_run_killed_before_its_first_save_starts_with_an_empty_log(
     assert lines[0]["loss"] != 7
 
 
-def test_a_broken_state_is_named(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_a_broken_state_is_named(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=2), out=tmp_path)
     state = tmp_path / "state.safetensors"
     os.truncate(state, state.stat().st_size - 1)
@@ -224,14 +244,20 @@ def test_a_run_of_other_settings_is_refused_and_nothing_changes(
     settings = settings.replace(iterations=2)
     distill(dataset, experts, method=AST, ipc=2, settings=settings, out=tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    words = {"method": AST, "ipc": 2} | {name: value for name, value in change.items() if name in ("method", "ipc", "seed")}
+    words = {"method": AST, "ipc": 2} | {
+        name: value for name, value in change.items() if name in ("method", "ipc", "seed")
+    }
     other = settings.replace(**{name: value for name, value in change.items() if name not in words}, iterations=4)
-    with pytest.raises(InputError, match=r"belongs to a run with other data, experts or settings; choose another --out"):
+    with pytest.raises(
+        InputError, match=r"belongs to a run with other data, experts or settings; choose another --out"
+    ):
         distill(dataset, experts, settings=other, out=tmp_path, **words)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_on_other_experts_is_refused(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_a_run_on_other_experts_is_refused(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=2), out=tmp_path)
     with pytest.raises(InputError, match="belongs to a run with other data, experts or settings"):
         distill(dataset, experts.first(1), method=AST, ipc=2, settings=settings, out=tmp_path)

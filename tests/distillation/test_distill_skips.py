@@ -100,7 +100,9 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_named(
     assert "step 2 skipped: the" in shown.getvalue().replace("\n", " ")
 
 
-def test_a_skipped_step_changes_nothing(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_a_skipped_step_changes_nothing(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     """Not the images, the rate, the averages or the momentum: only the number of the iteration goes on."""
     states = []
     for iterations in (2, 3):
@@ -115,7 +117,11 @@ def test_a_skipped_step_changes_nothing(tmp_path: Path, dataset: Dataset, expert
 
 
 def test_too_many_skips_in_a_row_end_the_run_with_its_state_kept(
-    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The trap: `if loss <= threshold` skips NaN silently for ever."""
     distill(dataset, experts, method=FAULTY, ipc=2, settings=settings.replace(iterations=2), out=tmp_path)
@@ -155,20 +161,26 @@ def test_a_run_that_never_takes_a_step_keeps_its_start(
         distill(dataset, experts, method=method, ipc=1, settings=settings.replace(iterations=50), out=tmp_path)
 
 
-def test_a_finite_step_into_ruin_is_undone(tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_a_finite_step_into_ruin_is_undone(
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     """A huge but finite gradient is taken, and everything after it is NaN: what is kept is the state before it."""
     users_paper.CALLS.clear()
     method = MTT.replace(estimator=users_paper.Poison(at=3))
     distill(dataset, experts, method=method, ipc=1, settings=settings.replace(iterations=2, max_skips=4), out=tmp_path)
     good = load_tensors(tmp_path / "state.safetensors")[0]
     with pytest.raises(DivergedError, match="4 outer steps in a row were skipped, the last, 6,"):
-        distill(dataset, experts, method=method, ipc=1, settings=settings.replace(iterations=9, max_skips=4), out=tmp_path)
+        distill(
+            dataset, experts, method=method, ipc=1, settings=settings.replace(iterations=9, max_skips=4), out=tmp_path
+        )
     kept = load_tensors(tmp_path / "state.safetensors")[0]
     assert kept.keys() == good.keys()
     assert all(torch.equal(tensor, kept[name]) for name, tensor in good.items())
 
 
-def test_one_good_step_starts_the_count_anew(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_one_good_step_starts_the_count_anew(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     found = distill(
         dataset,
         experts,
@@ -196,7 +208,9 @@ def test_a_step_that_would_ruin_the_run_is_refused_with_everything_as_it_was(
     good = Variables(torch.ones_like(state.images), torch.zeros_like(state.targets), torch.tensor(0.0))
     assert refusal(state, good) == ""
     kept = snapshot(state)
-    bad = Variables(good.images * (value if broken == "images" else 1), good.targets, torch.tensor(value if broken == "lr" else 0.0))
+    bad = Variables(
+        good.images * (value if broken == "images" else 1), good.targets, torch.tensor(value if broken == "lr" else 0.0)
+    )
     refused = refusal(state, bad)
     assert re.search(cause, refused)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in snapshot(state).items())
@@ -226,7 +240,9 @@ def test_a_logarithmic_rate_that_leaves_the_numbers_is_refused(
 ) -> None:
     """exp overflows to infinity and underflows to 0: neither is a step size."""
     state = run_of(dataset, experts, AST, settings).start()
-    refused = refusal(state, Variables(torch.zeros_like(state.images), torch.zeros_like(state.targets), torch.tensor(gradient)))
+    refused = refusal(
+        state, Variables(torch.zeros_like(state.images), torch.zeros_like(state.targets), torch.tensor(gradient))
+    )
     assert "the step size would become" in refused
     assert float(state.lr) == pytest.approx(0.05)
 
@@ -236,9 +252,17 @@ def test_a_refused_raw_rate_is_logged_and_the_run_goes_on(
 ) -> None:
     method = MTT.replace(rate=RawRate())
     with pytest.raises(
-        DivergedError, match=r"because the step size would become -[^;]*; lower --distill.lr-lr[^;]*, and start in a new folder"
+        DivergedError,
+        match=r"because the step size would become -[^;]*; lower --distill.lr-lr[^;]*, and start in a new folder",
     ):
-        distill(dataset, experts, method=method, ipc=1, settings=settings.replace(lr_lr=10.0, lr_init=1.0, iterations=60), out=tmp_path)
+        distill(
+            dataset,
+            experts,
+            method=method,
+            ipc=1,
+            settings=settings.replace(lr_lr=10.0, lr_init=1.0, iterations=60),
+            out=tmp_path,
+        )
     lines = read_lines(tmp_path / "metrics.jsonl")
     assert all(line["lr"] > 0 for line in lines)
     assert sum("skipped" in line for line in lines) >= 20

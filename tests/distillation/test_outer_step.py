@@ -1,4 +1,5 @@
-"""What an outer step may be made of: several trajectories, bounded gradients, SGD or Adam, a threshold, labels made anew."""
+"""What an outer step may be made of: several trajectories, bounded gradients, SGD or Adam, a threshold, labels made
+anew."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ from astdistill.runtime.seeds import derive
 SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"))
 
 
-def run_of(dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings, seed: int = 0) -> Distillation:
+def run_of(
+    dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings, seed: int = 0
+) -> Distillation:
     model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)))
     return Distillation(dataset, experts, method, 2, settings, None, seed, model)
 
@@ -39,7 +42,9 @@ def same(first: SyntheticSet, second: SyntheticSet) -> bool:
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "targets", "lr"))
 
 
-def test_several_trajectories_are_averaged(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_several_trajectories_are_averaged(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     """Each is the gradient of a run with that trajectory's seed, at the same images."""
     run = run_of(dataset, experts, SOFT, settings.replace(trajectories=3))
     state = run.start()
@@ -54,7 +59,9 @@ def test_several_trajectories_are_averaged(dataset: Dataset, experts: Trajectory
 
 
 @pytest.mark.parametrize("bound", [1e-3, 1e6])
-def test_long_gradients_are_scaled_down(bound: float, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_long_gradients_are_scaled_down(
+    bound: float, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     run = run_of(dataset, experts, SOFT, settings.replace(outer_grad_norm=bound))
     state = run.start()
     before, found = {"images": state.images.clone(), "targets": state.targets.clone()}, run.gradient(state)
@@ -68,7 +75,9 @@ def test_long_gradients_are_scaled_down(bound: float, dataset: Dataset, experts:
 
 def test_adam_is_its_formula(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
     """m ← β₁ m + (1 − β₁) g, s ← β₂ s + (1 − β₂) g², z ← z − rate · m̂ / (√ŝ + 1e-8)."""
-    run = run_of(dataset, experts, SOFT, settings.replace(outer_optimiser="adam", lr_img=0.03, lr_targets=0.2, lr_lr=1e-4))
+    run = run_of(
+        dataset, experts, SOFT, settings.replace(outer_optimiser="adam", lr_img=0.03, lr_targets=0.2, lr_lr=1e-4)
+    )
     state = run.start()
     now = {"images": state.images.clone(), "targets": state.targets.clone()}
     first, second = ({name: torch.zeros_like(value) for name, value in now.items()} for _ in range(2))
@@ -78,7 +87,9 @@ def test_adam_is_its_formula(dataset: Dataset, experts: TrajectoryStore, setting
             slope = getattr(found, name)
             first[name] = beta * first[name] + (1 - beta) * slope
             second[name] = 0.999 * second[name] + 0.001 * slope**2
-            now[name] = now[name] - rate * (first[name] / (1 - beta**taken)) / ((second[name] / (1 - 0.999**taken)).sqrt() + 1e-8)
+            now[name] = now[name] - rate * (first[name] / (1 - beta**taken)) / (
+                (second[name] / (1 - 0.999**taken)).sqrt() + 1e-8
+            )
         run.advance(state)
         for name, wanted in now.items():
             torch.testing.assert_close(getattr(state, name), wanted, rtol=1e-4, atol=1e-4)
@@ -89,7 +100,11 @@ MADE_ANEW = TESLA.replace(average=0.5)
 
 @pytest.mark.parametrize(
     ("method", "changes"),
-    [(SOFT, {"outer_optimiser": "adam", "lr_img": 0.03, "trajectories": 2}), (MADE_ANEW, {"outer_grad_norm": 0.1}), (DATM, {})],
+    [
+        (SOFT, {"outer_optimiser": "adam", "lr_img": 0.03, "trajectories": 2}),
+        (MADE_ANEW, {"outer_grad_norm": 0.1}),
+        (DATM, {}),
+    ],
     ids=["adam", "tesla", "datm"],
 )
 def test_a_longer_run_goes_on_to_the_bits_of_one(
@@ -98,26 +113,39 @@ def test_a_longer_run_goes_on_to_the_bits_of_one(
     settings = settings.replace(**changes)
     whole = distill(dataset, experts, method=method, ipc=2, settings=settings)
     for iterations in (0, 3, 8):
-        found = distill(dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=iterations or 1), out=tmp_path)
+        found = distill(
+            dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=iterations or 1), out=tmp_path
+        )
     assert same(found, whole)
     assert same(load(tmp_path), whole)
 
 
-@pytest.mark.parametrize("changes", [{"trajectories": 2}, {"outer_optimiser": "adam"}, {"outer_grad_norm": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"trajectories": 2}, {"outer_optimiser": "adam"}, {"outer_grad_norm": 0.5}], ids=str
+)
 def test_a_run_of_other_steps_is_not_resumed(
     tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, changes: dict
 ) -> None:
     distill(dataset, experts, method=SOFT, ipc=2, settings=settings.replace(iterations=1), out=tmp_path)
     with pytest.raises(InputError, match="belongs to a run with other data, experts or settings"):
         distill(dataset, experts, method=SOFT, ipc=2, settings=settings.replace(**changes), out=tmp_path)
-    assert distill(dataset, experts, method=SOFT, ipc=2, settings=settings.replace(max_passes=3), out=tmp_path).provenance["iteration"] == 8
+    assert (
+        distill(dataset, experts, method=SOFT, ipc=2, settings=settings.replace(max_passes=3), out=tmp_path).provenance[
+            "iteration"
+        ]
+        == 8
+    )
 
 
-def test_the_saved_labels_are_those_of_the_last_target(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
+def test_the_saved_labels_are_those_of_the_last_target(
+    dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
+) -> None:
     found = distill(dataset, experts, method=MADE_ANEW, ipc=2, settings=settings, seed=4)
     segment = MADE_ANEW.sample(experts, settings.iterations - 1, settings.max_start_epoch, settings.matched_epochs, 4)
     network = build_model(experts.identity.model, dataset.shape, 3)
-    FlatModel(network).load(network, experts.rows(segment.expert, segment.epoch + settings.matched_epochs, segment.epoch + 3)[0])
+    FlatModel(network).load(
+        network, experts.rows(segment.expert, segment.epoch + settings.matched_epochs, segment.epoch + 3)[0]
+    )
     with torch.no_grad():
         torch.testing.assert_close(found.targets, network.eval()(found.images), rtol=0, atol=1e-4)
     assert found.labels == "soft"
@@ -135,7 +163,9 @@ def test_passed_steps_are_counted_apart_and_change_nothing(
     losses = [line["loss"] for line in read_lines_of(tmp_path / "open", dataset, experts, open_method, settings)]
     middle = sorted(loss for loss in losses if isinstance(loss, float))[12]  # NaN is logged as a word
     users_paper.CALLS.clear()
-    lines = read_lines_of(tmp_path / "bound", dataset, experts, open_method.replace(accept=LossThreshold(threshold=middle)), settings)
+    lines = read_lines_of(
+        tmp_path / "bound", dataset, experts, open_method.replace(accept=LossThreshold(threshold=middle)), settings
+    )
     skipped, passed = ([line["iteration"] for line in lines if word in line] for word in ("skipped", "passed"))
     assert skipped == [4, 9, 14, 19, 24, 29]
     assert len(passed) >= 8
@@ -145,7 +175,9 @@ def test_passed_steps_are_counted_apart_and_change_nothing(
     assert (found["skipped"], found["passed"]) == (6, len(passed))
 
 
-def read_lines_of(out: Path, dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings) -> list[dict]:
+def read_lines_of(
+    out: Path, dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings
+) -> list[dict]:
     distill(dataset, experts, method=method, ipc=1, settings=settings, out=out)
     return read_lines(out / "metrics.jsonl")
 
@@ -155,8 +187,13 @@ def test_a_threshold_that_nothing_gets_under_ends_the_run(
 ) -> None:
     method = MTT.replace(accept=LossThreshold(threshold=1e-6))
     with pytest.raises(DivergedError) as caught:
-        distill(dataset, experts, method=method, ipc=1, settings=settings.replace(max_passes=6, max_skips=3), out=tmp_path)
-    sentence = r"6 outer steps in a row were passed over, the last, 5, because the loss \S+ is above 1e-06; raise --method.accept.threshold"
+        distill(
+            dataset, experts, method=method, ipc=1, settings=settings.replace(max_passes=6, max_skips=3), out=tmp_path
+        )
+    sentence = (
+        r"6 outer steps in a row were passed over, the last, 5, because the loss \S+ is above 1e-06; raise "
+        r"--method.accept.threshold"
+    )
     assert re.search(sentence, str(caught.value))
     rows = dataset.train.whole().flatten(1).tolist()
     assert all(image in rows for image in load(tmp_path).images.flatten(1).tolist())

@@ -45,7 +45,9 @@ NAMES = "convnet-d1-w4", "convnet-d2-w4-layernorm-maxpool", "smooth"
 FUNCTIONS: dict[str, Callable[[Any, Case], tuple[Tensor, ...]]] = {
     "gradient": lambda engine, case: engine.gradient(case.theta, case.images, case.targets),
     "directional": lambda engine, case: engine.directional(case.theta, case.direction, case.images, case.targets),
-    "mixed": lambda engine, case: engine.directional(case.theta, case.direction, case.images, case.targets, curvature=False),
+    "mixed": lambda engine, case: engine.directional(
+        case.theta, case.direction, case.images, case.targets, curvature=False
+    ),
     "penalised": lambda engine, case: engine.penalised(case.theta, case.images, case.targets, 2.0, 0.6),
     "penalised-pixel": lambda engine, case: engine.penalised(case.theta, case.images, None, 2.0, form="pixel"),
 }
@@ -88,7 +90,8 @@ def test_the_formulas_that_are_compiled_equal_eager_ones(
     case, calls = Case(name), 1
     engine, wanted = CompiledEngine(case.model), FUNCTIONS[function](EagerEngine(case.model), case)
     if name == "smooth" and function in ("directional", "mixed"):
-        calls = 2  # the forward-mode rule of nn.GroupNorm refuses channels-last tensors: the second call takes the plain layout
+        # the forward-mode rule of nn.GroupNorm refuses channels-last tensors: the second call takes the plain layout
+        calls = 2
     for _ in range(calls):
         close(FUNCTIONS[function](engine, case), wanted)
     assert len(uncompiled) == calls
@@ -129,7 +132,10 @@ def test_networks_built_alike_share_an_engine(uncompiled: list[dict[str, Any]]) 
         case.theta = model.flatten()
         close(FUNCTIONS["gradient"](engine, case), FUNCTIONS["gradient"](EagerEngine(model), case))
     assert len(uncompiled) == 1
-    others = [network(name) for name in ("convnet-d1-w8", "convnet-d1-w4-leakyrelu", "convnet-d1-w4-maxpool", "smooth", "smooth")]
+    others = [
+        network(name)
+        for name in ("convnet-d1-w8", "convnet-d1-w4-leakyrelu", "convnet-d1-w4-maxpool", "smooth", "smooth")
+    ]
     engines = [engine, compiled_engine(first, precision="bfloat16"), *map(compiled_engine, others)]
     assert len({id(each) for each in engines}) == len(engines)
 
@@ -146,7 +152,9 @@ def test_factors_may_change_without_compiling_again(uncompiled: list[dict[str, A
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_failed_compile_warns_once_and_runs_eager_for_good(function: str, monkeypatch: pytest.MonkeyPatch, printed: io.StringIO) -> None:
+def test_a_failed_compile_warns_once_and_runs_eager_for_good(
+    function: str, monkeypatch: pytest.MonkeyPatch, printed: io.StringIO
+) -> None:
     calls = []
 
     def compile(*words: Any, **options: Any) -> Any:
@@ -186,7 +194,9 @@ def test_a_network_that_cannot_be_traced_runs_eager(printed: io.StringIO) -> Non
     assert printed.getvalue().count("it runs without a compiler from here on") == 1
 
 
-def test_a_fault_of_the_input_is_not_blamed_on_the_compiler(uncompiled: list[dict[str, Any]], printed: io.StringIO) -> None:
+def test_a_fault_of_the_input_is_not_blamed_on_the_compiler(
+    uncompiled: list[dict[str, Any]], printed: io.StringIO
+) -> None:
     case = Case()
     engine = CompiledEngine(case.model)
     with pytest.raises(InputError, match="was it made for another model"):
@@ -209,7 +219,8 @@ def test_outputs_of_cuda_graphs_are_copied(uncompiled: list[dict[str, Any]], mon
 
 
 def test_bfloat16_stays_near_float64() -> None:
-    """The docstring gives the compiled figures; here are the same formulas without a compiler, a little worse, and a bound for both.
+    """The docstring gives the compiled figures; here are the same formulas without a compiler, a little worse, and a
+    bound for both.
 
     Five seeds on a processor with AMX: `penalised` 0.970 to 0.986, the others 0.993 to 0.998.
     """

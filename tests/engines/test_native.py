@@ -91,7 +91,11 @@ def biases(model: FlatModel) -> Tensor:
     names = [name for name, _ in model.module.named_parameters()]
     found = torch.zeros(model.size, dtype=torch.bool)
     for name, place in zip(names, model.layers, strict=True):
-        if name.startswith("features") and name.endswith("bias") and isinstance(model.module.get_submodule(name[:-5]), nn.Conv2d):
+        if (
+            name.startswith("features")
+            and name.endswith("bias")
+            and isinstance(model.module.get_submodule(name[:-5]), nn.Conv2d)
+        ):
             found[place] = True
     return found
 
@@ -122,7 +126,8 @@ def test_narrower_processors_compute_the_same(monkeypatch: pytest.MonkeyPatch, w
 @needs_compiler
 @pytest.mark.parametrize(("rows", "threads"), [(1, 1), (8, 3), (64, 2)])
 def test_groups_of_images_do_not_show(monkeypatch: pytest.MonkeyPatch, rows: int, threads: int) -> None:
-    """However many tiles are multiplied at once, by however many threads: also where the last group is smaller, or threads have none."""
+    """However many tiles are multiplied at once, by however many threads: also where the last group is smaller, or
+    threads have none."""
     given, before = case("convnet-d3-w32"), torch.get_num_threads()
     monkeypatch.setattr(blocks, "ROWS", rows)
     blocks.group_size.cache_clear()
@@ -145,7 +150,9 @@ def test_groups_of_images_do_not_show(monkeypatch: pytest.MonkeyPatch, rows: int
         (16, 1, 8, 1),
     ],
 )
-def test_groups_are_as_large_as_they_may_be_with_equal_work_for_all_threads(tiles: int, images: int, threads: int, size: int) -> None:
+def test_groups_are_as_large_as_they_may_be_with_equal_work_for_all_threads(
+    tiles: int, images: int, threads: int, size: int
+) -> None:
     assert blocks.group_size(tiles, images, threads) == size
 
 
@@ -180,7 +187,9 @@ def test_a_norm_leaves_no_gradient_to_the_bias_before_it() -> None:
     where = biases(given.model)
     assert int(where.sum()) == 3 * 32
     found = engine(given).gradient(given.theta, given.images, given.targets).theta
-    wanted = EagerEngine(given.model).gradient(*(part.double() for part in (given.theta, given.images, given.targets))).theta
+    wanted = (
+        EagerEngine(given.model).gradient(*(part.double() for part in (given.theta, given.images, given.targets))).theta
+    )
     assert not found[where].any()
     assert float(wanted[where].abs().max()) < 1e-12 < float(wanted[~where].abs().max())
 
@@ -249,7 +258,10 @@ def test_the_meta_gradient_is_that_of_back_propagation(momentum: float) -> None:
     wanted = Backprop()(inner, start.double(), exact, Matching((3, 5), goals, torch.tensor([1.0, 2.0]).double()))
     assert error(found.images, wanted.images) < 1e-3
     assert error(found.lr, wanted.lr) < 1e-3
-    assert float(nn.functional.cosine_similarity(found.images.flatten().double(), wanted.images.flatten(), dim=0)) > 1 - 1e-6
+    assert (
+        float(nn.functional.cosine_similarity(found.images.flatten().double(), wanted.images.flatten(), dim=0))
+        > 1 - 1e-6
+    )
 
 
 @needs_compiler

@@ -16,16 +16,27 @@ MODEL = "convnet-d1-w8"
 
 
 def make_blobs(per_class: int = 24, tests: int = 20, size: int = 8, noise: float = 0.2, seed: int = 0) -> Dataset:
-    """Three classes of `[3, size, size]` images, each a noisy shade of its own colour; classes are interleaved, not sorted."""
+    """Three classes of `[3, size, size]` images, each a noisy shade of its own colour; classes are interleaved, not
+    sorted."""
     generator = torch.Generator().manual_seed(seed)
 
     def split(count: int) -> Split:
         labels = torch.arange(len(CLASSES)).repeat(count)
-        images = torch.eye(3)[labels][:, :, None, None] + noise * torch.randn(len(labels), 3, size, size, generator=generator)
+        images = torch.eye(3)[labels][:, :, None, None] + noise * torch.randn(
+            len(labels), 3, size, size, generator=generator
+        )
         return Split(images, labels)
 
     shape = (3, size, size)
-    return Dataset("blobs", CLASSES, split(per_class), split(tests), Preprocessing.none(shape), f"blobs-{seed}", DataConfig(whiten="none"))
+    return Dataset(
+        "blobs",
+        CLASSES,
+        split(per_class),
+        split(tests),
+        Preprocessing.none(shape),
+        f"blobs-{seed}",
+        DataConfig(whiten="none"),
+    )
 
 
 @pytest.fixture

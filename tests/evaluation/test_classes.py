@@ -23,7 +23,12 @@ def result(counts: tuple[tuple[int, ...], ...]) -> NetworkResult:
 
 def scores(*networks: NetworkResult, classes: tuple[str, ...] = NAMES) -> Scores:
     found = Entry.of(networks, "final")
-    return Scores(recipe=MTT_PROTOCOL, architecture={"mlp": found}, baselines={"random": Entry.of(networks[:1], "final")}, classes=classes)
+    return Scores(
+        recipe=MTT_PROTOCOL,
+        architecture={"mlp": found},
+        baselines={"random": Entry.of(networks[:1], "final")},
+        classes=classes,
+    )
 
 
 def test_every_class_has_its_mean_and_spread_beside_the_baselines() -> None:

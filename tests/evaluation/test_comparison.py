@@ -29,7 +29,8 @@ class Killed(BaseException):
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one epoch count with every network that is trained; `[-1]` put in front kills the process at the fourth."""
+    """Grows by one epoch count with every network that is trained; `[-1]` put in front kills the process at the
+    fourth."""
     counts: list[int] = []
     real = evaluation.train_network
 
@@ -43,7 +44,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_scores_hold_the_set_and_all_baselines(tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int]) -> None:
+def test_scores_hold_the_set_and_all_baselines(
+    tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int]
+) -> None:
     scores = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path)
     assert list(scores.architecture) == [MODEL]
     assert list(scores.baselines) == ["random", "kmeans", "full"]
@@ -102,7 +105,9 @@ def test_textures_are_scored_by_their_crops_and_kept_by_what_they_lie_on(
     ordinary = distil(blobs, 2)
     canvases = replace(ordinary, images=ordinary.images.repeat(1, 1, 2, 2), canvas=2)
     for samples, networks in ((1, 2), (1, 2), (3, 4)):
-        found = evaluate_all(replace(canvases, canvas_samples=samples), blobs, RECIPE, seeds=2, baselines=[], out=tmp_path)
+        found = evaluate_all(
+            replace(canvases, canvas_samples=samples), blobs, RECIPE, seeds=2, baselines=[], out=tmp_path
+        )
         assert len(trained) == networks
     assert found.architecture[MODEL].n == 2
     with pytest.raises(InputError, match=r"The set's images have shape \(3, 16, 16\), those of 'blobs' \(3, 8, 8\)"):
@@ -120,11 +125,15 @@ def test_changing_only_the_full_epochs_trains_only_full_data_again(
 ) -> None:
     evaluate_all(distil(blobs), blobs, RECIPE, seeds=1, out=tmp_path, baselines=("random", "full"))
     trained.clear()
-    evaluate_all(distil(blobs), blobs, RECIPE.replace(full_epochs=2), seeds=1, out=tmp_path, baselines=("random", "full"))
+    evaluate_all(
+        distil(blobs), blobs, RECIPE.replace(full_epochs=2), seeds=1, out=tmp_path, baselines=("random", "full")
+    )
     assert trained == [2]
 
 
-def test_every_network_of_the_random_baseline_sees_its_own_draw(monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil) -> None:
+def test_every_network_of_the_random_baseline_sees_its_own_draw(
+    monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil
+) -> None:
     seen: list[torch.Tensor] = []
 
     def note(network: object, examples: object, *_: object) -> NetworkResult:
@@ -138,13 +147,17 @@ def test_every_network_of_the_random_baseline_sees_its_own_draw(monkeypatch: pyt
     assert not any(torch.equal(drawn[i], drawn[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
 
 
-def test_several_networks_share_one_file_and_baselines_use_the_first(blobs: Dataset, distil: Distil, trained: list[int]) -> None:
+def test_several_networks_share_one_file_and_baselines_use_the_first(
+    blobs: Dataset, distil: Distil, trained: list[int]
+) -> None:
     scores = evaluate_all(distil(blobs), blobs, RECIPE, model=(MODEL, "convnet-d2-w8"), seeds=1, baselines=("full",))
     assert list(scores.architecture) == [MODEL, "convnet-d2-w8"]
     assert trained == [3, 3, 1]
 
 
-def test_wrong_names_and_sizes_are_refused_before_any_training(blobs: Dataset, distil: Distil, trained: list[int]) -> None:
+def test_wrong_names_and_sizes_are_refused_before_any_training(
+    blobs: Dataset, distil: Distil, trained: list[int]
+) -> None:
     with pytest.raises(InputError, match="Did you mean 'kmeans'"):
         evaluate_all(distil(blobs), blobs, RECIPE, baselines=("kmean",))
     with pytest.raises(InputError, match="0 networks"):

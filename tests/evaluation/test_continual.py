@@ -1,4 +1,5 @@
-"""Class-incremental learning, against the obvious way: a data set cut to the classes seen, and a network trained on it by hand."""
+"""Class-incremental learning, against the obvious way: a data set cut to the classes seen, and a network trained on it
+by hand."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def test_every_step_equals_training_and_testing_on_the_classes_seen(hard: Datase
     for step, seen in enumerate(found.seen):
         for k in range(3):
             order = torch.randperm(3, generator=rng(4, "continual", k)).tolist()
-            assert found.accuracies["synthetic"][step][k] == pytest.approx(by_hand(distil(hard), hard, order[:seen], k, 4))
+            assert found.accuracies["synthetic"][step][k] == pytest.approx(
+                by_hand(distil(hard), hard, order[:seen], k, 4)
+            )
     assert len({value for step in found.accuracies["synthetic"][1:] for value in step}) > 3
 
 

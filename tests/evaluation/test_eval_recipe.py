@@ -24,7 +24,9 @@ def test_mtt_protocol_has_the_published_values() -> None:
 
 
 def test_ast_as_released_differs_from_mtt_only_where_the_script_does() -> None:
-    changed = {name for name in EvalRecipe.model_fields if getattr(MTT_PROTOCOL, name) != getattr(AST_RELEASED_PROTOCOL, name)}
+    changed = {
+        name for name in EvalRecipe.model_fields if getattr(MTT_PROTOCOL, name) != getattr(AST_RELEASED_PROTOCOL, name)
+    }
     assert changed == {"name", "weight_decay", "decay_factor", "momentum_after", "check_every", "reported"}
     assert AST_RELEASED_PROTOCOL.weight_decay == 1e-3
     assert (AST_RELEASED_PROTOCOL.decay_factor, AST_RELEASED_PROTOCOL.momentum_after) == (0.5, 0.8)

@@ -31,7 +31,10 @@ def examples(count: int = 10, lr: float = 0.1, torus: Torus = ORDINARY) -> Tenso
 
 def held_out(count: int = 30) -> Split:
     generator = rng(0, "held out")
-    return Split(torch.randn(count, *SHAPE, generator=generator, dtype=torch.float64), torch.randint(3, (count,), generator=generator))
+    return Split(
+        torch.randn(count, *SHAPE, generator=generator, dtype=torch.float64),
+        torch.randint(3, (count,), generator=generator),
+    )
 
 
 def by_hand(start: nn.Sequential, data: TensorExamples, recipe: EvalRecipe) -> list[Tensor]:
@@ -49,7 +52,10 @@ def by_hand(start: nn.Sequential, data: TensorExamples, recipe: EvalRecipe) -> l
             batch = order[first : first + recipe.batch].repeat(data.torus.samples)
             seen = data.images[batch]
             if data.torus.canvas > 1:
-                corners = [torch.randint(data.torus.canvas * side, (len(batch),), generator=generator).tolist() for side in SHAPE[1:]]
+                corners = [
+                    torch.randint(data.torus.canvas * side, (len(batch),), generator=generator).tolist()
+                    for side in SHAPE[1:]
+                ]
                 moved = [image.roll((-row, -column), (1, 2)) for image, row, column in zip(seen, *corners, strict=True)]
                 seen = torch.stack(moved)[:, :, : SHAPE[1], : SHAPE[2]]
             if recipe.augmentation:
@@ -68,10 +74,18 @@ def by_hand(start: nn.Sequential, data: TensorExamples, recipe: EvalRecipe) -> l
 
 @pytest.mark.parametrize("augmentation", ["", "color_crop_cutout_flip_scale_rotate"])
 @pytest.mark.parametrize("momentum_after", [None, 0.8])
-@pytest.mark.parametrize("torus", [ORDINARY, Torus(canvas=2), Torus(canvas=3, samples=2)], ids=["images", "textures", "several crops"])
+@pytest.mark.parametrize(
+    "torus", [ORDINARY, Torus(canvas=2), Torus(canvas=3, samples=2)], ids=["images", "textures", "several crops"]
+)
 def test_training_equals_sgd_written_out(augmentation: str, momentum_after: float | None, torus: Torus) -> None:
     recipe = EvalRecipe(
-        name="short", epochs=7, batch=4, decay_factor=0.5, momentum_after=momentum_after, augmentation=augmentation, weight_decay=0.01
+        name="short",
+        epochs=7,
+        batch=4,
+        decay_factor=0.5,
+        momentum_after=momentum_after,
+        augmentation=augmentation,
+        weight_decay=0.01,
     )
     data, trained = examples(torus=torus), network()
     expected = by_hand(network(), data, recipe)
@@ -118,7 +132,11 @@ def test_a_network_is_tested_once_for_all_its_figures() -> None:
 def test_above_a_hundred_classes_no_confusion_matrix_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("astdistill.evaluation.training.MOST_CONFUSED", 2)
     result = train_network(
-        network(), examples(), EvalRecipe(name="short", epochs=1, augmentation=""), held_out(), lambda epoch: rng(0, epoch)
+        network(),
+        examples(),
+        EvalRecipe(name="short", epochs=1, augmentation=""),
+        held_out(),
+        lambda epoch: rng(0, epoch),
     )
     assert result.confusion is None
     assert result.by_class is not None
@@ -152,7 +170,12 @@ def test_best_is_the_maximum_over_checks_and_absent_without_them() -> None:
     result = train_network(trained, data, recipe, held_out(), generator)
     assert len(set(seen)) > 1
     assert result.best == max(*seen, result.final)
-    assert train_network(network(), data, recipe.replace(check_every=0, reported="final"), held_out(), lambda e: rng(0, e)).best is None
+    assert (
+        train_network(
+            network(), data, recipe.replace(check_every=0, reported="final"), held_out(), lambda e: rng(0, e)
+        ).best
+        is None
+    )
 
 
 def test_checking_on_the_way_does_not_change_the_training() -> None:

@@ -86,7 +86,13 @@ def test_a_function_of_the_caller_and_a_user_s_network_reach_the_workers(hard: D
         workers=2,
     )
     assert found == evaluate(
-        lambda k: sets[k], hard, recipe=RECIPE, model="jobs:factory", seeds=3, done={("jobs:factory", 1): NetworkResult(12.5)}, workers=1
+        lambda k: sets[k],
+        hard,
+        recipe=RECIPE,
+        model="jobs:factory",
+        seeds=3,
+        done={("jobs:factory", 1): NetworkResult(12.5)},
+        workers=1,
     )
     assert found.architecture["jobs:factory"].final == (seen[0].final, 12.5, seen[2].final)
 
@@ -104,10 +110,16 @@ def test_tiny_work_stays_in_this_process(monkeypatch: pytest.MonkeyPatch, blobs:
     assert counts == [1, 1, 1]
 
 
-def test_every_row_is_counted_by_the_images_it_sees(monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil) -> None:
+def test_every_row_is_counted_by_the_images_it_sees(
+    monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil
+) -> None:
     shown: list[tuple[int, int]] = []
     real = evaluation.bar
-    monkeypatch.setattr(evaluation, "bar", lambda title, total, done, unit: shown.append((total, done)) or real(title, total, done, unit))
+    monkeypatch.setattr(
+        evaluation,
+        "bar",
+        lambda title, total, done, unit: shown.append((total, done)) or real(title, total, done, unit),
+    )
     monkeypatch.setattr(evaluation, "train_network", lambda *words: NetworkResult(0.0))
     evaluate_all(distil(blobs), blobs, RECIPE, seeds=2)
     assert shown == [(2 * 3 * 6 * 3 + 2 * 72, 0)]
@@ -115,12 +127,16 @@ def test_every_row_is_counted_by_the_images_it_sees(monkeypatch: pytest.MonkeyPa
     assert shown[1] == (3 * 3 * 6, 3 * 6)
 
 
-def test_the_long_ones_come_first_behind_the_distilled_set(monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil) -> None:
+def test_the_long_ones_come_first_behind_the_distilled_set(
+    monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil
+) -> None:
     """On cores; in one process in the order of the table."""
     for crew, wanted in ((Crew(2, 1, asked=True), [3, 3, 9, 9, 3, 3, 3, 3]), (Crew(1, 1), [3, 3, 3, 3, 3, 3, 9, 9])):
         order: list[int] = []
 
-        def note(network: object, examples: object, recipe: EvalRecipe, *words: object, order: list[int] = order) -> NetworkResult:
+        def note(
+            network: object, examples: object, recipe: EvalRecipe, *words: object, order: list[int] = order
+        ) -> NetworkResult:
             order.append(recipe.epochs)
             return NetworkResult(0.0)
 

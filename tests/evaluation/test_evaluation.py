@@ -34,7 +34,9 @@ def test_learnable_blobs_are_learned_from_two_images_a_class(blobs: Dataset, dis
 def test_labels_that_say_nothing_give_chance(blobs: Dataset) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = Split(torch.randn(30, *blobs.shape, generator=generator), torch.arange(3).repeat(10))
-    tested = replace(blobs, test=Split(torch.randn(600, *blobs.shape, generator=generator), torch.arange(3).repeat(200)))
+    tested = replace(
+        blobs, test=Split(torch.randn(600, *blobs.shape, generator=generator), torch.arange(3).repeat(200))
+    )
     assert evaluate(noise, tested, recipe=SHORT, model=MODEL, seeds=3).mean == pytest.approx(100 / 3, abs=6)
 
 
@@ -130,7 +132,9 @@ def test_validation_images_are_used_when_asked_for(blobs: Dataset, distil: Disti
 
 def test_a_set_of_other_preprocessing_is_refused_with_the_call_that_helps(blobs: Dataset, distil: Distil) -> None:
     whitened = Preprocessing.standard(torch.full((3,), 0.4), torch.full((3,), 0.2), blobs.shape)
-    other = replace(distil(blobs), preprocessing=whitened, data=DataConfig(source="cifar10", whiten="standard", per_class=50))
+    other = replace(
+        distil(blobs), preprocessing=whitened, data=DataConfig(source="cifar10", whiten="standard", per_class=50)
+    )
     with pytest.raises(InputError, match=r"load_dataset\('cifar10', whiten='standard', per_class=50\)"):
         evaluate(other, blobs, recipe=SHORT, seeds=1)
 
@@ -152,7 +156,10 @@ def test_every_network_of_the_papers_is_trained_by_one_call(blobs: Dataset, dist
     scores = evaluate(distil(blobs), blobs, recipe=SHORT.replace(epochs=1), model=["M"], seeds=1)
     assert list(scores.architecture) == [MODEL, "mlp", "lenet", "alexnet", "vgg11-instancenorm", "resnet18"]
     assert scores.diverged == 0
-    assert scores.architecture[MODEL] == evaluate(distil(blobs), blobs, recipe=SHORT.replace(epochs=1), seeds=1).architecture[MODEL]
+    assert (
+        scores.architecture[MODEL]
+        == evaluate(distil(blobs), blobs, recipe=SHORT.replace(epochs=1), seeds=1).architecture[MODEL]
+    )
 
 
 def test_a_function_s_sets_are_the_same_for_every_network_name(blobs: Dataset, distil: Distil) -> None:
@@ -162,7 +169,14 @@ def test_a_function_s_sets_are_the_same_for_every_network_name(blobs: Dataset, d
         asked.append(k)
         return distil(blobs, k + 1)
 
-    scores = evaluate(draw, blobs, recipe=SHORT.replace(epochs=1), model=[MODEL, "mlp"], seeds=2, done={(MODEL, 0): NetworkResult(1.0)})
+    scores = evaluate(
+        draw,
+        blobs,
+        recipe=SHORT.replace(epochs=1),
+        model=[MODEL, "mlp"],
+        seeds=2,
+        done={(MODEL, 0): NetworkResult(1.0)},
+    )
     assert asked == [0, 1]
     assert entry(scores)[0] == 1.0
     assert len(entry(scores, "mlp")) == 2

@@ -19,7 +19,10 @@ STUDENT = "convnet-d3"
         ("D", ["convnet-d1", "convnet-d2", "convnet-d3", "convnet-d4"]),
         ("A", ["convnet-d3-sigmoid", "convnet-d3", "convnet-d3-leakyrelu"]),
         ("P", ["convnet-d3-nopool", "convnet-d3-maxpool", "convnet-d3"]),
-        ("N", ["convnet-d3-nonorm", "convnet-d3-batchnorm", "convnet-d3-layernorm", "convnet-d3", "convnet-d3-groupnorm"]),
+        (
+            "N",
+            ["convnet-d3-nonorm", "convnet-d3-batchnorm", "convnet-d3-layernorm", "convnet-d3", "convnet-d3-groupnorm"],
+        ),
     ],
 )
 def test_pools_are_derived_from_the_student(pool: str, names: list[str]) -> None:

@@ -22,7 +22,14 @@ from astdistill.runtime.errors import InputError
 
 RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1, augmentation="flip")
 Distil = Callable[..., SyntheticSet]
-ROWS = {"full": 80.0, "synthetic": 60.0, "synthetic_hard": 50.0, "synthetic_plain": 40.0, "random": 30.0, "random_plain": 20.0}
+ROWS = {
+    "full": 80.0,
+    "synthetic": 60.0,
+    "synthetic_hard": 50.0,
+    "synthetic_plain": 40.0,
+    "random": 30.0,
+    "random_plain": 20.0,
+}
 """Accuracies of rows that a test tells apart; the values below are those of these, by hand."""
 
 
@@ -58,7 +65,9 @@ def test_the_normalisation_is_zero_at_minus_one_and_one_at_one() -> None:
     assert robust(0.0) == pytest.approx(0.26894142137)  # (1 − 1/e) / (e − 1/e) = 1 / (1 + e)
 
 
-def test_soft_labels_are_scored_against_the_formulas_by_hand(blobs: Dataset, distil: Distil, trained: list[object], tmp_path: Path) -> None:
+def test_soft_labels_are_scored_against_the_formulas_by_hand(
+    blobs: Dataset, distil: Distil, trained: list[object], tmp_path: Path
+) -> None:
     found = rank(marked(distil(blobs), "soft"), blobs, RECIPE, seeds=2, out=tmp_path)
     assert len(trained) == 6 * 2
     assert found.hlr == pytest.approx((0.3, 0.3))  # 80 − 50
@@ -85,7 +94,9 @@ def test_hard_labels_share_their_rows_with_the_evaluation(
     assert (tmp_path / "scores.json").read_bytes() == before
 
 
-def test_a_protocol_without_augmentation_trains_no_row_twice(blobs: Dataset, distil: Distil, trained: list[object]) -> None:
+def test_a_protocol_without_augmentation_trains_no_row_twice(
+    blobs: Dataset, distil: Distil, trained: list[object]
+) -> None:
     found = rank(distil(blobs), blobs, RECIPE.replace(augmentation=""), seeds=1)
     assert len(trained) == 3
     assert found.ior == found.ior_plain

@@ -30,7 +30,9 @@ def best_at(monkeypatch: pytest.MonkeyPatch, rate: float) -> list[Split]:
     """Makes accuracy fall with the distance of the step size from `rate`; returns what networks were tested on."""
     seen: list[Split] = []
 
-    def note(network: object, examples: evaluation.Examples, recipe: EvalRecipe, tested: Split, *_: object) -> NetworkResult:
+    def note(
+        network: object, examples: evaluation.Examples, recipe: EvalRecipe, tested: Split, *_: object
+    ) -> NetworkResult:
         seen.append(tested)
         return NetworkResult(100.0 - 10.0 * abs(examples.lr - rate))
 
@@ -63,10 +65,15 @@ def test_poisoned_test_labels_change_nothing_of_the_search(blobs: Dataset, disti
     assert search_rates(distil(blobs), poisoned, RECIPE, seeds=2) == found
     assert len({accuracy for each in found[MODEL].accuracies for accuracy in each}) > 1
     honest = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=(), rates=found)
-    assert evaluate_all(distil(blobs), poisoned, RECIPE, seeds=2, baselines=(), rates=found).architecture != honest.architecture
+    assert (
+        evaluate_all(distil(blobs), poisoned, RECIPE, seeds=2, baselines=(), rates=found).architecture
+        != honest.architecture
+    )
 
 
-def test_a_validation_split_is_used_where_there_is_one(blobs: Dataset, distil: Distil, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_validation_split_is_used_where_there_is_one(
+    blobs: Dataset, distil: Distil, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = best_at(monkeypatch, 0.05)
     own = blobs.train.select(torch.arange(9))
     (found,) = search_rates(distil(blobs), replace(blobs, validation=own), RECIPE, seeds=1).values()
@@ -92,7 +99,9 @@ def test_the_found_rate_trains_the_set_and_baselines_keep_theirs(
     real = evaluation.train_network
     monkeypatch.setattr(evaluation, "train_network", lambda n, examples, *rest: used.append(
         (len(examples), round(examples.lr, 6))) or real(n, examples, *rest))  # fmt: skip
-    scores = evaluate_all(distil(blobs), blobs, RECIPE, models, seeds=1, baselines=("random", "full"), out=tmp_path, rates=rates)
+    scores = evaluate_all(
+        distil(blobs), blobs, RECIPE, models, seeds=1, baselines=("random", "full"), out=tmp_path, rates=rates
+    )
     assert used == [(6, 0.1), (6, 0.1), (6, 0.01), (72, 0.01)]
     assert scores.rates == rates
     assert not (tmp_path / "scores.json").read_text().count('"rates": {}')
@@ -121,7 +130,9 @@ def test_a_searched_rate_is_used_and_named_by_every_table(blobs: Dataset, distil
     assert ranking.accuracies == rank(found.given(distil(blobs)), blobs, RECIPE, seeds=1).accuracies
     assert words in ranking_table(ranking).caption
     arriving = continual(distil(blobs), blobs, 2, RECIPE, seeds=1, baselines=(), rates=rates)
-    assert arriving.accuracies == continual(found.given(distil(blobs)), blobs, 2, RECIPE, seeds=1, baselines=()).accuracies
+    assert (
+        arriving.accuracies == continual(found.given(distil(blobs)), blobs, 2, RECIPE, seeds=1, baselines=()).accuracies
+    )
     assert words in continual_table(arriving).caption
     plain = rank(distil(blobs), blobs, RECIPE, seeds=1, rates={"another": found})
     assert plain.accuracies != ranking.accuracies

@@ -71,7 +71,15 @@ def test_a_file_without_scores_is_named(tmp_path: Path, content: str) -> None:
 
 def test_table_names_protocol_n_and_what_is_reported() -> None:
     shown = text(terminal(table(scores())))
-    for word in ("synthetic, convnet-d3", "random real images", "full data", "43.0 ± 3.6", "Protocol MTT", "the last epoch", "n = 1 to 3"):
+    for word in (
+        "synthetic, convnet-d3",
+        "random real images",
+        "full data",
+        "43.0 ± 3.6",
+        "Protocol MTT",
+        "the last epoch",
+        "n = 1 to 3",
+    ):
         assert word in shown
     assert "best" not in shown
     assert "diverged" not in shown
@@ -117,7 +125,10 @@ def test_figures_by_class_are_kept_for_every_network_and_come_back_equal(tmp_pat
 
 def test_counts_are_those_of_all_networks_together() -> None:
     other = NetworkResult(50.0, confusion=((4, 0), (4, 0)))
-    assert Entry.of([NetworkResult(62.5, confusion=COUNTS), NetworkResult(1.0), other], "final").counts == ((7, 1), (6, 2))
+    assert Entry.of([NetworkResult(62.5, confusion=COUNTS), NetworkResult(1.0), other], "final").counts == (
+        (7, 1),
+        (6, 2),
+    )
     assert Entry.of(FINAL, "final").counts is None
 
 

@@ -42,7 +42,10 @@ def imported(*words: str) -> TrajectoryStore:
     assert exit_code("experts", "digits-ipc1", "--experts.count", "2", *TINY) == 0
     original = TrajectoryStore.open("experts")
     write_buffers(Path("buffers"), [[rows_of(original, 0), rows_of(original, 1)]])
-    assert exit_code("import-buffers", "buffers", *DATA, "--model", "convnet-d1-w4", "--store", "mine", "--quiet", *words) == 0
+    assert (
+        exit_code("import-buffers", "buffers", *DATA, "--model", "convnet-d1-w4", "--store", "mine", "--quiet", *words)
+        == 0
+    )
     return TrajectoryStore.open("mine")
 
 
@@ -71,12 +74,17 @@ def test_experts_come_in_and_are_distilled_as_they_are(capsys: pytest.CaptureFix
 @pytest.mark.slow
 def test_imported_experts_cost_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     name = imported().folder.name
-    assert exit_code("run", "digits-ipc1", *TINY[:-1], "--experts.store", "mine", "--experts.imported", name, "--dry-run") == 0
+    assert (
+        exit_code("run", "digits-ipc1", *TINY[:-1], "--experts.store", "mine", "--experts.imported", name, "--dry-run")
+        == 0
+    )
     (row,) = [line for line in capsys.readouterr().out.splitlines() if f"experts of {name}" in line]
     assert " 0 s " in row or " 0.0 s " in row
 
 
-def test_imported_experts_that_do_not_fit_are_refused_before_anything_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_imported_experts_that_do_not_fit_are_refused_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     store = imported()
     use = ["--experts.store", "mine", "--experts.imported", store.folder.name]
     before, name = files(), store.folder.name

@@ -88,7 +88,9 @@ def test_a_format_is_found_by_name_and_described() -> None:
         assert not format.text.endswith(".")
 
 
-def test_what_cannot_be_written_is_refused(tmp_path: Path, synthetic: SyntheticSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_written_is_refused(
+    tmp_path: Path, synthetic: SyntheticSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match=r"There is no format 'mt'\. Did you mean 'mtt'\?"):
         export(synthetic, "mt", tmp_path / "out")
     (tmp_path / "used").mkdir()

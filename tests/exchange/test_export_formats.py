@@ -44,7 +44,12 @@ def made(channels: int = 1, **changes: Any) -> SyntheticSet:
         model=TINY,
         augmentation="flip_scale",
         method="mtt",
-        provenance={"iteration": 7, "settings": {"inner_steps": 12}, "versions": {"torch": "2.13.0"}, "arguments": ["/home/me/secret"]},
+        provenance={
+            "iteration": 7,
+            "settings": {"inner_steps": 12},
+            "versions": {"torch": "2.13.0"},
+            "arguments": ["/home/me/secret"],
+        },
     )
     return replace(whole, **changes)
 
@@ -54,7 +59,9 @@ def soft(channels: int = 1) -> SyntheticSet:
 
 
 def texture(channels: int = 1) -> SyntheticSet:
-    return made(channels, images=torch.randn(6, channels, 16, 16, generator=rng(0, "canvas")), canvas=2, canvas_samples=3)
+    return made(
+        channels, images=torch.randn(6, channels, 16, 16, generator=rng(0, "canvas")), canvas=2, canvas_samples=3
+    )
 
 
 def scored(synthetic: SyntheticSet) -> Scores:
@@ -92,7 +99,10 @@ def test_one_file_of_arrays_holds_everything(tmp_path: Path, format: str, make: 
     for name, tensor in expected.items():
         assert np.array_equal(arrays[name], tensor.numpy()), name
         assert arrays[name].dtype == tensor.numpy().dtype
-    vectors, scale = arrays["preprocessing.eigenvectors"], arrays["preprocessing.eigenvalues"].clip(0) + header["preprocessing"]["eps"]
+    vectors, scale = (
+        arrays["preprocessing.eigenvectors"],
+        arrays["preprocessing.eigenvalues"].clip(0) + header["preprocessing"]["eps"],
+    )
     photo = np.random.default_rng(0).random((1, 64)).astype(np.float32)
     by_numpy = (photo - arrays["preprocessing.mean"]) @ (vectors * scale**-0.5) @ vectors.T
     by_us = synthetic.preprocessing.apply(torch.from_numpy(photo).view(1, 1, 8, 8)).flatten(1)
@@ -115,7 +125,9 @@ def test_pictures_are_the_pixels_clipped_and_each_in_its_own_range(tmp_path: Pat
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
         exact = synthetic.unclipped()[place]
         shown = [np.asarray(Image.open(tmp_path / "out" / kind / name)) for kind in ("clipped", "unclipped")]
-        clipped, whole = (torch.from_numpy(each.copy()).view(*each.shape[:2], -1).permute(2, 0, 1).float() / 255 for each in shown)
+        clipped, whole = (
+            torch.from_numpy(each.copy()).view(*each.shape[:2], -1).permute(2, 0, 1).float() / 255 for each in shown
+        )
         assert clipped.shape == exact.shape
         assert float((clipped - exact.clamp(0, 1)).abs().max()) <= 0.501 / 255
         low, high = float(row["black is"]), float(row["white is"])
@@ -125,7 +137,9 @@ def test_pictures_are_the_pixels_clipped_and_each_in_its_own_range(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("make", "channels"), [(made, 1), (soft, 3), (texture, 3)], ids=["hard", "soft", "textures"])
-def test_a_data_set_folder_opens_with_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, channels: int) -> None:
+def test_a_data_set_folder_opens_with_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, channels: int
+) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     synthetic = make(channels)
     folder = export(synthetic, "huggingface", tmp_path / "out", scores=scored(synthetic))
@@ -224,7 +238,13 @@ def test_the_command_writes_beside_the_set_and_uploads(run: Path, capsys: pytest
     name, settings, uploaded, kind, files = Hub.calls
     assert (name, uploaded, kind) == ("me/blobs", "me/blobs", "dataset")
     assert settings == {"repo_type": "dataset", "private": True, "exist_ok": True}
-    assert files == ["README.md", "data/train-00000-of-00001.parquet", "images.png", "scores.json", "synthetic.safetensors"]
+    assert files == [
+        "README.md",
+        "data/train-00000-of-00001.parquet",
+        "images.png",
+        "scores.json",
+        "synthetic.safetensors",
+    ]
     assert "52.1 ± 1.0" in (run / "exports/huggingface/README.md").read_text()
     assert main(["export", "run", "--format", "png", "--out", "pictures"]) == 0
     assert "… and 3 more in pictures" in capsys.readouterr().out
@@ -237,7 +257,9 @@ def test_figures_are_those_of_the_file_that_is_named(run: Path) -> None:
         assert ("52.1 ± 1.0" in Path(file, "README.md").read_text()) == told
 
 
-def test_an_upload_that_cannot_be_is_one_sentence(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_cannot_be_is_one_sentence(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = sorted(run.rglob("*"))
     for words, sentence in (
         (["--format", "png", "--push", "me/blobs"], "astdistill export run --format huggingface --push me/blobs"),
@@ -257,6 +279,8 @@ def test_an_upload_that_cannot_be_is_one_sentence(run: Path, capsys: pytest.Capt
 def test_a_hub_that_refuses_leaves_the_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Hub, "error", huggingface_hub.errors.OfflineModeIsEnabled("no network\nat all"))
     folder = export(made(), "huggingface", "out")
-    with pytest.raises(InputError, match=r"did not take 'me/blobs' \(no network\); out is whole, .*hf upload me/blobs out"):
+    with pytest.raises(
+        InputError, match=r"did not take 'me/blobs' \(no network\); out is whole, .*hf upload me/blobs out"
+    ):
         push(folder, "me/blobs")
     assert (folder / "README.md").is_file()

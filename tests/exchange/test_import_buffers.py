@@ -77,19 +77,31 @@ def test_the_published_network_computes_the_same_from_its_row(tmp_path: Path) ->
     assert last_accuracy(store, data) > 50
 
 
-def test_an_expert_trained_on_a_cpu_by_the_released_code_is_frozen_and_refused(tmp_path: Path, dataset: Dataset) -> None:
+def test_an_expert_trained_on_a_cpu_by_the_released_code_is_frozen_and_refused(
+    tmp_path: Path, dataset: Dataset
+) -> None:
     with seeded(0, "published"):
         network = PublishedConvNet(1, 3, 8, depth=1, width=4)
     rows = trained(network, dataset.train.whole(), dataset.train.labels, epochs=2, row=alias)
     folder = write_buffers(tmp_path / "b", [[published_rows()], [published_rows(seed=1), rows]])
-    refused(r"The 3 rows of expert 1 of .*replay_buffer_1\.pt are all equal.*does not copy on a CPU", folder, dataset, tmp_path / "s")
+    refused(
+        r"The 3 rows of expert 1 of .*replay_buffer_1\.pt are all equal.*does not copy on a CPU",
+        folder,
+        dataset,
+        tmp_path / "s",
+    )
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older than torch 1.6"])
 def test_a_malicious_file_is_refused_and_does_nothing(tmp_path: Path, dataset: Dataset, zipped: bool) -> None:
     file, touched = tmp_path / "replay_buffer_0.pt", tmp_path / "touched"
     torch.save([[*published_rows(), Touch(touched)]], file, _use_new_zipfile_serialization=zipped)
-    refused(r"holds 'posix\.system', which is no tensor, list or number, and was not loaded", tmp_path, dataset, tmp_path / "s")
+    refused(
+        r"holds 'posix\.system', which is no tensor, list or number, and was not loaded",
+        tmp_path,
+        dataset,
+        tmp_path / "s",
+    )
     assert not touched.exists()
     torch.load(file, weights_only=False)  # the file is what it seems: the careless way runs it
     assert touched.exists()
@@ -99,9 +111,13 @@ def test_files_older_than_torch_1_6_are_read(tmp_path: Path, dataset: Dataset) -
     rows = published_rows()
     torch.save([rows], tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     torch.save([rows], tmp_path / "new.pt")
-    stores = [import_buffers([tmp_path / f"{age}.pt"], dataset, model=TINY, store=tmp_path / age) for age in ("old", "new")]
+    stores = [
+        import_buffers([tmp_path / f"{age}.pt"], dataset, model=TINY, store=tmp_path / age) for age in ("old", "new")
+    ]
     assert stores[0].identity == stores[1].identity
-    assert torch.equal(stores[0].rows(0, 0, 3), torch.stack([torch.cat([part.flatten() for part in row]) for row in rows]))
+    assert torch.equal(
+        stores[0].rows(0, 0, 3), torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
+    )
 
 
 def test_files_are_taken_in_the_order_of_their_numbers(tmp_path: Path, dataset: Dataset) -> None:
@@ -128,7 +144,9 @@ def test_the_store_is_named_by_its_rows_and_can_never_be_trained_on(tmp_path: Pa
     other = write_buffers(tmp_path / "b", [[published_rows(seed=1)]])
     again = write_buffers(tmp_path / "c", [[published_rows()]])
     recipe = TINY_RECIPE.replace(epochs=2)
-    stores = [import_buffers(each, dataset, model=TINY, recipe=recipe, store=tmp_path / "s") for each in (first, other, again)]
+    stores = [
+        import_buffers(each, dataset, model=TINY, recipe=recipe, store=tmp_path / "s") for each in (first, other, again)
+    ]
     assert stores[0].folder == stores[2].folder != stores[1].folder
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == sorted(store.folder.name for store in stores[:2])
     before = {path: path.read_bytes() for path in stores[0].folder.iterdir()}
@@ -152,14 +170,26 @@ def test_shorter_experts_cut_the_store_to_their_length(tmp_path: Path, dataset: 
 @pytest.mark.parametrize(
     ("rows", "model", "sentence"),
     [
-        (published_rows(width=6), TINY, r"tensor 0, which is not the \[4, 1, 3, 3\] of 'features\.0\.weight'.*give --model convnet-d1-w6,"),
+        (
+            published_rows(width=6),
+            TINY,
+            r"tensor 0, which is not the \[4, 1, 3, 3\] of 'features\.0\.weight'.*give --model convnet-d1-w6,",
+        ),
         (published_rows(depth=2), TINY, r"Expert 0 of .*replay_buffer_0\.pt .*give --model convnet-d2-w4,"),
         (published_rows(depth=3, width=128), TINY, r"give --model convnet-d3,"),
         (published_rows(), "mlp", r"give --model convnet-d1-w4,"),
         (published_rows(classes=10), TINY, r"these experts seem to tell 10 classes apart: name the data"),
-        (published_rows(size=16), TINY, r"--model convnet-d1-w4-nopool, .*, or the size of larger images with --data\.size\."),
+        (
+            published_rows(size=16),
+            TINY,
+            r"--model convnet-d1-w4-nopool, .*, or the size of larger images with --data\.size\.",
+        ),
         ([row[:-1] for row in published_rows()], TINY, r"has 5 tensors, which are not the 6 of"),
-        ([[part.T if part.ndim == 2 else part for part in row] for row in published_rows()], TINY, r"of 'classifier\.weight'"),
+        (
+            [[part.T if part.ndim == 2 else part for part in row] for row in published_rows()],
+            TINY,
+            r"of 'classifier\.weight'",
+        ),
     ],
     ids=["width", "depth", "published size", "family", "classes", "image size", "tensor missing", "transposed"],
 )
@@ -198,7 +228,12 @@ def test_a_cut_file_is_named(tmp_path: Path, dataset: Dataset, share: float) -> 
     folder = write_buffers(tmp_path / "b", [[published_rows()], [published_rows(seed=1)]])
     file = folder / "replay_buffer_1.pt"
     os.truncate(file, int(share * file.stat().st_size))
-    refused(r"replay_buffer_1\.pt is not a whole file of torch\.save( \(.+\))?; copy it again", folder, dataset, tmp_path / "s")
+    refused(
+        r"replay_buffer_1\.pt is not a whole file of torch\.save( \(.+\))?; copy it again",
+        folder,
+        dataset,
+        tmp_path / "s",
+    )
 
 
 def test_folders_of_other_things(tmp_path: Path, dataset: Dataset) -> None:
@@ -212,10 +247,14 @@ def test_folders_of_other_things(tmp_path: Path, dataset: Dataset) -> None:
     refused(r"No buffer was named", [], dataset, tmp_path / "s")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="is a file; name a folder"):
-        import_buffers(write_buffers(tmp_path / "c", [[published_rows()]]), dataset, model=TINY, store=tmp_path / "file")
+        import_buffers(
+            write_buffers(tmp_path / "c", [[published_rows()]]), dataset, model=TINY, store=tmp_path / "file"
+        )
 
 
-def test_a_stopped_import_goes_on_and_ends_the_same(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_import_goes_on_and_ends_the_same(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_buffers(tmp_path / "b", [[published_rows(seed=seed) for seed in pair] for pair in ((0, 1), (2, 3))])
     whole = import_buffers(folder, dataset, model=TINY, store=tmp_path / "whole")
     save, saved = buffers.save_tensors, []
@@ -242,8 +281,12 @@ def test_a_stopped_import_goes_on_and_ends_the_same(tmp_path: Path, dataset: Dat
     assert [path.name for path in (tmp_path / "s").iterdir()] == [store.folder.name]
 
 
-def test_what_is_in_the_store_already_survives_a_refusal(tmp_path: Path, dataset: Dataset, original: TrajectoryStore) -> None:
-    good = import_buffers(write_buffers(tmp_path / "a", [[published_rows()]]), dataset, model=TINY, store=tmp_path / "s")
+def test_what_is_in_the_store_already_survives_a_refusal(
+    tmp_path: Path, dataset: Dataset, original: TrajectoryStore
+) -> None:
+    good = import_buffers(
+        write_buffers(tmp_path / "a", [[published_rows()]]), dataset, model=TINY, store=tmp_path / "s"
+    )
     torch.save([published_rows(), _spoilt(float("nan"))], tmp_path / "replay_buffer_0.pt")
     with pytest.raises(InputError, match="not finite"):
         import_buffers(tmp_path, dataset, model=TINY, store=tmp_path / "s")

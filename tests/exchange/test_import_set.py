@@ -47,7 +47,9 @@ def write(folder: Path, **files: Any) -> Path:
 
 
 def test_everything_arrives_and_the_run_folder_can_be_evaluated(tmp_path: Path, dataset: Dataset) -> None:
-    found = astdistill.import_set(write(tmp_path / "mtt"), dataset, model=TINY, out=tmp_path / "run", method="tesla", momentum=0.5)
+    found = astdistill.import_set(
+        write(tmp_path / "mtt"), dataset, model=TINY, out=tmp_path / "run", method="tesla", momentum=0.5
+    )
     kept = load(tmp_path / "run")
     assert torch.equal(found.images, images())
     assert torch.equal(kept.images, images())
@@ -56,7 +58,11 @@ def test_everything_arrives_and_the_run_folder_can_be_evaluated(tmp_path: Path, 
     assert (kept.labels, kept.ipc, kept.model, kept.method, kept.momentum) == ("hard", 2, TINY, "tesla", 0.5)
     assert (kept.classes, kept.preprocessing.hash) == (dataset.classes, dataset.preprocessing.hash)
     assert kept.data == dataset.config
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"synthetic.safetensors", "images.png", "report.html"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "synthetic.safetensors",
+        "images.png",
+        "report.html",
+    }
     scores = evaluate(kept, dataset, recipe=PROTOCOLS["mtt"].replace(epochs=2), seeds=1)
     assert scores.architecture[TINY].n == 1
 
@@ -69,7 +75,10 @@ def test_textures_arrive_as_such_and_are_not_taken_for_larger_images(tmp_path: P
     assert torch.equal(found.images, canvases)
     assert (found.canvas, found.canvas_samples, found.shape) == (2, 3, dataset.shape)
     for canvas, wanted in ((1, r"\[1, 8, 8\]"), (3, r"\[1, 24, 24\]")):
-        with pytest.raises(InputError, match=rf"has shape \[6, 1, 16, 16\], and images of 'blobs' {wanted}; .* of textures the --canvas"):
+        with pytest.raises(
+            InputError,
+            match=rf"has shape \[6, 1, 16, 16\], and images of 'blobs' {wanted}; .* of textures the --canvas",
+        ):
             import_set(folder, dataset, model=TINY, canvas=canvas, out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -111,7 +120,9 @@ def test_without_labels_images_are_grouped_by_class(tmp_path: Path, dataset: Dat
     ],
     ids=["given", "given instead", "a number in lr_best.pt", "one element"],
 )
-def test_the_step_size_comes_from_its_file_or_the_flag(tmp_path: Path, dataset: Dataset, files: dict, given: float, rate: float) -> None:
+def test_the_step_size_comes_from_its_file_or_the_flag(
+    tmp_path: Path, dataset: Dataset, files: dict, given: float, rate: float
+) -> None:
     found = import_set(write(tmp_path / "a", **files), dataset, model=TINY, lr=given)
     assert torch.equal(found.lr, torch.tensor(rate))
 
@@ -120,7 +131,10 @@ def test_the_step_size_comes_from_its_file_or_the_flag(tmp_path: Path, dataset: 
     ("files", "sentence"),
     [
         ({"images_best": None}, r"holds no images_best\.pt \(it has labels_best\.pt, lr\.pt\); name the folder"),
-        ({"images_best": images(6, 1, 10, 10)}, r"has shape \[6, 1, 10, 10\], and images of 'blobs' \[1, 8, 8\]; .*--data\.size"),
+        (
+            {"images_best": images(6, 1, 10, 10)},
+            r"has shape \[6, 1, 10, 10\], and images of 'blobs' \[1, 8, 8\]; .*--data\.size",
+        ),
         ({"images_best": images(6, 3, 8, 8)}, r"has shape \[6, 3, 8, 8\]"),
         ({"images_best": images()[0]}, r"has shape \[1, 8, 8\]"),
         ({"images_best": images(7)}, r"holds 7 images, which cannot be the same number of each of the 3 classes"),
@@ -155,7 +169,9 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path: Path, dataset: D
 
 def test_a_cut_file_and_a_folder_in_use_are_refused(tmp_path: Path, dataset: Dataset) -> None:
     folder = write(tmp_path / "a")
-    with pytest.raises(InputError, match=r"a is there already and is not an empty folder; name a new one, for example --out"):
+    with pytest.raises(
+        InputError, match=r"a is there already and is not an empty folder; name a new one, for example --out"
+    ):
         import_set(folder, dataset, model=TINY, out=folder)
     os.truncate(folder / "images_best.pt", 1000)
     with pytest.raises(InputError, match=r"images_best\.pt is not a whole file of torch\.save"):

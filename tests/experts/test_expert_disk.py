@@ -1,4 +1,5 @@
-"""Experts of a set that stays on disk: the same rows, after a kill too, and never more images in memory than a batch."""
+"""Experts of a set that stays on disk: the same rows, after a kill too, and never more images in memory than a
+batch."""
 
 from __future__ import annotations
 
@@ -68,7 +69,10 @@ def same(first: TrajectoryStore, second: TrajectoryStore) -> bool:
     return (
         first.identity == second.identity
         and first.curves() == second.curves()
-        and all(torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1)) for k in first.experts())
+        and all(
+            torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1))
+            for k in first.experts()
+        )
     )
 
 
@@ -82,7 +86,9 @@ def test_experts_are_the_same_to_the_last_bit_wherever_the_images_lie(tmp_path: 
     assert again.path(1).stat().st_mtime_ns == before
 
 
-def test_a_killed_training_from_disk_ends_with_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def test_a_killed_training_from_disk_ends_with_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
     whole, lives = trained(tmp_path / "whole", load_dataset(source, memory="float32")), 0
     for number in range(60):
         dataset = load_dataset(source, memory="disk")
@@ -98,7 +104,9 @@ def test_a_killed_training_from_disk_ends_with_the_same_rows(tmp_path: Path, mon
     assert same(found, whole)
 
 
-def test_whitened_batches_from_disk_resume_bit_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def test_whitened_batches_from_disk_resume_bit_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
     whole = trained(tmp_path / "whole", load_dataset(source, memory="disk", whiten="zca"))
     with pytest.raises(Killed), killed_at_write(monkeypatch, 5):
         trained(tmp_path / "cut", load_dataset(source, memory="disk", whiten="zca"))
@@ -111,7 +119,9 @@ def test_sigkill_of_a_training_from_disk(tmp_path: Path, source: str) -> None:
     words: dict[str, Any] = {"out": str(tmp_path / "cut"), "cache": str(tmp_path / "cache"), "recipe": recipe.to_json()}
     script.write_text(JOB.format(source=source, model=TINY, **words))
     assert len(set(killed(script, kills=6, seed=0))) >= 3
-    whole = train_experts(load_dataset(source, memory="float32"), model=TINY, recipe=recipe, count=2, store=tmp_path / "whole")
+    whole = train_experts(
+        load_dataset(source, memory="float32"), model=TINY, recipe=recipe, count=2, store=tmp_path / "whole"
+    )
     (folder,) = (tmp_path / "cut").iterdir()
     assert same(TrajectoryStore.open(folder), whole)
     assert sorted((line["expert"], line["epoch"]) for line in read_lines(folder / "log.jsonl"))[-1] == (1, 9)
@@ -123,8 +133,11 @@ def test_workers_read_the_file_themselves(tmp_path: Path, source: str) -> None:
     assert same(trained(tmp_path / "one", dataset, workers=1), trained(tmp_path / "two", dataset, workers=2))
 
 
-def test_every_stage_reads_batches_and_all_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    """Experts, distillation from representatives and evaluation with every baseline: no read is larger than one class."""
+def test_every_stage_reads_batches_and_all_come_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """Experts, distillation from representatives and evaluation with every baseline: no read is larger than one
+    class."""
     read = rows_read(monkeypatch)
     monkeypatch.setattr(accuracy, "BATCH", 16)
     settings = DistillSettings(inner_steps=2, matched_epochs=1, max_start_epoch=2, iterations=3)

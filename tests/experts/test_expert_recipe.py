@@ -34,7 +34,9 @@ def test_published_recipes() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"penalty": -1.0}, {"lr_drop": 0.0}, {"optimiser": "lamb"}], ids=str
+    "wrong",
+    [{"epochs": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"penalty": -1.0}, {"lr_drop": 0.0}, {"optimiser": "lamb"}],
+    ids=str,
 )
 def test_impossible_numbers_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -45,7 +45,10 @@ def progress():
 def same(first: TrajectoryStore, second: TrajectoryStore) -> bool:
     return (
         first.experts() == second.experts()
-        and all(torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1)) for k in first.experts())
+        and all(
+            torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1))
+            for k in first.experts()
+        )
         and first.curves() == second.curves()
     )
 
@@ -56,7 +59,9 @@ def dataset() -> Dataset:
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
-def test_resume_from_every_single_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset, recipe: ExpertRecipe) -> None:
+def test_resume_from_every_single_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset, recipe: ExpertRecipe
+) -> None:
     """One life per write: each comes one write further than the last, so every gap between two writes is met once."""
     whole = tiny_experts(tmp_path / "whole", dataset, recipe=recipe)
     lives, folder = 0, tmp_path / "cut"
@@ -99,7 +104,9 @@ def cut(folder: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, flushes
 
 
 @pytest.mark.parametrize("garbage", [1, 4, 1000, 100000])
-def test_rows_ahead_of_the_state_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset, garbage: int) -> None:
+def test_rows_ahead_of_the_state_are_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset, garbage: int
+) -> None:
     partial = cut(tmp_path / "cut", dataset, monkeypatch)
     with (partial / "rows.bin").open("ab") as file:
         file.write(random.Random(0).randbytes(garbage))
@@ -108,7 +115,9 @@ def test_rows_ahead_of_the_state_are_cut_off(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("lost", ["some bytes", "a row", "all", "the file"])
-def test_rows_behind_the_state_start_the_expert_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset, lost: str) -> None:
+def test_rows_behind_the_state_start_the_expert_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset, lost: str
+) -> None:
     """Never a trajectory with a row of zeros in it."""
     rows = cut(tmp_path / "cut", dataset, monkeypatch) / "rows.bin"
     if lost == "the file":
@@ -123,7 +132,8 @@ def test_a_broken_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     state = cut(tmp_path / "cut", dataset, monkeypatch) / "state.safetensors"
     os.truncate(state, state.stat().st_size // 2)
     with pytest.raises(
-        InputError, match=r"000\.partial/state\.safetensors is not a whole safetensors file .*; name another, or move it away"
+        InputError,
+        match=r"000\.partial/state\.safetensors is not a whole safetensors file .*; name another, or move it away",
     ):
         tiny_experts(tmp_path / "cut", dataset, count=1, recipe=AST_LIKE)
     state.unlink()
@@ -131,7 +141,9 @@ def test_a_broken_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert same(found, tiny_experts(tmp_path / "whole", dataset, count=1, recipe=AST_LIKE))
 
 
-def test_what_a_kill_left_of_a_finished_expert_is_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
+def test_what_a_kill_left_of_a_finished_expert_is_swept_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda folder, ignore_errors=False: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):

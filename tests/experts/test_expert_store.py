@@ -56,7 +56,9 @@ def test_reading_a_row_reads_no_more_than_it(tmp_path: Path, store: TrajectorySt
     rows, parameters = 500_000, 1000
     recipe = store.identity.recipe.replace(epochs=rows - 1)
     fake = TrajectoryStore(tmp_path, store.identity.replace(recipe=recipe, parameters=parameters))
-    header = json.dumps({"rows": {"dtype": "F32", "shape": [rows, parameters], "data_offsets": [0, rows * parameters * 4]}}).encode()
+    header = json.dumps(
+        {"rows": {"dtype": "F32", "shape": [rows, parameters], "data_offsets": [0, rows * parameters * 4]}}
+    ).encode()
     with fake.path(0).open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         body = file.tell()
@@ -82,7 +84,8 @@ def test_changing_what_was_read_changes_nothing_on_disk_or_in_later_reads(store:
 @pytest.mark.parametrize(("first", "last"), [(-1, 2), (0, 8), (6, 8), (3, 3), (4, 2), (7, 8)])
 def test_rows_out_of_range_are_refused(store: TrajectoryStore, first: int, last: int) -> None:
     with pytest.raises(
-        InputError, match=rf"Rows {first} to {last - 1} of expert 0 were asked for, but .*000\.safetensors holds rows 0 to 6"
+        InputError,
+        match=rf"Rows {first} to {last - 1} of expert 0 were asked for, but .*000\.safetensors holds rows 0 to 6",
     ):
         store.rows(0, first, last)
 
@@ -104,7 +107,13 @@ def test_the_identity_changes_with_everything_the_numbers_depend_on(dataset: Dat
         TINY_RECIPE.replace(**{field: other[field] if field in other else getattr(TINY_RECIPE, field) + 1})
         for field in type(TINY_RECIPE).model_fields
     ]
-    changes = [{}, *({"recipe": recipe} for recipe in recipes), {"model": "convnet-d1-w5"}, {"seed": 1}, {"dtype": "bfloat16"}]
+    changes = [
+        {},
+        *({"recipe": recipe} for recipe in recipes),
+        {"model": "convnet-d1-w5"},
+        {"seed": 1},
+        {"dtype": "bfloat16"},
+    ]
     changes += [
         {"shape": (1, 8, 9)},
         {"classes": ("a", "b")},
@@ -140,7 +149,9 @@ def test_a_store_knows_its_data(store: TrajectoryStore, dataset: Dataset) -> Non
     opened = TrajectoryStore.open(store.folder)
     assert opened.identity == store.identity
     assert opened.preprocessing.hash == dataset.preprocessing.hash
-    assert torch.equal(opened.preprocessing.apply(torch.ones(1, 1, 8, 8)), dataset.preprocessing.apply(torch.ones(1, 1, 8, 8)))
+    assert torch.equal(
+        opened.preprocessing.apply(torch.ones(1, 1, 8, 8)), dataset.preprocessing.apply(torch.ones(1, 1, 8, 8))
+    )
     assert TrajectoryStore.open(store.folder.parent).folder == store.folder
     assert TrajectoryStore.open(str(store.folder), limit=2).experts() == [0, 1]
 
@@ -155,7 +166,9 @@ def test_the_first_experts(store: TrajectoryStore) -> None:
 def test_no_store_is_named(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(
-            InputError, match=r"holds no expert store; name one folder with a recipe\.json, or train some with: astdistill experts PRESET"
+            InputError,
+            match=r"holds no expert store; name one folder with a recipe\.json, or train some with: astdistill experts "
+            r"PRESET",
         ):
             TrajectoryStore.open(folder)
 
@@ -165,7 +178,9 @@ def test_a_cut_expert_file_is_named(tmp_path: Path, store: TrajectoryStore, shar
     copy = TrajectoryStore(tmp_path, store.identity)
     whole = store.path(0).read_bytes()
     copy.path(0).write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError, match=r"000\.safetensors is not a whole trajectory .*delete it and run the same command again"):
+    with pytest.raises(
+        InputError, match=r"000\.safetensors is not a whole trajectory .*delete it and run the same command again"
+    ):
         copy.rows(0, 0, 1)
 
 
@@ -183,7 +198,13 @@ def test_a_broken_recipe_file_is_named(tmp_path: Path) -> None:
 
 def test_files_that_are_no_experts_are_passed_over(tmp_path: Path, store: TrajectoryStore) -> None:
     copy = TrajectoryStore(tmp_path, store.identity)
-    for name in ("preprocessing.safetensors", ".003.safetensors.abc.tmp", "004a.safetensors", "1000.safetensors", "002.safetensors"):
+    for name in (
+        "preprocessing.safetensors",
+        ".003.safetensors.abc.tmp",
+        "004a.safetensors",
+        "1000.safetensors",
+        "002.safetensors",
+    ):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "005.partial").mkdir()
     assert copy.experts() == [2, 1000]
@@ -204,12 +225,16 @@ def test_two_processes_share_a_store(tmp_path: Path) -> None:
     job = tmp_path / "job.py"
     job.write_text(
         "import sys\nfrom problems import TINY, TINY_RECIPE, blobs\nfrom astdistill import train_experts\n"
-        "recipe = TINY_RECIPE.replace(epochs=40)\ntrain_experts(blobs(), model=TINY, recipe=recipe, count=3, store=sys.argv[1])\n"
+        "recipe = TINY_RECIPE.replace(epochs=40)\ntrain_experts(blobs(), model=TINY, recipe=recipe, count=3, "
+        "store=sys.argv[1])\n"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     subprocess.run([sys.executable, str(job), str(alone)], env=environment, check=True, capture_output=True)
-    pair = [subprocess.Popen([sys.executable, str(job), str(shared)], env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    pair = [
+        subprocess.Popen([sys.executable, str(job), str(shared)], env=environment, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
     assert [process.wait(120) for process in pair] == [0, 0]
     for process in pair:
         assert process.stderr is not None

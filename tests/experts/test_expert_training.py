@@ -26,7 +26,9 @@ from astdistill.runtime.seeds import derive, rng
 
 SMOOTH = "convnet-d1-w4-sigmoid"
 """Without the kinks of ReLU float32 stays near float64."""
-STEEP = ExpertRecipe(epochs=5, batch=5, lr=0.05, momentum=0.9, weight_decay=0.01, lr_drop=0.6, clip_epochs=3, clip_start=0.4)
+STEEP = ExpertRecipe(
+    epochs=5, batch=5, lr=0.05, momentum=0.9, weight_decay=0.01, lr_drop=0.6, clip_epochs=3, clip_start=0.4
+)
 CLIPS, RATES = [0.4, 0.6, 0.8, 1.0, 1.0], [0.05, 0.05, 0.05, 0.05, 0.03]
 
 
@@ -37,7 +39,8 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("form", ["image", "pixel"])
 @pytest.mark.parametrize("strength", [0.0, 2.0])
 def test_a_trajectory_is_explicit_sgd(tmp_path: Path, form: str, strength: float) -> None:
-    """Momentum, decay, clipping ramp, restarted momentum at the rate drop, penalty looped over images; float32 against float64."""
+    """Momentum, decay, clipping ramp, restarted momentum at the rate drop, penalty looped over images; float32 against
+    float64."""
     dataset = blobs(classes=2, count=6, shape=(2, 8, 8))
     recipe = STEEP.replace(penalty=strength, penalty_form=form)
     store = train_experts(dataset, model=SMOOTH, recipe=recipe, count=2, store=tmp_path, seed=3)
@@ -98,7 +101,9 @@ def test_the_penalty_is_the_loop_over_images_or_pixels(form: str) -> None:
     wanted = reference_experts.penalty(network, images, form)
     assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=1e-10)
     parameters = list(network.parameters())
-    for fast, slow in zip(*(torch.autograd.grad(value, parameters, materialize_grads=True) for value in (found, wanted)), strict=True):
+    for fast, slow in zip(
+        *(torch.autograd.grad(value, parameters, materialize_grads=True) for value in (found, wanted)), strict=True
+    ):
         torch.testing.assert_close(fast, slow, rtol=1e-8, atol=1e-12)
 
 
@@ -128,7 +133,9 @@ def test_the_sound_penalty_sees_the_augmented_batch_and_the_released_one_does_no
     for form, moved in (("image", augmented), ("pixel", plain)):
         copied = build_model("convnet-d1-w4", (1, 8, 8), 3)
         value = nn.functional.cross_entropy(copied(augmented), labels) + reference_experts.penalty(copied, moved, form)
-        wanted = torch.cat([part.flatten() for part in torch.autograd.grad(value, list(copied.parameters()), materialize_grads=True)])
+        wanted = torch.cat(
+            [part.flatten() for part in torch.autograd.grad(value, list(copied.parameters()), materialize_grads=True)]
+        )
         trainee = Trainee(network)
         logits = expert_gradient(trainee, plain, augmented, one_hot(labels, 3), recipe.replace(penalty_form=form), 0)
         torch.testing.assert_close(logits, copied(augmented).detach())
@@ -155,7 +162,9 @@ def test_experts_learn_and_their_curves_say_so(tmp_path: Path) -> None:
         assert len(curve.test_accuracy) == len(curve.train_accuracy) == len(curve.step_squared) == 6
         assert curve.test_accuracy[-1] > 90
     log = read_lines(store.folder / "log.jsonl")
-    assert [(line["expert"], line["epoch"]) for line in log] == [(expert, epoch) for expert in (0, 1) for epoch in range(6)]
+    assert [(line["expert"], line["epoch"]) for line in log] == [
+        (expert, epoch) for expert in (0, 1) for epoch in range(6)
+    ]
 
 
 def test_an_expert_depends_on_its_number_and_the_seed_alone(tmp_path: Path) -> None:
@@ -197,7 +206,9 @@ def test_adam_trains(tmp_path: Path) -> None:
     assert store.curves()[0].test_accuracy[-1] > 90
 
 
-def test_a_diverging_recipe_is_named_and_earlier_experts_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diverging_recipe_is_named_and_earlier_experts_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from astdistill.experts import training
 
     wild = TINY_RECIPE.replace(lr=1e6, penalty=1.0)

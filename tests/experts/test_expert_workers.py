@@ -37,7 +37,10 @@ def progress():
 def same(first: TrajectoryStore, second: TrajectoryStore) -> bool:
     return (
         first.experts() == second.experts()
-        and all(torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1)) for k in first.experts())
+        and all(
+            torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1))
+            for k in first.experts()
+        )
         and first.curves() == second.curves()
     )
 
@@ -65,7 +68,9 @@ def test_two_workers_make_the_store_of_one_process(tmp_path: Path) -> None:
     two = train_experts(dataset, model="jobs:factory", recipe=recipe, count=3, store=tmp_path / "two", workers=2)
     assert same(one, two)
     logged = read_lines(two.folder / "log.jsonl")
-    assert sorted((line["expert"], line["epoch"]) for line in logged) == [(k, epoch) for k in range(3) for epoch in range(3)]
+    assert sorted((line["expert"], line["epoch"]) for line in logged) == [
+        (k, epoch) for k in range(3) for epoch in range(3)
+    ]
     assert sorted(path.name for path in two.folder.iterdir()) == sorted(path.name for path in one.folder.iterdir())
 
 

@@ -14,7 +14,14 @@ from astdistill.autodiff.training import Trainee
 from astdistill.data.dataset import Split
 from astdistill.data.synthetic import one_hot
 from astdistill.experts.recipe import ExpertRecipe
-from astdistill.experts.training import expert_gradient, loss_gradient, make_optimiser, sharpness_aware, train_epoch, train_experts
+from astdistill.experts.training import (
+    expert_gradient,
+    loss_gradient,
+    make_optimiser,
+    sharpness_aware,
+    train_epoch,
+    train_experts,
+)
 from astdistill.methods.trajectory_matching import AST, FTD, MTT
 from astdistill.models.registry import build_model
 from astdistill.runtime.seeds import derive, rng
@@ -59,7 +66,11 @@ def test_each_number_of_the_reference_matters() -> None:
 
 def batch() -> tuple[Trainee, Tensor, Tensor]:
     trainee = Trainee(build_model(TINY, (1, 8, 8), 3, seed=1).double())
-    return trainee, torch.randn(6, 1, 8, 8, generator=rng(0, "images"), dtype=torch.float64), one_hot(torch.arange(6) % 3, 3).double()
+    return (
+        trainee,
+        torch.randn(6, 1, 8, 8, generator=rng(0, "images"), dtype=torch.float64),
+        one_hot(torch.arange(6) % 3, 3).double(),
+    )
 
 
 def slope(trainee: Trainee) -> Tensor:

@@ -1,4 +1,5 @@
-"""Experts that stop before their recipe's last epoch: the same rows, and the same expert when it is trained on later."""
+"""Experts that stop before their recipe's last epoch: the same rows, and the same expert when it is trained on
+later."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ RECIPES = {
 
 
 def train(root: Path, recipe: ad.ExpertRecipe, stop: int | None, count: int = 2, **more: object) -> TrajectoryStore:
-    return train_experts(blobs(), model=TINY, recipe=recipe, count=count, store=root, workers=1, stop_after=stop, **more)  # type: ignore[arg-type]
+    return train_experts(
+        blobs(), model=TINY, recipe=recipe, count=count, store=root, workers=1, stop_after=stop, **more
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -87,14 +90,18 @@ def test_a_stopped_expert_keeps_full_precision_to_go_on_from(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("stop", [0, 7])
 def test_a_stop_that_cannot_be_is_one_sentence(tmp_path: Path, stop: int) -> None:
-    with pytest.raises(InputError, match=f"stop after epoch {stop}, but their recipe has 6; choose --experts.stop-after from 1 to 6"):
+    with pytest.raises(
+        InputError, match=f"stop after epoch {stop}, but their recipe has 6; choose --experts.stop-after from 1 to 6"
+    ):
         train(tmp_path, RECIPES["momentum"], stop)
 
 
 def cell(method: ad.Method, stop: int | str | None) -> Experiment:
     settings = {"max_start_epoch": 5, "matched_epochs": 2}
     method = method.replace(expert=RECIPES["momentum"].replace(epochs=20))
-    return Experiment.model_validate({"name": "x", "method": method, "distill": settings, "experts": {"stop_after": stop}})
+    return Experiment.model_validate(
+        {"name": "x", "method": method, "distill": settings, "experts": {"stop_after": stop}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,6 +124,7 @@ def test_auto_is_the_last_epoch_that_is_read(method: ad.Method, stop: int | str 
 @pytest.mark.parametrize("stop", [5, 21])
 def test_a_stop_below_what_is_read_is_refused(stop: int) -> None:
     with pytest.raises(
-        InputError, match=f"--experts.stop-after {stop} was given, but this run reads experts up to epoch 6 .* choose 6 to 20"
+        InputError,
+        match=f"--experts.stop-after {stop} was given, but this run reads experts up to epoch 6 .* choose 6 to 20",
     ):
         expert_epochs(cell(ad.methods.MTT, stop))

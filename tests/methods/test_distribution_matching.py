@@ -52,7 +52,9 @@ def setup(request: pytest.FixtureRequest) -> Setup:
 @pytest.fixture
 def variables() -> Variables:
     images = torch.randn(6, *SHAPE, generator=rng(3, "images"), dtype=torch.float64)
-    return Variables(images, torch.eye(3, dtype=torch.float64).repeat_interleave(2, 0), torch.tensor(0.01, dtype=torch.float64))
+    return Variables(
+        images, torch.eye(3, dtype=torch.float64).repeat_interleave(2, 0), torch.tensor(0.01, dtype=torch.float64)
+    )
 
 
 def distance(setup: Setup, images: Tensor) -> Tensor:
@@ -104,7 +106,9 @@ def test_the_gradient_is_a_finite_difference(variables: Variables, pixel: tuple[
     assert abs(slope) > 1e-6
 
 
-def test_classes_taken_in_groups_give_the_same(setup: Setup, variables: Variables, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_taken_in_groups_give_the_same(
+    setup: Setup, variables: Variables, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = STEP(setup, variables, 4, 7)
     monkeypatch.setattr(distribution_matching, "TOGETHER", 10)  # two classes of five real images, then one
     parts = STEP(setup, variables, 4, 7)
@@ -130,7 +134,9 @@ def test_fresh_networks_are_those_of_the_library(dataset: Dataset) -> None:
 
 
 def test_experts_are_neither_asked_for_nor_taken(dataset: Dataset, experts: TrajectoryStore) -> None:
-    with pytest.raises(InputError, match=r"Method 'dm' takes no experts; pass None in their place, and the network's name as model="):
+    with pytest.raises(
+        InputError, match=r"Method 'dm' takes no experts; pass None in their place, and the network's name as model="
+    ):
         distill(dataset, experts, method=DM)
     with pytest.raises(InputError, match=r"Method 'dm' has no experts that say what its network is; name one"):
         distill(dataset, method=DM)
@@ -141,7 +147,9 @@ def test_experts_are_neither_asked_for_nor_taken(dataset: Dataset, experts: Traj
 
 
 def test_parts_that_read_experts_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"RepresentativeInit reads experts, but method 'dm' trains none; .*--init real"):
+    with pytest.raises(
+        ValueError, match=r"RepresentativeInit reads experts, but method 'dm' trains none; .*--init real"
+    ):
         DM.replace(init=RepresentativeInit())
     with pytest.raises(ValueError, match=r"TrajectoryMatching reads experts, but method 'mtt' trains none"):
         MTT.replace(expert=None)
@@ -161,12 +169,16 @@ class Killed(Exception):
     """Ends a run in the middle."""
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_to_the_same_bits(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = DistillSettings(iterations=6, checkpoint_seconds=0)
     whole = distill(dataset, method=DM, model="convnet-d1-w4", ipc=2, settings=settings, out=tmp_path / "whole")
     call = DistributionMatching.__call__
 
-    def killing(self: DistributionMatching, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
+    def killing(
+        self: DistributionMatching, setup: Setup, variables: Variables, iteration: int, seed: int
+    ) -> MetaGradient:
         if iteration == 4:
             raise Killed
         return call(self, setup, variables, iteration, seed)
@@ -184,8 +196,28 @@ def test_a_killed_run_goes_on_to_the_same_bits(dataset: Dataset, tmp_path: Path,
 
 
 WORDS = [
-    *("digits-ipc1", "--method", "dm", "--model", "convnet-d1-w4", "--data.per-class", "20", "--workers", "1", "--quiet"),
-    *("--distill.iterations", "3", "--evaluation.networks", "1", "--evaluation.recipe.epochs", "2", "--evaluation.baselines", "random"),
+    *(
+        "digits-ipc1",
+        "--method",
+        "dm",
+        "--model",
+        "convnet-d1-w4",
+        "--data.per-class",
+        "20",
+        "--workers",
+        "1",
+        "--quiet",
+    ),
+    *(
+        "--distill.iterations",
+        "3",
+        "--evaluation.networks",
+        "1",
+        "--evaluation.recipe.epochs",
+        "2",
+        "--evaluation.baselines",
+        "random",
+    ),
 ]
 
 
@@ -197,7 +229,9 @@ def shown(page: Path) -> str:
     return " ".join([re.sub(r"<[^>]*>", " ", text), *captions]).lower()
 
 
-def test_a_run_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["run", *WORDS, "--out", "run"]) == 0
     run = tmp_path / "run"
@@ -207,7 +241,10 @@ def test_a_run_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert config["method"]["step"] == {"part": "DistributionMatching", "batch_real": 256}
     assert config["method"]["expert"] is None
     assert (config["distill"]["lr_img"], config["distill"]["iterations"]) == (1.0, 3)
-    assert [line["stage"] for line in read_lines(run / "clock.jsonl") if "stage" in line] == ["distillation", "evaluation"]
+    assert [line["stage"] for line in read_lines(run / "clock.jsonl") if "stage" in line] == [
+        "distillation",
+        "evaluation",
+    ]
     text = shown(run / "report.html")
     assert "distribution distance" in text
     assert "random parameters" in text
@@ -234,11 +271,19 @@ def test_commands_about_experts_say_that_there_are_none(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_preset_takes_the_rates_of_the_family(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_preset_takes_the_rates_of_the_family(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from astdistill.experiment.presets import preset, with_method
 
     found = with_method(preset("cifar100-ipc50"), "dm").distill
-    assert (found.iterations, found.lr_img, found.outer_momentum, found.batch_syn, found.lr_init) == (20_000, 1.0, 0.5, None, 0.01)
+    assert (found.iterations, found.lr_img, found.outer_momentum, found.batch_syn, found.lr_init) == (
+        20_000,
+        1.0,
+        0.5,
+        None,
+        0.01,
+    )
     assert DM.step.usual_settings(100)["lr_img"] == 10.0
     assert with_method(preset("cifar100-ipc50"), "mtt").distill == preset("cifar100-ipc50").distill
 

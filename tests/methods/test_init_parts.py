@@ -36,13 +36,16 @@ from astdistill.runtime.seeds import derive, rng
 
 
 def places(dataset: Dataset, images: Tensor) -> list[int]:
-    """Which training image each one is: found by its pixels, so that nothing the code says about indices is believed."""
+    """Which training image each one is: found by its pixels, so that nothing the code says about indices is
+    believed."""
     same = (images[:, None] == dataset.train.whole()[None]).flatten(2).all(dim=2)
     assert bool((same.sum(dim=1) == 1).all())
     return same.int().argmax(dim=1).tolist()
 
 
-@pytest.mark.parametrize("init", [RealInit(), RepresentativeInit(), CorrectInit()], ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize(
+    "init", [RealInit(), RepresentativeInit(), CorrectInit()], ids=lambda part: type(part).__name__
+)
 @pytest.mark.parametrize("ipc", [1, 3, 10, 15, 24])
 def test_the_right_number_of_each_class_none_twice_and_labels_with_their_images(
     init: Init, ipc: int, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
@@ -78,7 +81,9 @@ def final_logits(experts: TrajectoryStore, expert: int, dataset: Dataset, images
         return network.eval()(images)
 
 
-def test_logits_are_those_of_one_expert_at_its_end(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+def test_logits_are_those_of_one_expert_at_its_end(
+    dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+) -> None:
     five = dataset.train.select(torch.arange(5))
     wanted = [final_logits(experts, expert, dataset, five.whole()) for expert in (0, 1)]
     drawn = set()
@@ -108,7 +113,10 @@ def test_representatives_are_chosen_by_the_logits_of_their_class(
 @pytest.mark.parametrize("ipc", [1, 3, 9, 11, 15])
 def test_the_released_initialisation_refuses_what_it_cannot_fill(ipc: int, dataset: Dataset) -> None:
     """At ipc below 10 it selects nothing, at 15 ten images that are then given fifteen labels."""
-    with pytest.raises(InputError, match=rf"which is not {ipc} images per class; use a multiple of 10, or --method ast, or --without repr"):
+    with pytest.raises(
+        InputError,
+        match=rf"which is not {ipc} images per class; use a multiple of 10, or --method ast, or --without repr",
+    ):
         RepresentativeInitAsReleased().check(dataset, ipc)
     RepresentativeInitAsReleased().check(dataset, 10 * ipc)
     RepresentativeInit().check(dataset, ipc)
@@ -123,17 +131,29 @@ def test_the_released_initialisation_takes_the_nearest_of_the_whole_class(
     found = RepresentativeInitAsReleased()(dataset, experts.first(1), model, ipc, seed=0)
     chosen = places(dataset, found.images)
     assert len(chosen) == 3 * 10 * int(ipc / 10)
-    assert found.labels.tolist() == dataset.train.labels[chosen].tolist() == [label for label in range(3) for _ in range(ipc)]
+    assert (
+        found.labels.tolist()
+        == dataset.train.labels[chosen].tolist()
+        == [label for label in range(3) for _ in range(ipc)]
+    )
     for label in range(3):
         members = dataset.train.of_class(label)
         logits = expert_logits(experts.first(1), model, dataset.train.select(members), 0).double()
         means: Any = KMeans
-        centres = means(10, n_init=4, random_state=derive(0, "init", label) % 2**32).fit(logits.numpy()).cluster_centers_
+        centres = (
+            means(10, n_init=4, random_state=derive(0, "init", label) % 2**32).fit(logits.numpy()).cluster_centers_
+        )
         ours, each = chosen[label * ipc : (label + 1) * ipc], ipc // 10
         for number, centre in enumerate(torch.from_numpy(centres).double()):
-            distance = {int(member): float(((row - centre) ** 2).sum()) for member, row in zip(members, logits, strict=True)}
-            nearest = sorted(distance.values())[:each]  # compared by distance: a centre halfway between two images has no one nearest
-            assert [distance[place] for place in ours[number * each : (number + 1) * each]] == pytest.approx(nearest, rel=1e-9)
+            distance = {
+                int(member): float(((row - centre) ** 2).sum()) for member, row in zip(members, logits, strict=True)
+            }
+            nearest = sorted(distance.values())[
+                :each
+            ]  # compared by distance: a centre halfway between two images has no one nearest
+            assert [distance[place] for place in ours[number * each : (number + 1) * each]] == pytest.approx(
+                nearest, rel=1e-9
+            )
 
 
 def test_noise(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
@@ -164,7 +184,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Trajectory
 
 
 @pytest.mark.parametrize("ipc", [2, 20, 24])
-def test_the_start_is_what_the_expert_gets_right_and_then_what_it_nearly_does(ipc: int, mixed: tuple[Dataset, TrajectoryStore]) -> None:
+def test_the_start_is_what_the_expert_gets_right_and_then_what_it_nearly_does(
+    ipc: int, mixed: tuple[Dataset, TrajectoryStore]
+) -> None:
     dataset, store = mixed
     found = CorrectInit()(dataset, store, FlatModel(build_model(TINY, dataset.shape, 3)), ipc, seed=0)
     chosen, failed = places(dataset, found.images), 0
@@ -180,7 +202,9 @@ def test_the_start_is_what_the_expert_gets_right_and_then_what_it_nearly_does(ip
         else:
             assert right <= set(ours)
             missing = sorted(wrong_by[member] for member in members if member not in right)
-            assert [wrong_by[member] for member in ours[len(right) :]] == pytest.approx(missing[: ipc - len(right)], abs=1e-5)
+            assert [wrong_by[member] for member in ours[len(right) :]] == pytest.approx(
+                missing[: ipc - len(right)], abs=1e-5
+            )
     assert failed > 3
 
 
@@ -193,7 +217,9 @@ def test_smoothed_and_softened_targets(dataset: Dataset, experts: TrajectoryStor
 
 
 @pytest.mark.parametrize("heat", [1.0, 2.0])
-def test_teslas_labels_are_those_of_the_sampled_target(heat: float, dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+def test_teslas_labels_are_those_of_the_sampled_target(
+    heat: float, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+) -> None:
     """By an ordinary module that holds θ*_{t+M}, for the images as they are now."""
     segment, images = experts.segment(1, 2, 3), torch.randn(5, 1, 8, 8, generator=rng(0, "images"))
     part, before = TargetTargets(temperature=heat), torch.zeros(5, 3)
@@ -207,7 +233,9 @@ def test_teslas_labels_are_those_of_the_sampled_target(heat: float, dataset: Dat
 
 
 @pytest.mark.parametrize(
-    "init", [RealInit(), RepresentativeInit(), CorrectInit(), RepresentativeInitAsReleased()], ids=lambda part: type(part).__name__
+    "init",
+    [RealInit(), RepresentativeInit(), CorrectInit(), RepresentativeInitAsReleased()],
+    ids=lambda part: type(part).__name__,
 )
 @pytest.mark.parametrize(("canvas", "repeats"), [(1, False), (2, True)])
 def test_a_class_that_cannot_fill_its_canvases_comes_round_again(
@@ -217,28 +245,41 @@ def test_a_class_that_cannot_fill_its_canvases_comes_round_again(
     found = init(dataset, experts, model, 10 * canvas**2, seed=0)
     rows, members = dataset.train.whole().flatten(1).tolist(), found.images.flatten(1).tolist()
     chosen = [rows.index(image) for image in members]
-    assert found.labels.tolist() == dataset.train.labels[chosen].tolist() == [label for label in range(3) for _ in range(10 * canvas**2)]
+    assert (
+        found.labels.tolist()
+        == dataset.train.labels[chosen].tolist()
+        == [label for label in range(3) for _ in range(10 * canvas**2)]
+    )
     counts = [chosen.count(image) for image in set(chosen)]
     assert (max(counts) > 1) == repeats
     assert max(counts) - min(counts) <= 1 or isinstance(init, RepresentativeInitAsReleased)
 
 
 def test_the_released_initialisation_refuses_classes_smaller_than_its_clusters() -> None:
-    with pytest.raises(InputError, match="needs 10 training images of every class for its ten clusters, the smallest has 7"):
+    with pytest.raises(
+        InputError, match="needs 10 training images of every class for its ten clusters, the smallest has 7"
+    ):
         RepresentativeInitAsReleased().check(blobs(count=7), 20)
 
 
-@pytest.mark.parametrize(("before", "after"), [((2, 1), (2, 1)), ((1, 4), (2, 1)), ((2, 1), (1, 4)), ((2, 4), (4, 1))], ids=str)
+@pytest.mark.parametrize(
+    ("before", "after"), [((2, 1), (2, 1)), ((1, 4), (2, 1)), ((2, 1), (1, 4)), ((2, 4), (4, 1))], ids=str
+)
 def test_a_file_starts_canvases_from_its_canvases_or_images(
-    before: tuple[int, int], after: tuple[int, int], tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+    before: tuple[int, int],
+    after: tuple[int, int],
+    tmp_path: Path,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    model: FlatModel,
 ) -> None:
     """(k, images per class) of the file and of the run: what counts is that there are as many cells."""
     (canvas, ipc), (wanted, each) = before, after
     images = torch.randn(3 * ipc, 1, 8 * canvas, 8 * canvas, generator=rng(0, "canvases"))
     targets = torch.eye(3).repeat_interleave(ipc, 0)
-    SyntheticSet(images, targets, torch.tensor(0.01), dataset.classes, dataset.preprocessing, dataset.config, TINY, canvas=canvas).save(
-        tmp_path / "a.safetensors"
-    )
+    SyntheticSet(
+        images, targets, torch.tensor(0.01), dataset.classes, dataset.preprocessing, dataset.config, TINY, canvas=canvas
+    ).save(tmp_path / "a.safetensors")
     init, cells = FileInit(path=tmp_path / "a.safetensors"), each * wanted**2
     init.check(dataset, cells)
     found = init(dataset, experts, model, cells, 0)

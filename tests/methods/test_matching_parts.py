@@ -96,7 +96,9 @@ def test_the_intermediate_goal_is_the_sum_over_epochs(released: bool, beta: str)
     wanted = 0.0
     for j in (1, 2, 3):
         factor = j / 3 if beta == "adaptive" else 1.0
-        wanted += factor * squared(students[j - 1] - part.checkpoints[j - 1]) / squared(origin - part.checkpoints[j - 1])
+        wanted += (
+            factor * squared(students[j - 1] - part.checkpoints[j - 1]) / squared(origin - part.checkpoints[j - 1])
+        )
     assert float(objective(students)) == pytest.approx(wanted, rel=1e-6)
     assert steps_of(objective) == ((6, 12, 20) if released else (7, 13, 20))
 
@@ -109,11 +111,14 @@ def test_with_one_matched_epoch_both_goals_agree() -> None:
     assert float(first([student])) == pytest.approx(float(second([student])), rel=1e-12)
 
 
-@pytest.mark.parametrize("goal", [IntermediateGoal(), IntermediateGoalAsReleased()], ids=lambda goal: type(goal).__name__)
+@pytest.mark.parametrize(
+    "goal", [IntermediateGoal(), IntermediateGoalAsReleased()], ids=lambda goal: type(goal).__name__
+)
 def test_too_few_inner_steps_are_refused(goal: Goal) -> None:
     goal.check(3, 3)
     with pytest.raises(
-        InputError, match=r"2 inner steps cannot visit 3 matched epochs; choose --distill\.inner-steps of at least 3, or --without"
+        InputError,
+        match=r"2 inner steps cannot visit 3 matched epochs; choose --distill\.inner-steps of at least 3, or --without",
     ):
         goal.check(2, 3)
     FinalGoal().check(1, 3)
@@ -130,7 +135,12 @@ def test_too_few_inner_steps_are_refused(goal: Goal) -> None:
     ],
 )
 def test_steps_that_are_not_finite_are_refused_with_the_cause(broken: str, value: str, cause: str) -> None:
-    good = {"loss": torch.tensor(1.0), "images": torch.ones(2, 1, 2, 2), "targets": torch.ones(2, 3), "lr": torch.tensor(-1.0)}
+    good = {
+        "loss": torch.tensor(1.0),
+        "images": torch.ones(2, 1, 2, 2),
+        "targets": torch.ones(2, 3),
+        "lr": torch.tensor(-1.0),
+    }
     assert verdict(Accept(), MetaGradient(**good)) == ""
     bad = good[broken].clone()
     bad.flatten()[-1] = float(value)
@@ -158,7 +168,9 @@ def test_the_nearest_goal_is_the_least_of_a_loop(nearest: int, origin: str) -> N
 @pytest.mark.parametrize(("loss", "passed"), [(0.5, ""), (1.1, ""), (1.2, "the loss 1.2 is above 1.1")])
 def test_a_threshold_passes_over_large_losses(loss: float, passed: str) -> None:
     accept = LossThreshold(threshold=1.1)
-    found = MetaGradient(torch.tensor(loss, dtype=torch.float64), torch.ones(2, 1, 2, 2), torch.ones(2, 3), torch.tensor(-1.0))
+    found = MetaGradient(
+        torch.tensor(loss, dtype=torch.float64), torch.ones(2, 1, 2, 2), torch.ones(2, 3), torch.tensor(-1.0)
+    )
     assert verdict(accept, found) == ""
     assert accept.passes(read(accept.measures(found))) == passed
     assert Accept().passes(read(Accept().measures(found))) == ""

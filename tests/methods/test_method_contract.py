@@ -104,12 +104,15 @@ def test_methods_differ() -> None:
 @pytest.mark.parametrize("epoch", [0, 9, 10])
 @pytest.mark.parametrize("batch", [None, 4])
 def test_the_gradient_is_right(unrolled: Method, epoch: int, batch: int | None) -> None:
-    """In float64, on a smooth toy: the method's estimator on its own momentum, goal, weight, labels and perturbation."""
+    """In float64, on a smooth toy: the method's estimator on its own momentum, goal, weight, labels and
+    perturbation."""
     method = unrolled
     case = problem(steps=5, batch=batch, soft=method.labels.kind == "soft")
     model = case.inner.model
     assert isinstance(model, FlatModel)
-    checkpoints = case.start + 0.1 * torch.randn(3, len(case.start), generator=rng(1, "checkpoints"), dtype=torch.float64)
+    checkpoints = case.start + 0.1 * torch.randn(
+        3, len(case.start), generator=rng(1, "checkpoints"), dtype=torch.float64
+    )
     start = method.perturb(case.start, model, rng(2, "perturb"))
     assert start.dtype == torch.float64
     objective = method.goal(Segment(0, epoch, case.start, checkpoints), start, 5)
@@ -180,7 +183,9 @@ def test_an_outer_step_on_canvases_is_the_reference_gradient(
         assert float((fast - slow).norm() / slow.norm()) < (1e-3 if method.estimator.exact else 1.0)
 
 
-def test_canvases_are_distilled(method: Method, dataset: Dataset, experts: TrajectoryStore, followed: TrajectoryStore | None) -> None:
+def test_canvases_are_distilled(
+    method: Method, dataset: Dataset, experts: TrajectoryStore, followed: TrajectoryStore | None
+) -> None:
     """Textures for every method: the set that comes of it."""
     settings = SETTINGS.replace(batch_syn=7, canvas=2, canvas_samples=2, iterations=2)
     made = distill(dataset, followed, method=method, model=experts.identity.model, ipc=IPC, settings=settings)
@@ -192,8 +197,15 @@ def test_canvases_are_distilled(method: Method, dataset: Dataset, experts: Traje
 def test_the_set_says_what_the_method_did(
     method: Method, dataset: Dataset, experts: TrajectoryStore, followed: TrajectoryStore | None
 ) -> None:
-    found = distill(dataset, followed, method=method, model=experts.identity.model, ipc=IPC, settings=SETTINGS.replace(iterations=2))
-    assert (found.method, found.momentum, found.labels, found.augmentation) == (method.name, method.momentum, method.labels.kind, "flip")
+    found = distill(
+        dataset, followed, method=method, model=experts.identity.model, ipc=IPC, settings=SETTINGS.replace(iterations=2)
+    )
+    assert (found.method, found.momentum, found.labels, found.augmentation) == (
+        method.name,
+        method.momentum,
+        method.labels.kind,
+        "flip",
+    )
     assert (found.ipc, found.model, found.fingerprint) == (IPC, experts.identity.model, dataset.fingerprint)
     assert found.images.dtype == torch.float32
     assert bool(found.images.isfinite().all())
@@ -201,7 +213,9 @@ def test_the_set_says_what_the_method_did(
         assert torch.equal(found.targets, torch.eye(3).repeat_interleave(IPC, 0))
 
 
-def test_an_outer_step_is_the_reference_gradient(unrolled: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+def test_an_outer_step_is_the_reference_gradient(
+    unrolled: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+) -> None:
     """`Distillation.gradient` puts the decisions together: by hand, from the same draws, in float32."""
     method = unrolled
     run = Distillation(dataset, experts, method, IPC, SETTINGS.replace(batch_syn=7), None, 5, model)
@@ -211,7 +225,9 @@ def test_an_outer_step_is_the_reference_gradient(unrolled: Method, dataset: Data
     start = method.perturb(segment.start, model, rng(5, "perturb", 3))
     plan = draw_plan(STEPS, 3 * IPC, 7, "flip", dataset.shape, rng(5, "plan", 3))
     inner = InnerLoop(model, plan, method.momentum, method.weight(segment.epoch, STARTS), method.labels.kind)
-    variables = Variables(state.images, method.labels.at(state.targets, state.images, segment, model), torch.tensor(0.05))
+    variables = Variables(
+        state.images, method.labels.at(state.targets, state.images, segment, model), torch.tensor(0.05)
+    )
     wanted = reference.unrolled_gradient(inner, start, variables, method.goal(segment, start, STEPS))  # type: ignore[arg-type]
     found = run.gradient(state)
     for fast, slow in zip((found.images, found.targets, found.lr), wanted, strict=True):
@@ -235,7 +251,11 @@ def test_each_of_the_six_parts_can_be_switched_off(whole: Method, part: str) -> 
     for name, read in OFF.items():
         assert read(without) == read(MTT if name == part else whole), name
         assert read(whole) != read(MTT)
-    neutral = {"clip_epochs": 0, "penalty": 0.0, "grad_norm": 0.0}  # the bound is there for the penalty, and goes with it
+    neutral = {
+        "clip_epochs": 0,
+        "penalty": 0.0,
+        "grad_norm": 0.0,
+    }  # the bound is there for the penalty, and goes with it
     assert without.recipe.replace(**neutral) == whole.recipe.replace(**neutral)
     assert without.recipe.grad_norm == (0.0 if part == "penalty" else whole.recipe.grad_norm)
     assert without.goal.origin == whole.goal.origin
@@ -253,6 +273,7 @@ def test_all_parts_off_is_mtt_with_asts_expert_and_momentum() -> None:
 
 def test_unknown_parts_are_refused_with_the_nearest() -> None:
     with pytest.raises(
-        InputError, match=r"There is no part of a method 'perturb'\. Did you mean 'perturbation'\? Known: balanced, clipping"
+        InputError,
+        match=r"There is no part of a method 'perturb'\. Did you mean 'perturbation'\? Known: balanced, clipping",
     ):
         AST.without("perturb")

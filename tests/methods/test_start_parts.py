@@ -61,7 +61,9 @@ BOUNDS = [
 
 
 @pytest.mark.parametrize(("begins", "full_by", "starts", "wanted"), BOUNDS)
-def test_the_bound_of_the_window_grows_evenly(begins: int | None, full_by: int, starts: int, wanted: dict[int, int]) -> None:
+def test_the_bound_of_the_window_grows_evenly(
+    begins: int | None, full_by: int, starts: int, wanted: dict[int, int]
+) -> None:
     window = GrowingWindow(begins=begins, full_by=full_by)
     assert {iteration: window.upper(iteration, starts) for iteration in wanted} == wanted
     bounds = [window.upper(iteration, starts) for iteration in range(0, 3000, 7)]
@@ -85,9 +87,13 @@ def test_a_whole_window_from_zero_is_the_uniform_sample(experts: TrajectoryStore
         assert (first.expert, first.epoch) == (second.expert, second.epoch)
 
 
-@pytest.mark.parametrize("fields", [{"lower": 5}, {"lower": 3, "begins": 3, "full_by": 9}, {"begins": 6, "full_by": 9}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"lower": 5}, {"lower": 3, "begins": 3, "full_by": 9}, {"begins": 6, "full_by": 9}], ids=str
+)
 def test_windows_without_start_epochs_are_refused(fields: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=r"No window of start epochs begins at \d and first ends before \d, with all below 5; choose"):
+    with pytest.raises(
+        InputError, match=r"No window of start epochs begins at \d and first ends before \d, with all below 5; choose"
+    ):
         GrowingWindow.model_validate(fields).check(5)
     GrowingWindow(lower=4).check(5)
     GrowingWindow(lower=2, begins=3, full_by=9).check(5)
@@ -104,7 +110,9 @@ def kernels(network: FlatModel, theta: torch.Tensor) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.3])
-def test_the_perturbation_moves_every_kernel_by_alpha_of_its_norm_and_nothing_else(network: FlatModel, alpha: float) -> None:
+def test_the_perturbation_moves_every_kernel_by_alpha_of_its_norm_and_nothing_else(
+    network: FlatModel, alpha: float
+) -> None:
     theta = network.flatten()
     moved = WeightPerturbation(alpha=alpha)(theta, network, rng(0, "perturb"))
     changed = 0
@@ -125,7 +133,9 @@ def test_the_released_perturbation_is_its_formula(network: FlatModel) -> None:
     moved = WeightPerturbationAsReleased()(theta, network, rng(0, "perturb"))
     for before, after in zip(kernels(network, theta), kernels(network, moved), strict=True):
         direction = torch.randn(before.numel(), generator=generator).double().view(before.shape)
-        torch.testing.assert_close(after, before + direction / direction.square().sum().sqrt() * before, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            after, before + direction / direction.square().sum().sqrt() * before, rtol=1e-10, atol=1e-12
+        )
     kept = torch.ones(len(theta), dtype=torch.bool)
     for kernel in network.kernels:
         kept[kernel] = False
@@ -146,7 +156,9 @@ def test_the_released_perturbation_changes_a_kernel_of_the_usual_network_by_abou
     assert max(changes) < 0.02
 
 
-@pytest.mark.parametrize("perturb", [Perturb(), WeightPerturbation(), WeightPerturbationAsReleased()], ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize(
+    "perturb", [Perturb(), WeightPerturbation(), WeightPerturbationAsReleased()], ids=lambda part: type(part).__name__
+)
 def test_perturbing_repeats_itself_and_leaves_the_expert_alone(perturb: Perturb, network: FlatModel) -> None:
     theta = network.flatten()
     kept = theta.clone()
@@ -164,7 +176,8 @@ def test_a_network_without_kernels_is_not_perturbed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epoch", "wanted"), [(0, 1 / math.log(18, 8)), (9, 1 / math.log(9, 8)), (10, 1.0), (11, math.log(9, 8)), (19, math.log(17, 8))]
+    ("epoch", "wanted"),
+    [(0, 1 / math.log(18, 8)), (9, 1 / math.log(9, 8)), (10, 1.0), (11, math.log(9, 8)), (19, math.log(17, 8))],
 )
 def test_the_balanced_weight(epoch: int, wanted: float) -> None:
     assert BalancedWeight()(epoch, 20) == pytest.approx(wanted, rel=1e-12)

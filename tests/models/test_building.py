@@ -48,7 +48,17 @@ def test_groups(norm: str, groups: int) -> None:
 
 @pytest.mark.parametrize(
     ("size", "depth"),
-    [((32, 32), 3), ((28, 28), 3), ((64, 64), 4), ((33, 33), 4), ((128, 128), 5), ((8, 8), 3), ((4, 4), 2), ((64, 8), 3), ((2, 64), 1)],
+    [
+        ((32, 32), 3),
+        ((28, 28), 3),
+        ((64, 64), 4),
+        ((33, 33), 4),
+        ((128, 128), 5),
+        ((8, 8), 3),
+        ((4, 4), 2),
+        ((64, 8), 3),
+        ((2, 64), 1),
+    ],
 )
 def test_depth_suits_the_size(size: tuple[int, int], depth: int) -> None:
     assert _kinds(build_model("convnet-w2", (3, *size), 2)).count("Conv2d") == depth
@@ -67,7 +77,8 @@ def test_same_seed_same_network_and_the_global_generator_stays() -> None:
 
 def test_factories_by_function_and_by_import_path(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_networks.py").write_text(
-        "from torch import nn\n\ndef tiny(channels, classes, size):\n    return nn.Conv2d(channels, classes, size)\n\nanswer = 42\n"
+        "from torch import nn\n\ndef tiny(channels, classes, size):\n    return nn.Conv2d(channels, classes, "
+        "size)\n\nanswer = 42\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     by_path = build_model("own_networks:tiny", (3, 5, 6), 7)

@@ -14,7 +14,9 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
 def _randn(*shape: int, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
-    return torch.randn(*shape, generator=seeds.rng(0, *shape), dtype=torch.float64).contiguous(memory_format=memory_format)
+    return torch.randn(*shape, generator=seeds.rng(0, *shape), dtype=torch.float64).contiguous(
+        memory_format=memory_format
+    )
 
 
 def _size(network: nn.Module) -> int:
@@ -36,7 +38,9 @@ def test_the_papers_network_has_320010_parameters() -> None:
         (1, 2, (9, 9), 1, 1, "instance", "max"),
     ],
 )
-def test_parameter_count(channels: int, classes: int, size: tuple[int, int], depth: int, width: int, norm: str, pooling: str) -> None:
+def test_parameter_count(
+    channels: int, classes: int, size: tuple[int, int], depth: int, width: int, norm: str, pooling: str
+) -> None:
     network = ConvNet(channels, classes, size, depth=depth, width=width, norm=norm, pooling=pooling)
     shrink = 1 if pooling == "none" else 2**depth
     first, later = (9 * channels + 1) * width, (9 * width + 1) * width
@@ -58,7 +62,9 @@ def test_every_variant_learns_from_every_parameter(norm: str, activation: str, p
     useless = norm in ("instance", "batch")
     for (name, _), gradient in zip(network.named_parameters(), gradients, strict=True):
         is_conv_bias = (
-            name.startswith("features") and isinstance(network.get_submodule(name.rpartition(".")[0]), nn.Conv2d) and "bias" in name
+            name.startswith("features")
+            and isinstance(network.get_submodule(name.rpartition(".")[0]), nn.Conv2d)
+            and "bias" in name
         )
         assert torch.isfinite(gradient).all()
         assert (float(gradient.abs().max()) > 1e-6) or (useless and is_conv_bias), name
@@ -103,7 +109,9 @@ def test_our_group_norm_is_torchs(groups: int, memory_format: torch.memory_forma
     results = [norm(images) for norm in (ours, theirs)]
     torch.testing.assert_close(*results, rtol=1e-11, atol=1e-11)
     assert results[0].is_contiguous(memory_format=memory_format)
-    gradients = [torch.autograd.grad((norm(images) * weights).sum(), (images, *norm.parameters())) for norm in (ours, theirs)]
+    gradients = [
+        torch.autograd.grad((norm(images) * weights).sum(), (images, *norm.parameters())) for norm in (ours, theirs)
+    ]
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
 
 
@@ -124,7 +132,9 @@ def test_group_norm_has_every_derivative(groups: int, memory_format: torch.memor
 @pytest.mark.parametrize("images_format", FORMATS)
 @pytest.mark.parametrize("tangent_format", FORMATS)
 @pytest.mark.parametrize("norm", ["instance", "layer", "group", "none"])
-def test_jvp_of_grad_in_any_memory_format(images_format: torch.memory_format, tangent_format: torch.memory_format, norm: str) -> None:
+def test_jvp_of_grad_in_any_memory_format(
+    images_format: torch.memory_format, tangent_format: torch.memory_format, norm: str
+) -> None:
     network = ConvNet(3, 4, (8, 8), depth=2, width=4, norm=norm).double()
     images = _randn(3, 3, 8, 8, memory_format=images_format)
     tangent = _randn(3, 3, 8, 8, memory_format=tangent_format)
@@ -140,7 +150,9 @@ def test_jvp_of_grad_in_any_memory_format(images_format: torch.memory_format, ta
 def test_vmap_over_norms(memory_format: torch.memory_format) -> None:
     norm = GroupNorm(3, 3).double()
     images, weights, biases = _randn(2, 3, 4, 4, memory_format=memory_format), _randn(5, 3), _randn(3, 5).T
-    batched = torch.func.vmap(lambda w, b, x: torch.func.functional_call(norm, {"weight": w, "bias": b}, (x,)), in_dims=(0, 0, None))
+    batched = torch.func.vmap(
+        lambda w, b, x: torch.func.functional_call(norm, {"weight": w, "bias": b}, (x,)), in_dims=(0, 0, None)
+    )
     one_by_one = [nn.functional.group_norm(images, 3, w, b) for w, b in zip(weights, biases, strict=True)]
     torch.testing.assert_close(batched(weights, biases, images), torch.stack(one_by_one))
 
@@ -155,7 +167,9 @@ def test_deepest(size: tuple[int, int], most: int) -> None:
 
 def test_digits_at_depth_3_end_in_one_pixel() -> None:
     assert ConvNet(1, 10, (8, 8), width=32).classifier.in_features == 32
-    with pytest.raises(InputError, match=r"8×8 pixels are too small for depth 4.*largest depth for them is 3.*pooling='none'"):
+    with pytest.raises(
+        InputError, match=r"8×8 pixels are too small for depth 4.*largest depth for them is 3.*pooling='none'"
+    ):
         ConvNet(1, 10, (8, 8), depth=4)
 
 

@@ -67,7 +67,9 @@ def _alexnet(channels: int, classes: int) -> int:
         ("resnet18-ap", (3, 64, 64), 11_173_962),
     ],
 )
-def test_published_networks_have_their_number_of_parameters(name: str, shape: tuple[int, int, int], parameters: int) -> None:
+def test_published_networks_have_their_number_of_parameters(
+    name: str, shape: tuple[int, int, int], parameters: int
+) -> None:
     assert _size(build_model(name, shape, 10)) == parameters
 
 
@@ -94,7 +96,10 @@ def test_a_pooling_that_would_leave_one_pixel_to_a_convolution_is_left_out() -> 
 
 def test_ap_averages_where_the_other_takes_strides() -> None:
     strided, averaged = (build_model(name, (3, 32, 32), 3) for name in ("resnet18-w4", "resnet18-w4-ap"))
-    strides = [[part.stride for part in each.modules() if isinstance(part, nn.Conv2d)].count((2, 2)) for each in (strided, averaged)]
+    strides = [
+        [part.stride for part in each.modules() if isinstance(part, nn.Conv2d)].count((2, 2))
+        for each in (strided, averaged)
+    ]
     assert strides == [6, 0]  # the first convolution and the shortcut of three stages
     poolings = [part for part in averaged.modules() if isinstance(part, nn.AvgPool2d)]
     assert len(poolings) == 3  # one for each stage, after the first convolution and in the shortcut

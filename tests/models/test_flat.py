@@ -47,7 +47,9 @@ def test_flatten_and_load_are_inverse_and_in_the_order_of_parameters() -> None:
     assert all(part.requires_grad and part.is_leaf for part in network.parameters())
     views = flat.unflatten(theta)
     assert list(views) == [name for name, _ in network.named_parameters()]
-    assert all(view.data_ptr() == theta[where].data_ptr() for view, where in zip(views.values(), flat.layers, strict=True))
+    assert all(
+        view.data_ptr() == theta[where].data_ptr() for view, where in zip(views.values(), flat.layers, strict=True)
+    )
 
 
 @pytest.mark.parametrize("make", [_network, lambda: nn.Linear(48, 3, bias=False)], ids=["convnet", "one tensor"])
@@ -95,7 +97,9 @@ def test_layers_tile_theta_and_kernels_are_the_convolution_weights() -> None:
     assert len(flat.layers) == len(list(network.parameters()))
     expected = [part.weight for part in network.modules() if isinstance(part, nn.Conv2d)]
     assert len(flat.kernels) == 2
-    assert all(torch.equal(theta[where], kernel.flatten()) for where, kernel in zip(flat.kernels, expected, strict=True))
+    assert all(
+        torch.equal(theta[where], kernel.flatten()) for where, kernel in zip(flat.kernels, expected, strict=True)
+    )
     assert FlatModel(nn.Linear(4, 2)).kernels == ()
 
 

@@ -62,7 +62,9 @@ def installed() -> str | None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it comes with astdistill[test]")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed; it comes with astdistill[test]"
+    )
     found = installed()
     if found is None:
         pytest.skip("no Chromium or Chrome on the path; install one, or name it in $CHROME")
@@ -94,7 +96,9 @@ def view(browser: Any, file: Path, request: pytest.FixtureRequest) -> Iterator[A
     assert heard == []
 
 
-EVERYWHERE = pytest.mark.parametrize("view", [(1280, "light"), (390, "dark")], indirect=True, ids=["desk, light", "phone, dark"])
+EVERYWHERE = pytest.mark.parametrize(
+    "view", [(1280, "light"), (390, "dark")], indirect=True, ids=["desk, light", "phone, dark"]
+)
 ONCE = pytest.mark.parametrize("view", [(1280, "light")], indirect=True, ids=["desk"])
 
 
@@ -102,7 +106,8 @@ ONCE = pytest.mark.parametrize("view", [(1280, "light")], indirect=True, ids=["d
 def test_every_figure_is_drawn_and_nothing_sticks_out(view: Any) -> None:
     figures = view.evaluate(DRAWN)
     told = [figure["told"] for figure in figures]
-    # Three of the course, two of the experts, a start for each of three classes, the confusion matrix, classes that arrive.
+    # Three of the course, two of the experts, a start for each of three classes, the confusion matrix, classes that
+    # arrive.
     assert len(figures) == 10
     assert len(set(told)) == 10
     for figure in figures:
@@ -119,7 +124,9 @@ def test_every_figure_is_drawn_and_nothing_sticks_out(view: Any) -> None:
 def test_every_sheet_is_an_image(view: Any) -> None:
     sizes = view.evaluate(DECODED)
     assert len(sizes) == 4
-    assert {tuple(size) for size in sizes} == {(3 * 10, 2 * 10)}  # six images of 8 pixels with a border, in rows of three
+    assert {tuple(size) for size in sizes} == {
+        (3 * 10, 2 * 10)
+    }  # six images of 8 pixels with a border, in rows of three
 
 
 @EVERYWHERE

@@ -19,6 +19,8 @@ def test_images_that_would_cover_each_other_are_moved_apart() -> None:
     left, low = (axes.transData.transform(at) * 72 / figure.dpi + moved - 14).T
     for first in range(5):
         for second in range(first):
-            across = min(left[first] + 28 + words[first], left[second] + 28 + words[second]) - max(left[first], left[second])
+            across = min(left[first] + 28 + words[first], left[second] + 28 + words[second]) - max(
+                left[first], left[second]
+            )
             up = min(low[first], low[second]) + 28 - max(low[first], low[second])
             assert min(across, up) < 0.1

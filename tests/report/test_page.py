@@ -99,7 +99,12 @@ def test_classes_and_confusions_are_counted_right(made: Path) -> None:
 
 def test_the_gallery_holds_every_frame_and_soft_label(made: Path, text: str) -> None:
     data = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', text, flags=re.DOTALL)[0])
-    assert data["captions"] == ["initial, iteration 0", "iteration 5", "iteration 10", "chosen on held-out images, iteration 12"]
+    assert data["captions"] == [
+        "initial, iteration 0",
+        "iteration 5",
+        "iteration 10",
+        "chosen on held-out images, iteration 12",
+    ]
     assert len(data["sheets"]) == 3
     wanted = (100 * load(made).probabilities).round().int()
     for image, label in enumerate(data["soft"][-1]):
@@ -200,7 +205,9 @@ def test_ranking_and_arriving_classes_are_those_of_the_files(made: Path, text: s
         (tmp_path / "run" / name).unlink()
 
 
-def test_a_page_that_fails_loses_nothing_and_says_so(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_that_fails_loses_nothing_and_says_so(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(made, run)
     assert renew_page(run) == run / PAGE
@@ -232,7 +239,12 @@ def test_the_run_of_an_evaluation_is_the_folder_of_its_set(made: Path, tmp_path:
     ids=" ".join,
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(
-    words: list[str], sentence: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    sentence: str,
+    made: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()

@@ -17,8 +17,12 @@ from astdistill.runtime.errors import InputError
 
 def whitened(classes: int, ipc: int, channels: int = 3, size: int = 8) -> tuple[SyntheticSet, torch.Tensor]:
     """A set of random 8-bit images in a standardised space, and those images as `[N, C, H, W]` uint8."""
-    pixels = torch.randint(0, 256, (classes * ipc, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    preprocessing = Preprocessing.standard(torch.full((channels,), 0.4), torch.full((channels,), 0.2), (channels, size, size))
+    pixels = torch.randint(
+        0, 256, (classes * ipc, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    preprocessing = Preprocessing.standard(
+        torch.full((channels,), 0.4), torch.full((channels,), 0.2), (channels, size, size)
+    )
     names = tuple(f"class_{label}" for label in range(classes))
     targets = one_hot(torch.arange(classes).repeat_interleave(ipc), classes)
     images = preprocessing.apply(pixels.float() / 255)
@@ -44,7 +48,9 @@ def cells(sheet: np.ndarray, pixels: torch.Tensor, cell: int) -> list[tuple[int,
 
 
 @pytest.mark.parametrize(("classes", "ipc", "channels"), [(10, 1, 3), (10, 1, 1), (4, 3, 3), (2, 12, 3)])
-def test_every_image_is_shown_once_crisp_and_with_its_whitening_undone(tmp_path: Path, classes: int, ipc: int, channels: int) -> None:
+def test_every_image_is_shown_once_crisp_and_with_its_whitening_undone(
+    tmp_path: Path, classes: int, ipc: int, channels: int
+) -> None:
     synthetic, pixels = whitened(classes, ipc, channels)
     save_grid(synthetic, tmp_path / "images.png")
     sheet = shown(tmp_path / "images.png")
@@ -88,7 +94,8 @@ def test_soft_labels_that_moved_do_not_move_an_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "ipc", "columns", "rows"), [(10, 1, 5, 2), (100, 1, 10, 10), (200, 1, 20, 10), (10, 10, 1, 10), (100, 10, 4, 25)]
+    ("classes", "ipc", "columns", "rows"),
+    [(10, 1, 5, 2), (100, 1, 10, 10), (200, 1, 20, 10), (10, 10, 1, 10), (100, 10, 4, 25)],
 )
 def test_usual_sets_get_a_full_rectangle(classes: int, ipc: int, columns: int, rows: int) -> None:
     layout = arrange(classes, ipc, 32, 80.0)

@@ -34,7 +34,9 @@ def test_a_sheet_shows_every_pixel_where_it_is_lossless() -> None:
 def test_sheets_keep_to_their_budget_and_both_ends(budget: int) -> None:
     generator = torch.Generator().manual_seed(0)
     frames = [
-        Frame(number, torch.randint(0, 256, (20, 3, 16, 16), dtype=torch.uint8, generator=generator), torch.eye(20), 0.01)
+        Frame(
+            number, torch.randint(0, 256, (20, 3, 16, 16), dtype=torch.uint8, generator=generator), torch.eye(20), 0.01
+        )
         for number in range(8)
     ]
     found = sheets(frames, budget)
@@ -48,12 +50,15 @@ def test_sheets_keep_to_their_budget_and_both_ends(budget: int) -> None:
 
 
 def hundred_classes(out: Path) -> None:
-    """A run folder as large as CIFAR-100's at ten images per class, of 5000 iterations, with learned labels and nothing but noise."""
+    """A run folder as large as CIFAR-100's at ten images per class, of 5000 iterations, with learned labels and nothing
+    but noise."""
     generator = torch.Generator().manual_seed(0)
     classes = tuple(f"class_{number}" for number in range(100))
     for iteration in filter(due, range(5001)):
         images = torch.rand(1000, 3, 32, 32, generator=generator)
-        targets = 4 * one_hot(torch.arange(100).repeat_interleave(10), 100) + torch.randn(1000, 100, generator=generator)
+        targets = 4 * one_hot(torch.arange(100).repeat_interleave(10), 100) + torch.randn(
+            1000, 100, generator=generator
+        )
         synthetic = SyntheticSet(
             images, targets, torch.tensor(0.01), classes, Preprocessing.none((3, 32, 32)), DataConfig(source="cifar100"), "convnet-d3",
             "soft", provenance={"iteration": iteration},

@@ -77,7 +77,14 @@ def test_a_run_stands_beside_its_published_figure_and_its_baselines(tmp_path: Pa
         "published": "61.5 [1]", "random real": "10.0", "K-means real": "20.0", "full data": "30.0",
     }  # fmt: skip
     assert table.notes == ("Somebody (arXiv 1)",)
-    for words in ("Protocol MTT: 1000 epochs", "augmentation flip", "test accuracy", "last epoch", "full data 30 epochs", "n = 1 to 2"):
+    for words in (
+        "Protocol MTT: 1000 epochs",
+        "augmentation flip",
+        "test accuracy",
+        "last epoch",
+        "full data 30 epochs",
+        "n = 1 to 2",
+    ):
         assert words in table.caption
     assert table.title == "Hard labels"
     assert [column.name for column in table.columns if column.bold] == ["final"]
@@ -125,7 +132,11 @@ def test_sources_are_numbered_once_and_absent_cells_are_dashes(tmp_path: Path) -
 
 
 def test_several_networks_make_a_second_table(tmp_path: Path) -> None:
-    paths = [run(tmp_path / "a", networks=(TINY, "mlp", "lenet")), run(tmp_path / "b"), run(tmp_path / "c", networks=("mlp", TINY))]
+    paths = [
+        run(tmp_path / "a", networks=(TINY, "mlp", "lenet")),
+        run(tmp_path / "b"),
+        run(tmp_path / "c", networks=("mlp", TINY)),
+    ]
     main_table, across = compared([read_run(path) for path in paths])
     assert [row["network"] for row in cells(main_table)] == [TINY, TINY, TINY]
     assert [row["random real"] for row in cells(main_table)] == ["10.0", "10.0", "–"]  # c's baselines are mlp's
@@ -167,7 +178,9 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
         read_run(alone)
 
 
-def test_the_verb_prints_or_writes_each_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_prints_or_writes_each_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     hard, soft = str(run(tmp_path / "hard_one")), str(run(tmp_path / "soft", labels="soft"))
     assert main(["compare", hard, soft]) == 0

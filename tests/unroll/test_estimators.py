@@ -64,7 +64,9 @@ def test_recompute_matches_finite_differences(fields: dict) -> None:
     )
     found = run(Recompute(), case)
     slope = float((found.images * along.images).sum() + (found.targets * along.targets).sum() + found.lr * along.lr)
-    assert slope == pytest.approx(reference.difference(case.inner, case.start, case.variables, case.objective, along), rel=1e-6)
+    assert slope == pytest.approx(
+        reference.difference(case.inner, case.start, case.variables, case.objective, along), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("fields", CASES, ids=str)
@@ -128,7 +130,9 @@ def test_the_nearest_student_of_an_unroll(nearest: int, momentum: float) -> None
         found = estimator(*arguments)
         for fast, slow in zip((found.images, found.targets, found.lr), wanted, strict=True):
             assert error(fast, slow) < 1e-9
-    assert float(Recompute()(*arguments).loss) == pytest.approx(1.7 * float((student - target).square().sum()), rel=1e-9)
+    assert float(Recompute()(*arguments).loss) == pytest.approx(
+        1.7 * float((student - target).square().sum()), rel=1e-9
+    )
     if nearest == 2:
         assert float(Truncated(k=2)(*arguments).images.abs().sum()) == 0.0
 
@@ -137,7 +141,9 @@ def test_the_mean_of_meta_gradients() -> None:
     parts = [run(Recompute(), problem(momentum=momentum)) for momentum in (0.0, 0.5, 0.9)]
     found = MetaGradient.mean(parts)
     for name in ("loss", "images", "targets", "lr"):
-        torch.testing.assert_close(getattr(found, name), (getattr(parts[0], name) + getattr(parts[1], name) + getattr(parts[2], name)) / 3)
+        torch.testing.assert_close(
+            getattr(found, name), (getattr(parts[0], name) + getattr(parts[1], name) + getattr(parts[2], name)) / 3
+        )
         assert torch.equal(getattr(MetaGradient.mean(parts[:1]), name), getattr(parts[0], name))
 
 
@@ -154,7 +160,8 @@ def test_a_canvas_learns_at_every_pixel_that_was_seen() -> None:
 
 
 def test_a_shifted_canvas_with_shifted_crops_is_the_same_problem() -> None:
-    """The torus has no place of its own: circular shifts of X and of the drawn corners change nothing but where the derivative lies."""
+    """The torus has no place of its own: circular shifts of X and of the drawn corners change nothing but where the
+    derivative lies."""
     case = problem(torus=Torus(canvas=2, samples=2), batch=4)
     shift = (5, -3)
     crops = tuple(

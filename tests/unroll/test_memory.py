@@ -1,4 +1,5 @@
-"""Constant memory: what autograd keeps alive does not grow with the number of inner steps, except in the oracle, where it does."""
+"""Constant memory: what autograd keeps alive does not grow with the number of inner steps, except in the oracle, where
+it does."""
 
 from __future__ import annotations
 
@@ -16,9 +17,12 @@ def peak(estimator: Estimator, steps: int) -> int:
     return saved_bytes(lambda: estimator(case.inner, case.start, case.variables, case.objective) and None)
 
 
-@pytest.mark.parametrize("estimator", [Recompute(), FirstOrder(), Truncated(k=3)], ids=lambda estimator: type(estimator).__name__)
+@pytest.mark.parametrize(
+    "estimator", [Recompute(), FirstOrder(), Truncated(k=3)], ids=lambda estimator: type(estimator).__name__
+)
 def test_graphs_do_not_grow_with_the_unroll(estimator: Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To a fiftieth of the oracle's growth, which is what the counting itself holds back: a norm's small outputs, in reference cycles.
+    """To a fiftieth of the oracle's growth, which is what the counting itself holds back: a norm's small outputs, in
+    reference cycles.
 
     Images of several steps are augmented together up to a fixed number of bytes, here less than four steps'.
     """

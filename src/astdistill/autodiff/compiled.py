@@ -1,4 +1,5 @@
-"""The engine for CUDA, and for networks without kernels of their own: each derivative as one compiled graph, in a chosen precision."""
+"""The engine for CUDA, and for networks without kernels of their own: each derivative as one compiled graph, in a
+chosen precision."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from . import derivatives
 from .engine import Directional, EagerEngine, Gradient, PenaltyForm
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""float32: all bits; tf32: products of 10 bits on CUDA, float32 elsewhere; bfloat16: the network by autocast, 7 bits."""
+"""float32: all bits; tf32: products of 10 bits on CUDA, float32 elsewhere; bfloat16: the network by autocast, 7
+bits."""
 
 
 def checked(precision: str) -> Precision:
@@ -34,11 +36,12 @@ def checked(precision: str) -> Precision:
 
 @contextmanager
 def products(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Compute the block's matrix products and convolutions in TF32 or in float32, and leave the process's setting as it was.
+    """Compute the block's matrix products and convolutions in TF32 or in float32, and leave the process's setting as it
+    was.
 
     Nothing changes on the CPU. The two switches below are the ones that every reader in torch 2.13 agrees with: after
-    `torch.backends.cuda.matmul.fp32_precision = "tf32"` alone, or `cudnn.conv.fp32_precision = "ieee"` alone, the older getters, which
-    `torch.compile` still calls, raise "you have used mix of the legacy and new APIs".
+    `torch.backends.cuda.matmul.fp32_precision = "tf32"` alone, or `cudnn.conv.fp32_precision = "ieee"` alone, the older
+    getters, which `torch.compile` still calls, raise "you have used mix of the legacy and new APIs".
     """
     if device.type != "cuda":
         yield
@@ -55,9 +58,11 @@ def products(precision: Precision, device: torch.device) -> Iterator[None]:
 
 
 def in_bfloat16(model: Callable[[Params, Batch], Logits]) -> Callable[[Params, Batch], Logits]:
-    """The same network with its convolutions and products in bfloat16 by autocast; θ, its gradient and the logits keep their dtype.
+    """The same network with its convolutions and products in bfloat16 by autocast; θ, its gradient and the logits keep
+    their dtype.
 
-    Sums inside those products run in float32. Casts are not cached: the cache of autocast lives across the passes of one derivative and
+    Sums inside those products run in float32. Casts are not cached: the cache of autocast lives across the passes of
+        one derivative and
     would hand a tangent's weights to a primal.
     """
 
@@ -95,17 +100,21 @@ class _Task:
 class CompiledEngine:
     """`torch.compile` of `derivatives`, for each function and shape when it is first asked for.
 
-    `mode` is torch.compile's; None takes "reduce-overhead" on CUDA (CUDA graphs: one launch a call) and "default" elsewhere. What cannot be
-    compiled runs on `EagerEngine` from then on, with one warning that names the cause. Compiled kernels are kept by torch across
-    processes, in TORCHINDUCTOR_CACHE_DIR or `torchinductor_<user>` in the folder for temporary files; the next process traces anew.
+    `mode` is torch.compile's; None takes "reduce-overhead" on CUDA (CUDA graphs: one launch a call) and "default"
+    elsewhere. What cannot be compiled runs on `EagerEngine` from then on, with one warning that names the cause.
+    Compiled kernels are kept by torch across processes, in TORCHINDUCTOR_CACHE_DIR or `torchinductor_<user>` in the
+    folder for temporary files; the next process traces anew.
 
-    With `precision="bfloat16"` the cosine with float64 falls to 0.9975 (∇_θ ℓ), 0.9967 and 0.9956 (`directional`, in θ and x), and that of
-    `penalised` to 0.97 on a processor with AMX (Xeon; 0.971 and 0.979, n = 2 seeds) and to 0.9982 on one without (EPYC, n = 1), the others
+    With `precision="bfloat16"` the cosine with float64 falls to 0.9975 (∇_θ ℓ), 0.9967 and 0.9956 (`directional`, in θ
+    and x), and that of `penalised` to 0.97 on a processor with AMX (Xeon; 0.971 and 0.979, n = 2 seeds) and to 0.9982
+    on one without (EPYC, n = 1), the others
     alike on both: convnet-d3-w32 at its initialisation, ten random 32 px images, one direction, torch 2.13.
     Raises InputError for an unknown mode or precision.
     """
 
-    def __init__(self, model: Callable[[Params, Batch], Logits], *, mode: str | None = None, precision: Precision = "tf32") -> None:
+    def __init__(
+        self, model: Callable[[Params, Batch], Logits], *, mode: str | None = None, precision: Precision = "tf32"
+    ) -> None:
         if mode is not None and mode not in MODES:
             raise unknown("compile mode", mode, MODES)
         self.precision: Precision = checked(precision)
@@ -129,7 +138,9 @@ class CompiledEngine:
             lambda: self._eager.gradient(theta, images, targets),
         )
 
-    def directional(self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True) -> Directional:
+    def directional(
+        self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
+    ) -> Directional:
         """The derivative along `direction` in θ; without `curvature`, zeros stand where (∂²ℓ/∂θ²) m would."""
         return self._compute(
             _Task(
@@ -137,17 +148,29 @@ class CompiledEngine:
                 partial(derivatives.directional, curvature=curvature),
                 (theta, direction, images, targets),
             ),
-            lambda found: Directional(found[0], found[1] if curvature else torch.zeros_like(theta), found[-2], found[-1]),
+            lambda found: Directional(
+                found[0], found[1] if curvature else torch.zeros_like(theta), found[-2], found[-1]
+            ),
             lambda: self._eager.directional(theta, direction, images, targets, curvature),
         )
 
     def penalised(
-        self, theta: Params, images: Batch, targets: Targets | None, penalty: float, clip: float = 1.0, form: PenaltyForm = "image"
+        self,
+        theta: Params,
+        images: Batch,
+        targets: Targets | None,
+        penalty: float,
+        clip: float = 1.0,
+        form: PenaltyForm = "image",
     ) -> Gradient:
         """`gradient` of clip·ℓ + penalty·mean (‖∇_x Σ_k f_k‖₂ − 1)²; the factors may change from call to call."""
         given = (theta, images, self._number(penalty, theta), self._number(clip, theta))
         return self._compute(
-            _Task(f"penalised {form}", partial(derivatives.penalised, form=form), given if targets is None else (*given, targets)),
+            _Task(
+                f"penalised {form}",
+                partial(derivatives.penalised, form=form),
+                given if targets is None else (*given, targets),
+            ),
             lambda found: Gradient(*found),
             lambda: self._eager.penalised(theta, images, targets, penalty, clip, form),
         )
@@ -174,7 +197,9 @@ class CompiledEngine:
     def _run(self, task: _Task) -> tuple[Tensor, ...]:
         known, mode = self._compiled[task.name], self._mode(task.given[0].device)
         if task.shape not in known:
-            known[task.shape] = torch.compile(_own_code(task.build(self._layouts[0])), fullgraph=True, dynamic=False, mode=mode)
+            known[task.shape] = torch.compile(
+                _own_code(task.build(self._layouts[0])), fullgraph=True, dynamic=False, mode=mode
+            )
         # One layout, and no gradient mode: torch.compile would compile anew for any other.
         given = (part.detach().contiguous() for part in task.given)
         with torch.no_grad():
@@ -195,14 +220,16 @@ class CompiledEngine:
         return self._numbers[key]
 
     def _give_up(self, error: Exception) -> None:
-        """Go on to the next layout (the forward-mode rule of `nn.GroupNorm` takes only the plain one), or do without a compiler."""
+        """Go on to the next layout (the forward-mode rule of `nn.GroupNorm` takes only the plain one), or do without a
+        compiler."""
         self._layouts.pop(0)
         self._compiled.clear()
         if self._layouts:
             return
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
         console().print(
-            f"Compiling this network failed ({type(error).__name__}: {lines[0].strip()}); it runs without a compiler from here on, "
+            f"Compiling this network failed ({type(error).__name__}: {lines[0].strip()}); it runs without a compiler "
+            f"from here on, "
             "with the same results.",
             style="yellow",
             markup=False,
@@ -213,10 +240,14 @@ class CompiledEngine:
 _SHARED: dict[Hashable, CompiledEngine] = {}
 
 
-def compiled_engine(model: Callable[[Params, Batch], Logits], *, mode: str | None = None, precision: Precision = "tf32") -> CompiledEngine:
-    """One engine for all ConvNets built alike, whatever their parameters: fifty experts compile once. A new one for any other function.
+def compiled_engine(
+    model: Callable[[Params, Batch], Logits], *, mode: str | None = None, precision: Precision = "tf32"
+) -> CompiledEngine:
+    """One engine for all ConvNets built alike, whatever their parameters: fifty experts compile once. A new one for any
+    other function.
 
-    Only the ConvNet, whose text names everything that its forward pass depends on, is known to be the same function of θ.
+    Only the ConvNet, whose text names everything that its forward pass depends on, is known to be the same function of
+    θ.
     """
     if not (isinstance(model, FlatModel) and isinstance(model.module, ConvNet)):
         return CompiledEngine(model, mode=mode, precision=precision)
@@ -227,6 +258,13 @@ def compiled_engine(model: Callable[[Params, Batch], Logits], *, mode: str | Non
 
 
 def _own_code(function: derivatives.Function) -> derivatives.Function:
-    """The function with a code object of its own: torch counts compiled variants per code object, and stops at 8 for a whole process."""
+    """The function with a code object of its own: torch counts compiled variants per code object, and stops at 8 for a
+    whole process."""
     assert isinstance(function, FunctionType)
-    return FunctionType(function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    return FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )

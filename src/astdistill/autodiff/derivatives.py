@@ -1,7 +1,9 @@
-"""The derivatives of `Engine` as pure functions of tensors that a compiler takes whole: no graph leaves them, none comes in.
+"""The derivatives of `Engine` as pure functions of tensors that a compiler takes whole: no graph leaves them, none
+comes in.
 
-Work in units of one forward pass of the convolutions: `gradient` 3, `directional` 8, `penalised` 6. `directional` goes in reverse over a
-forward-mode derivative (H m = ∇_θ ⟨∇_θ ℓ, m⟩; cf. arXiv 2505.00793, METHOD §3), so that nothing is differentiated backwards twice.
+Work in units of one forward pass of the convolutions: `gradient` 3, `directional` 8, `penalised` 6. `directional` goes
+in reverse over a forward-mode derivative (H m = ∇_θ ⟨∇_θ ℓ, m⟩; cf. arXiv 2505.00793, METHOD §3), so that nothing is
+differentiated backwards twice.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ Function = Callable[..., tuple[Tensor, ...]]
 
 
 def channels_last(model: Model) -> Model:
-    """The same network on images in the layout that convolutions and the fused norms are fastest in; others than 4-D stay as they are."""
+    """The same network on images in the layout that convolutions and the fused norms are fastest in; others than 4-D
+    stay as they are."""
 
     def laid_out(theta: Params, images: Batch) -> Logits:
         return model(theta, images.to(memory_format=torch.channels_last) if images.ndim == 4 else images)
@@ -60,13 +63,17 @@ def directional(model: Model, curvature: bool) -> Function:
 
 
 def penalised(model: Model, form: PenaltyForm) -> Function:
-    """(θ, x, λ, c, p) → c·ℓ + λ·mean (‖∇_x Σ_k f_k‖₂ − 1)², f, and the gradient of the former in θ; without p and c·ℓ if p is left out.
+    """(θ, x, λ, c, p) → c·ℓ + λ·mean (‖∇_x Σ_k f_k‖₂ − 1)², f, and the gradient of the former in θ; without p and c·ℓ
+    if p is left out.
 
-    Reverse over reverse, in one graph: 6 units, because forward pass and input gradient are shared. The same trick as in `directional`
+    Reverse over reverse, in one graph: 6 units, because forward pass and input gradient are shared. The same trick as
+        in `directional`
     (∇_θ of Σf pushed along ∂P/∂∇_x, held constant) would take 7.
     """
 
-    def function(theta: Params, images: Batch, penalty: Scalar, clip: Scalar, targets: Targets | None = None) -> tuple[Tensor, ...]:
+    def function(
+        theta: Params, images: Batch, penalty: Scalar, clip: Scalar, targets: Targets | None = None
+    ) -> tuple[Tensor, ...]:
         def loss(theta: Params) -> tuple[Scalar, Logits]:
             slopes, logits = torch.func.grad(lambda images: _summed(model(theta, images)), has_aux=True)(images)
             value = penalty * _excess(slopes, form)

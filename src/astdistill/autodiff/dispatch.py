@@ -20,14 +20,15 @@ from .native.engine import NativeEngine
 from .native.layout import Workspace, blocks_of
 
 EngineName = Literal["auto", "native", "compiled", "compiled-bfloat16", "eager"]
-"""auto: native where it can be, compiled on an accelerator, else eager. native falls back to eager for what it cannot do;
-compiled-bfloat16 is the approximate one (see `CompiledEngine`)."""
+"""auto: native where it can be, compiled on an accelerator, else eager. native falls back to eager for what it cannot
+do; compiled-bfloat16 is the approximate one (see `CompiledEngine`)."""
 VARIABLE = "ASTDISTILL_ENGINE"
 
 
 @contextmanager
 def using(name: EngineName) -> Iterator[None]:
-    """Compute with this engine inside the block, in the processes that it starts as well; "auto" leaves the surroundings' choice."""
+    """Compute with this engine inside the block, in the processes that it starts as well; "auto" leaves the
+    surroundings' choice."""
     before = os.environ.get(VARIABLE)
     if name != "auto":
         os.environ[VARIABLE] = name
@@ -105,19 +106,28 @@ class ChosenEngine:
         """ℓ, f and ∇_θ ℓ."""
         return self._for(theta, images).gradient(theta, images, targets)
 
-    def directional(self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True) -> Directional:
+    def directional(
+        self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
+    ) -> Directional:
         """The derivative along `direction`."""
         return self._for(theta, images).directional(theta, direction, images, targets, curvature)
 
     def penalised(
-        self, theta: Params, images: Batch, targets: Targets | None, penalty: float, clip: float = 1.0, form: PenaltyForm = "image"
+        self,
+        theta: Params,
+        images: Batch,
+        targets: Targets | None,
+        penalty: float,
+        clip: float = 1.0,
+        form: PenaltyForm = "image",
     ) -> Gradient:
         """The gradient of the penalised loss."""
         return self._for(theta, images).penalised(theta, images, targets, penalty, clip, form)
 
 
 def engine_of(model: Callable[[Params, Batch], Logits]) -> Engine:
-    """The engine of a network, the same one for the same `FlatModel`; any other function of (θ, images) is differentiated by torch."""
+    """The engine of a network, the same one for the same `FlatModel`; any other function of (θ, images) is
+    differentiated by torch."""
     if not isinstance(model, FlatModel):
         return ChosenEngine(model, None)
     # Kept with the network, because its buffers should live exactly as long.

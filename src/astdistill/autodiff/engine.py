@@ -1,4 +1,5 @@
-"""What can be asked of a network's loss, and torch's own answers: gradient, derivative along a direction, penalised gradient."""
+"""What can be asked of a network's loss, and torch's own answers: gradient, derivative along a direction, penalised
+gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from torch.nn.functional import cross_entropy
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
 
 PenaltyForm = Literal["image", "pixel"]
-"""Over what the norm of an input gradient is taken: a whole image (sound), or the channels of each pixel (as released)."""
+"""Over what the norm of an input gradient is taken: a whole image (sound), or the channels of each pixel (as
+released)."""
 
 
 class Gradient(NamedTuple):
@@ -33,9 +35,11 @@ class Directional(NamedTuple):
 
 
 class Engine(Protocol):
-    """Derivatives of ℓ(θ; x, p), the cross-entropy of one network against distributions p `[B, K]`, averaged over the batch.
+    """Derivatives of ℓ(θ; x, p), the cross-entropy of one network against distributions p `[B, K]`, averaged over the
+    batch.
 
-    Every engine returns the same numbers up to rounding, without graphs; they differ in speed and in the networks they can do.
+    Every engine returns the same numbers up to rounding, without graphs; they differ in speed and in the networks they
+    can do.
     """
 
     def logits(self, theta: Params, images: Batch) -> Logits:
@@ -46,14 +50,24 @@ class Engine(Protocol):
         """ℓ, f and ∇_θ ℓ."""
         ...
 
-    def directional(self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True) -> Directional:
-        """The derivative along `direction` in θ (METHOD §3); without `curvature`, zeros stand where (∂²ℓ/∂θ²) m would."""
+    def directional(
+        self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
+    ) -> Directional:
+        """The derivative along `direction` in θ (METHOD §3); without `curvature`, zeros stand where (∂²ℓ/∂θ²) m
+        would."""
         ...
 
     def penalised(
-        self, theta: Params, images: Batch, targets: Targets | None, penalty: float, clip: float = 1.0, form: PenaltyForm = "image"
+        self,
+        theta: Params,
+        images: Batch,
+        targets: Targets | None,
+        penalty: float,
+        clip: float = 1.0,
+        form: PenaltyForm = "image",
     ) -> Gradient:
-        """The same as `gradient` for clip·ℓ + penalty·mean (‖∇_x Σ_k f_k‖₂ − 1)² (METHOD §2, parts 1 and 2); no ℓ without targets."""
+        """The same as `gradient` for clip·ℓ + penalty·mean (‖∇_x Σ_k f_k‖₂ − 1)² (METHOD §2, parts 1 and 2); no ℓ
+        without targets."""
         ...
 
 
@@ -76,16 +90,26 @@ class EagerEngine:
         (gradient,) = torch.autograd.grad(loss, theta)
         return Gradient(loss.detach(), logits.detach(), gradient)
 
-    def directional(self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True) -> Directional:
+    def directional(
+        self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
+    ) -> Directional:
         """The direction is pulled back through a graph of the gradient: second derivatives are symmetric."""
         theta, images, targets = (tensor.detach().requires_grad_() for tensor in (theta, images, targets))
         (gradient,) = torch.autograd.grad(cross_entropy(self.model(theta, images), targets), theta, create_graph=True)
         wanted = (theta, images, targets) if curvature else (images, targets)
         found = torch.autograd.grad(gradient, wanted, direction)
-        return Directional(direction @ gradient.detach(), found[0] if curvature else torch.zeros_like(theta), found[-2], found[-1])
+        return Directional(
+            direction @ gradient.detach(), found[0] if curvature else torch.zeros_like(theta), found[-2], found[-1]
+        )
 
     def penalised(
-        self, theta: Params, images: Batch, targets: Targets | None, penalty: float, clip: float = 1.0, form: PenaltyForm = "image"
+        self,
+        theta: Params,
+        images: Batch,
+        targets: Targets | None,
+        penalty: float,
+        clip: float = 1.0,
+        form: PenaltyForm = "image",
     ) -> Gradient:
         """One forward pass serves cross-entropy and penalty."""
         theta, images = theta.detach().requires_grad_(), images.detach().requires_grad_()
@@ -98,9 +122,11 @@ class EagerEngine:
 
 
 def gradient_penalty(images: Batch, logits: Logits, form: PenaltyForm) -> Scalar:
-    """mean (‖∇_x Σ_k f_k(x)‖₂ − 1)², the norm over a whole image or over the channels of each pixel (METHOD §2, part 2)."""
+    """mean (‖∇_x Σ_k f_k(x)‖₂ − 1)², the norm over a whole image or over the channels of each pixel (METHOD §2, part
+    2)."""
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     flat = gradient.flatten(1) if form == "image" else gradient
-    # An image whose gradient is exactly zero has no direction to be pushed in: the tiny term keeps the derivative of the norm finite.
+    # An image whose gradient is exactly zero has no direction to be pushed in: the tiny term keeps the derivative of
+    # the norm finite.
     norm = (flat.square().sum(dim=1) + 1e-20).sqrt()
     return (norm - 1).square().mean()

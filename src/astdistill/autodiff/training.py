@@ -1,4 +1,5 @@
-"""A network under training: its parameters are one vector, which an optimiser moves; the optimiser's state; accuracy."""
+"""A network under training: its parameters are one vector, which an optimiser moves; the optimiser's state;
+accuracy."""
 
 from __future__ import annotations
 
@@ -43,8 +44,8 @@ def unpack(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> N
 class Trainee:
     """`network` with θ, its parameters, in one vector `theta` `[P]`, which each method below gives a `.grad`.
 
-    The ConvNet of the papers is differentiated by its engine. Any other module is run as it is, in training mode where it is trained,
-    since it may carry statistics or draw random numbers.
+    The ConvNet of the papers is differentiated by its engine. Any other module is run as it is, in training mode where
+    it is trained, since it may carry statistics or draw random numbers.
     With `parts` those of its parameters alone are θ, and the others stay as they are.
     """
 
@@ -53,9 +54,15 @@ class Trainee:
         self._parts = parts = list(network.parameters() if parts is None else parts)
         self.theta = nn.Parameter(torch.cat([part.detach().reshape(-1) for part in parts]))
         self.theta.grad = torch.zeros_like(self.theta)
-        for part, place, slope in zip(parts, self._views(self.theta.detach()), self._views(self.theta.grad), strict=True):
+        for part, place, slope in zip(
+            parts, self._views(self.theta.detach()), self._views(self.theta.grad), strict=True
+        ):
             part.data, part.grad = place, slope
-        pure = isinstance(network, ConvNet) and not list(network.buffers()) and len(parts) == len(list(network.parameters()))
+        pure = (
+            isinstance(network, ConvNet)
+            and not list(network.buffers())
+            and len(parts) == len(list(network.parameters()))
+        )
         self.model = FlatModel(network) if pure else None
         self._engine = engine_of(self.model) if self.model else None
 
@@ -93,7 +100,8 @@ class Trainee:
             return self.network(images)
 
     def release(self) -> None:
-        """Nothing; gives each parameter memory of its own again, as those who save the network or train it on expect, and no gradient."""
+        """Nothing; gives each parameter memory of its own again, as those who save the network or train it on expect,
+        and no gradient."""
         for part in self._parts:
             part.data, part.grad = part.data.clone(), None
 
@@ -117,12 +125,15 @@ Confusion = Int[Tensor, "K K"]
 @torch.no_grad()
 def accuracy(logits: Callable[[Batch], Logits], tested: Split) -> float:
     """The percentage of images for which the largest of a network's `logits` is that of their own label."""
-    right = torch.stack([(logits(images).argmax(dim=1) == labels).sum() for images, labels in tested.batches(BATCH)]).sum()
+    right = torch.stack(
+        [(logits(images).argmax(dim=1) == labels).sum() for images, labels in tested.batches(BATCH)]
+    ).sum()
     return 100 * float(right) / len(tested)
 
 
 @torch.no_grad()
 def confusion(logits: Callable[[Batch], Logits], tested: Split, classes: int) -> Confusion:
-    """The images of each class by the class whose logit is the largest; the trace over the sum is the accuracy. On the CPU."""
+    """The images of each class by the class whose logit is the largest; the trace over the sum is the accuracy. On the
+    CPU."""
     cells = [classes * labels.long() + logits(images).argmax(dim=1) for images, labels in tested.batches(BATCH)]
     return torch.bincount(torch.cat(cells), minlength=classes**2).view(classes, classes).cpu()

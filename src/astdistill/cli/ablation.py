@@ -1,4 +1,5 @@
-"""What each of AST's six parts is worth: the method with one of them off, and with all of them off, over several whole-run seeds."""
+"""What each of AST's six parts is worth: the method with one of them off, and with all of them off, over several
+whole-run seeds."""
 
 from __future__ import annotations
 
@@ -55,12 +56,15 @@ class Ablation(Record):
 
 
 def variants(experiment: Experiment) -> dict[str, Experiment]:
-    """The experiment whole, without each part that its method has, and without all of them. Raises InputError if it has none."""
+    """The experiment whole, without each part that its method has, and without all of them. Raises InputError if it has
+    none."""
     method = experiment.method
     found = {part: method.without(part) for part in PARTS}
     on = {part: without for part, without in found.items() if without != method}
     if not on:
-        raise InputError(f"'{method.name}' has none of AST's six parts ({', '.join(PARTS)}); name a --base whose method is ast.")
+        raise InputError(
+            f"'{method.name}' has none of AST's six parts ({', '.join(PARTS)}); name a --base whose method is ast."
+        )
     none = method
     for part in on:
         none = none.without(part)
@@ -70,7 +74,8 @@ def variants(experiment: Experiment) -> dict[str, Experiment]:
 
 
 def seeded(experiment: Experiment, number: int) -> Experiment:
-    """The experiment with the `number`-th whole-run seed: its own experts, draws and evaluated networks, and no baselines."""
+    """The experiment with the `number`-th whole-run seed: its own experts, draws and evaluated networks, and no
+    baselines."""
     return experiment.replace(
         seed=experiment.seed + number,
         experts=experiment.experts.replace(seed=experiment.experts.seed + number),
@@ -87,8 +92,8 @@ def ablate(
 ) -> Ablation:
     """Run every variant with every seed; each is an ordinary run folder in `out`, and is resumed from what is there.
 
-    Seeds are the outer loop, so that an ablation that is stopped has whole rounds. `ablation.json` is rewritten after every run. `on_run`
-    is told the name of each finished run and its scores.
+    Seeds are the outer loop, so that an ablation that is stopped has whole rounds. `ablation.json` is rewritten after
+    every run. `on_run` is told the name of each finished run and its scores.
     """
     final: dict[str, list[tuple[float, ...]]] = {}
     found: Ablation | None = None
@@ -97,7 +102,9 @@ def ablate(
         scores = run_experiment(each, out / folder, loggers)
         final.setdefault(name, []).append(next(iter(scores.architecture.values())).final)
         rows = tuple(AblationRow(variant=variant, final=tuple(values)) for variant, values in final.items())
-        found = Ablation(base=experiment.name, method=experiment.method.name, seeds=seeds, protocol=caption(scores), rows=rows)
+        found = Ablation(
+            base=experiment.name, method=experiment.method.name, seeds=seeds, protocol=caption(scores), rows=rows
+        )
         write_json(out / "ablation.json", found.to_json())
         on_run(folder, scores)
     assert found is not None
@@ -117,7 +124,12 @@ COLUMNS = Column("variant", words=True), Column("accuracy, %"), Column("change, 
 def table(ablation: Ablation) -> Tabulation:
     """The ablation as a table; spreads are over seeds."""
     rows = tuple(
-        (row.variant, spread(row.means), spread(ablation.change(row)) if number else "", f"{len(row.final)} × {len(row.final[0])}")
+        (
+            row.variant,
+            spread(row.means),
+            spread(ablation.change(row)) if number else "",
+            f"{len(row.final)} × {len(row.final[0])}",
+        )
         for number, row in enumerate(ablation.rows)
     )
     return Tabulation(COLUMNS, rows, _caption(ablation), title=f"{ablation.method} on {ablation.base}")
@@ -145,11 +157,16 @@ def command(words: Sequence[str]) -> None:
     found, rest = parser.parse_known_args(words)
     if found.base is None and not {"-h", "--help"} & set(rest):
         base = rest[0] if rest and not rest[0].startswith("-") else "cifar100-ten-ipc10"
-        raise InputError(f"The ablation needs the cell that it takes apart: astdistill run ablation --base {base} --seeds 3")
+        raise InputError(
+            f"The ablation needs the cell that it takes apart: astdistill run ablation --base {base} --seeds 3"
+        )
     if found.seeds < 1:
         raise InputError(f"--seeds {found.seeds} was given; an ablation needs at least 1, and 3 for a spread.")
     request = parse(
-        "run", [*([found.base] if found.base else []), *rest], first=ABOUT, prog=f"astdistill run ablation --base {found.base or 'PRESET'}"
+        "run",
+        [*([found.base] if found.base else []), *rest],
+        first=ABOUT,
+        prog=f"astdistill run ablation --base {found.base or 'PRESET'}",
     )
     be_quiet(request.quiet)
     check_device(request.experiment.device)

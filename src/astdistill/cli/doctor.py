@@ -30,14 +30,19 @@ TRIAL = "self-check"
 
 
 def trial() -> Iterator[Finding]:
-    """Distils digits to ten images on the CPU, once in one go and once in two: the loss must fall, and the bits must agree."""
+    """Distils digits to ten images on the CPU, once in one go and once in two: the loss must fall, and the bits must
+    agree."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="astdistill-doctor-") as name, quietly():
         folder = Path(name)
         dataset = load_dataset("digits", per_class=30)
         recipe = AST.recipe.replace(epochs=6, lr=0.01, clip_epochs=2, batch=64, augmentation="")
-        experts = train_experts(dataset, model="convnet-d2-w16", recipe=recipe, count=2, store=folder / "experts", workers=1)
-        settings = DistillSettings(iterations=STEPS, inner_steps=8, max_start_epoch=3, lr_img=30.0, lr_init=0.05, augmentation="")
+        experts = train_experts(
+            dataset, model="convnet-d2-w16", recipe=recipe, count=2, store=folder / "experts", workers=1
+        )
+        settings = DistillSettings(
+            iterations=STEPS, inner_steps=8, max_start_epoch=3, lr_img=30.0, lr_init=0.05, augmentation=""
+        )
         once = distill(dataset, experts, method=AST, settings=settings, out=folder / "once")
         distill(dataset, experts, method=AST, settings=settings.replace(iterations=STOPPED), out=folder / "twice")
         twice = distill(dataset, experts, method=AST, settings=settings, out=folder / "twice")
@@ -57,13 +62,22 @@ def judged(losses: list[float], equal: bool, seconds: float) -> Finding:
     elif not equal:
         fault = "a resumed run ended with other bits than one that was not stopped"
     else:
-        text = f"ten digits distilled in {seconds:.0f} s: loss {first:.3f} to {last:.3f}, and a resumed run ended bit-equal"
+        text = (
+            f"ten digits distilled in {seconds:.0f} s: loss {first:.3f} to {last:.3f}, and a resumed run ended "
+            f"bit-equal"
+        )
         return Finding(name=TRIAL, state="good", text=text)
-    return Finding(name=TRIAL, state="bad", text=fault, advice="try ASTDISTILL_ENGINE=eager astdistill doctor, and report what both say")
+    return Finding(
+        name=TRIAL,
+        state="bad",
+        text=fault,
+        advice="try ASTDISTILL_ENGINE=eager astdistill doctor, and report what both say",
+    )
 
 
 def doctor(words: list[str]) -> int:
-    """The exit code: 0 where astdistill works on this machine, 1 where something has to be mended first. Shows what was found."""
+    """The exit code: 0 where astdistill works on this machine, 1 where something has to be mended first. Shows what was
+    found."""
     given = _parser().parse_args(words)
     looked_at = {
         "versions": checks.versions,
@@ -94,7 +108,8 @@ def doctor(words: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="astdistill doctor",
-        description="Versions, memory, disks, GPUs, engines, extras and data of this machine, and a miniature distillation: half a minute.",
+        description="Versions, memory, disks, GPUs, engines, extras and data of this machine, and a miniature "
+        "distillation: half a minute.",
         epilog="Exit code 0: it works here (– marks what is optional); 1: something is to be mended first.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")

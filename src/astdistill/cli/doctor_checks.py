@@ -69,11 +69,21 @@ def compiler() -> Iterator[Finding]:
         except Exception as error:  # whatever the compilers below torch raise
             text = f"does not work: {type(error).__name__}: {shortened(str(error))}"
             needs = "a C++ compiler (g++)" if device == "cpu" else "triton and a C compiler"
-            yield Finding(name=name, state="note", text=text, advice=f"it needs {needs}; without it --engine compiled runs as eager")
+            yield Finding(
+                name=name,
+                state="note",
+                text=text,
+                advice=f"it needs {needs}; without it --engine compiled runs as eager",
+            )
             continue
         right = torch.allclose(found, _curve(numbers))
         text = "works" if right else "gives other numbers than torch itself"
-        yield Finding(name=name, state="good" if right else "bad", text=text, advice="" if right else "do not use --engine compiled")
+        yield Finding(
+            name=name,
+            state="good" if right else "bad",
+            text=text,
+            advice="" if right else "do not use --engine compiled",
+        )
 
 
 def _curve(numbers: Tensor) -> Tensor:
@@ -88,7 +98,10 @@ def gpus() -> Iterator[Finding]:
         return
     for number in range(torch.cuda.device_count()):
         free, whole = torch.cuda.mem_get_info(number)
-        text = f"{torch.cuda.get_device_name(number)}, {size(free)} of {size(whole)} free; use it with --device cuda:{number}"
+        text = (
+            f"{torch.cuda.get_device_name(number)}, {size(free)} of {size(whole)} free; use it with --device "
+            f"cuda:{number}"
+        )
         yield Finding(name=f"GPU {number}", state="good", text=text)
 
 
@@ -99,8 +112,15 @@ def engine() -> Iterator[Finding]:
         taken = engine_of(model)
         seconds = _fastest(lambda: taken.gradient(theta, images, targets), device)  # noqa: B023  (called at once)
         asked = f"${VARIABLE} asks for it" if os.environ.get(VARIABLE, "auto") != "auto" else "chosen by auto"
-        text = f"{engine_name(model, theta, images)} ({asked}): {TIMED[1] / seconds:,.0f} images a second, gradient of {TIMED[0]}"
-        yield Finding(name=f"engine, {device}", state="good", text=f"{text}, 32 px, batch {TIMED[1]}, {torch.get_num_threads()} threads")
+        text = (
+            f"{engine_name(model, theta, images)} ({asked}): {TIMED[1] / seconds:,.0f} images a second, gradient of "
+            f"{TIMED[0]}"
+        )
+        yield Finding(
+            name=f"engine, {device}",
+            state="good",
+            text=f"{text}, 32 px, batch {TIMED[1]}, {torch.get_num_threads()} threads",
+        )
 
 
 def _fastest(step: Any, device: str) -> float:
@@ -140,11 +160,15 @@ def versions() -> Iterator[Finding]:
         required = _required("")
     except importlib.metadata.PackageNotFoundError:
         text = f"Python {platform.python_version()}; {PACKAGE} is imported from a folder and was not installed"
-        yield Finding(name="versions", state="note", text=text, advice="pip install -e . in its folder checks what it needs")
+        yield Finding(
+            name="versions", state="note", text=text, advice="pip install -e . in its folder checks what it needs"
+        )
         return
     faults = [fault for each in required if (fault := _fault(each))]
     shown = [PACKAGE, *SHOWN]
-    text = ", ".join([f"Python {platform.python_version()}", *(f"{name} {found}" for name in shown if (found := _version(name)))])
+    text = ", ".join(
+        [f"Python {platform.python_version()}", *(f"{name} {found}" for name in shown if (found := _version(name)))]
+    )
     yield Finding(
         name="versions",
         state="bad" if faults else "good",
@@ -174,7 +198,11 @@ def _required(extra: str) -> list[Requirement]:
     """What the extra needs, or with "" what the package itself needs, on this system."""
     found = [Requirement(text) for text in importlib.metadata.requires(PACKAGE) or []]
     plain = [each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]
-    return plain if not extra else [each for each in found if each not in plain and each.marker and each.marker.evaluate({"extra": extra})]
+    return (
+        plain
+        if not extra
+        else [each for each in found if each not in plain and each.marker and each.marker.evaluate({"extra": extra})]
+    )
 
 
 def _version(name: str) -> str | None:
@@ -189,12 +217,17 @@ def _fault(wanted: Requirement) -> str:
     found = _version(wanted.name)
     if found is None:
         return f"{wanted.name} is not installed"
-    return "" if wanted.specifier.contains(found, prereleases=True) else f"{wanted.name} {found} is not {wanted.specifier}"
+    return (
+        "" if wanted.specifier.contains(found, prereleases=True) else f"{wanted.name} {found} is not {wanted.specifier}"
+    )
 
 
 LEAST = 10**9
 """Bytes of free memory, and of free disk, below which even small runs fail."""
-LIMITS = (("memory.max", "memory.current", "inactive_file"), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
+LIMITS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 """Limit, use and reclaimable cache in control groups of version 2 and 1."""
 
 
@@ -202,7 +235,9 @@ def memory() -> Iterator[Finding]:
     """Cores, and the memory that this process may still take."""
     free = free_memory()
     if free is None:
-        yield Finding(name="memory", state="note", text=f"{cores()} cores; this system does not say how much memory is free")
+        yield Finding(
+            name="memory", state="note", text=f"{cores()} cores; this system does not say how much memory is free"
+        )
         return
     advice = "" if free >= LEAST else "close other programs, or raise the container's limit"
     text = f"{size(free)} free, {cores()} cores that this process may use"
@@ -210,7 +245,8 @@ def memory() -> Iterator[Finding]:
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still allocate: what the machine has available, or less where its control group says so."""
+    """Bytes that this process may still allocate: what the machine has available, or less where its control group says
+    so."""
     found = _group_memory(root)
     with suppress(OSError, ValueError, StopIteration):
         lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -244,7 +280,11 @@ def _left(group: Path) -> int | None:
 
 def disks() -> Iterator[Finding]:
     """Room and permission where runs, experts and the cache are written."""
-    wanted = {"disk, runs": Path.cwd(), "disk, experts": ExpertSettings().store.absolute(), "disk, cache": cache_folder().absolute()}
+    wanted = {
+        "disk, runs": Path.cwd(),
+        "disk, experts": ExpertSettings().store.absolute(),
+        "disk, cache": cache_folder().absolute(),
+    }
     for name, place in wanted.items():
         there = next(folder for folder in (place, *place.parents) if folder.exists())
         held = f"; the cache holds {size(_held(place))}" if name == "disk, cache" and place.is_dir() else ""
@@ -255,7 +295,12 @@ def disks() -> Iterator[Finding]:
         elif not os.access(there, os.W_OK | os.X_OK):
             yield Finding(name=name, state="bad", text=f"{there} cannot be written to", advice=_elsewhere(name))
         else:
-            yield Finding(name=name, state="good" if free >= LEAST else "bad", text=text, advice="" if free >= LEAST else _elsewhere(name))
+            yield Finding(
+                name=name,
+                state="good" if free >= LEAST else "bad",
+                text=text,
+                advice="" if free >= LEAST else _elsewhere(name),
+            )
 
 
 def _elsewhere(name: str) -> str:
@@ -294,5 +339,7 @@ def _hub() -> Finding:
         HfApi().dataset_info(HUB["cifar10"], timeout=10)
     except Exception as error:  # huggingface_hub and its HTTP client raise a dozen unrelated types
         text = f"the Hugging Face hub does not answer ({type(error).__name__}: {shortened(str(error), 120)})"
-        return Finding(name="network", state="note", text=text, advice="use local copies: --data FOLDER, or ASTDISTILL_DATA")
+        return Finding(
+            name="network", state="note", text=text, advice="use local copies: --data FOLDER, or ASTDISTILL_DATA"
+        )
     return Finding(name="network", state="good", text="the Hugging Face hub answers")

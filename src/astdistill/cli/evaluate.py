@@ -62,8 +62,8 @@ def _evaluate(
         protocol_name: Evaluation protocol.
         epochs: Training epochs, where they are to differ from the protocol's.
         full_epochs: Training epochs of the full-data baseline, where they are to differ from the others'.
-        lr: Step size: learned takes the set's own (0.01 for real images), search the best multiple of it on held-out training images, a
-            number is taken for every row.
+        lr: Step size: learned takes the set's own (0.01 for real images), search the best multiple of it on held-out
+            training images, a number is taken for every row.
         networks: Freshly initialised networks for each row.
         architectures: Networks to train, or pools of them (S, M, W, D, A, P, N); none means the student's own.
         baselines: Real images evaluated alike.
@@ -72,7 +72,8 @@ def _evaluate(
         workers: Networks trained side by side on a CPU; none means as many as there are cores.
         engine: What computes derivatives; auto takes the fastest that can.
         seed: Every draw depends on it.
-        out: Folder of scores.json; none means a folder beside the set named after file, protocol, epochs and architectures.
+        out: Folder of scores.json; none means a folder beside the set named after file, protocol, epochs and
+            architectures.
         per_class: Show the accuracy of each class too.
         confusion: Show which classes are taken for which, too.
         ranking: DD-Ranking's label-robust and augmentation-robust scores too; trains what they need besides.
@@ -84,7 +85,10 @@ def _evaluate(
     check_device(device)
     check_gamma(gamma)
     synthetic = load(path)
-    recipe = _recipe(protocol(protocol_name), {"epochs": epochs, "full_epochs": full_epochs, "lr": lr if isinstance(lr, float) else None})
+    recipe = _recipe(
+        protocol(protocol_name),
+        {"epochs": epochs, "full_epochs": full_epochs, "lr": lr if isinstance(lr, float) else None},
+    )
     config = synthetic.data if data is None else synthetic.data.replace(source=data)
     dataset = load_dataset(config, device=device)
     if not synthetic.preprocessing.whole:
@@ -94,7 +98,9 @@ def _evaluate(
     if continual_steps is not None:
         check_steps(continual_steps, dataset)
     rate = [] if lr == "learned" else [f"lr-{lr}"]
-    other = [path.stem] if path.is_file() and path.name != "synthetic.safetensors" else []  # last.safetensors is not a run's result
+    other = (
+        [path.stem] if path.is_file() and path.name != "synthetic.safetensors" else []
+    )  # last.safetensors is not a run's result
     words = ["evaluation", *other, protocol_name, f"{recipe.epochs}-epochs", *rate, *architectures]
     folder = out or (path if path.is_dir() else path.parent) / "-".join(words).replace("/", "_").replace(":", "_")
     check_folder(folder, "--out")
@@ -105,18 +111,45 @@ def _evaluate(
         console.print()
 
     with using(engine):
-        rates = search_rates(synthetic, dataset, recipe, models, networks, folder, seed=seed, workers=workers) if lr == "search" else {}
+        rates = (
+            search_rates(synthetic, dataset, recipe, models, networks, folder, seed=seed, workers=workers)
+            if lr == "search"
+            else {}
+        )
         if rates:
             show(rates_table(rates, recipe.augmented(synthetic.augmentation)))
-        scores = evaluate_all(synthetic, dataset, recipe, models, networks, baselines, folder, seed=seed, rates=rates, workers=workers)
+        scores = evaluate_all(
+            synthetic, dataset, recipe, models, networks, baselines, folder, seed=seed, rates=rates, workers=workers
+        )
         for part in (table, *([by_class] if per_class else []), *([confusions] if confusion else [])):
             show(part(scores))
         if ranking:
-            ranked = rank(synthetic, dataset, recipe, models, networks, folder, gamma=gamma, seed=seed, rates=rates, workers=workers)
+            ranked = rank(
+                synthetic,
+                dataset,
+                recipe,
+                models,
+                networks,
+                folder,
+                gamma=gamma,
+                seed=seed,
+                rates=rates,
+                workers=workers,
+            )
             show(ranking_table(ranked))
         if (steps := continual_steps) is not None:
             arriving = continual(
-                synthetic, dataset, steps, recipe, models, networks, baselines, folder, seed=seed, rates=rates, workers=workers
+                synthetic,
+                dataset,
+                steps,
+                recipe,
+                models,
+                networks,
+                baselines,
+                folder,
+                seed=seed,
+                rates=rates,
+                workers=workers,
             )
             show(continual_table(arriving))
     console.print(f"Numbers:   {folder / 'scores.json'}", highlight=False)

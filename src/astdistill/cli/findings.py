@@ -32,7 +32,12 @@ def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Findi
     except InputError as error:
         yield Finding(name=name, state="bad", text=str(error))
     except Exception as error:
-        yield Finding(name=name, state="bad", text=f"{type(error).__name__}: {shortened(str(error))}", advice="report this as an issue")
+        yield Finding(
+            name=name,
+            state="bad",
+            text=f"{type(error).__name__}: {shortened(str(error))}",
+            advice="report this as an issue",
+        )
 
 
 def shortened(text: str, length: int = 200) -> str:

@@ -1,4 +1,5 @@
-"""Flags, read from the words of a command line; words that cannot be read are refused in one sentence, and nothing is run.
+"""Flags, read from the words of a command line; words that cannot be read are refused in one sentence, and nothing is
+run.
 
 tyro reads records and functions, argparse a few flags beside them. Both know what is wrong; here is how it is said.
 """
@@ -29,9 +30,11 @@ WANTED = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR":
 
 
 def read(wanted: Callable[..., T], words: Sequence[str], prog: str, **how: Any) -> T:
-    """What tyro makes of the words: a record of the type `wanted`, or what a function returns. `how` goes to `tyro.cli`.
+    """What tyro makes of the words: a record of the type `wanted`, or what a function returns. `how` goes to
+    `tyro.cli`.
 
-    Raises InputError for words that are no flags, for values that cannot be, and for absent ones; --help is shown and ends the process.
+    Raises InputError for words that are no flags, for values that cannot be, and for absent ones; --help is shown and
+    ends the process.
     """
     said = io.StringIO()
     try:
@@ -48,7 +51,8 @@ def read(wanted: Callable[..., T], words: Sequence[str], prog: str, **how: Any) 
 
 
 def call(function: Callable[..., T], words: Sequence[str], prog: str) -> T:
-    """What `function` returns, called with its arguments as the words name them. Raises as `read` does, before the call."""
+    """What `function` returns, called with its arguments as the words name them. Raises as `read` does, before the
+    call."""
 
     @functools.wraps(function)
     def held(*given: Any, **named: Any) -> Callable[[], T]:
@@ -77,7 +81,11 @@ class Parser(argparse.ArgumentParser):
             raise _cannot(flag, value[1], "INT" if "int" in why else "FLOAT", self.prog)
         if value and why.startswith("invalid choice"):
             raise unknown(flag, value[1], re.findall(r"[\w.-]+", why.partition("choose from")[2]))
-        raise InputError(f"{flag} needs a value; see: {self.prog} --help" if "expected" in why else f"{message}; see: {self.prog} --help")
+        raise InputError(
+            f"{flag} needs a value; see: {self.prog} --help"
+            if "expected" in why
+            else f"{message}; see: {self.prog} --help"
+        )
 
 
 def surplus(rest: Sequence[str], prog: str, shown: str) -> InputError:
@@ -93,7 +101,8 @@ def surplus(rest: Sequence[str], prog: str, shown: str) -> InputError:
 
 
 def _sentence(text: str, stop: SystemExit, words: Sequence[str], prog: str, shown: Callable[[], str]) -> InputError:
-    """What tyro said in its box, in our words; in tyro's own on one line where they are others than those known here."""
+    """What tyro said in its box, in our words; in tyro's own on one line where they are others than those known
+    here."""
     title, *below = RULED.split(text)
     body = " ".join((below[0] if below else title).split())
     if invalid := re.search(r"invalid choice '(.*)' for argument '(.*)'. Expected one of \((.*)\)", body):
@@ -113,9 +122,12 @@ def _sentence(text: str, stop: SystemExit, words: Sequence[str], prog: str, show
 
 
 def _incomplete(body: str, words: Sequence[str], prog: str, shown: str) -> InputError:
-    """The error for required words that are not there; a flag that does not exist comes first, since it may stand for one of them."""
+    """The error for required words that are not there; a flag that does not exist comes first, since it may stand for
+    one of them."""
     known = {flag for pair in LISTED.findall(shown) for flag in pair}
-    strange = [word for word in words if word.startswith("--") and word.partition("=")[0].replace("_", "-") not in known]
+    strange = [
+        word for word in words if word.startswith("--") and word.partition("=")[0].replace("_", "-") not in known
+    ]
     if strange:
         return surplus(strange, prog, shown)
     absent = re.findall(r"(?:: |\(required\) )([A-Z]+|--[\w.-]+)", body)
@@ -123,7 +135,9 @@ def _incomplete(body: str, words: Sequence[str], prog: str, shown: str) -> Input
 
 
 def _cannot(flag: str, value: str, kind: str, prog: str) -> InputError:
-    wanted = [name for each in kind.split("|") if each != "{None}" for name in WANTED.get(each, each.strip("{}")).split(",")]
+    wanted = [
+        name for each in kind.split("|") if each != "{None}" for name in WANTED.get(each, each.strip("{}")).split(",")
+    ]
     choice = ", ".join([*wanted[:-2], " or ".join(wanted[-2:])])
     return InputError(f"{flag} cannot be '{value}'; give {choice}. See: {prog} --help")
 

@@ -69,7 +69,9 @@ def _import_buffers(
     be_quiet(quiet)
     recipe = find_method(method).recipe
     if not files:
-        raise InputError("No buffer was named; name a folder of replay_buffer_*.pt: astdistill import-buffers FOLDER --data cifar100")
+        raise InputError(
+            "No buffer was named; name a folder of replay_buffer_*.pt: astdistill import-buffers FOLDER --data cifar100"
+        )
     buffers.buffer_files(files)
     dataset = load_dataset(data)
     found = buffers.import_buffers(files, dataset, model=model, recipe=recipe, store=store, dtype=dtype)
@@ -77,10 +79,14 @@ def _import_buffers(
     reads, chance = buffers.last_accuracy(found, dataset), 100 / len(dataset.classes)
     console = Console()
     console.print(f"Experts: {found.folder} ({len(found)} of {found.epochs} epochs)", highlight=False)
-    console.print(f"Check:   the first one's last row reads {reads:.1f} % of test images; chance is {chance:.1f} %.", highlight=False)
+    console.print(
+        f"Check:   the first one's last row reads {reads:.1f} % of test images; chance is {chance:.1f} %.",
+        highlight=False,
+    )
     if reads < 2 * chance:
         console.print(
-            "[yellow]That is hardly better than chance: were they trained on other data, in another order of the classes, or otherwise "
+            "[yellow]That is hardly better than chance: were they trained on other data, in another order of the "
+            "classes, or otherwise "
             "whitened (--data.whiten zca, or standard)?[/yellow]"
         )
     where = "" if store == Path("experts") else f" --experts.store {store}"
@@ -133,7 +139,12 @@ def _import_set(
 
 
 def _export(
-    path: Annotated[Path, tyro.conf.Positional], /, format: str, out: Path | None = None, push: str | None = None, private: bool = False
+    path: Annotated[Path, tyro.conf.Positional],
+    /,
+    format: str,
+    out: Path | None = None,
+    push: str | None = None,
+    private: bool = False,
 ) -> None:
     """Write a distilled set for other programs.
 
@@ -147,11 +158,14 @@ def _export(
     synthetic, home = load(path), path if path.is_dir() else path.parent
     if push is not None:
         if format != huggingface.HUGGINGFACE.name:
-            raise InputError(f"The hub does not show '{format}'; type: astdistill export {path} --format huggingface --push {push}")
+            raise InputError(
+                f"The hub does not show '{format}'; type: astdistill export {path} --format huggingface --push {push}"
+            )
         huggingface.check_push(push)
     elif private:
         raise InputError(
-            f"Nothing is uploaded that could be private; name it: astdistill export {path} --format huggingface --push NAME --private"
+            f"Nothing is uploaded that could be private; name it: astdistill export {path} --format huggingface --push "
+            f"NAME --private"
         )
     folder = out or home / "exports" / format
     catalogue.export(synthetic, format, folder, scores=_scores(path, home))
@@ -173,13 +187,20 @@ def _scores(path: Path, home: Path) -> Scores | None:
     return Scores.read(home) if named and (home / "scores.json").is_file() else None
 
 
-_export.__doc__ = (_export.__doc__ or "").format(formats=" ".join(f"{each.name}: {each.text}." for each in catalogue.FORMATS.values()))
+_export.__doc__ = (_export.__doc__ or "").format(
+    formats=" ".join(f"{each.name}: {each.text}." for each in catalogue.FORMATS.values())
+)
 
 
 def _with_data(words: list[str]) -> list[str]:
     """`--data NAME` written out. Raises InputError where nobody says which data, since none is likely."""
-    words = [f"--data.source{word.removeprefix('--data')}" if word == "--data" or word.startswith("--data=") else word for word in words]
+    words = [
+        f"--data.source{word.removeprefix('--data')}" if word == "--data" or word.startswith("--data=") else word
+        for word in words
+    ]
     said = any(word.split("=")[0] == "--data.source" for word in words)
     if not said and not {"-h", "--help"} & set(words):
-        raise InputError("Say which data these files were made from, whitened as they were: --data cifar100 --data.whiten zca")
+        raise InputError(
+            "Say which data these files were made from, whitened as they were: --data cifar100 --data.whiten zca"
+        )
     return words

@@ -15,15 +15,15 @@ from contextlib import contextmanager
 
 VERBS = {
     "demo": "AST on scikit-learn's digits, one image per class, evaluated: about a minute on two cores",
-    "run": "a preset from data to scores: astdistill run cifar100-ipc1 --data FOLDER; or its ablation: run ablation --base PRESET",
+    "run": "a preset from data to scores: run cifar100-ipc1 --data FOLDER; or its ablation: run ablation --base PRESET",
     "experts": "train the experts of a preset and show how good and how smooth they are",
     "distill": "distil with the experts of a preset, training those that are missing",
     "evaluate": "train fresh networks on a distilled set and test them: astdistill evaluate runs/NAME",
     "report": "one HTML page of a run, or of several side by side: astdistill report runs/NAME",
     "textures": "write distilled textures as PNG files that can be tiled: astdistill textures runs/NAME --tile 3",
     "import-buffers": "experts trained elsewhere, as a store: astdistill import-buffers FOLDER --data cifar100",
-    "import-set": "a set distilled elsewhere, as a run folder: astdistill import-set FOLDER --data cifar100 --out runs/NAME",
-    "export": "a distilled set for other programs (huggingface, mtt, npz, png, torch): astdistill export runs/NAME --format png",
+    "import-set": "a set distilled elsewhere, as a run folder: import-set FOLDER --data cifar100 --out runs/NAME",
+    "export": "a distilled set for other programs (huggingface, mtt, npz, png, torch): export runs/NAME --format png",
     "compare": "finished runs beside published figures and baselines: astdistill compare runs/NAME ... --format latex",
     "watch": "follow a run from another terminal: astdistill watch runs/NAME",
     "doctor": "whether this machine has what it takes: versions, memory, disk, GPUs, engines, extras, and a self-check",
@@ -31,13 +31,26 @@ VERBS = {
 }
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk says when it has no more room."""
-PLACES = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG)
+PLACES = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+)
 """What it says of a place that cannot be written to."""
 RESUMED = ("demo", "run", "experts", "distill", "evaluate", "import-buffers")
 """The verbs that go on where they were stopped."""
-STORES = dict.fromkeys(("demo", "run", "experts", "distill"), "--out or --experts.store") | {"import-buffers": "--store"}
+STORES = dict.fromkeys(("demo", "run", "experts", "distill"), "--out or --experts.store") | {
+    "import-buffers": "--store"
+}
 """The flags that name what a verb writes to, where it is not --out alone."""
-MEMORY = re.compile(r"MemoryError|allocate memory.*?[0-9]+ bytes|OutOfMemoryError|out of memory", re.IGNORECASE | re.DOTALL)
+MEMORY = re.compile(
+    r"MemoryError|allocate memory.*?[0-9]+ bytes|OutOfMemoryError|out of memory", re.IGNORECASE | re.DOTALL
+)
 """How Python, torch and CUDA say that there is no more of it."""
 HELP = """usage: astdistill VERB [...]
 
@@ -52,7 +65,8 @@ demo, run, experts and distill show what they would cost with --dry-run.
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code: 0 done, 1 diverged, no place to write, or unfit, 2 bad input, 130 SIGINT, 143 SIGTERM."""
+    """Run the command line; the exit code: 0 done, 1 diverged, no place to write, or unfit, 2 bad input, 130 SIGINT,
+    143 SIGTERM."""
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
@@ -74,7 +88,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _help() -> str:
     """The verbs, as wide as the terminal."""
-    lines = textwrap.TextWrapper(shutil.get_terminal_size().columns - 1, subsequent_indent=" " * 17, break_on_hyphens=False)
+    lines = textwrap.TextWrapper(
+        shutil.get_terminal_size().columns - 1, subsequent_indent=" " * 17, break_on_hyphens=False
+    )
     return HELP.format(verbs="\n".join(lines.fill(f"  {verb:<14} {text}") for verb, text in VERBS.items()))
 
 
@@ -84,7 +100,8 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Raise Terminated inside the block where SIGTERM would end the process at once, and its loggers and files with it."""
+    """Raise Terminated inside the block where SIGTERM would end the process at once, and its loggers and files with
+    it."""
 
     def stop(*_: object) -> None:
         raise Terminated
@@ -130,7 +147,8 @@ def _guarded(verb: str, words: list[str]) -> int:
         if (wanted := MEMORY.search(f"{type(error).__name__}: {error}")) is None:
             raise
         print(
-            f"astdistill: The memory did not suffice ({wanted[0]}); ask for fewer or smaller images, a smaller network, or one --workers. "
+            f"astdistill: The memory did not suffice ({wanted[0]}); ask for fewer or smaller images, a smaller "
+            f"network, or one --workers. "
             "What is done is kept.",
             file=sys.stderr,
         )

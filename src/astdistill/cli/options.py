@@ -71,8 +71,8 @@ WHOLE = (tyro.conf.AvoidSubcommands,)
 
 
 def parse(verb: str, words: Sequence[str], default: str | None = None, first: str = FIRST, prog: str = "") -> Request:
-    """The request in the words that follow `verb`; `default` is the preset where the verb implies one. `first` begins the help, and
-    `prog` is what calls it, where that is more than the verb and its preset.
+    """The request in the words that follow `verb`; `default` is the preset where the verb implies one. `first` begins
+    the help, and `prog` is what calls it, where that is more than the verb and its preset.
 
     Raises InputError for presets, methods, parts, protocols and flags that do not exist, and for values that cannot be.
     """
@@ -82,11 +82,17 @@ def parse(verb: str, words: Sequence[str], default: str | None = None, first: st
         raise InputError(f"Name a preset: astdistill {verb} PRESET. They are listed by: astdistill presets")
     prog = prog or (f"astdistill {verb}" if default else f"astdistill {verb} {name or 'PRESET'}")
     shown = name or next(iter(PRESETS))
-    about = [first, f"The defaults shown are those of {shown}{'' if name else '; PRESET --help shows its own'}.", SHORTCUTS]
+    about = [
+        first,
+        f"The defaults shown are those of {shown}{'' if name else '; PRESET --help shows its own'}.",
+        SHORTCUTS,
+    ]
     log, words = _loggers(words, prog)
     experiment, rest = _shortcuts(preset(shown), words, prog)
     fields = {field: getattr(experiment, field) for field in Experiment.model_fields}
-    found = read(Options, rest, prog, description="\n\n".join(about), default=Options.model_validate(fields), config=WHOLE)
+    found = read(
+        Options, rest, prog, description="\n\n".join(about), default=Options.model_validate(fields), config=WHOLE
+    )
     return Request(
         _published(found.experiment(), experiment.name),
         found.out or Path("runs") / (verb if default else experiment.name),
@@ -97,7 +103,8 @@ def parse(verb: str, words: Sequence[str], default: str | None = None, first: st
 
 
 def _published(experiment: Experiment, name: str) -> Experiment:
-    """The experiment with a published figure only where it is still the cell that was published, its kind of labels included."""
+    """The experiment with a published figure only where it is still the cell that was published, its kind of labels
+    included."""
     cell = preset(name)
     method, published = experiment.method, cell.method
     kept = (experiment.model, experiment.ipc, method.name) == (cell.model, cell.ipc, published.name)
@@ -160,7 +167,9 @@ def _with_part(method: Method, assignment: str) -> Method:
         raise unknown("part", name, kinds, where=f"for '{field}'")
     kind = find_part(name)
     if not (isinstance(kind, type) and issubclass(kind, _kind(field))):
-        raise InputError(f"'{name}' is no part for '{field}'; name a subclass of {_kind(field).__name__} as package.module:Class.")
+        raise InputError(
+            f"'{name}' is no part for '{field}'; name a subclass of {_kind(field).__name__} as package.module:Class."
+        )
     return method.replace(**{field: kind()})
 
 

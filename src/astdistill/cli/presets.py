@@ -40,53 +40,75 @@ def presets(words: list[str]) -> None:
 def _parser() -> Parser:
     parser = Parser(
         prog="astdistill presets",
-        description="The cells that can be run by name, with their published figures and their memory, disk and time on this machine.",
+        description="The cells that can be run by name, with their published figures and their memory, disk and time "
+        "on this machine.",
         epilog="Time is counted work over the speed of this machine, which is measured once and kept in the cache; "
         "astdistill run PRESET --dry-run times the steps of one preset itself.",
     )
-    parser.add_argument("words", nargs="*", metavar="WORD", help="only presets of this name, data, method or size: cifar100, datm, ipc10")
-    parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda; without one there, no time is shown")
-    parser.add_argument("--engine", default="auto", choices=get_args(EngineName), help="what would compute derivatives (default auto)")
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="WORD",
+        help="only presets of this name, data, method or size: cifar100, datm, ipc10",
+    )
+    parser.add_argument(
+        "--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda; without one there, no time is shown"
+    )
+    parser.add_argument(
+        "--engine", default="auto", choices=get_args(EngineName), help="what would compute derivatives (default auto)"
+    )
     parser.add_argument("--json", action="store_true", help="all settings and costs for scripts, in seconds and bytes")
-    parser.add_argument("--anew", action="store_true", help="measure the speed of this machine again, as after a busy hour")
+    parser.add_argument(
+        "--anew", action="store_true", help="measure the speed of this machine again, as after a busy hour"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 
 
 def _table(costs: Sequence[tuple[Experiment, list[Stage]]], measured: Calibration | None, device: str) -> Table:
-    shown = Table(caption=_caption(measured, device), caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    shown = Table(
+        caption=_caption(measured, device), caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
+    )
     for column in ("preset", "T/M/t", "%", "experts", "distil", "evaluate", "memory", "disk"):
         shown.add_column(column, no_wrap=True, justify="left" if column == "preset" else "right")
     for cell, found in costs:
         settings, whole = cell.distill, together(found)
         steps = f"{settings.inner_steps}/{settings.matched_epochs}/{settings.max_start_epoch}"
         times = (duration(stage.seconds) for stage in found)
-        shown.add_row(cell.name, steps, str(cell.published.accuracy or "-"), *times, size(whole.memory), size(whole.disk))
+        shown.add_row(
+            cell.name, steps, str(cell.published.accuracy or "-"), *times, size(whole.memory), size(whole.disk)
+        )
     return shown
 
 
 def _caption(measured: Calibration | None, device: str) -> str:
     columns = (
-        "T inner steps, M matched epochs, start epochs below t; %: the published test accuracy at the final epoch (hard labels, or datm's "
+        "T inner steps, M matched epochs, start epochs below t; %: the published test accuracy at the final epoch "
+        "(hard labels, or datm's "
         "learned ones), - where there is none. Where it stands and which settings are borrowed: --json.\n"
     )
     if measured is None:
         return (
-            f"{columns}There is no device {device} here, so no time is shown; memory is that of data, images and kept students alone, "
+            f"{columns}There is no device {device} here, so no time is shown; memory is that of data, images and kept "
+            f"students alone, "
             "without what the network holds while it is computed."
         )
     disturbed = (
-        f" It had {measured.share:.0%} of a core beside other work, so times are too long by about as much, and are not kept."
+        f" It had {measured.share:.0%} of a core beside other work, so times are too long by about as much, and are "
+        f"not kept."
         if measured.disturbed
         else ""
     )
     return (
-        f"{columns}Costs on {device} with engine {measured.engine}: counted work over speeds measured here on {measured.timed} (again: "
+        f"{columns}Costs on {device} with engine {measured.engine}: counted work over speeds measured here on "
+        f"{measured.timed} (again: "
         f"--anew).{disturbed} The steps of one preset timed themselves: astdistill run PRESET --dry-run"
     )
 
 
-def _listing(costs: Sequence[tuple[Experiment, list[Stage]]], measured: Calibration | None, device: str) -> dict[str, Any]:
+def _listing(
+    costs: Sequence[tuple[Experiment, list[Stage]]], measured: Calibration | None, device: str
+) -> dict[str, Any]:
     head = {"device": device, "machine": machine() if measured is None else machine(device)}
     speed = None if measured is None else {"engine": measured.engine, "timed": measured.timed, "share": measured.share}
     return head | {"measured": speed, "presets": [_described(cell, found) for cell, found in costs]}
@@ -109,6 +131,7 @@ def _described(cell: Experiment, found: list[Stage]) -> dict[str, Any]:
 
 
 def _cost(stage: Stage) -> dict[str, str | float | int | None]:
-    """A stage in seconds and bytes; no seconds where none are known, because JSON has no word for what is not a number."""
+    """A stage in seconds and bytes; no seconds where none are known, because JSON has no word for what is not a
+    number."""
     seconds = None if math.isnan(stage.seconds) else stage.seconds
     return {"stage": stage.name, "seconds": seconds, "memory": stage.memory, "disk": stage.disk}

@@ -41,7 +41,8 @@ def report(words: list[str]) -> None:
 
 
 def _report(runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), /, out: Path | None = None) -> None:
-    """Write one HTML file that shows runs: images, accuracy, course, experts, settings; it needs no network and no other file.
+    """Write one HTML file that shows runs: images, accuracy, course, experts, settings; it needs no network and no
+    other file.
 
     Args:
         runs: Run folders; several stand side by side.

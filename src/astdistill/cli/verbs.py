@@ -41,7 +41,8 @@ def experts(words: list[str]) -> None:
     request = parse("experts", words)
     if request.experiment.method.expert is None:
         raise InputError(
-            f"Method '{request.experiment.method.name}' trains no experts; distil at once with: astdistill run {request.experiment.name}"
+            f"Method '{request.experiment.method.name}' trains no experts; distil at once with: astdistill run "
+            f"{request.experiment.name}"
             f" --method {request.experiment.method.name}"
         )
     if _only_estimate(request):
@@ -157,7 +158,8 @@ def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
     console.print(terminal(table(scores)))
     if experiment.published.accuracy is not None:
         console.print(
-            f"Published for {experiment.name}: {experiment.published.accuracy} % ({experiment.published.source}).", highlight=False
+            f"Published for {experiment.name}: {experiment.published.accuracy} % ({experiment.published.source}).",
+            highlight=False,
         )
     for name in (PAGE, "images.png"):
         if (out / name).exists():

@@ -22,13 +22,18 @@ from .flags import call
 
 
 def screen(view: View) -> Table:
-    """One line for each thing there is to say: how it stands, the stages with their bars, loss, step size, validation, scores."""
+    """One line for each thing there is to say: how it stands, the stages with their bars, loss, step size, validation,
+    scores."""
     config = view.config
     shown = Table.grid(padding=(0, 2))
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column(width=20)
     shown.add_column(overflow="fold")
-    shown.add_row(str(config["name"]), "", f"{config['method']['name']}, {config['ipc']} per class, {config['model']}; {view.folder}")
+    shown.add_row(
+        str(config["name"]),
+        "",
+        f"{config['method']['name']}, {config['ipc']} per class, {config['model']}; {view.folder}",
+    )
     for title, bar, text in _rows(view):
         shown.add_row(title, bar, Text(text))
     return shown
@@ -53,7 +58,11 @@ def _distillation(view: View) -> Iterator[tuple[str, ProgressBar | str, str]]:
     lines, whole = view.metrics, int(view.config["distill"]["iterations"])
     done, losses = int(lines[-1]["iteration"]) + 1, finite(lines, "loss")
     missed = [f"{count} {word}" for word in ("skipped", "passed") if (count := sum(word in line for line in lines))]
-    yield "distillation", _bar(done, whole), ", ".join([f"step {done:,} of {whole:,}", f"η {float(lines[-1]['lr']):.4g}", *missed])
+    yield (
+        "distillation",
+        _bar(done, whole),
+        ", ".join([f"step {done:,} of {whole:,}", f"η {float(lines[-1]['lr']):.4g}", *missed]),
+    )
     if losses:
         yield "loss", sparkline(losses, 20), f"{losses[-1]:.4f} (lowest {min(losses):.4f})"
     tested = [line for line in lines if line.get("validation") is not None]
@@ -71,7 +80,11 @@ def _scores(view: View) -> Iterator[tuple[str, ProgressBar | str, str]]:
     for table in ("architecture", "baselines"):
         for name, entry in view.scores.get(table, {}).items():
             spread = "" if entry["std"] is None else f" ± {entry['std']:.1f}"
-            yield ("scores" if table == "architecture" else "real images"), name, f"{entry['mean']:.1f}{spread} % (n = {entry['n']})"
+            yield (
+                ("scores" if table == "architecture" else "real images"),
+                name,
+                f"{entry['mean']:.1f}{spread} % (n = {entry['n']})",
+            )
 
 
 def ending(view: View) -> str:

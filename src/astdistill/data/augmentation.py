@@ -1,6 +1,8 @@
-"""Differentiable Siamese augmentation (DSA, arXiv 2102.08259, as trajectory matching uses it): draw the numbers, then apply them.
+"""Differentiable Siamese augmentation (DSA, arXiv 2102.08259, as trajectory matching uses it): draw the numbers, then
+apply them.
 
-For every batch one operation is drawn; its numbers are drawn per image. `apply` is then a pure function, differentiable in the images.
+For every batch one operation is drawn; its numbers are drawn per image. `apply` is then a pure function, differentiable
+in the images.
 """
 
 from __future__ import annotations
@@ -43,9 +45,11 @@ class Draw:
 
 
 def draw(strategy: str, batch: int, shape: tuple[int, int, int], generator: torch.Generator) -> Draw:
-    """One operation of `strategy` (names joined by `_`), each as likely as the others, with numbers for `batch` images of shape (C, H, W).
+    """One operation of `strategy` (names joined by `_`), each as likely as the others, with numbers for `batch` images
+    of shape (C, H, W).
 
-    The strategy "" or "none" gives the operation `none`. Numbers lie on the generator's device. Raises InputError for an unknown operation.
+    The strategy "" or "none" gives the operation `none`. Numbers lie on the generator's device. Raises InputError for
+    an unknown operation.
     """
     if strategy in ("", "none"):
         return Draw("none")
@@ -74,7 +78,8 @@ Strategy = Annotated[str, AfterValidator(checked)]
 
 
 def apply(images: Batch, draw: Draw) -> Batch:
-    """The augmented images, of the same shape and dtype. Differentiable in the images; the draw must be on their device."""
+    """The augmented images, of the same shape and dtype. Differentiable in the images; the draw must be on their
+    device."""
     return images if draw.op == "none" else _EFFECTS[draw.op](images, draw.numbers)
 
 
@@ -109,7 +114,10 @@ def _draw_color(batch: int, size: tuple[int, int], generator: torch.Generator) -
 
 
 def _draw_crop(batch: int, size: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
-    return {name: _integers(-reach(side), reach(side), batch, generator) for name, side in zip(("rows", "columns"), size, strict=True)}
+    return {
+        name: _integers(-reach(side), reach(side), batch, generator)
+        for name, side in zip(("rows", "columns"), size, strict=True)
+    }
 
 
 def _draw_cutout(batch: int, size: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
@@ -145,7 +153,8 @@ def _crop(images: Batch, numbers: dict[str, Tensor]) -> Batch:
     """Pixel (i, j) of the result is pixel (i + rows, j + columns) of the image, or zero outside it."""
     height, width = images.shape[2:]
     above, left = reach(height), reach(width)
-    # Padded by the whole reach, no source pixel is read twice: the backward pass scatters without collisions and is deterministic.
+    # Padded by the whole reach, no source pixel is read twice: the backward pass scatters without collisions and is
+    # deterministic.
     padded = F.pad(images, (left, left, above, above))
     rows = torch.arange(above, above + height, device=images.device) + numbers["rows"][:, None]
     columns = torch.arange(left, left + width, device=images.device) + numbers["columns"][:, None]
@@ -154,7 +163,9 @@ def _crop(images: Batch, numbers: dict[str, Tensor]) -> Batch:
 
 def _cutout(images: Batch, numbers: dict[str, Tensor]) -> Batch:
     height, width = images.shape[2:]
-    return images.masked_fill((_covered(height, numbers["row"])[:, :, None] & _covered(width, numbers["column"])[:, None, :])[:, None], 0.0)
+    return images.masked_fill(
+        (_covered(height, numbers["row"])[:, :, None] & _covered(width, numbers["column"])[:, None, :])[:, None], 0.0
+    )
 
 
 def _covered(side: int, centre: Tensor) -> Tensor:
@@ -174,12 +185,17 @@ def _scale(images: Batch, numbers: dict[str, Tensor]) -> Batch:
 
 
 def _rotate(images: Batch, numbers: dict[str, Tensor]) -> Batch:
-    cosine, sine, zero = torch.cos(numbers["radians"]), torch.sin(numbers["radians"]), torch.zeros_like(numbers["radians"])
+    cosine, sine, zero = (
+        torch.cos(numbers["radians"]),
+        torch.sin(numbers["radians"]),
+        torch.zeros_like(numbers["radians"]),
+    )
     return _affine(images, torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=1))
 
 
 def _affine(images: Batch, matrices: Tensor) -> Batch:
-    """Bilinear samples at matrix · (x, y, 1), in coordinates that run from −1 to 1 between the corner pixels' centres; zeros outside."""
+    """Bilinear samples at matrix · (x, y, 1), in coordinates that run from −1 to 1 between the corner pixels' centres;
+    zeros outside."""
     grid = F.affine_grid(matrices.view(-1, 2, 3).to(images.dtype), list(images.shape), align_corners=True)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 

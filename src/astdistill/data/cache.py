@@ -1,4 +1,5 @@
-"""The user's cache, found by content and checked when read; decoded pixels in it, so that a set may be larger than memory."""
+"""The user's cache, found by content and checked when read; decoded pixels in it, so that a set may be larger than
+memory."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Stored:
 def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
     """What `build` gives, from the cache where the same `key` (a JSON-ready value) was built before.
 
-    A file that is cut short, altered or from another version is built anew; a folder that cannot be written to only costs time.
+    A file that is cut short, altered or from another version is built anew; a folder that cannot be written to only
+    costs time.
     """
     path = place_of(name, [FORMAT, key], ".safetensors")
     found = _whole(path)
@@ -51,12 +53,15 @@ def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
     try:
         save_tensors(path, built.tensors, {**built.header, "format": FORMAT, "checksum": _checksum(built.tensors)})
     except OSError as error:
-        progress.console().print(f"The cache {path.parent} cannot be written ({error}); going on without it.", highlight=False)
+        progress.console().print(
+            f"The cache {path.parent} cannot be written ({error}); going on without it.", highlight=False
+        )
     return built
 
 
 def place_of(name: str, key: Any, ending: str = "") -> Path:
-    """The file or folder of the cache for what `key` (a JSON-ready value) stands for; `name` is for people who look there."""
+    """The file or folder of the cache for what `key` (a JSON-ready value) stands for; `name` is for people who look
+    there."""
     return cache_folder() / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}-{digest(key)}{ending}"
 
 
@@ -117,7 +122,8 @@ class Room:
             return in_memory(*shape)
 
     def keep(self, pixels: Pixels, path: Path) -> None:
-        """Put the images into a file at `path`: the one that they were made in, or a copy. Raises OSError where that cannot be."""
+        """Put the images into a file at `path`: the one that they were made in, or a copy. Raises OSError where that
+        cannot be."""
         for number, (tensor, made, mapped) in enumerate(self._made):
             if tensor.data_ptr() == pixels.data_ptr() and tensor.shape == pixels.shape:
                 mapped.flush()
@@ -138,10 +144,12 @@ class Room:
 
 
 def cached_data(name: str, key: Any, build: Callable[[Room], RawData]) -> RawData:
-    """The set that `build` gives, from the cache where the same `key` (a JSON-ready value) was built before; its pixels stay in files.
+    """The set that `build` gives, from the cache where the same `key` (a JSON-ready value) was built before; its pixels
+    stay in files.
 
-    `build` decodes into the room that it is given, which lies on disk. Files that are cut short, altered or from another version are built
-    anew; a folder that cannot be written to only costs time, and memory for all pixels. Two processes do not build the same at once.
+    `build` decodes into the room that it is given, which lies on disk. Files that are cut short, altered or from
+    another version are built anew; a folder that cannot be written to only costs time, and memory for all pixels. Two
+    processes do not build the same at once.
     """
     folder = place_of(name, [PIXELS_FORMAT, key])
     partial = folder.with_name(f".{folder.name}.partial")
@@ -173,7 +181,8 @@ def in_file(pixels: Pixels, name: str) -> PixelFile:
         return PixelFile(path)
     except OSError as error:
         raise InputError(
-            f"The images of {name} cannot be kept in {path.parent} ({error}); name a folder with room in ASTDISTILL_CACHE, or set "
+            f"The images of {name} cannot be kept in {path.parent} ({error}); name a folder with room in "
+            f"ASTDISTILL_CACHE, or set "
             f"--data.memory uint8."
         ) from error
     finally:
@@ -191,7 +200,8 @@ def write_pixels(pixels: Tensor, path: Path) -> None:
 
 
 def _mapped_file(path: Path, shape: tuple[int, ...]) -> Any:
-    """A new .npy file, mapped. Its blocks are taken now: a disk that fills up later would end the process without a word."""
+    """A new .npy file, mapped. Its blocks are taken now: a disk that fills up later would end the process without a
+    word."""
     mapped = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
@@ -217,7 +227,10 @@ def _kept(raw: RawData, room: Room, partial: Path, folder: Path) -> RawData:
             room.keep(held.pixels[:], partial / f"{part}.npy")
             np.save(partial / f"{part}-labels.npy", held.labels.numpy())
             checksums[part] = _checksum_pixels(_part(partial, part))
-        write_json(partial / HEADER, {"format": PIXELS_FORMAT, "name": raw.name, "classes": list(raw.classes), "checksums": checksums})
+        write_json(
+            partial / HEADER,
+            {"format": PIXELS_FORMAT, "name": raw.name, "classes": list(raw.classes), "checksums": checksums},
+        )
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
         return _read(folder)

@@ -21,12 +21,14 @@ class DataConfig(Record):
     """Everything `load_dataset` needs to build the same data set again."""
 
     source: str = "digits"
-    """A name (digits, cifar10, cifar100, mnist, fashion_mnist, svhn, tiny_imagenet, imagenet, or its subsets imagenet-nette, -woof, -fruit,
-    -meow, -squawk, -yellow), a hub name ('owner/name' or 'owner/name:configuration'), a folder of parquet files or images, an .npz
+    """A name (digits, cifar10, cifar100, mnist, fashion_mnist, svhn, tiny_imagenet, imagenet, or its subsets
+    imagenet-nette, -woof, -fruit,
+    -meow, -squawk, -yellow), a hub name ('owner/name' or 'owner/name:configuration'), a folder of parquet files or
+      images, an .npz
     file, or tiny-imagenet-200.zip."""
     whiten: Literal["none", "standard", "zca"] = "standard"
-    """none keeps [0, 1]; standard subtracts the mean and divides by the deviation per channel (published values for CIFAR and
-    ImageNet); zca is kornia's ZCA with eps 0.1."""
+    """none keeps [0, 1]; standard subtracts the mean and divides by the deviation per channel (published values for
+    CIFAR and ImageNet); zca is kornia's ZCA with eps 0.1."""
     classes: tuple[str, ...] | None = None
     """Keep only these classes, named or numbered, in this order."""
     first_classes: int | None = Field(default=None, ge=2)
@@ -34,7 +36,8 @@ class DataConfig(Record):
     per_class: int | None = Field(default=None, ge=1)
     """Keep at most this many training images of each class."""
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the training images held out, per class, to choose the distillation iteration; never seen by experts or initialisation."""
+    """Share of the training images held out, per class, to choose the distillation iteration; never seen by experts or
+    initialisation."""
     image_column: str | None = None
     """Column holding the images, where it cannot be found by itself."""
     label_column: str | None = None
@@ -43,9 +46,9 @@ class DataConfig(Record):
     """Resize the short side to this many pixels and crop the centre; without it single-channel 28×28 images, of
     whatever source, are padded to 32×32 (give 28 to keep them), and ImageNet and its subsets get 128."""
     memory: Literal["auto", "float32", "uint8", "disk"] = "auto"
-    """How images are kept: float32 preprocesses them once, uint8 keeps a quarter of that and preprocesses each batch, disk reads each
-    batch from a file of the cache, for sets larger than memory. auto takes the first that fits, on an accelerator uint8 before float32.
-    It changes results by no more than rounding."""
+    """How images are kept: float32 preprocesses them once, uint8 keeps a quarter of that and preprocesses each batch,
+    disk reads each batch from a file of the cache, for sets larger than memory. auto takes the first that fits, on an
+    accelerator uint8 before float32. It changes results by no more than rounding."""
     seed: int = 0
     """Chooses the held-out images and, where a source has no test part, the test images."""
 
@@ -61,8 +64,8 @@ class Labelled(NamedTuple):
 class Split:
     """Images `[N, C, H, W]` with their labels `[N]` int64.
 
-    `images` is a float32 tensor, preprocessed, where the set is kept so, and otherwise a `Holding`, which can be indexed like one. What
-    works for sets of any size asks for batches.
+    `images` is a float32 tensor, preprocessed, where the set is kept so, and otherwise a `Holding`, which can be
+    indexed like one. What works for sets of any size asks for batches.
     """
 
     images: Images | Holding
@@ -87,7 +90,8 @@ class Split:
         return self._held[indices]
 
     def batches(self, size: int, order: torch.Tensor | None = None) -> Iterator[Labelled]:
-        """All images with their labels, `size` at a time, in the stored order or in that of the row numbers `order` (on the CPU)."""
+        """All images with their labels, `size` at a time, in the stored order or in that of the row numbers `order` (on
+        the CPU)."""
         labels = self.labels if order is None else self.labels[sent(order, self.labels.device)]
         return (Labelled(*pair) for pair in zip(self._held.batches(size, order), labels.split(size), strict=True))
 
@@ -116,8 +120,8 @@ class Split:
 class Dataset:
     """What experts learn from and students are tested on.
 
-    `fingerprint` is a hash of the training pixels, labels, classes and preprocessing: two sets teach the same exactly if their
-    fingerprints are equal, wherever they lie on disk. Test and validation images are not in it.
+    `fingerprint` is a hash of the training pixels, labels, classes and preprocessing: two sets teach the same exactly
+    if their fingerprints are equal, wherever they lie on disk. Test and validation images are not in it.
     """
 
     name: str
@@ -154,6 +158,7 @@ class Dataset:
         count = self.class_sizes()[smallest]
         if not 1 <= ipc <= count:
             raise InputError(
-                f"{ipc} images per class were asked for, but class '{self.classes[smallest]}' has {count} training images; "
+                f"{ipc} images per class were asked for, but class '{self.classes[smallest]}' has {count} training "
+                f"images; "
                 f"choose --ipc between 1 and {count}."
             )

@@ -43,7 +43,8 @@ def to_uint8(values: Tensor, where: str) -> Tensor:
     if not (low >= 0.0 and high <= top):
         kind = "Float" if values.is_floating_point() else "Integer"
         raise InputError(
-            f"{kind} images of {where} lie in [{low:g}, {high:g}], not in [0, {top:g}]; undo their normalisation, or give uint8."
+            f"{kind} images of {where} lie in [{low:g}, {high:g}], not in [0, {top:g}]; undo their normalisation, or "
+            f"give uint8."
         )
     return values.mul(255).round().to(torch.uint8) if values.is_floating_point() else values.to(torch.uint8)
 
@@ -57,10 +58,11 @@ def checked_layout(name: str) -> Layout:
 
 
 def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
-    """Pixels of a numpy array: `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels, none of them dropped.
+    """Pixels of a numpy array: `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels, none of them
+    dropped.
 
-    Without a `layout`, the channels are the last axis or the one after N, whichever is shorter than both other axes of an image.
-    Raises InputError where neither is (16 channels of 8×8), because it could be read both ways.
+    Without a `layout`, the channels are the last axis or the one after N, whichever is shorter than both other axes of
+    an image. Raises InputError where neither is (16 channels of 8×8), because it could be read both ways.
     """
     if array.dtype.kind not in "uif":
         raise InputError(f"The images of {where} are of type {array.dtype}; give uint8 0..255, or floats in [0, 1].")
@@ -70,7 +72,9 @@ def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
     if values.ndim == 3:
         values = values.unsqueeze(1)
     elif values.ndim != 4 or 0 in values.shape[1:]:
-        raise InputError(f"The images of {where} have shape {tuple(array.shape)}; give [N, H, W], [N, H, W, C] or [N, C, H, W].")
+        raise InputError(
+            f"The images of {where} have shape {tuple(array.shape)}; give [N, H, W], [N, H, W, C] or [N, C, H, W]."
+        )
     elif (layout or _seen_layout(values, where)) == "NHWC":
         values = values.permute(0, 3, 1, 2)
     return to_uint8(values, where).contiguous()
@@ -79,16 +83,20 @@ def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
 def from_tensor(images: Tensor, where: str) -> Pixels:
     """Pixels of a tensor `[N, C, H, W]` with any number of channels, or `[N, H, W]`.
 
-    Raises InputError for what was plainly meant as `[N, H, W, C]`: a last axis that is the shortest and either at most 4 long, or
-    behind two equal ones.
+    Raises InputError for what was plainly meant as `[N, H, W, C]`: a last axis that is the shortest and either at most
+    4 long, or behind two equal ones.
     """
     values = images.detach().to("cpu")
     values = values.unsqueeze(1) if values.ndim == 3 else values
     if values.ndim != 4:
-        raise InputError(f"The images of {where} have shape {tuple(images.shape)}; give [N, C, H, W], or [N, H, W] for grey images.")
+        raise InputError(
+            f"The images of {where} have shape {tuple(images.shape)}; give [N, C, H, W], or [N, H, W] for grey images."
+        )
     first, middle, last = values.shape[1:]
     if last < min(first, middle) and (last <= LAST_CHANNELS or first == middle):
-        raise InputError(f"The images of {where} have shape {tuple(images.shape)}, channels last; give images.permute(0, 3, 1, 2).")
+        raise InputError(
+            f"The images of {where} have shape {tuple(images.shape)}, channels last; give images.permute(0, 3, 1, 2)."
+        )
     return to_uint8(values, where).contiguous()
 
 
@@ -100,12 +108,14 @@ def _seen_layout(values: Tensor, where: str) -> Layout:
         return "NCHW"
     raise InputError(
         f"The images of {where} have shape {tuple(values.shape)}, which could be [N, H, W, C] or [N, C, H, W]; "
-        "in an .npz file store layout='NHWC' or layout='NCHW' beside them, or give dataset_from_tensors a tensor [N, C, H, W]."
+        "in an .npz file store layout='NHWC' or layout='NCHW' beside them, or give dataset_from_tensors a tensor [N, "
+        "C, H, W]."
     )
 
 
 def resized(pixels: UInt8[Tensor, "N C h w"], size: int | None) -> Pixels:
-    """The images with their short side resized to `size` (bilinear, antialiased, aspect ratio kept) and the centre cropped to a square."""
+    """The images with their short side resized to `size` (bilinear, antialiased, aspect ratio kept) and the centre
+    cropped to a square."""
     if size is None or pixels.shape[2:] == (size, size):
         return pixels
     height, width = pixels.shape[2:]
@@ -132,7 +142,8 @@ DEEP_MODES = ("I", "I;16", "I;16B", "I;16L")
 
 @dataclass(frozen=True)
 class EncodedPart:
-    """Labels `[N]` and undecoded pictures: `fetch(rows)` gives the bytes of some, `where(row)` names one in an error."""
+    """Labels `[N]` and undecoded pictures: `fetch(rows)` gives the bytes of some, `where(row)` names one in an
+    error."""
 
     labels: Labels
     fetch: Callable[[Sequence[int]], Sequence[bytes]]
@@ -160,14 +171,19 @@ def in_memory(*shape: int) -> Pixels:
     return torch.empty(shape, dtype=torch.uint8)
 
 
-def decoded(encoded: Encoded, choice: ClassChoice, size: int | None, room: Callable[..., Pixels] = in_memory) -> RawData:
-    """The pixels of the chosen classes, all of one size and one number of channels (grey only if every picture is grey).
+def decoded(
+    encoded: Encoded, choice: ClassChoice, size: int | None, room: Callable[..., Pixels] = in_memory
+) -> RawData:
+    """The pixels of the chosen classes, all of one size and one number of channels (grey only if every picture is
+    grey).
 
     `room(N, C, H, W)` makes the blocks of uint8 that they are written to.
     """
     kept = kept_labels(encoded.classes, choice)
     train = _decoded_part(encoded.train, kept, size, f"{encoded.name} (training part)", room)
-    test = None if encoded.test is None else _decoded_part(encoded.test, kept, size, f"{encoded.name} (test part)", room)
+    test = (
+        None if encoded.test is None else _decoded_part(encoded.test, kept, size, f"{encoded.name} (test part)", room)
+    )
     if test is not None:
         if train.pixels.shape[2:] != test.pixels.shape[2:]:
             raise InputError(
@@ -180,7 +196,8 @@ def decoded(encoded: Encoded, choice: ClassChoice, size: int | None, room: Calla
 
 
 def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
-    """The pixels of one picture, turned upright: one channel for grey modes, three for all others; transparency is dropped."""
+    """The pixels of one picture, turned upright: one channel for grey modes, three for all others; transparency is
+    dropped."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode in DEEP_MODES:
         array = np.clip(np.asarray(upright, dtype=np.float64) / 257, 0, 255).round().astype(np.uint8)
@@ -192,18 +209,21 @@ def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
 
 
 def stacked(pictures: Iterator[Picture], count: int, room: Callable[..., Pixels] = in_memory) -> Pixels:
-    """The pictures as one block, grey ones filling all three channels beside RGB. Raises InputError naming two that differ otherwise."""
+    """The pictures as one block, grey ones filling all three channels beside RGB. Raises InputError naming two that
+    differ otherwise."""
     first = next(pictures)
     block = room(count, *first.pixels.shape)
     for row, picture in enumerate(itertools.chain([first], pictures)):
         if picture.pixels.shape[1:] != first.pixels.shape[1:]:
             raise InputError(
-                f"Images differ in size: {first.where} is {_size(first.pixels)} and {picture.where} is {_size(picture.pixels)}; "
+                f"Images differ in size: {first.where} is {_size(first.pixels)} and {picture.where} is "
+                f"{_size(picture.pixels)}; "
                 "choose one size with --data.size."
             )
         if len(picture.pixels) != block.shape[1] and {len(picture.pixels), block.shape[1]} != {1, 3}:
             raise InputError(
-                f"Images differ in channels: {first.where} has {len(first.pixels)} and {picture.where} has {len(picture.pixels)}; "
+                f"Images differ in channels: {first.where} has {len(first.pixels)} and {picture.where} has "
+                f"{len(picture.pixels)}; "
                 "give all the same number (only grey and RGB may be mixed)."
             )
         block = _with_channels(block, max(len(picture.pixels), block.shape[1]), room)
@@ -211,7 +231,9 @@ def stacked(pictures: Iterator[Picture], count: int, room: Callable[..., Pixels]
     return block
 
 
-def _decoded_part(part: EncodedPart, kept: Sequence[int], size: int | None, where: str, room: Callable[..., Pixels]) -> RawPart:
+def _decoded_part(
+    part: EncodedPart, kept: Sequence[int], size: int | None, where: str, room: Callable[..., Pixels]
+) -> RawPart:
     chosen = renumbered(part.labels, kept)
     rows: list[int] = chosen.rows.tolist()
     if not rows:

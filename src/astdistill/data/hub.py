@@ -1,4 +1,5 @@
-"""Tables of pictures read with Hugging Face `datasets`: from the hub by name or from parquet files; which columns are meant."""
+"""Tables of pictures read with Hugging Face `datasets`: from the hub by name or from parquet files; which columns are
+meant."""
 
 from __future__ import annotations
 
@@ -56,8 +57,14 @@ def _only(fitting: list[str], features: Mapping[str, Any], kind: str, where: str
         if name in fitting:
             return name
     if not fitting:
-        raise InputError(f"{where} has no {kind} column; it has {', '.join(features)}. Name the {kind} column with --data.{kind}-column.")
-    raise InputError(f"{where} has several columns that could be the {kind}: {', '.join(fitting)}; name one with --data.{kind}-column.")
+        raise InputError(
+            f"{where} has no {kind} column; it has {', '.join(features)}. Name the {kind} column with "
+            f"--data.{kind}-column."
+        )
+    raise InputError(
+        f"{where} has several columns that could be the {kind}: {', '.join(fitting)}; name one with "
+        f"--data.{kind}-column."
+    )
 
 
 def _is_image(feature: Any) -> bool:
@@ -90,15 +97,26 @@ class Table:
         """The pictures, not decoded yet. Raises InputError for missing columns or labels that are not 0..K−1."""
         train_name = next((name for name in TRAIN_NAMES if name in self.splits), None)
         if train_name is None:
-            raise InputError(f"{self.name} has no part called 'train', only {', '.join(self.splits)}; name another source with --data.")
+            raise InputError(
+                f"{self.name} has no part called 'train', only {', '.join(self.splits)}; name another source with "
+                f"--data."
+            )
         train = self.splits[train_name]
         columns = find_columns(train.features, self.image_column, self.label_column, self.name)
         classes = class_names(_labels(train, columns), columns.classes, self.name)
         test_name = next(
-            (name for name in TEST_NAMES if name in self.splits and _has_labels(self.splits[name], columns, f"{self.name}, {name} part")),
+            (
+                name
+                for name in TEST_NAMES
+                if name in self.splits and _has_labels(self.splits[name], columns, f"{self.name}, {name} part")
+            ),
             None,
         )
-        test = None if test_name is None else _part(self.splits[test_name], columns, len(classes), f"{self.name}, {test_name} part")
+        test = (
+            None
+            if test_name is None
+            else _part(self.splits[test_name], columns, len(classes), f"{self.name}, {test_name} part")
+        )
         return Encoded(self.name, classes, _part(train, columns, len(classes), f"{self.name}, {train_name} part"), test)
 
     def files(self) -> list[Path]:
@@ -108,12 +126,16 @@ class Table:
 
 
 def from_hub(repository: str, name: str, image_column: str | None, label_column: str | None) -> Table:
-    """The table `owner/name` or `owner/name:configuration` of the Hugging Face hub, downloaded once into its own cache."""
+    """The table `owner/name` or `owner/name:configuration` of the Hugging Face hub, downloaded once into its own
+    cache."""
     import datasets
 
     path, _, configuration = repository.partition(":")
     try:
-        with phase(f"asking the Hugging Face hub for {path}"), _quiet("huggingface_hub"):  # its retries end in our one sentence
+        with (
+            phase(f"asking the Hugging Face hub for {path}"),
+            _quiet("huggingface_hub"),
+        ):  # its retries end in our one sentence
             splits = datasets.load_dataset(path, configuration or None)
     except Exception as error:  # datasets, huggingface_hub and their HTTP client raise a dozen unrelated types
         reason = " ".join(str(error).split())[:300]
@@ -137,8 +159,11 @@ def _quiet(package: str) -> Iterator[None]:
 
 
 @contextmanager
-def from_parquet(folder: Path, files: Sequence[Path], image_column: str | None, label_column: str | None) -> Iterator[Table]:
-    """The table in a folder of parquet files in the hub's layout, for as long as the block lasts; no network is used."""
+def from_parquet(
+    folder: Path, files: Sequence[Path], image_column: str | None, label_column: str | None
+) -> Iterator[Table]:
+    """The table in a folder of parquet files in the hub's layout, for as long as the block lasts; no network is
+    used."""
     import datasets
 
     cache_folder().mkdir(parents=True, exist_ok=True)
@@ -150,7 +175,9 @@ def from_parquet(folder: Path, files: Sequence[Path], image_column: str | None, 
                 splits = datasets.load_dataset("parquet", data_files=split_files(folder, files), cache_dir=place)
             except Exception as error:  # pyarrow and datasets wrap a broken file in several unrelated types
                 reason = " ".join(str(error.__cause__ or error).split())[:300]
-                raise InputError(f"The parquet files of {folder} cannot be read ({reason}); replace the broken file.") from error
+                raise InputError(
+                    f"The parquet files of {folder} cannot be read ({reason}); replace the broken file."
+                ) from error
             yield Table(folder.resolve().name, _by_split(splits), image_column, label_column)
     finally:
         if shown:
@@ -158,7 +185,8 @@ def from_parquet(folder: Path, files: Sequence[Path], image_column: str | None, 
 
 
 def split_files(folder: Path, files: Sequence[Path]) -> dict[str, list[str]]:
-    """The files of each part by the word that begins their name or that of the folder they lie in; all are training files if none says so.
+    """The files of each part by the word that begins their name or that of the folder they lie in; all are training
+    files if none says so.
 
     Raises InputError when the training files lie in several folders, which are then several data sets.
     """
@@ -171,7 +199,9 @@ def split_files(folder: Path, files: Sequence[Path]) -> dict[str, list[str]]:
         found = {"train": list(files)}
     places = sorted({str(file.parent.relative_to(folder)) for file in found.get("train", [])})
     if len(places) > 1:
-        raise InputError(f"{folder} holds training files in several folders ({', '.join(places)}); name one of them with --data.")
+        raise InputError(
+            f"{folder} holds training files in several folders ({', '.join(places)}); name one of them with --data."
+        )
     return {split: [str(file) for file in part] for split, part in found.items()}
 
 

@@ -28,7 +28,8 @@ DIGITS_TEST = 360
 
 
 def digits() -> RawData:
-    """Scikit-learn's 1,797 grey 8×8 digits, 1,437 for training and 360 for testing, divided per class by a fixed seed."""
+    """Scikit-learn's 1,797 grey 8×8 digits, 1,437 for training and 360 for testing, divided per class by a fixed
+    seed."""
     from sklearn.datasets import load_digits
 
     found: Any = load_digits()
@@ -41,7 +42,8 @@ def digits() -> RawData:
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """The pictures of a folder, not decoded yet; the files of the chosen classes; class names that do not come from folders."""
+    """The pictures of a folder, not decoded yet; the files of the chosen classes; class names that do not come from
+    folders."""
 
     encoded: Encoded
     files: list[Path]
@@ -49,15 +51,17 @@ class PictureFolder:
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the class folders in `train/`, or in the folder itself where it has no training part; in alphabetical order."""
+    """The names of the class folders in `train/`, or in the folder itself where it has no training part; in
+    alphabetical order."""
     return tuple(place.name for place in _subfolders(_subfolder(folder, TRAIN_FOLDERS) or folder))
 
 
 def from_picture_folder(folder: Path, choice: ClassChoice) -> PictureFolder:
     """The pictures in `train/<class>/` and `test|val/<class>/`, or in `<class>/` alone; classes in alphabetical order.
 
-    Only the folders of the chosen classes are looked into. Classes named by WordNet identifiers get words where words.txt lies beside
-    `train/`. Raises InputError for a folder without pictures, a class without any, or a test class that is not trained on.
+    Only the folders of the chosen classes are looked into. Classes named by WordNet identifiers get words where
+    words.txt lies beside `train/`. Raises InputError for a folder without pictures, a class without any, or a test
+    class that is not trained on.
     """
     train = _subfolder(folder, TRAIN_FOLDERS)
     root, folders = train or folder, class_folders(folder)
@@ -66,10 +70,19 @@ def from_picture_folder(folder: Path, choice: ClassChoice) -> PictureFolder:
     chosen = set(kept_labels(words or folders, choice)) if folders else set[int]()
     files = [picture_files(root / name) if label in chosen else [] for label, name in enumerate(folders)]
     if not any(files):
-        raise InputError(f"{folder} holds no pictures in class folders; expected {folder}/train/<class>/*.png, or {folder}/<class>/*.png.")
+        raise InputError(
+            f"{folder} holds no pictures in class folders; expected {folder}/train/<class>/*.png, or "
+            f"{folder}/<class>/*.png."
+        )
     test = None if train is None else _test_folder(folder, folders)
-    tested = [] if test is None else [picture_files(test / name) if label in chosen else [] for label, name in enumerate(folders)]
-    encoded = Encoded(folder.resolve().name, words or folders, _folder_part(files), None if test is None else _folder_part(tested))
+    tested = (
+        []
+        if test is None
+        else [picture_files(test / name) if label in chosen else [] for label, name in enumerate(folders)]
+    )
+    encoded = Encoded(
+        folder.resolve().name, words or folders, _folder_part(files), None if test is None else _folder_part(tested)
+    )
     return PictureFolder(encoded, sorted(path for paths in (*files, *tested) for path in paths), words)
 
 
@@ -89,11 +102,12 @@ def is_picture(name: str) -> bool:
 
 
 def from_npz(path: Path) -> RawData:
-    """The arrays of an .npz file: x_train, y_train and, if there, x_test, y_test (or images, labels); `classes` may name the classes.
+    """The arrays of an .npz file: x_train, y_train and, if there, x_test, y_test (or images, labels); `classes` may
+    name the classes.
 
-    Images are uint8, or floats in [0, 1], `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels, all of which are
-    kept; the channels are the axis that is shorter than height and width, or where `layout` ('NHWC' or 'NCHW') in the file says.
-    Nothing is unpickled.
+    Images are uint8, or floats in [0, 1], `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels,
+    all of which are kept; the channels are the axis that is shorter than height and width, or where `layout` ('NHWC' or
+    'NCHW') in the file says. Nothing is unpickled.
     """
     import numpy as np
 
@@ -103,11 +117,14 @@ def from_npz(path: Path) -> RawData:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read as an .npz file of plain arrays ({error}); write it with numpy.savez.") from error
+        raise InputError(
+            f"{path} cannot be read as an .npz file of plain arrays ({error}); write it with numpy.savez."
+        ) from error
     keys = next((keys for keys in ARRAY_KEYS if keys[0] in arrays and keys[1] in arrays), None)
     if keys is None:
         raise InputError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}; it needs x_train and y_train (and x_test, y_test), or images and labels."
+            f"{path} holds {', '.join(arrays) or 'nothing'}; it needs x_train and y_train (and x_test, y_test), or "
+            f"images and labels."
         )
     names = [str(name) for name in arrays["classes"].tolist()] if "classes" in arrays else None
     classes = class_names(arrays[keys[1]], names, path.name)
@@ -115,7 +132,11 @@ def from_npz(path: Path) -> RawData:
     train = _array_part(arrays[keys[0]], arrays[keys[1]], len(classes), layout, f"{path.name}, {keys[0]}")
     if (keys[2] in arrays) != (keys[3] in arrays):
         raise InputError(f"{path} holds only one of {keys[2]} and {keys[3]}; write both or neither.")
-    test = _array_part(arrays[keys[2]], arrays[keys[3]], len(classes), layout, f"{path.name}, {keys[2]}") if keys[2] in arrays else None
+    test = (
+        _array_part(arrays[keys[2]], arrays[keys[3]], len(classes), layout, f"{path.name}, {keys[2]}")
+        if keys[2] in arrays
+        else None
+    )
     return RawData(path.stem, classes, train, test)
 
 
@@ -130,7 +151,9 @@ def _test_folder(folder: Path, classes: Sequence[str]) -> Path | None:
         names = [place.name for place in _subfolders(part)]
         foreign = [name for name in names if name not in classes]
         if foreign:
-            raise InputError(f"{part} holds a class '{foreign[0]}' that the training part does not; rename it or take it out.")
+            raise InputError(
+                f"{part} holds a class '{foreign[0]}' that the training part does not; rename it or take it out."
+            )
         if names:
             return part
     return parts[0] if parts else None

@@ -19,14 +19,16 @@ SUBSETS: dict[str, tuple[int, ...]] = {
     "fruit": (953, 954, 949, 950, 951, 957, 952, 945, 943, 948),
     "yellow": (309, 986, 954, 951, 987, 779, 599, 291, 72, 11),
 }
-"""Class indices of ILSVRC-2012, which number the WordNet identifiers in their sorted order; a class's label is its place here."""
+"""Class indices of ILSVRC-2012, which number the WordNet identifiers in their sorted order; a class's label is its
+place here."""
 NAMES = ("imagenet", *(f"imagenet-{name}" for name in SUBSETS))
 WORDS = ("words.txt", "LOC_synset_mapping.txt")
 WNID = re.compile(r"n\d{8}")
 
 
 def subset(source: str) -> tuple[str, ...] | None:
-    """The class indices of a ten-class subset such as 'imagenet-nette', as `ClassChoice` takes them; None for all of 'imagenet'."""
+    """The class indices of a ten-class subset such as 'imagenet-nette', as `ClassChoice` takes them; None for all of
+    'imagenet'."""
     numbers = SUBSETS.get(source.removeprefix("imagenet-"))
     return None if numbers is None else tuple(map(str, numbers))
 
@@ -45,20 +47,24 @@ def words_in(folder: Path) -> str | None:
 def words_of(wnids: Sequence[str], text: str) -> tuple[str, ...]:
     """A name for every WordNet identifier, from lines 'n02119789 kit fox, Vulpes macrotis'.
 
-    The first synonym where no other of these classes has it (two of ImageNet's are cranes), else all synonyms, else the identifier.
+    The first synonym where no other of these classes has it (two of ImageNet's are cranes), else all synonyms, else the
+    identifier.
     """
     lines = (line.strip().split(maxsplit=1) for line in text.splitlines())
     whole = {parts[0]: parts[1] for parts in lines if len(parts) == 2}
     names = [(whole.get(wnid, wnid).split(",")[0].strip(), whole.get(wnid, wnid), wnid) for wnid in wnids]
     taken = [[row[column] for row in names] for column in range(3)]
-    return tuple(next(name for name, column in zip(row, taken, strict=True) if name and column.count(name) == 1) for row in names)
+    return tuple(
+        next(name for name, column in zip(row, taken, strict=True) if name and column.count(name) == 1) for row in names
+    )
 
 
 def check_all_classes(folder: Path, classes: Sequence[str], source: str) -> None:
     """Raise InputError unless class folders can be told by their index among all 1000 of ILSVRC-2012."""
     if len(classes) != CLASSES:
         raise InputError(
-            f"{source} numbers classes among the {CLASSES} of ILSVRC-2012, but {folder} holds {len(classes)} class folders; give a whole "
+            f"{source} numbers classes among the {CLASSES} of ILSVRC-2012, but {folder} holds {len(classes)} class "
+            f"folders; give a whole "
             f"copy, or take all classes of this one with --data.source {folder}."
         )
 
@@ -66,6 +72,7 @@ def check_all_classes(folder: Path, classes: Sequence[str], source: str) -> None
 def nowhere(source: str) -> InputError:
     """The error for a subset without ImageNet on this machine."""
     return InputError(
-        f"{source} is cut out of a local copy of ILSVRC-2012; let the environment variable ASTDISTILL_DATA name the folder that holds "
+        f"{source} is cut out of a local copy of ILSVRC-2012; let the environment variable ASTDISTILL_DATA name the "
+        f"folder that holds "
         "imagenet/train/<wnid>/*.JPEG and imagenet/val/<wnid>/*.JPEG (or its parquet files)."
     )

@@ -41,8 +41,8 @@ CACHED_ZCA = 1024
 def load_dataset(source: str | DataConfig = "digits", *, device: str | torch.device = "cpu", **fields: Any) -> Dataset:
     """The data set that `source` and the fields of `DataConfig` describe, preprocessed, on one device.
 
-    `source` is a known name, a hub name, a folder, an .npz file, or a whole configuration, of which `fields` then change some.
-    Single-channel 28×28 images of any source are padded to 32×32 unless `size` is given.
+    `source` is a known name, a hub name, a folder, an .npz file, or a whole configuration, of which `fields` then
+    change some. Single-channel 28×28 images of any source are padded to 32×32 unless `size` is given.
     Raises InputError, in one sentence, for anything that cannot be used.
     """
     config = resolved(source, fields)
@@ -57,7 +57,9 @@ def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:
             raise unknown("data setting", name, known)
     if fields.get("classes") is not None:
         fields = fields | {"classes": tuple(map(str, fields["classes"]))}
-    start = {name: getattr(source, name) for name in known} if isinstance(source, DataConfig) else {"source": str(source)}
+    start = (
+        {name: getattr(source, name) for name in known} if isinstance(source, DataConfig) else {"source": str(source)}
+    )
     try:
         return DataConfig.model_validate(start | fields)
     except ValidationError as error:
@@ -65,14 +67,17 @@ def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:
 
 
 def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "cpu") -> Dataset:
-    """The raw images divided into parts and preprocessed; the preprocessing is fitted on the training part that remains."""
+    """The raw images divided into parts and preprocessed; the preprocessing is fitted on the training part that
+    remains."""
     count = len(raw.classes)
     _check_every_class(raw.train, raw.classes, "")
     train, test = raw.train, raw.test
     if test is None:
         division = stratified(train.labels, count, round(TEST_SHARE * len(train)), config.seed, "test part")
         train, test = train.rows(division.stay), train.rows(division.held_out)
-        _check_every_class(train, raw.classes, f" after {TEST_SHARE:.0%} were set aside for testing; add images, or a test part")
+        _check_every_class(
+            train, raw.classes, f" after {TEST_SHARE:.0%} were set aside for testing; add images, or a test part"
+        )
     if not len(test):
         raise InputError(f"{raw.name} has no test images of these classes; add a test part with at least one image.")
     train = train.rows(first_of_each(train.labels, count, config.per_class))
@@ -102,16 +107,22 @@ def _held_out(train: RawPart, raw: RawData, config: DataConfig) -> tuple[RawPart
     """What stays for training and what is held out."""
     number = round(config.validation * len(train))
     if not number:
-        raise InputError(f"A validation share of {config.validation} of {len(train)} images holds out none; raise --data.validation.")
+        raise InputError(
+            f"A validation share of {config.validation} of {len(train)} images holds out none; raise --data.validation."
+        )
     division = stratified(train.labels, len(raw.classes), number, config.seed, "validation part")
     stay = train.rows(division.stay)
-    _check_every_class(stay, raw.classes, f" after a share of {config.validation} was held out; lower --data.validation")
+    _check_every_class(
+        stay, raw.classes, f" after a share of {config.validation} was held out; lower --data.validation"
+    )
     return stay, train.rows(division.held_out)
 
 
 def _check_every_class(part: RawPart, classes: tuple[str, ...], why: str) -> None:
     if len(classes) < 2:
-        raise InputError(f"The data hold {len(classes)} class(es) ({', '.join(classes)}); at least two are needed to tell apart.")
+        raise InputError(
+            f"The data hold {len(classes)} class(es) ({', '.join(classes)}); at least two are needed to tell apart."
+        )
     sizes = torch.bincount(part.labels, minlength=len(classes))
     if not bool((sizes > 0).all()):
         empty = classes[int((sizes == 0).nonzero()[0])]

@@ -1,4 +1,5 @@
-"""The invertible map from [0, 1] images to what a network sees: none, standard (mean and deviation), or ZCA whitening."""
+"""The invertible map from [0, 1] images to what a network sees: none, standard (mean and deviation), or ZCA
+whitening."""
 
 from __future__ import annotations
 
@@ -16,15 +17,19 @@ from .statistics import Rows, channel_moments, tensor_digest
 
 Kind = Literal["none", "standard", "zca"]
 BLOCK = 4096
-TENSORS: dict[str, tuple[str, ...]] = {"none": (), "standard": ("mean", "std"), "zca": ("mean", "eigenvalues", "eigenvectors")}
+TENSORS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "standard": ("mean", "std"),
+    "zca": ("mean", "eigenvalues", "eigenvectors"),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Preprocessing:
     """A fitted map; make one with `none`, `standard`, `fit_standard` or `fit_zca`, compare two by `hash`.
 
-    `mean` and `std` are `[C]` for standard. For ZCA `mean` is `[D]`, and the covariance of the training images is kept as its
-    eigenvalues `[D]` and eigenvectors `[D, D]` (columns), D = C·H·W: the one D×D matrix serves both directions.
+    `mean` and `std` are `[C]` for standard. For ZCA `mean` is `[D]`, and the covariance of the training images is kept
+    as its eigenvalues `[D]` and eigenvectors `[D, D]` (columns), D = C·H·W: the one D×D matrix serves both directions.
     """
 
     kind: Kind
@@ -46,13 +51,17 @@ class Preprocessing:
         return Preprocessing("none", triple(shape))
 
     @staticmethod
-    def standard(mean: Tensor | Sequence[float], std: Tensor | Sequence[float], shape: tuple[int, int, int] | None = None) -> Preprocessing:
-        """(x − mean) / std per channel; both `[C]`, in units of [0, 1] images. Without a shape, images of any height and width fit."""
+    def standard(
+        mean: Tensor | Sequence[float], std: Tensor | Sequence[float], shape: tuple[int, int, int] | None = None
+    ) -> Preprocessing:
+        """(x − mean) / std per channel; both `[C]`, in units of [0, 1] images. Without a shape, images of any height
+        and width fit."""
         mean, std = torch.as_tensor(mean, dtype=torch.float32), torch.as_tensor(std, dtype=torch.float32)
         shape = (mean.numel(), 0, 0) if shape is None else triple(shape)
         if mean.shape != (shape[0],) or std.shape != (shape[0],) or not bool((std > 0).all()):
             raise InputError(
-                f"Mean {mean.tolist()} and deviation {std.tolist()} must hold one number per channel ({shape[0]}), deviations above 0."
+                f"Mean {mean.tolist()} and deviation {std.tolist()} must hold one number per channel ({shape[0]}), "
+                f"deviations above 0."
             )
         return Preprocessing("standard", shape, mean=mean, std=std)
 
@@ -69,7 +78,9 @@ class Preprocessing:
         if self.kind != "zca" or self.matrix is not None:
             return self
         assert self.eigenvectors is not None
-        return replace(self, matrix=(self.eigenvectors * self._scale(self.eigenvectors, forward=True)) @ self.eigenvectors.T)
+        return replace(
+            self, matrix=(self.eigenvectors * self._scale(self.eigenvectors, forward=True)) @ self.eigenvectors.T
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The fitted tensors by name, for a file; with `describe` they are all that `restore` needs."""
@@ -81,7 +92,8 @@ class Preprocessing:
         return self.kind != "zca" or self.eigenvectors is not None
 
     def compact(self) -> Preprocessing:
-        """The same map, known by its `hash`, without ZCA's D×D matrix (38 MB at 32 px): it can be fitted again on the same data."""
+        """The same map, known by its `hash`, without ZCA's D×D matrix (38 MB at 32 px): it can be fitted again on the
+        same data."""
         return replace(self, eigenvectors=None, matrix=None) if self.kind == "zca" else self
 
     def describe(self) -> dict[str, Any]:
@@ -93,12 +105,19 @@ class Preprocessing:
         """The preprocessing whose `describe()` and `tensors()` these are. Raises InputError when a piece is absent."""
         kind = description.get("kind")
         if kind not in TENSORS or not {"shape", "eps", "statistics"} <= set(description):
-            raise InputError(f"{dict(description)} does not describe a preprocessing; take it from a file that astdistill wrote.")
+            raise InputError(
+                f"{dict(description)} does not describe a preprocessing; take it from a file that astdistill wrote."
+            )
         absent = [name for name in TENSORS[kind] if name not in tensors and name != "eigenvectors"]
         if absent:
-            raise InputError(f"The tensor '{absent[0]}' of the {kind} preprocessing is missing; take a whole file that astdistill wrote.")
+            raise InputError(
+                f"The tensor '{absent[0]}' of the {kind} preprocessing is missing; take a whole file that astdistill "
+                f"wrote."
+            )
         fitted = {name: tensors[name] for name in TENSORS[kind] if name in tensors}
-        return Preprocessing(kind, triple(description["shape"]), eps=description["eps"], statistics=description["statistics"], **fitted)
+        return Preprocessing(
+            kind, triple(description["shape"]), eps=description["eps"], statistics=description["statistics"], **fitted
+        )
 
     @property
     def hash(self) -> str:
@@ -116,14 +135,18 @@ class Preprocessing:
         return replace(self, matrix=matrix, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def _map(self, images: Images, forward: bool) -> Images:
-        fits = images.ndim == 4 and all(want in (0, got) for want, got in zip(self.shape, images.shape[1:], strict=True))
+        fits = images.ndim == 4 and all(
+            want in (0, got) for want, got in zip(self.shape, images.shape[1:], strict=True)
+        )
         if not fits:
             raise InputError(
-                f"Images of shape {tuple(images.shape)} were given; this preprocessing takes [N, {', '.join(map(str, self.shape))}]."
+                f"Images of shape {tuple(images.shape)} were given; this preprocessing takes [N, "
+                f"{', '.join(map(str, self.shape))}]."
             )
         if not self.whole:
             raise InputError(
-                "This file was written without its ZCA matrix (compact), so its images cannot be shown or new ones whitened; load the data "
+                "This file was written without its ZCA matrix (compact), so its images cannot be shown or new ones "
+                "whitened; load the data "
                 "that it was made of and call synthetic.completed(dataset.preprocessing)."
             )
         if self.kind == "none":

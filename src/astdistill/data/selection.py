@@ -1,4 +1,5 @@
-"""Which images are kept: classes, the first so many of each, stratified parts held out, and a few that stand for a class."""
+"""Which images are kept: classes, the first so many of each, stratified parts held out, and a few that stand for a
+class."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ Rows = Int[Tensor, " rows"]
 
 @dataclass(frozen=True)
 class ClassChoice:
-    """Keep the classes named or numbered in `classes`, in that order, or the `first` so many; all of them if both are None."""
+    """Keep the classes named or numbered in `classes`, in that order, or the `first` so many; all of them if both are
+    None."""
 
     classes: tuple[str, ...] | None = None
     first: int | None = None
@@ -46,12 +48,19 @@ class Division:
 
 
 def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
-    """The old labels of the chosen classes, in their new order. Raises InputError for an unknown, repeated or missing class."""
+    """The old labels of the chosen classes, in their new order. Raises InputError for an unknown, repeated or missing
+    class."""
     if choice.classes is not None and choice.first is not None:
-        raise InputError(f"Both classes {', '.join(choice.classes)} and the first {choice.first} were asked for; give only one of the two.")
+        raise InputError(
+            f"Both classes {', '.join(choice.classes)} and the first {choice.first} were asked for; give only one of "
+            f"the two."
+        )
     if choice.first is not None:
         if choice.first > len(names):
-            raise InputError(f"The first {choice.first} classes were asked for, but there are {len(names)}; lower --data.first-classes.")
+            raise InputError(
+                f"The first {choice.first} classes were asked for, but there are {len(names)}; lower "
+                f"--data.first-classes."
+            )
         return list(range(choice.first))
     if choice.classes is None:
         return list(range(len(names)))
@@ -62,7 +71,8 @@ def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
     if len(kept) < 2:
         named = " ".join(choice.classes) or "no class"
         raise InputError(
-            f"--data.classes names {named}; name two or more classes to tell apart, for example --data.classes {' '.join(names[:2])}."
+            f"--data.classes names {named}; name two or more classes to tell apart, for example --data.classes "
+            f"{' '.join(names[:2])}."
         )
     return kept
 
@@ -141,15 +151,20 @@ def representatives(features: Float[Tensor, "N D"], count: int, seed: int) -> In
 def clustered(features: Float[Tensor, "N D"], count: int, seed: int) -> Clustering:
     """The clusters of the N images, and one image that represents each, no image twice.
 
-    K-means with k = count on the features (AST, arXiv 2310.10541, takes an expert's logits of one class); for each centre
-    the image nearest to it within its own cluster, so indices come in the order of the centres. Where fewer than `count`
-    images are distinct, empty clusters take the nearest image not used yet. Raises InputError unless 1 ≤ count ≤ N.
+    K-means with k = count on the features (AST, arXiv 2310.10541, takes an expert's logits of one class); for each
+    centre the image nearest to it within its own cluster, so indices come in the order of the centres. Where fewer than
+    `count` images are distinct, empty clusters take the nearest image not used yet. Raises InputError unless 1 ≤ count
+    ≤ N.
     """
     if not 1 <= count <= len(features):
-        raise InputError(f"{count} representatives of {len(features)} images were asked for; choose between 1 and {len(features)}.")
+        raise InputError(
+            f"{count} representatives of {len(features)} images were asked for; choose between 1 and {len(features)}."
+        )
     points = features.detach().to("cpu", torch.float64).flatten(1).numpy()
     if not np.isfinite(points).all():
-        raise InputError("Representatives were asked for features that are not finite; check the expert that made them.")
+        raise InputError(
+            "Representatives were asked for features that are not finite; check the expert that made them."
+        )
     centres, clusters = _clusters(points, count, seed)
     distances = np.stack([np.square(points - centre).sum(axis=1) for centre in centres])
     free = np.ones(len(points), dtype=bool)
@@ -164,14 +179,17 @@ def clustered(features: Float[Tensor, "N D"], count: int, seed: int) -> Clusteri
 
 
 def _clusters(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centres `[count, D]` and the cluster of every point `[N]`, on one thread: parallel sums would change the last bits."""
+    """Centres `[count, D]` and the cluster of every point `[N]`, on one thread: parallel sums would change the last
+    bits."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     state = derive(seed, "representatives") & 0xFFFFFFFF
     with warnings.catch_warnings(), threadpool_limits(limits=1):
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters is answered by the caller
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # fewer distinct points than clusters is answered by the caller
         means: Any = KMeans  # its annotations allow only the text 'auto' for n_init
         found = means(n_clusters=count, n_init=4, random_state=state).fit(points)
     return found.cluster_centers_, found.labels_

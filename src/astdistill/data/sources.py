@@ -54,13 +54,15 @@ class Request:
 def read(config: DataConfig) -> RawData:
     """The images that a configuration names: chosen classes, one size, still uint8 and without preprocessing.
 
-    A known name comes first, then a path that exists, then a hub name 'owner/name' or 'owner/name:configuration'. A known name is read
-    from the folder of that name in `ASTDISTILL_DATA`, where the environment names one that has it, and from the hub otherwise; ImageNet and
-    its subsets only from the folder `imagenet` there, at 128 px. Single-channel 28×28 images of any source are padded to 32×32. A
-    `config.size` changes both.
+    A known name comes first, then a path that exists, then a hub name 'owner/name' or 'owner/name:configuration'. A
+    known name is read from the folder of that name in `ASTDISTILL_DATA`, where the environment names one that has it,
+    and from the hub otherwise; ImageNet and its subsets only from the folder `imagenet` there, at 128 px.
+    Single-channel 28×28 images of any source are padded to 32×32. A `config.size` changes both.
     Raises InputError for anything else and for every fault of the data itself.
     """
-    request = Request(ClassChoice(config.classes, config.first_classes), config.size, config.image_column, config.label_column)
+    request = Request(
+        ClassChoice(config.classes, config.first_classes), config.size, config.image_column, config.label_column
+    )
     source, path = config.source, _local(config.source)
     if source == "digits":
         raw = _shaped(digits(), request)
@@ -81,7 +83,8 @@ def read(config: DataConfig) -> RawData:
 
 
 def bordered(raw: RawData, size: int | None) -> RawData:
-    """The set with its single-channel 28×28 images, whatever its name, padded to 32×32 unless a `size` was asked for."""
+    """The set with its single-channel 28×28 images, whatever its name, padded to 32×32 unless a `size` was asked
+    for."""
     parts = [part for part in (raw.train, raw.test) if part is not None]
     if size is not None or any(tuple(part.pixels.shape[1:]) != UNPADDED for part in parts):
         return raw
@@ -101,7 +104,9 @@ def _check_root() -> None:
     """Refuse a folder of data that is not there: it was named to keep large sets from being downloaded."""
     root = os.environ.get("ASTDISTILL_DATA")
     if root and not Path(root).expanduser().is_dir():
-        raise InputError(f"ASTDISTILL_DATA names {root}, which is no folder; correct it, or unset it to let the hub be asked.")
+        raise InputError(
+            f"ASTDISTILL_DATA names {root}, which is no folder; correct it, or unset it to let the hub be asked."
+        )
 
 
 def published_name(name: str) -> str:
@@ -110,7 +115,8 @@ def published_name(name: str) -> str:
 
 
 def published_statistics(name: str) -> Statistics | None:
-    """The mean and deviation of all published trajectory-matching code for sets of that name, where they are fixed (METHOD §6).
+    """The mean and deviation of all published trajectory-matching code for sets of that name, where they are fixed
+    (METHOD §6).
 
     Whatever begins with 'imagenet', 'tiny-imagenet' or 'ilsvrc' counts as derived from ImageNet.
     """
@@ -128,7 +134,9 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
     files = table.files()
     if not files:
         return decoded(table.encoded(), request.choice, request.size)
-    return cached_data(name, request.key(content(files)), lambda room: decoded(table.encoded(), request.choice, request.size, room))
+    return cached_data(
+        name, request.key(content(files)), lambda room: decoded(table.encoded(), request.choice, request.size, room)
+    )
 
 
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
@@ -163,7 +171,8 @@ def _from_parquet(folder: Path, files: list[Path], request: Request) -> RawData:
 def _from_pictures(folder: Path, request: Request) -> RawData:
     if not has_pictures(folder):
         raise InputError(
-            f"{folder} holds no parquet files and no pictures; expected {folder}/train-*.parquet or {folder}/train/<class>/*.png."
+            f"{folder} holds no parquet files and no pictures; expected {folder}/train-*.parquet or "
+            f"{folder}/train/<class>/*.png."
         )
     name, found = folder.resolve().name, from_picture_folder(folder, request.choice)
     key = [name, *request.key(content(found.files, folder)), *found.words]
@@ -184,7 +193,8 @@ def _from_file(path: Path, request: Request) -> RawData:
         return _from_tiny_imagenet(path, request)
     if path.suffix != ".npz":
         raise InputError(
-            f"{path} is a file that cannot be read as data; give an .npz file, tiny-imagenet-200.zip, or a folder of parquet files or "
+            f"{path} is a file that cannot be read as data; give an .npz file, tiny-imagenet-200.zip, or a folder of "
+            f"parquet files or "
             "pictures."
         )
     return _shaped(from_npz(path), request)
@@ -198,10 +208,12 @@ def _shaped(raw: RawData, request: Request) -> RawData:
 def _nowhere(source: str) -> InputError:
     if source.startswith(IN_MEMORY):
         return InputError(
-            f"'{source}' was made from tensors in memory; build it again with dataset_from_tensors, or give --data a source on disk."
+            f"'{source}' was made from tensors in memory; build it again with dataset_from_tensors, or give --data a "
+            f"source on disk."
         )
     if "/" in source or "\\" in source or source.startswith((".", "~")) or source.endswith(".npz"):
         return InputError(
-            f"There is no file or folder {source}; check the path, or name one of {', '.join(NAMES)} or a hub name 'owner/name'."
+            f"There is no file or folder {source}; check the path, or name one of {', '.join(NAMES)} or a hub name "
+            f"'owner/name'."
         )
     return unknown("data source", source, [*NAMES, "a folder", "an .npz file", "a hub name 'owner/name'"])

@@ -16,7 +16,8 @@ MIDDLE = 128
 EXACT_ROWS = 1024
 """128² × 1024 = 2²⁴: a float32 product of so many rows of uint8 − 128 is exact in whatever order it is summed."""
 SUMMED = 1 << 22
-"""Values that are summed at once: 1,024 images at 32 px, fewer of larger ones. Sums of bytes are exact whatever the blocks."""
+"""Values that are summed at once: 1,024 images at 32 px, fewer of larger ones. Sums of bytes are exact whatever the
+blocks."""
 DIGESTED = 1 << 24
 """Bytes that are read at once of what is digested."""
 
@@ -66,7 +67,8 @@ def channel_moments(images: Rows) -> ChannelMoments:
 def covariance(images: Rows) -> Covariance:
     """Mean and covariance of the flattened images; memory: a few D×D matrices and one block, never N×D in float.
 
-    uint8 pixels are moved by 128 towards 0 first, which changes no covariance and lets four times as many rows be summed exactly.
+    uint8 pixels are moved by 128 towards 0 first, which changes no covariance and lets four times as many rows be
+    summed exactly.
     """
     count, size, unit = images.shape[0], math.prod(images.shape[1:]), _unit(images)
     whole = images.dtype == torch.uint8
@@ -74,7 +76,14 @@ def covariance(images: Rows) -> Covariance:
     total = torch.zeros(size, dtype=torch.float64)
     products = torch.zeros(size, size, dtype=torch.float64)
     for start in range(0, count, EXACT_ROWS):
-        block = images[start : start + EXACT_ROWS].detach().to("cpu").flatten(1).to(torch.float32 if whole else torch.float64) - middle
+        block = (
+            images[start : start + EXACT_ROWS]
+            .detach()
+            .to("cpu")
+            .flatten(1)
+            .to(torch.float32 if whole else torch.float64)
+            - middle
+        )
         total += block.sum(dim=0, dtype=torch.float64)
         products += block.T @ block
     mean = total / count
@@ -82,7 +91,9 @@ def covariance(images: Rows) -> Covariance:
         products[rows : rows + EXACT_ROWS].sub_(torch.outer(total[rows : rows + EXACT_ROWS], mean))
     products.div_((count - 1) * unit**2)
     mean = (mean + middle) / unit
-    return Covariance(mean, products, hashlib.sha256((tensor_digest(mean) + tensor_digest(products)).encode()).hexdigest()[:12])
+    return Covariance(
+        mean, products, hashlib.sha256((tensor_digest(mean) + tensor_digest(products)).encode()).hexdigest()[:12]
+    )
 
 
 def tensor_digest(tensor: Rows) -> str:

@@ -1,4 +1,5 @@
-"""Where the images of a split are kept, with the same batches from each: float32, bytes on the device, or bytes in a file."""
+"""Where the images of a split are kept, with the same batches from each: float32, bytes on the device, or bytes in a
+file."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ from .statistics import tensor_digest
 class PixelFile:
     """uint8 images `[N, C, H, W]` in an .npy file, or some rows of it in any order.
 
-    Indexed by a slice or by row numbers it gives a copy in memory; nothing else is read. A pickle of it holds the path and not the images,
-    so that other processes map the same file. Raises ValueError or OSError where the file is not such an array.
+    Indexed by a slice or by row numbers it gives a copy in memory; nothing else is read. A pickle of it holds the path
+    and not the images, so that other processes map the same file. Raises ValueError or OSError where the file is not
+    such an array.
     """
 
     dtype = torch.uint8
@@ -100,11 +102,12 @@ SHARE = 0.3
 
 
 def residence(memory: str, images: int, shape: Sequence[int], whiten: str, device: str | torch.device) -> Residence:
-    """Where `images` images of one shape (channels, height, width) are kept: as `memory` says, or for 'auto' where they fit.
+    """Where `images` images of one shape (channels, height, width) are kept: as `memory` says, or for 'auto' where they
+    fit.
 
-    On an accelerator bytes come first, since subtracting a mean there costs nothing; but ZCA is a D×D product for each image, and is kept
-    done where that fits. What fits goes by the memory that the machine has, and not by what is free, which would make a resumed run
-    compute in another way than the one it goes on with.
+    On an accelerator bytes come first, since subtracting a mean there costs nothing; but ZCA is a D×D product for each
+    image, and is kept done where that fits. What fits goes by the memory that the machine has, and not by what is free,
+    which would make a resumed run compute in another way than the one it goes on with.
     """
     if memory == "float32" or memory == "uint8" or memory == "disk":
         return memory
@@ -126,7 +129,8 @@ def _cuda_bytes(device: str | torch.device) -> int:
 
 
 def host_bytes() -> int:
-    """The memory of this machine, or of the container that we are in. Where no system call tells, it counts as 8 GiB."""
+    """The memory of this machine, or of the container that we are in. Where no system call tells, it counts as 8
+    GiB."""
     known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
     found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 8 << 30
     with suppress(OSError, ValueError):  # no such file, and 'max' where there is no limit
@@ -171,7 +175,8 @@ class Holding(ABC):
         return self.shape[0]
 
     def batches(self, size: int, order: Int[Tensor, " rows"] | None = None) -> Iterator[Images]:
-        """The images in the stored order or in another, `size` at a time; an accelerator never has to wait for the order."""
+        """The images in the stored order or in another, `size` at a time; an accelerator never has to wait for the
+        order."""
         if order is None:
             return (self[start : start + size] for start in range(0, len(self), size))
         return (self[rows] for rows in sent(order, self.indexed_on).split(size))
@@ -260,7 +265,9 @@ def float_images(pixels: StoredPixels, preprocessing: Preprocessing, device: str
     """All images preprocessed, block by block, so that nothing but the result is as large as the result."""
     shape = tuple(pixels.shape)
     here = preprocessing.to(device)
-    here = here.for_batches() if len(pixels) >= math.prod(shape[1:]) else here  # for fewer images two slim products are cheaper
+    here = (
+        here.for_batches() if len(pixels) >= math.prod(shape[1:]) else here
+    )  # for fewer images two slim products are cheaper
     found = torch.empty(shape, device=device)
     # A product's last bits may depend on how many rows it has; what is done pixel by pixel takes small blocks.
     rows = BLOCK if preprocessing.kind == "zca" else max(1, VALUES // math.prod(shape[1:]))

@@ -30,12 +30,13 @@ PRIVATE = ("arguments", "machine")
 class SyntheticSet:
     """X, Y and η of a distillation, in the preprocessed space of the experts.
 
-    images `[N, C, H, W]` and targets `[N, K]`, float32, N = K × ipc, grouped by class. Hard targets are one-hot rows; soft targets
-    are logits, to be passed through a softmax. `lr` is the learned step size η, a positive scalar. `augmentation` is the
-    strategy that the student saw, `momentum` the inner momentum, `model` the name of the student network.
+    images `[N, C, H, W]` and targets `[N, K]`, float32, N = K × ipc, grouped by class. Hard targets are one-hot rows;
+    soft targets are logits, to be passed through a softmax. `lr` is the learned step size η, a positive scalar.
+    `augmentation` is the strategy that the student saw, `momentum` the inner momentum, `model` the name of the student
+    network.
 
-    Above a `canvas` k of 1 the images are textures, `[N, C, k H, k W]` on a torus; networks learn from `canvas_samples` random circular
-    crops `[C, H, W]` of each in every step.
+    Above a `canvas` k of 1 the images are textures, `[N, C, k H, k W]` on a torus; networks learn from `canvas_samples`
+    random circular crops `[C, H, W]` of each in every step.
     """
 
     images: Images
@@ -88,14 +89,18 @@ class SyntheticSet:
     @property
     def certain(self) -> bool:
         """Whether every target is one class for sure: hard labels that nobody has smoothed."""
-        return self.labels == "hard" and torch.equal(self.targets, one_hot(self.hard_labels, len(self.classes)).to(self.targets))
+        return self.labels == "hard" and torch.equal(
+            self.targets, one_hot(self.hard_labels, len(self.classes)).to(self.targets)
+        )
 
     def unclipped(self) -> Images:
-        """The images with the whitening undone, on the CPU, also where that leaves [0, 1]; of textures the whole canvases."""
+        """The images with the whitening undone, on the CPU, also where that leaves [0, 1]; of textures the whole
+        canvases."""
         return self.torus.undone(self.images.detach().float().cpu(), self.preprocessing.to("cpu").invert)
 
     def pixels(self) -> Images:
-        """The images with the whitening undone, clipped to [0, 1]; of textures the whole canvases (see `Torus.undone`)."""
+        """The images with the whitening undone, clipped to [0, 1]; of textures the whole canvases (see
+        `Torus.undone`)."""
         return self.unclipped().clamp(0, 1)
 
     def published(self) -> Self:
@@ -110,16 +115,18 @@ class SyntheticSet:
     def compact(self) -> Self:
         """The same set without ZCA's matrix, for a file of a few hundred kB.
 
-        It is evaluated as it is on the data that it was made of, which bring the matrix. To look at its images, or to use it on other
-        images, see `completed`.
+        It is evaluated as it is on the data that it was made of, which bring the matrix. To look at its images, or to
+        use it on other images, see `completed`.
         """
         return replace(self, preprocessing=self.preprocessing.compact())
 
     def completed(self, preprocessing: Preprocessing) -> Self:
-        """The same set with the whole `preprocessing` of the data that it was made of. Raises InputError where it is another one."""
+        """The same set with the whole `preprocessing` of the data that it was made of. Raises InputError where it is
+        another one."""
         if preprocessing.hash != self.preprocessing.hash:
             raise InputError(
-                f"The set was made with the preprocessing {self.preprocessing.hash}, not {preprocessing.hash}; load the data as the set "
+                f"The set was made with the preprocessing {self.preprocessing.hash}, not {preprocessing.hash}; load "
+                f"the data as the set "
                 f"names it: load_dataset(synthetic.data)."
             )
         return replace(self, preprocessing=preprocessing)
@@ -150,12 +157,14 @@ class SyntheticSet:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The set in `path`, a file or a run folder holding `synthetic.safetensors`. Raises InputError for any other file."""
+        """The set in `path`, a file or a run folder holding `synthetic.safetensors`. Raises InputError for any other
+        file."""
         file = Path(path)
         file = file / "synthetic.safetensors" if file.is_dir() else file
         if not file.exists():
             raise InputError(
-                f"There is no file {file}; name a folder or file of a finished run, such as runs/demo, which this makes: astdistill demo"
+                f"There is no file {file}; name a folder or file of a finished run, such as runs/demo, which this "
+                f"makes: astdistill demo"
             )
         tensors, header = load_tensors(file)
         if header.get("format") != FORMAT or "images" not in tensors:
@@ -164,11 +173,19 @@ class SyntheticSet:
                 f"name the synthetic.safetensors of a run."
             )
         absent = [
-            name for name in ("targets", "lr", "classes", "preprocessing", "data", *WORDS) if name not in tensors and name not in header
+            name
+            for name in ("targets", "lr", "classes", "preprocessing", "data", *WORDS)
+            if name not in tensors and name not in header
         ]
         if absent:
-            raise InputError(f"{file} lacks its '{absent[0]}'; take a whole synthetic.safetensors that astdistill wrote.")
-        state = {name.removeprefix("preprocessing."): tensor for name, tensor in tensors.items() if name.startswith("preprocessing.")}
+            raise InputError(
+                f"{file} lacks its '{absent[0]}'; take a whole synthetic.safetensors that astdistill wrote."
+            )
+        state = {
+            name.removeprefix("preprocessing."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("preprocessing.")
+        }
         return cls(
             images=tensors["images"],
             targets=tensors["targets"],

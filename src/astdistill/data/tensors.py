@@ -33,9 +33,9 @@ def dataset_from_tensors(
 ) -> Dataset:
     """A data set of images `[N, C, H, W]` (or grey `[N, H, W]`), uint8 or float in [0, 1], with integer labels 0..K−1.
 
-    `classes` names the classes; without it they are numbered. Floats are rounded to 256 levels; every channel is kept. `fields` are
-    others of `DataConfig`: first_classes, per_class, validation, size, seed. Without a `size`, single-channel 28×28 images are padded
-    to 32×32. Raises InputError as `load_dataset` does.
+    `classes` names the classes; without it they are numbered. Floats are rounded to 256 levels; every channel is kept.
+    `fields` are others of `DataConfig`: first_classes, per_class, validation, size, seed. Without a `size`,
+    single-channel 28×28 images are padded to 32×32. Raises InputError as `load_dataset` does.
     """
     names = class_names(train_labels, classes, name)
     train = _tensor_part(train_images, train_labels, len(names), f"{name} (training part)")
@@ -53,16 +53,20 @@ def dataset_from_torch(
     device: str | torch.device = "cpu",
     **fields: Any,
 ) -> Dataset:
-    """A data set of two `torch.utils.data.Dataset`s that give (image, label): Pillow pictures, uint8 arrays HWC, or tensors CHW in [0, 1].
+    """A data set of two `torch.utils.data.Dataset`s that give (image, label): Pillow pictures, uint8 arrays HWC, or
+    tensors CHW in [0, 1].
 
-    Labels are whole numbers 0..K−1 of any type (int, bool, numpy, 0-dim tensor). Leave out transforms that normalise or augment. Class
-    names come from `classes`, else from `train.classes`. Transparency of Pillow pictures is dropped; arrays and tensors keep every
-    channel. Without a `size`, single-channel 28×28 images are padded to 32×32. Raises InputError naming the image that cannot be used.
+    Labels are whole numbers 0..K−1 of any type (int, bool, numpy, 0-dim tensor). Leave out transforms that normalise or
+    augment. Class names come from `classes`, else from `train.classes`. Transparency of Pillow pictures is dropped;
+    arrays and tensors keep every channel. Without a `size`, single-channel 28×28 images are padded to 32×32. Raises
+    InputError naming the image that cannot be used.
     """
     name = name or type(train).__name__
     found = classes if classes is not None else getattr(train, "classes", None)
     size = resolved("own", dict(fields)).size
-    first, second = (_torch_part(part, f"{name} ({which} part)", size) for part, which in ((train, "training"), (test, "test")))
+    first, second = (
+        _torch_part(part, f"{name} ({which} part)", size) for part, which in ((train, "training"), (test, "test"))
+    )
     names = class_names(first.labels, found, name)
     for part, which in ((first, "training"), (second, "test")):
         checked_labels(part.labels, len(names), f"{name} ({which} part)")
@@ -71,11 +75,14 @@ def dataset_from_torch(
 
 def _dataset(raw: RawData, whiten: str, device: str | torch.device, fields: dict[str, Any]) -> Dataset:
     config = resolved(f"{IN_MEMORY}{raw.name}", {"whiten": whiten, **fields})
-    chosen = with_classes(raw, ClassChoice(first=config.first_classes)).map_pixels(lambda pixels: resized(pixels, config.size))
+    chosen = with_classes(raw, ClassChoice(first=config.first_classes)).map_pixels(
+        lambda pixels: resized(pixels, config.size)
+    )
     if chosen.test is not None and chosen.train.pixels.shape[1:] != chosen.test.pixels.shape[1:]:
         shapes = [tuple(part.pixels.shape[1:]) for part in (chosen.train, chosen.test)]
         raise InputError(
-            f"Training images of {raw.name} are {shapes[0]} and test images {shapes[1]}; give both the same channels and size."
+            f"Training images of {raw.name} are {shapes[0]} and test images {shapes[1]}; give both the same channels "
+            f"and size."
         )
     return assemble(bordered(chosen, config.size), config, device)
 
@@ -104,16 +111,25 @@ def _label(label: Any, row: int, where: str) -> int:
         value = label.item() if hasattr(label, "item") else label  # numpy and torch, also one-element arrays
         number = int(value)
         whole = number == value
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # what `item` raises for several elements depends on the library
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        RuntimeError,
+    ):  # what `item` raises for several elements depends on the library
         whole, number = False, 0
     if not whole:
         given = textwrap.shorten(repr(label), 60, placeholder=" …")
-        raise InputError(f"The label of image {row} of {where} is {given}; labels are whole numbers 0..K-1, so give its class number.")
+        raise InputError(
+            f"The label of image {row} of {where} is {given}; labels are whole numbers 0..K-1, so give its class "
+            f"number."
+        )
     return number
 
 
 def _array_layout(image: Any) -> Layout | None:
-    """HWC, as promised, also where the shape could be read both ways; None leaves a shorter first axis to be taken for the channels."""
+    """HWC, as promised, also where the shape could be read both ways; None leaves a shorter first axis to be taken for
+    the channels."""
     return None if image.ndim == 3 and image.shape[0] < min(image.shape[1:]) else "NHWC"
 
 

@@ -1,7 +1,8 @@
 """Textures: X lies on a torus larger than what a network sees, and every step sees random circular crops of it.
 
-As in the code released with MTT (arXiv 2203.11932) and in Cazenavette et al., Wearable ImageNet: Synthesizing Tileable Textures via Dataset
-Distillation, CVPR Workshops 2022. A torus has no borders, so that what is learned on it can be tiled without a seam.
+As in the code released with MTT (arXiv 2203.11932) and in Cazenavette et al., Wearable ImageNet: Synthesizing Tileable
+Textures via Dataset Distillation, CVPR Workshops 2022. A torus has no borders, so that what is learned on it can be
+tiled without a seam.
 """
 
 from __future__ import annotations
@@ -36,14 +37,16 @@ class Crops:
 
 @dataclass(frozen=True, eq=False)
 class CircularCrops(Crops):
-    """What is seen of each of B canvases: `size` (height, width) pixels down and right of a corner `[B]`, going round the torus."""
+    """What is seen of each of B canvases: `size` (height, width) pixels down and right of a corner `[B]`, going round
+    the torus."""
 
     size: tuple[int, int]
     rows: Int[Tensor, " B"]
     columns: Int[Tensor, " B"]
 
     def __call__(self, images: Batch) -> Batch:
-        """The crops `[B, C, height, width]`, in one gather; differentiable in the canvases, of which no pixel is read twice."""
+        """The crops `[B, C, height, width]`, in one gather; differentiable in the canvases, of which no pixel is read
+        twice."""
         height, width = images.shape[2:]
         rows = (torch.arange(self.size[0], device=images.device) + self.rows[:, None]) % height
         columns = (torch.arange(self.size[1], device=images.device) + self.columns[:, None]) % width
@@ -54,7 +57,8 @@ class CircularCrops(Crops):
 
 
 class Torus(Record):
-    """How much larger than an image a canvas is, and how often a step looks at it. With `canvas` 1 images are ordinary ones."""
+    """How much larger than an image a canvas is, and how often a step looks at it. With `canvas` 1 images are ordinary
+    ones."""
 
     canvas: int = Field(default=1, ge=1)
     """k: a canvas is k H × k W pixels."""
@@ -75,7 +79,8 @@ class Torus(Record):
         return torch.cat([chosen] * self.samples, dim=-1)
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> Crops:
-        """Crops of `size` (height, width) of `count` canvases, every corner as likely; ordinary images are seen whole: nothing is drawn."""
+        """Crops of `size` (height, width) of `count` canvases, every corner as likely; ordinary images are seen whole:
+        nothing is drawn."""
         if self.canvas == 1:
             return Crops()
         rows, columns = (torch.randint(self.canvas * side, (count,), generator=generator) for side in size)
@@ -98,10 +103,11 @@ class Torus(Record):
     def undone(self, canvases: Images, invert: Callable[[Images], Images]) -> Images:
         """The canvases with a preprocessing of H × W images undone by `invert`, without a seam.
 
-        Windows go round the torus a quarter of an image apart; each is inverted by itself and counts with a weight that falls to almost
-        nothing at its border, sin² of the way across, because whitening ties a pixel to its whole window. A preprocessing of single pixels
-        is undone exactly, up to rounding. (On CIFAR-100 a canvas that is shifted by some other distance then gives the same picture to 6 %,
-        with windows half an image apart to 23 %, cell by cell to 68 %.)
+        Windows go round the torus a quarter of an image apart; each is inverted by itself and counts with a weight that
+        falls to almost nothing at its border, sin² of the way across, because whitening ties a pixel to its whole
+        window. A preprocessing of single pixels is undone exactly, up to rounding. (On CIFAR-100 a canvas that is
+        shifted by some other distance then gives the same picture to 6 %, with windows half an image apart to 23 %,
+        cell by cell to 68 %.)
         """
         if self.canvas == 1:
             return invert(canvases)

@@ -46,10 +46,12 @@ def content_files(path: Path) -> list[Path]:
 
 @contextmanager
 def tiny_imagenet(path: Path) -> Iterator[Encoded]:
-    """The pictures in `train/<wnid>/images/`, and those in `val/images/` that val_annotations.txt labels, for as long as the block lasts.
+    """The pictures in `train/<wnid>/images/`, and those in `val/images/` that val_annotations.txt labels, for as long
+    as the block lasts.
 
-    Classes are those of wnids.txt in sorted order, as on the hub, named by words.txt. The pictures in `test/` have no labels and are
-    left out. Raises InputError for an archive of something else and for a validation picture that is absent.
+    Classes are those of wnids.txt in sorted order, as on the hub, named by words.txt. The pictures in `test/` have no
+    labels and are left out. Raises InputError for an archive of something else and for a validation picture that is
+    absent.
     """
     if path.is_dir():
         names = tuple(file.relative_to(path).as_posix() for file in content_files(path))
@@ -58,14 +60,18 @@ def tiny_imagenet(path: Path) -> Iterator[Encoded]:
     try:
         archive = zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as a zip archive ({error}); download it again, or give the unpacked folder.") from error
+        raise InputError(
+            f"{path} cannot be read as a zip archive ({error}); download it again, or give the unpacked folder."
+        ) from error
     with archive:
         inside = archive.namelist()
         mark = next((name for name in inside if name.rpartition("/")[2] == MARKS[0]), None)
         root = "" if mark is None else mark.removesuffix(MARKS[0])
         names = tuple(sorted(name.removeprefix(root) for name in inside if name.startswith(root)))
         if not set(MARKS) <= set(names):
-            raise InputError(f"{path} holds no {' and '.join(MARKS)}, so it is not Tiny ImageNet; unpack it and give the folder.")
+            raise InputError(
+                f"{path} holds no {' and '.join(MARKS)}, so it is not Tiny ImageNet; unpack it and give the folder."
+            )
         yield _encoded(Tree(str(path), names, lambda name: _unzipped(archive, root + name, path)))
 
 
@@ -89,7 +95,9 @@ def _validation(tree: Tree, label: dict[str, int]) -> list[tuple[int, str]]:
     known, found = set(tree.names), []
     for file, wnid, *_ in (row for row in rows if len(row) >= 2):
         if wnid not in label:
-            raise InputError(f"{MARKS[1]} of {tree.where} names class {wnid}, which wnids.txt does not; take whole files.")
+            raise InputError(
+                f"{MARKS[1]} of {tree.where} names class {wnid}, which wnids.txt does not; take whole files."
+            )
         if (name := f"val/images/{file}") not in known:
             raise InputError(f"{tree.where} has no {name}, which {MARKS[1]} names; unpack the archive again.")
         found.append((label[wnid], name))

@@ -31,24 +31,30 @@ class Cost:
 
 
 def fit_zca(images01: Rows, eps: float = 0.1) -> Preprocessing:
-    """ZCA whitening fitted on the images, `[N, C, H, W]` uint8, or float in [0, 1]; equal to kornia's `ZCAWhitening(eps=0.1)`.
+    """ZCA whitening fitted on the images, `[N, C, H, W]` uint8, or float in [0, 1]; equal to kornia's
+    `ZCAWhitening(eps=0.1)`.
 
-    x ↦ U (Λ + eps)^(−½) Uᵀ (x − μ) with U Λ Uᵀ the covariance over N − 1. The images are read in blocks. From 3,072 values per image on,
-    a line says first what it will take. Raises InputError for fewer than two images, and above 64 px in colour, where the matrix no
-    longer fits.
+    x ↦ U (Λ + eps)^(−½) Uᵀ (x − μ) with U Λ Uᵀ the covariance over N − 1. The images are read in blocks. From 3,072
+    values per image on, a line says first what it will take. Raises InputError for fewer than two images, and above 64
+    px in colour, where the matrix no longer fits.
     """
     count, shape = images01.shape[0], triple(images01.shape[1:])
     size = math.prod(shape)
     if count < 2:
-        raise InputError(f"ZCA whitening was asked for {count} training image(s); it needs at least 2, so use --data.whiten standard.")
+        raise InputError(
+            f"ZCA whitening was asked for {count} training image(s); it needs at least 2, so use --data.whiten "
+            f"standard."
+        )
     if size > LARGEST_ZCA:
         raise InputError(
-            f"ZCA whitening of {shape} images needs a {size}×{size} matrix; use --data.whiten standard, or --data.size 64 or less."
+            f"ZCA whitening of {shape} images needs a {size}×{size} matrix; use --data.whiten standard, or --data.size "
+            f"64 or less."
         )
     if size >= TOLD and not progress.Output.quiet:
         cost = zca_cost(count, size)
         progress.console().print(
-            f"Fitting ZCA: {count:,} images of {size:,} values, a matrix of {size:,}×{size:,}; about {status.duration(cost.seconds)}, "
+            f"Fitting ZCA: {count:,} images of {size:,} values, a matrix of {size:,}×{size:,}; about "
+            f"{status.duration(cost.seconds)}, "
             f"{status.size(cost.memory)} of memory.",
             highlight=False,
         )
@@ -66,10 +72,13 @@ def fit_zca(images01: Rows, eps: float = 0.1) -> Preprocessing:
 
 
 def zca_cost(count: int, size: int) -> Cost:
-    """What `fit_zca` takes for `count` uint8 images of `size` values, from the same operations on a matrix of 512×512, timed just now.
+    """What `fit_zca` takes for `count` uint8 images of `size` values, from the same operations on a matrix of 512×512,
+    timed just now.
 
-    Products grow with D², the eigenvectors with D³. Memory: the covariance, the copy that becomes its eigenvectors and LAPACK's workspace
-    of two more (syevd) in float64, with what else is alive then: 5.25 D² of them were seen at D = 2,028, and 5.5 are counted.
+    Products grow with D², the eigenvectors with D³. Memory: the covariance, the copy that becomes its eigenvectors and
+        LAPACK's workspace
+    of two more (syevd) in float64, with what else is alive then: 5.25 D² of them were seen at D = 2,028, and 5.5 are
+    counted.
     """
     tried = min(size, TRIED)
     block = torch.linspace(-1, 1, EXACT_ROWS * tried).square().sin().view(EXACT_ROWS, tried)

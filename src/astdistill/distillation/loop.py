@@ -27,10 +27,16 @@ from .state import Counters, DistillState
 
 
 def validate(synthetic: SyntheticSet, dataset: Dataset, settings: DistillSettings, seed: int) -> float:
-    """Mean accuracy, in percent, on the validation split; the same networks every time, so that sets are compared alike."""
+    """Mean accuracy, in percent, on the validation split; the same networks every time, so that sets are compared
+    alike."""
     recipe = MTT_PROTOCOL.replace(epochs=settings.validate_epochs, augmentation=synthetic.augmentation)
     scores = evaluate(
-        synthetic, dataset, recipe=recipe, seeds=settings.validate_networks, seed=derive(seed, "validate"), split="validation"
+        synthetic,
+        dataset,
+        recipe=recipe,
+        seeds=settings.validate_networks,
+        seed=derive(seed, "validate"),
+        split="validation",
     )
     return scores.architecture[synthetic.model].mean
 
@@ -104,38 +110,49 @@ def distill(
 ) -> SyntheticSet:
     """The distilled set: `ipc` images per class that the method's outer steps have changed (METHOD §1).
 
-    A method whose `expert` is None takes no experts, and `model` names its network; elsewhere the network is that of the experts.
-    With `out`, the folder gets `state.safetensors`, `metrics.jsonl` and `synthetic.safetensors`, and the same call resumes a run
-    that was killed, to the same bits on a CPU. With `settings.validate_every`, `synthetic.safetensors` is the best set by the validation
-    split and `last.safetensors` the last; without, it is the last. Each of `observers` is told of every outer step, and must change
-    nothing. Raises InputError, before anything is written, where the parts do not fit, and DivergedError when too many steps in a row were
-    skipped.
+    A method whose `expert` is None takes no experts, and `model` names its network; elsewhere the network is that of
+    the experts. With `out`, the folder gets `state.safetensors`, `metrics.jsonl` and `synthetic.safetensors`, and the
+    same call resumes a run that was killed, to the same bits on a CPU. With `settings.validate_every`,
+    `synthetic.safetensors` is the best set by the validation split and `last.safetensors` the last; without, it is the
+    last. Each of `observers` is told of every outer step, and must change nothing. Raises InputError, before anything
+    is written, where the parts do not fit, and DivergedError when too many steps in a row were skipped.
     """
     settings = settings or DistillSettings()
     network = _network(method, experts, model)
     if experts is not None:
-        experts = experts.first(settings.max_experts or len(experts))  # fixed from here on, whoever adds experts meanwhile
+        experts = experts.first(
+            settings.max_experts or len(experts)
+        )  # fixed from here on, whoever adds experts meanwhile
     check(dataset, experts, method, settings, ipc)
     flat = FlatModel(build_model(network, dataset.shape, len(dataset.classes)).to(dataset.device))
     if experts is not None and flat.size != experts.identity.parameters:
         raise InputError(
             f"The network '{network}' has {flat.size:,} parameters, but the experts in {experts.folder} have "
-            f"{experts.identity.parameters:,}: its code has changed since; train experts of the present network in another --experts.store."
+            f"{experts.identity.parameters:,}: its code has changed since; train experts of the present network in "
+            f"another --experts.store."
         )
-    run = Distillation(dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, flat, network)
+    run = Distillation(
+        dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, flat, network
+    )
     state = run.start()
     best = _iterate(run, state, observers)
     return _finish(run, state, best)
 
 
 def _network(method: Method, experts: TrajectoryStore | None, model: str | None) -> str:
-    """The student's name. Raises InputError where it is not known, and for experts that are missing, too many, or of another network."""
+    """The student's name. Raises InputError where it is not known, and for experts that are missing, too many, or of
+    another network."""
     if method.expert is not None and experts is None:
         raise InputError(f"Method '{method.name}' needs experts, and none were given; pass those of train_experts.")
     if method.expert is None and experts is not None:
-        raise InputError(f"Method '{method.name}' takes no experts; pass None in their place, and the network's name as model=.")
+        raise InputError(
+            f"Method '{method.name}' takes no experts; pass None in their place, and the network's name as model=."
+        )
     if experts is None and model is None:
-        raise InputError(f"Method '{method.name}' has no experts that say what its network is; name one, for example model='convnet-d3'.")
+        raise InputError(
+            f"Method '{method.name}' has no experts that say what its network is; name one, for example "
+            f"model='convnet-d3'."
+        )
     own = experts.identity.model if experts else str(model)
     if model is not None and model != own:
         raise InputError(f"model='{model}' was given, but the experts are networks '{own}'; leave model out.")
@@ -153,7 +170,10 @@ def _iterate(run: Distillation, state: DistillState, observers: Sequence[Observe
             saver.after_step(state, line)
             for observer in observers:
                 observer(run, state, line)
-            if counters.skipped_in_a_row >= run.settings.max_skips or counters.passed_in_a_row >= run.settings.max_passes:
+            if (
+                counters.skipped_in_a_row >= run.settings.max_skips
+                or counters.passed_in_a_row >= run.settings.max_passes
+            ):
                 state.roll_back()
                 saver.save(state)
                 _finish(run, state, saver.best)
@@ -166,7 +186,9 @@ def _iterate(run: Distillation, state: DistillState, observers: Sequence[Observe
 def _note(line: Line, counters: Counters) -> str:
     """What stands beside the bar after a step."""
     words = [f"loss {line['loss']:.4f}, η {line['lr']:.4g}"]
-    words += [f"{word} {count}" for word, count in (("skipped", counters.skipped), ("passed", counters.passed)) if count]
+    words += [
+        f"{word} {count}" for word, count in (("skipped", counters.skipped), ("passed", counters.passed)) if count
+    ]
     if counters.best:
         words.append(f"best validation {counters.best['accuracy']:.1f} % after step {counters.best['iteration']:.0f}")
     return ", ".join(words)
@@ -176,13 +198,15 @@ def _too_many(run: Distillation, line: Line) -> str:
     kept = f" The last good state is in {run.out}." if run.out else ""
     if "passed" in line:
         return (
-            f"{run.settings.max_passes} outer steps in a row were passed over, the last, {line['iteration']}, because {line['passed']}; "
+            f"{run.settings.max_passes} outer steps in a row were passed over, the last, {line['iteration']}, because "
+            f"{line['passed']}; "
             f"raise --method.accept.threshold, or lower --distill.lr-img and start in a new folder.{kept}"
         )
     cause, _, remedy = str(line["skipped"]).partition("; ")
     remedy = remedy or "lower --distill.lr-img, --distill.lr-lr or --distill.lr-init"
     return (
-        f"{run.settings.max_skips} outer steps in a row were skipped, the last, {line['iteration']}, because {cause}; {remedy}, and start "
+        f"{run.settings.max_skips} outer steps in a row were skipped, the last, {line['iteration']}, because {cause}; "
+        f"{remedy}, and start "
         f"in a new folder.{kept}"
     )
 

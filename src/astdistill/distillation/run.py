@@ -60,7 +60,9 @@ class Distillation:
         for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes", "snapshots"):
             settings.pop(free)
         method = as_first_written(self.method.to_json())
-        return digest({"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, **self._learned_from})
+        return digest(
+            {"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, **self._learned_from}
+        )
 
     @property
     def _learned_from(self) -> dict[str, Any]:
@@ -78,11 +80,14 @@ class Distillation:
         classes, torus = len(self.dataset.classes), self.settings.torus
         if saved and saved.exists():
             images = torch.zeros(classes * self.ipc, *torus.extent(self.dataset.shape), device=self.device)
-            state = DistillState(images, torch.zeros(classes * self.ipc, classes, device=self.device), self.method, self.settings)
+            state = DistillState(
+                images, torch.zeros(classes * self.ipc, classes, device=self.device), self.method, self.settings
+            )
             state.restore(saved, self.key)
             if state.counters.iteration > self.settings.iterations:
                 raise InputError(
-                    f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were asked for; "
+                    f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were "
+                    f"asked for; "
                     f"ask for more, or choose another --out."
                 )
             self._keep_metrics(state.counters.iteration)
@@ -109,14 +114,20 @@ class Distillation:
     def gradient(self, state: DistillState) -> MetaGradient:
         """The meta-gradient of outer step `state.counters.iteration`: a pure function of the state and the seed.
 
-        With several trajectories it is the mean of theirs; the first has the run's own seed, the others have one derived from it.
+        With several trajectories it is the mean of theirs; the first has the run's own seed, the others have one
+        derived from it.
         """
-        setup, variables, iteration = self.setup, Variables(state.images, state.targets, state.lr), state.counters.iteration
+        setup, variables, iteration = (
+            self.setup,
+            Variables(state.images, state.targets, state.lr),
+            state.counters.iteration,
+        )
         more = [derive(self.seed, "trajectory", number) for number in range(1, self.settings.trajectories)]
         return MetaGradient.mean([self.method.step(setup, variables, iteration, seed) for seed in (self.seed, *more)])
 
     def advance(self, state: DistillState, confirmed: Callable[[DistillState], None] = lambda state: None) -> Line:
-        """One outer step; what is to be logged about it. `confirmed` may save the state before it; called if its gradient is accepted.
+        """One outer step; what is to be logged about it. `confirmed` may save the state before it; called if its
+        gradient is accepted.
 
         The host waits for the device once: the step is taken on trial, and all that decides about it is read together.
         """
@@ -133,13 +144,18 @@ class Distillation:
             state.undo()
         else:
             state.keep()
-        line: Line = {"iteration": counters.iteration, "loss": seen["loss"], "lr": seen["lr" if refused or passed else "new lr"]}
+        line: Line = {
+            "iteration": counters.iteration,
+            "loss": seen["loss"],
+            "lr": seen["lr" if refused or passed else "new lr"],
+        }
         line |= {word: why for word, why in (("skipped", refused), ("passed", passed)) if why}
         counters.count(bool(refused), bool(passed))
         return line
 
     def result(self, state: DistillState) -> SyntheticSet:
-        """The set as it would be saved now: the moving averages, which are X and Y themselves where the method does not average."""
+        """The set as it would be saved now: the moving averages, which are X and Y themselves where the method does not
+        average."""
         images, targets, taken = state.average["images"], state.average["targets"], state.counters.iteration
         if taken:
             targets = self.method.step.targets(self.setup, Variables(images, targets, state.lr), taken - 1, self.seed)

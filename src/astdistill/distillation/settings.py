@@ -1,4 +1,5 @@
-"""The numbers of one benchmark setting, and what must hold of data, experts, method and numbers before the first outer step."""
+"""The numbers of one benchmark setting, and what must hold of data, experts, method and numbers before the first outer
+step."""
 
 from __future__ import annotations
 
@@ -47,13 +48,13 @@ class DistillSettings(Record):
     targets_momentum: float = Field(default=0.9, ge=0, lt=1)
     """The same for learned targets."""
     outer_grad_norm: float = Field(default=0.0, ge=0)
-    """Longest meta-gradient that a step may follow, in the images and in the targets, each by itself; a longer one is scaled down to it. 0
-    means any."""
+    """Longest meta-gradient that a step may follow, in the images and in the targets, each by itself; a longer one is
+    scaled down to it. 0 means any."""
     augmentation: Strategy = STRATEGY
     """DSA operations of the student, joined by underscores; empty for none."""
     canvas: int = Field(default=1, ge=1)
-    """k above 1 distils textures: each image is a canvas of k × k times the size without borders, of which the student sees random circular
-    crops; it starts from k² images. 1 means ordinary images."""
+    """k above 1 distils textures: each image is a canvas of k × k times the size without borders, of which the student
+    sees random circular crops; it starts from k² images. 1 means ordinary images."""
     canvas_samples: int = Field(default=1, ge=1)
     """Crops of each canvas in every inner step, and in every step of an evaluation."""
     max_experts: int | None = Field(default=None, ge=1)
@@ -71,7 +72,8 @@ class DistillSettings(Record):
     checkpoint_seconds: float = Field(default=20.0, ge=0)
     """Least time between two saved states; results do not depend on it."""
     snapshots: bool = True
-    """Keep the images at iterations 0, 5, 10, 20, 30, 50, 100, … (at most 1000 of them) and how the first were chosen, for the report."""
+    """Keep the images at iterations 0, 5, 10, 20, 30, 50, 100, … (at most 1000 of them) and how the first were chosen,
+    for the report."""
 
     @property
     def last_epoch(self) -> int:
@@ -84,7 +86,9 @@ class DistillSettings(Record):
         return Torus(canvas=self.canvas, samples=self.canvas_samples)
 
 
-def check(dataset: Dataset, experts: TrajectoryStore | None, method: Method, settings: DistillSettings, ipc: int) -> None:
+def check(
+    dataset: Dataset, experts: TrajectoryStore | None, method: Method, settings: DistillSettings, ipc: int
+) -> None:
     """Raise InputError, before anything is written, where data, experts, method and settings do not fit together."""
     check_data(dataset, method, settings, ipc)
     if experts is None:
@@ -100,17 +104,22 @@ def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc:
     method.init.check(dataset, ipc * settings.torus.cells)
     if settings.validate_every and dataset.validation is None:
         raise InputError(
-            "Evaluation during the distillation needs images held out of the training data; load them with --data.validation 0.1, "
+            "Evaluation during the distillation needs images held out of the training data; load them with "
+            "--data.validation 0.1, "
             "or set --distill.validate-every 0. Test images are never used to choose."
         )
 
 
-def check_settings(method: Method, settings: DistillSettings, epochs: int | None, whose: str = "the expert recipe has") -> None:
-    """Raise InputError where settings contradict one another or the experts' number of epochs; neither data nor experts are needed."""
+def check_settings(
+    method: Method, settings: DistillSettings, epochs: int | None, whose: str = "the expert recipe has"
+) -> None:
+    """Raise InputError where settings contradict one another or the experts' number of epochs; neither data nor experts
+    are needed."""
     method.step.check(method, settings, epochs, whose)
     if settings.canvas_samples > 1 and settings.canvas == 1:
         raise InputError(
-            f"{settings.canvas_samples} crops of each canvas were asked for, but ordinary images are seen whole; add --distill.canvas 2, "
+            f"{settings.canvas_samples} crops of each canvas were asked for, but ordinary images are seen whole; add "
+            f"--distill.canvas 2, "
             f"or leave out --distill.canvas-samples."
         )
 
@@ -134,6 +143,7 @@ def _check_experts(dataset: Dataset, experts: TrajectoryStore) -> None:
     for name, value in found.items():
         if value != wanted[name]:
             raise InputError(
-                f"The experts in {experts.folder} were trained on other data ({name} {wanted[name]}) than the set '{dataset.name}' given "
+                f"The experts in {experts.folder} were trained on other data ({name} {wanted[name]}) than the set "
+                f"'{dataset.name}' given "
                 f"here ({name} {value}); load the same data with the same --data options, or train experts on this set."
             )

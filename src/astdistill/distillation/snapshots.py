@@ -1,4 +1,5 @@
-"""What a distillation leaves for people to look at: the images at a few iterations, and how the first ones were chosen."""
+"""What a distillation leaves for people to look at: the images at a few iterations, and how the first ones were
+chosen."""
 
 from __future__ import annotations
 
@@ -25,14 +26,16 @@ MOST_IMAGES = 1000
 
 
 def due(iteration: int) -> bool:
-    """Whether the images after so many outer steps are kept; a function of the number alone, however long the run will be."""
+    """Whether the images after so many outer steps are kept; a function of the number alone, however long the run will
+    be."""
     digits = str(iteration)
     return iteration == 0 or (iteration >= FIRST and digits[0] in LEADING and not digits[1:].strip("0"))
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Images at one iteration, whitening undone: pixels `[N, C, H, W]`, distributions `[N, K]`, grouped by class, and η."""
+    """Images at one iteration, whitening undone: pixels `[N, C, H, W]`, distributions `[N, K]`, grouped by class, and
+    η."""
 
     iteration: int
     pixels: UInt8[Tensor, "N C H W"]
@@ -50,13 +53,18 @@ class Frame:
     def save(self, out: Path) -> None:
         """Write `out`/course/<iteration>.safetensors."""
         tensors = {"pixels": self.pixels, "probabilities": self.probabilities}
-        save_tensors(out / FOLDER / f"{self.iteration:06d}.safetensors", tensors, {"iteration": self.iteration, "lr": self.lr})
+        save_tensors(
+            out / FOLDER / f"{self.iteration:06d}.safetensors", tensors, {"iteration": self.iteration, "lr": self.lr}
+        )
 
 
 def read_course(out: Path) -> list[Frame]:
     """The frames of a run in order; none where it kept none."""
     found = [load_tensors(path) for path in sorted((out / FOLDER).glob("*.safetensors"))]
-    return [Frame(header["iteration"], tensors["pixels"], tensors["probabilities"], header["lr"]) for tensors, header in found]
+    return [
+        Frame(header["iteration"], tensors["pixels"], tensors["probabilities"], header["lr"])
+        for tensors, header in found
+    ]
 
 
 def forget(out: Path, iteration: int) -> None:
@@ -70,8 +78,8 @@ def forget(out: Path, iteration: int) -> None:
 class StartMap:
     """How the first images were chosen, in two dimensions: one row for each training image, grouped by class.
 
-    `together [N, 2]` are the first two principal components of an expert's logits over all images, `apart [N, 2]` those of each class by
-    itself; `chosen` are rows, grouped by class, in the order of the first images.
+    `together [N, 2]` are the first two principal components of an expert's logits over all images, `apart [N, 2]` those
+    of each class by itself; `chosen` are rows, grouped by class, in the order of the first images.
     """
 
     together: Float[Tensor, "N 2"]

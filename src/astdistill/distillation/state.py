@@ -71,13 +71,18 @@ class DistillState:
         return self.method.rate.value(self.phi, self.settings.lr_init)
 
     def attempt(self, gradients: Variables) -> dict[str, Scalar]:
-        """Take one outer step along −gradients, on trial until `keep` or `undo`; the scalars, on the device, of which `refusal` judges.
+        """Take one outer step along −gradients, on trial until `keep` or `undo`; the scalars, on the device, of which
+        `refusal` judges.
 
         On trial, because whether it is kept can then be read together with everything else about the step.
         """
         slope = self.method.rate.slope(self.phi, self.settings.lr_init)
         bound = self.settings.outer_grad_norm
-        slopes = {"images": shortened(gradients.images, bound), "targets": shortened(gradients.targets, bound), "lr": gradients.lr * slope}
+        slopes = {
+            "images": shortened(gradients.images, bound),
+            "targets": shortened(gradients.targets, bound),
+            "lr": gradients.lr * slope,
+        }
         self._untried = {name: tensor.clone() for name, tensor in self._tensors().items()}
         for name in self.method.learn:
             self._learned()[name].grad = slopes[name]
@@ -89,7 +94,10 @@ class DistillState:
     def refusal(seen: Mapping[str, float]) -> str:
         """Empty, or why a step cannot be kept; `seen` are the numbers that `attempt` gave."""
         if not 0 < seen["new lr"] < math.inf:
-            return f"the step size would become {seen['new lr']:g}; lower --distill.lr-lr, or learn its logarithm (--part rate=LogRate)"
+            return (
+                f"the step size would become {seen['new lr']:g}; lower --distill.lr-lr, or learn its logarithm "
+                f"(--part rate=LogRate)"
+            )
         return "" if seen["finite set"] else "the images would stop being finite; lower --distill.lr-img"
 
     def keep(self) -> None:
@@ -104,7 +112,8 @@ class DistillState:
         self._untried = None
 
     def roll_back(self) -> None:
-        """Undo the last step that was kept: its gradient was finite, so it led from a good state, perhaps into a bad one."""
+        """Undo the last step that was kept: its gradient was finite, so it led from a good state, perhaps into a bad
+        one."""
         if self._before is not None:
             self._put(self._before)
         self._before, self.counters.skipped_in_a_row, self.counters.passed_in_a_row = None, 0, 0
@@ -115,14 +124,18 @@ class DistillState:
             mean.mul_(decay).add_(getattr(self, name), alpha=1 - decay)
 
     def save(self, path: Path, key: str) -> None:
-        """Write the whole state, as it was before a step that is on trial; `key` is a digest of everything the run depends on."""
+        """Write the whole state, as it was before a step that is on trial; `key` is a digest of everything the run
+        depends on."""
         save_tensors(path, self._untried or self._tensors(), {"key": key, "counters": vars(self.counters)})
 
     def restore(self, path: Path, key: str) -> None:
         """Read what `save` wrote. Raises InputError when the file belongs to a run of other settings."""
         tensors, header = load_tensors(path)
         if header.get("key") != key:
-            raise InputError(f"{path} belongs to a run with other data, experts or settings; choose another --out, or delete that folder.")
+            raise InputError(
+                f"{path} belongs to a run with other data, experts or settings; choose another --out, or delete that "
+                f"folder."
+            )
         self._put(tensors)
         self.counters = Counters(**_counters(header["counters"]))
 
@@ -146,11 +159,17 @@ def _counters(header: dict[str, Any]) -> dict[str, Any]:
     return {name: header[name] for name in vars(Counters()) if name in header}
 
 
-def outer_optimiser(kind: Literal["sgd", "adam"], groups: Sequence[tuple[Tensor, float, float]]) -> torch.optim.Optimizer:
+def outer_optimiser(
+    kind: Literal["sgd", "adam"], groups: Sequence[tuple[Tensor, float, float]]
+) -> torch.optim.Optimizer:
     """The optimiser of tensors, each with its rate and its momentum (β_1 for Adam)."""
     if kind == "adam":
-        return torch.optim.Adam([{"params": [tensor], "lr": rate, "betas": (momentum, 0.999)} for tensor, rate, momentum in groups])
-    return torch.optim.SGD([{"params": [tensor], "lr": rate, "momentum": momentum} for tensor, rate, momentum in groups], lr=groups[0][1])
+        return torch.optim.Adam(
+            [{"params": [tensor], "lr": rate, "betas": (momentum, 0.999)} for tensor, rate, momentum in groups]
+        )
+    return torch.optim.SGD(
+        [{"params": [tensor], "lr": rate, "momentum": momentum} for tensor, rate, momentum in groups], lr=groups[0][1]
+    )
 
 
 def shortened(gradient: Tensor, bound: float) -> Tensor:

@@ -1,4 +1,5 @@
-"""Evaluation: fresh networks trained on a few images under a named protocol, beside the same networks on real images."""
+"""Evaluation: fresh networks trained on a few images under a named protocol, beside the same networks on real
+images."""
 
 from .baselines import full_data, kmeans_real, random_real
 from .comparison import evaluate_all

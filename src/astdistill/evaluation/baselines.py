@@ -12,7 +12,8 @@ from .runner import REAL_LR
 
 
 def random_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
-    """`ipc` training images of every class, drawn without replacement, grouped by class. Raises InputError when a class is too small."""
+    """`ipc` training images of every class, drawn without replacement, grouped by class. Raises InputError when a class
+    is too small."""
     dataset.check_ipc(ipc)
     chosen = []
     for label in range(len(dataset.classes)):
@@ -23,7 +24,8 @@ def random_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
 
 
 def kmeans_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
-    """Per class the `ipc` training images nearest the centres of K-means, each within its own cluster, grouped by class.
+    """Per class the `ipc` training images nearest the centres of K-means, each within its own cluster, grouped by
+    class.
 
     K-means sees the preprocessed pixels. Raises InputError when a class is too small.
     """

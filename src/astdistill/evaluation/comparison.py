@@ -30,13 +30,15 @@ def evaluate_all(
 ) -> Scores:
     """The scores of `synthetic` on one or more networks and of real images on the first of them, all under `recipe`.
 
-    `model` takes names of networks and of pools (see `pools.py`); None takes the student of the set. A network in `rates` (see
-    `search_rates`) learns from the set at the rate found there.
-    With `out`, a run folder, `scores.json` is rewritten after every finished network and `scores.partial.json` keeps each of them by what
-    it depends on: the same command again trains only what is missing. On a CPU `workers` networks, of whatever row, are trained side by
+    `model` takes names of networks and of pools (see `pools.py`); None takes the student of the set. A network in
+    `rates` (see `search_rates`) learns from the set at the rate found there.
+    With `out`, a run folder, `scores.json` is rewritten after every finished network and `scores.partial.json` keeps
+    each of them by what
+    it depends on: the same command again trains only what is missing. On a CPU `workers` networks, of whatever row, are
+        trained side by
     side (None: one for each core). Baselines take the recipe's step size or 0.01; network k of
-    'random' and 'kmeans' sees the images of draw k. Raises InputError for an unknown baseline and for a set that does not belong to
-    `dataset`.
+    'random' and 'kmeans' sees the images of draw k. Raises InputError for an unknown baseline and for a set that does
+    not belong to `dataset`.
     """
     check_same_space(synthetic, dataset)
     recipe = recipe.augmented(synthetic.augmentation)

@@ -1,7 +1,8 @@
-"""Class-incremental learning from a distilled memory: classes arrive in steps, and every step trains afresh on all that came so far.
+"""Class-incremental learning from a distilled memory: classes arrive in steps, and every step trains afresh on all that
+came so far.
 
-The protocol of DM (arXiv 2110.04181), after GDumb: the memory holds the distilled images of every class seen; at each step a new
-network is trained from scratch on it and tested on the classes seen.
+The protocol of DM (arXiv 2110.04181), after GDumb: the memory holds the distilled images of every class seen; at each
+step a new network is trained from scratch on it and tested on the classes seen.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class Continual(Record):
             return Continual.model_validate(kept)
         except ValueError as error:
             why = str(error).splitlines()[0]
-            raise InputError(f"{path} does not hold accuracies of arriving classes ({why}); move it away and evaluate again.") from error
+            raise InputError(
+                f"{path} does not hold accuracies of arriving classes ({why}); move it away and evaluate again."
+            ) from error
 
 
 def continual(
@@ -82,12 +85,12 @@ def continual(
 ) -> Continual:
     """The accuracies of `seeds` networks after each of `steps` steps, for the set and for real images in its place.
 
-    Network k has an order of the classes of its own, drawn from `seed` and k. The steps bring equally many classes, the first ones one
-    more where that does not divide. The network is the first of `model` (None: the student), learns from the set at the rate that `rates`
-    (see `search_rates`) has for it, and has an output for every class from the start; soft labels lose their share of classes that have
-    not arrived. 'full' among `baselines` is left out: a memory is small. With
-    `out`, networks that its ledger has are not trained again, and `continual.json` is written there. Raises InputError for a number of
-    steps that `check_steps` refuses.
+    Network k has an order of the classes of its own, drawn from `seed` and k. The steps bring equally many classes, the
+    first ones one more where that does not divide. The network is the first of `model` (None: the student), learns from
+    the set at the rate that `rates` (see `search_rates`) has for it, and has an output for every class from the start;
+    soft labels lose their share of classes that have not arrived. 'full' among `baselines` is left out: a memory is
+    small. With `out`, networks that its ledger has are not trained again, and `continual.json` is written there. Raises
+    InputError for a number of steps that `check_steps` refuses.
     """
     check_steps(steps, dataset)
     check_same_space(synthetic, dataset)
@@ -98,26 +101,37 @@ def continual(
     count = len(dataset.classes)
     seen = tuple(accumulate(count // steps + (step < count % steps) for step in range(steps)))
     whole = {"synthetic": synthetic_place(name, synthetic, recipe)}
-    whole |= {each: baseline_place(each, name, synthetic.ipc, dataset, recipe, seed) for each in baselines if each != "full"}
+    whole |= {
+        each: baseline_place(each, name, synthetic.ipc, dataset, recipe, seed) for each in baselines if each != "full"
+    }
     places = [_arriving(place, classes, count, seed) for place in whole.values() for classes in seen]
     kept = train_places(places, Testing(dataset, "test", seed, seeds), Ledger.beside(out), workers)
     sizes = torch.bincount(dataset.test.labels.cpu(), minlength=count)
     by_step = [_on_seen(each, sizes, classes, seed) for each, classes in zip(kept, seen * len(whole), strict=True)]
     accuracies = {each: tuple(by_step[row * steps : (row + 1) * steps]) for row, each in enumerate(whole)}
-    found = Continual(recipe=recipe, model=name, subject=Subject.of(synthetic), seen=seen, accuracies=accuracies, rate=rate)
+    found = Continual(
+        recipe=recipe, model=name, subject=Subject.of(synthetic), seen=seen, accuracies=accuracies, rate=rate
+    )
     if out is not None:
         write_json(out / "continual.json", found.to_json())
     return found
 
 
 def check_steps(steps: int, dataset: Dataset) -> None:
-    """Raise InputError unless there are at least two steps, a class for each of them, and test images of every class."""
+    """Raise InputError unless there are at least two steps, a class for each of them, and test images of every
+    class."""
     count = len(dataset.classes)
     if not 2 <= steps <= count:
-        raise InputError(f"{steps} steps were asked for, but {count} classes can arrive in 2 to {count}; choose --continual between these.")
+        raise InputError(
+            f"{steps} steps were asked for, but {count} classes can arrive in 2 to {count}; choose --continual between "
+            f"these."
+        )
     for name, tests in zip(dataset.classes, dataset.test.labels.bincount(minlength=count).tolist(), strict=True):
         if not tests:
-            raise InputError(f"Class '{name}' has no test images, which --continual needs of every class; leave the class or the flag out.")
+            raise InputError(
+                f"Class '{name}' has no test images, which --continual needs of every class; leave the class or the "
+                f"flag out."
+            )
 
 
 def arrived(classes: int, seen: int, seed: int, k: int) -> Labels:
@@ -126,7 +140,8 @@ def arrived(classes: int, seen: int, seed: int, k: int) -> Labels:
 
 
 def of_classes(synthetic: SyntheticSet, kept: Labels) -> SyntheticSet:
-    """The images whose most probable class is among `kept`, grouped as they were, with no share of any other class in soft labels."""
+    """The images whose most probable class is among `kept`, grouped as they were, with no share of any other class in
+    soft labels."""
     member = torch.zeros(len(synthetic.classes), dtype=torch.bool, device=synthetic.targets.device)
     member[kept.to(member.device)] = True
     rows = member[synthetic.hard_labels]
@@ -144,8 +159,10 @@ def continual_table(found: Continual) -> Tabulation:
     sizes = [len(values) for by_step in found.accuracies.values() for values in by_step]
     images = "image" if found.subject.ipc == 1 else "images"
     caption = (
-        f"{protocol_text(found.recipe, 'test', found.rate is not None)} on the classes seen, last epoch; every step trains from scratch "
-        f"on {found.subject.ipc} {images} of each class seen; {LABELS[found.subject.labels]}; {networks_text(sizes)}, each with its own "
+        f"{protocol_text(found.recipe, 'test', found.rate is not None)} on the classes seen, last epoch; every step "
+        f"trains from scratch "
+        f"on {found.subject.ipc} {images} of each class seen; {LABELS[found.subject.labels]}; {networks_text(sizes)}, "
+        f"each with its own "
         "order of classes."
     )
     return Tabulation(columns, tuple(rows), caption, f"Class-incremental learning in {len(found.seen)} steps")
@@ -162,12 +179,17 @@ def _arriving(place: Place, seen: int, classes: int, seed: int) -> Place:
 
 
 def _on_seen(kept: Kept, sizes: Labels, seen: int, seed: int) -> tuple[float, ...]:
-    """Each network's accuracy on the test images of the classes that it has seen: its accuracies by class, weighed by their sizes."""
-    return tuple(_of_seen(result, sizes, arrived(len(sizes), seen, seed, k)) for k, result in sorted(kept.results.items()))
+    """Each network's accuracy on the test images of the classes that it has seen: its accuracies by class, weighed by
+    their sizes."""
+    return tuple(
+        _of_seen(result, sizes, arrived(len(sizes), seen, seed, k)) for k, result in sorted(kept.results.items())
+    )
 
 
 def _of_seen(result: NetworkResult, sizes: Labels, seen: Labels) -> float:
-    if len(seen) == len(sizes) or result.by_class is None:  # a plain evaluation by an earlier version has no figures by class
+    if (
+        len(seen) == len(sizes) or result.by_class is None
+    ):  # a plain evaluation by an earlier version has no figures by class
         return result.final
     right = sum((result.by_class[label] or 0.0) * int(sizes[label]) for label in seen.tolist())
     return right / int(sizes[seen].sum())

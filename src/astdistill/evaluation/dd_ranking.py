@@ -1,4 +1,5 @@
-"""DD-Ranking (arXiv 2505.13300): what a distilled set gives apart from its soft labels and its augmentation, from 0 to 1."""
+"""DD-Ranking (arXiv 2505.13300): what a distilled set gives apart from its soft labels and its augmentation, from 0 to
+1."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ class Ranking(Record):
     weight: float = Field(default=0.5, ge=0, le=1)
     """w, the share of IOR in the label-robust score; ½ on the leaderboard."""
     gamma: float = Field(default=0.5, ge=0, le=1)
-    """γ, the share of the augmented training in the augmentation-robust score; ½ is the default of the authors' code."""
+    """γ, the share of the augmented training in the augmentation-robust score; ½ is the default of the authors'
+    code."""
 
     @property
     def hlr(self) -> tuple[float, ...]:
@@ -70,12 +72,17 @@ class Ranking(Record):
     @property
     def lrs(self) -> tuple[float, ...]:
         """Label-robust score, of α = w IOR − (1 − w) HLR."""
-        return tuple(robust(self.weight * ior - (1 - self.weight) * hlr) for ior, hlr in zip(self.ior, self.hlr, strict=True))
+        return tuple(
+            robust(self.weight * ior - (1 - self.weight) * hlr) for ior, hlr in zip(self.ior, self.hlr, strict=True)
+        )
 
     @property
     def ars(self) -> tuple[float, ...]:
         """Augmentation-robust score, of β = γ IOR + (1 − γ) IOR without augmentation."""
-        return tuple(robust(self.gamma * ior + (1 - self.gamma) * plain) for ior, plain in zip(self.ior, self.ior_plain, strict=True))
+        return tuple(
+            robust(self.gamma * ior + (1 - self.gamma) * plain)
+            for ior, plain in zip(self.ior, self.ior_plain, strict=True)
+        )
 
     def write(self, path: Path) -> None:
         """Write `ranking.json`, the scores beside what they were computed from."""
@@ -90,7 +97,9 @@ class Ranking(Record):
             return Ranking.model_validate(kept)
         except ValueError as error:
             why = str(error).splitlines()[0]
-            raise InputError(f"{path} does not hold DD-Ranking's scores ({why}); move it away and evaluate again.") from error
+            raise InputError(
+                f"{path} does not hold DD-Ranking's scores ({why}); move it away and evaluate again."
+            ) from error
 
 
 def robust(difference: float) -> float:
@@ -111,12 +120,13 @@ def rank(
     rates: Mapping[str, SearchedRate] | None = None,
     workers: int | None = None,
 ) -> Ranking:
-    """The scores of `synthetic` on the first network of `model` (None: the student), under `recipe` and on the test images;
-    where `rates` (see `search_rates`) has that network, at the rate found there.
+    """The scores of `synthetic` on the first network of `model` (None: the student), under `recipe` and on the test
+    images; where `rates` (see `search_rates`) has that network, at the rate found there.
 
-    With `out`, networks that its ledger has are not trained again, and `ranking.json` is written there. Random images keep their own hard
-    labels; real images learn at the recipe's step size or 0.01, where the authors search one. The authors take the best test accuracy of
-    each training, this the last. Raises InputError for a γ outside [0, 1] and for a set that does not belong to `dataset`.
+    With `out`, networks that its ledger has are not trained again, and `ranking.json` is written there. Random images
+    keep their own hard labels; real images learn at the recipe's step size or 0.01, where the authors search one. The
+    authors take the best test accuracy of each training, this the last. Raises InputError for a γ outside [0, 1] and
+    for a set that does not belong to `dataset`.
     """
     check_gamma(gamma)
     check_same_space(synthetic, dataset)
@@ -133,12 +143,15 @@ def rank(
         "random_plain": baseline_place("random", name, synthetic.ipc, dataset, plain, seed),
         "full": baseline_place("full", name, synthetic.ipc, dataset, recipe, seed),
     }
-    # A set of hard labels is its own hard form, and a protocol without augmentation its own plain form: such rows are trained once.
+    # A set of hard labels is its own hard form, and a protocol without augmentation its own plain form: such rows are
+    # trained once.
     distinct = {_identity(place): place for place in places.values()}
     kept = train_places(list(distinct.values()), Testing(dataset, "test", seed, seeds), Ledger.beside(out), workers)
     finals = {_identity(each.place): each.entry().final for each in kept}
     measured = Measured.model_validate({row: finals[_identity(place)] for row, place in places.items()})
-    ranking = Ranking(recipe=recipe, model=name, subject=Subject.of(synthetic), accuracies=measured, rate=rate, gamma=gamma)
+    ranking = Ranking(
+        recipe=recipe, model=name, subject=Subject.of(synthetic), accuracies=measured, rate=rate, gamma=gamma
+    )
     if out is not None:
         ranking.write(out / "ranking.json")
     return ranking
@@ -147,7 +160,9 @@ def rank(
 def check_gamma(gamma: float) -> None:
     """Raise InputError for a γ outside [0, 1]."""
     if not 0 <= gamma <= 1:
-        raise InputError(f"γ was given as {gamma:g}; choose --gamma between 0 (without augmentation alone) and 1 (with it alone).")
+        raise InputError(
+            f"γ was given as {gamma:g}; choose --gamma between 0 (without augmentation alone) and 1 (with it alone)."
+        )
 
 
 def hardened(synthetic: SyntheticSet) -> SyntheticSet:
@@ -164,19 +179,29 @@ def ranking_table(ranking: Ranking) -> Tabulation:
     with_augmentation = f"{found['synthetic']} less {found['random']}"
     without = f"{found['synthetic_plain']} less {found['random_plain']}"
     rows = (
-        ("HLR", _percent(ranking.hlr), f"full data {found['full']} less synthetic with hard labels {found['synthetic_hard']}"),
+        (
+            "HLR",
+            _percent(ranking.hlr),
+            f"full data {found['full']} less synthetic with hard labels {found['synthetic_hard']}",
+        ),
         (
             "IOR",
             _percent(ranking.ior),
             f"synthetic with {LABELS[ranking.subject.labels]} {found['synthetic']} less random {found['random']}",
         ),
         ("LRS", _share(ranking.lrs), f"α = {weight:g} IOR − {1 - weight:g} HLR, of accuracies from 0 to 1"),
-        ("ARS", _share(ranking.ars), f"β = {gamma:g} ({with_augmentation}, augmented) + {1 - gamma:g} ({without}, without)"),
+        (
+            "ARS",
+            _share(ranking.ars),
+            f"β = {gamma:g} ({with_augmentation}, augmented) + {1 - gamma:g} ({without}, without)",
+        ),
     )
     columns = Column("score", words=True), Column("value", bold=True), Column("from", words=True)
     caption = (
-        f"DD-Ranking (arXiv 2505.13300), LRS and ARS from 0 to 1: (e^x − e^−1) / (e − e^−1) of α and β. {ranking.model}. "
-        f"{protocol_text(ranking.recipe, 'test', ranking.rate is not None)}, last epoch; random images keep their own labels "
+        f"DD-Ranking (arXiv 2505.13300), LRS and ARS from 0 to 1: (e^x − e^−1) / (e − e^−1) of α and β. "
+        f"{ranking.model}. "
+        f"{protocol_text(ranking.recipe, 'test', ranking.rate is not None)}, last epoch; random images keep their own "
+        f"labels "
         f"and a fixed step size; {networks_text([len(ranking.lrs)])}."
     )
     return Tabulation(columns, rows, caption, "Label-robust and augmentation-robust scores")

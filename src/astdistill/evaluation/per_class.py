@@ -20,44 +20,63 @@ ABSENT = "–"
 def check_confusion(classes: Sequence[str]) -> None:
     """Raise InputError where there are too many classes for a confusion matrix to be kept."""
     if len(classes) > MOST_CONFUSED:
-        raise InputError(f"A confusion matrix is kept up to {MOST_CONFUSED} classes, and there are {len(classes)}; look at --per-class.")
+        raise InputError(
+            f"A confusion matrix is kept up to {MOST_CONFUSED} classes, and there are {len(classes)}; look at "
+            f"--per-class."
+        )
 
 
 def by_class(scores: Scores) -> Tabulation:
     """The final accuracy of every class: the distilled set on each network, then the baselines.
 
-    Above 20 classes: the ten best and the ten worst by the first column. Raises InputError for scores that were kept without them.
+    Above 20 classes: the ten best and the ten worst by the first column. Raises InputError for scores that were kept
+        without them.
     """
     entries = {model: entry for model, entry in scores.architecture.items()} | {
         BASELINE_NAMES[name]: entry for name, entry in scores.baselines.items()
     }
     figures = {name: _figures(entry, len(scores.classes)) for name, entry in entries.items()}
     if not figures or not any(next(iter(figures.values()))):
-        raise InputError("These scores were kept without figures by class, by an earlier version; evaluate again with another --out.")
+        raise InputError(
+            "These scores were kept without figures by class, by an earlier version; evaluate again with another --out."
+        )
     order, chosen = _chosen(next(iter(figures.values())))
-    rows = [(scores.classes[label], *(spread(each[label]) if each[label] else ABSENT for each in figures.values())) for label in order]
+    rows = [
+        (scores.classes[label], *(spread(each[label]) if each[label] else ABSENT for each in figures.values()))
+        for label in order
+    ]
     columns = (Column("class", words=True), *(Column(name, bold=number == 0) for number, name in enumerate(figures)))
     return Tabulation(columns, tuple(rows), f"{chosen}{caption(scores)}", "Final accuracy by class")
 
 
 def confusions(scores: Scores) -> Tabulation:
-    """What the networks of the distilled set took the tested images of each class for, all networks of its first row together, in %.
+    """What the networks of the distilled set took the tested images of each class for, all networks of its first row
+    together, in %.
 
-    Up to 20 classes the whole matrix, a row for each true class; above, the 20 most frequent confusions. Raises InputError where no counts
+    Up to 20 classes the whole matrix, a row for each true class; above, the 20 most frequent confusions. Raises
+    InputError where no counts
     were kept: above 100 classes, or by an earlier version.
     """
     check_confusion(scores.classes)
     model, entry = next(iter(scores.architecture.items()))
     counts = entry.counts
     if counts is None:
-        raise InputError("These scores were kept without a confusion matrix, by an earlier version; evaluate again with another --out.")
+        raise InputError(
+            "These scores were kept without a confusion matrix, by an earlier version; evaluate again with another "
+            "--out."
+        )
     title = f"Confusion of {model}, % of each class"
     shares = [[100 * count / sum(row) if sum(row) else 0.0 for count in row] for row in counts]
     if len(counts) <= WHOLE:
         columns = (Column("is \\ taken for", words=True), *(Column(name) for name in scores.classes))
         rows = [(name, *(f"{share:.0f}" for share in row)) for name, row in zip(scores.classes, shares, strict=True)]
         return Tabulation(columns, tuple(rows), caption(scores), title)
-    pairs = [(share, true, taken) for true, row in enumerate(shares) for taken, share in enumerate(row) if true != taken and share]
+    pairs = [
+        (share, true, taken)
+        for true, row in enumerate(shares)
+        for taken, share in enumerate(row)
+        if true != taken and share
+    ]
     pairs = sorted(pairs, key=lambda pair: (-pair[0], *pair[1:]))[:WHOLE]
     columns = Column("is", words=True), Column("taken for", words=True), Column("% of its images")
     rows = [(scores.classes[true], scores.classes[taken], f"{share:.0f}") for share, true, taken in pairs]

@@ -1,4 +1,5 @@
-"""Evaluation protocols as values, and pools of networks: a figure means nothing without the protocol it was measured under."""
+"""Evaluation protocols as values, and pools of networks: a figure means nothing without the protocol it was measured
+under."""
 
 from __future__ import annotations
 
@@ -40,8 +41,8 @@ class EvalRecipe(Record):
     momentum_after: float | None = Field(default=None, ge=0, lt=1)
     """Momentum after the drop; None keeps it."""
     augmentation: Strategy | None = None
-    """Differentiable Siamese augmentations joined by '_', one of which is drawn per batch; '' for none; None takes those of the distilled
-    set, for real images beside it too, and all six where there is none."""
+    """Differentiable Siamese augmentations joined by '_', one of which is drawn per batch; '' for none; None takes
+    those of the distilled set, for real images beside it too, and all six where there is none."""
     check_every: int = Field(default=0, ge=0)
     """Test every so many epochs and keep the best; 0 tests once, at the end."""
     reported: Literal["final", "best"] = "final"
@@ -50,14 +51,17 @@ class EvalRecipe(Record):
     @model_validator(mode="after")
     def _best_needs_checks(self) -> Self:
         if self.reported == "best" and not self.check_every:
-            raise InputError("A recipe that reports the best accuracy never tests before the end; set check_every, for example to 20.")
+            raise InputError(
+                "A recipe that reports the best accuracy never tests before the end; set check_every, for example to "
+                "20."
+            )
         return self
 
     def decays_at(self, epochs: int) -> int:
         """The first epoch, counted from 0, that runs at the lower step size: `int(decay_at · epochs) + 1`.
 
-        At `decay_at` = ½ the first epochs//2 + 1 of them run at the full rate. The released MTT code makes a new optimiser there, so the
-        momentum buffer starts anew.
+        At `decay_at` = ½ the first epochs//2 + 1 of them run at the full rate. The released MTT code makes a new
+        optimiser there, so the momentum buffer starts anew.
         """
         return int(self.decay_at * epochs) + 1
 
@@ -92,10 +96,12 @@ PAPERS = ("mlp", "convnet", "lenet", "alexnet", "vgg11-instancenorm", "resnet18"
 
 
 def architectures(wanted: str | Sequence[str] | None, student: str, shape: Shape) -> list[str]:
-    """The names of the networks to train on images of `shape`, each once, with the pools among `wanted` taken apart; none: the student.
+    """The names of the networks to train on images of `shape`, each once, with the pools among `wanted` taken apart;
+    none: the student.
 
-    A pool spells the student's name with one option changed, and leaves it as it is where it has that value already, so that the
-    student itself is trained once whatever pools it is in. Raises InputError where a pool needs a student, or an option that it has not.
+    A pool spells the student's name with one option changed, and leaves it as it is where it has that value already, so
+    that the student itself is trained once whatever pools it is in. Raises InputError where a pool needs a student, or
+    an option that it has not.
     """
     names = [wanted] if isinstance(wanted, str) else list(wanted or ["S"])
     for name in names:
@@ -107,7 +113,9 @@ def architectures(wanted: str | Sequence[str] | None, student: str, shape: Shape
 
 def _pool(letter: str, student: str, shape: Shape) -> list[str]:
     if not student:
-        raise InputError("Real images name no network of their own; say which to train, for example model='convnet-d3'.")
+        raise InputError(
+            "Real images name no network of their own; say which to train, for example model='convnet-d3'."
+        )
     return POOLS[letter](student, shape)
 
 
@@ -118,7 +126,10 @@ def _many(student: str, shape: Shape) -> list[str]:
 
 def _spelled(student: str) -> Name:
     if ":" in student:
-        raise InputError(f"A pool that varies one option needs a student of the package's own, and '{student}' is not; use pool S or M.")
+        raise InputError(
+            f"A pool that varies one option needs a student of the package's own, and '{student}' is not; use pool S "
+            f"or M."
+        )
     return parse(student)
 
 

@@ -34,14 +34,17 @@ def search_rates(
     seed: int = 0,
     workers: int | None = None,
 ) -> dict[str, SearchedRate]:
-    """For each network of `model` (None: the student) the multiple of the set's step size with the best mean accuracy on held-out images.
+    """For each network of `model` (None: the student) the multiple of the set's step size with the best mean accuracy
+    on held-out images.
 
-    Where `dataset` has no validation split, a tenth of each class's training images is tested on instead: the set may have been distilled
-    from them, but no test image is looked at either way. At a tie the smaller rate is taken. With `out`, networks that its ledger has
-    are not trained again. Raises InputError where the recipe fixes the rate.
+    Where `dataset` has no validation split, a tenth of each class's training images is tested on instead: the set may
+    have been distilled from them, but no test image is looked at either way. At a tie the smaller rate is taken. With
+    `out`, networks that its ledger has are not trained again. Raises InputError where the recipe fixes the rate.
     """
     if recipe.lr is not None:
-        raise InputError(f"The recipe fixes the step size at {recipe.lr:g}, so there is none to search; leave its lr out.")
+        raise InputError(
+            f"The recipe fixes the step size at {recipe.lr:g}, so there is none to search; leave its lr out."
+        )
     check_same_space(synthetic, dataset)
     recipe = recipe.augmented(synthetic.augmentation)
     models = architectures(model, synthetic.model, dataset.shape)
@@ -55,7 +58,9 @@ def search_rates(
         name: SearchedRate(
             rates=tuple(float(each.lr) for each in tried),
             accuracies=tuple(finals[number * len(tried) : (number + 1) * len(tried)]),
-            judged_on="the validation split" if dataset.validation is not None else f"{SHARE:.0%} of the training images",
+            judged_on="the validation split"
+            if dataset.validation is not None
+            else f"{SHARE:.0%} of the training images",
         )
         for number, name in enumerate(models)
     }
@@ -63,14 +68,23 @@ def search_rates(
 
 def rates_table(rates: Mapping[str, SearchedRate], recipe: EvalRecipe) -> Tabulation:
     """The validation accuracy of every network at every rate; the chosen one is marked with *."""
-    columns = Column("network", words=True), Column("step size"), Column("validation accuracy"), Column("chosen", words=True)
+    columns = (
+        Column("network", words=True),
+        Column("step size"),
+        Column("validation accuracy"),
+        Column("chosen", words=True),
+    )
     rows = [
         (name, f"{rate:.4g}", spread(accuracies), "*" if rate == found.best else "")
         for name, found in rates.items()
         for rate, accuracies in zip(found.rates, found.accuracies, strict=True)
     ]
     edge = [name for name, found in rates.items() if found.best in (min(found.rates), max(found.rates))]
-    beyond = f" The best of {', '.join(edge)} is at the end of the grid; one beyond it may be better: --lr NUMBER." if edge else ""
+    beyond = (
+        f" The best of {', '.join(edge)} is at the end of the grid; one beyond it may be better: --lr NUMBER."
+        if edge
+        else ""
+    )
     judged = next(iter(rates.values())).judged_on if rates else "no images"
     sizes = [len(accuracies) for found in rates.values() for accuracies in found.accuracies]
     caption = f"{protocol_text(recipe, 'validation')}, last epoch, judged on {judged}; {networks_text(sizes)}.{beyond}"

@@ -36,7 +36,8 @@ INVERTED = 1 << 28
 class Ledger:
     """Results by what they depend on: recipe, network, images, data set, tested split, seed and number of the network.
 
-    A changed recipe or image asks for other keys, so it starts over without touching what was there. With `path` None nothing is stored.
+    A changed recipe or image asks for other keys, so it starts over without touching what was there. With `path` None
+    nothing is stored.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -76,7 +77,8 @@ def key(about: dict[str, Any]) -> str:
 
 
 def content(synthetic: SyntheticSet) -> str:
-    """A hash of what a network learns from a set: images, targets, their kind, step size; of textures also what they lie on."""
+    """A hash of what a network learns from a set: images, targets, their kind, step size; of textures also what they
+    lie on."""
     torus = "" if synthetic.torus == ORDINARY else f"-{synthetic.torus.digest()}"
     return _sha(synthetic.images, synthetic.targets, synthetic.lr) + synthetic.labels + torus
 
@@ -84,7 +86,8 @@ def content(synthetic: SyntheticSet) -> str:
 def tested_content(split: Split, preprocessing: Preprocessing) -> str:
     """A hash of the 8-bit pixels and the labels that networks are tested on.
 
-    Of pixels, because the last bits of whitened images change with the linear-algebra library and its number of threads.
+    Of pixels, because the last bits of whitened images change with the linear-algebra library and its number of
+    threads.
     """
     state = hashlib.sha256(_title((len(split), *split.shape), torch.uint8))
     for images, _ in split.batches(max(1, INVERTED // (4 * math.prod(split.shape)))):
@@ -138,7 +141,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class Testing:
-    """What the networks of all rows share: the data, the tested split, the seed of all draws, and the networks of each row."""
+    """What the networks of all rows share: the data, the tested split, the seed of all draws, and the networks of each
+    row."""
 
     dataset: Dataset
     split: Literal["test", "validation"]
@@ -207,7 +211,9 @@ def train_places(
     missing = [(number, k) for number, each in enumerate(kept) for k in range(seeds) if k not in each.results]
     whole = Evaluation(tuple(place.row for place in places), testing.dataset, testing.split, testing.seed, seeds)
     crew = divide(len(places) * seeds, workers, testing.dataset.device, models)
-    for number, k, result in train_networks(whole, missing, crew, f"training {len(places)} × {seeds} networks (images seen)"):
+    for number, k, result in train_networks(
+        whole, missing, crew, f"training {len(places)} × {seeds} networks (images seen)"
+    ):
         kept[number].keep(k, result)
         on_result(kept)
     for number in sorted({number for number, _ in missing}):

@@ -1,4 +1,5 @@
-"""Train fresh networks on a few images and test them: the one function behind the scores of synthetic and real images alike."""
+"""Train fresh networks on a few images and test them: the one function behind the scores of synthetic and real images
+alike."""
 
 from __future__ import annotations
 
@@ -22,12 +23,14 @@ from .training import Examples, NetworkResult, RealExamples, TensorExamples, tra
 REAL_LR = 0.01
 """The rate for real images where the recipe leaves it to the set: that of MTT's experts."""
 Source = SyntheticSet | Split | Callable[[int], SyntheticSet | Split]
-"""What networks learn from; a function gives network k its own set, so that the spread contains the draw of the images."""
+"""What networks learn from; a function gives network k its own set, so that the spread contains the draw of the
+images."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Networks that differ by their number alone: which, what they learn from, how many images an epoch shows them, the settled recipe."""
+    """Networks that differ by their number alone: which, what they learn from, how many images an epoch shows them, the
+    settled recipe."""
 
     model: str
     source: Source
@@ -71,12 +74,13 @@ def evaluate(
     on_result: Callable[[str, int, NetworkResult], None] | None = None,
     workers: int | None = None,
 ) -> Scores:
-    """The scores of `seeds` freshly initialised networks, each trained on `synthetic` alone and tested on one split of `dataset`.
+    """The scores of `seeds` freshly initialised networks, each trained on `synthetic` alone and tested on one split of
+    `dataset`.
 
-    `model` names the network, or several, or pools of them (see `pools.py`); None takes the student of the distilled set. Results in
-    `done`, by name and number of the network, are not computed again, and `on_result` is told of each new one as it finishes. Network k
-    and all its draws depend on its name, `seed` and k only. Computes where `dataset` lies, on a CPU `workers` networks side by side (None:
-    one for each core; their threads: see `workers.divide`).
+    `model` names the network, or several, or pools of them (see `pools.py`); None takes the student of the distilled
+    set. Results in `done`, by name and number of the network, are not computed again, and `on_result` is told of each
+    new one as it finishes. Network k and all its draws depend on its name, `seed` and k only. Computes where `dataset`
+    lies, on a CPU `workers` networks side by side (None: one for each core; their threads: see `workers.divide`).
     Raises InputError when the set and the data do not share classes, shape and preprocessing.
     """
     names = architectures(model, student_of(synthetic), dataset.shape)
@@ -106,7 +110,8 @@ def evaluate(
 def train_networks(
     whole: Evaluation, missing: Sequence[tuple[int, int]], crew: Crew, title: str
 ) -> Iterator[tuple[int, int, NetworkResult]]:
-    """Train the networks in `missing`, pairs of row and number, side by side; yields row, number and result of each as it finishes."""
+    """Train the networks in `missing`, pairs of row and number, side by side; yields row, number and result of each as
+    it finishes."""
     if not missing:
         return
     rows = whole.rows
@@ -116,7 +121,10 @@ def train_networks(
         # The first row, which everybody waits for; then the longest first, so that no core is idle at the end.
         missing = sorted(missing, key=lambda job: (job[0] > 0, -each[job[0]]))
     total, left = whole.seeds * sum(row.seen for row in rows), sum(rows[row].seen for row, _ in missing)
-    with bar(title, total, total - left, "images") as progress, pool(_train, whole, crew, progress, len(missing), seconds) as train:
+    with (
+        bar(title, total, total - left, "images") as progress,
+        pool(_train, whole, crew, progress, len(missing), seconds) as train,
+    ):
         for (row, k), result in train(missing):
             progress.step(0, f"{whole.split} {result.final:.1f} %")
             yield row, k, result
@@ -135,12 +143,18 @@ def check_same_space(synthetic: SyntheticSet, dataset: Dataset) -> None:
     """Raise InputError unless the set has the classes, the image shape and the preprocessing of `dataset`."""
     remedy = f"load the data with {_how(synthetic)}."
     if synthetic.classes != dataset.classes:
-        raise InputError(f"The set was distilled for {_few(synthetic.classes)}, but '{dataset.name}' has {_few(dataset.classes)}; {remedy}")
+        raise InputError(
+            f"The set was distilled for {_few(synthetic.classes)}, but '{dataset.name}' has {_few(dataset.classes)}; "
+            f"{remedy}"
+        )
     if synthetic.shape != dataset.shape:
-        raise InputError(f"The set's images have shape {synthetic.shape}, those of '{dataset.name}' {dataset.shape}; {remedy}")
+        raise InputError(
+            f"The set's images have shape {synthetic.shape}, those of '{dataset.name}' {dataset.shape}; {remedy}"
+        )
     if synthetic.preprocessing.hash != dataset.preprocessing.hash:
         raise InputError(
-            f"The set's images are preprocessed ({synthetic.data.whiten}) otherwise than '{dataset.name}' ({dataset.config.whiten}), "
+            f"The set's images are preprocessed ({synthetic.data.whiten}) otherwise than '{dataset.name}' "
+            f"({dataset.config.whiten}), "
             f"so a network trained on one cannot be tested on the other; {remedy}"
         )
 
@@ -152,7 +166,9 @@ def split_of(dataset: Dataset, split: str) -> Split:
     if split == "validation" and dataset.validation is not None:
         return dataset.validation
     if split == "validation":
-        raise InputError(f"'{dataset.name}' was loaded without held-out images; load it with validation=0.1 to evaluate on them.")
+        raise InputError(
+            f"'{dataset.name}' was loaded without held-out images; load it with validation=0.1 to evaluate on them."
+        )
     raise InputError(f"There is no split '{split}'; evaluate on 'test' or 'validation'.")
 
 
@@ -186,7 +202,9 @@ def _train(whole: Evaluation, job: tuple[int, int], progress: Bar) -> NetworkRes
         progress.step(examples.seen)
 
     with seeded(seed, "evaluate", k, "dropout"):  # networks may draw numbers of their own while they train
-        return train_network(network, examples, row.recipe, tested, lambda epoch: rng(seed, "evaluate", k, epoch), count)
+        return train_network(
+            network, examples, row.recipe, tested, lambda epoch: rng(seed, "evaluate", k, epoch), count
+        )
 
 
 class _Chosen(dict[int, SyntheticSet | Split]):
@@ -199,7 +217,11 @@ class _Chosen(dict[int, SyntheticSet | Split]):
 def _size(source: Source) -> int:
     """How many images one network sees in an epoch."""
     sets = source.values() if isinstance(source, _Chosen) else [source]
-    sizes = [each.seen if isinstance(each, SyntheticSet) else len(each) for each in sets if isinstance(each, SyntheticSet | Split)]
+    sizes = [
+        each.seen if isinstance(each, SyntheticSet) else len(each)
+        for each in sets
+        if isinstance(each, SyntheticSet | Split)
+    ]
     return max(sizes, default=0)
 
 
@@ -226,6 +248,10 @@ def _few(classes: tuple[str, ...]) -> str:
 
 def _how(synthetic: SyntheticSet) -> str:
     """The call that loads the data the set was made from."""
-    fields = {name: value for name, value in synthetic.data.model_dump(exclude_defaults=True).items() if name not in ("source", "memory")}
+    fields = {
+        name: value
+        for name, value in synthetic.data.model_dump(exclude_defaults=True).items()
+        if name not in ("source", "memory")
+    }
     words = "".join(f", {name}={value!r}" for name, value in {"whiten": synthetic.data.whiten, **fields}.items())
     return f"load_dataset({synthetic.data.source!r}{words})"

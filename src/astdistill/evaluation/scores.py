@@ -1,4 +1,5 @@
-"""Accuracies of every trained network, and the tables of them, never without their protocol and the kind of their labels."""
+"""Accuracies of every trained network, and the tables of them, never without their protocol and the kind of their
+labels."""
 
 from __future__ import annotations
 
@@ -36,19 +37,23 @@ class Entry(Record):
     final: tuple[float, ...]
     """Accuracy after the last epoch."""
     best: tuple[float, ...] | None = None
-    """Highest accuracy of the recipe's checks, chosen on the tested images themselves; None when the recipe does not check."""
+    """Highest accuracy of the recipe's checks, chosen on the tested images themselves; None when the recipe does not
+    check."""
     mean: float
     """Mean of what the recipe reports."""
     std: float | None
-    """Sample standard deviation (divided by n − 1) of what the recipe reports; None for one network, whose spread is unknown."""
+    """Sample standard deviation (divided by n − 1) of what the recipe reports; None for one network, whose spread is
+    unknown."""
     n: int = Field(ge=1)
     """Trained networks."""
     diverged: int = 0
     """How many of them met a loss that was not finite."""
     by_class: tuple[tuple[float | None, ...] | None, ...] = ()
-    """Each network's final accuracy by class, None for a class without images; None for a network of an earlier version."""
+    """Each network's final accuracy by class, None for a class without images; None for a network of an earlier
+    version."""
     confusion: tuple[tuple[tuple[int, ...], ...] | None, ...] = ()
-    """Each network's tested images of each class (row) by the class they were taken for (column); None above 100 classes."""
+    """Each network's tested images of each class (row) by the class they were taken for (column); None above 100
+    classes."""
 
     @staticmethod
     def of(results: Sequence[NetworkResult], reported: Literal["final", "best"]) -> Entry:
@@ -148,7 +153,8 @@ class Scores(Record):
     subject: Subject | None = None
     """What was evaluated; None for real images and in files of an earlier version."""
     rates: dict[str, SearchedRate] = Field(default_factory=dict)
-    """By network, where the set's own step size was replaced by one that held-out images chose; baselines keep theirs."""
+    """By network, where the set's own step size was replaced by one that held-out images chose; baselines keep
+    theirs."""
     classes: tuple[str, ...] = ()
     """Names, in the order of the figures by class; empty in files of an earlier version."""
 
@@ -190,14 +196,22 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def protocol_text(recipe: EvalRecipe, split: str, searched: bool = False) -> str:
-    """The recipe in words: its name, epochs, augmentation where it is not all of DSA, step size where it is not learned, the tested images.
+    """The recipe in words: its name, epochs, augmentation where it is not all of DSA, step size where it is not
+    learned, the tested images.
 
     `searched` says that held-out images chose the step size of the distilled set.
     """
-    augmentation = "" if recipe.augmentation == STRATEGY else f"augmentation {(recipe.augmentation or 'none').replace('_', ', ')}; "
+    augmentation = (
+        ""
+        if recipe.augmentation == STRATEGY
+        else f"augmentation {(recipe.augmentation or 'none').replace('_', ', ')}; "
+    )
     fixed = "" if recipe.lr is None else f"step size {recipe.lr:g}; "
     rate = "step size of the set searched on held-out training images; " if searched else fixed
-    return f"Protocol {recipe.name}: {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}, {augmentation}{rate}{split} accuracy in %"
+    return (
+        f"Protocol {recipe.name}: {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}, "
+        f"{augmentation}{rate}{split} accuracy in %"
+    )
 
 
 def networks_text(sizes: Sequence[int]) -> str:
@@ -217,7 +231,9 @@ def caption(scores: Scores) -> str:
     )
     labels = f"; {LABELS[scores.subject.labels]}" if scores.subject else ""
     sizes = [entry.n for entry in _entries(scores)]
-    return f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {which}{labels}; {networks_text(sizes)}."
+    return (
+        f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {which}{labels}; {networks_text(sizes)}."
+    )
 
 
 def table(scores: Scores) -> Tabulation:
@@ -225,7 +241,10 @@ def table(scores: Scores) -> Tabulation:
     named = {f"synthetic, {model}": entry for model, entry in scores.architecture.items()}
     named |= {_baseline(name, scores): entry for name, entry in scores.baselines.items()}
     cells = [_row(name, entry, scores) for name, entry in named.items()]
-    columns = [Column(name, name == "trained on", name.startswith(scores.recipe.reported)) for name in (cells[0] if cells else ())]
+    columns = [
+        Column(name, name == "trained on", name.startswith(scores.recipe.reported))
+        for name in (cells[0] if cells else ())
+    ]
     return Tabulation(tuple(columns), tuple(tuple(row.values()) for row in cells), caption(scores))
 
 

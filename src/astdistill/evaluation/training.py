@@ -41,7 +41,8 @@ class Examples(ABC):
 
     @abstractmethod
     def batches(self, size: int, order: Tensor) -> Iterator[tuple[Batch, Targets]]:
-        """Images and distributions in the order of the row numbers `order` (on the CPU), `size` at a time, each once for every sample."""
+        """Images and distributions in the order of the row numbers `order` (on the CPU), `size` at a time, each once
+        for every sample."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,16 @@ class TensorExamples(Examples):
     torus: Torus = ORDINARY
 
     @staticmethod
-    def of(synthetic: SyntheticSet, lr: float | None, device: torch.device, dtype: torch.dtype = torch.float32) -> TensorExamples:
-        """What a distilled set teaches, at the step size `lr` or, for None, its own. Raises InputError for one that is not positive."""
+    def of(
+        synthetic: SyntheticSet, lr: float | None, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> TensorExamples:
+        """What a distilled set teaches, at the step size `lr` or, for None, its own. Raises InputError for one that is
+        not positive."""
         rate = float(synthetic.lr) if lr is None else lr
         if not rate > 0:
-            raise InputError(f"The set's learned step size is {rate:g}, with which no network trains; give the recipe a positive lr.")
+            raise InputError(
+                f"The set's learned step size is {rate:g}, with which no network trains; give the recipe a positive lr."
+            )
         images, targets = (tensor.detach().to(device, dtype) for tensor in (synthetic.images, synthetic.probabilities))
         return TensorExamples(images, targets, rate, synthetic.torus)
 
@@ -70,7 +76,10 @@ class TensorExamples(Examples):
         return len(self.images)
 
     def batches(self, size: int, order: Tensor) -> Iterator[tuple[Batch, Targets]]:
-        return ((self.images[rows], self.targets[rows]) for rows in map(self.torus.repeated, sent(order, self.images.device).split(size)))
+        return (
+            (self.images[rows], self.targets[rows])
+            for rows in map(self.torus.repeated, sent(order, self.images.device).split(size))
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,8 @@ MOST_CONFUSED = 100
 
 @dataclass(frozen=True)
 class NetworkResult:
-    """One trained network: accuracies in percent. `best` is None unless the recipe checks; it was chosen on the tested images."""
+    """One trained network: accuracies in percent. `best` is None unless the recipe checks; it was chosen on the tested
+    images."""
 
     final: float
     best: float | None = None
@@ -106,7 +116,8 @@ class NetworkResult:
     by_class: tuple[float | None, ...] | None = None
     """Final accuracy on the images of each class, None for a class without images; None where nobody counted."""
     confusion: tuple[tuple[int, ...], ...] | None = None
-    """Tested images of each class (row) by the class they were taken for; None where nobody counted, or above 100 classes."""
+    """Tested images of each class (row) by the class they were taken for; None where nobody counted, or above 100
+    classes."""
 
 
 def train_network(
@@ -122,7 +133,8 @@ def train_network(
     A loss that is not finite sets `diverged`; such a network is tested like any other.
     """
     trainee, best = Trainee(network), None
-    # One running sum instead of a look at every step: a non-finite term stays visible in it, and an accelerator never waits.
+    # One running sum instead of a look at every step: a non-finite term stays visible in it, and an accelerator never
+    # waits.
     total = torch.zeros((), device=trainee.theta.device)
     for epoch, losses in enumerate(train_epochs(trainee, examples, recipe, generator), start=1):
         total = total + losses
@@ -137,14 +149,18 @@ def train_network(
     return NetworkResult(final, best, not bool(total.isfinite()), _by_class(counts), kept)
 
 
-def train_epochs(trainee: Trainee, examples: Examples, recipe: EvalRecipe, generator: Callable[[int], torch.Generator]) -> Iterator[Tensor]:
+def train_epochs(
+    trainee: Trainee, examples: Examples, recipe: EvalRecipe, generator: Callable[[int], torch.Generator]
+) -> Iterator[Tensor]:
     """Train for one epoch after the other; yields the sum of each one's losses, left on the device.
 
-    SGD with g = ∇ℓ + decay·θ, v ← μ v + g, θ ← θ − lr·v on reshuffled minibatches; `generator(epoch)` (epochs from 0) draws an epoch's
-    permutation and then, per batch, crops (of textures) and one augmentation.
+    SGD with g = ∇ℓ + decay·θ, v ← μ v + g, θ ← θ − lr·v on reshuffled minibatches; `generator(epoch)` (epochs from 0)
+    draws an epoch's permutation and then, per batch, crops (of textures) and one augmentation.
     """
     decays_at = recipe.decays_at(recipe.epochs)
-    optimiser = torch.optim.SGD([trainee.theta], lr=examples.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.SGD(
+        [trainee.theta], lr=examples.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
     for epoch in range(recipe.epochs):
         if epoch == decays_at:
             optimiser = _decayed(trainee, examples.lr, recipe)
@@ -158,7 +174,9 @@ def _by_class(counts: Confusion) -> tuple[float | None, ...]:
 
 def _decayed(trainee: Trainee, lr: float, recipe: EvalRecipe) -> torch.optim.SGD:
     momentum = recipe.momentum if recipe.momentum_after is None else recipe.momentum_after
-    return torch.optim.SGD([trainee.theta], lr=lr * recipe.decay_factor, momentum=momentum, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        [trainee.theta], lr=lr * recipe.decay_factor, momentum=momentum, weight_decay=recipe.weight_decay
+    )
 
 
 def _train_epoch(

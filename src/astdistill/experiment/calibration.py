@@ -1,9 +1,10 @@
-"""How fast this machine is, from a few timed steps of three small networks, and what an experiment then costs by counting its work.
+"""How fast this machine is, from a few timed steps of three small networks, and what an experiment then costs by
+counting its work.
 
-A step takes a constant, so much for each number that comes out of a convolution (transforms, norms, activations, pooling), and so much
-for each operation of the convolutions. The first grows with neither images nor width, the second with the width and the third with its
-square, so that the rate of operations depends on the width as an engine's does. The three are fitted to three networks for each
-kind of step and kept in the user's cache.
+A step takes a constant, so much for each number that comes out of a convolution (transforms, norms, activations,
+pooling), and so much for each operation of the convolutions. The first grows with neither images nor width, the second
+with the width and the third with its square, so that the rate of operations depends on the width as an engine's does.
+The three are fitted to three networks for each kind of step and kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ KINDS: dict[str, Units] = {"plain": TRAIN, "penalised": PENALISED, "recompute": 
 """Training steps without and with a gradient penalty, and inner steps with their share of the walk back."""
 ESTIMATORS: dict[type[Estimator], str] = {Recompute: "recompute", FirstOrder: "first-order"}
 POINTS = (Net(width=32, depth=2, size=8), 10), (Net(width=32), 25), (Net(width=128), 25)
-"""Networks and numbers of images: one that shows what a call costs, a narrow one and a wide one. The last fills an engine's buffers."""
+"""Networks and numbers of images: one that shows what a call costs, a narrow one and a wide one. The last fills an
+engine's buffers."""
 STEPS = 2
 """Inner steps of a timed unroll."""
 ALONE = 0.7
@@ -49,7 +51,8 @@ ALONE = 0.7
 
 
 class Rate(Record):
-    """One kind of step: seconds of a call, of each number out of a convolution and of each operation; bytes of each pixel × width."""
+    """One kind of step: seconds of a call, of each number out of a convolution and of each operation; bytes of each
+    pixel × width."""
 
     call: float
     plane: float
@@ -58,7 +61,10 @@ class Rate(Record):
 
     def seconds(self, net: Net, units: Units, images: int) -> float:
         """One step on `images` images."""
-        return sum(rate * count for rate, count in zip((self.call, self.plane, self.operation), _counts(net, units, images), strict=True))
+        return sum(
+            rate * count
+            for rate, count in zip((self.call, self.plane, self.operation), _counts(net, units, images), strict=True)
+        )
 
 
 class Calibration(Record):
@@ -108,7 +114,10 @@ class Counted:
         """Seconds and bytes of one trajectory of an outer step."""
         settings, estimator = experiment.distill, type(experiment.method.estimator)
         if estimator not in ESTIMATORS:
-            raise InputError(f"The work of {estimator.__name__} is not counted; time it with: astdistill run {experiment.name} --dry-run")
+            raise InputError(
+                f"The work of {estimator.__name__} is not counted; time it with: astdistill run {experiment.name} "
+                f"--dry-run"
+            )
         count = experiment.ipc * self._net.classes
         batch = min(settings.batch_syn or count, count)
         return self._cost([ESTIMATORS[estimator]], batch, settings.inner_steps)
@@ -132,9 +141,11 @@ def published_net(model: str, known: Facts) -> Net:
 
 
 def calibration(device: str, anew: bool = False) -> Calibration | None:
-    """The speed of `device` with the engine that is chosen for the ConvNet: from the cache, or timed now, and with `anew` always now.
+    """The speed of `device` with the engine that is chosen for the ConvNet: from the cache, or timed now, and with
+    `anew` always now.
 
-    What was measured beside much other work is not kept, so that the next call measures again. None for CUDA where there is none.
+    What was measured beside much other work is not kept, so that the next call measures again. None for CUDA where
+    there is none.
     """
     if not is_there(device):
         return None
@@ -166,7 +177,9 @@ def _timed(device: str, engine: str) -> Calibration:
         for net, images in POINTS:
             for kind, cost in _probed(net, images, device, progress).items():
                 costs[kind].append(cost)
-    share = (time.process_time() - worked) / (time.perf_counter() - began) if torch.device(device).type == "cpu" else 1.0
+    share = (
+        (time.process_time() - worked) / (time.perf_counter() - began) if torch.device(device).type == "cpu" else 1.0
+    )
     rates = {kind: fitted(KINDS[kind], found) for kind, found in costs.items()}
     when = datetime.now(UTC).isoformat(" ", "seconds")
     return Calibration(device=device, engine=engine, timed=when, rates=rates, share=min(share, 1.0))
@@ -201,7 +214,9 @@ def fitted(units: Units, costs: list[tuple[float, int]]) -> Rate:
     seconds = torch.tensor([taken for taken, _ in costs], dtype=torch.float64)
     counts = torch.tensor([_counts(net, units, images) for net, images in POINTS], dtype=torch.float64)
     scale = counts.amax(dim=0)
-    found = torch.from_numpy(nnls((counts / scale / seconds[:, None]).numpy(), torch.ones(len(costs)).numpy())[0]) / scale
+    found = (
+        torch.from_numpy(nnls((counts / scale / seconds[:, None]).numpy(), torch.ones(len(costs)).numpy())[0]) / scale
+    )
     net, images = POINTS[-1]
     call, plane, operation = found.tolist()
     return Rate(call=call, plane=plane, operation=operation, bytes=costs[-1][1] / (images * net.size**2 * net.width))

@@ -36,12 +36,13 @@ class ExpertSettings(Record):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How rows are stored; bfloat16 halves the disk."""
     stop_after: int | Literal["auto"] | None = "auto"
-    """Train each expert for so many of its recipe's epochs and no further: auto, as many as this run reads; None, all of them. The rate
-    drop and the like stay those of the whole recipe, and a later run that reads more trains the same experts on. A start that an expert
-    chooses, or labels that it gives, are those of the expert's last epoch, so that auto is all epochs there, and a number other images."""
+    """Train each expert for so many of its recipe's epochs and no further: auto, as many as this run reads; None, all
+    of them. The rate drop and the like stay those of the whole recipe, and a later run that reads more trains the same
+    experts on. A start that an expert chooses, or labels that it gives, are those of the expert's last epoch, so that
+    auto is all epochs there, and a number other images."""
     imported: str | None = None
-    """The name of a folder in `store`, whose experts are used as they are, and none trained: all of them, or `distill.max_experts`. See
-    astdistill import-buffers."""
+    """The name of a folder in `store`, whose experts are used as they are, and none trained: all of them, or
+    `distill.max_experts`. See astdistill import-buffers."""
 
 
 class EvaluationSettings(Record):
@@ -72,11 +73,13 @@ class Experiment(Record):
     device: str = "cpu"
     """cpu, cuda, or cuda:N."""
     workers: int | None = Field(default=None, ge=1)
-    """Experts and evaluated networks trained side by side on a CPU; none means as many as there are cores. Like the device, it changes
+    """Experts and evaluated networks trained side by side on a CPU; none means as many as there are cores. Like the
+    device, it changes
     results by no more than rounding: the threads are split among them."""
     engine: EngineName = "auto"
-    """What computes derivatives: native (the ConvNet on a CPU), compiled, compiled-bfloat16, or eager; auto takes the fastest that can, or
-    $ASTDISTILL_ENGINE. It changes results by no more than rounding, which a resumed run shows in its last bits."""
+    """What computes derivatives: native (the ConvNet on a CPU), compiled, compiled-bfloat16, or eager; auto takes the
+    fastest that can, or $ASTDISTILL_ENGINE. It changes results by no more than rounding, which a resumed run shows in
+    its last bits."""
     seed: int = 0
     """Every draw of distillation and evaluation depends on it."""
     published: Published = Published()
@@ -94,7 +97,8 @@ def expert_epochs(experiment: Experiment) -> int:
         return min(read, whole)
     if not read <= wanted <= whole:
         raise InputError(
-            f"--experts.stop-after {wanted} was given, but this run reads experts up to epoch {read} (--distill.max-start-epoch − 1 + "
+            f"--experts.stop-after {wanted} was given, but this run reads experts up to epoch {read} "
+            f"(--distill.max-start-epoch − 1 + "
             f"--distill.matched-epochs) of the {whole} of their recipe; choose {read} to {whole}, or auto."
         )
     return wanted
@@ -119,7 +123,8 @@ def check_numbers(experiment: Experiment) -> None:
         return
     if (store / "recipe.json").exists():
         raise InputError(
-            f"--experts.store {store} is a store itself, and others belong beside it; use its experts as they are with --experts.store "
+            f"--experts.store {store} is a store itself, and others belong beside it; use its experts as they are with "
+            f"--experts.store "
             f"{store.parent} --experts.imported {store.name}."
         )
     check_settings(experiment.method, experiment.distill, experiment.method.recipe.epochs)
@@ -127,7 +132,8 @@ def check_numbers(experiment: Experiment) -> None:
     wanted = experiment.distill.max_experts
     if wanted is not None and wanted > experiment.experts.count:
         raise InputError(
-            f"--distill.max-experts {wanted} is more than the {experiment.experts.count} experts of this run; lower it, or raise "
+            f"--distill.max-experts {wanted} is more than the {experiment.experts.count} experts of this run; lower "
+            f"it, or raise "
             f"--experts.count."
         )
 
@@ -136,7 +142,8 @@ def _check_imported(experiment: Experiment) -> None:
     store = imported_experts(experiment)
     if store.identity.model != experiment.model:
         raise InputError(
-            f"--model {experiment.model} was asked for, but the experts in {store.folder} are networks {store.identity.model}; give "
+            f"--model {experiment.model} was asked for, but the experts in {store.folder} are networks "
+            f"{store.identity.model}; give "
             f"--model {store.identity.model}."
         )
     store.first(experiment.distill.max_experts or 1)

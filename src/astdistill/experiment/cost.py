@@ -1,6 +1,7 @@
 """What an experiment will cost in memory, disk and time on this machine, before anything is spent.
 
-The stages ask what single steps cost: a `Probe` times them on random images of the experiment itself, a `Counted` counts their work.
+The stages ask what single steps cost: a `Probe` times them on random images of the experiment itself, a `Counted`
+counts their work.
 """
 
 from __future__ import annotations
@@ -71,9 +72,13 @@ def estimate(experiment: Experiment) -> list[Stage]:
 
 
 def timed(experiment: Experiment, known: Facts) -> list[Stage]:
-    """Experts, distillation and evaluation by a few steps of them. Raises InputError for more images per class than there are."""
+    """Experts, distillation and evaluation by a few steps of them. Raises InputError for more images per class than
+    there are."""
     if experiment.ipc * known.classes > known.train:
-        raise InputError(f"{experiment.ipc} images per class were asked for, but there are {known.train // known.classes}; lower --ipc.")
+        raise InputError(
+            f"{experiment.ipc} images per class were asked for, but there are {known.train // known.classes}; lower "
+            f"--ipc."
+        )
     return stages(experiment, known, Probe(experiment, known))
 
 
@@ -94,7 +99,9 @@ def together(found: list[Stage]) -> Stage:
 
 def table(experiment: Experiment, found: list[Stage]) -> Table:
     """The estimate for the terminal."""
-    shown = Table(caption=f"{experiment.name} on {experiment.device}, from a few steps timed just now.", caption_justify="left")
+    shown = Table(
+        caption=f"{experiment.name} on {experiment.device}, from a few steps timed just now.", caption_justify="left"
+    )
     for column in ("stage", "time", "memory", "disk"):
         shown.add_column(column, justify="left" if column == "stage" else "right")
     for stage in (*found, together(found)):
@@ -135,11 +142,14 @@ def _distillation(experiment: Experiment, known: Facts, pace: Pace) -> Stage:
         batch = min(count, 256)
         step, _ = pace.expert_step(experiment.method, batch * settings.torus.samples, penalty=False)
         spent += networks * settings.validate_epochs * math.ceil(count / batch) * step
-    return Stage(f"{settings.iterations} outer steps", spent, _data(experiment, known) + SETS * images + students + memory, disk)
+    return Stage(
+        f"{settings.iterations} outer steps", spent, _data(experiment, known) + SETS * images + students + memory, disk
+    )
 
 
 def _outer_step(experiment: Experiment, known: Facts, pace: Pace) -> tuple[float, int]:
-    """Seconds and bytes of one outer step with one trajectory: timed where it is an unroll, otherwise as so much training."""
+    """Seconds and bytes of one outer step with one trajectory: timed where it is an unroll, otherwise as so much
+    training."""
     method, settings = experiment.method, experiment.distill
     if method.step.unrolls:
         return pace.outer_step(experiment)

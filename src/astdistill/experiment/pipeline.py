@@ -1,4 +1,5 @@
-"""The way through an experiment, stage by stage; each resumes from what is there. And what of a run is logged, and when."""
+"""The way through an experiment, stage by stage; each resumes from what is there. And what of a run is logged, and
+when."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ MOST = 100_000
 
 
 class Recorder:
-    """Logs what is worth it; with a log that nobody keeps it does nothing. It never changes what it is told of, and draws no numbers.
+    """Logs what is worth it; with a log that nobody keeps it does nothing. It never changes what it is told of, and
+    draws no numbers.
 
     Groups: `experts` (steps: epochs), `distillation` (outer steps), `scores` (outer steps of the set).
     """
@@ -67,9 +69,17 @@ class Recorder:
         values = {name: float(line[name]) for name in ("loss", "lr", "validation") if name in line}
         counts = {"skipped": float(state.counters.skipped), "passed": float(state.counters.passed)}
         gradients = {} if "skipped" in line or "passed" in line else _gradients(state)
-        norms = read({f"gradient norm of {name}": gradient.norm() for name, gradient in gradients.items()}) if gradients else {}
+        norms = (
+            read({f"gradient norm of {name}": gradient.norm() for name, gradient in gradients.items()})
+            if gradients
+            else {}
+        )
         self.log.scalars("distillation", values | counts | norms, step)
-        if step in EARLY or step % max(10, run.settings.iterations // PICTURES) == 0 or step + 1 == run.settings.iterations:
+        if (
+            step in EARLY
+            or step % max(10, run.settings.iterations // PICTURES) == 0
+            or step + 1 == run.settings.iterations
+        ):
             self._look(run.result(state), gradients, step)
 
     def _look(self, synthetic: SyntheticSet, gradients: dict[str, Tensor], step: int) -> None:
@@ -103,7 +113,8 @@ SILENT = Recorder(Log({}))
 
 
 def obtain_experts(experiment: Experiment, dataset: Dataset, recorder: Recorder = SILENT) -> TrajectoryStore:
-    """The experts: imported ones as they are, others trained where they are missing, with the quality figure beside them."""
+    """The experts: imported ones as they are, others trained where they are missing, with the quality figure beside
+    them."""
     wanted = experiment.experts
     if wanted.imported is not None:
         return imported_experts(experiment)
@@ -146,7 +157,12 @@ def obtain_synthetic(
     if synthetic.canvas > 1:
         save_textures(synthetic, out / "textures")
     method = experiment.method
-    save_curves(read_lines(out / "metrics.jsonl"), out / "curves.png", loss_name=method.step.loss_name, learned_lr="lr" in method.learn)
+    save_curves(
+        read_lines(out / "metrics.jsonl"),
+        out / "curves.png",
+        loss_name=method.step.loss_name,
+        learned_lr="lr" in method.learn,
+    )
     return synthetic
 
 
@@ -168,7 +184,8 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
 
 
 def prepare(experiment: Experiment, out: Path) -> Dataset:
-    """The data, once everything that can be checked has been, and `out` is this run's. Raises InputError with nothing written."""
+    """The data, once everything that can be checked has been, and `out` is this run's. Raises InputError with nothing
+    written."""
     dataset = load_data(experiment)
     check_experiment(experiment, dataset)
     claim(_noted(experiment).to_json(), dataset.fingerprint, out, experiment.device)
@@ -176,7 +193,8 @@ def prepare(experiment: Experiment, out: Path) -> Dataset:
 
 
 def _noted(experiment: Experiment) -> Experiment:
-    """The experiment with the number that "auto" stands for, so that whoever reads the folder need not know the method."""
+    """The experiment with the number that "auto" stands for, so that whoever reads the folder need not know the
+    method."""
     if experiment.method.expert is None:
         return experiment
     return experiment.replace(experts=experiment.experts.replace(stop_after=expert_epochs(experiment)))
@@ -200,7 +218,8 @@ def distill_experiment(experiment: Experiment, dataset: Dataset, out: Path, reco
 
 
 def run_experiment(experiment: Experiment, out: Path, loggers: Sequence[str] = ()) -> Scores:
-    """Every stage in order; each resumes from what `out` and the expert store already hold. No result depends on the `loggers`.
+    """Every stage in order; each resumes from what `out` and the expert store already hold. No result depends on the
+    `loggers`.
 
     `out`/report.html shows the whole.
     """

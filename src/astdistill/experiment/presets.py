@@ -21,7 +21,9 @@ DIGITS = Experiment(
     data=DataConfig(source="digits"),
     model="convnet-d2-w32",
     experts=ExpertSettings(count=4),
-    method=AST.replace(expert=AST.recipe.replace(epochs=20, lr=0.01, clip_epochs=5, batch=128, augmentation=DIGITS_DSA)),
+    method=AST.replace(
+        expert=AST.recipe.replace(epochs=20, lr=0.01, clip_epochs=5, batch=128, augmentation=DIGITS_DSA)
+    ),
     ipc=1,
     distill=DistillSettings(
         iterations=300,
@@ -42,7 +44,9 @@ CIFAR_TEN = Experiment(
     experts=ExpertSettings(count=5),
     method=AST.replace(expert=AST.recipe.replace(epochs=15)),
     ipc=10,
-    distill=DistillSettings(iterations=400, inner_steps=10, matched_epochs=2, max_start_epoch=8, lr_img=1000.0, lr_lr=1e-5),
+    distill=DistillSettings(
+        iterations=400, inner_steps=10, matched_epochs=2, max_start_epoch=8, lr_img=1000.0, lr_lr=1e-5
+    ),
     evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300)),
 )
 SOURCES = {
@@ -70,10 +74,16 @@ def _cell(
 ) -> Experiment:
     """One published cell: 100 experts, ConvNet of width 128, η_0 0.01, 5000 iterations where the settings say no other.
 
-    `steps` are T, M and the bound of start epochs; `borrowed` says which settings are not the paper's own, or not known to be.
+    `steps` are T, M and the bound of start epochs; `borrowed` says which settings are not the paper's own, or not known
+    to be.
     """
     inner_steps, matched_epochs, max_start_epoch = steps
-    settings = {"inner_steps": inner_steps, "matched_epochs": matched_epochs, "max_start_epoch": max_start_epoch, **settings}
+    settings = {
+        "inner_steps": inner_steps,
+        "matched_epochs": matched_epochs,
+        "max_start_epoch": max_start_epoch,
+        **settings,
+    }
     source = SOURCES[method.name] + (f"; {borrowed}" if borrowed else "")
     return Experiment(
         name=f"{data}-ipc{ipc}" + ("" if method.name == AST.name else f"-{method.name}"),
@@ -96,15 +106,19 @@ def _datm(
     threshold: float,
     **settings: float | int,
 ) -> Experiment:
-    """One of DATM's cells: 10000 iterations; `steps` are T, M and the window of start epochs, `grows` its first bound and its last step."""
+    """One of DATM's cells: 10000 iterations; `steps` are T, M and the window of start epochs, `grows` its first bound
+    and its last step."""
     inner_steps, matched_epochs, lower, upper = steps
     sample = GrowingWindow(lower=lower, begins=grows[0], full_by=grows[1])
     method = DATM.replace(sample=sample, accept=LossThreshold(threshold=threshold), average=average)
-    return _cell(method, data, ipc, "zca", accuracy, (inner_steps, matched_epochs, upper), "", iterations=10000, **settings)
+    return _cell(
+        method, data, ipc, "zca", accuracy, (inner_steps, matched_epochs, upper), "", iterations=10000, **settings
+    )
 
 
 def _subset(method: Method, subset: str, ipc: int, accuracy: float, borrowed: str, lr_lr: float) -> Experiment:
-    """One of the cells of ImageNet's ten-class subsets at 128 px; at 10 images per class an inner step sees 20 of them."""
+    """One of the cells of ImageNet's ten-class subsets at 128 px; at 10 images per class an inner step sees 20 of
+    them."""
     data, steps = f"imagenet-{subset}", (20, 2, 10)
     if ipc == 1:
         return _cell(method, data, ipc, "standard", accuracy, steps, borrowed, lr_img=10000, lr_lr=lr_lr)
@@ -112,7 +126,9 @@ def _subset(method: Method, subset: str, ipc: int, accuracy: float, borrowed: st
 
 
 def _mtt(subset: str, ipc: int, accuracy: float) -> Experiment:
-    return _subset(MTT, subset, ipc, accuracy, "its image rates lie between 1000 and 100000, and 10000 is taken for all", 1e-6)
+    return _subset(
+        MTT, subset, ipc, accuracy, "its image rates lie between 1000 and 100000, and 10000 is taken for all", 1e-6
+    )
 
 
 def _ftd(subset: str, ipc: int, accuracy: float) -> Experiment:
@@ -121,11 +137,14 @@ def _ftd(subset: str, ipc: int, accuracy: float) -> Experiment:
 
 WHOLE = None, 0
 """A window of start epochs that does not grow."""
-OF_TESLA, OF_AST, OF_DATM, OF_MTT = (f"settings borrowed from {peer}'s cell" for peer in ("TESLA", "AST", "DATM", "MTT"))
+OF_TESLA, OF_AST, OF_DATM, OF_MTT = (
+    f"settings borrowed from {peer}'s cell" for peer in ("TESLA", "AST", "DATM", "MTT")
+)
 OF_FTD = "T, M and start epochs borrowed from FTD's cell, rates from MTT's other CIFAR-100 cells"
 RATES = "rates borrowed from MTT's CIFAR-100 cells"
 HARD = TESLA.replace(labels=HardTargets())
-"""TESLA without the expert's labels: its CIFAR figures stand among those with hard labels, and are only comparable with such."""
+"""TESLA without the expert's labels: its CIFAR figures stand among those with hard labels, and are only comparable with
+such."""
 
 
 # fmt: off
@@ -207,15 +226,19 @@ def with_method(experiment: Experiment, method: str) -> Experiment:
 
 
 def matching(words: list[str]) -> list[Experiment]:
-    """The presets that have every one of `words` among name, data, method and 'ipcN'; all of them where there are no words.
+    """The presets that have every one of `words` among name, data, method and 'ipcN'; all of them where there are no
+    words.
 
-    A word that no preset has whole may be a part of these. Raises InputError for a word that fits none, with the nearest.
+    A word that no preset has whole may be a part of these. Raises InputError for a word that fits none, with the
+    nearest.
     """
     found = list(PRESETS.values())
     for word in words:
         fitting = _fitting(word)
         if not (both := [each for each in found if each in fitting]):
-            raise InputError(f"No preset fits '{word}' and the other words too; leave some out: astdistill presets {word}")
+            raise InputError(
+                f"No preset fits '{word}' and the other words too; leave some out: astdistill presets {word}"
+            )
         found = both
     return found
 

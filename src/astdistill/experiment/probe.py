@@ -30,7 +30,8 @@ from .config import Experiment
 PROBED = 50
 """Images in a probe: enough that an engine which splits its batches holds as much memory as for any larger one."""
 LONG_S = 1.0
-"""A step of so many seconds is not timed again: what disturbs it for a moment counts for little in it, and its user waits."""
+"""A step of so many seconds is not timed again: what disturbs it for a moment counts for little in it, and its user
+waits."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,20 @@ class Probe:
         return _timed(step, self.device) * batch / probed, held
 
     def outer_step(self, experiment: Experiment) -> tuple[float, int]:
-        """Seconds and bytes of one trajectory of an outer step, from unrolls of one and two steps, without the kept students."""
+        """Seconds and bytes of one trajectory of an outer step, from unrolls of one and two steps, without the kept
+        students."""
         settings, count = experiment.distill, experiment.ipc * self.known.classes
         batch = min(settings.batch_syn or count, count) * settings.torus.samples
         probed = min(batch, PROBED)
         model = FlatModel(self.network)
         # Without augmentation, because a dearer operation drawn for the second step would look like growth with T.
         first, second = (saved_bytes(self._unroll(experiment, model, steps, probed, "")) for steps in (1, 2))
-        # The hooks keep a norm's small outputs in a reference cycle for a while; growth of a few per cent is theirs, not the estimator's.
+        # The hooks keep a norm's small outputs in a reference cycle for a while; growth of a few per cent is theirs,
+        # not the estimator's.
         growth = second - first if second > 1.05 * first else 0
-        together = 3 * 4 * (AT_ONCE_CUDA if self.device.startswith("cuda") else AT_ONCE)  # images, augmented images, their derivatives
+        together = (
+            3 * 4 * (AT_ONCE_CUDA if self.device.startswith("cuda") else AT_ONCE)
+        )  # images, augmented images, their derivatives
         graphs = (first + (settings.inner_steps - 1) * growth) * batch // probed + engine_bytes(model) + together
         seconds = _timed(self._unroll(experiment, model, 2, probed, settings.augmentation), self.device) * (
             settings.inner_steps / 2 * batch / probed
@@ -109,7 +114,9 @@ class Probe:
     def _targets(self, labels: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(labels, self.known.classes).float()
 
-    def _unroll(self, experiment: Experiment, model: FlatModel, steps: int, batch: int, strategy: str) -> Callable[[], None]:
+    def _unroll(
+        self, experiment: Experiment, model: FlatModel, steps: int, batch: int, strategy: str
+    ) -> Callable[[], None]:
         """A meta-gradient through `steps` inner steps on `batch` images."""
         images, labels = self._images(batch)
         start = model.flatten().to(self.device)
@@ -124,7 +131,8 @@ class Probe:
 
 
 def trained_as(method: Method, penalty: bool) -> ExpertRecipe:
-    """How the method's experts are trained, with the recipe's penalty and sharpness or without; MTT's way where it has none."""
+    """How the method's experts are trained, with the recipe's penalty and sharpness or without; MTT's way where it has
+    none."""
     recipe = method.expert or ExpertRecipe()
     return recipe if penalty else recipe.replace(penalty=0.0, sharpness=0.0)
 
@@ -134,7 +142,8 @@ def _done(result: object) -> None:
 
 
 def _timed(step: Callable[[], None], device: str) -> float:
-    """Seconds of a step that has been run before, which was its warm-up: the faster of two runs, or a single one that takes long."""
+    """Seconds of a step that has been run before, which was its warm-up: the faster of two runs, or a single one that
+    takes long."""
     taken: list[float] = []
     while len(taken) < 2 and sum(taken) < LONG_S:
         _wait(device)
@@ -151,7 +160,8 @@ def _wait(device: str) -> None:
 
 
 def saved_bytes(step: Callable[[], None]) -> int:
-    """The most bytes that autograd keeps alive at once during a step, each storage counted once: what grows with the batch."""
+    """The most bytes that autograd keeps alive at once during a step, each storage counted once: what grows with the
+    batch."""
     alive: dict[int, int] = {}
     ledger = {"now": 0, "peak": 0}
 

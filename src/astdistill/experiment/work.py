@@ -1,4 +1,5 @@
-"""The arithmetic of the papers' ConvNet, counted: what an epoch, an outer step or an evaluation has to compute and to move."""
+"""The arithmetic of the papers' ConvNet, counted: what an epoch, an outer step or an evaluation has to compute and to
+move."""
 
 from __future__ import annotations
 
@@ -52,7 +53,10 @@ class Net(NamedTuple):
     @property
     def convolutions(self) -> tuple[Convolution, ...]:
         """First to last."""
-        return tuple(Convolution(self.width if block else self.channels, self.width, self.size >> block) for block in range(self.depth))
+        return tuple(
+            Convolution(self.width if block else self.channels, self.width, self.size >> block)
+            for block in range(self.depth)
+        )
 
 
 FLOAT = 4
@@ -82,18 +86,22 @@ class Work:
 
 
 TRAIN, TEST = Units(first=2, inner=3), Units(first=1, inner=1)
-"""A training step: forward 1, adjoints of weights and inputs 1 each, the first layer without the latter; and a forward pass."""
+"""A training step: forward 1, adjoints of weights and inputs 1 each, the first layer without the latter; and a forward
+pass."""
 PENALISED = Units(first=5, inner=6)
-"""Forward 1, input gradient 1, its adjoints with respect to cotangent and weight 2, the adjoints of the forward pass 2 (first layer 1)."""
+"""Forward 1, input gradient 1, its adjoints with respect to cotangent and weight 2, the adjoints of the forward pass 2
+(first layer 1)."""
 RECOMPUTE = Units(first=2 + 5, inner=3 + 8)
-"""An inner step of the exact meta-gradient. Sweep 3 (first layer 2); walk 8: forward 1, its tangent 2, input adjoint 1 and its tangent 2,
-weight adjoint's tangent 2 (first layer 5: forward 1, tangent 1, weight adjoint 1, image adjoint 2)."""
+"""An inner step of the exact meta-gradient. Sweep 3 (first layer 2); walk 8: forward 1, its tangent 2, input adjoint 1
+and its tangent 2, weight adjoint's tangent 2 (first layer 5: forward 1, tangent 1, weight adjoint 1, image adjoint 2).
+"""
 FIRST_ORDER = Units(first=2 + 4, inner=3 + 6)
 """The same walk without the tangent of the weight adjoint."""
 
 
 def convnet_work(net: Net, units: Units, images: int) -> Work:
-    """The convolutions and the linear layer of `net` on one batch of `images`; the linear layer counts as an inner one."""
+    """The convolutions and the linear layer of `net` on one batch of `images`; the linear layer counts as an inner
+    one."""
     total = layer_work(net.features, net.classes, 1, 1, images).times(units.inner)
     for block, (inputs, outputs, side) in enumerate(net.convolutions):
         total = total + layer_work(inputs, outputs, side, 9, images).times(units.inner if block else units.first)
@@ -102,4 +110,6 @@ def convnet_work(net: Net, units: Units, images: int) -> Work:
 
 def layer_work(inputs: int, outputs: int, side: int, kernel: int, images: int) -> Work:
     pixels = images * side * side
-    return Work(2 * pixels * inputs * outputs * kernel, FLOAT * (pixels * (inputs + outputs) + inputs * outputs * kernel))
+    return Work(
+        2 * pixels * inputs * outputs * kernel, FLOAT * (pixels * (inputs + outputs) + inputs * outputs * kernel)
+    )

@@ -29,9 +29,9 @@ FORMAT = 2
 class PartialTrajectory:
     """The folder `NNN.partial`: `rows.bin` grows by one row an epoch, `state.safetensors` is replaced after each.
 
-    The state is written last and names the epoch, so rows beyond it (a kill between the two writes) are cut off on restore.
-    An expert that stopped before its recipe's last epoch keeps `state.safetensors` alone, with θ in it: its rows are those of
-    the store's own file, `NNN.safetensors`.
+    The state is written last and names the epoch, so rows beyond it (a kill between the two writes) are cut off on
+    restore. An expert that stopped before its recipe's last epoch keeps `state.safetensors` alone, with θ in it: its
+    rows are those of the store's own file, `NNN.safetensors`.
     """
 
     def __init__(self, store: Path, expert: int, parameters: int) -> None:
@@ -67,7 +67,8 @@ class PartialTrajectory:
         return epochs
 
     def _take_back(self, theta: Params, epochs: int) -> None:
-        """Write `rows.bin` from the published rows of an expert that stopped at `epochs`; the last row is θ in full precision."""
+        """Write `rows.bin` from the published rows of an expert that stopped at `epochs`; the last row is θ in full
+        precision."""
         if not self.published.exists():
             return
         rows = load_tensors(self.published)[0]["rows"][: epochs + 1].float()
@@ -90,9 +91,11 @@ class PartialTrajectory:
             os.fsync(file.fileno())
         save_tensors(self.state, pack(optimiser), self._header(optimiser, curves))
 
-    def publish(self, theta: Params, optimiser: torch.optim.Optimizer, identity: StoreIdentity, curves: ExpertCurve) -> None:
-        """Write the trajectory so far to the store's own file. The folder goes once the recipe's last epoch is in it; before that it
-        keeps what the expert needs to be trained on."""
+    def publish(
+        self, theta: Params, optimiser: torch.optim.Optimizer, identity: StoreIdentity, curves: ExpertCurve
+    ) -> None:
+        """Write the trajectory so far to the store's own file. The folder goes once the recipe's last epoch is in it;
+        before that it keeps what the expert needs to be trained on."""
         epochs = len(curves.step_squared)
         rows = torch.from_numpy(self._read(0, epochs + 1).copy()).to(getattr(torch, identity.dtype))
         whole = epochs == identity.recipe.epochs

@@ -25,7 +25,8 @@ class ExpertCurve:
 
 
 class ExpertRecipe(Record):
-    """MTT's expert by default (arXiv 2203.11932, §4); AST's has momentum, decay, a drop, clipping and a penalty, FTD's sharpness."""
+    """MTT's expert by default (arXiv 2203.11932, §4); AST's has momentum, decay, a drop, clipping and a penalty, FTD's
+    sharpness."""
 
     model_config = FINITE
 
@@ -42,15 +43,18 @@ class ExpertRecipe(Record):
     weight_decay: float = Field(default=0.0, ge=0)
     """What of the parameters is added to their gradient."""
     lr_drop: float = Field(default=1.0, gt=0, le=1)
-    """Factor on the rate once epoch E//2 + 1 has ended; the optimiser starts anew there, as released. 1 means no drop."""
+    """Factor on the rate once epoch E//2 + 1 has ended; the optimiser starts anew there, as released. 1 means no
+    drop."""
     clip_start: float = Field(default=0.5, gt=0, le=1)
-    """Factor on the cross-entropy in the first epoch of the clipping loss; it grows in equal steps to 1 (METHOD §2, part 1)."""
+    """Factor on the cross-entropy in the first epoch of the clipping loss; it grows in equal steps to 1 (METHOD §2,
+    part 1)."""
     clip_epochs: int = Field(default=0, ge=0)
     """Length of the clipping loss in epochs; 0 means none."""
     penalty: float = Field(default=0.0, ge=0)
     """λ of the gradient penalty (METHOD §2, part 2); 0 means none."""
     penalty_form: Literal["image", "pixel"] = "image"
-    """image (sound): the norm over a whole augmented image; pixel (as released): over the channels of each un-augmented pixel."""
+    """image (sound): the norm over a whole augmented image; pixel (as released): over the channels of each un-augmented
+    pixel."""
     grad_norm: float = Field(default=0.0, ge=0)
     """Longest gradient that a step may follow; a longer one is scaled down to it. 0 means any."""
     sharpness: float = Field(default=0.0, ge=0)
@@ -62,8 +66,11 @@ class ExpertRecipe(Record):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """Fields that came with FTD are written where they are used, so that stores which were trained before keep their names."""
-        return {name: value for name, value in handler(self).items() if value or name not in ("sharpness", "surrogate_gap")}
+        """Fields that came with FTD are written where they are used, so that stores which were trained before keep
+        their names."""
+        return {
+            name: value for name, value in handler(self).items() if value or name not in ("sharpness", "surrogate_gap")
+        }
 
     @property
     def drop_epoch(self) -> int:

@@ -90,8 +90,15 @@ class TrajectoryStore:
         if not (folder / "recipe.json").exists():
             inside = sorted(path.parent for path in folder.glob("*/recipe.json"))
             if len(inside) != 1:
-                found = f"holds {len(inside)} stores ({', '.join(path.name for path in inside)})" if inside else "holds no expert store"
-                raise InputError(f"{folder} {found}; name one folder with a recipe.json, or train some with: astdistill experts PRESET")
+                found = (
+                    f"holds {len(inside)} stores ({', '.join(path.name for path in inside)})"
+                    if inside
+                    else "holds no expert store"
+                )
+                raise InputError(
+                    f"{folder} {found}; name one folder with a recipe.json, or train some with: astdistill experts "
+                    f"PRESET"
+                )
             folder = inside[0]
         recipe = folder / "recipe.json"
         try:
@@ -112,14 +119,17 @@ class TrajectoryStore:
 
     def experts(self) -> list[int]:
         """The numbers of the finished experts, ascending, up to the limit."""
-        numbers = sorted(int(path.stem) for path in self.folder.glob("[0-9][0-9][0-9]*.safetensors") if path.stem.isdigit())
+        numbers = sorted(
+            int(path.stem) for path in self.folder.glob("[0-9][0-9][0-9]*.safetensors") if path.stem.isdigit()
+        )
         return numbers if self.limit is None else numbers[: self.limit]
 
     def first(self, count: int) -> TrajectoryStore:
         """The same store with its first `count` experts only. Raises InputError when it has fewer."""
         if count > len(self):
             raise InputError(
-                f"{count} experts were asked for, but {self.folder} holds {len(self)}; train more, or lower --distill.max-experts."
+                f"{count} experts were asked for, but {self.folder} holds {len(self)}; train more, or lower "
+                f"--distill.max-experts."
             )
         return replace(self, limit=count)
 
@@ -128,13 +138,15 @@ class TrajectoryStore:
 
     @property
     def epochs(self) -> int:
-        """The last epoch that is read of each trajectory: E, or less where training stopped before (`train_experts`, `stop_after`)."""
+        """The last epoch that is read of each trajectory: E, or less where training stopped before (`train_experts`,
+        `stop_after`)."""
         if self.until is not None:
             return self.until
         return min((self.trained_epochs(expert) for expert in self.experts()), default=self.identity.recipe.epochs)
 
     def trained_epochs(self, expert: int) -> int:
-        """How many epochs of one expert its file holds; 0 where there is no file. Read anew each time: another process may train it on."""
+        """How many epochs of one expert its file holds; 0 where there is no file. Read anew each time: another process
+        may train it on."""
         path = self.path(expert)
         if not path.exists():
             return 0
@@ -152,7 +164,8 @@ class TrajectoryStore:
         count = rows.get_shape()[0]
         if not 0 <= first < last <= count:
             raise InputError(
-                f"Rows {first} to {last - 1} of expert {expert} were asked for, but {self.path(expert)} holds rows 0 to {count - 1}."
+                f"Rows {first} to {last - 1} of expert {expert} were asked for, but {self.path(expert)} holds rows 0 "
+                f"to {count - 1}."
             )
         # A copy: float32 rows would be views of the mapped file, and writing into them would change every later read.
         return rows[first:last].to(torch.float32, copy=True)
@@ -181,26 +194,38 @@ class TrajectoryStore:
         try:
             yield
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not a whole trajectory ({error}); delete it and run the same command again.") from error
+            raise InputError(
+                f"{path} is not a whole trajectory ({error}); delete it and run the same command again."
+            ) from error
 
     def _check_rows(self, path: Path, file: Any) -> None:
-        """Raise InputError unless there are rows up to `until`, of the recipe's every epoch, or of every epoch of the file's curves."""
+        """Raise InputError unless there are rows up to `until`, of the recipe's every epoch, or of every epoch of the
+        file's curves."""
         shape, curves = file.get_slice("rows").get_shape(), json.loads((file.metadata() or {}).get("curves", "{}"))
         whole, trained = self.identity.recipe.epochs, len(curves.get("step_squared", ()))
         epochs = trained if (self.until or 1) <= trained <= whole else whole
         wanted = [epochs + 1, self.identity.parameters]
         if shape != wanted:
-            raise InputError(f"{path} holds rows of shape {shape} where {wanted} are due; delete it and run the same command again.")
+            raise InputError(
+                f"{path} holds rows of shape {shape} where {wanted} are due; delete it and run the same command again."
+            )
 
 
 def describe_store(folder: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> None:
     """Write what makes a folder of trajectories a store; `recipe.json` comes last."""
-    save_tensors(folder / "preprocessing.safetensors", preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
+    save_tensors(
+        folder / "preprocessing.safetensors", preprocessing.tensors(), {"preprocessing": preprocessing.describe()}
+    )
     write_json(folder / "recipe.json", {"identity": identity.to_json(), "data": data.to_json()})
 
 
 def identity_of(
-    dataset: Dataset, recipe: ExpertRecipe, model: str, parameters: int, seed: int, dtype: Literal["float32", "bfloat16"]
+    dataset: Dataset,
+    recipe: ExpertRecipe,
+    model: str,
+    parameters: int,
+    seed: int,
+    dtype: Literal["float32", "bfloat16"],
 ) -> StoreIdentity:
     """The identity of experts of `model` trained on `dataset` by `recipe`."""
     return StoreIdentity(

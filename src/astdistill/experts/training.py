@@ -29,12 +29,13 @@ from .store import TrajectoryStore, identity_of
 
 
 def sharpness_aware(trainee: Trainee, gradient: Callable[[], Logits], sharpness: float, surrogate_gap: float) -> Logits:
-    """The logits of `gradient()` at θ; `theta.grad` becomes the direction of GSAM (arXiv 2203.08065, Algorithm 1), and θ stays where it is.
+    """The logits of `gradient()` at θ; `theta.grad` becomes the direction of GSAM (arXiv 2203.08065, Algorithm 1), and
+    θ stays where it is.
 
         g = ∇f(θ),  g_p = ∇f(θ + ρ g/‖g‖),  g_⊥ = g − (⟨g, g_p⟩/‖g_p‖²) g_p;   the direction is g_p − α g_⊥
 
-    `gradient` gives the logits of one batch and leaves ∇f at the present θ in `theta.grad`; it is called twice, and must see the same
-    batch, equally augmented, both times. ρ is `sharpness`, α is `surrogate_gap`.
+    `gradient` gives the logits of one batch and leaves ∇f at the present θ in `theta.grad`; it is called twice, and
+    must see the same batch, equally augmented, both times. ρ is `sharpness`, α is `surrogate_gap`.
     """
     logits, theta, slope = gradient(), trainee.theta.detach(), trainee.theta.grad
     assert slope is not None
@@ -65,13 +66,15 @@ def train_experts(
 ) -> TrajectoryStore:
     """The store under the folder `store` with at least `count` experts, training those that are missing.
 
-    With `stop_after`, each is trained for so many of the recipe's epochs only, 1 … E; rate drops and the like stay those of the whole
-    recipe. The same call with a larger `stop_after`, or without, trains the same experts on, to the bits of one that never stopped.
+    With `stop_after`, each is trained for so many of the recipe's epochs only, 1 … E; rate drops and the like stay
+    those of the whole recipe. The same call with a larger `stop_after`, or without, trains the same experts on, to the
+    bits of one that never stopped.
 
-    Trajectory k depends on (dataset, model, recipe, seed, k) alone, to the last bit where `count`, `workers` and the machine's threads are
-    the same (see `workers.divide`). A killed call is resumed by the same call: finished experts are kept, those that were cut short go on
-    from their last whole epoch. `workers` experts are trained side by side; None means one for each core. Raises DivergedError when an
-    expert's loss stops being finite; the others' finished epochs are kept.
+    Trajectory k depends on (dataset, model, recipe, seed, k) alone, to the last bit where `count`, `workers` and the
+    machine's threads are the same (see `workers.divide`). A killed call is resumed by the same call: finished experts
+    are kept, those that were cut short go on from their last whole epoch. `workers` experts are trained side by side;
+    None means one for each core. Raises DivergedError when an expert's loss stops being finite; the others' finished
+    epochs are kept.
     """
     if count < 1:
         raise InputError(f"{count} experts were asked for; choose --experts.count of 1 or more.")
@@ -80,14 +83,17 @@ def train_experts(
     until = recipe.epochs if stop_after is None else stop_after
     if not 1 <= until <= recipe.epochs:
         raise InputError(
-            f"Experts were to stop after epoch {until}, but their recipe has {recipe.epochs}; choose --experts.stop-after from 1 to "
+            f"Experts were to stop after epoch {until}, but their recipe has {recipe.epochs}; choose "
+            f"--experts.stop-after from 1 to "
             f"{recipe.epochs}, or None for all of them."
         )
     parameters = FlatModel(build_model(model, dataset.shape, len(dataset.classes))).size
     identity = identity_of(dataset, recipe, model, parameters, seed, dtype)
     trajectories = TrajectoryStore.create(Path(store), identity, dataset.config, dataset.preprocessing)
     trained = {expert: trajectories.trained_epochs(expert) for expert in trajectories.experts()}
-    PartialTrajectory.sweep(trajectories.folder, [expert for expert, epochs in trained.items() if epochs >= recipe.epochs])
+    PartialTrajectory.sweep(
+        trajectories.folder, [expert for expert, epochs in trained.items() if epochs >= recipe.epochs]
+    )
     missing = [expert for expert in range(count) if trained.get(expert, 0) < until]
     if missing:
         whole, done, images = count * until, (count - len(missing)) * until, len(dataset.train)
@@ -96,8 +102,11 @@ def train_experts(
     return TrajectoryStore(trajectories.folder, identity, limit=count, until=until)
 
 
-def _train_missing(dataset: Dataset, store: TrajectoryStore, missing: list[int], until: int, crew: Crew, progress: Bar) -> None:
-    """Train experts that no other process is at; then wait for those that another one is at, and take over what it leaves."""
+def _train_missing(
+    dataset: Dataset, store: TrajectoryStore, missing: list[int], until: int, crew: Crew, progress: Bar
+) -> None:
+    """Train experts that no other process is at; then wait for those that another one is at, and take over what it
+    leaves."""
     seconds = len(missing) * _seconds(dataset, store, until)
     with pool(_train_if_free, (dataset, store, until), crew, progress, len(missing), seconds) as train:
         waiting = False
@@ -109,7 +118,8 @@ def _train_missing(dataset: Dataset, store: TrajectoryStore, missing: list[int],
 
 
 def _train_if_free(shared: tuple[Dataset, TrajectoryStore, int], job: tuple[int, bool], progress: Bar) -> bool:
-    """Train one expert unless another process is at it, with True in the job once that one has let go; whether it has all its epochs."""
+    """Train one expert unless another process is at it, with True in the job once that one has let go; whether it has
+    all its epochs."""
     (dataset, store, until), (expert, wait) = shared, job
     with lock(store.folder / f".{expert:03d}.lock", wait=wait) as held:
         if held and store.trained_epochs(expert) < until:
@@ -118,7 +128,8 @@ def _train_if_free(shared: tuple[Dataset, TrajectoryStore, int], job: tuple[int,
 
 
 def _seconds(dataset: Dataset, store: TrajectoryStore, epochs: int) -> float:
-    """A guess at what one core takes for so many epochs of one expert; with the penalty's second derivatives a step costs about three."""
+    """A guess at what one core takes for so many epochs of one expert; with the penalty's second derivatives a step
+    costs about three."""
     recipe, (_, height, width) = store.identity.recipe, dataset.shape
     steps = epochs * math.ceil(len(dataset.train) / recipe.batch)
     whole = training_seconds(steps, epochs * len(dataset.train), store.identity.parameters, height * width)
@@ -128,7 +139,9 @@ def _seconds(dataset: Dataset, store: TrajectoryStore, epochs: int) -> float:
 def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: int, progress: Bar) -> None:
     """Train one expert to epoch `until`, from where it is, and put its file into the store."""
     identity, recipe, classes = store.identity, store.identity.recipe, len(store.identity.classes)
-    network = build_model(identity.model, identity.shape, classes, seed=derive(identity.seed, "expert", expert)).to(dataset.device)
+    network = build_model(identity.model, identity.shape, classes, seed=derive(identity.seed, "expert", expert)).to(
+        dataset.device
+    )
     trainee = Trainee(network)
     optimiser = make_optimiser(trainee, recipe, 0)
     curves = ExpertCurve()
@@ -140,12 +153,21 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: i
             optimiser = make_optimiser(trainee, recipe, epoch)
         before = trainee.theta.detach().clone()
         with seeded(identity.seed, "dropout", expert, epoch):  # a user's network may draw while it trains
-            right = train_epoch(trainee, optimiser, dataset.train, classes, recipe, epoch, derive(identity.seed, "expert", expert, epoch))
+            right = train_epoch(
+                trainee,
+                optimiser,
+                dataset.train,
+                classes,
+                recipe,
+                epoch,
+                derive(identity.seed, "expert", expert, epoch),
+            )
         after = trainee.theta.detach()
         seen = read({"right": right, "step": (after - before).double().square().sum()})
         if not math.isfinite(step := seen["step"]):
             raise DivergedError(
-                f"Expert {expert} of {store.folder} stopped being finite in epoch {epoch} (rate {recipe.rate(epoch):g}); lower the "
+                f"Expert {expert} of {store.folder} stopped being finite in epoch {epoch} (rate "
+                f"{recipe.rate(epoch):g}); lower the "
                 f"recipe's rate or penalty and train again. Finished experts are kept."
             )
         curves.train_accuracy.append(100 * seen["right"] / len(dataset.train))
@@ -161,9 +183,16 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: i
 
 
 def train_epoch(
-    trainee: Trainee, optimiser: torch.optim.Optimizer, split: Split, classes: int, recipe: ExpertRecipe, epoch: int, seed: int
+    trainee: Trainee,
+    optimiser: torch.optim.Optimizer,
+    split: Split,
+    classes: int,
+    recipe: ExpertRecipe,
+    epoch: int,
+    seed: int,
 ) -> Scalar:
-    """Train for one pass over `split`; how many of the augmented images were taken for their own class as they came, left on the device.
+    """Train for one pass over `split`; how many of the augmented images were taken for their own class as they came,
+    left on the device.
 
     The host never waits for an accelerator in between.
     """
@@ -180,17 +209,25 @@ def train_epoch(
     return correct
 
 
-def expert_gradient(trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int) -> Logits:
+def expert_gradient(
+    trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int
+) -> Logits:
     """The logits of one batch; the direction that the recipe steps against goes to `theta.grad`."""
     if recipe.sharpness == 0:
         return loss_gradient(trainee, images, augmented, targets, recipe, epoch)
     return sharpness_aware(
-        trainee, lambda: loss_gradient(trainee, images, augmented, targets, recipe, epoch), recipe.sharpness, recipe.surrogate_gap
+        trainee,
+        lambda: loss_gradient(trainee, images, augmented, targets, recipe, epoch),
+        recipe.sharpness,
+        recipe.surrogate_gap,
     )
 
 
-def loss_gradient(trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int) -> Logits:
-    """The logits of one batch; the gradient of c_e × cross-entropy + λ × gradient penalty goes to `theta.grad` (METHOD §2, parts 1 and 2).
+def loss_gradient(
+    trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int
+) -> Logits:
+    """The logits of one batch; the gradient of c_e × cross-entropy + λ × gradient penalty goes to `theta.grad` (METHOD
+    §2, parts 1 and 2).
 
     Sound: the penalty is taken on the batch that the cross-entropy sees, and their forward pass is shared.
     """

@@ -48,14 +48,16 @@ class Distilled(SyntheticSet):
     ) -> Network:
         """`network`, trained in place on this set alone as the evaluation trains its own, and left in evaluation mode.
 
-        Takes any module from images `[B, C, H, W]` to logits `[B, K]`, with batch norm and dropout too, on whatever device it lies;
-        parameters with `requires_grad` False stay as they are. `recipe` is the protocol (MTT's, arXiv 2203.11932: 1000 epochs, the rate
-        dropped at half), in which `epochs` and `lr` replace a field each; what it leaves open is the set's: learned step size,
+        Takes any module from images `[B, C, H, W]` to logits `[B, K]`, with batch norm and dropout too, on whatever
+        device it lies; parameters with `requires_grad` False stay as they are. `recipe` is the protocol (MTT's, arXiv
+        2203.11932: 1000 epochs, the rate dropped at half), in which `epochs` and `lr` replace a field each; what it
+            leaves open is the set's: learned step size,
         augmentation, hard or soft labels, crops of textures. The same arguments give the same bits on a CPU.
 
-        The network sees whitened images, and so must it when it is used: `network(synthetic.preprocessing.apply(images01))`, or
-        `synthetic.accuracy(network, images01, labels)`. Raises InputError for a network that does not fit, before it is touched, and
-        DivergedError where the loss stopped being finite.
+        The network sees whitened images, and so must it when it is used:
+            `network(synthetic.preprocessing.apply(images01))`, or
+        `synthetic.accuracy(network, images01, labels)`. Raises InputError for a network that does not fit, before it is
+        touched, and DivergedError where the loss stopped being finite.
         """
         changes = {name: value for name, value in (("epochs", epochs), ("lr", lr)) if value is not None}
         recipe = recipe.replace(**changes).augmented(self.augmentation)
@@ -71,16 +73,18 @@ class Distilled(SyntheticSet):
         network.eval()
         if not bool(total.isfinite()):
             raise DivergedError(
-                f"The training loss of {type(network).__name__} stopped being finite at step size {examples.lr:g}; train a new network "
+                f"The training loss of {type(network).__name__} stopped being finite at step size {examples.lr:g}; "
+                f"train a new network "
                 f"with a smaller one: train(network, lr={examples.lr / 10:.3g})."
             )
         return network
 
     def accuracy(self, network: nn.Module, images01: Images, labels: Labels) -> float:
-        """The percentage of `images01` `[N, C, H, W]`, in [0, 1], that `network` takes for their class in `labels` `[N]`.
+        """The percentage of `images01` `[N, C, H, W]`, in [0, 1], that `network` takes for their class in `labels`
+        `[N]`.
 
-        Whitens them as the set is, and computes in evaluation mode on the network's device. Raises InputError for images of another shape
-        or range, and for labels that are not those of the images.
+        Whitens them as the set is, and computes in evaluation mode on the network's device. Raises InputError for
+        images of another shape or range, and for labels that are not those of the images.
         """
         self._check_photos(images01, labels)
         like, mode = next(network.parameters()), network.training
@@ -111,16 +115,25 @@ class Distilled(SyntheticSet):
         name, (channels, height, width) = type(network).__name__, self.shape
         learned = [part for part in network.parameters() if part.requires_grad]
         if not learned:
-            raise InputError(f"{name} has no parameter that may change; give a network of which some have requires_grad True.")
+            raise InputError(
+                f"{name} has no parameter that may change; give a network of which some have requires_grad True."
+            )
         if len({(part.device, part.dtype) for part in network.parameters()}) > 1:
             raise InputError(
-                f"{name} has parameters on several devices or of several dtypes; move it whole: network.to('cpu', torch.float32)"
+                f"{name} has parameters on several devices or of several dtypes; move it whole: network.to('cpu', "
+                f"torch.float32)"
             )
         remedy = f"astdistill.build_model('convnet-d3', {self.shape}, {len(self.classes)}) makes one that does."
-        logits = self._tried(network, torch.zeros(2, channels, height, width, device=learned[0].device, dtype=learned[0].dtype), remedy)
+        logits = self._tried(
+            network, torch.zeros(2, channels, height, width, device=learned[0].device, dtype=learned[0].dtype), remedy
+        )
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, len(self.classes)):
-            found = f"logits of shape {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            raise InputError(f"{name} gives {found} for 2 images, and the set has {len(self.classes)} classes; {remedy}")
+            found = (
+                f"logits of shape {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            )
+            raise InputError(
+                f"{name} gives {found} for 2 images, and the set has {len(self.classes)} classes; {remedy}"
+            )
         return learned
 
     def _tried(self, network: nn.Module, images: Batch, remedy: str) -> object:
@@ -132,29 +145,38 @@ class Distilled(SyntheticSet):
         except (RuntimeError, ValueError) as error:
             first = str(error).partition("\n")[0]
             raise InputError(
-                f"{type(network).__name__} does not take images of shape {self.shape} ({first}), which this set's have; {remedy}"
+                f"{type(network).__name__} does not take images of shape {self.shape} ({first}), which this set's "
+                f"have; {remedy}"
             ) from error
         finally:
             network.train(mode)
 
     def _check_photos(self, images01: Images, labels: Labels) -> None:
         if images01.ndim != 4 or tuple(images01.shape[1:]) != self.shape or not len(images01):
-            raise InputError(f"Images of shape {tuple(images01.shape)} were given; give [N, {', '.join(map(str, self.shape))}] in [0, 1].")
+            raise InputError(
+                f"Images of shape {tuple(images01.shape)} were given; give [N, {', '.join(map(str, self.shape))}] in "
+                f"[0, 1]."
+            )
         low, high = float(images01.min()), float(images01.max())
         if not (low >= -0.01 and high <= 1.01):
-            raise InputError(f"The images reach from {low:g} to {high:g}; give them in [0, 1], not whitened: bytes divided by 255.")
+            raise InputError(
+                f"The images reach from {low:g} to {high:g}; give them in [0, 1], not whitened: bytes divided by 255."
+            )
         if labels.shape != (len(images01),) or int(labels.min()) < 0 or int(labels.max()) >= len(self.classes):
             raise InputError(
-                f"Labels of shape {tuple(labels.shape)} were given for {len(images01)} images; give one class number from 0 to "
+                f"Labels of shape {tuple(labels.shape)} were given for {len(images01)} images; give one class number "
+                f"from 0 to "
                 f"{len(self.classes) - 1} for each, in the order of synthetic.classes."
             )
 
 
 class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
-    """Pairs of an image `[C, H, W]` and its target: a class number, or a distribution `[K]` where the labels are soft; both on the CPU.
+    """Pairs of an image `[C, H, W]` and its target: a class number, or a distribution `[K]` where the labels are soft;
+    both on the CPU.
 
-    Of textures each item is a random circular crop, of which every canvas has `canvas_samples`; the crops of an epoch depend on `seed`,
-    `epoch` and the item's number alone, and `set_epoch` moves on to the next. Augmentation is not in here, since one is drawn for a
+    Of textures each item is a random circular crop, of which every canvas has `canvas_samples`; the crops of an epoch
+    depend on `seed`, `epoch` and the item's number alone, and `set_epoch` moves on to the next. Augmentation is not in
+    here, since one is drawn for a
     whole batch: `SyntheticSet.augmentation` names it.
     """
 
@@ -166,7 +188,8 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
         self._torus, self._size = synthetic.torus, synthetic.shape[1:]
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the crops of textures from those of `epoch`; before a DataLoader begins it, as with a DistributedSampler."""
+        """Take the crops of textures from those of `epoch`; before a DataLoader begins it, as with a
+        DistributedSampler."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -182,7 +205,8 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
 
 
 def load(path: str | Path) -> Distilled:
-    """The distilled set in `path`: a file, or a run folder that holds `synthetic.safetensors`. Raises InputError for anything else."""
+    """The distilled set in `path`: a file, or a run folder that holds `synthetic.safetensors`. Raises InputError for
+    anything else."""
     return Distilled.load(path)
 
 

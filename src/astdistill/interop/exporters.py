@@ -17,13 +17,15 @@ FORMATS: dict[str, Format] = {each.name: each for each in (HUGGINGFACE, MTT, NPZ
 def export(synthetic: SyntheticSet, format: str, folder: str | Path, *, scores: Scores | None = None) -> Path:
     """The folder, which holds `synthetic` as the files of `format`, all of them or none, without paths of this machine.
 
-    `scores` are its figures, for formats that show some. Raises InputError for a format that there is not, for a folder that holds anything
-    already, and for scores of another set.
+    `scores` are its figures, for formats that show some. Raises InputError for a format that there is not, for a folder
+    that holds anything already, and for scores of another set.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     if scores is not None and scores.subject not in (None, Subject.of(synthetic)):
-        raise InputError("The scores are those of another distilled set; evaluate this one: astdistill evaluate runs/NAME")
+        raise InputError(
+            "The scores are those of another distilled set; evaluate this one: astdistill evaluate runs/NAME"
+        )
     with new_folder(Path(folder)) as temporary:
         FORMATS[format].write(synthetic.published(), scores, temporary)
     return Path(folder)

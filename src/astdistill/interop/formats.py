@@ -27,15 +27,16 @@ class Format:
     text: str
     """One sentence: what is written, and who reads it."""
     write: Callable[[SyntheticSet, Scores | None, Path], None]
-    """Writes the set, which is fit to be published, and its scores where there are any, into an empty folder. Packages that not everybody
-    has are imported inside."""
+    """Writes the set, which is fit to be published, and its scores where there are any, into an empty folder. Packages
+    that not everybody has are imported inside."""
 
 
 ARRAYS = "images (as networks see them), pixels, labels, targets, lr, preprocessing.*, classes and header (JSON)"
 
 
 def _tensors(synthetic: SyntheticSet) -> dict[str, Tensor]:
-    """The numbers of the set, on the CPU: images and pixels `[N, C, H, W]`, labels `[N]`, targets `[N, K]` as distributions, lr."""
+    """The numbers of the set, on the CPU: images and pixels `[N, C, H, W]`, labels `[N]`, targets `[N, K]` as
+    distributions, lr."""
     found = {
         "images": synthetic.images,
         "pixels": synthetic.pixels(),
@@ -61,7 +62,9 @@ def _write_torch(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> Non
 
 
 NPZ = Format("npz", f"synthetic.npz, which numpy.load reads without pickle: {ARRAYS}", _write_npz)
-TORCH = Format("torch", f"synthetic.pt, a dictionary that torch.load reads with weights_only=True: {ARRAYS}", _write_torch)
+TORCH = Format(
+    "torch", f"synthetic.pt, a dictionary that torch.load reads with weights_only=True: {ARRAYS}", _write_torch
+)
 IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr.pt"
 
 
@@ -87,7 +90,8 @@ def _write(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
 
 MTT = Format(
     "mtt",
-    f"{IMAGES} [N, C, H, W] as networks see them, {LABELS} (numbers, or logits) and {RATE}, for the scripts of MTT and its successors",
+    f"{IMAGES} [N, C, H, W] as networks see them, {LABELS} (numbers, or logits) and {RATE}, for the scripts of MTT and "
+    f"its successors",
     _write,
 )
 RANGES = "unclipped/ranges.csv"
@@ -119,7 +123,8 @@ def _stretched(images: Images) -> Images:
 
 PNG = Format(
     "png",
-    "clipped/0000-CLASS.png and so on with whitening undone and cut to [0, 1], unclipped/ with each image in its own range "
+    "clipped/0000-CLASS.png and so on with whitening undone and cut to [0, 1], unclipped/ with each image in its own "
+    "range "
     f"(told by {RANGES}), and a labelled grid of each",
     _write_png,
 )

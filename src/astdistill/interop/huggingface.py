@@ -28,7 +28,8 @@ WHITENING = {
 
 
 def card(synthetic: SyntheticSet, scores: Scores | None, parts: str) -> str:
-    """README.md of the folder, with the front matter that the hub reads; `parts` are the parquet files of the train split."""
+    """README.md of the folder, with the front matter that the hub reads; `parts` are the parquet files of the train
+    split."""
     title = f"{_title(synthetic)}, {synthetic.ipc} distilled {'image' if synthetic.ipc == 1 else 'images'} per class"
     sections = {
         "Figures": _figures(scores),
@@ -40,7 +41,8 @@ def card(synthetic: SyntheticSet, scores: Scores | None, parts: str) -> str:
     body = "\n\n".join(f"## {head}\n\n{text}" for head, text in sections.items())
     return (
         f"---\n{_front(synthetic, title, parts)}\n---\n\n# {title}\n\n![The distilled images]({PICTURE})\n\n"
-        f"A synthetic data set made by trajectory matching with astdistill: networks are trained on these images alone.\n\n{body}\n"
+        f"A synthetic data set made by trajectory matching with astdistill: networks are trained on these images "
+        f"alone.\n\n{body}\n"
     )
 
 
@@ -59,7 +61,9 @@ def _front(synthetic: SyntheticSet, title: str, parts: str) -> str:
 
 
 def _size(count: int) -> str:
-    return "n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K" if count < 100_000 else "100K<n<1M"
+    return (
+        "n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K" if count < 100_000 else "100K<n<1M"
+    )
 
 
 def _title(synthetic: SyntheticSet) -> str:
@@ -83,12 +87,16 @@ def _columns(synthetic: SyntheticSet) -> str:
     textures = ""
     if synthetic.canvas > 1:
         textures = (
-            f" Images are textures without borders, {synthetic.canvas} times as large as what a network sees: it learns from random "
-            f"circular crops of {height // synthetic.canvas} × {width // synthetic.canvas}, {synthetic.canvas_samples} of each in a step."
+            f" Images are textures without borders, {synthetic.canvas} times as large as what a network sees: it "
+            f"learns from random "
+            f"circular crops of {height // synthetic.canvas} × {width // synthetic.canvas}, {synthetic.canvas_samples} "
+            f"of each in a step."
         )
     return (
-        f"| column | |\n|---|---|\n{lines}\n\n8 bits lose what lies between their steps and outside [0, 1]: train on `values`, which are "
-        f"exact. They are {WHITENING[synthetic.preprocessing.kind]}, and images to be tested on must be prepared by the same numbers, "
+        f"| column | |\n|---|---|\n{lines}\n\n8 bits lose what lies between their steps and outside [0, 1]: train on "
+        f"`values`, which are "
+        f"exact. They are {WHITENING[synthetic.preprocessing.kind]}, and images to be tested on must be prepared by "
+        f"the same numbers, "
         f"which `synthetic.safetensors` holds.{textures}"
     )
 
@@ -96,8 +104,10 @@ def _columns(synthetic: SyntheticSet) -> str:
 def _use(synthetic: SyntheticSet) -> str:
     augmentation = synthetic.augmentation.replace("_", ", ") or "none"
     return (
-        "The images alone, by `datasets.load_dataset`; or with step size, augmentation and whitening, from a copy of this folder:\n\n"
-        '```python\nimport astdistill as ad\nsynthetic = ad.load("synthetic.safetensors")\nnetwork = synthetic.train(my_network)\n'
+        "The images alone, by `datasets.load_dataset`; or with step size, augmentation and whitening, from a copy of "
+        "this folder:\n\n"
+        '```python\nimport astdistill as ad\nsynthetic = ad.load("synthetic.safetensors")\n'
+        "network = synthetic.train(my_network)\n"
         "logits = network(synthetic.preprocessing.apply(photos))    # photos in [0, 1]\n```\n\n"
         f"The learned step size is {float(synthetic.lr):.6g}; augmentation by DSA: {augmentation}."
     )
@@ -113,7 +123,11 @@ def _made(synthetic: SyntheticSet) -> str:
         "labels": synthetic.labels,
         "momentum of the student": synthetic.momentum,
         **{name: known[name] for name in ("iteration", "seed", "commit") if known.get(name) is not None},
-        **{f"{name} (version)": version for name, version in known.get("versions", {}).items() if name in ("astdistill", "torch")},
+        **{
+            f"{name} (version)": version
+            for name, version in known.get("versions", {}).items()
+            if name in ("astdistill", "torch")
+        },
     }
     lines = "\n".join(f"* {name}: {value}" for name, value in facts.items())
     settings = json.dumps(known["settings"], indent=2) if "settings" in known else ""
@@ -125,7 +139,11 @@ def _citation(method: str) -> str:
     try:
         paper = find_method(method).paper
     except InputError:
-        return f"The method '{method}' names no paper; ask whoever published this set." if method else "The method is not known."
+        return (
+            f"The method '{method}' names no paper; ask whoever published this set."
+            if method
+            else "The method is not known."
+        )
     links = "".join(f" <https://arxiv.org/abs/{number}>" for number in ARXIV.findall(paper))
     return f"Please cite the paper of the method: {paper}.{links}"
 
@@ -143,7 +161,8 @@ def _write(synthetic: SyntheticSet, scores: Scores | None, folder: Path) -> None
 
 
 def _write_parquet(synthetic: SyntheticSet, path: Path) -> None:
-    """One row an image: `image`, `label`, `soft_label` where targets are not one-hot, and `values`, the floats themselves."""
+    """One row an image: `image`, `label`, `soft_label` where targets are not one-hot, and `values`, the floats
+    themselves."""
     import datasets
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
@@ -192,7 +211,8 @@ HUGGINGFACE = Format(
 
 
 def check_push(name: str) -> None:
-    """Raise InputError, before anything is written, for a name that the hub would not take, and where nobody is logged in."""
+    """Raise InputError, before anything is written, for a name that the hub would not take, and where nobody is logged
+    in."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -200,15 +220,19 @@ def check_push(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise InputError(f"'{name}' is no name of a data set on the hub; give one like --push YOUR-NAME/digits-ipc1") from error
+        raise InputError(
+            f"'{name}' is no name of a data set on the hub; give one like --push YOUR-NAME/digits-ipc1"
+        ) from error
     if get_token() is None:
         raise InputError(
-            "Nobody is logged in to the Hugging Face hub here; type: hf auth login (or set HF_TOKEN), then this command again."
+            "Nobody is logged in to the Hugging Face hub here; type: hf auth login (or set HF_TOKEN), then this "
+            "command again."
         )
 
 
 def push(folder: Path, name: str, private: bool = False) -> str:
-    """The address of the data set `name` on the hub, which now holds the files of `folder`; it is made if there is none.
+    """The address of the data set `name` on the hub, which now holds the files of `folder`; it is made if there is
+    none.
 
     Raises InputError where the hub refuses or cannot be reached; the folder stays as it is.
     """
@@ -218,10 +242,16 @@ def push(folder: Path, name: str, private: bool = False) -> str:
     api = HfApi()
     try:
         address = api.create_repo(name, repo_type="dataset", private=private or None, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, repo_type="dataset", commit_message="Distilled set, exported by astdistill")
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            repo_type="dataset",
+            commit_message="Distilled set, exported by astdistill",
+        )
     except Exception as error:  # each version of the library has another HTTP client, with its own errors
         first = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"The hub did not take '{name}' ({first}); {folder} is whole, so try again with: hf upload {name} {folder} --repo-type dataset"
+            f"The hub did not take '{name}' ({first}); {folder} is whole, so try again with: hf upload {name} {folder} "
+            f"--repo-type dataset"
         ) from error
     return str(address)

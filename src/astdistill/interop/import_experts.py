@@ -47,7 +47,8 @@ class Layout:
 
     @staticmethod
     def of(model: str, image: tuple[int, int, int], classes: int) -> Layout:
-        """The layout of `model` for images of shape (C, H, W). Raises InputError for a network whose parameters are not all of it."""
+        """The layout of `model` for images of shape (C, H, W). Raises InputError for a network whose parameters are not
+        all of it."""
         named = dict(FlatModel(build_model(model, image, classes)).module.named_parameters())
         return Layout(model, image, classes, tuple(named), tuple(tuple(part.shape) for part in named.values()))
 
@@ -57,7 +58,8 @@ class Layout:
         return sum(torch.Size(shape).numel() for shape in self.shapes)
 
     def check(self, found: Sequence[Shape], where: str) -> None:
-        """Raise InputError, with the network that does fit where there is one, unless these are the network's shapes."""
+        """Raise InputError, with the network that does fit where there is one, unless these are the network's
+        shapes."""
         if tuple(found) == self.shapes:
             return
         channels, height, width = self.image
@@ -77,12 +79,19 @@ class Layout:
             return f"give --model {fits}, which has these shapes{larger}."
         told = found[-1][0] if found and found[-1] else 0
         if told and told != self.classes:
-            return f"these experts seem to tell {told} classes apart: name the data that they learned from with --data and --data.*."
-        return "name the network with --model, and the data and the image size that it learned from with --data and --data.size."
+            return (
+                f"these experts seem to tell {told} classes apart: name the data that they learned from with --data "
+                f"and --data.*."
+            )
+        return (
+            "name the network with --model, and the data and the image size that it learned from with --data and "
+            "--data.size."
+        )
 
 
 def fitting_model(found: Sequence[Shape], image: tuple[int, int, int], classes: int) -> str | None:
-    """The first of our networks whose parameters have these shapes, or None. Norms that share their shapes are not told apart."""
+    """The first of our networks whose parameters have these shapes, or None. Norms that share their shapes are not told
+    apart."""
     if not found or not found[0]:
         return None
     for name in _candidates(found[0][0]):
@@ -91,7 +100,9 @@ def fitting_model(found: Sequence[Shape], image: tuple[int, int, int], classes: 
                 network = build_model(name, image, classes)
         except InputError:  # there is no such network for images of this size
             continue
-        if [tuple(part.shape) for part in network.parameters()] == list(found) and not any(True for _ in network.buffers()):
+        if [tuple(part.shape) for part in network.parameters()] == list(found) and not any(
+            True for _ in network.buffers()
+        ):
             return name
     return None
 
@@ -139,14 +150,15 @@ def import_buffers(
     store: str | Path = "experts",
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> TrajectoryStore:
-    """The store with the experts of all files in `source`, a folder of `replay_buffer_*.pt` or files in their order; in a folder of its
-    own under `store`.
+    """The store with the experts of all files in `source`, a folder of `replay_buffer_*.pt` or files in their order; in
+    a folder of its own under `store`.
 
-    The experts learned from `dataset`, preprocessed as it is, as networks `model`; `recipe` describes how, as far as that is known (its
-    epochs are those found). Where experts have different numbers of rows, the store keeps as many of each as the shortest has. One file is
-    in memory at a time. An import that was stopped goes on where it was when it is called again, and the same experts are not stored twice.
-    Raises InputError, with nothing written, for files that hold anything but tensors in lists, for other shapes than the network's, and for
-    experts that do not move or are not finite.
+    The experts learned from `dataset`, preprocessed as it is, as networks `model`; `recipe` describes how, as far as
+    that is known (its epochs are those found). Where experts have different numbers of rows, the store keeps as many of
+    each as the shortest has. One file is in memory at a time. An import that was stopped goes on where it was when it
+    is called again, and the same experts are not stored twice. Raises InputError, with nothing written, for files that
+    hold anything but tensors in lists, for other shapes than the network's, and for experts that do not move or are not
+    finite.
     """
     files, root = buffer_files(source), Path(store)
     check_folder(root, "--store")
@@ -154,7 +166,10 @@ def import_buffers(
     buffers = [Buffer.survey(file, layout) for file in files]
     lengths = [count for buffer in buffers for count in buffer.rows]
     if max(lengths) > min(lengths):
-        console().print(f"Experts have {min(lengths)} to {max(lengths)} rows; the first {min(lengths)} of each are kept.", highlight=False)
+        console().print(
+            f"Experts have {min(lengths)} to {max(lengths)} rows; the first {min(lengths)} of each are kept.",
+            highlight=False,
+        )
     recipe = (recipe or ExpertRecipe()).replace(epochs=min(lengths) - 1)
     identity = identity_of(dataset, recipe, model, layout.parameters, 0, dtype)
     stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -191,7 +206,8 @@ def buffer_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def last_accuracy(store: TrajectoryStore, dataset: Dataset, images: int = 1000) -> float:
-    """The accuracy in percent of the first expert's last row on some test images of `dataset`: near chance where those are not its data."""
+    """The accuracy in percent of the first expert's last row on some test images of `dataset`: near chance where those
+    are not its data."""
     order = torch.randperm(len(dataset.test), generator=rng(0, "imported"))[:images]
     network = FlatModel(build_model(store.identity.model, dataset.shape, len(dataset.classes)))
     theta = store.rows(store.experts()[0], store.epochs, store.epochs + 1)[0]
@@ -206,11 +222,15 @@ def _experts(path: Path) -> list[Expert]:
     if not isinstance(found, list) or not found or not all(isinstance(expert, list | tuple) for expert in found):
         raise InputError(f"{form}, but a {type(found).__name__}; {remedy}.")
     for number, expert in enumerate(found):
-        rows = [row for row in expert if isinstance(row, list | tuple) and all(isinstance(part, Tensor) for part in row)]
+        rows = [
+            row for row in expert if isinstance(row, list | tuple) and all(isinstance(part, Tensor) for part in row)
+        ]
         if len(rows) < len(expert):
             raise InputError(f"{form} (expert {number} holds other things); {remedy}.")
         if len(expert) < 2:
-            raise InputError(f"Expert {number} of {path} has {len(expert)} row(s) and so no epoch to match; leave its file out.")
+            raise InputError(
+                f"Expert {number} of {path} has {len(expert)} row(s) and so no epoch to match; leave its file out."
+            )
     return found
 
 
@@ -219,8 +239,10 @@ def _check_moves(expert: Expert, where: str) -> None:
     first, *others = expert
     if all(torch.equal(part, other) for row in others for part, other in zip(first, row, strict=True)):
         raise InputError(
-            f"The {len(expert)} rows of {where} are all equal, so that there is nothing to match: p.detach().cpu() does not copy on a CPU, "
-            f"and every row became the end of the training; train these experts again, with astdistill experts PRESET, or with .clone()."
+            f"The {len(expert)} rows of {where} are all equal, so that there is nothing to match: p.detach().cpu() "
+            f"does not copy on a CPU, "
+            f"and every row became the end of the training; train these experts again, with astdistill experts PRESET, "
+            f"or with .clone()."
         )
 
 
@@ -230,7 +252,9 @@ def _under_way(root: Path, key: str) -> Iterator[Path]:
     folder, new = root / f".{key}.importing", not root.exists()
     with lock(folder / ".lock", wait=False) as held:
         if not held:
-            raise InputError(f"Another process is importing these files into {root}; wait for it, or name another --store.")
+            raise InputError(
+                f"Another process is importing these files into {root}; wait for it, or name another --store."
+            )
         try:
             yield folder
         except InputError:
@@ -268,7 +292,10 @@ def _write_file(buffer: Buffer, paths: Sequence[Path], identity: StoreIdentity, 
         rows = torch.stack([_row(row) for row in expert[: identity.recipe.epochs + 1]])
         if not bool(rows.isfinite().all()):
             epoch = int((~rows.isfinite()).any(dim=1).nonzero()[0])
-            raise InputError(f"Row {epoch} of expert {number} of {buffer.path} holds numbers that are not finite; leave its file out.")
+            raise InputError(
+                f"Row {epoch} of expert {number} of {buffer.path} holds numbers that are not finite; leave its file "
+                f"out."
+            )
         steps = [float(step.double().square().sum()) for step in rows.diff(dim=0)]
         header = {
             "source": {"file": buffer.path.name, "expert": number},

@@ -1,4 +1,5 @@
-"""Distilled sets of other code bases, made into ours: `images_best.pt`, `labels_best.pt`, `lr.pt`, read without running what they hold."""
+"""Distilled sets of other code bases, made into ours: `images_best.pt`, `labels_best.pt`, `lr.pt`, read without running
+what they hold."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ FOREIGN = re.compile(r"GLOBAL (\S+)")
 
 
 def read_pickle(path: Path) -> Any:
-    """The tensors (on the CPU), lists, dictionaries and numbers that `torch.save` wrote to `path`; large tensors stay on disk until they
-    are used, except in files older than torch 1.6.
+    """The tensors (on the CPU), lists, dictionaries and numbers that `torch.save` wrote to `path`; large tensors stay
+    on disk until they are used, except in files older than torch 1.6.
 
     Raises InputError for a file that is absent, broken, or holds anything else, of which nothing is run.
     """
@@ -47,7 +48,8 @@ def read_pickle(path: Path) -> Any:
         if found is None:
             raise _broken(path, error) from error
         raise InputError(
-            f"{path} holds '{found[1]}', which is no tensor, list or number, and was not loaded: reading such a file can run a program on "
+            f"{path} holds '{found[1]}', which is no tensor, list or number, and was not loaded: reading such a file "
+            f"can run a program on "
             f"this machine; take one that torch.save wrote of tensors alone."
         ) from error
     except PermissionError:
@@ -58,7 +60,9 @@ def read_pickle(path: Path) -> Any:
 
 def _broken(path: Path, error: Exception) -> InputError:
     first = str(error).partition("\n")[0].partition(". ")[0]
-    why = f" ({first})" if " " in first else ""  # the bare key or number that a broken pickle trips over tells nobody anything
+    why = (
+        f" ({first})" if " " in first else ""
+    )  # the bare key or number that a broken pickle trips over tells nobody anything
     return InputError(f"{path} is not a whole file of torch.save{why}; copy it again from where it was made.")
 
 
@@ -79,14 +83,16 @@ def import_set(
     canvas_samples: int = 1,
     out: str | Path | None = None,
 ) -> SyntheticSet:
-    """The distilled set in the files of `folder`, in the space of `dataset`; with `out`, a new folder, written there with picture and page.
+    """The distilled set in the files of `folder`, in the space of `dataset`; with `out`, a new folder, written there
+    with picture and page.
 
-    Images `[N, C, H, W]` are as networks see them, preprocessed as `dataset` is. Labels are numbers `[N]`, or distributions or their logits
-    `[N, K]`; without their file, images count as grouped by class. Hard-labelled images are put in the order of their classes. `lr`
-    stands for the file of the step size, or replaces it. `model`, `augmentation`, `momentum` and `method` say how the set was made, and
-    `canvas` and `canvas_samples` what MTT's `--canvas_size` and `--canvas_samples` were: textures are `[N, C, k H, k W]`.
-    Raises InputError, with nothing written, for files that are absent, broken or hold other things than tensors, and for shapes, classes or
-    numbers that do not fit `dataset`.
+    Images `[N, C, H, W]` are as networks see them, preprocessed as `dataset` is. Labels are numbers `[N]`, or
+    distributions or their logits `[N, K]`; without their file, images count as grouped by class. Hard-labelled images
+    are put in the order of their classes. `lr` stands for the file of the step size, or replaces it. `model`,
+    `augmentation`, `momentum` and `method` say how the set was made, and `canvas` and `canvas_samples` what MTT's
+    `--canvas_size` and `--canvas_samples` were: textures are `[N, C, k H, k W]`. Raises InputError, with nothing
+    written, for files that are absent, broken or hold other things than tensors, and for shapes, classes or numbers
+    that do not fit `dataset`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -134,17 +140,22 @@ def _check_student(momentum: float, canvas: int, canvas_samples: int) -> None:
 def _images(folder: Path, dataset: Dataset, torus: Torus) -> Images:
     if not (folder / IMAGES).is_file():
         there = ", ".join(sorted(path.name for path in folder.glob("*.pt"))[:5]) or "no .pt file"
-        raise InputError(f"{folder} holds no {IMAGES} (it has {there}); name the folder that distill.py of MTT or a successor wrote to.")
+        raise InputError(
+            f"{folder} holds no {IMAGES} (it has {there}); name the folder that distill.py of MTT or a successor wrote "
+            f"to."
+        )
     images = _tensor(folder / IMAGES, read_pickle(folder / IMAGES)).float()
     wanted = torus.extent(dataset.shape)
     if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
         raise InputError(
-            f"{folder / IMAGES} has shape {list(images.shape)}, and images of '{dataset.name}' {list(wanted)}; name the data that "
+            f"{folder / IMAGES} has shape {list(images.shape)}, and images of '{dataset.name}' {list(wanted)}; name "
+            f"the data that "
             f"it was distilled from with --data, their size with --data.size, and of textures the --canvas."
         )
     if not len(images) or len(images) % len(dataset.classes):
         raise InputError(
-            f"{folder / IMAGES} holds {len(images)} images, which cannot be the same number of each of the {len(dataset.classes)} classes "
+            f"{folder / IMAGES} holds {len(images)} images, which cannot be the same number of each of the "
+            f"{len(dataset.classes)} classes "
             f"of '{dataset.name}'; name the data that it was distilled from with --data and --data.*."
         )
     return images.clone()
@@ -159,7 +170,8 @@ def _labelled(folder: Path, images: Images, dataset: Dataset) -> tuple[Literal["
     if labels.ndim == 2 and labels.shape[1] > 1:
         if tuple(labels.shape) != (len(images), classes):
             raise InputError(
-                f"{path} has shape {list(labels.shape)}, where {len(images)} images of {classes} classes want {[len(images), classes]}; "
+                f"{path} has shape {list(labels.shape)}, where {len(images)} images of {classes} classes want "
+                f"{[len(images), classes]}; "
                 f"name the data that the set was distilled from with --data and --data.*."
             )
         soft = labels.float().clone()
@@ -175,7 +187,9 @@ def _numbers(path: Path, labels: Tensor, count: int, dataset: Dataset) -> Labels
     """Class numbers `[N]`, as many of each."""
     numbers = labels.flatten().long()
     if labels.numel() != count or not torch.equal(numbers.to(labels), labels.flatten()):
-        raise InputError(f"{path} has shape {list(labels.shape)}, where {count} class numbers are due, one for each image.")
+        raise InputError(
+            f"{path} has shape {list(labels.shape)}, where {count} class numbers are due, one for each image."
+        )
     if int(numbers.min()) < 0 or int(numbers.max()) >= len(dataset.classes):
         raise InputError(
             f"{path} has labels {int(numbers.min())} to {int(numbers.max())}, and '{dataset.name}' has classes 0 to "
@@ -185,7 +199,8 @@ def _numbers(path: Path, labels: Tensor, count: int, dataset: Dataset) -> Labels
     if int(sizes.min()) != int(sizes.max()):
         few, many = int(sizes.argmin()), int(sizes.argmax())
         raise InputError(
-            f"{path} gives class {few} {int(sizes[few])} images and class {many} {int(sizes[many])}; take a set with as many of each class."
+            f"{path} gives class {few} {int(sizes[few])} images and class {many} {int(sizes[many])}; take a set with "
+            f"as many of each class."
         )
     return numbers
 
@@ -193,10 +208,17 @@ def _numbers(path: Path, labels: Tensor, count: int, dataset: Dataset) -> Labels
 def _rate(folder: Path, given: float | None) -> float:
     path = next((folder / name for name in RATES if (folder / name).is_file()), None)
     if given is None and path is None:
-        raise InputError(f"{folder} holds no {' or '.join(RATES)}; give the learned step size of the set, as its log shows it, with --lr.")
-    rate, where = (_number(read_pickle(path)), str(path)) if given is None and path is not None else (given or 0.0, "--lr")
+        raise InputError(
+            f"{folder} holds no {' or '.join(RATES)}; give the learned step size of the set, as its log shows it, with "
+            f"--lr."
+        )
+    rate, where = (
+        (_number(read_pickle(path)), str(path)) if given is None and path is not None else (given or 0.0, "--lr")
+    )
     if not (math.isfinite(rate) and rate > 0):
-        raise InputError(f"{where} gives the step size {rate:g}, with which no network trains; give a positive one with --lr.")
+        raise InputError(
+            f"{where} gives the step size {rate:g}, with which no network trains; give a positive one with --lr."
+        )
     return rate
 
 
@@ -210,7 +232,9 @@ def _number(found: Any) -> float:
 def _tensor(path: Path, found: Any) -> Tensor:
     if not isinstance(found, Tensor) or not bool(found.isfinite().all()):
         what = "numbers that are not finite" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise InputError(f"{path} holds {what}, where a tensor of finite numbers is due; take the file of another iteration.")
+        raise InputError(
+            f"{path} holds {what}, where a tensor of finite numbers is due; take the file of another iteration."
+        )
     return found.detach()
 
 

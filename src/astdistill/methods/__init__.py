@@ -19,7 +19,16 @@ from .initialisation import (
     TargetInit,
     TargetTargets,
 )
-from .matching import FinalGoal, Goal, IntermediateGoal, IntermediateGoalAsReleased, Matching, Nearest, NearestGoal, Objective
+from .matching import (
+    FinalGoal,
+    Goal,
+    IntermediateGoal,
+    IntermediateGoalAsReleased,
+    Matching,
+    Nearest,
+    NearestGoal,
+    Objective,
+)
 from .method import PARTS, Method
 from .outer import Accept, LogRate, LossThreshold, Rate, RawRate
 from .outer_step import OuterStep, Setup, StepSettings, TrajectoryMatching

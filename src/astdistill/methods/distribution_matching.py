@@ -1,4 +1,5 @@
-"""DM: matching distributions of features (Zhao & Bilen, Dataset Condensation with Distribution Matching, arXiv 2110.04181)."""
+"""DM: matching distributions of features (Zhao & Bilen, Dataset Condensation with Distribution Matching, arXiv
+2110.04181)."""
 
 from __future__ import annotations
 
@@ -20,28 +21,40 @@ TOGETHER = 1024
 
 
 class DistributionMatching(OuterStep):
-    """Σ_c ‖mean f(A_c(real_c)) − mean f(A_c(X_c))‖², f the features of a new random network before its linear layer (Algorithm 1).
+    """Σ_c ‖mean f(A_c(real_c)) − mean f(A_c(X_c))‖², f the features of a new random network before its linear layer
+    (Algorithm 1).
 
-    A_c is one augmentation for all images of a class in a step. η is not learned: evaluation has `lr_init`, 0.01 as for real images.
+    A_c is one augmentation for all images of a class in a step. η is not learned: evaluation has `lr_init`, 0.01 as for
+        real images.
     """
 
     loss_name: ClassVar[str] = "distribution distance"
     about: ClassVar[str] = (
-        "Each outer step draws a network with random parameters and real images, and moves the images of each class so that their mean "
-        "features come nearer to the real ones’. The distance is squared and added up over the classes. Single values scatter."
+        "Each outer step draws a network with random parameters and real images, and moves the images of each class so "
+        "that their mean "
+        "features come nearer to the real ones’. The distance is squared and added up over the classes. Single values "
+        "scatter."
     )
     batch_real: int = Field(default=256, ge=1)
     """Real images of each class in one step; all of a class that has fewer."""
 
     def usual_settings(self, ipc: int) -> Mapping[str, int | float | None]:
-        return {"iterations": 20_000, "lr_img": 10.0 if ipc >= 100 else 1.0, "outer_momentum": 0.5, "lr_init": 0.01, "batch_syn": None}
+        return {
+            "iterations": 20_000,
+            "lr_img": 10.0 if ipc >= 100 else 1.0,
+            "outer_momentum": 0.5,
+            "lr_init": 0.01,
+            "batch_syn": None,
+        }
 
     def images_trained(self, images: int, classes: int) -> float:
         return images + classes * self.batch_real / 3
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
         theta = setup.fresh(seed, iteration).to(variables.images.dtype)
-        own = [images.detach().clone().requires_grad_() for images in variables.images.chunk(len(setup.dataset.classes))]
+        own = [
+            images.detach().clone().requires_grad_() for images in variables.images.chunk(len(setup.dataset.classes))
+        ]
         together = max(1, TOGETHER // max(self.batch_real, len(own[0]) * setup.settings.torus.samples))
         loss, slopes = variables.images.new_zeros(()), []
         for labels in torch.arange(len(own)).split(together):
@@ -51,11 +64,18 @@ class DistributionMatching(OuterStep):
             distance = (_means(setup, theta, [synthetic for _, synthetic in pairs]) - wanted).square().sum()
             slopes += torch.autograd.grad(distance, [own[label] for label in labels.tolist()])
             loss = loss + distance.detach()
-        return MetaGradient(loss, torch.cat(slopes), torch.zeros_like(variables.targets), torch.zeros_like(variables.lr))
+        return MetaGradient(
+            loss, torch.cat(slopes), torch.zeros_like(variables.targets), torch.zeros_like(variables.lr)
+        )
 
     def _pair(self, setup: Setup, images: Images, label: int, iteration: int, seed: int) -> tuple[Batch, Batch]:
         """Real images of one class and what is seen of its synthetic `images`, under the same augmentation."""
-        data, torus, purpose, members = setup.dataset, setup.settings.torus, (iteration, label), setup.dataset.train.of_class(label)
+        data, torus, purpose, members = (
+            setup.dataset,
+            setup.settings.torus,
+            (iteration, label),
+            setup.dataset.train.of_class(label),
+        )
         chosen = torch.randperm(len(members), generator=rng(seed, "real", *purpose))[: self.batch_real]
         looks = images.repeat(torus.samples, 1, 1, 1)
         crops = torus.draw(len(looks), (data.shape[1], data.shape[2]), rng(seed, "crops", *purpose)).to(data.device)

@@ -32,7 +32,9 @@ class Backprop(Estimator):
     exact: ClassVar[bool] = True
 
     def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
-        images, targets, lr = (tensor.detach().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr))
+        images, targets, lr = (
+            tensor.detach().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr)
+        )
         learned = Variables(images, targets, lr)
         theta, velocity, students = start.detach().requires_grad_(), torch.zeros_like(start), {}
         for step in range(inner.plan.steps):
@@ -49,8 +51,9 @@ class Backprop(Estimator):
 class Recompute(Estimator):
     """Exact, in constant memory: P floats a step are kept (METHOD §3; cf. arXiv 2505.00793).
 
-    The walk back needs v_i only inside dL/dη = −Σ_i ⟨λ_{i+1}, v_{i+1}⟩; exchanging the two sums gives Σ_i ⟨m_i, g_i⟩ / η, and
-    ⟨m_i, g_i⟩ is the slope of the loss along m_i, which the walk computes anyway, so the velocities are not stored either.
+    The walk back needs v_i only inside dL/dη = −Σ_i ⟨λ_{i+1}, v_{i+1}⟩; exchanging the two sums gives Σ_i ⟨m_i, g_i⟩ /
+    η, and ⟨m_i, g_i⟩ is the slope of the loss along m_i, which the walk computes anyway, so the velocities are not
+    stored either.
     """
 
     exact: ClassVar[bool] = True
@@ -62,7 +65,8 @@ class Recompute(Estimator):
 def walk_back(
     inner: InnerLoop, start: Params, variables: Variables, objective: Objective, *, steps: int, curvature: bool = True
 ) -> MetaGradient:
-    """The meta-gradient through the last `steps` inner steps; without `curvature`, θ's dependence on earlier images is dropped."""
+    """The meta-gradient through the last `steps` inner steps; without `curvature`, θ's dependence on earlier images is
+    dropped."""
     last = inner.plan.steps
     course = inner.course(start, variables, velocity_at=last - steps)
     students, engine = course.students, engine_of(inner.model)
@@ -79,12 +83,15 @@ def walk_back(
             velocity.mul_(inner.momentum).sub_(variables.lr * adjoint)
             del students[step + 1 :]
             chosen = inner.plan.indices[step]
-            found = step_derivatives(inner, engine, students[step], velocity, seen.detach(), variables.targets[chosen].detach(), curvature)
+            found = step_derivatives(
+                inner, engine, students[step], velocity, seen.detach(), variables.targets[chosen].detach(), curvature
+            )
             slopes.append(found.images)
             targets.index_add_(0, chosen, found.targets)
             lr += found.slope / variables.lr
             adjoint += found.theta
-        # The augmentation does not depend on θ: one ordinary pull-back, and no second derivative of resampling, is enough.
+        # The augmentation does not depend on θ: one ordinary pull-back, and no second derivative of resampling, is
+        # enough.
         (pulled,) = torch.autograd.grad(augmented, source, slopes[::-1])
         for step in reversed(portion):
             images.index_add_(0, inner.plan.indices[step], pulled[step - portion.start])
@@ -94,7 +101,13 @@ def walk_back(
 
 
 def step_derivatives(
-    inner: InnerLoop, engine: Engine, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
+    inner: InnerLoop,
+    engine: Engine,
+    theta: Params,
+    direction: Params,
+    images: Batch,
+    targets: Targets,
+    curvature: bool = True,
 ) -> Directional:
     """d/dε of the inner loss w·ℓ and of its gradients with respect to θ, x and y at θ + ε · direction."""
     probabilities = inner.probabilities(targets)
@@ -108,7 +121,8 @@ def step_derivatives(
 class FirstOrder(Estimator):
     """Approximate: drops θ's dependence on the images of earlier steps (TESLA, arXiv 2211.10586, §3).
 
-    Exact for T = 1; for longer unrolls its direction drifts from the true one (cosine 0.997 to 0.76 on a toy network, METHOD §3).
+    Exact for T = 1; for longer unrolls its direction drifts from the true one (cosine 0.997 to 0.76 on a toy network,
+    METHOD §3).
     """
 
     def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:

@@ -38,7 +38,8 @@ class Initial:
 
 @dataclass(frozen=True)
 class Clusters:
-    """What one class was clustered by: features `[N, D]`, the cluster of each image `[N]`, and which of the N were chosen."""
+    """What one class was clustered by: features `[N, D]`, the cluster of each image `[N]`, and which of the N were
+    chosen."""
 
     features: Logits
     clusters: Int[Tensor, " N"]
@@ -61,8 +62,8 @@ class Choice:
 class Init(Part):
     """Chooses the start of X from the training images.
 
-    The images per class have been checked against the class sizes; a canvas of k² cells asks for k² of them, which a class may not have.
-    The experts are there wherever `reads_trained`; a method may otherwise have none.
+    The images per class have been checked against the class sizes; a canvas of k² cells asks for k² of them, which a
+    class may not have. The experts are there wherever `reads_trained`; a method may otherwise have none.
     """
 
     reads_trained: ClassVar[bool] = False
@@ -71,8 +72,11 @@ class Init(Part):
     def check(self, dataset: Dataset, ipc: int) -> None:
         """Raise InputError when so many images per class of this data set cannot be chosen this way."""
 
-    def __call__(self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int) -> Initial:
-        """The initial set: no image twice, but where a class has fewer than `ipc`, all of which then come round again."""
+    def __call__(
+        self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
+    ) -> Initial:
+        """The initial set: no image twice, but where a class has fewer than `ipc`, all of which then come round
+        again."""
         sizes = enumerate(dataset.class_sizes())
         chosen = [self.choose(dataset, label, min(ipc, size), experts, model, seed) for label, size in sizes]
         again = [each.indices[torch.arange(ipc) % len(each.indices)] for each in chosen]
@@ -80,7 +84,9 @@ class Init(Part):
         clusters = tuple(each.clusters for each in chosen if each.clusters is not None)
         return Initial(dataset.train.batch(indices), dataset.train.labels[indices], clusters)
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int) -> Choice:
+    def choose(
+        self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int
+    ) -> Choice:
         """Which `ipc` training images of class `label`."""
         raise NotImplementedError
 
@@ -88,20 +94,26 @@ class Init(Part):
 class RealInit(Init):
     """Random real images of each class (MTT)."""
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int) -> Choice:
+    def choose(
+        self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int
+    ) -> Choice:
         members = dataset.train.of_class(label).cpu()
         return Choice(members[torch.randperm(len(members), generator=rng(seed, "init", label))[:ipc]])
 
 
 class CorrectInit(Init):
-    """Random real images of each class among those that a trained expert classifies correctly (DATM, arXiv 2310.05773, §3.2).
+    """Random real images of each class among those that a trained expert classifies correctly (DATM, arXiv 2310.05773,
+    §3.2).
 
-    Where these are too few, those follow that it gets wrong by the least: by how far the logit of another class is above their own.
+    Where these are too few, those follow that it gets wrong by the least: by how far the logit of another class is
+        above their own.
     """
 
     reads_trained: ClassVar[bool] = True
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int) -> Choice:
+    def choose(
+        self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int
+    ) -> Choice:
         members = dataset.train.of_class(label)
         members = members[torch.randperm(len(members), generator=rng(seed, "init", label)).to(members.device)]
         logits = expert_logits(experts, model, dataset.train.select(members), seed)
@@ -112,7 +124,9 @@ class CorrectInit(Init):
 class NoiseInit(Init):
     """Gaussian noise, unit variance in the preprocessed space."""
 
-    def __call__(self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int) -> Initial:
+    def __call__(
+        self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
+    ) -> Initial:
         labels = torch.arange(len(dataset.classes)).repeat_interleave(ipc)
         images = torch.randn(len(labels), *dataset.shape, generator=rng(seed, "init"))
         return Initial(images.to(dataset.device), labels.to(dataset.device))
@@ -121,7 +135,8 @@ class NoiseInit(Init):
 class FileInit(Init):
     """The images of an earlier distilled set, which must have the same classes, images per class and preprocessing.
 
-    A canvas counts for its k² cells, so that textures start from textures, from ordinary images, and the other way round.
+    A canvas counts for its k² cells, so that textures start from textures, from ordinary images, and the other way
+    round.
     """
 
     path: Path
@@ -131,22 +146,32 @@ class FileInit(Init):
         earlier = load(self.path)
         found = (earlier.classes, earlier.ipc * earlier.torus.cells, earlier.shape, earlier.preprocessing.hash)
         wanted = (dataset.classes, ipc, dataset.shape, dataset.preprocessing.hash)
-        for name, has, wants in zip(("classes", "images per class", "image shape", "preprocessing"), found, wanted, strict=True):
+        for name, has, wants in zip(
+            ("classes", "images per class", "image shape", "preprocessing"), found, wanted, strict=True
+        ):
             if has != wants:
-                raise InputError(f"{self.path} has other {name} ({has}) than this run ({wants}); start from a set like it, or --init real.")
+                raise InputError(
+                    f"{self.path} has other {name} ({has}) than this run ({wants}); start from a set like it, or "
+                    f"--init real."
+                )
 
-    def __call__(self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int) -> Initial:
+    def __call__(
+        self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
+    ) -> Initial:
         earlier, device = load(self.path), dataset.device
         labels = earlier.hard_labels.repeat_interleave(earlier.torus.cells)
         return Initial(earlier.torus.cut(earlier.images).to(device), labels.to(device))
 
 
 class RepresentativeInit(Init):
-    """AST, METHOD §2 part 3, sound: K-means with k = ipc on an expert's logits, the real image nearest each centre within its cluster."""
+    """AST, METHOD §2 part 3, sound: K-means with k = ipc on an expert's logits, the real image nearest each centre
+    within its cluster."""
 
     reads_trained: ClassVar[bool] = True
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int) -> Choice:
+    def choose(
+        self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int
+    ) -> Choice:
         members = dataset.train.of_class(label)
         logits = expert_logits(experts, model, dataset.train.select(members), seed)
         found = clustered(logits, ipc, derive(seed, "init", label))
@@ -154,23 +179,28 @@ class RepresentativeInit(Init):
 
 
 class RepresentativeInitAsReleased(Init):
-    """AST, METHOD §2 part 3, as released: ten clusters whatever ipc is, int(ipc / 10) images of the whole class nearest each centre."""
+    """AST, METHOD §2 part 3, as released: ten clusters whatever ipc is, int(ipc / 10) images of the whole class nearest
+    each centre."""
 
     reads_trained: ClassVar[bool] = True
 
     def check(self, dataset: Dataset, ipc: int) -> None:
         if ipc % 10:
             raise InputError(
-                f"The released representative initialisation takes int(ipc/10) images from each of ten clusters, which is not {ipc} images "
+                f"The released representative initialisation takes int(ipc/10) images from each of ten clusters, which "
+                f"is not {ipc} images "
                 f"per class; use a multiple of 10, or --method ast, or --without representative."
             )
         if min(dataset.class_sizes()) < 10:
             raise InputError(
-                f"The released representative initialisation needs 10 training images of every class for its ten clusters, the smallest "
+                f"The released representative initialisation needs 10 training images of every class for its ten "
+                f"clusters, the smallest "
                 f"has {min(dataset.class_sizes())}; use --method ast, or --without representative."
             )
 
-    def choose(self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int) -> Choice:
+    def choose(
+        self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int
+    ) -> Choice:
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
 
@@ -191,7 +221,9 @@ def expert_logits(experts: TrajectoryStore | None, model: Classifier, split: Spl
     Raises InputError where there are no experts.
     """
     if experts is None:
-        raise InputError("This start reads an expert, but there are none; give a store of experts, or start from --init real.")
+        raise InputError(
+            "This start reads an expert, but there are none; give a store of experts, or start from --init real."
+        )
     numbers = experts.experts()
     expert = numbers[int(torch.randint(len(numbers), (), generator=rng(seed, "init", "expert")))]
     theta = experts.rows(expert, experts.epochs, experts.epochs + 1)[0].to(split.device)
@@ -205,7 +237,9 @@ class TargetInit(Part):
     reads_trained: ClassVar[bool] = False
     """Whether the last row of an expert is read, for which the expert must be trained to the end."""
 
-    def __call__(self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int) -> Targets:
+    def __call__(
+        self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int
+    ) -> Targets:
         """Y, `[N, K]`. For textures `model` gives the mean logits of a canvas's k² cells."""
         raise NotImplementedError
 
@@ -218,9 +252,12 @@ class HardTargets(TargetInit):
     """The one-hot label of each image (MTT, AST)."""
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of each label that is spread evenly over all classes (label smoothing, arXiv 1512.00567, §7); 0 means none."""
+    """Share of each label that is spread evenly over all classes (label smoothing, arXiv 1512.00567, §7); 0 means
+    none."""
 
-    def __call__(self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int) -> Targets:
+    def __call__(
+        self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int
+    ) -> Targets:
         hard = one_hot(initial.labels, classes)
         return hard * (1 - self.smoothing) + self.smoothing / classes if self.smoothing else hard
 
@@ -233,16 +270,22 @@ class ExpertTargets(TargetInit):
     temperature: float = Field(default=1.0, gt=0)
     """The logits are divided by it: above 1 the labels are softer than the expert's."""
 
-    def __call__(self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int) -> Targets:
-        return expert_logits(experts, model, Split(initial.images, initial.labels), seed).to(initial.images.device) / self.temperature
+    def __call__(
+        self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int
+    ) -> Targets:
+        return (
+            expert_logits(experts, model, Split(initial.images, initial.labels), seed).to(initial.images.device)
+            / self.temperature
+        )
 
 
 class TargetTargets(ExpertTargets):
-    """The logits of the sampled expert at θ*_{t+M}, the segment's target, for the present images, made anew by every outer step.
+    """The logits of the sampled expert at θ*_{t+M}, the segment's target, for the present images, made anew by every
+    outer step.
 
-    TESLA (arXiv 2211.10586, §3.3, soft label assignment). They count as constants of the step and are not learned. The set that is saved
-    has those of its own images by the segment of the last outer step; the released code's are one update of the images older. Before the
-    first step they are those of a trained expert.
+    TESLA (arXiv 2211.10586, §3.3, soft label assignment). They count as constants of the step and are not learned. The
+    set that is saved has those of its own images by the segment of the last outer step; the released code's are one
+    update of the images older. Before the first step they are those of a trained expert.
     """
 
     @torch.no_grad()

@@ -40,14 +40,16 @@ class Matching:
     def __call__(self, students: Sequence[Params]) -> Scalar:
         # Differences are written out: mse_loss has no forward-mode rule in torch 2.13.
         terms = [
-            scale * (student - target).square().sum() for student, target, scale in zip(students, self.targets, self.scales, strict=True)
+            scale * (student - target).square().sum()
+            for student, target, scale in zip(students, self.targets, self.scales, strict=True)
         ]
         return torch.stack(terms).sum()
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """scale · min_s ‖θ_s − target‖² over the steps s that are read; only the nearest student has a derivative (METHOD §8, ATT)."""
+    """scale · min_s ‖θ_s − target‖² over the steps s that are read; only the nearest student has a derivative (METHOD
+    §8, ATT)."""
 
     at: tuple[int, ...]
     target: Params
@@ -60,7 +62,8 @@ class Nearest:
 
 
 def cotangents(objective: Objective, students: Sequence[Params]) -> tuple[Scalar, dict[int, Params]]:
-    """The loss, and its derivative with respect to each student that it reads, keyed by inner step; `students` are θ_0 … θ_T."""
+    """The loss, and its derivative with respect to each student that it reads, keyed by inner step; `students` are θ_0
+    … θ_T."""
     read = [students[step].detach().requires_grad_() for step in objective.at]
     loss = objective(read)
     slopes = torch.autograd.grad(loss, read, allow_unused=True)
@@ -71,7 +74,8 @@ class Goal(Part):
     """Builds the objective of one outer step."""
 
     origin: Literal["expert", "student"] = "expert"
-    """Where denominators measure from: the expert's θ*_t (sound), or the student's start, perturbed or not (as released)."""
+    """Where denominators measure from: the expert's θ*_t (sound), or the student's start, perturbed or not (as
+    released)."""
 
     def scales(self, segment: Segment, start: Params, targets: Rows) -> Float[Tensor, " rows"]:
         """1 / ‖origin − target_j‖² for each target."""
@@ -102,7 +106,8 @@ class NearestGoal(Goal):
 
 
 class IntermediateGoal(Goal):
-    """AST, METHOD §2 part 5, sound: Σ_{j=1..M} β_j ‖θ_{s_j} − θ*_{t+j}‖² / ‖θ*_t − θ*_{t+j}‖² with s_j = round(jT/M)."""
+    """AST, METHOD §2 part 5, sound: Σ_{j=1..M} β_j ‖θ_{s_j} − θ*_{t+j}‖² / ‖θ*_t − θ*_{t+j}‖² with s_j =
+    round(jT/M)."""
 
     beta: Literal["one", "adaptive"] = "one"
     """one: β_j = 1; adaptive: β_j = j/M."""
@@ -110,7 +115,9 @@ class IntermediateGoal(Goal):
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
         count = len(segment.checkpoints)
         return Matching(
-            self.at(steps, count), segment.checkpoints, _betas(self.beta, segment) * self.scales(segment, start, segment.checkpoints)
+            self.at(steps, count),
+            segment.checkpoints,
+            _betas(self.beta, segment) * self.scales(segment, start, segment.checkpoints),
         )
 
     def at(self, steps: int, matched: int) -> tuple[int, ...]:
@@ -120,7 +127,8 @@ class IntermediateGoal(Goal):
     def check(self, steps: int, matched_epochs: int) -> None:
         if steps < matched_epochs:
             raise InputError(
-                f"{steps} inner steps cannot visit {matched_epochs} matched epochs; choose --distill.inner-steps of at least "
+                f"{steps} inner steps cannot visit {matched_epochs} matched epochs; choose --distill.inner-steps of at "
+                f"least "
                 f"{matched_epochs}, or --without intermediate."
             )
 

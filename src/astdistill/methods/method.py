@@ -28,7 +28,8 @@ class Method(Record):
     paper: str
     """Where it comes from: title or arXiv number and what is its own."""
     step: OuterStep = TrajectoryMatching()
-    """What an outer step is: the family of the method. The fields about segments and students are read by those that match trajectories."""
+    """What an outer step is: the family of the method. The fields about segments and students are read by those that
+    match trajectories."""
     expert: ExpertRecipe | None = ExpertRecipe()
     """How experts are trained; none where the method does without them."""
     init: Init = RealInit()
@@ -49,25 +50,36 @@ class Method(Record):
 
     @model_validator(mode="after")
     def _has_the_experts_it_reads(self) -> Self:
-        pairs = (self.step, self.step.needs_experts), (self.init, self.init.reads_trained), (self.labels, self.labels.reads_trained)
+        pairs = (
+            (self.step, self.step.needs_experts),
+            (self.init, self.init.reads_trained),
+            (self.labels, self.labels.reads_trained),
+        )
         readers = [part for part, reads in pairs if reads]
         if self.expert is None and readers:
             raise InputError(
-                f"{type(readers[0]).__name__} reads experts, but method '{self.name}' trains none; choose a part that does without "
+                f"{type(readers[0]).__name__} reads experts, but method '{self.name}' trains none; choose a part that "
+                f"does without "
                 f"(--init real), or a method that matches trajectories (--method mtt)."
             )
         return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """The step is written where it is not the one that every method had at first, so that runs of that time stay the same."""
-        return {name: value for name, value in handler(self).items() if name != "step" or self.step != TrajectoryMatching()}
+        """The step is written where it is not the one that every method had at first, so that runs of that time stay
+        the same."""
+        return {
+            name: value for name, value in handler(self).items() if name != "step" or self.step != TrajectoryMatching()
+        }
 
     @property
     def recipe(self) -> ExpertRecipe:
         """How its experts are trained. Raises InputError where it does without them."""
         if self.expert is None:
-            raise InputError(f"Method '{self.name}' trains no experts; ask for those of a method that matches trajectories, such as mtt.")
+            raise InputError(
+                f"Method '{self.name}' trains no experts; ask for those of a method that matches trajectories, such as "
+                f"mtt."
+            )
         return self.expert
 
     @property
@@ -76,7 +88,8 @@ class Method(Record):
         return self.init.reads_trained or self.labels.reads_trained
 
     def without(self, part: str) -> Method:
-        """The same method with one of AST's six parts switched off (METHOD §2). Raises InputError for an unknown part."""
+        """The same method with one of AST's six parts switched off (METHOD §2). Raises InputError for an unknown
+        part."""
         if part not in PARTS:
             raise unknown("part of a method", part, PARTS)
         return PARTS[part](self)

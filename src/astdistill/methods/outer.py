@@ -18,13 +18,16 @@ DERIVATIVES = ("images", "targets", "lr")
 class Accept(Part):
     """Takes every step whose loss and derivatives are finite; anything else is skipped, counted and named.
 
-    It decides by numbers that the host has read. What has to be read `measures` says, so that a run can read everything about a step at
+    It decides by numbers that the host has read. What has to be read `measures` says, so that a run can read everything
+    about a step at
     once: each look at a tensor of an accelerator waits for all the work before it.
     """
 
     def measures(self, gradient: MetaGradient) -> dict[str, Scalar]:
         """Scalars on the gradient's device, by name, among them the `loss`: all that the decision depends on."""
-        return {"loss": gradient.loss} | {f"finite {name}": getattr(gradient, name).isfinite().all() for name in DERIVATIVES}
+        return {"loss": gradient.loss} | {
+            f"finite {name}": getattr(gradient, name).isfinite().all() for name in DERIVATIVES
+        }
 
     def __call__(self, seen: Mapping[str, float]) -> str:
         """Empty when the step is to be taken, otherwise why it is not; `seen` are the numbers of `measures`."""
@@ -39,7 +42,8 @@ class Accept(Part):
 
 
 class LossThreshold(Accept):
-    """Passes over steps whose loss is above a threshold (DATM, arXiv 2310.05773, as released); losses that are not finite stay failures."""
+    """Passes over steps whose loss is above a threshold (DATM, arXiv 2310.05773, as released); losses that are not
+    finite stay failures."""
 
     threshold: float = Field(default=1.0, gt=0)
     """Largest loss that is followed; 1 is that of a student that has stayed where it started."""
@@ -61,7 +65,8 @@ class Rate(Part):
 
 
 class LogRate(Rate):
-    """η = η_0 exp(φ/η_0 − 1): always positive, and of slope 1 at the start, so that a published lr_lr keeps its meaning."""
+    """η = η_0 exp(φ/η_0 − 1): always positive, and of slope 1 at the start, so that a published lr_lr keeps its
+    meaning."""
 
     def value(self, phi: Scalar, initial: float) -> Scalar:
         return initial * torch.exp(phi / initial - 1)

@@ -1,4 +1,5 @@
-"""The outer step of a method: from the synthetic set to the derivative that it follows. Matching trajectories is one of several."""
+"""The outer step of a method: from the synthetic set to the derivative that it follows. Matching trajectories is one of
+several."""
 
 from __future__ import annotations
 
@@ -22,8 +23,23 @@ if TYPE_CHECKING:  # a method holds its outer step, so its module imports this o
     from .method import Method
 
 OF_TRAJECTORIES = (
-    *("experts", "method.expert", "method.estimator", "method.goal", "method.momentum", "method.perturb", "method.sample", "method.weight"),
-    *("distill.inner_steps", "distill.matched_epochs", "distill.max_experts", "distill.max_start_epoch", "distill.trajectories"),
+    *(
+        "experts",
+        "method.expert",
+        "method.estimator",
+        "method.goal",
+        "method.momentum",
+        "method.perturb",
+        "method.sample",
+        "method.weight",
+    ),
+    *(
+        "distill.inner_steps",
+        "distill.matched_epochs",
+        "distill.max_experts",
+        "distill.max_start_epoch",
+        "distill.trajectories",
+    ),
 )
 """Settings that matching trajectories reads, and hardly another family."""
 
@@ -63,7 +79,9 @@ class Setup:
 
     def fresh(self, seed: int, iteration: int) -> Params:
         """The parameters `[P]` of a newly initialised student, drawn for this outer step and no other."""
-        network = build_model(self.network, self.dataset.shape, len(self.dataset.classes), seed=derive(seed, "network", iteration))
+        network = build_model(
+            self.network, self.dataset.shape, len(self.dataset.classes), seed=derive(seed, "network", iteration)
+        )
         return self.model.flatten(network).to(self.dataset.device)
 
     @property
@@ -73,7 +91,8 @@ class Setup:
 
 
 class OuterStep(Part):
-    """How the synthetic set is judged. A family of methods is a subclass with `__call__`, a pure function of its arguments.
+    """How the synthetic set is judged. A family of methods is a subclass with `__call__`, a pure function of its
+    arguments.
 
     The images are grouped by class, as many of each.
     """
@@ -81,7 +100,8 @@ class OuterStep(Part):
     needs_experts: ClassVar[bool] = False
     """Whether it reads the trajectories of experts; its methods have an `expert` recipe."""
     unrolls: ClassVar[bool] = False
-    """Whether it is a derivative through `inner_steps` steps of training by the method's estimator, as which its cost is then estimated."""
+    """Whether it is a derivative through `inner_steps` steps of training by the method's estimator, as which its cost
+    is then estimated."""
     loss_name: ClassVar[str] = "loss"
     """What its loss is called in figures."""
     about: ClassVar[str] = ""
@@ -90,17 +110,20 @@ class OuterStep(Part):
     """Settings, or the beginnings of their names, that it does not read; a report leaves them out."""
 
     def check(self, method: Method, settings: StepSettings, epochs: int | None, whose: str) -> None:
-        """Raise InputError where settings contradict one another, or the number of epochs that the experts have, if there are some.
+        """Raise InputError where settings contradict one another, or the number of epochs that the experts have, if
+        there are some.
 
         `whose` begins the clause that this number belongs to, as in 'the expert recipe has'.
         """
 
     def usual_settings(self, ipc: int) -> Mapping[str, int | float | None]:
-        """Fields of `DistillSettings` that a cell of another family takes from this one, at so many images per class."""
+        """Fields of `DistillSettings` that a cell of another family takes from this one, at so many images per
+        class."""
         return {}
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
-        """The loss of the set and its derivatives; zeros for what it does not depend on. All draws depend on `seed` and `iteration`."""
+        """The loss of the set and its derivatives; zeros for what it does not depend on. All draws depend on `seed` and
+        `iteration`."""
         raise NotImplementedError
 
     def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Targets:
@@ -108,7 +131,8 @@ class OuterStep(Part):
         return variables.targets
 
     def images_trained(self, images: int, classes: int) -> float:
-        """Images that pass forward and backward in one outer step on a set of so many `images`: what its time is estimated from.
+        """Images that pass forward and backward in one outer step on a set of so many `images`: what its time is
+        estimated from.
 
         A forward pass alone counts a third. Not asked where `unrolls`.
         """
@@ -116,7 +140,8 @@ class OuterStep(Part):
 
 
 class TrajectoryMatching(OuterStep):
-    """The student trains on the set from an expert's epoch on, and is to move as the expert did (MTT, arXiv 2203.11932, Algorithm 1).
+    """The student trains on the set from an expert's epoch on, and is to move as the expert did (MTT, arXiv 2203.11932,
+    Algorithm 1).
 
     Its decisions are fields of the method: sample, perturb, weight, momentum, goal, estimator and labels.
     """
@@ -125,9 +150,12 @@ class TrajectoryMatching(OuterStep):
     unrolls: ClassVar[bool] = True
     loss_name: ClassVar[str] = "matching loss"
     about: ClassVar[str] = (
-        "Each outer step trains a student network on the images for a stretch and then changes them, so that the student moves as an "
-        "expert did on the real data. The matching loss is the squared distance that stays between the two, as a share of the expert’s "
-        "own way, added up over the epochs that are matched. Every step draws another stretch, so single losses scatter."
+        "Each outer step trains a student network on the images for a stretch and then changes them, so that the "
+        "student moves as an "
+        "expert did on the real data. The matching loss is the squared distance that stays between the two, as a share "
+        "of the expert’s "
+        "own way, added up over the epochs that are matched. Every step draws another stretch, so single losses "
+        "scatter."
     )
     ignores: ClassVar[tuple[str, ...]] = ()
 
@@ -136,7 +164,8 @@ class TrajectoryMatching(OuterStep):
         if epochs is not None and last > epochs:
             allowed = max(1, epochs - settings.matched_epochs + 1)
             raise InputError(
-                f"Start epochs below {settings.max_start_epoch} and {settings.matched_epochs} matched epochs reach epoch {last}, but "
+                f"Start epochs below {settings.max_start_epoch} and {settings.matched_epochs} matched epochs reach "
+                f"epoch {last}, but "
                 f"{whose} {epochs}; choose --distill.max-start-epoch {allowed} or less, or train longer experts."
             )
         method.sample.check(settings.max_start_epoch)

@@ -13,7 +13,9 @@ from .method import Method
 def methods() -> dict[str, Method]:
     """All methods of this package by name; a new file in this folder is enough to be in it."""
     package = importlib.import_module(__package__ or "")
-    modules = [importlib.import_module(f"{__package__}.{module.name}") for module in pkgutil.iter_modules(package.__path__)]
+    modules = [
+        importlib.import_module(f"{__package__}.{module.name}") for module in pkgutil.iter_modules(package.__path__)
+    ]
     found = [value for module in modules for value in vars(module).values() if isinstance(value, Method)]
     return {method.name: method for method in found}
 

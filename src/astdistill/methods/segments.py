@@ -22,7 +22,9 @@ class Sample(Part):
     def check(self, max_start_epoch: int) -> None:
         """Raise InputError when no start epoch below `max_start_epoch` can be drawn this way."""
 
-    def __call__(self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int) -> Segment:
+    def __call__(
+        self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int
+    ) -> Segment:
         """The segment of outer step `iteration`."""
         raise NotImplementedError
 
@@ -30,14 +32,18 @@ class Sample(Part):
 class UniformSample(Sample):
     """Any expert, t ~ U{0 … max_start_epoch − 1} (MTT, METHOD §1.1)."""
 
-    def __call__(self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int) -> Segment:
+    def __call__(
+        self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int
+    ) -> Segment:
         return _segment(experts, iteration, 0, max_start_epoch, matched_epochs, seed)
 
 
 class GrowingWindow(Sample):
-    """Any expert, t ~ U{lower … upper − 1}, where `upper` grows evenly from `begins` to max_start_epoch (DATM, arXiv 2310.05773, §3.3).
+    """Any expert, t ~ U{lower … upper − 1}, where `upper` grows evenly from `begins` to max_start_epoch (DATM, arXiv
+    2310.05773, §3.3).
 
-    With max_start_epoch = m: upper(i) = begins + ⌊(m − begins) i / full_by⌋ at outer step i < full_by, and m from there on.
+    With max_start_epoch = m: upper(i) = begins + ⌊(m − begins) i / full_by⌋ at outer step i < full_by, and m from there
+    on.
     """
 
     lower: int = Field(default=0, ge=0)
@@ -51,8 +57,10 @@ class GrowingWindow(Sample):
         upper = self.upper(0, max_start_epoch)
         if not self.lower < upper <= max_start_epoch:
             raise InputError(
-                f"No window of start epochs begins at {self.lower} and first ends before {upper}, with all below {max_start_epoch}; choose "
-                f"--method.sample.lower below --method.sample.begins, and that no larger than --distill.max-start-epoch."
+                f"No window of start epochs begins at {self.lower} and first ends before {upper}, with all below "
+                f"{max_start_epoch}; choose "
+                f"--method.sample.lower below --method.sample.begins, and that no larger than "
+                f"--distill.max-start-epoch."
             )
 
     def upper(self, iteration: int, max_start_epoch: int) -> int:
@@ -61,7 +69,9 @@ class GrowingWindow(Sample):
             return max_start_epoch
         return self.begins + (max_start_epoch - self.begins) * iteration // self.full_by
 
-    def __call__(self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int) -> Segment:
+    def __call__(
+        self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int
+    ) -> Segment:
         return _segment(experts, iteration, self.lower, self.upper(iteration, max_start_epoch), matched_epochs, seed)
 
 
@@ -110,7 +120,8 @@ class InnerWeight(Part):
 
 
 class BalancedWeight(InnerWeight):
-    """AST, METHOD §2 part 4, sound: w = log_a(t − h + 8) for t ≥ h, else 1/log_a(h − t + 8), with h = max_start_epoch / 2 and a = 8."""
+    """AST, METHOD §2 part 4, sound: w = log_a(t − h + 8) for t ≥ h, else 1/log_a(h − t + 8), with h = max_start_epoch /
+    2 and a = 8."""
 
     base: float = Field(default=8.0, gt=1)
     """a: with 8 the weight is continuous at h."""

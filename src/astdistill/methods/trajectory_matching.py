@@ -7,17 +7,27 @@ from .initialisation import CorrectInit, ExpertTargets, RepresentativeInit, Repr
 from .matching import IntermediateGoal, IntermediateGoalAsReleased, NearestGoal
 from .method import Method
 from .outer import LossThreshold
-from .segments import BalancedWeight, BalancedWeightAsReleased, GrowingWindow, WeightPerturbation, WeightPerturbationAsReleased
+from .segments import (
+    BalancedWeight,
+    BalancedWeightAsReleased,
+    GrowingWindow,
+    WeightPerturbation,
+    WeightPerturbationAsReleased,
+)
 
 MTT = Method(
     name="mtt",
-    paper="Cazenavette et al., Dataset Distillation by Matching Training Trajectories, arXiv 2203.11932, Algorithm 1 and equation 2",
+    paper="Cazenavette et al., Dataset Distillation by Matching Training Trajectories, arXiv 2203.11932, Algorithm 1 "
+    "and equation 2",
 )
 """Plain SGD experts, real initial images, no student momentum, the final parameters matched."""
 AST = MTT.replace(
     name="ast",
-    paper="AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv 2310.10541; equations of its six parts, sound",
-    expert=MTT.recipe.replace(lr=0.003, momentum=0.9, weight_decay=1e-3, lr_drop=0.6, clip_epochs=10, penalty=2.0, grad_norm=5.0),
+    paper="AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv 2310.10541; equations of its six "
+    "parts, sound",
+    expert=MTT.recipe.replace(
+        lr=0.003, momentum=0.9, weight_decay=1e-3, lr_drop=0.6, clip_epochs=10, penalty=2.0, grad_norm=5.0
+    ),
     init=RepresentativeInit(),
     perturb=WeightPerturbation(),
     weight=BalancedWeight(),
@@ -26,8 +36,8 @@ AST = MTT.replace(
 )
 """Clipping loss, gradient penalty, representative start, balanced loss, intermediate matching, weight perturbation.
 
-The gradient norm is bounded because the sound penalty needs it: on whitened CIFAR-100 the input gradient's norm starts near 7 instead of 1,
-and without a bound the first expert is infinite after five steps.
+The gradient norm is bounded because the sound penalty needs it: on whitened CIFAR-100 the input gradient's norm starts
+near 7 instead of 1, and without a bound the first expert is infinite after five steps.
 """
 AST_AS_RELEASED = AST.replace(
     name="ast-as-released",
@@ -38,12 +48,14 @@ AST_AS_RELEASED = AST.replace(
     weight=BalancedWeightAsReleased(),
     goal=IntermediateGoalAsReleased(origin="student"),
 )
-"""Differs from AST in the form of the penalty and the bound that only the sound form needs, the initialisation, the balance, the matched
-steps and their denominators, and the perturbation. η stays logarithmic, so that it cannot turn negative; `rate=RawRate()` is as released.
+"""Differs from AST in the form of the penalty and the bound that only the sound form needs, the initialisation, the
+balance, the matched steps and their denominators, and the perturbation. η stays logarithmic, so that it cannot turn
+negative; `rate=RawRate()` is as released.
 """
 FTD = MTT.replace(
     name="ftd",
-    paper="Du et al., Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, arXiv 2211.11004, its equations of GSAM",
+    paper="Du et al., Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, arXiv 2211.11004, "
+    "its equations of GSAM",
     expert=MTT.recipe.replace(sharpness=0.01, surrogate_gap=0.3),
     average=0.999,
 )
@@ -53,7 +65,8 @@ FTD = MTT.replace(
 """
 DATM = MTT.replace(
     name="datm",
-    paper="Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, arXiv 2310.05773, equations of §3",
+    paper="Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, arXiv "
+    "2310.05773, equations of §3",
     expert=FTD.recipe.replace(epochs=100),
     init=CorrectInit(),
     sample=GrowingWindow(),
@@ -62,20 +75,25 @@ DATM = MTT.replace(
     accept=LossThreshold(),
     average=0.9995,
 )
-"""Starts at correctly classified images and an expert's logits, learns the labels, lets the window of start epochs grow, bounds the loss.
+"""Starts at correctly classified images and an expert's logits, learns the labels, lets the window of start epochs
+grow, bounds the loss.
 
-The window's numbers, the threshold and the average are those of a cell (`presets`). The experts are FTD's, as in the authors' own commands.
+The window's numbers, the threshold and the average are those of a cell (`presets`). The experts are FTD's, as in the
+authors' own commands.
 """
 TESLA = MTT.replace(
     name="tesla",
-    paper="Cui et al., Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory, arXiv 2211.10586, Algorithm 1",
+    paper="Cui et al., Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory, arXiv 2211.10586, "
+    "Algorithm 1",
     labels=TargetTargets(),
     estimator=FirstOrder(),
 )
-"""The gradient is first-order, hence approximate; `estimator=Recompute()` gives the exact one in constant memory too."""
+"""The gradient is first-order, hence approximate; `estimator=Recompute()` gives the exact one in constant memory
+too."""
 ATT = MTT.replace(
     name="att",
-    paper="Liu et al., Dataset Distillation by Automatic Training Trajectories, arXiv 2407.14245, equations of its minimum distance",
+    paper="Liu et al., Dataset Distillation by Automatic Training Trajectories, arXiv 2407.14245, equations of its "
+    "minimum distance",
     goal=NearestGoal(),
 )
 """The student is compared with the target after whichever inner step brings it nearest."""

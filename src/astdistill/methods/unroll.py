@@ -23,13 +23,15 @@ AT_ONCE, AT_ONCE_CUDA = 2**20, 2**24
 
 @dataclass(frozen=True)
 class Plan:
-    """Which images each inner step sees, `[T, B]`, which part of each, and how it is augmented. The same plan gives the same bits."""
+    """Which images each inner step sees, `[T, B]`, which part of each, and how it is augmented. The same plan gives the
+    same bits."""
 
     indices: Int[Tensor, "T B"]
     augmentation: tuple[Draw, ...]
     crops: tuple[Crops, ...]
     at_once: int | None = None
-    """Numbers in the images that are augmented together; none means AT_ONCE, or AT_ONCE_CUDA on a GPU. Results do not depend on it."""
+    """Numbers in the images that are augmented together; none means AT_ONCE, or AT_ONCE_CUDA on a GPU. Results do not
+    depend on it."""
 
     @property
     def steps(self) -> int:
@@ -41,10 +43,11 @@ class Plan:
         return apply(self.crops[step](images), self.augmentation[step])
 
     def augment_steps(self, steps: range, images: Images) -> list[Batch]:
-        """A_i(images[i − steps.start]) for each step i of `steps`, where `images` are `[S, B, C, H, W]`. Differentiable in the images.
+        """A_i(images[i − steps.start]) for each step i of `steps`, where `images` are `[S, B, C, H, W]`. Differentiable
+        in the images.
 
-        The same numbers as `augment` gives step by step. Steps that drew the same operation go through it as one batch, since for
-        a few images most of an operation's time is what it costs to call it.
+        The same numbers as `augment` gives step by step. Steps that drew the same operation go through it as one batch,
+        since for a few images most of an operation's time is what it costs to call it.
         """
         seen = [self.crops[step](batch) for step, batch in zip(steps, images.unbind(0), strict=True)]
         by_op: dict[str, list[int]] = {}
@@ -53,13 +56,17 @@ class Plan:
         found = list(seen)
         by_op.pop("none", None)
         for places in by_op.values():
-            together = apply(torch.cat([seen[place] for place in places]), merged([self.augmentation[steps[place]] for place in places]))
+            together = apply(
+                torch.cat([seen[place] for place in places]),
+                merged([self.augmentation[steps[place]] for place in places]),
+            )
             for place, batch in zip(places, together.split(images.shape[1]), strict=True):
                 found[place] = batch
         return found
 
     def portions(self, steps: range, images: Images) -> list[range]:
-        """`steps` in as long runs as may be augmented together, so that their images take a bounded amount of memory."""
+        """`steps` in as long runs as may be augmented together, so that their images take a bounded amount of
+        memory."""
         each = self.indices.shape[1] * images[0].numel()
         limit = self.at_once or (AT_ONCE_CUDA if images.is_cuda else AT_ONCE)
         most = max(1, limit // each)
@@ -78,9 +85,9 @@ def draw_plan(
 ) -> Plan:
     """A plan of `steps` batches out of `count` synthetic images, of which a network sees `shape` (C, H, W).
 
-    The whole set is used at every step if it fits into `batch`. Otherwise batches are cut from reshuffled passes laid end to
-    end, so that every image is seen equally often and every batch has the same size, also where `batch` does not divide `count`.
-    On a torus each canvas of a batch is looked at `samples` times, and B counts the looks.
+    The whole set is used at every step if it fits into `batch`. Otherwise batches are cut from reshuffled passes laid
+    end to end, so that every image is seen equally often and every batch has the same size, also where `batch` does not
+    divide `count`. On a torus each canvas of a batch is looked at `samples` times, and B counts the looks.
     """
     size = count if batch is None else min(batch, count)
     if size == count:
@@ -135,8 +142,8 @@ class InnerLoop:
 
         v_{i+1} = μ v_i + ∇_θ w·ℓ(θ_i; A_i(X[b_i]), Y[b_i]),   θ_{i+1} = θ_i − η v_{i+1},   v_0 = 0
 
-    `model` maps (θ, images) to logits, `weight` is AST's balancing factor w (1 in MTT), `labels` says whether targets are
-    distributions ("hard") or logits of distributions ("soft").
+    `model` maps (θ, images) to logits, `weight` is AST's balancing factor w (1 in MTT), `labels` says whether targets
+    are distributions ("hard") or logits of distributions ("soft").
     """
 
     model: Callable[[Params, Batch], Logits]

@@ -14,11 +14,12 @@ MAX_DEPTH = 8
 
 
 class ConvNet(nn.Module):
-    """`depth` blocks of [3×3 convolution · norm · activation · 2×2 pooling] and one linear layer (Gidaris & Komodakis, arXiv 1804.09458).
+    """`depth` blocks of [3×3 convolution · norm · activation · 2×2 pooling] and one linear layer (Gidaris & Komodakis,
+    arXiv 1804.09458).
 
-    Parameters come in the order and under the names of mtt-distillation's ConvNet (`features.*`, `classifier.*`), with PyTorch's default
-    initialisation. `norm="layer"` normalises over channels and pixels with one scale per channel, where that code has one per activation.
-    Raises InputError for a shape, a depth or a word that makes no network.
+    Parameters come in the order and under the names of mtt-distillation's ConvNet (`features.*`, `classifier.*`), with
+    PyTorch's default initialisation. `norm="layer"` normalises over channels and pixels with one scale per channel,
+    where that code has one per activation. Raises InputError for a shape, a depth or a word that makes no network.
     """
 
     def __init__(
@@ -55,35 +56,50 @@ class ConvNet(nn.Module):
 
 
 def deepest(size: tuple[int, int], pooling: str = "avg") -> int:
-    """The largest depth for images of this height and width: every pooling halves them, and stops at one pixel. 0 if there is none."""
+    """The largest depth for images of this height and width: every pooling halves them, and stops at one pixel. 0 if
+    there is none."""
     return MAX_DEPTH if pooling == "none" else min(MAX_DEPTH, min(size).bit_length() - 1)
 
 
 def _check_depth(depth: int) -> None:
     if not 1 <= depth <= MAX_DEPTH:
-        raise InputError(f"A ConvNet has depth 1 to {MAX_DEPTH}, not {depth}; 3 suits 32 px, 4 suits 64 px, 5 suits 128 px.")
+        raise InputError(
+            f"A ConvNet has depth 1 to {MAX_DEPTH}, not {depth}; 3 suits 32 px, 4 suits 64 px, 5 suits 128 px."
+        )
 
 
 def _check_size(size: tuple[int, int], depth: int, pooling: str) -> None:
     height, width = size
     most = deepest(size, pooling)
     if most < 1:
-        raise InputError(f"Images of {height}×{width} pixels are too small to pool even once; use pooling='none' (a name with '-nopool').")
+        raise InputError(
+            f"Images of {height}×{width} pixels are too small to pool even once; use pooling='none' (a name with "
+            f"'-nopool')."
+        )
     if depth > most:
         raise InputError(
-            f"Images of {height}×{width} pixels are too small for depth {depth} with 2×2 pooling; the largest depth for them is {most} "
+            f"Images of {height}×{width} pixels are too small for depth {depth} with 2×2 pooling; the largest depth "
+            f"for them is {most} "
             f"('convnet-d{most}'), or use pooling='none'."
         )
 
 
 class MLP(nn.Module):
-    """`depth` hidden layers of `width` units over the flattened image; published: two of 128 (Zhao et al., arXiv 2006.05929).
+    """`depth` hidden layers of `width` units over the flattened image; published: two of 128 (Zhao et al., arXiv
+    2006.05929).
 
-    PyTorch's default initialisation. The published code knows 28×28×1 and 32×32×3 only. Raises InputError for what makes no network.
+    PyTorch's default initialisation. The published code knows 28×28×1 and 32×32×3 only. Raises InputError for what
+    makes no network.
     """
 
     def __init__(
-        self, channels: int, classes: int, size: tuple[int, int], depth: int = 2, width: int = 128, activation: str = "relu"
+        self,
+        channels: int,
+        classes: int,
+        size: tuple[int, int],
+        depth: int = 2,
+        width: int = 128,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         check_words(activation=activation)
@@ -105,14 +121,18 @@ WANTED = (32, 14)
 
 
 class LeNet(nn.Module):
-    """Two 5×5 convolutions of 6 and 16 channels, each pooled, and linear layers of 120 and 84 units (LeCun et al., 1998).
+    """Two 5×5 convolutions of 6 and 16 channels, each pooled, and linear layers of 120 and 84 units (LeCun et al.,
+    1998).
 
-    At 28 px (first convolution padded by 2) and 32 px it is the published network, with 61,706 parameters for one channel and ten classes.
-    Where the published code crashes, here smaller images are padded, a pooling that would leave nothing is left out, and the last feature
-    map, of whatever size, is averaged to 5×5. PyTorch's default initialisation. Raises InputError for what makes no network.
+    At 28 px (first convolution padded by 2) and 32 px it is the published network, with 61,706 parameters for one
+    channel and ten classes. Where the published code crashes, here smaller images are padded, a pooling that would
+    leave nothing is left out, and the last feature map, of whatever size, is averaged to 5×5. PyTorch's default
+    initialisation. Raises InputError for what makes no network.
     """
 
-    def __init__(self, channels: int, classes: int, size: tuple[int, int], activation: str = "relu", pooling: str = "max") -> None:
+    def __init__(
+        self, channels: int, classes: int, size: tuple[int, int], activation: str = "relu", pooling: str = "max"
+    ) -> None:
         super().__init__()
         check_words(activation=activation, pooling=pooling)
         check_counts("LeNet", channels=channels, classes=classes)
@@ -140,11 +160,12 @@ ALEXNET_GRID = 4
 
 
 class AlexNet(nn.Module):
-    """Five convolutions of 1, 1½, 2, 1½ and 1½ times `width` channels, three poolings and one linear layer (arXiv 2006.05929).
+    """Five convolutions of 1, 1½, 2, 1½ and 1½ times `width` channels, three poolings and one linear layer (arXiv
+    2006.05929).
 
-    The first two convolutions are 5×5, the others 3×3; published: `width` 128, no norm. At 32 px it is the published network. Elsewhere,
-    where the published code crashes or pads one-channel images, a pooling may be left out and the last feature map is averaged to 4×4.
-    PyTorch's default initialisation. Raises InputError for what makes no network.
+    The first two convolutions are 5×5, the others 3×3; published: `width` 128, no norm. At 32 px it is the published
+    network. Elsewhere, where the published code crashes or pads one-channel images, a pooling may be left out and the
+    last feature map is averaged to 4×4. PyTorch's default initialisation. Raises InputError for what makes no network.
     """
 
     def __init__(
@@ -180,12 +201,15 @@ STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 
 
 class VGG11(nn.Module):
-    """Eight 3×3 convolutions of `width` to 8 `width` channels in five stages, and one linear layer (Simonyan & Zisserman, arXiv 1409.1556).
+    """Eight 3×3 convolutions of `width` to 8 `width` channels in five stages, and one linear layer (Simonyan &
+    Zisserman, arXiv 1409.1556).
 
-    Published: `width` 64 and a linear layer of 512 inputs in place of three large ones. 'VGG11' in the tables of the trajectory-matching
-    papers has instance norm; here the plain name has none, as in its own paper, and `vgg11-instancenorm` is theirs. At 32 px it is the
-    published network. Elsewhere, where the published code crashes or pads one-channel images, a pooling may be left out and the last
-    feature map is averaged to one pixel. PyTorch's default initialisation. Raises InputError for what makes no network.
+    Published: `width` 64 and a linear layer of 512 inputs in place of three large ones. 'VGG11' in the tables of the
+        trajectory-matching
+    papers has instance norm; here the plain name has none, as in its own paper, and `vgg11-instancenorm` is theirs. At
+    32 px it is the published network. Elsewhere, where the published code crashes or pads one-channel images, a pooling
+    may be left out and the last feature map is averaged to one pixel. PyTorch's default initialisation. Raises
+    InputError for what makes no network.
     """
 
     def __init__(

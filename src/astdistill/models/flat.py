@@ -19,10 +19,13 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTra
 class FlatModel:
     """f(θ, images) for a module, where θ [P] lists its parameters in the order of `module.parameters()`.
 
-    Holds a deep copy in evaluation mode: the module handed in is never changed, and dropout, which would make f random, is off.
-    f computes on θ's device and in θ's dtype, and goes through `torch.func.grad`, `jvp` and `vmap` and through `create_graph=True`.
+    Holds a deep copy in evaluation mode: the module handed in is never changed, and dropout, which would make f random,
+        is off.
+    f computes on θ's device and in θ's dtype, and goes through `torch.func.grad`, `jvp` and `vmap` and through
+    `create_graph=True`.
 
-    Raises InputError for a module without parameters, or with buffers: batch-norm statistics would change from call to call, so that the
+    Raises InputError for a module without parameters, or with buffers: batch-norm statistics would change from call to
+        call, so that the
     network is no function of θ.
     """
 
@@ -37,17 +40,23 @@ class FlatModel:
         _refuse_buffers(module)
         self._shapes = _shapes(module)
         if not self._shapes:
-            raise InputError(f"{type(module).__name__} has no parameters, so there is nothing to train; give a network that has some.")
+            raise InputError(
+                f"{type(module).__name__} has no parameters, so there is nothing to train; give a network that has "
+                f"some."
+            )
         ends = list(accumulate(shape.numel() for shape in self._shapes.values()))
         self.size = ends[-1]
         self.layers = tuple(slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
         kernels = {id(part.weight) for part in module.modules() if isinstance(part, _CONVOLUTIONS)}
-        self.kernels = tuple(where for where, part in zip(self.layers, module.parameters(), strict=True) if id(part) in kernels)
+        self.kernels = tuple(
+            where for where, part in zip(self.layers, module.parameters(), strict=True) if id(part) in kernels
+        )
         self._module = copy.deepcopy(module).eval()
 
     @property
     def module(self) -> nn.Module:
-        """The copy that this function of θ is made of; its own parameters are those that it had when it was handed in."""
+        """The copy that this function of θ is made of; its own parameters are those that it had when it was handed
+        in."""
         return self._module
 
     def __call__(self, theta: Params, images: Float[Tensor, "B ..."]) -> Logits:
@@ -61,7 +70,10 @@ class FlatModel:
         """
         linear = [part for part in self._module.modules() if isinstance(part, nn.Linear)]
         if not linear:
-            raise InputError(f"{type(self._module).__name__} has no linear layer before which features could be read; use 'convnet-d3'.")
+            raise InputError(
+                f"{type(self._module).__name__} has no linear layer before which features could be read; use "
+                f"'convnet-d3'."
+            )
         seen: list[Tensor] = []
         hook = linear[-1].register_forward_pre_hook(lambda part, given: seen.append(given[0]))
         try:
@@ -74,9 +86,11 @@ class FlatModel:
         """Parameter name → a view of its part of θ, in the parameter's shape."""
         if theta.shape != (self.size,):
             raise InputError(
-                f"This network has {self.size:,} parameters, and θ has shape {tuple(theta.shape)}; was it made for another model?"
+                f"This network has {self.size:,} parameters, and θ has shape {tuple(theta.shape)}; was it made for "
+                f"another model?"
             )
-        # One split, not a slice per layer: the backward of a slice fills a whole θ with zeros, that of a split is one concatenation.
+        # One split, not a slice per layer: the backward of a slice fills a whole θ with zeros, that of a split is one
+        # concatenation.
         parts = theta.split([shape.numel() for shape in self._shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
@@ -100,7 +114,8 @@ class FlatModel:
     def _check_same(self, module: nn.Module) -> None:
         if _shapes(module) != self._shapes:
             raise InputError(
-                f"{type(module).__name__} has other parameters than the {type(self._module).__name__} this FlatModel was made of; "
+                f"{type(module).__name__} has other parameters than the {type(self._module).__name__} this FlatModel "
+                f"was made of; "
                 "build both with the same model name, image shape and number of classes."
             )
 
@@ -116,6 +131,8 @@ def _refuse_buffers(module: nn.Module) -> None:
         if names:
             where = f"'{path}' ({type(part).__name__})" if path else type(part).__name__
             raise InputError(
-                f"{where} keeps buffers ({', '.join(names)}), which are no parameters and may change with every batch, so the network "
-                f"is not a function of its parameters alone, as matching trajectories needs; use norm='instance' (for example '{twin}')."
+                f"{where} keeps buffers ({', '.join(names)}), which are no parameters and may change with every batch, "
+                f"so the network "
+                f"is not a function of its parameters alone, as matching trajectories needs; use norm='instance' (for "
+                f"example '{twin}')."
             )

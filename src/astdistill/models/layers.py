@@ -25,11 +25,12 @@ POOLINGS: dict[str, Callable[[], nn.Module]] = {
 class GroupNorm(nn.GroupNorm):
     """`nn.GroupNorm`, to rounding, in a form that also has forward-mode derivatives in channels-last memory.
 
-    The group-norm kernel runs where it is the faster (eager, contiguous). Its forward-mode rule refuses channels-last tensors and compiled
-    it fuses worse, so there the same formula is written as one multiply and one add around `torch.var_mean`.
-    Milliseconds for the depth-3, width-128 ConvNet with one group per channel (batch 50, 32 px, one CPU thread, torch 2.13, best of 2 eager
-    or 4 compiled calls), as gradient / jvp of gradient. Eager contiguous: kernel 143 / 693, formula 223 / 677; eager channels-last:
-    159 / raises, 214 / 667; compiled contiguous: 167 / 483, 108 / 474; compiled channels-last: 135 / raises, 109 / 368.
+    The group-norm kernel runs where it is the faster (eager, contiguous). Its forward-mode rule refuses channels-last
+    tensors and compiled it fuses worse, so there the same formula is written as one multiply and one add around
+    `torch.var_mean`. Milliseconds for the depth-3, width-128 ConvNet with one group per channel (batch 50, 32 px, one
+    CPU thread, torch 2.13, best of 2 eager or 4 compiled calls), as gradient / jvp of gradient. Eager contiguous:
+    kernel 143 / 693, formula 223 / 677; eager channels-last: 159 / raises, 214 / 667; compiled contiguous: 167 / 483,
+    108 / 474; compiled channels-last: 135 / raises, 109 / 368.
     """
 
     def forward(self, input: Batch) -> Batch:
@@ -57,16 +58,21 @@ POOL = (0, 0)
 def trunk(
     channels: int, size: tuple[int, int], plan: Sequence[tuple[int, int]], norm: str, activation: str, pooling: str
 ) -> tuple[nn.Sequential, int]:
-    """Convolutions that keep the size, each with norm and activation, and poolings between them; and how many channels come out.
+    """Convolutions that keep the size, each with norm and activation, and poolings between them; and how many channels
+    come out.
 
-    `plan` lists (width, kernel size) of the convolutions, and `POOL`. A pooling is left out where it would leave a single row or column to
-    another convolution, or nothing at the end, so that every image size works.
+    `plan` lists (width, kernel size) of the convolutions, and `POOL`. A pooling is left out where it would leave a
+    single row or column to another convolution, or nothing at the end, so that every image size works.
     """
     layers: list[nn.Module] = []
     shortest = min(size)
     for place, (width, kernel) in enumerate(plan):
         if (width, kernel) != POOL:
-            layers += [nn.Conv2d(channels, width, kernel, padding=kernel // 2), *normed(norm, width), ACTIVATIONS[activation]()]
+            layers += [
+                nn.Conv2d(channels, width, kernel, padding=kernel // 2),
+                *normed(norm, width),
+                ACTIVATIONS[activation](),
+            ]
             channels = width
         elif pooling != "none" and shortest // 2 >= (1 if place == len(plan) - 1 else 2):
             layers.append(POOLINGS[pooling]())
@@ -81,7 +87,11 @@ def normed(norm: str, width: int) -> list[nn.Module]:
 
 def check_words(norm: str = "none", activation: str = "relu", pooling: str = "none") -> None:
     """Raise InputError for a norm, an activation or a pooling that there is not."""
-    for kind, word, table in (("norm", norm, NORMS), ("activation", activation, ACTIVATIONS), ("pooling", pooling, POOLINGS)):
+    for kind, word, table in (
+        ("norm", norm, NORMS),
+        ("activation", activation, ACTIVATIONS),
+        ("pooling", pooling, POOLINGS),
+    ):
         if word not in table:
             raise unknown(kind, word, table)
 
@@ -96,7 +106,9 @@ def check_counts(network: str, **counts: int) -> None:
 def check_groups(norm: str, width: int) -> None:
     """Raise InputError for a width that group norm cannot split into 4 groups."""
     if norm == "group" and width % 4:
-        raise InputError(f"Group norm makes 4 groups, and width {width} is not a multiple of 4; try width {width + 4 - width % 4}.")
+        raise InputError(
+            f"Group norm makes 4 groups, and width {width} is not a multiple of 4; try width {width + 4 - width % 4}."
+        )
 
 
 def check_pixels(size: tuple[int, int], norm: str = "none") -> None:
@@ -105,4 +117,6 @@ def check_pixels(size: tuple[int, int], norm: str = "none") -> None:
     if min(size) < 1:
         raise InputError(f"Images of {height}×{width} pixels have no pixels; give the height and width of the images.")
     if norm == "instance" and height * width == 1:
-        raise InputError("Instance norm over a single pixel erases it, and these images are 1×1; use norm='layer' or 'none'.")
+        raise InputError(
+            "Instance norm over a single pixel erases it, and these images are 1×1; use norm='layer' or 'none'."
+        )

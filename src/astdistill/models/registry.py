@@ -23,9 +23,11 @@ from .vit import ViT
 
 
 def timm_factory(name: str) -> Callable[..., nn.Module]:
-    """A factory of timm's network `name` without trained weights, for any channels, classes and, where timm's allows it, image size.
+    """A factory of timm's network `name` without trained weights, for any channels, classes and, where timm's allows
+    it, image size.
 
-    Raises InputError where timm cannot be imported or has no such network; the factory, for images that the network cannot take.
+    Raises InputError where timm cannot be imported or has no such network; the factory, for images that the network
+    cannot take.
     """
     timm = _timm(name)
     if not timm.is_model(name):
@@ -39,7 +41,8 @@ def timm_factory(name: str) -> Callable[..., nn.Module]:
             _try(network, channels, size)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                f"timm's '{name}' does not take images of {channels}×{size[0]}×{size[1]} ({error}); choose another network, "
+                f"timm's '{name}' does not take images of {channels}×{size[0]}×{size[1]} ({error}); choose another "
+                f"network, "
                 "for example 'timm:resnet18'."
             ) from error
         return _differentiable(network)
@@ -177,7 +180,10 @@ def _meaning(name: str, word: str, defaults: dict[str, Any]) -> tuple[str, Any]:
     if option not in defaults:
         numbers = [f"{letter}{defaults[option]}" for letter, option in _NUMBERS.items() if option in defaults]
         raise unknown(
-            "word", word, [*numbers, *(word for word, (option, _) in _WORDS.items() if option in defaults)], where=f"for model '{name}'"
+            "word",
+            word,
+            [*numbers, *(word for word, (option, _) in _WORDS.items() if option in defaults)],
+            where=f"for model '{name}'",
         )
     return option, value
 
@@ -204,16 +210,19 @@ Factory = Callable[..., nn.Module]
 def build_model(model: str | Factory, shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
     """A freshly initialised network for images of shape (C, H, W), the same one for the same arguments.
 
-    `model` is a family and any of its words: `convnet`, `mlp`, `lenet`, `alexnet`, `vgg11`, `resnet18` or `vit`, then where the family has
-    them `-d<depth>`, `-w<width>`, a norm, an activation, a pooling (`convnet-d4-w128-batchnorm`), and `-ap` for a ResNet with average
-    pooling in the place of strides. Or `timm:<name>`, untrained; or the import path `package.module:factory` of your own function, or
-    that function; see `Factory`. A ConvNet's depth, where it is not said, suits the image size: 3 to 32 px, 4 to 64 px, 5 to 128 px, and
-    no more than tiny images allow. Leaves torch's global generator as it was.
+    `model` is a family and any of its words: `convnet`, `mlp`, `lenet`, `alexnet`, `vgg11`, `resnet18` or `vit`, then
+    where the family has them `-d<depth>`, `-w<width>`, a norm, an activation, a pooling (`convnet-d4-w128-batchnorm`),
+    and `-ap` for a ResNet with average pooling in the place of strides. Or `timm:<name>`, untrained; or the import path
+    `package.module:factory` of your own function, or that function; see `Factory`. A ConvNet's depth, where it is not
+    said, suits the image size: 3 to 32 px, 4 to 64 px, 5 to 128 px, and no more than tiny images allow. Leaves torch's
+        global generator as it was.
     Raises InputError for a name that makes no network, with the nearest that does.
     """
     factory = _named(model) if isinstance(model, str) else model
     if isinstance(factory, nn.Module) or not callable(factory):
-        raise InputError(f"{model!r} is no factory; give a function of channels, classes and size=(H, W) that returns a new network.")
+        raise InputError(
+            f"{model!r} is no factory; give a function of channels, classes and size=(H, W) that returns a new network."
+        )
     name = model if isinstance(model, str) else getattr(model, "__qualname__", type(model).__qualname__)
     channels, height, width = shape
     with seeds.seeded(seed, "model", name):

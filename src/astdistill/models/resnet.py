@@ -12,10 +12,11 @@ SHRINKINGS = ("stride", "avg")
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions beside a shortcut, which is a 1×1 convolution where channels or size change (He et al., arXiv 1512.03385).
+    """Two 3×3 convolutions beside a shortcut, which is a 1×1 convolution where channels or size change (He et al.,
+    arXiv 1512.03385).
 
-    `halve` names what halves the image: 'stride' of the first convolution and the shortcut, 'avg' for 2×2 average pooling behind them, ''
-    for nothing.
+    `halve` names what halves the image: 'stride' of the first convolution and the shortcut, 'avg' for 2×2 average
+    pooling behind them, '' for nothing.
     """
 
     def __init__(self, inputs: int, outputs: int, norm: str, activation: str, halve: str) -> None:
@@ -41,12 +42,16 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """A 3×3 convolution, four stages of two blocks with `width` to 8 `width` channels, the mean over all pixels, one linear layer.
+    """A 3×3 convolution, four stages of two blocks with `width` to 8 `width` channels, the mean over all pixels, one
+    linear layer.
 
-    Published for CIFAR: `width` 64, instance norm ('ResNet18' of the trajectory-matching papers) or batch norm ('ResNet18BN'). With
-    `shrinking="avg"`, their 'AP', a 2×2 average pooling halves the image where the original takes strides of 2. Different from published:
-    the mean over all pixels stands in place of a 4×4 window or a flattened grid, which crash at 64 px; convolutions have a bias where there
-    is no norm; an image is not halved below 2 pixels. PyTorch's default initialisation. Raises InputError for what makes no network.
+    Published for CIFAR: `width` 64, instance norm ('ResNet18' of the trajectory-matching papers) or batch norm
+        ('ResNet18BN'). With
+    `shrinking="avg"`, their 'AP', a 2×2 average pooling halves the image where the original takes strides of 2.
+    Different from published: the mean over all pixels stands in place of a 4×4 window or a flattened grid, which crash
+        at 64 px; convolutions have a bias where there
+    is no norm; an image is not halved below 2 pixels. PyTorch's default initialisation. Raises InputError for what
+    makes no network.
     """
 
     def __init__(
@@ -67,7 +72,9 @@ class ResNet18(nn.Module):
         check_groups(norm, width)
         check_pixels(size, norm)
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=norm == "none"), *normed(norm, width), ACTIVATIONS[activation]()
+            nn.Conv2d(channels, width, 3, padding=1, bias=norm == "none"),
+            *normed(norm, width),
+            ACTIVATIONS[activation](),
         )
         blocks: list[nn.Module] = []
         inputs, shortest = width, min(size)

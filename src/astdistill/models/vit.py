@@ -43,7 +43,9 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attention = nn.Sequential(nn.LayerNorm(width), Attention(width, heads))
-        self.mixing = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mixing = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, tokens: Tokens) -> Tokens:
         """The tokens of the next layer."""
@@ -52,12 +54,13 @@ class Layer(nn.Module):
 
 
 class ViT(nn.Module):
-    """`depth` layers over at most 8×8 patches, the mean over the tokens and one linear layer (Dosovitskiy et al., arXiv 2010.11929).
+    """`depth` layers over at most 8×8 patches, the mean over the tokens and one linear layer (Dosovitskiy et al., arXiv
+    2010.11929).
 
-    No paper of trajectory matching publishes a ViT of its own; this one is small, of `width` channels in heads of 32 (one head where
-    `width` is smaller), with learned positions, without dropout, class token or buffers. Images are padded with zeros to a whole
-    number of patches. PyTorch's default initialisation, and positions from N(0, 0.02²) as in the paper. Raises InputError for what makes no
-    network.
+    No paper of trajectory matching publishes a ViT of its own; this one is small, of `width` channels in heads of 32
+    (one head where `width` is smaller), with learned positions, without dropout, class token or buffers. Images are
+    padded with zeros to a whole number of patches. PyTorch's default initialisation, and positions from N(0, 0.02²) as
+    in the paper. Raises InputError for what makes no network.
     """
 
     def __init__(self, channels: int, classes: int, size: tuple[int, int], depth: int = 6, width: int = 128) -> None:
@@ -65,7 +68,10 @@ class ViT(nn.Module):
         check_counts("ViT", channels=channels, classes=classes, depth=depth, width=width)
         check_pixels(size)
         if width > HEAD and width % HEAD:
-            raise InputError(f"A ViT has heads of {HEAD} channels, and width {width} is not a multiple; try {width + HEAD - width % HEAD}.")
+            raise InputError(
+                f"A ViT has heads of {HEAD} channels, and width {width} is not a multiple; try "
+                f"{width + HEAD - width % HEAD}."
+            )
         patch = -(-max(size) // SIDE)
         self.padding = (0, -size[1] % patch, 0, -size[0] % patch)
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)

@@ -1,4 +1,5 @@
-"""Runs beside published figures and baselines. One table for each protocol and kind of labels: neither is ever mixed in a column."""
+"""Runs beside published figures and baselines. One table for each protocol and kind of labels: neither is ever mixed in
+a column."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Group:
 
 
 def compared(runs: Sequence[Finished]) -> list[Tabulation]:
-    """The tables that show `runs`: hard labels before soft ones, one for each protocol, each followed by its cross-architecture table."""
+    """The tables that show `runs`: hard labels before soft ones, one for each protocol, each followed by its
+    cross-architecture table."""
     return [table for group in _groups(runs) for table in (_main(group), *_architectures(group))]
 
 
@@ -48,7 +50,9 @@ def _groups(runs: Sequence[Finished]) -> list[Group]:
     for run in {run.path.resolve(): run for run in runs}.values():
         kind = run.subject.labels, run.scores.recipe.model_dump_json(), run.scores.split, bool(run.scores.rates)
         by_kind.setdefault(kind, []).append(run)
-    groups = [Group(kind[0], members[0].scores.recipe, *kind[2:], _told_apart(members)) for kind, members in by_kind.items()]
+    groups = [
+        Group(kind[0], members[0].scores.recipe, *kind[2:], _told_apart(members)) for kind, members in by_kind.items()
+    ]
     return sorted(groups, key=lambda group: group.labels)
 
 
@@ -86,7 +90,10 @@ def _architectures(group: Group) -> list[Tabulation]:
         return []
     names = list(dict.fromkeys(name for run in runs for name in run.scores.architecture))
     entries = [[run.scores.architecture.get(name) for name in names] for run in runs]
-    rows = [(*_whose(run), *(spread(entry.final) if entry else ABSENT for entry in row)) for run, row in zip(runs, entries, strict=True)]
+    rows = [
+        (*_whose(run), *(spread(entry.final) if entry else ABSENT for entry in row))
+        for run, row in zip(runs, entries, strict=True)
+    ]
     caption = f"{group.measured}; {networks_text([entry.n for row in entries for entry in row if entry])}."
     columns = (*WHOSE[:-1], *(Column(name) for name in names))
     return [Tabulation(columns, tuple(rows), caption, f"{group.title}, across architectures")]
@@ -116,5 +123,9 @@ def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
     sizes = [entry.n for run in group.runs for entry in (run.entry, *run.baselines.values())]
     sentence = f"{'; '.join([*words, networks_text(sizes)])}."
     same = MTT_PROTOCOL.replace(augmentation=recipe.augmentation, full_epochs=recipe.full_epochs)
-    other = f" Published figures: protocol {MTT_PROTOCOL.name}, {MTT_PROTOCOL.epochs} epochs." if published and recipe != same else ""
+    other = (
+        f" Published figures: protocol {MTT_PROTOCOL.name}, {MTT_PROTOCOL.epochs} epochs."
+        if published and recipe != same
+        else ""
+    )
     return sentence + other

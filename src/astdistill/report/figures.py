@@ -71,13 +71,15 @@ def save(figure: Figure, path: Path) -> None:
 
 
 SMOOTHED_OVER = 20
-"""The trend is a moving median over one part in so many of the run, because single losses depend on the segment drawn."""
+"""The trend is a moving median over one part in so many of the run, because single losses depend on the segment
+drawn."""
 FEW = 30
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One logged quantity: iterations and values where it was logged and finite, and the iterations where it was not finite."""
+    """One logged quantity: iterations and values where it was logged and finite, and the iterations where it was not
+    finite."""
 
     iterations: list[int]
     values: list[float]
@@ -99,7 +101,8 @@ def save_curves(
     loss_name: str = "matching loss",
     learned_lr: bool = True,
 ) -> None:
-    """Write a PNG of the run's `loss`, of its `lr` if that was learned, and of `validation` (accuracy in percent) where a line has it.
+    """Write a PNG of the run's `loss`, of its `lr` if that was learned, and of `validation` (accuracy in percent) where
+    a line has it.
 
     `lines` are those of metrics.jsonl. Iterations with a loss that is not finite are ticked in red.
     Raises InputError for a run without a line.
@@ -144,7 +147,14 @@ def draw_loss(axes: Axes, loss: Curve) -> None:
         heights = np.zeros(len(loss.broken))
         label = f"not finite ({len(loss.broken)})"
         axes.plot(
-            loss.broken, heights, "|", color=COLOURS[1], markersize=12, transform=axes.get_xaxis_transform(), label=label, clip_on=False
+            loss.broken,
+            heights,
+            "|",
+            color=COLOURS[1],
+            markersize=12,
+            transform=axes.get_xaxis_transform(),
+            label=label,
+            clip_on=False,
         )
     if not few or loss.broken:
         axes.legend(fontsize=8, frameon=False)
@@ -161,10 +171,11 @@ FEW_EPOCHS = 12
 
 
 def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) -> None:
-    """Write a PNG: squared step length (log scale) and accuracy per epoch, mean and one standard deviation over the experts of each store.
+    """Write a PNG: squared step length (log scale) and accuracy per epoch, mean and one standard deviation over the
+    experts of each store.
 
-    Solid accuracy is test, dashed is train; a store of imported experts has none. Raises InputError when a store holds no expert or experts
-    of different length.
+    Solid accuracy is test, dashed is train; a store of imported experts has none. Raises InputError when a store holds
+    no expert or experts of different length.
     """
     for name, curves in stores.items():
         _check(name, curves)
@@ -176,9 +187,21 @@ def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) 
         label = f"{name} (n = {len(curves)})"
         band(steps, [curve.step_squared for curve in curves], colour, "-", label, of_logarithm=True)
         if all(curve.test_accuracy for curve in curves):
-            band(accuracy, [curve.test_accuracy for curve in curves], colour, "-", f"{name}, test" if len(stores) > 1 else "test")
+            band(
+                accuracy,
+                [curve.test_accuracy for curve in curves],
+                colour,
+                "-",
+                f"{name}, test" if len(stores) > 1 else "test",
+            )
         if all(curve.train_accuracy for curve in curves):
-            band(accuracy, [curve.train_accuracy for curve in curves], colour, "--", f"{name}, train" if len(stores) > 1 else "train")
+            band(
+                accuracy,
+                [curve.train_accuracy for curve in curves],
+                colour,
+                "--",
+                f"{name}, train" if len(stores) > 1 else "train",
+            )
     logarithmic(steps)
     for axes in (steps, accuracy):
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -190,9 +213,11 @@ def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) 
 
 
 def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
-    """One row a store: experts, epochs, last accuracies, and the smallest and largest mean squared step over the epochs."""
+    """One row a store: experts, epochs, last accuracies, and the smallest and largest mean squared step over the
+    epochs."""
     shown = Table(
-        caption="Last epoch, mean ± sample deviation over experts; squared step: range over epochs of the mean.", caption_justify="left"
+        caption="Last epoch, mean ± sample deviation over experts; squared step: range over epochs of the mean.",
+        caption_justify="left",
     )
     for column in ("experts", "n", "epochs", "test, %", "train, %", "squared step"):
         shown.add_column(column, justify="left" if column == "experts" else "right")
@@ -212,9 +237,11 @@ def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
 
 
 def epoch_table(name: str, curves: Sequence[ExpertCurve]) -> Table:
-    """One row an epoch 1 … E: train and test accuracy in percent and squared step length, mean ± sample deviation over the experts.
+    """One row an epoch 1 … E: train and test accuracy in percent and squared step length, mean ± sample deviation over
+    the experts.
 
-    An accuracy is left out (–) unless every expert has it. Raises InputError for no expert or experts of different length.
+    An accuracy is left out (–) unless every expert has it. Raises InputError for no expert or experts of different
+    length.
     """
     _check(name, curves)
     n = len(curves)
@@ -240,14 +267,20 @@ def _accuracies(curves: Sequence[ExpertCurve]) -> tuple[list[list[float]], list[
 
 def _check(name: str, curves: Sequence[ExpertCurve]) -> None:
     lengths = {
-        len(values or curve.step_squared) for curve in curves for values in (curve.step_squared, curve.test_accuracy, curve.train_accuracy)
+        len(values or curve.step_squared)
+        for curve in curves
+        for values in (curve.step_squared, curve.test_accuracy, curve.train_accuracy)
     }
     if len(lengths) != 1 or 0 in lengths:
         found = "no expert" if not curves else f"curves of {', '.join(map(str, sorted(lengths)))} epochs"
-        raise InputError(f"The store '{name}' holds {found}; give finished experts that were trained for the same number of epochs.")
+        raise InputError(
+            f"The store '{name}' holds {found}; give finished experts that were trained for the same number of epochs."
+        )
 
 
-def band(axes: Axes, curves: Sequence[Sequence[float]], colour: str, line: str, label: str, of_logarithm: bool = False) -> None:
+def band(
+    axes: Axes, curves: Sequence[Sequence[float]], colour: str, line: str, label: str, of_logarithm: bool = False
+) -> None:
     """The mean over experts and one deviation to both sides; on a log scale both are taken of the logarithm."""
     values = np.array(curves, dtype=float)
     values = np.log(np.where(values > 0, values, np.nan)) if of_logarithm else values
@@ -255,7 +288,14 @@ def band(axes: Axes, curves: Sequence[Sequence[float]], colour: str, line: str, 
     middle, low, high = (np.exp(each) if of_logarithm else each for each in (mean, mean - deviation, mean + deviation))
     epochs = np.arange(1, values.shape[1] + 1)
     axes.plot(
-        epochs, middle, line, color=colour, linewidth=1.7, label=label, marker="o" if len(epochs) <= FEW_EPOCHS else None, markersize=3.5
+        epochs,
+        middle,
+        line,
+        color=colour,
+        linewidth=1.7,
+        label=label,
+        marker="o" if len(epochs) <= FEW_EPOCHS else None,
+        markersize=3.5,
     )
     axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
 

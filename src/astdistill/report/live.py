@@ -86,10 +86,14 @@ def _experts(folder: Path, config: dict[str, Any]) -> Experts | None:
         return None
     count, each = int(config["experts"]["count"]), _epochs(config)
     last = {line["expert"]: line for line in read_lines(found / "log.jsonl") if line["expert"] < count}
-    finished = {int(path.stem) for path in found.glob("*.safetensors") if path.stem.isdigit() and int(path.stem) < count}
+    finished = {
+        int(path.stem) for path in found.glob("*.safetensors") if path.stem.isdigit() and int(path.stem) < count
+    }
     # One that stopped early has its file, and is on its way to a later epoch where its rows are being written again.
     finished -= {int(path.parent.stem) for path in found.glob("*.partial/rows.bin")}
-    epochs = len(finished) * each + sum(int(line["epoch"]) + 1 for expert, line in last.items() if expert not in finished)
+    epochs = len(finished) * each + sum(
+        int(line["epoch"]) + 1 for expert, line in last.items() if expert not in finished
+    )
     accuracies = tuple(float(last[expert]["test_accuracy"]) for expert in sorted(last))
     return Experts(len(finished), count, min(epochs, count * each), count * each, accuracies)
 
@@ -101,7 +105,8 @@ def _epochs(config: dict[str, Any]) -> int:
 
 
 def _store(folder: Path, config: dict[str, Any]) -> Path | None:
-    """The folder whose experts are of the recipe, network, data, seed and type that the run names; None for a method without experts."""
+    """The folder whose experts are of the recipe, network, data, seed and type that the run names; None for a method
+    without experts."""
     if config["method"]["expert"] is None:
         return None
     wanted = {

@@ -74,11 +74,13 @@ class Layout:
 
 
 def save_grid(synthetic: SyntheticSet, path: str | Path, columns: int | None = None, tiles: int = 1) -> None:
-    """Write all images of the set as one PNG, grouped by class, under the class's name or (several per class) beside it.
+    """Write all images of the set as one PNG, grouped by class, under the class's name or (several per class) beside
+    it.
 
-    One channel is shown grey, three as RGB, any other number as the grey mean over its channels. Pixels are undone from whitening,
-    clipped, and enlarged by a whole factor without smoothing. `columns` is how many classes stand side by side; None chooses.
-    Each image is shown `tiles` × `tiles` times without a gap, as textures are laid. Raises InputError for `columns` below 1.
+    One channel is shown grey, three as RGB, any other number as the grey mean over its channels. Pixels are undone from
+    whitening, clipped, and enlarged by a whole factor without smoothing. `columns` is how many classes stand side by
+    side; None chooses. Each image is shown `tiles` × `tiles` times without a gap, as textures are laid. Raises
+    InputError for `columns` below 1.
     """
     if columns is not None and columns < 1:
         raise InputError(f"{columns} columns were asked for; give at least 1, or leave it out.")
@@ -88,7 +90,9 @@ def save_grid(synthetic: SyntheticSet, path: str | Path, columns: int | None = N
 def save_labelled(pixels: Images, classes: Sequence[str], path: str | Path, columns: int | None = None) -> None:
     """The same of any images in [0, 1], as many of each of `classes`, grouped by class."""
     names, ipc = [name.replace("_", " ") for name in classes], len(pixels) // len(classes)
-    layout = arrange(len(names), ipc, max(pixels.shape[-2:]), max(_text_width(name, LARGEST_FONT) for name in names), columns)
+    layout = arrange(
+        len(names), ipc, max(pixels.shape[-2:]), max(_text_width(name, LARGEST_FONT) for name in names), columns
+    )
     _draw(_sheet(pixels, layout, ipc), names, layout, Path(path))
 
 
@@ -112,7 +116,8 @@ def sheet(pixels: Images, ipc: int) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def arrange(classes: int, ipc: int, size: int, name_width: float, columns: int | None = None) -> Layout:
-    """Where `classes` × `ipc` images of `size` pixels go; `name_width` is the longest name at the largest font, in output pixels."""
+    """Where `classes` × `ipc` images of `size` pixels go; `name_width` is the longest name at the largest font, in
+    output pixels."""
     wanted = 128 if classes * ipc <= 20 else 96 if classes * ipc <= 200 else 56
     cell = size * max(1, round(wanted / size))
     strip = min(ipc, LONGEST_STRIP)
@@ -188,15 +193,19 @@ def _text_width(text: str, size: float) -> float:
 def save_textures(synthetic: SyntheticSet, folder: str | Path, tiles: int = 3) -> list[Path]:
     """Write `folder`/<class number>-<class>-<number>.png for every canvas, and `tiled.png`; the paths, the sheet last.
 
-    A texture is k H × k W pixels of 8 bits, with whitening undone, and its opposite sides fit each other. The sheet shows each one
-    `tiles` × `tiles` times, under its class's name. Raises InputError, with nothing written, for ordinary images and for `tiles` below 1.
+    A texture is k H × k W pixels of 8 bits, with whitening undone, and its opposite sides fit each other. The sheet
+    shows each one `tiles` × `tiles` times, under its class's name. Raises InputError, with nothing written, for
+    ordinary images and for `tiles` below 1.
     """
     if synthetic.canvas == 1:
         raise InputError(
-            "The set holds ordinary images, whose sides do not fit each other; distil textures: astdistill run PRESET --distill.canvas 2"
+            "The set holds ordinary images, whose sides do not fit each other; distil textures: astdistill run PRESET "
+            "--distill.canvas 2"
         )
     if tiles < 1:
-        raise InputError(f"Textures were to be laid {tiles} × {tiles} times side by side; give at least 1, for example --tile 3.")
+        raise InputError(
+            f"Textures were to be laid {tiles} × {tiles} times side by side; give at least 1, for example --tile 3."
+        )
     folder, digits = Path(folder), len(str(len(synthetic.classes) - 1))
     written: list[Path] = []
     for index, pixels in enumerate(colours(synthetic.pixels())):

@@ -1,4 +1,5 @@
-"""Experts beside their relatives: other stores of the same data and network, kept with the run so that they outlive the stores."""
+"""Experts beside their relatives: other stores of the same data and network, kept with the run so that they outlive the
+stores."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def described(recipe: ExpertRecipe) -> str:
 
 
 def record_experts(experts: TrajectoryStore, out: Path) -> None:
-    """Write `out`/experts.json: the curves of these experts, and those of every store beside theirs with the same data and network."""
+    """Write `out`/experts.json: the curves of these experts, and those of every store beside theirs with the same data
+    and network."""
     own = experts.identity
     found = [_entry(experts, True)]
     for place in sorted(experts.folder.parent.glob("*/recipe.json")):
@@ -53,7 +55,8 @@ def record_experts(experts: TrajectoryStore, out: Path) -> None:
 
 
 def read_experts(out: Path) -> list[Relative]:
-    """What `record_experts` wrote, the run's own first; empty where it did not. Stores without experts of equal length are left out.
+    """What `record_experts` wrote, the run's own first; empty where it did not. Stores without experts of equal length
+    are left out.
 
     Raises InputError for a file of that name that something else wrote.
     """
@@ -65,7 +68,8 @@ def read_experts(out: Path) -> list[Relative]:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{out / FILE} does not hold the curves of experts ({error}); delete it, and the run's own command writes it again."
+            f"{out / FILE} does not hold the curves of experts ({error}); delete it, and the run's own command writes "
+            f"it again."
         ) from error
     names = [each.name for each in found]
     for number, name in enumerate(names):

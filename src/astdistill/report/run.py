@@ -35,7 +35,11 @@ class Finished:
     @property
     def network(self) -> str:
         """The network that the run's own column shows: its student, or else the first that was evaluated."""
-        return self.subject.model if self.subject.model in self.scores.architecture else next(iter(self.scores.architecture))
+        return (
+            self.subject.model
+            if self.subject.model in self.scores.architecture
+            else next(iter(self.scores.architecture))
+        )
 
     @property
     def entry(self) -> Entry:
@@ -59,11 +63,17 @@ def read_run(path: Path) -> Finished:
     home = folder if (folder / "synthetic.safetensors").exists() else folder.parent
     if not (folder / "scores.json").exists():
         known = (folder / "synthetic.safetensors").exists()
-        remedy = f"evaluate it first: astdistill evaluate {folder}" if known else "name finished runs: astdistill compare runs/*"
+        remedy = (
+            f"evaluate it first: astdistill evaluate {folder}"
+            if known
+            else "name finished runs: astdistill compare runs/*"
+        )
         raise InputError(f"{folder} holds no scores.json; {remedy}")
     scores = Scores.read(folder)
     if not scores.architecture:
-        raise InputError(f"{folder} has no finished network of the distilled set yet; go on with: astdistill evaluate {home}")
+        raise InputError(
+            f"{folder} has no finished network of the distilled set yet; go on with: astdistill evaluate {home}"
+        )
     subject = scores.subject or Subject.of(_set_of(folder, home))
     config = read_json(home / "config.json") if (home / "config.json").exists() else {}
     published = Published.model_validate(config.get("published", {}))
@@ -74,7 +84,10 @@ def read_run(path: Path) -> Finished:
 def _set_of(folder: Path, home: Path) -> SyntheticSet:
     """The distilled set that scores of an earlier version belong to: they do not say so themselves."""
     if not (home / "synthetic.safetensors").exists():
-        raise InputError(f"{folder / 'scores.json'} does not say what it is about; evaluate again: astdistill evaluate SET --out {folder}")
+        raise InputError(
+            f"{folder / 'scores.json'} does not say what it is about; evaluate again: astdistill evaluate SET --out "
+            f"{folder}"
+        )
     return SyntheticSet.load(home)
 
 
@@ -115,7 +128,9 @@ class RunFolder:
 
     @property
     def method(self) -> str:
-        return (self.synthetic.method if self.synthetic else self.config.get("method", {}).get("name")) or "unknown method"
+        return (
+            self.synthetic.method if self.synthetic else self.config.get("method", {}).get("name")
+        ) or "unknown method"
 
     @property
     def step(self) -> type[OuterStep]:
@@ -155,7 +170,9 @@ def read_folder(folder: str | Path) -> RunFolder:
     _check(folder)
     config = by_todays_names(_optional(folder / "config.json"))
     synthetic = SyntheticSet.load(folder) if (folder / "synthetic.safetensors").exists() else None
-    found = {name: scores for name, scores in _evaluations(folder, "scores.json", Scores.read).items() if scores.architecture}
+    found = {
+        name: scores for name, scores in _evaluations(folder, "scores.json", Scores.read).items() if scores.architecture
+    }
     first = next(iter(found), None)
     return RunFolder(
         folder=folder,
@@ -176,7 +193,8 @@ def read_folder(folder: str | Path) -> RunFolder:
 
 
 def run_of(folder: Path) -> Path | None:
-    """The run whose page shows an evaluation in `folder`: that folder or the one around it; None where neither holds a distilled set."""
+    """The run whose page shows an evaluation in `folder`: that folder or the one around it; None where neither holds a
+    distilled set."""
     return next((each for each in (folder, folder.parent) if (each / "synthetic.safetensors").exists()), None)
 
 
@@ -184,11 +202,18 @@ def _check(folder: Path) -> None:
     if any((folder / mark).exists() for mark in MARKS):
         return
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}; name a run, for example runs/demo, or make one with: astdistill demo")
+        raise InputError(
+            f"There is no folder {folder}; name a run, for example runs/demo, or make one with: astdistill demo"
+        )
     inside = sorted({path.parent for mark in MARKS for path in folder.glob(f"*/{mark}")})
     if inside:
-        raise InputError(f"{folder} is no run but holds some; name them: {shlex.join(['astdistill', 'report', *map(str, inside)])}")
-    raise InputError(f"{folder} holds no run (no config.json, no synthetic.safetensors); make one with: astdistill run PRESET --out FOLDER")
+        raise InputError(
+            f"{folder} is no run but holds some; name them: {shlex.join(['astdistill', 'report', *map(str, inside)])}"
+        )
+    raise InputError(
+        f"{folder} holds no run (no config.json, no synthetic.safetensors); make one with: astdistill run PRESET --out "
+        f"FOLDER"
+    )
 
 
 def _optional(path: Path) -> dict[str, Any]:
@@ -196,7 +221,8 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 def _evaluations(folder: Path, file: str, read: Callable[[Path], Found]) -> dict[str, Found]:
-    """What the evaluations of the run left in `file`, by the name of their folder: the run's own first, then the latest."""
+    """What the evaluations of the run left in `file`, by the name of their folder: the run's own first, then the
+    latest."""
     own = [folder / file] if (folder / file).exists() else []
     later = sorted(folder.glob(f"*/{file}"), key=lambda path: path.stat().st_mtime, reverse=True)
     return {path.parent.name: read(path) for path in own + later}

@@ -134,7 +134,8 @@ def name_of(kind: type[Part]) -> str:
 
 
 def find_part(name: str) -> Any:
-    """The part of this package called `name`, today or in files of earlier versions, or what a path `package.module:Class` names.
+    """The part of this package called `name`, today or in files of earlier versions, or what a path
+    `package.module:Class` names.
 
     Raises InputError where there is none of that name.
     """
@@ -145,7 +146,8 @@ def find_part(name: str) -> Any:
 
 
 def as_first_written(value: Any) -> Any:
-    """A JSON-ready value with every part by the name in its first files: the form whose digest outlives all renaming."""
+    """A JSON-ready value with every part by the name in its first files: the form whose digest outlives all
+    renaming."""
     return _respelled(value, lambda name: _FIRST_WRITTEN.get(_TODAY.get(name, name), name))
 
 
@@ -171,7 +173,9 @@ def import_name(path: str) -> Any:
         for piece in name.split("."):
             found = getattr(found, piece)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"Cannot import '{path}' ({error}); write 'package.module:name' of something importable.") from error
+        raise InputError(
+            f"Cannot import '{path}' ({error}); write 'package.module:name' of something importable."
+        ) from error
     return found
 
 

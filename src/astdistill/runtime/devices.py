@@ -1,4 +1,5 @@
-"""What numbers can be computed on: the devices that are supported, whether they are there, and reading what they have computed."""
+"""What numbers can be computed on: the devices that are supported, whether they are there, and reading what they have
+computed."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ def read(scalars: Mapping[str, Tensor]) -> dict[str, float]:
 
     However many there are, the host waits once for the device. float32 numbers come back exactly.
     """
-    return dict(zip(scalars, torch.stack([scalar.detach().double() for scalar in scalars.values()]).cpu().tolist(), strict=True))
+    return dict(
+        zip(scalars, torch.stack([scalar.detach().double() for scalar in scalars.values()]).cpu().tolist(), strict=True)
+    )
 
 
 def supported(device: str) -> torch.device:
@@ -39,6 +42,7 @@ def check_device(device: str) -> None:
     """Raise InputError for a device that is not supported, or not there."""
     if not is_there(device):
         raise InputError(
-            f"--device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs; choose --device cpu, or install a "
+            f"--device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs; choose --device "
+            f"cpu, or install a "
             "CUDA build of torch."
         )

@@ -34,7 +34,8 @@ ALLOWED = {
 
 
 def unknown(kind: str, name: str, choices: Iterable[str], listed_by: str = "", where: str = "") -> InputError:
-    """The error for a name that is not in `choices`, with the nearest one suggested; many are not named but `listed_by` a command.
+    """The error for a name that is not in `choices`, with the nearest one suggested; many are not named but `listed_by`
+    a command.
 
     `where` says what the name was looked for in, from the preposition on.
     """
@@ -46,7 +47,8 @@ def unknown(kind: str, name: str, choices: Iterable[str], listed_by: str = "", w
 
 
 def refused(error: ValidationError | InputError, prefix: str = "", prog: str = "") -> InputError:
-    """The first thing that a record refuses, as one sentence. A `prog` says that it was typed, as a flag below `prefix`."""
+    """The first thing that a record refuses, as one sentence. A `prog` says that it was typed, as a flag below
+    `prefix`."""
     if isinstance(error, InputError):
         return error
     first = error.errors()[0]
@@ -56,5 +58,9 @@ def refused(error: ValidationError | InputError, prefix: str = "", prog: str = "
     names = [piece for piece in first["loc"] if isinstance(piece, str)]
     name = ".".join([prefix, *names] if prefix else names)
     name = f"--{name.replace('_', '-')}" if prog else name
-    allowed = ALLOWED[first["type"]].format(**told) if first["type"] in ALLOWED else first["msg"][:1].lower() + first["msg"][1:]
+    allowed = (
+        ALLOWED[first["type"]].format(**told)
+        if first["type"] in ALLOWED
+        else first["msg"][:1].lower() + first["msg"][1:]
+    )
     return InputError(f"{name} cannot be {first['input']!r}; {allowed}.{prog and f' See: {prog} --help'}")

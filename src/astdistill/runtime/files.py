@@ -1,4 +1,5 @@
-"""Files that are whole or absent: atomic writes, locks, JSON, tensors, and folders to write to. No domain words here."""
+"""Files that are whole or absent: atomic writes, locks, JSON, tensors, and folders to write to. No domain words
+here."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ NUMBERS = re.compile(r'\[\n\s+([^][{}"]+)\n\s+\]')
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it when it does not."""
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it when it does
+    not."""
     temporary = beside(path)
     try:
         with naming(path):
@@ -46,7 +48,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def beside(path: Path, folder: bool = False) -> Path:
-    """A new file, or folder, beside `path`, of a temporary name. An OSError names `path`, which is what the user asked for."""
+    """A new file, or folder, beside `path`, of a temporary name. An OSError names `path`, which is what the user asked
+    for."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if folder:
@@ -61,7 +64,8 @@ def beside(path: Path, folder: bool = False) -> Path:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What the system says in the block, a full disk for example, is an OSError that names a file, `path` where it names none."""
+    """What the system says in the block, a full disk for example, is an OSError that names a file, `path` where it
+    names none."""
     try:
         yield
     except SafetensorError as error:  # which says it in an exception of its own
@@ -76,10 +80,11 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def lock(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold `path` against other processes for the block; yields whether it is held. The system frees it when a process dies.
+    """Hold `path` against other processes for the block; yields whether it is held. The system frees it when a process
+    dies.
 
-    With `wait`, returns once the lock is free; without, yields False at once when another process has it. Where the system has no
-    `fcntl` (Windows), always yields True.
+    With `wait`, returns once the lock is free; without, yields False at once when another process has it. Where the
+    system has no `fcntl` (Windows), always yields True.
     """
     if fcntl is None:
         yield True
@@ -106,16 +111,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises InputError naming the file when it is absent, broken, or holds anything else."""
+    """The object in a JSON file. Raises InputError naming the file when it is absent, broken, or holds anything
+    else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}); restore it or move it away and run again.") from error
+        raise InputError(
+            f"{path} cannot be read as JSON ({error}); restore it or move it away and run again."
+        ) from error
     if isinstance(found, dict):
         return found
-    raise InputError(f"{path} was not written by astdistill (it holds no JSON object); restore it or move it away and run again.")
+    raise InputError(
+        f"{path} was not written by astdistill (it holds no JSON object); restore it or move it away and run again."
+    )
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -131,22 +141,29 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-            # A copy lies where torch would put it: the last bits of a matrix product can depend on the alignment of its factors.
+            # A copy lies where torch would put it: the last bits of a matrix product can depend on the alignment of its
+            # factors.
             return {name: file.get_tensor(name).clone() for name in file.keys()}, header  # noqa: SIM118  (it is no dictionary)
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} was not written by astdistill (its header holds other words than JSON); name a file of a run.") from error
+        raise InputError(
+            f"{path} was not written by astdistill (its header holds other words than JSON); name a file of a run."
+        ) from error
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path} is not a whole safetensors file ({error}); name another, or move it away and run what wrote it again."
+            f"{path} is not a whole safetensors file ({error}); name another, or move it away and run what wrote it "
+            f"again."
         ) from error
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line; numbers that are not finite become the strings 'nan' and 'inf', since JSON has none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    value = {name: str(number) if isinstance(number, float) and not math.isfinite(number) else number for name, number in value.items()}
+    value = {
+        name: str(number) if isinstance(number, float) and not math.isfinite(number) else number
+        for name, number in value.items()
+    }
     with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(value) + "\n")
 
@@ -196,7 +213,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises InputError, before the block runs, unless `path` is absent or an empty folder.
     """
     if path.is_dir() and any(path.iterdir()):
-        raise InputError(f"--out {path} is there already and is not an empty folder; name a new one, for example --out {path}-2")
+        raise InputError(
+            f"--out {path} is there already and is not an empty folder; name a new one, for example --out {path}-2"
+        )
     check_folder(path, "--out")
     temporary = beside(path, folder=True)
     try:

@@ -26,10 +26,11 @@ from .worker import TensorPickler, nameless_file
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 WORTH_STARTING_S = 6.0
-"""Below this many seconds of work one process does it: workers take 2 to 3 s to import torch, and two of them save half of the work."""
+"""Below this many seconds of work one process does it: workers take 2 to 3 s to import torch, and two of them save half
+of the work."""
 THREADED = 0.75
-"""n threads are taken to make one job n to this power times as fast. Two made the native gradient at widths 32 and 128 1.93 and 1.83 times
-as fast, powers of 0.95 and 0.87; more threads bring less each."""
+"""n threads are taken to make one job n to this power times as fast. Two made the native gradient at widths 32 and 128
+1.93 and 1.83 times as fast, powers of 0.95 and 0.87; more threads bring less each."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,24 @@ class Crew:
     asked: bool = False
 
     def starts(self, missing: int, seconds: float) -> bool:
-        """Whether processes are started for the `missing` jobs, of `seconds` together; the numbers come out the same either way."""
+        """Whether processes are started for the `missing` jobs, of `seconds` together; the numbers come out the same
+        either way."""
         return min(self.workers, missing) > 1 and (self.asked or seconds >= WORTH_STARTING_S)
 
 
 def divide(jobs: int, asked: int | None, device: torch.device, networks: Iterable[str] = ()) -> Crew:
-    """The crew for `jobs` jobs, finished ones included: `asked` workers, or with None as many as end first; they split the threads.
+    """The crew for `jobs` jobs, finished ones included: `asked` workers, or with None as many as end first; they split
+    the threads.
 
-    The last bits of a sum depend on the number of threads, so that number follows from the machine and the whole count of jobs, never
-    from what a killed run has left over. torch's own number of threads bounds the automatic choice: with OMP_NUM_THREADS=1 everything
-    stays in this process. So does work on an accelerator, and networks that are defined in the script itself. Raises InputError for
-    less than one worker, and for several where there can only be one.
+    The last bits of a sum depend on the number of threads, so that number follows from the machine and the whole count
+    of jobs, never from what a killed run has left over. torch's own number of threads bounds the automatic choice: with
+    OMP_NUM_THREADS=1 everything stays in this process. So does work on an accelerator, and networks that are defined in
+    the script itself. Raises InputError for less than one worker, and for several where there can only be one.
     """
     if asked is not None and asked < 1:
-        raise InputError(f"{asked} workers were asked for; choose --workers of 1 or more, or leave it out for one on each core.")
+        raise InputError(
+            f"{asked} workers were asked for; choose --workers of 1 or more, or leave it out for one on each core."
+        )
     alone = _alone(device, networks)
     if alone and asked is not None and asked > 1:
         raise InputError(f"{asked} workers were asked for, but {alone}; leave --workers out.")
@@ -83,10 +88,13 @@ def cores() -> int:
 
 
 def training_seconds(steps: int, images: int, parameters: int, positions: int) -> float:
-    """A rough low guess, from counts alone, at what one core takes to train for `steps` steps on `images` images in all.
+    """A rough low guess, from counts alone, at what one core takes to train for `steps` steps on `images` images in
+    all.
 
-    1 ms a step, and 0.0025 ns for each parameter at each position of each image: the native gradient of ConvNets of 25,000 to 468,000
-    parameters took 0.0015 to 0.004 ns on one core with AVX-512, on images of 1,024 and 4,096 positions; anything else takes longer.
+    1 ms a step, and 0.0025 ns for each parameter at each position of each image: the native gradient of ConvNets of
+        25,000 to 468,000
+    parameters took 0.0015 to 0.004 ns on one core with AVX-512, on images of 1,024 and 4,096 positions; anything else
+    takes longer.
     """
     return 1e-3 * steps + 2.5e-12 * images * parameters * positions
 
@@ -98,7 +106,11 @@ def _alone(device: torch.device, networks: Iterable[str]) -> str:
     if os.name == "nt":
         return "Windows does not hand open files to other processes"
     local = [name for name in networks if name.startswith("__main__:")]
-    return f"the network '{local[0]}' is defined in the script itself, which other processes do not import" if local else ""
+    return (
+        f"the network '{local[0]}' is defined in the script itself, which other processes do not import"
+        if local
+        else ""
+    )
 
 
 Shared = TypeVar("Shared")
@@ -117,18 +129,20 @@ except (EOFError, pickle.UnpicklingError):
 from astdistill.runtime.worker import serve
 serve()
 """
-"""What a worker runs. Ctrl-C in a terminal reaches every process of it, so workers ignore it: each is ended by its pipe, also where the
-parent is stopped while it starts them, and without a traceback of its own."""
+"""What a worker runs. Ctrl-C in a terminal reaches every process of it, so workers ignore it: each is ended by its
+pipe, also where the parent is stopped while it starts them, and without a traceback of its own."""
 
 
 @contextmanager
 def pool(
     work: Work[Shared, Job, Result], shared: Shared, crew: Crew, progress: Bar, missing: int, seconds: float
 ) -> Iterator[Callable[[Sequence[Job]], Iterator[tuple[Job, Result]]]]:
-    """Yields a function from jobs to pairs of job and result as they finish: in the crew's processes or, where those do not pay, here.
+    """Yields a function from jobs to pairs of job and result as they finish: in the crew's processes or, where those do
+    not pay, here.
 
-    `shared` is sent once, its tensors as one copy in memory that all workers map. Steps that `work` counts on its bar are counted on
-    `progress`. What a job raises is raised here, the same, and stops the other workers; so does an InputError when a worker was killed.
+    `shared` is sent once, its tensors as one copy in memory that all workers map. Steps that `work` counts on its bar
+    are counted on `progress`. What a job raises is raised here, the same, and stops the other workers; so does an
+    InputError when a worker was killed.
     """
     if not crew.starts(missing, seconds):
         with _limited(crew.threads):
@@ -168,7 +182,9 @@ class _Processes:
         """Start so many workers, and a thread for each that listens to it."""
         words, handles = [sys.executable, "-c", START], (self._memory.fileno(),)
         for number in range(count):
-            self._started.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=handles))
+            self._started.append(
+                subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=handles)
+            )
             reader = threading.Thread(target=self._read, args=(number,), daemon=True)
             reader.start()
             self._readers.append(reader)
@@ -228,7 +244,8 @@ class _Processes:
         """Put what a worker says into the inbox, and at last that it is gone."""
         stream = self._started[worker].stdout
         assert stream is not None
-        # A kill may cut a message short, and a signal between this thread's start and its place in the list may close the pipe under it.
+        # A kill may cut a message short, and a signal between this thread's start and its place in the list may close
+        # the pipe under it.
         with suppress(EOFError, pickle.UnpicklingError, ValueError, OSError):
             while True:
                 self._inbox.put((worker, *pickle.load(stream)))
@@ -238,6 +255,7 @@ class _Processes:
         code, count = self._started[worker].wait(), len(self._started)
         how = f"ended with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
         return InputError(
-            f"One of {count} workers {how}, as happens when memory runs out. What is finished is kept; run the same again with fewer of "
+            f"One of {count} workers {how}, as happens when memory runs out. What is finished is kept; run the same "
+            f"again with fewer of "
             f"them: --workers {max(1, count // 2)}."
         )

@@ -1,4 +1,5 @@
-"""Progress with pace, ETA and memory: a bar on a terminal, a plain line now and then where there is none, nothing when quiet."""
+"""Progress with pace, ETA and memory: a bar on a terminal, a plain line now and then where there is none, nothing when
+quiet."""
 
 from __future__ import annotations
 
@@ -10,7 +11,16 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from .status import Status, StatusFile, amount, described
@@ -54,7 +64,8 @@ def quietly() -> Iterator[None]:
 def telling(path: Path) -> Iterator[None]:
     """Write what bars show into the file `path` too, even when quiet, so that another terminal can follow.
 
-    It is removed when the block ends well. An error or a kill leaves it, so that it tells how far the work came and with what command.
+    It is removed when the block ends well. An error or a kill leaves it, so that it tells how far the work came and
+    with what command.
     """
     before, file = Output.file, StatusFile(path)
     Output.file = file
@@ -72,13 +83,16 @@ def telling(path: Path) -> Iterator[None]:
 class Bar:
     """One phase of work: call `step` after each unit. A step is `per` of what `unit` names."""
 
-    def __init__(self, title: str, total: int | None, done: int, progress: Progress | None, unit: str = "steps", per: float = 1) -> None:
+    def __init__(
+        self, title: str, total: int | None, done: int, progress: Progress | None, unit: str = "steps", per: float = 1
+    ) -> None:
         self.title, self.total, self.done, self.start, self.unit, self.per = title, total, done, done, unit, per
         self._progress, self._file = progress, Output.file
         fields = {"note": "", "unit": unit, "per": per}
         self._task = progress.add_task(escape(title), total=total, completed=done, **fields) if progress else None
         self._began, self._note, self._outer = time.monotonic(), "", Output.innermost
-        # Plain lines come in one pace, whoever prints them: a short part says nothing, and the whole takes over where it left off.
+        # Plain lines come in one pace, whoever prints them: a short part says nothing, and the whole takes over where
+        # it left off.
         self._printed = self._outer._printed if self._outer else self._began
         self._write("")
 
@@ -149,7 +163,8 @@ class MemoryColumn(ProgressColumn):
 
 @contextmanager
 def bar(title: str, total: int, done: int = 0, unit: str = "steps", per: float = 1) -> Iterator[Bar]:
-    """A progress bar for `total` steps, of which `done` were finished by an earlier run; a step is `per` of what `unit` names.
+    """A progress bar for `total` steps, of which `done` were finished by an earlier run; a step is `per` of what `unit`
+    names.
 
     One that begins inside another is a part of its work: on a terminal a line below it for as long as it lasts.
     """

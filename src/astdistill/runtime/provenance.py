@@ -66,7 +66,8 @@ def _commit() -> str | None:
     words = (["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty", "--abbrev=12"])
     try:
         results = [
-            subprocess.run(["git", *each], cwd=here.parent, capture_output=True, text=True, check=True, timeout=10) for each in words
+            subprocess.run(["git", *each], cwd=here.parent, capture_output=True, text=True, check=True, timeout=10)
+            for each in words
         ]
     except (OSError, subprocess.SubprocessError):
         return None
@@ -74,7 +75,8 @@ def _commit() -> str | None:
 
 
 PLACE = re.compile(r"(?P<flag>[\w.-]+=|[\w-]{2,}:(?!//))?(?P<path>(?:[A-Za-z]:)?[\\/].*|~.*|\.\.[\\/].*)", re.DOTALL)
-"""A path that starts at the root, at a home or above the present folder, alone or behind `--flag=` or `kind:`; relative ones are not."""
+"""A path that starts at the root, at a home or above the present folder, alone or behind `--flag=` or `kind:`; relative
+ones are not."""
 
 
 def without_places(value: Any) -> Any:

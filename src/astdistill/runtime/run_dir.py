@@ -28,14 +28,16 @@ FREE = (
     "published",
     "workers",
 )
-"""What may change between two calls of one run; that the data are the same wherever they lie is seen by their fingerprint."""
+"""What may change between two calls of one run; that the data are the same wherever they lie is seen by their
+fingerprint."""
 
 
 def claim(settings: dict[str, Any], fingerprint: str, out: Path, device: str) -> None:
     """Write config.json and provenance.json of a run on the data of `fingerprint`.
 
-    Asking for more iterations, another evaluation or another place of data and experts continues the same run. Raises InputError, with
-    nothing written, when the folder holds a run of other settings or data, one that is further already, or other things.
+    Asking for more iterations, another evaluation or another place of data and experts continues the same run. Raises
+    InputError, with nothing written, when the folder holds a run of other settings or data, one that is further
+    already, or other things.
     """
     check_folder(out, "--out")
     if (out / "config.json").exists():
@@ -44,18 +46,24 @@ def claim(settings: dict[str, Any], fingerprint: str, out: Path, device: str) ->
         _check_data(fingerprint, out)
     elif out.exists() and any(not path.name.endswith(".tmp") for path in out.iterdir()):
         raise InputError(f"{out} is not empty and holds no run; name a new folder with --out.")
-    # The configuration comes first: a folder that holds it is known as this run's, whatever happens before the next file.
+    # The configuration comes first: a folder that holds it is known as this run's, whatever happens before the next
+    # file.
     write_json(out / "config.json", settings)
     _add_provenance(out / "provenance.json", {**provenance(device), "data": fingerprint})
 
 
 def _check_settings(settings: dict[str, Any], out: Path) -> None:
     before, now = _flat(by_todays_names(read_json(out / "config.json"))), _flat(settings)
-    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name) and not name.startswith(FREE)]
+    changed = [
+        name
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and not name.startswith(FREE)
+    ]
     if changed:
         name = changed[0]
         raise InputError(
-            f"{out} holds a run with other settings ({name} was {before.get(name)!r}, now {now.get(name)!r}); name a new folder with "
+            f"{out} holds a run with other settings ({name} was {before.get(name)!r}, now {now.get(name)!r}); name a "
+            f"new folder with "
             f"--out, or delete that one."
         )
 
@@ -65,7 +73,8 @@ def _check_progress(settings: dict[str, Any], out: Path) -> None:
     done = load_tensors(state)[1]["counters"]["iteration"] if state.exists() else 0
     if done > settings["distill"]["iterations"]:
         raise InputError(
-            f"{out} has {done} iterations already, {settings['distill']['iterations']} were asked for; ask for more, or name another --out."
+            f"{out} has {done} iterations already, {settings['distill']['iterations']} were asked for; ask for more, "
+            f"or name another --out."
         )
 
 
@@ -73,7 +82,9 @@ def _check_data(fingerprint: str, out: Path) -> None:
     place = out / "provenance.json"
     before = read_json(place).get("data", fingerprint) if place.exists() else fingerprint
     if before != fingerprint:
-        raise InputError(f"{out} was run on other data (fingerprint {before}, now {fingerprint}); name a new folder with --out.")
+        raise InputError(
+            f"{out} was run on other data (fingerprint {before}, now {fingerprint}); name a new folder with --out."
+        )
 
 
 def _add_provenance(path: Path, now: dict[str, Any]) -> None:

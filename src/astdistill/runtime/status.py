@@ -48,7 +48,8 @@ KILOBYTES = 1 if sys.platform == "darwin" else 1024
 
 
 def resident() -> int:
-    """Bytes in memory: this process, and of its workers what they do not share with it; where the system does not say, the peak so far."""
+    """Bytes in memory: this process, and of its workers what they do not share with it; where the system does not say,
+    the peak so far."""
     try:
         own = _pages(PROC)[1]
     except (OSError, ValueError, IndexError):
@@ -84,7 +85,11 @@ def _page_size() -> int:
 
 def _workers() -> list[str]:
     with suppress(OSError):
-        return [word for task in (PROC / "task").iterdir() for word in (task / "children").read_text(encoding="ascii").split()]
+        return [
+            word
+            for task in (PROC / "task").iterdir()
+            for word in (task / "children").read_text(encoding="ascii").split()
+        ]
     return []
 
 
@@ -93,7 +98,8 @@ EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class Status:
-    """One phase of work as it stands: `total` is None where its end is not known, `seconds_left` where its pace is not."""
+    """One phase of work as it stands: `total` is None where its end is not known, `seconds_left` where its pace is
+    not."""
 
     title: str
     done: int
@@ -124,7 +130,12 @@ class StatusFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._process: dict[str, Any] = {"pid": os.getpid(), "host": platform.node(), "command": sys.argv[1:], "began": time.time()}
+        self._process: dict[str, Any] = {
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "command": sys.argv[1:],
+            "began": time.time(),
+        }
         self.write(Status("starting", 0, None, 0.0, "steps", None, described()))
 
     def due(self) -> bool:
@@ -149,7 +160,8 @@ class StatusFile:
 
 
 def read_status(path: Path) -> tuple[Status, dict[str, Any]] | None:
-    """What `StatusFile` wrote, and of which process (pid, host, command, began, time); None where there is no such file."""
+    """What `StatusFile` wrote, and of which process (pid, host, command, began, time); None where there is no such
+    file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return Status(**{name: found.pop(name) for name in Status.__dataclass_fields__}), found
@@ -158,7 +170,8 @@ def read_status(path: Path) -> tuple[Status, dict[str, Any]] | None:
 
 
 def alive(process: dict[str, Any]) -> bool:
-    """Whether the process that wrote a status may still be at work; one on another machine, or on Windows, cannot be asked."""
+    """Whether the process that wrote a status may still be at work; one on another machine, or on Windows, cannot be
+    asked."""
     if process.get("stopped"):
         return False
     if process["host"] != platform.node() or os.name == "nt":
@@ -177,7 +190,8 @@ FILE = "clock.jsonl"
 
 @contextmanager
 def stage(name: str, out: Path) -> Iterator[None]:
-    """Log what the block took as one line of `out`/clock.jsonl: stage, seconds, and the process's peak memory so far in MiB.
+    """Log what the block took as one line of `out`/clock.jsonl: stage, seconds, and the process's peak memory so far in
+    MiB.
 
     A stage that an exception ends is logged as well: its time was spent.
     """
@@ -190,7 +204,8 @@ def stage(name: str, out: Path) -> Iterator[None]:
 
 
 def peaks() -> dict[str, float]:
-    """Most memory in MiB held so far by this process, by the largest of its finished workers, and on the accelerator."""
+    """Most memory in MiB held so far by this process, by the largest of its finished workers, and on the
+    accelerator."""
     found: dict[str, float] = {}
     if resource is not None:
         unit = 2**20 if sys.platform == "darwin" else 2**10

@@ -38,7 +38,8 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column; `words` are set to the left, everything else to the right; `bold` marks what the table is about."""
+    """The head of a column; `words` are set to the left, everything else to the right; `bold` marks what the table is
+    about."""
 
     name: str
     words: bool = False
@@ -47,7 +48,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Tabulation:
-    """A titled table: one string a cell in the order of `columns`, a caption that says how it was measured, and notes [1], [2], …"""
+    """A titled table: one string a cell in the order of `columns`, a caption that says how it was measured, and notes
+    [1], [2], …"""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -63,10 +65,14 @@ class Tabulation:
 
 def terminal(table: Tabulation) -> Table:
     """The table for a rich console; brackets in its words are no markup."""
-    shown = Table(title=Text(table.title, "bold") if table.title else None, title_justify="left", caption_justify="left")
+    shown = Table(
+        title=Text(table.title, "bold") if table.title else None, title_justify="left", caption_justify="left"
+    )
     shown.caption = Text("\n".join(table.below), "dim italic")
     for column in table.columns:
-        shown.add_column(Text(column.name), justify="left" if column.words else "right", style="bold" if column.bold else None)
+        shown.add_column(
+            Text(column.name), justify="left" if column.words else "right", style="bold" if column.bold else None
+        )
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown
@@ -74,7 +80,9 @@ def terminal(table: Tabulation) -> Table:
 
 def together(tables: Sequence[Tabulation]) -> Group:
     """Several tables for a rich console, an empty line between them."""
-    return Group(*(part for number, table in enumerate(tables) for part in ([Text()] if number else []) + [terminal(table)]))
+    return Group(
+        *(part for number, table in enumerate(tables) for part in ([Text()] if number else []) + [terminal(table)])
+    )
 
 
 def markdown(table: Tabulation) -> str:
@@ -83,12 +91,16 @@ def markdown(table: Tabulation) -> str:
     rule = ["---" if column.words else "---:" for column in table.columns]
     body = [[_cell(cell) for cell in row] for row in table.rows]
     lines = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
-    return "\n\n".join([*([f"**{_cell(table.title)}**"] if table.title else []), lines, *map(_cell, table.below)]) + "\n"
+    return (
+        "\n\n".join([*([f"**{_cell(table.title)}**"] if table.title else []), lines, *map(_cell, table.below)]) + "\n"
+    )
 
 
 def latex(table: Tabulation) -> str:
     """A `table` environment with booktabs' rules; notes in small type below the rows."""
-    head = " & ".join(f"\\textbf{{{escaped(column.name)}}}" if column.bold else escaped(column.name) for column in table.columns)
+    head = " & ".join(
+        f"\\textbf{{{escaped(column.name)}}}" if column.bold else escaped(column.name) for column in table.columns
+    )
     body = [" & ".join(map(escaped, row)) + r" \\" for row in table.rows]
     caption = ". ".join(part for part in (table.title, table.caption) if part)
     lines = [

@@ -16,7 +16,8 @@ FLUSH_S = 5
 class TensorBoard:
     """One writer a group, each a run of its own in TensorBoard.
 
-    A writer says at which step it begins, and TensorBoard then forgets what earlier writers of the group have from that step on.
+    A writer says at which step it begins, and TensorBoard then forgets what earlier writers of the group have from that
+    step on.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""What a run logs, and the loggers that keep it: TensorBoard and Weights & Biases, each imported where it is asked for."""
+"""What a run logs, and the loggers that keep it: TensorBoard and Weights & Biases, each imported where it is asked
+for."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from .progress import console
 
 
 class Sink(Protocol):
-    """Keeps what it is given. Each group of names counts steps of its own, which never go back except where a killed run is resumed:
+    """Keeps what it is given. Each group of names counts steps of its own, which never go back except where a killed
+    run is resumed:
 
     what a group has from the first step on that it is given in this process is then replaced, or was the same.
     """
@@ -40,7 +42,8 @@ class Sink(Protocol):
 
 
 class Log:
-    """A sink that passes everything on to others. One that fails is told of once and left out from then on; the run goes on."""
+    """A sink that passes everything on to others. One that fails is told of once and left out from then on; the run
+    goes on."""
 
     def __init__(self, sinks: Mapping[str, Sink]) -> None:
         self._sinks = dict(sinks)
@@ -93,12 +96,15 @@ def check_loggers(names: Sequence[str]) -> None:
         if name not in LOGGERS:
             raise unknown("logger", name, LOGGERS)
         if importlib.util.find_spec(name) is None:
-            raise InputError(f"--log {name} needs the package {name}, which is not installed; type: pip install 'astdistill[{name}]'")
+            raise InputError(
+                f"--log {name} needs the package {name}, which is not installed; type: pip install 'astdistill[{name}]'"
+            )
 
 
 @contextmanager
 def open_log(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> Iterator[Log]:
-    """The loggers of these names, writing into `folder`, with the settings of the run beside what they log; closed when the block ends.
+    """The loggers of these names, writing into `folder`, with the settings of the run beside what they log; closed when
+    the block ends.
 
     A run that is resumed goes on in the logs that it began. Raises InputError as `check_loggers`.
     """
@@ -117,5 +123,8 @@ def open_log(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) ->
 
 
 def _warn(name: str, error: Exception) -> None:
-    words = f"The logger {name} failed ({type(error).__name__}: {error}) and logs no more; the run and its own files go on without it."
+    words = (
+        f"The logger {name} failed ({type(error).__name__}: {error}) and logs no more; the run and its own files "
+        f"go on without it."
+    )
     console().print(words, highlight=False, markup=False, style="yellow")

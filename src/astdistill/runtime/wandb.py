@@ -1,4 +1,5 @@
-"""Weights & Biases: online where the user is logged in and the server answers, otherwise offline, to be sent later with `wandb sync`."""
+"""Weights & Biases: online where the user is logged in and the server answers, otherwise offline, to be sent later with
+`wandb sync`."""
 
 from __future__ import annotations
 
@@ -22,15 +23,22 @@ PATIENCE_S = 30.0
 class WeightsAndBiases:
     """One run for one run folder, however often it is resumed; a group's names are `group/name` over `group/step`.
 
-    What was logged cannot be taken back, so steps that an earlier process logged before it ended are passed over: the resumed run takes
+    What was logged cannot be taken back, so steps that an earlier process logged before it ended are passed over: the
+        resumed run takes
     them again to the same values. After a kill, which leaves no record of them, they appear twice.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._folder, self._settings, self._record = folder, dict(settings), folder / "wandb" / "logged.json"
-        known = json.loads(self._record.read_text(encoding="utf-8")) if self._record.exists() else {"id": uuid.uuid4().hex[:12], "last": {}}
+        known = (
+            json.loads(self._record.read_text(encoding="utf-8"))
+            if self._record.exists()
+            else {"id": uuid.uuid4().hex[:12], "last": {}}
+        )
         self._id, self._before, self._last = str(known["id"]), dict(known["last"]), dict(known["last"])
-        self._run: Any = None  # begun with the first thing to log, so that a call that fails at its entrance leaves nothing
+        self._run: Any = (
+            None  # begun with the first thing to log, so that a call that fails at its entrance leaves nothing
+        )
         self._groups = set[str]()
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
@@ -81,8 +89,12 @@ class WeightsAndBiases:
         try:
             run = begin(mode)
         except wandb.errors.CommError as error:
-            console().print(f"The wandb server cannot be reached ({error}); logging offline.", highlight=False, markup=False)
+            console().print(
+                f"The wandb server cannot be reached ({error}); logging offline.", highlight=False, markup=False
+            )
             mode, run = "offline", begin("offline")
         if mode == "offline":
-            console().print(f"wandb logs offline; send it later with: wandb sync {run.dir.removesuffix('/files')}", highlight=False)
+            console().print(
+                f"wandb logs offline; send it later with: wandb sync {run.dir.removesuffix('/files')}", highlight=False
+            )
         return run

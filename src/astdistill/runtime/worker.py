@@ -48,7 +48,13 @@ class TensorPickler(pickle.Pickler):
         self._memory, self._places = memory, dict[int, tuple[Place, Tensor]]()
 
     def persistent_id(self, obj: object) -> Place | None:
-        if type(obj) is not Tensor or obj.device.type != "cpu" or obj.layout != torch.strided or obj.requires_grad or not obj.numel():
+        if (
+            type(obj) is not Tensor
+            or obj.device.type != "cpu"
+            or obj.layout != torch.strided
+            or obj.requires_grad
+            or not obj.numel()
+        ):
             return None
         if id(obj) not in self._places:
             self._places[id(obj)] = self._put(obj), obj  # kept alive, so that no other object gets its id
@@ -80,7 +86,8 @@ class TensorUnpickler(pickle.Unpickler):
 
 
 def serve() -> None:
-    """Read from the standard input what is to be done, then jobs until it ends; write steps and results to the standard output."""
+    """Read from the standard input what is to be done, then jobs until it ends; write steps and results to the standard
+    output."""
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a user's network prints must not get among the results
     be_quiet(True)
@@ -129,7 +136,8 @@ class _Steps(Bar):
 
 
 def _sendable(error: BaseException) -> BaseException:
-    """The error, with the worker's traceback as a note; a RuntimeError of the same words where its kind does not survive pickling."""
+    """The error, with the worker's traceback as a note; a RuntimeError of the same words where its kind does not
+    survive pickling."""
     sent = error
     try:
         again = pickle.loads(pickle.dumps(error))

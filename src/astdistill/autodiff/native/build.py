@@ -1,4 +1,5 @@
-"""The compiled form of `kernels/`: made once with the machine's own C compiler, kept in the user's cache, found again by content."""
+"""The compiled form of `kernels/`: made once with the machine's own C compiler, kept in the user's cache, found again
+by content."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class Shape(ctypes.Structure):
     """`Shape` of shape.h."""
 
     _fields_ = [
-        (name, ctypes.c_long) for name in ("images", "blocks", "height", "width", "inputs", "last", "group", "group_out", "threads")
+        (name, ctypes.c_long)
+        for name in ("images", "blocks", "height", "width", "inputs", "last", "group", "group_out", "threads")
     ]
 
 
@@ -41,7 +43,10 @@ class Flow(ctypes.Structure):
 class Adjoint(ctypes.Structure):
     """`Adjoint` of shape.h."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("a", "b", "to_a", "to_b", "below_a", "below_b", "gamma", "beta", "weight", "images")]
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("a", "b", "to_a", "to_b", "below_a", "below_b", "gamma", "beta", "weight", "images")
+    ]
 
 
 def adjoint(**tensors: Tensor | None) -> Adjoint:
@@ -79,26 +84,32 @@ def library() -> ctypes.CDLL | None:
 
 
 def identity() -> str:
-    """A name of the kernels that changes with their content, the compiler and the processor; nothing where there are none."""
+    """A name of the kernels that changes with their content, the compiler and the processor; nothing where there are
+    none."""
     found = library()
     return "" if found is None else Path(found._name).stem
 
 
 def make() -> ctypes.CDLL:
-    """The kernels, from the cache or compiled; `$CC` names the compiler, else cc, gcc or clang is looked for. Raises KernelError."""
+    """The kernels, from the cache or compiled; `$CC` names the compiler, else cc, gcc or clang is looked for. Raises
+    KernelError."""
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
         raise KernelError("there is no C compiler; install gcc, or set CC")
     try:
         return _typed(ctypes.CDLL(str(_built(shlex.split(compiler)))))
     except subprocess.CalledProcessError as error:
-        raise KernelError(f"{compiler} ended with code {error.returncode}: {' '.join(error.stderr.split())[:200]}") from error
+        raise KernelError(
+            f"{compiler} ended with code {error.returncode}: {' '.join(error.stderr.split())[:200]}"
+        ) from error
     except OSError as error:
         raise KernelError(str(error)) from error
 
 
 def _say(cause: str) -> None:
-    text = f"The fast CPU kernels could not be made ({cause}), so torch's own are used, which take several times as long."
+    text = (
+        f"The fast CPU kernels could not be made ({cause}), so torch's own are used, which take several times as long."
+    )
     console().print(text, style="yellow", markup=False, highlight=False)
 
 
@@ -111,7 +122,8 @@ def _built(compiler: list[str]) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            # The OpenMP runtime that torch has loaded already is found by its name, so that both share one pool of threads.
+            # The OpenMP runtime that torch has loaded already is found by its name, so that both share one pool of
+            # threads.
             command = [*compiler, *FLAGS, "-o", str(temporary), *map(str, sorted(SOURCE.glob("*.c")))]
             subprocess.run(command, capture_output=True, text=True, check=True)
     return path
@@ -136,6 +148,9 @@ def _typed(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.block_forward.argtypes, kernels.block_forward.restype = [shape, flows, flows, pointer, ctypes.c_long], None
     for back in (kernels.block_back, kernels.first_block_back):
         back.argtypes, back.restype = [shape, flows, flows, pointer, ctypes.POINTER(Adjoint)], None
-    kernels.kernel_forward.argtypes, kernels.kernel_forward.restype = [pointer, ctypes.c_long, ctypes.c_long, pointer, pointer], None
+    kernels.kernel_forward.argtypes, kernels.kernel_forward.restype = (
+        [pointer, ctypes.c_long, ctypes.c_long, pointer, pointer],
+        None,
+    )
     kernels.kernel_back.argtypes, kernels.kernel_back.restype = [shape, *[pointer] * 6], None
     return kernels

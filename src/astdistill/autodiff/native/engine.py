@@ -1,4 +1,5 @@
-"""The engine of the ConvNet on a CPU: hand-written derivatives around `kernels/`, several times as fast as torch's own."""
+"""The engine of the ConvNet on a CPU: hand-written derivatives around `kernels/`, several times as fast as torch's
+own."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ VALUES = 25 * 32 * 32 * 128
 class NativeEngine:
     """Derivatives of the instance-norm ConvNet's loss in float32.
 
-    Images are independent of one another in this network, so that a batch goes through in parts, and memory does not grow with it.
+    Images are independent of one another in this network, so that a batch goes through in parts, and memory does not
+    grow with it.
     """
 
     model: FlatModel
@@ -50,8 +52,11 @@ class NativeEngine:
             total.add(passes.down(VALUE, _pair(None, b @ weights.linear)).blocks, b.t() @ features, b.sum(0))
         return Gradient(_loss(torch.cat(logits), targets), torch.cat(logits), total.flat())
 
-    def directional(self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True) -> Directional:
-        """The gradient of the tangent ℓ̇ = ⟨∇_θ ℓ, m⟩, in reverse over forward mode: eight convolutions a layer, and no second reverse."""
+    def directional(
+        self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
+    ) -> Directional:
+        """The gradient of the tangent ℓ̇ = ⟨∇_θ ℓ, m⟩, in reverse over forward mode: eight convolutions a layer, and no
+        second reverse."""
         weights, dots = self._apart(theta, "θ"), self._apart(direction, "direction")
         total, pulled, pulled_targets, slope = _Sum(), [], [], torch.zeros(())
         for passes, part in self._parts(weights, images):
@@ -61,7 +66,9 @@ class NativeEngine:
             a = _slope(logits, targets[part], len(images))
             b, to_targets = _slope_tangent(logits, logits_dot, targets[part], len(images))
             slope = slope + (a * logits_dot).sum()
-            found = passes.down(PAIR, _pair(a @ weights.linear, b @ weights.linear + a @ dots.linear), dots, to_images=True)
+            found = passes.down(
+                PAIR, _pair(a @ weights.linear, b @ weights.linear + a @ dots.linear), dots, to_images=True
+            )
             total.add(found.blocks, a.t() @ features_dot + b.t() @ features, b.sum(0))
             pulled.append(found.images)
             pulled_targets.append(to_targets)
@@ -69,11 +76,19 @@ class NativeEngine:
         return Directional(slope, to_theta, torch.cat(pulled), torch.cat(pulled_targets))
 
     def penalised(
-        self, theta: Params, images: Batch, targets: Targets | None, penalty: float, clip: float = 1.0, form: PenaltyForm = "image"
+        self,
+        theta: Params,
+        images: Batch,
+        targets: Targets | None,
+        penalty: float,
+        clip: float = 1.0,
+        form: PenaltyForm = "image",
     ) -> Gradient:
-        """Six convolutions a layer: the reverse pass that gives ∇_x F, F = Σ_k f_k, also gives the adjoints of F's tangent.
+        """Six convolutions a layer: the reverse pass that gives ∇_x F, F = Σ_k f_k, also gives the adjoints of F's
+        tangent.
 
-        With u the derivative of the penalty with respect to ∇_x F, its gradient is that of the tangent of F along u in x.
+        With u the derivative of the penalty with respect to ∇_x F, its gradient is that of the tangent of F along u in
+        x.
         """
         weights, logits, total = self._apart(theta, "θ"), [], _Sum()
         zero, loss = still(weights), torch.zeros(())

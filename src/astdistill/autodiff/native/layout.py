@@ -1,4 +1,5 @@
-"""The ConvNet as the kernels see it: its blocks, its parameters in their form, and memory that is kept between calls."""
+"""The ConvNet as the kernels see it: its blocks, its parameters in their form, and memory that is kept between
+calls."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Workspace:
     kept: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, name: str, *shape: int) -> Tensor:
-        """A buffer with what was last written under that name and shape; where another shape was, the content is undefined."""
+        """A buffer with what was last written under that name and shape; where another shape was, the content is
+        undefined."""
         size, found = math.prod(shape), self.kept.get(name)
         if found is None or len(found) < size:
             found = self.kept[name] = torch.empty(size)
@@ -81,7 +83,9 @@ def blocks_of(module: nn.Module, shape: tuple[int, int, int]) -> list[Block] | N
         return None
     groups = [layers[first : first + 4] for first in range(0, len(layers), 4)]
     sizes = [(height >> k, width >> k) for k in range(len(groups) + 1)]
-    if not all(_usual(*group) for group in groups) or any((h, w) != (2 * a, 2 * b) for (h, w), (a, b) in pairwise(sizes)):
+    if not all(_usual(*group) for group in groups) or any(
+        (h, w) != (2 * a, 2 * b) for (h, w), (a, b) in pairwise(sizes)
+    ):
         return None
     return [Block(k, 0 if k else channels, *sizes[k], last=k == len(groups) - 1) for k in range(len(groups))]
 
@@ -104,7 +108,8 @@ class BlockWeights:
     """The parameters of one block, or a direction in them; kernels are None in a direction that moves none."""
 
     kernel: Tensor | None
-    """First block: [channels / L, 9 inputs, L]. Others: the transformed kernel [36, channels out / L, channels in, L], with gaps."""
+    """First block: [channels / L, 9 inputs, L]. Others: the transformed kernel [36, channels out / L, channels in, L],
+    with gaps."""
     turned: Tensor | None
     """First block: None. Others: the transposed kernel [36, channels in / L, channels out, L], with gaps."""
     bias: Tensor
@@ -137,7 +142,11 @@ class Apart:
         found = []
         for k, block in enumerate(self.blocks):
             kernel, *others = parts[4 * k : 4 * k + 4]
-            both = (direct(kernel, lanes(self.kernels)), None) if block.inputs else self._transformed(kernel, f"{name}.kernel{k}", down)
+            both = (
+                (direct(kernel, lanes(self.kernels)), None)
+                if block.inputs
+                else self._transformed(kernel, f"{name}.kernel{k}", down)
+            )
             found.append(BlockWeights(*both, *others))
         return Weights(found, parts[-2], parts[-1])
 

@@ -18,7 +18,8 @@ TANGENT, VALUE, PAIR = slice(0, 1), slice(1, 2), slice(0, 2)
 
 @dataclass
 class Down:
-    """What a pass down found: for each block the adjoints of kernel, bias, scale and offset, flat; and that of the images [n, C, H, W]."""
+    """What a pass down found: for each block the adjoints of kernel, bias, scale and offset, flat; and that of the
+    images [n, C, H, W]."""
 
     blocks: list[list[Tensor]]
     images: Batch | None
@@ -30,24 +31,33 @@ class Passes:
     A pass with rows VALUE computes values, with TANGENT tangents where the values are there already, with PAIR both.
     """
 
-    def __init__(self, blocks: list[Block], weights: Weights, images: Batch, kernels: ctypes.CDLL, space: Workspace) -> None:
+    def __init__(
+        self, blocks: list[Block], weights: Weights, images: Batch, kernels: ctypes.CDLL, space: Workspace
+    ) -> None:
         self.blocks, self.weights, self.kernels, self.space = blocks, weights, kernels, space
         self.images, self.images_dot = images.contiguous(), None
         self.count, self.channels, self.threads = len(images), len(weights.blocks[0].bias), torch.get_num_threads()
         self.lanes = lanes(kernels)
 
     def up(self, rows: slice, dots: Weights | None = None, images_dot: Batch | None = None) -> Tensor:
-        """The pair of features [2, n, F], of which `rows` are new; tangents are those along `dots` in θ, or along `images_dot`."""
+        """The pair of features [2, n, F], of which `rows` are new; tangents are those along `dots` in θ, or along
+        `images_dot`."""
         self.images_dot = images_dot
         for block in self.blocks:
             here, tangent = self._flows(block, dots)
-            self.kernels.block_forward(self._shape(block), here, tangent, address(self._stats(block)), int(rows != TANGENT))
+            self.kernels.block_forward(
+                self._shape(block), here, tangent, address(self._stats(block)), int(rows != TANGENT)
+            )
         return self._out(self.blocks[-1]).view(2, self.count, -1)
 
-    def down(self, rows: slice, features: Tensor, dots: Weights | None = None, known: bool = False, to_images: bool = False) -> Down:
-        """The adjoints of the blocks' parameters, and of the images if wanted, from those of the pair of features [2, n, F].
+    def down(
+        self, rows: slice, features: Tensor, dots: Weights | None = None, known: bool = False, to_images: bool = False
+    ) -> Down:
+        """The adjoints of the blocks' parameters, and of the images if wanted, from those of the pair of features [2,
+        n, F].
 
-        With `known`, the adjoints of tangents are those that an earlier pass down with rows TANGENT left, which finds no parameters.
+        With `known`, the adjoints of tangents are those that an earlier pass down with rows TANGENT left, which finds
+        no parameters.
         """
         found = Down([], torch.empty_like(self.images) if to_images else None)
         for block in reversed(self.blocks):
@@ -87,7 +97,11 @@ class Passes:
     def _adjoint_kernel(self, block: Block, rows: slice) -> Tensor:
         """The adjoint of a block's kernel: Vᵀ (that of M) + V̇ᵀ (that of Ṁ)."""
         values = [self._factors(f"factors{block.index}", block)[1], self._factors("products", block)[1]]
-        tangents = [self._factors(f"factors{block.index}", block)[0], self._factors("products", block)[0]] if rows == PAIR else [None, None]
+        tangents = (
+            [self._factors(f"factors{block.index}", block)[0], self._factors("products", block)[0]]
+            if rows == PAIR
+            else [None, None]
+        )
         room = self.space("kernel", 36, self.channels * self.channels + GAP)
         found = torch.empty(self.channels, self.channels, 3, 3)
         self.kernels.kernel_back(self._shape(block), *map(address, [*values, *tangents, room, found]))
@@ -96,7 +110,14 @@ class Passes:
     # What the kernels read and write.
 
     def _planes(self, block: Block, name: str) -> Tensor:
-        return self.space(f"{name}.planes{block.index}", 2, self.count, self.channels // self.lanes, block.height * block.width, self.lanes)
+        return self.space(
+            f"{name}.planes{block.index}",
+            2,
+            self.count,
+            self.channels // self.lanes,
+            block.height * block.width,
+            self.lanes,
+        )
 
     def _stats(self, block: Block) -> Tensor:
         return self.space(f"stats{block.index}", self.count, self.channels // self.lanes, 2, self.lanes)
@@ -114,7 +135,9 @@ class Passes:
     def _factors(self, name: str, block: Block) -> Tensor:
         """[2, groups, 36, channels × images of a group × tiles + a gap]: what lies as `Layout` of shape.h."""
         group = self._group(block)
-        return self.space(f"{name}.{block.tiles}", 2, -(-self.count // group), 36, self.channels * group * block.tiles + GAP)
+        return self.space(
+            f"{name}.{block.tiles}", 2, -(-self.count // group), 36, self.channels * group * block.tiles + GAP
+        )
 
     def _out(self, block: Block) -> Tensor:
         """[2, …]: the features of the linear layer, or the factors of the next block's products."""
@@ -136,7 +159,8 @@ class Passes:
         )
 
     def _flows(self, block: Block, dots: Weights | None) -> tuple[Flow, Flow | None]:
-        """The block's values and tangents; a tangent that comes from the images goes through the first kernel itself."""
+        """The block's values and tangents; a tangent that comes from the images goes through the first kernel
+        itself."""
         weights, (source_dot, source) = self.weights.blocks[block.index], self._sources(block)
         here = self._flow(block, weights, weights.kernel, 1, source)
         if dots is None:

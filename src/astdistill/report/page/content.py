@@ -111,7 +111,9 @@ def score_tables(run: RunFolder) -> list[Tabulation]:
 
 def elsewhere(runs: Sequence[RunFolder]) -> str:
     """What the section of `score_tables` is called."""
-    several = any(len(scores.architecture) > 1 for run in runs for scores in (run.scores, *run.other_scores.values()) if scores)
+    several = any(
+        len(scores.architecture) > 1 for run in runs for scores in (run.scores, *run.other_scores.values()) if scores
+    )
     return "On other networks" if several else "Other evaluations"
 
 
@@ -175,7 +177,14 @@ def provenance(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], bool]]:
     for run in runs:
         whole = without_places(run.provenance)
         plain = {name: value for name, value in whole.items() if name not in HIDDEN}
-        flat.append(_flat(plain | whole.get("machine", {}) | whole.get("versions", {}) | {"resumed": len(whole.get("resumed", []))}))
+        flat.append(
+            _flat(
+                plain
+                | whole.get("machine", {})
+                | whole.get("versions", {})
+                | {"resumed": len(whole.get("resumed", []))}
+            )
+        )
     names = list(dict.fromkeys(name for each in flat for name in each))
     return [(name, [_word(each.get(name)) for each in flat], False) for name in names]
 
@@ -196,7 +205,9 @@ def missing(run: RunFolder) -> list[str]:
     elif not any(run.entry.by_class if run.entry else ()):
         found.append(f"Accuracy by class was not kept; type: {run.word('evaluate')}")
     if run.synthetic is not None and not run.metrics:
-        found.append("No log of the distillation lies beside the set; a run folder from astdistill run or distill has one.")
+        found.append(
+            "No log of the distillation lies beside the set; a run folder from astdistill run or distill has one."
+        )
     if run.metrics and len(run.frames) < 2:
         found.append("The run kept no images on the way; a new one does, unless --distill.no-snapshots is given.")
     if run.metrics and run.has_experts and not run.experts:

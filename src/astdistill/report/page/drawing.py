@@ -1,4 +1,5 @@
-"""Matplotlib figures as part of a page: inline SVG whose text is text and whose colours follow the page's, light or dark."""
+"""Matplotlib figures as part of a page: inline SVG whose text is text and whose colours follow the page's, light or
+dark."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def panel(width: float = 3.8, height: float = 2.7) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure, name: str, told: str) -> Markup:
-    """The figure as an <svg> element; `name` keeps its identifiers apart from other figures', `told` is read to those who cannot see it.
+    """The figure as an <svg> element; `name` keeps its identifiers apart from other figures', `told` is read to those
+    who cannot see it.
 
     The bytes depend on the figure and the name alone.
     """
@@ -42,7 +44,12 @@ def svg(figure: Figure, name: str, told: str) -> Markup:
 
     stream = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True)
+        figure.savefig(
+            stream,
+            format="svg",
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+            transparent=True,
+        )
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)

@@ -48,7 +48,9 @@ def clusters(run: RunFolder, number: int) -> list[tuple[str, Markup]]:
     found = []
     for label in shown:
         own = None if images is None else images[label * kept : (label + 1) * kept]
-        found.append((_plain(classes[label]), _apart(start, label, own, f"start-{number}-{label}", MOST_POINTS // len(shown))))
+        found.append(
+            (_plain(classes[label]), _apart(start, label, own, f"start-{number}-{label}", MOST_POINTS // len(shown)))
+        )
     return found
 
 
@@ -59,7 +61,9 @@ def left_out(run: RunFolder) -> int:
     return max(0, len(run.synthetic.classes) - MOST_CLASSES)
 
 
-def _together(start: StartMap, classes: Sequence[str], images: UInt8[np.ndarray, "N H W 3"] | None, name: str) -> Markup:
+def _together(
+    start: StartMap, classes: Sequence[str], images: UInt8[np.ndarray, "N H W 3"] | None, name: str
+) -> Markup:
     figure, axes = panel(4.6, 3.7)
     points, labels = start.together.numpy(), start.classes.numpy()
     every = max(1, len(points) // MOST_POINTS)
@@ -81,7 +85,9 @@ def _apart(start: StartMap, label: int, images: UInt8[np.ndarray, "N H W 3"] | N
     every = max(1, len(points) // most)
     for cluster in np.unique(members):
         among = points[members == cluster][::every]
-        axes.plot(among[:, 0], among[:, 1], "o", markersize=2.6, color=colour(int(cluster)), alpha=0.5, markeredgewidth=0)
+        axes.plot(
+            among[:, 0], among[:, 1], "o", markersize=2.6, color=colour(int(cluster)), alpha=0.5, markeredgewidth=0
+        )
     first = int(own.argmax())
     rows = start.chosen[start.classes[start.chosen] == label].numpy() - first
     edges = [colour(int(members[row])) for row in rows]
@@ -91,9 +97,15 @@ def _apart(start: StartMap, label: int, images: UInt8[np.ndarray, "N H W 3"] | N
 
 
 def _mark(
-    axes: Axes, at: np.ndarray, images: UInt8[np.ndarray, "N H W 3"] | None, edges: Sequence[str], size: float, names: Sequence[str]
+    axes: Axes,
+    at: np.ndarray,
+    images: UInt8[np.ndarray, "N H W 3"] | None,
+    edges: Sequence[str],
+    size: float,
+    names: Sequence[str],
 ) -> None:
-    """Each chosen image in a frame of its colour, `size` points wide, with its name beside it; a ring where the image is not at hand.
+    """Each chosen image in a frame of its colour, `size` points wide, with its name beside it; a ring where the image
+    is not at hand.
 
     Images that would cover each other are moved apart, and a line leads from each to its point.
     """
@@ -101,19 +113,34 @@ def _mark(
 
     words = np.array([LETTER * len(name) + 4 if name else 0.0 for name in names])
     moved = _offsets(axes, at, size + 4, words)
-    beside = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": INK, "parse_math": False, "zorder": 5}
+    beside = {
+        "textcoords": "offset points",
+        "va": "center",
+        "fontsize": 8,
+        "color": INK,
+        "parse_math": False,
+        "zorder": 5,
+    }
     for index, (point, offset) in enumerate(zip(at, moved, strict=True)):
         place = (float(point[0]), float(point[1]))
         if images is None or index >= len(images):
-            axes.plot(*place, "o", markersize=7, markerfacecolor="none", markeredgecolor=edges[index], markeredgewidth=1.8)
+            axes.plot(
+                *place, "o", markersize=7, markerfacecolor="none", markeredgecolor=edges[index], markeredgewidth=1.8
+            )
             offset = np.zeros(2)
         else:
             picture = OffsetImage(images[index], zoom=size / images.shape[2], interpolation="nearest", dpi_cor=True)
             away = abs(offset).max() > 0.5
-            line = {"arrowstyle": "-", "color": edges[index], "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0} if away else None
+            line = (
+                {"arrowstyle": "-", "color": edges[index], "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
+                if away
+                else None
+            )
             frame = {"edgecolor": edges[index], "linewidth": 1.6}
             axes.add_artist(
-                AnnotationBbox(picture, place, tuple(offset), boxcoords="offset points", pad=0.08, bboxprops=frame, arrowprops=line)
+                AnnotationBbox(
+                    picture, place, tuple(offset), boxcoords="offset points", pad=0.08, bboxprops=frame, arrowprops=line
+                )
             )
         if names[index]:
             ground = {"boxstyle": "round,pad=0.1", "facecolor": GROUND, "edgecolor": "none", "alpha": 0.75}
@@ -121,7 +148,8 @@ def _mark(
 
 
 def _offsets(axes: Axes, at: np.ndarray, size: float, words: np.ndarray) -> np.ndarray:
-    """How far each image moves from its point, in points `[N, 2]`, so that no two overlap, names of width `words` at their right included.
+    """How far each image moves from its point, in points `[N, 2]`, so that no two overlap, names of width `words` at
+    their right included.
 
     Pairs that overlap push each other away along the axis that needs less, until none does or they have had `ROUNDS`.
     """
@@ -141,7 +169,8 @@ def _offsets(axes: Axes, at: np.ndarray, size: float, words: np.ndarray) -> np.n
 
 
 def _bare(figure: Figure, axes: Axes) -> None:
-    """No ticks and no frame: distances between points are all that the picture says. Everything then lies where it will be drawn."""
+    """No ticks and no frame: distances between points are all that the picture says. Everything then lies where it will
+    be drawn."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.margins(0.08)
@@ -184,12 +213,21 @@ def loss_name(runs: Sequence[RunFolder]) -> str:
 
 def step_size(runs: Sequence[RunFolder]) -> Markup | None:
     """The step size η over the iterations, of the runs that learned it."""
-    return _lines([run for run in runs if run.learns_lr], "lr", "step-size", "step size η", "Learned step size over the iterations", "-")
+    return _lines(
+        [run for run in runs if run.learns_lr],
+        "lr",
+        "step-size",
+        "step size η",
+        "Learned step size over the iterations",
+        "-",
+    )
 
 
 def held_out(runs: Sequence[RunFolder]) -> Markup | None:
     """Accuracy on the validation split over the iterations, where it was measured."""
-    return _lines(runs, "validation", "held-out", "held-out accuracy, %", "Accuracy on held-out images over the iterations", "o-")
+    return _lines(
+        runs, "validation", "held-out", "held-out accuracy, %", "Accuracy on held-out images over the iterations", "o-"
+    )
 
 
 def _lines(runs: Sequence[RunFolder], field: str, name: str, y: str, told: str, line: str) -> Markup | None:
@@ -201,7 +239,9 @@ def _lines(runs: Sequence[RunFolder], field: str, name: str, y: str, told: str, 
     for number, (label, each) in enumerate(found.items()):
         if each.values:
             few = "o-" if len(each.values) <= 2 else line
-            axes.plot(each.iterations, each.values, few, color=colour(number), linewidth=1.7, markersize=3.5, label=label)
+            axes.plot(
+                each.iterations, each.values, few, color=colour(number), linewidth=1.7, markersize=3.5, label=label
+            )
     if len(runs) > 1:
         _legend(axes, 8)
     return svg(figure, name, told)
@@ -212,7 +252,14 @@ def smoothness(runs: Sequence[RunFolder]) -> Markup | None:
 
     def draw(axes: Axes) -> None:
         for number, (name, curves) in enumerate(_schools(runs).items()):
-            band(axes, [each.step_squared for each in curves], colour(number), "-", f"{name} (n = {len(curves)})", of_logarithm=True)
+            band(
+                axes,
+                [each.step_squared for each in curves],
+                colour(number),
+                "-",
+                f"{name} (n = {len(curves)})",
+                of_logarithm=True,
+            )
         logarithmic(axes)
 
     told = "Squared distance that experts move in each epoch"
@@ -220,7 +267,8 @@ def smoothness(runs: Sequence[RunFolder]) -> Markup | None:
 
 
 def expert_accuracy(runs: Sequence[RunFolder]) -> Markup | None:
-    """Test accuracy per epoch of the same experts; of a single recipe also the accuracy on its training batches, dashed.
+    """Test accuracy per epoch of the same experts; of a single recipe also the accuracy on its training batches,
+    dashed.
 
     Imported experts may have been tested by nobody; then there is no figure.
     """
@@ -240,7 +288,8 @@ def expert_accuracy(runs: Sequence[RunFolder]) -> Markup | None:
 
 
 def arriving(found: Continual, name: str) -> Markup:
-    """Accuracy on the classes seen, by their number: the distilled memory and those of real images, bands one deviation to both sides."""
+    """Accuracy on the classes seen, by their number: the distilled memory and those of real images, bands one deviation
+    to both sides."""
     figure, axes = panel()
     tidy(axes, "", "classes seen", "accuracy on them, %")
     for number, (memory, by_step) in enumerate(found.accuracies.items()):
@@ -248,7 +297,9 @@ def arriving(found: Continual, name: str) -> Markup:
         spreads = np.array([statistics.stdev(values) if len(values) > 1 else 0.0 for values in by_step])
         label = BASELINE_NAMES.get(memory, "these images")
         axes.plot(found.seen, means, "o-", color=colour(number), linewidth=1.7, markersize=3.5, label=label)
-        axes.fill_between(found.seen, means - spreads, np.minimum(means + spreads, 100), color=colour(number), alpha=0.16, linewidth=0)
+        axes.fill_between(
+            found.seen, means - spreads, np.minimum(means + spreads, 100), color=colour(number), alpha=0.16, linewidth=0
+        )
     axes.set_xticks(found.seen)
     _legend(axes, 8)
     return svg(figure, name, "Accuracy on the classes seen after each step")
@@ -266,7 +317,9 @@ def _schools(runs: Sequence[RunFolder]) -> dict[str, list[ExpertCurve]]:
 
 def _legend(axes: Axes, size: float) -> None:
     """The legend above the axes, where it covers nothing."""
-    axes.legend(fontsize=size, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 0.99), borderaxespad=0, borderpad=0.2)
+    axes.legend(
+        fontsize=size, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 0.99), borderaxespad=0, borderpad=0.2
+    )
 
 
 def _experts(runs: Sequence[RunFolder], draw: Callable[[Axes], None], y: str, name: str, told: str) -> Markup | None:

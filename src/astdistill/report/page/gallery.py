@@ -1,4 +1,5 @@
-"""The images of one run as the page shows them: tiles by class, and a sprite sheet for each frame, written into the page."""
+"""The images of one run as the page shows them: tiles by class, and a sprite sheet for each frame, written into the
+page."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class Sheets:
 def sheets(frames: Sequence[Frame], budget: int) -> Sheets:
     """Sheets of the frames that take at most `budget` bytes in the page.
 
-    Lossless if that fits, else the best quality that does, else every second frame is left out, never the first or the last.
+    Lossless if that fits, else the best quality that does, else every second frame is left out, never the first or the
+    last.
     """
     shown = list(frames)
     columns = math.ceil(math.sqrt(len(shown[-1].pixels)))
@@ -54,7 +56,9 @@ def sheets(frames: Sequence[Frame], budget: int) -> Sheets:
             # The last frame is the busiest: where it alone promises too much, the others need not be tried.
             if len(encoded(pictures[-1], quality)) * len(shown) * 4 / 3 > 1.1 * budget and quality != QUALITIES[-1]:
                 continue
-            addresses = [f"data:image/webp;base64,{base64.b64encode(encoded(each, quality)).decode()}" for each in pictures]
+            addresses = [
+                f"data:image/webp;base64,{base64.b64encode(encoded(each, quality)).decode()}" for each in pictures
+            ]
             if sum(map(len, addresses)) <= budget or (len(shown) == 1 and quality == QUALITIES[-1]):
                 rows, (height, width) = math.ceil(len(shown[-1].pixels) / columns), shown[-1].pixels.shape[-2:]
                 return Sheets(shown, addresses, columns, rows, width, height, quality == LOSSLESS)
@@ -67,8 +71,13 @@ def thinned(frames: Sequence[Frame]) -> list[Frame]:
 
 
 def colours(pixels: UInt8[Tensor, "N C H W"]) -> UInt8[np.ndarray, "N H W 3"]:
-    """Pixels of any number of channels in red, green and blue: three as they are, others as the grey mean over their channels."""
-    grey = pixels if pixels.shape[1] == 3 else pixels.float().mean(dim=1, keepdim=True).round().byte().expand(-1, 3, -1, -1)
+    """Pixels of any number of channels in red, green and blue: three as they are, others as the grey mean over their
+    channels."""
+    grey = (
+        pixels
+        if pixels.shape[1] == 3
+        else pixels.float().mean(dim=1, keepdim=True).round().byte().expand(-1, 3, -1, -1)
+    )
     return grey.permute(0, 2, 3, 1).contiguous().numpy()
 
 
@@ -79,7 +88,11 @@ def laid_out(images: UInt8[np.ndarray, "N H W 3"], columns: int) -> UInt8[np.nda
     whole = np.zeros((rows * columns, *framed.shape[1:]), dtype=np.uint8)
     whole[: len(framed)] = framed
     height, width = framed.shape[1:3]
-    return whole.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+    return (
+        whole.reshape(rows, columns, height, width, 3)
+        .transpose(0, 2, 1, 3, 4)
+        .reshape(rows * height, columns * width, 3)
+    )
 
 
 def encoded(picture: UInt8[np.ndarray, "height width 3"], quality: int) -> bytes:
@@ -129,7 +142,9 @@ def gallery(run: RunFolder, number: int, budget: int) -> Gallery | None:
     found = sheets(run.frames, budget)
     count = len(found.frames[-1].pixels)
     ipc = count // len(classes)
-    tiles = [Tile(index, *found.place(index), f"{classes[index // ipc]}, image {index % ipc + 1}") for index in range(count)]
+    tiles = [
+        Tile(index, *found.place(index), f"{classes[index // ipc]}, image {index % ipc + 1}") for index in range(count)
+    ]
     soft = run.synthetic.labels == "soft"
     captions = [f"{'initial, ' if frame.iteration == 0 else ''}iteration {frame.iteration:,}" for frame in found.frames]
     captions[-1] = f"{run.ending}, iteration {found.frames[-1].iteration:,}"
@@ -152,10 +167,17 @@ def gallery(run: RunFolder, number: int, budget: int) -> Gallery | None:
 
 
 def _style(found: Sheets, count: int, ipc: int) -> str:
-    """CSS variables: the sheet, its size, and the tile's on a desk and on a phone, in whole multiples of the image's own pixels."""
+    """CSS variables: the sheet, its size, and the tile's on a desk and on a phone, in whole multiples of the image's
+    own pixels."""
     wanted = (192, 96) if count <= FEWEST else (96, 64) if count <= 120 else (64, 64)
     large, small = (max(1, round(each / found.width)) * found.width for each in wanted)
-    across = (5 if count <= FEWEST else 10) if ipc == 1 else min(ipc, 10) if count <= 120 else min(ipc, 5 if ipc <= 10 else 15)
+    across = (
+        (5 if count <= FEWEST else 10)
+        if ipc == 1
+        else min(ipc, 10)
+        if count <= 120
+        else min(ipc, 5 if ipc <= 10 else 15)
+    )
     return (
         f"--sheet:url({found.addresses[-1]});--width:{found.width};--height:{found.height};--border:{BORDER};"
         f"--columns:{found.columns};--rows:{found.rows};"
@@ -176,6 +198,8 @@ def _note(shown: int, synthetic: SyntheticSet, lossless: bool) -> str:
     words = [] if shown == synthetic.ipc else [f"The first {shown} of {synthetic.ipc} images of each class."]
     if synthetic.canvas > 1:
         crops = f"{synthetic.canvas_samples} random crops" if synthetic.canvas_samples > 1 else "a random crop"
-        words.append(f"Textures, {synthetic.canvas} times as high and wide as an image; networks see {crops} of each in a step.")
+        words.append(
+            f"Textures, {synthetic.canvas} times as high and wide as an image; networks see {crops} of each in a step."
+        )
     words += [] if lossless else ["Compressed for this page; the exact images are in the run's synthetic.safetensors."]
     return " ".join(words)

@@ -51,7 +51,9 @@ def confusions(entry: Entry, classes: Sequence[str]) -> list[Confusion]:
     for place in np.argsort(-shares, axis=None, kind="stable")[:MOST_CONFUSIONS]:
         row, column = divmod(int(place), len(shares))
         if shares[row, column] > 0:
-            found.append(Confusion(classes[row].replace("_", " "), classes[column].replace("_", " "), float(shares[row, column])))
+            found.append(
+                Confusion(classes[row].replace("_", " "), classes[column].replace("_", " "), float(shares[row, column]))
+            )
     return found
 
 
@@ -69,9 +71,19 @@ def matrix(entry: Entry, classes: Sequence[str], name: str) -> Markup | None:
     if count <= NUMBERED:
         for row, column in np.argwhere(shares >= 0.5):
             share = shares[row, column]
-            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color="white" if share > PALE else INK)
+            axes.text(
+                column,
+                row,
+                f"{share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color="white" if share > PALE else INK,
+            )
     _named(axes, [each.replace("_", " ") for each in classes])
-    return svg(figure, name, "Confusion matrix: true class by row, the class it was read as by column, percent of the row")
+    return svg(
+        figure, name, "Confusion matrix: true class by row, the class it was read as by column, percent of the row"
+    )
 
 
 def _named(axes, names: Sequence[str]) -> None:

@@ -29,8 +29,8 @@ IMAGE_BYTES = 3_900_000
 def save_page(folders: Sequence[str | Path], path: str | Path) -> None:
     """Write the page of the runs in `folders`, side by side where there are several, whole or not at all.
 
-    What a run has not is left out, and the page names the command that makes it. Raises InputError for no folder, for one that is no run,
-    and for one given twice.
+    What a run has not is left out, and the page names the command that makes it. Raises InputError for no folder, for
+    one that is no run, and for one given twice.
     """
     if not folders:
         raise InputError("Name at least one run folder: astdistill report runs/demo")
@@ -44,7 +44,8 @@ def save_page(folders: Sequence[str | Path], path: str | Path) -> None:
 def renew_page(folder: Path) -> Path | None:
     """Write `folder`/report.html anew, because something was added to the run; its path, or None where that failed.
 
-    What was added lies in files of its own by then. Whatever keeps the page from being written is told in one line and stops nobody.
+    What was added lies in files of its own by then. Whatever keeps the page from being written is told in one line and
+    stops nobody.
     """
     path = folder / PAGE
     try:
@@ -62,7 +63,9 @@ def rendered(runs: Sequence[RunFolder]) -> str:
     from jinja2 import Environment, PackageLoader
 
     runs, here = _apart(runs), resources.files(__package__ or "")
-    pages = Environment(loader=PackageLoader(__package__ or "", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    pages = Environment(
+        loader=PackageLoader(__package__ or "", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     return pages.get_template("page.html").render(
         title=" and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
         style=(here / "page.css").read_text(encoding="utf-8"),
@@ -85,7 +88,8 @@ def rendered(runs: Sequence[RunFolder]) -> str:
 
 
 def _apart(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """The runs under names of their own: that of the folder, or where two are alike the way to it from the folder that holds all."""
+    """The runs under names of their own: that of the folder, or where two are alike the way to it from the folder that
+    holds all."""
     names, places = [run.name for run in runs], [run.folder.resolve() for run in runs]
     whole = os.path.commonpath(places)
     ways = [place.relative_to(whole).as_posix() for place in places]
@@ -117,7 +121,10 @@ def _shown(run: RunFolder, number: int, budget: int) -> dict[str, Any]:
         "rankings": content.rankings(run),
         "arrivals": list(
             zip(
-                [figures.arriving(found, f"arriving-{number}-{place}") for place, found in enumerate(run.arriving.values())],
+                [
+                    figures.arriving(found, f"arriving-{number}-{place}")
+                    for place, found in enumerate(run.arriving.values())
+                ],
                 content.arrivals(run),
                 strict=True,
             )
