@@ -23,12 +23,23 @@ from .training import NetworkResult
 Figure = TypeVar("Figure")
 
 
-class Published(Record):
-    """The figure that a preset is to be compared with."""
+class Peer(Record):
+    """The best figure that other methods have published for the same benchmark setting."""
 
     accuracy: float | None = None
-    """Test accuracy in percent, or nothing where no published figure is known."""
+    """Test accuracy in percent, or nothing where none is known."""
     source: str = ""
+
+
+class Published(Record):
+    """The figure of the method's own paper that a preset is to be compared with."""
+
+    accuracy: float | None = None
+    """Test accuracy in percent, or nothing where the authors' figure is not known."""
+    source: str = ""
+    """Where figure and settings stand, and which settings are not the paper's own."""
+    peer: Peer = Peer()
+    """The best of other methods, where the method's own figure is not known."""
 
 
 class Entry(Record):

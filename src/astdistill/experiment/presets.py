@@ -1,10 +1,14 @@
-"""Benchmark settings by name: one for each published cell, and two of our own that a small machine can run."""
+"""Benchmark settings by name: the published ones, and two of our own that a small machine can run.
+
+A name without a method is AST's.
+"""
 
 from __future__ import annotations
 
 from ..data.dataset import DataConfig
 from ..distillation.settings import DistillSettings
 from ..evaluation.protocol import MTT_PROTOCOL
+from ..evaluation.scores import Peer
 from ..methods.initialisation import HardTargets
 from ..methods.method import Method
 from ..methods.outer import LossThreshold
@@ -50,12 +54,23 @@ CIFAR_TEN = Experiment(
     evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300)),
 )
 SOURCES = {
-    "ast": "AST (arXiv 2310.10541): settings of its README; its tables are not available, the peers' best hard-label figure stands in",
-    "mtt": "MTT (arXiv 2203.11932), as given by FTD and DATM",
-    "ftd": "FTD (arXiv 2211.11004)",
+    "ast": "AST (arXiv 2310.10541): settings of its repository's README and script; its own tables are not available",
+    "mtt": "MTT (arXiv 2203.11932), as given by FTD and DATM; settings of its table, as DC-BENCH's commands repeat them",
+    "ftd": "FTD (arXiv 2211.11004); settings of the table in its repository",
     "tesla": "TESLA (arXiv 2211.10586), as quoted by ATT, PAD and NCFM among hard labels",
     "datm": "DATM (arXiv 2310.05773), learned soft labels",
 }
+PEERS = {
+    "cifar10-ipc1": Peer(accuracy=48.5, source="TESLA (arXiv 2211.10586), as quoted by ATT"),
+    "cifar10-ipc10": Peer(accuracy=67.7, source="ATT (arXiv 2407.14245)"),
+    "cifar10-ipc50": Peer(accuracy=74.5, source="ATT (arXiv 2407.14245)"),
+    "cifar100-ipc1": Peer(accuracy=26.1, source="ATT (arXiv 2407.14245)"),
+    "cifar100-ipc10": Peer(accuracy=44.2, source="ATT (arXiv 2407.14245)"),
+    "cifar100-ipc50": Peer(accuracy=51.2, source="ATT (arXiv 2407.14245)"),
+    "tiny_imagenet-ipc1": Peer(accuracy=11.0, source="ATT (arXiv 2407.14245)"),
+    "tiny_imagenet-ipc10": Peer(accuracy=25.8, source="ATT (arXiv 2407.14245)"),
+}
+"""The best figure with hard labels and MTT's protocol that another method has published for the same setting."""
 DEPTHS = {"cifar10": 3, "cifar100": 3, "tiny_imagenet": 4}
 """The ConvNet's depth for 32 and 64 px."""
 DEPTH_128 = 5
@@ -70,12 +85,13 @@ def _cell(
     accuracy: float | None,
     steps: tuple[int, int, int],
     borrowed: str = "",
+    variant: str = "",
     **settings: float | int,
 ) -> Experiment:
-    """One published cell: 100 experts, ConvNet of width 128, η_0 0.01, 5000 iterations where the settings say no other.
+    """One benchmark setting: 100 experts, ConvNet of width 128, η_0 0.01, 5000 iterations where `settings` say no other.
 
     `steps` are T, M and the bound of start epochs; `borrowed` says which settings are not the paper's own, or not known
-    to be.
+    to be; `variant` is a further word of the name.
     """
     inner_steps, matched_epochs, max_start_epoch = steps
     settings = {
@@ -84,15 +100,38 @@ def _cell(
         "max_start_epoch": max_start_epoch,
         **settings,
     }
-    source = SOURCES[method.name] + (f"; {borrowed}" if borrowed else "")
+    source = "; ".join(filter(None, (SOURCES[method.name], borrowed)))
+    words = (data, f"ipc{ipc}", "" if method.name == AST.name else method.name, variant)
+    peer = PEERS.get(f"{data}-ipc{ipc}", Peer()) if method.name == AST.name else Peer()
     return Experiment(
-        name=f"{data}-ipc{ipc}" + ("" if method.name == AST.name else f"-{method.name}"),
+        name="-".join(filter(None, words)),
         data=DataConfig.model_validate({"source": data, "whiten": whiten}),
         model=f"convnet-d{DEPTHS.get(data, DEPTH_128)}",
         method=method,
         ipc=ipc,
         distill=DistillSettings.model_validate({"lr_init": 0.01, "iterations": 5000, **settings}),
-        published=Published(accuracy=accuracy, source=source),
+        published=Published(accuracy=accuracy, source=source, peer=peer),
+    )
+
+
+def _ast(
+    data: str, ipc: int, whiten: str, steps: tuple[int, int, int], without: tuple[str, ...], **settings: float | int
+) -> tuple[Experiment, ...]:
+    """A setting of AST's script, which leaves out the parts `without`, and beside it the same with all six parts."""
+    method = AST.replace(**{part: getattr(MTT, part) for part in without})
+    return (
+        _cell(method, data, ipc, whiten, None, steps, **settings),
+        _cell(
+            AST,
+            data,
+            ipc,
+            whiten,
+            None,
+            steps,
+            "all six parts, where its script leaves some out",
+            "all-six",
+            **settings,
+        ),
     )
 
 
@@ -106,7 +145,7 @@ def _datm(
     threshold: float,
     **settings: float | int,
 ) -> Experiment:
-    """One of DATM's cells: 10000 iterations; `steps` are T, M and the window of start epochs, `grows` its first bound
+    """One of DATM's settings: 10000 iterations; `steps` are T, M and the window of start epochs, `grows` its first bound
     and its last step."""
     inner_steps, matched_epochs, lower, upper = steps
     sample = GrowingWindow(lower=lower, begins=grows[0], full_by=grows[1])
@@ -116,32 +155,39 @@ def _datm(
     )
 
 
-def _subset(method: Method, subset: str, ipc: int, accuracy: float, borrowed: str, lr_lr: float) -> Experiment:
-    """One of the cells of ImageNet's ten-class subsets at 128 px; at 10 images per class an inner step sees 20 of
-    them."""
+def _ftd(
+    data: str,
+    ipc: int,
+    whiten: str,
+    accuracy: float,
+    steps: tuple[int, int, int],
+    alpha: float,
+    average: float,
+    **settings: float | int,
+) -> Experiment:
+    """One of FTD's settings: `alpha` weighs the surrogate gap of its experts, `average` the mean of the images."""
+    method = FTD.replace(expert=FTD.recipe.replace(surrogate_gap=alpha), average=average)
+    return _cell(method, data, ipc, whiten, accuracy, steps, **settings)
+
+
+def _subsets(subset: str, mtt: tuple[float, float], ftd: tuple[float, float]) -> tuple[Experiment, ...]:
+    """The settings of one of ImageNet's ten-class subsets at 128 px, 1 and 10 images per class, by MTT and FTD."""
     data, steps = f"imagenet-{subset}", (20, 2, 10)
-    if ipc == 1:
-        return _cell(method, data, ipc, "standard", accuracy, steps, borrowed, lr_img=10000, lr_lr=lr_lr)
-    return _cell(method, data, ipc, "standard", accuracy, steps, borrowed, lr_img=10000, lr_lr=lr_lr, batch_syn=20)
-
-
-def _mtt(subset: str, ipc: int, accuracy: float) -> Experiment:
-    return _subset(
-        MTT, subset, ipc, accuracy, "its image rates lie between 1000 and 100000, and 10000 is taken for all", 1e-6
+    lr_img, rate = (1000, "") if subset == "fruit" else (10000, MTT_RATES)
+    return (
+        _cell(MTT, data, 1, "standard", mtt[0], steps, rate, lr_img=lr_img, lr_lr=1e-6),
+        _cell(MTT, data, 10, "standard", mtt[1], steps, MTT_RATES, lr_img=10000, lr_lr=1e-6, batch_syn=20),
+        _ftd(data, 1, "standard", ftd[0], steps, 1, 0.999, lr_img=10000, lr_lr=1e-4),
+        _ftd(data, 10, "standard", ftd[1], steps, 1, 0.999, lr_img=10000, lr_lr=1e-4, batch_syn=64),
     )
-
-
-def _ftd(subset: str, ipc: int, accuracy: float) -> Experiment:
-    return _subset(FTD, subset, ipc, accuracy, "T, M, start epochs and batch borrowed from MTT's cell", 1e-4)
 
 
 WHOLE = None, 0
 """A window of start epochs that does not grow."""
-OF_TESLA, OF_AST, OF_DATM, OF_MTT = (
-    f"settings borrowed from {peer}'s cell" for peer in ("TESLA", "AST", "DATM", "MTT")
-)
-OF_FTD = "T, M and start epochs borrowed from FTD's cell, rates from MTT's other CIFAR-100 cells"
-RATES = "rates borrowed from MTT's CIFAR-100 cells"
+OF_MTT = "settings borrowed from MTT's, whose gradient ours is"
+HALVED = "lr_img is half of the published 1000, because its released gradient is half of the true one"
+OURS = "settings are ours: the authors give none for AST here, and MTT's are taken"
+MTT_RATES = "its image rates lie between 1000 and 100000, and 10000 is taken for all"
 HARD = TESLA.replace(labels=HardTargets())
 """TESLA without the expert's labels: its CIFAR figures stand among those with hard labels, and are only comparable with
 such."""
@@ -149,31 +195,37 @@ such."""
 
 # fmt: off
 CELLS = (
-    _cell(AST,   "cifar100",       1, "zca",      26.1, (20, 3, 20), lr_img=1000,  lr_lr=1e-5),
-    _cell(AST,   "cifar100",      10, "standard", 44.2, (20, 2, 30), lr_img=1000,  lr_lr=1e-5, batch_syn=128),
-    _cell(AST,   "cifar100",      50, "standard", 51.2, (80, 2, 40), lr_img=1000,  lr_lr=1e-5, batch_syn=700),
-    _cell(AST,   "cifar10",       10, "zca",      67.7, (30, 2, 20), lr_img=1000,  lr_lr=1e-5),
-    _cell(AST,   "tiny_imagenet",  1, "standard", 11.0, (10, 2, 10), lr_img=10000, lr_lr=1e-4),
-    _cell(MTT,   "cifar10",        1, "zca",      46.2, (50, 2, 5),  OF_TESLA, lr_img=1000,  lr_lr=1e-7),
-    _cell(MTT,   "cifar10",       10, "zca",      65.4, (30, 2, 20), OF_AST,   lr_img=1000,  lr_lr=1e-5),
-    _cell(MTT,   "cifar10",       50, "zca",      71.6, (80, 2, 40), OF_DATM,  lr_img=1000,  lr_lr=1e-5, batch_syn=500),
-    _cell(MTT,   "cifar100",       1, "zca",      24.3, (20, 3, 20), lr_img=1000,  lr_lr=1e-5),
-    _cell(MTT,   "cifar100",      10, "zca",      39.7, (20, 2, 40), OF_FTD,   lr_img=1000,  lr_lr=1e-5),
-    _cell(MTT,   "cifar100",      50, "zca",      47.7, (80, 2, 40), lr_img=1000,  lr_lr=1e-5, batch_syn=125),
-    _cell(MTT,   "tiny_imagenet",  1, "standard",  8.8, (10, 2, 10), OF_AST,   lr_img=10000, lr_lr=1e-4),
-    _cell(FTD,   "cifar10",        1, "zca",      46.8, (50, 2, 5),  OF_TESLA, lr_img=1000,  lr_lr=1e-7),
-    _cell(FTD,   "cifar10",       10, "zca",      66.6, (30, 2, 20), OF_AST,   lr_img=1000,  lr_lr=1e-5),
-    _cell(FTD,   "cifar10",       50, "zca",      73.8, (80, 2, 40), OF_DATM,  lr_img=1000,  lr_lr=1e-5, batch_syn=500),
-    _cell(FTD,   "cifar100",       1, "zca",      25.2, (20, 3, 20), OF_MTT,   lr_img=1000,  lr_lr=1e-5),
-    _cell(FTD,   "cifar100",      10, "zca",      43.4, (20, 2, 40), RATES,    lr_img=1000,  lr_lr=1e-5),
-    _cell(FTD,   "cifar100",      50, "zca",      50.7, (80, 2, 40), OF_MTT,   lr_img=1000,  lr_lr=1e-5, batch_syn=125),
-    _cell(FTD,   "tiny_imagenet",  1, "standard", 10.4, (10, 2, 10), OF_AST,   lr_img=10000, lr_lr=1e-4),
-    _cell(HARD,  "cifar10",        1, "zca",      48.5, (50, 2, 5),  lr_img=1000,  lr_lr=1e-7),
-    _cell(HARD,  "cifar10",       10, "zca",      66.4, (30, 2, 20), OF_AST,   lr_img=1000,  lr_lr=1e-5),
-    _cell(HARD,  "cifar10",       50, "zca",      72.6, (80, 2, 40), OF_DATM,  lr_img=1000,  lr_lr=1e-5, batch_syn=500),
-    _cell(HARD,  "cifar100",       1, "zca",      24.8, (20, 3, 20), OF_MTT,   lr_img=1000,  lr_lr=1e-5),
-    _cell(HARD,  "cifar100",      10, "zca",      41.7, (20, 2, 40), OF_FTD,   lr_img=1000,  lr_lr=1e-5),
-    _cell(HARD,  "cifar100",      50, "zca",      47.9, (80, 2, 40), lr_img=1000,  lr_lr=1e-5, batch_syn=125),
+    _cell(AST, "cifar100",       1, "zca",      None, (20, 3, 20), lr_img=1000,  lr_lr=1e-5),
+    *_ast("cifar100",      10, "standard", (20, 2, 30), ("weight",),                   lr_img=1000,  lr_lr=1e-5, batch_syn=128),
+    *_ast("cifar100",      50, "standard", (80, 2, 40), ("perturb", "weight", "goal"), lr_img=1000,  lr_lr=1e-5, batch_syn=700),
+    *_ast("cifar10",       10, "zca",      (30, 2, 20), ("init",),                     lr_img=100,   lr_lr=1e-6),
+    *_ast("tiny_imagenet",  1, "standard", (10, 2, 10), ("init", "weight"),            lr_img=10000, lr_lr=1e-4),
+    _cell(AST, "cifar10",        1, "zca",      None, (50, 2, 2),  OURS, lr_img=100,   lr_lr=1e-7),
+    _cell(AST, "cifar10",       50, "standard", None, (30, 2, 40), OURS, lr_img=1000,  lr_lr=1e-5, lr_init=0.001),
+    _cell(AST, "tiny_imagenet", 10, "standard", None, (20, 2, 40), OURS, lr_img=10000, lr_lr=1e-4, batch_syn=200),
+    _cell(MTT, "cifar10",        1, "zca",      46.2, (50, 2, 2),  lr_img=100,   lr_lr=1e-7),
+    _cell(MTT, "cifar10",       10, "zca",      65.4, (30, 2, 20), lr_img=100,   lr_lr=1e-5, lr_init=0.001),
+    _cell(MTT, "cifar10",       50, "standard", 71.6, (30, 2, 40), lr_img=1000,  lr_lr=1e-5, lr_init=0.001),
+    _cell(MTT, "cifar100",       1, "zca",      24.3, (20, 3, 20), lr_img=1000,  lr_lr=1e-5),
+    _cell(MTT, "cifar100",      10, "standard", 39.7, (20, 2, 20), lr_img=1000,  lr_lr=1e-5),
+    _cell(MTT, "cifar100",      50, "zca",      47.7, (80, 2, 40), lr_img=1000,  lr_lr=1e-5, batch_syn=125),
+    _cell(MTT, "tiny_imagenet",  1, "standard",  8.8, (10, 2, 10), lr_img=10000, lr_lr=1e-4),
+    _cell(MTT, "tiny_imagenet", 10, "standard", 23.2, (20, 2, 40), lr_img=10000, lr_lr=1e-4, batch_syn=200),
+    _cell(MTT, "tiny_imagenet", 50, "standard", 28.0, (20, 2, 40), lr_img=10000, lr_lr=1e-4, batch_syn=300),
+    _ftd("cifar10",        1, "zca",      46.8, (50, 2, 2),  0.3, 0.9999, lr_img=100,   lr_lr=1e-7),
+    _ftd("cifar10",       10, "zca",      66.6, (30, 2, 20), 0.3, 0.9995, lr_img=100,   lr_lr=1e-5, lr_init=0.001),
+    _ftd("cifar10",       50, "zca",      73.8, (30, 2, 40), 1.0, 0.999,  lr_img=1000,  lr_lr=1e-5),
+    _ftd("cifar100",       1, "zca",      25.2, (40, 3, 20), 1.0, 0.9995, lr_img=1000,  lr_lr=1e-5),
+    _ftd("cifar100",      10, "zca",      43.4, (20, 2, 40), 1.0, 0.9995, lr_img=1000,  lr_lr=1e-5),
+    _ftd("cifar100",      50, "zca",      50.7, (80, 2, 40), 1.0, 0.999,  lr_img=1000,  lr_lr=1e-5, batch_syn=1000),
+    _ftd("tiny_imagenet",  1, "standard", 10.4, (30, 2, 10), 1.0, 0.999,  lr_img=10000, lr_lr=1e-4),
+    _ftd("tiny_imagenet", 10, "standard", 24.5, (20, 2, 40), 1.0, 0.999,  lr_img=10000, lr_lr=1e-4, batch_syn=500),
+    _cell(HARD, "cifar10",  1, "zca",      48.5, (50, 2, 5),  HALVED, lr_img=500,  lr_lr=1e-7),
+    _cell(HARD, "cifar10", 10, "zca",      66.4, (30, 2, 20), OF_MTT, lr_img=100,  lr_lr=1e-5, lr_init=0.001),
+    _cell(HARD, "cifar10", 50, "standard", 72.6, (30, 2, 40), OF_MTT, lr_img=1000, lr_lr=1e-5, lr_init=0.001),
+    _cell(HARD, "cifar100", 1, "zca",      24.8, (20, 3, 20), OF_MTT, lr_img=1000, lr_lr=1e-5),
+    _cell(HARD, "cifar100", 10, "standard", 41.7, (20, 2, 20), OF_MTT, lr_img=1000, lr_lr=1e-5),
+    _cell(HARD, "cifar100", 50, "zca",     47.9, (80, 2, 40), HALVED, lr_img=500,  lr_lr=1e-5, batch_syn=125),
     _datm("cifar10",        1, 46.9, (80,  2, 0,  4),  WHOLE,      0.995,  1.1, lr_img=100,   lr_targets=5,  lr_lr=1e-7, batch_syn=10),
     _datm("cifar10",       10, 66.8, (80,  2, 0,  20), (10, 1000), 0.9995, 1.0, lr_img=100,   lr_targets=2,  lr_lr=1e-5, batch_syn=100),
     _datm("cifar10",       50, 76.1, (80,  2, 0,  40), (20, 2000), 0.995,  1.0, lr_img=1000,  lr_targets=2,  lr_lr=1e-5, batch_syn=500),
@@ -186,15 +238,13 @@ CELLS = (
     _datm("tiny_imagenet",  1, 17.1, (40,  2, 0,  20), (15, 2000), 0.9995, 1.0, lr_img=10000, lr_targets=10, lr_lr=1e-4, batch_syn=1000),
     _datm("tiny_imagenet", 10, 31.1, (40,  2, 10, 50), WHOLE,      0.9995, 1.0, lr_img=100,   lr_targets=10, lr_lr=1e-4, batch_syn=500),
     _datm("tiny_imagenet", 50, 39.7, (20,  2, 40, 70), WHOLE,      0.995,  1.0, lr_img=100,   lr_targets=10, lr_lr=1e-4, batch_syn=1000),
-    _mtt("nette",  1, 47.7), _mtt("nette",  10, 63.0), _ftd("nette",  1, 52.2), _ftd("nette",  10, 67.7),
-    _mtt("woof",   1, 28.6), _mtt("woof",   10, 35.8), _ftd("woof",   1, 30.1), _ftd("woof",   10, 38.8),
-    _mtt("fruit",  1, 26.6), _mtt("fruit",  10, 40.3), _ftd("fruit",  1, 29.1), _ftd("fruit",  10, 44.9),
-    _mtt("meow",   1, 30.7), _mtt("meow",   10, 40.4), _ftd("meow",   1, 33.8), _ftd("meow",   10, 43.3),
-    _mtt("squawk", 1, 39.4), _mtt("squawk", 10, 52.3), _ftd("squawk", 1, 40.5), _ftd("squawk", 10, 58.4),
-    _mtt("yellow", 1, 45.2), _mtt("yellow", 10, 60.0), _ftd("yellow", 1, 47.7), _ftd("yellow", 10, 62.8),
+    *_subsets("nette",  mtt=(47.7, 63.0), ftd=(52.2, 67.7)),
+    *_subsets("woof",   mtt=(28.6, 35.8), ftd=(30.1, 38.8)),
+    *_subsets("fruit",  mtt=(26.6, 40.3), ftd=(29.1, 44.9)),
+    *_subsets("meow",   mtt=(30.7, 40.4), ftd=(33.8, 43.3)),
+    *_subsets("squawk", mtt=(39.4, 52.3), ftd=(40.5, 58.4)),
+    *_subsets("yellow", mtt=(45.2, 60.0), ftd=(47.7, 62.8)),
 )
-
-
 # fmt: on
 
 
