@@ -16,6 +16,9 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "astdistill"
 LONG, SHORT = 120, 50
+ARTEFACTS = ("config.json", "metrics.jsonl", "scores.json", "live.json", "state.safetensors", "synthetic.safetensors")
+"""Files of a run folder, whose names belong to one module."""
+PARSERS = ("argparse", "click", "tyro", "typer", "docopt", "fire")
 
 
 def lines(path: Path) -> list[str]:
@@ -44,6 +47,21 @@ def floors(arrows: dict[str, set[str]]) -> int:
     return max(height(name, ()) for name in arrows)
 
 
+def strings(path: Path) -> set[str]:
+    """The string constants of a module, docstrings among them."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def names_of(path: Path, kind: type[ast.AST]) -> list[str]:
+    """What the imports (`ast.Import`, without relative ones) or the stored names (`ast.Name`) of a module are called."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if kind is ast.Name:
+        return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    plain = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    return plain + [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+
+
 def measured() -> dict[str, float]:
     """Each figure by its name."""
     files = sorted(SOURCE.rglob("*.py"))
@@ -67,6 +85,11 @@ def measured() -> dict[str, float]:
         f"modules below {SHORT} lines": sum(len(lines(path)) < SHORT for path in modules),
         f"lines over {LONG} columns, %": round(100 * sum(len(line) > LONG for line in text) / len(text), 1),
         "conditional expressions per 100 lines": round(100 * conditional / len(text), 2),
+        "modules that name a file of a run folder": sum(bool(strings(path) & set(ARTEFACTS)) for path in modules),
+        "command-line parsers": len(
+            {name.partition(".")[0] for path in modules for name in names_of(path, ast.Import)} & set(PARSERS)
+        ),
+        "variables called found": sum(name == "found" for path in files for name in names_of(path, ast.Name)),
         "lines": len(text),
     }
 
