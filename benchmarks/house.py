@@ -54,7 +54,7 @@ def strings(path: Path) -> set[str]:
 
 
 def names_of(path: Path, kind: type[ast.AST]) -> list[str]:
-    """What the imports (`ast.Import`, without relative ones) or the stored names (`ast.Name`) of a module are called."""
+    """What a module's imports (`ast.Import`, without relative ones) or its stored names (`ast.Name`) are called."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     if kind is ast.Name:
         return [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
