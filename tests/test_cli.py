@@ -15,6 +15,7 @@ from astdistill.cli.main import VERBS, main
 from astdistill.cli.options import parse
 from astdistill.data.synthetic import load
 from astdistill.experiment.presets import PRESETS
+from astdistill.experiment.work import Speed
 
 TINY = [
     "--experts.count", "2", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "4",
@@ -302,7 +303,7 @@ def test_help_of_each_verb_names_its_flags(verb: str, capsys: pytest.CaptureFixt
         "compare": ("--format", "--out"),
         "report": ("--out", "side by side"),
         "textures": ("--tile", "--out"),
-        "presets": ("--device", "--json", "--anew"),
+        "presets": ("--device", "--json", "--time"),
         "doctor": ("--json", "--network"),
     }
     wanted = own.get(verb, ("--distill.lr-img", "--method.goal.beta", "--dry-run", "--without"))
@@ -310,20 +311,38 @@ def test_help_of_each_verb_names_its_flags(verb: str, capsys: pytest.CaptureFixt
         assert flag in shown
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, which would be timed")
-def test_presets_lists_every_cell_and_no_time_for_a_device_that_is_not_there(
-    capsys: pytest.CaptureFixture[str],
+def test_presets_lists_every_cell_and_measures_nothing_unless_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Speed, "_measured", None)
     assert exit_code("presets", "--device", "cuda") == 0
     shown = capsys.readouterr().out
     assert [line.split()[0] for line in shown.splitlines()[1 : len(PRESETS) + 1]] == list(PRESETS)
-    assert all(line.split()[3:6] == ["-", "-", "-"] for line in shown.splitlines()[1 : len(PRESETS) + 1])
-    assert "There is no device cuda here, so no time is shown" in shown
-    assert exit_code("presets", "nette", "mtt", "--device", "cuda", "--json") == 0
+    assert "experts" not in shown.splitlines()[0]
+    assert exit_code("presets", "nette", "mtt", "--json") == 0
     listed = json.loads(capsys.readouterr().out)
     assert listed["measured"] is None
     assert [each["preset"] for each in listed["presets"]] == ["imagenet-nette-ipc1-mtt", "imagenet-nette-ipc10-mtt"]
-    assert all(each["together"]["seconds"] is None and each["together"]["memory"] > 2e9 for each in listed["presets"])
+    for each in listed["presets"]:
+        assert each["together"]["seconds"] is None
+        assert each["together"]["memory"] > 2e9
+        assert each["together"]["multiply_adds"] > 1e15
+
+
+def test_presets_show_times_when_asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Speed, "_measured", lambda self, step: 1.0)
+    assert exit_code("presets", "digits", "--time", "--quiet") == 0
+    shown = capsys.readouterr().out
+    assert shown.split()[:9] == ["preset", "T/M/t", "%", "work", "experts", "distil", "evaluate", "memory", "disk"]
+    assert exit_code("presets", "digits", "--time", "--json", "--quiet") == 0
+    stages = json.loads(capsys.readouterr().out)["presets"][0]["stages"]
+    assert all(stage["seconds"] > 0 for stage in stages)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, which would be timed")
+def test_presets_measure_no_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("presets", "--device", "cuda", "--time") == 2
+    assert "--device cuda was asked for" in capsys.readouterr().err
 
 
 def test_any_part_can_be_put_in(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,22 +1,49 @@
-"""The estimate before a run, against what the run then took on disk and held in memory."""
+"""The estimate before a run: its work against written-out references, memory and disk against what is taken, time by a
+clock of the test's own."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from weighing import saved_bytes
 
+from astdistill.autodiff.dispatch import engine_of, held_bytes, using
+from astdistill.autodiff.engine import EagerEngine
 from astdistill.data import loading
 from astdistill.data.loading import load_dataset
 from astdistill.experiment import cost as estimate
-from astdistill.experiment import probe
 from astdistill.experiment.config import Experiment
-from astdistill.experiment.cost import facts
+from astdistill.experiment.cost import NAMED, DatasetSize, Estimate, counted, facts, operations
 from astdistill.experiment.pipeline import obtain_experts
-from astdistill.experiment.presets import PRESETS
-from astdistill.experiment.probe import NAMED, Facts, Probe
+from astdistill.experiment.presets import PRESETS, with_method
+from astdistill.experiment.work import (
+    BACKWARD,
+    FORWARD,
+    GRADIENT_GRAPH,
+    GRAPH,
+    PENALISED,
+    SECOND_GRAPH,
+    TRAIN,
+    WALK,
+    WALK_FIRST_ORDER,
+    Cost,
+    Costs,
+    Network,
+    Passes,
+    Speed,
+    training_passes,
+    unroll_passes,
+)
+from astdistill.methods.estimators import Backprop, FirstOrder, Recompute, Truncated
+from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, FTD, MTT
 from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
 from astdistill.runtime.status import duration, size
 
 
@@ -26,10 +53,14 @@ def small(tmp_path: Path, dtype: str = "float32") -> Experiment:
     return preset.replace(experts=experts, method=preset.method.replace(expert=preset.method.recipe.replace(epochs=3)))
 
 
+def unmeasured(experiment: Experiment) -> Estimate:
+    return counted(experiment, facts(experiment), Costs(experiment.device))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_disk_of_experts_is_what_they_take(dtype: str, tmp_path: Path) -> None:
     experiment = small(tmp_path, dtype)
-    told = estimate.estimate(experiment)[0].disk
+    told = unmeasured(experiment).stages[0].disk
     store = obtain_experts(experiment, load_dataset("digits"))
     taken = sum(store.path(expert).stat().st_size for expert in store.experts())
     assert told == pytest.approx(taken, rel=0.05)
@@ -37,24 +68,258 @@ def test_disk_of_experts_is_what_they_take(dtype: str, tmp_path: Path) -> None:
 
 def test_named_sets_are_known_as_they_are() -> None:
     dataset = load_dataset("digits")
-    assert NAMED["digits"] == Facts(dataset.shape, len(dataset.classes), len(dataset.train), len(dataset.test))
+    assert NAMED["digits"] == DatasetSize(dataset.shape, len(dataset.classes), len(dataset.train), len(dataset.test))
 
 
 def test_subsets_are_counted() -> None:
     cell = PRESETS["cifar100-ten-ipc10"]
-    assert facts(cell) == Facts((3, 32, 32), 10, 5000, 1000)
-    assert facts(cell.replace(data=cell.data.replace(per_class=100, validation=0.1))).train == 900
+    assert facts(cell) == DatasetSize((3, 32, 32), 10, 5000, 1000)
+    held_out = facts(cell.replace(data=cell.data.replace(per_class=100, validation=0.1)))
+    assert (held_out.train, held_out.validation) == (900, 100)
 
 
-def test_memory_and_time_grow_with_the_work() -> None:
+def test_no_images_of_a_named_set_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "load_dataset", None)
+    assert unmeasured(PRESETS["cifar100-ipc1"]).together.work > 1e15
+
+
+SHAPE = (3, 16, 16)
+
+
+def convnet_multiply_adds(width: int, depth: int) -> tuple[int, int]:
+    """A ConvNet's forward pass on one 16×16 image with 10 classes, written out: the first convolution, and the rest."""
+    first = 16 * 16 * 9 * 3 * width
+    rest = sum((16 >> block) ** 2 * 9 * width * width for block in range(1, depth))
+    return first, rest + width * (16 >> depth) ** 2 * 10
+
+
+@pytest.mark.parametrize(("width", "depth"), [(8, 2), (16, 3)])
+def test_a_convnet_is_counted_as_written_out(width: int, depth: int) -> None:
+    first, inner, values = Network(f"convnet-d{depth}-w{width}", SHAPE, 10).counts
+    assert (first, inner) == convnet_multiply_adds(width, depth)
+    # Convolution, norm and ReLU of each block, its pooling, and the logits.
+    assert values == sum(width * (16 >> block) ** 2 * (3 + 1 / 4) for block in range(depth)) + 10
+
+
+def hooked(model: str) -> int:
+    """Multiply-adds of convolutions and linear layers for one image, by a hook on each."""
+    network, found = build_model(model, SHAPE, 10).eval(), []
+
+    def count(part: torch.nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        assert isinstance(part, torch.nn.Conv2d | torch.nn.Linear)
+        each = part.in_features if isinstance(part, torch.nn.Linear) else part.weight.numel() // part.out_channels
+        found.append(output.numel() * each)
+
+    for part in network.modules():
+        if isinstance(part, torch.nn.Conv2d | torch.nn.Linear):
+            part.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.zeros(1, *SHAPE))
+    return sum(found)
+
+
+@pytest.mark.parametrize("model", ["mlp", "lenet", "vgg11-batchnorm", "resnet18", "convnet-d2-w8-nopool"])
+def test_other_networks_are_counted_as_hooks_count_them(model: str) -> None:
+    assert Network(model, SHAPE, 10).multiply_adds(FORWARD) == hooked(model)
+
+
+class NoModules:
+    """In the place of what follows modules, which stops inner derivatives by torch.autograd.grad."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def passed(model: FlatModel, what: Callable[[EagerEngine, torch.Tensor, torch.Tensor, torch.Tensor], object]) -> int:
+    """Multiply-adds that torch counts in a step on one image."""
+    images, targets = torch.randn(1, *SHAPE), torch.eye(10)[:1]
+    counter = FlopCounterMode(display=False)
+    vars(counter)["mod_tracker"] = NoModules()
+    with counter:
+        what(EagerEngine(model), model.flatten(), images, targets)
+    return counter.get_total_flops() // 2
+
+
+def test_passes_are_what_torch_computes() -> None:
+    """Of a gradient and of derivatives with respect to the images; second derivatives by torch take about what our
+    own do, which are counted, or more."""
+    network = Network("convnet-d3-w8", SHAPE, 10)
+    model = FlatModel(network.module)
+    gradient = passed(model, lambda engine, theta, images, targets: engine.gradient(theta, images, targets))
+    assert gradient == network.multiply_adds(TRAIN)
+
+    def to_images(_: EagerEngine, theta: torch.Tensor, images: torch.Tensor, targets: torch.Tensor) -> None:
+        (model(theta, images.requires_grad_()) * targets).sum().backward()
+
+    assert passed(model, to_images) == network.multiply_adds(BACKWARD)
+    penalised = passed(model, lambda engine, theta, images, targets: engine.penalised(theta, images, targets, 1.0))
+    assert 0.99 * network.multiply_adds(PENALISED) <= penalised < 1.4 * network.multiply_adds(PENALISED)
+    walk = passed(model, lambda engine, theta, images, targets: engine.directional(theta, theta, images, targets))
+    assert 0.99 * network.multiply_adds(WALK) <= walk < 1.4 * network.multiply_adds(WALK)
+
+
+def test_steps_are_made_of_their_passes() -> None:
+    assert training_passes(MTT.recipe) == TRAIN
+    assert training_passes(FTD.recipe) == TRAIN.times(2)
+    assert training_passes(AST.recipe) == PENALISED
+    assert training_passes(AST_AS_RELEASED.recipe) == TRAIN.plus(PENALISED)
+    assert unroll_passes(Recompute(), 20) == Passes(20 * (TRAIN.first + WALK.first), 20 * (TRAIN.inner + WALK.inner))
+    assert unroll_passes(FirstOrder(), 20) == TRAIN.plus(WALK_FIRST_ORDER).times(20)
+    assert unroll_passes(Truncated(k=3), 20) == TRAIN.times(20).plus(WALK.times(3))
+    assert unroll_passes(Truncated(k=30), 20) == unroll_passes(Recompute(), 20)
+    assert unroll_passes(Backprop(), 20) == GRAPH.times(20)
+
+
+def test_the_work_of_every_stage_is_written_out() -> None:
+    cell = PRESETS["cifar100-ten-ipc10"]
+    network = Network(cell.model, (3, 32, 32), 10)
+    experts, distillation, evaluation = unmeasured(cell).stages
+    forward, train = network.multiply_adds(FORWARD), network.multiply_adds(TRAIN)
+    assert experts.work == 5 * 15 * (5000 * network.multiply_adds(PENALISED) + 1000 * forward)
+    assert distillation.work == 400 * 10 * 100 * network.multiply_adds(TRAIN.plus(WALK))
+    epochs = cell.evaluation.recipe.full_epochs or 300
+    # The set, random and K-means images, and all images.
+    assert evaluation.work == 5 * (3 * 300 * 100 * train + epochs * 5000 * train + 4 * 1000 * forward)
+
+
+def test_the_work_of_matching_distributions_is_what_its_step_computes() -> None:
+    cell = with_method(PRESETS["cifar100-ten-ipc10"], "dm")
+    distillation = unmeasured(cell).stages[0]
+    network = Network(cell.model, (3, 32, 32), 10)
+    real, own = 10 * 256 * network.multiply_adds(FORWARD), 100 * network.multiply_adds(BACKWARD)
+    assert distillation.work == 20_000 * (real + own)
+
+
+def test_validation_is_a_part_of_the_distillation() -> None:
+    cell = PRESETS["digits-ipc1"]
+    often = cell.replace(
+        data=cell.data.replace(validation=0.1), distill=cell.distill.replace(validate_every=10, validate_networks=2)
+    )
+    network = Network(cell.model, (1, 8, 8), 10)
+    each = 300 * 10 * network.multiply_adds(TRAIN) + facts(often).validation * network.multiply_adds(FORWARD)
+    extra = unmeasured(often).stages[1].work - unmeasured(cell).stages[1].work
+    assert extra == cell.distill.iterations // 10 * 2 * each
+
+
+def test_each_network_of_the_evaluation_costs_its_own() -> None:
+    cell = PRESETS["digits-ipc1"]
+    wider = cell.replace(evaluation=cell.evaluation.replace(architectures=("convnet-d2-w64", "mlp"), baselines=()))
+    steps = 5 * 300 * 10
+    trained = sum(Network(name, (1, 8, 8), 10).multiply_adds(TRAIN) for name in ("convnet-d2-w64", "mlp"))
+    tested = sum(Network(name, (1, 8, 8), 10).multiply_adds(FORWARD) for name in ("convnet-d2-w64", "mlp"))
+    assert unmeasured(wider).stages[2].work == steps * trained + 5 * 360 * tested
+
+
+def test_memory_grows_by_the_students_that_are_kept() -> None:
     cell = PRESETS["cifar100-ten-ipc10"].replace(model="convnet-d3-w8")
-    longer = cell.replace(distill=cell.distill.replace(inner_steps=40), experts=cell.experts.replace(count=50))
-    few, many = estimate.estimate(cell), estimate.estimate(longer)
-    assert many[0].disk == 10 * few[0].disk
-    assert many[0].seconds > 3 * few[0].seconds
-    assert many[1].seconds > 1.5 * few[1].seconds
-    # The walk keeps P floats a step, so thirty more steps cost so much and no more.
-    assert many[1].memory - few[1].memory == pytest.approx(30 * 4 * Probe(cell, facts(cell)).parameters, rel=0.01)
+    few, many = (
+        unmeasured(cell.replace(distill=cell.distill.replace(inner_steps=steps))).stages[1].memory for steps in (10, 40)
+    )
+    assert many - few == 30 * 4 * Network(cell.model, (3, 32, 32), 10).parameters
+
+
+def test_memory_of_a_graph_is_what_torch_saves() -> None:
+    """In the ConvNets of the presets, to a quarter."""
+    network, images = Network("convnet-d3-w32", (3, 32, 32), 10), torch.randn(20, 3, 32, 32)
+    model, targets = FlatModel(network.module), torch.eye(10).repeat(2, 1)
+    engine, theta = EagerEngine(model), model.flatten()
+    gradient = saved_bytes(lambda: engine.gradient(theta, images, targets))
+    second = saved_bytes(lambda: engine.directional(theta, theta, images, targets))
+    assert network.graph(20, GRADIENT_GRAPH) == pytest.approx(gradient, rel=0.25)
+    assert network.graph(20, SECOND_GRAPH) == pytest.approx(second, rel=0.25)
+
+
+def test_memory_of_the_native_engine_is_what_its_buffers_take() -> None:
+    network = Network("convnet-d3-w32", (3, 32, 32), 10)
+    if network.engine != "native":
+        pytest.skip("no native engine here")
+    model, images = FlatModel(network.module), torch.randn(20, 3, 32, 32)
+    engine_of(model).directional(model.flatten(), model.flatten(), images, torch.eye(10).repeat(2, 1))
+    assert 0.6 * network.held(20, SECOND_GRAPH) < held_bytes(model) <= network.held(20, SECOND_GRAPH)
+    assert network.held(10**6, SECOND_GRAPH) == network.held(10**5, SECOND_GRAPH)
+
+
+def test_the_engine_decides_what_is_held() -> None:
+    with using("eager"):
+        network = Network("convnet-d3-w8", (3, 32, 32), 10)
+        assert network.engine == "eager"
+        assert network.held(200, 1.0) == 4 * 200 * network.counts[2] + 8 * network.parameters
+    assert Network("convnet-d3-w8", (3, 32, 32), 10, "cuda").engine == "compiled"
+    assert Network("resnet18", (3, 32, 32), 10).engine == "eager"
+
+
+def test_without_a_speed_there_is_no_time() -> None:
+    found = unmeasured(PRESETS["cifar100-ipc1"])
+    assert all(math.isnan(stage.seconds) for stage in found.stages)
+    assert found.together.memory > 60000 * 3072 * 4
+
+
+def test_every_preset_is_counted() -> None:
+    costs = Costs("cpu")
+    for preset in PRESETS.values():
+        assert counted(preset, facts(preset), costs).together.work > 1e10
+
+
+class FixedSpeed(Speed):
+    """A machine on which every part takes a second."""
+
+    def _measured(self, step: Callable[[], None]) -> float:
+        step()
+        return 1.0
+
+
+def test_time_is_work_over_the_measured_speed_and_each_kind_is_measured_once() -> None:
+    cell = PRESETS["digits-ipc1"]
+    speed = FixedSpeed("cpu")
+    costs = Costs("cpu", speed)
+    network = costs.network(cell.model, (1, 8, 8), 10)
+    train = network.multiply_adds(TRAIN)
+    assert costs.training(network, MTT.recipe, 1000, 10) == Cost(1000 * train, 100.0)
+    assert costs.training(network, FTD.recipe, 1000, 10).seconds == 200.0  # twice the work at the same speed
+    assert len(speed.rates) == 1
+    assert costs.unroll(network, MTT, "", 10, 5).seconds == 1.0
+    assert costs.features(network, 50, derivative=True).seconds == 1.0
+    assert costs.augmentation(network, "crop", 512) == Cost(0.0, 2.0)
+    assert costs.augmentation(network, "", 512) == Cost()
+
+
+@pytest.mark.parametrize("method", ["ast", "mtt", "ftd", "tesla", "datm", "att", "dm", "ast-as-released"])
+def test_each_method_is_measured(method: str) -> None:
+    cell = with_method(PRESETS["digits-ipc1"], method).replace(model="convnet-d2-w8")
+    found = counted(cell, facts(cell), Costs("cpu", FixedSpeed("cpu")))
+    assert all(stage.seconds > 0 for stage in found.stages)
+
+
+def test_a_part_of_a_large_step_is_measured() -> None:
+    costs = Costs("cpu", FixedSpeed("cpu"))
+    network = costs.network("convnet-d3-w32", (3, 32, 32), 10)
+    parts = costs._sample(network, 10**6)
+    assert costs.training(network, MTT.recipe, 10 * parts, 10**6).seconds == pytest.approx(10.0)
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, share: float) -> tuple[float, Speed]:
+    """Seconds of a step of 0.2 s, of which this thread computes for a share, and the speed that says so."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr(time, "perf_counter", lambda: clock["now"])
+    monkeypatch.setattr(time, "thread_time", lambda: share * clock["now"])
+    speed = Speed("cpu", load=0.3)
+    return speed._measured(lambda: clock.update(now=clock["now"] + 0.2)), speed
+
+
+def test_what_is_measured_on_a_quiet_machine_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, speed = measured(monkeypatch, 0.95)
+    assert (seconds, speed.disturbed()) == (pytest.approx(0.2), "")
+
+
+def test_what_is_measured_beside_other_work_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, speed = measured(monkeypatch, 0.25)
+    assert seconds == pytest.approx(0.05)
+    assert "load average 0.3" in speed.disturbed()
+    assert "computed 25% of the time" in speed.disturbed()
+    assert "beside other work" in Speed("cpu", load=1000.0).disturbed()
 
 
 @pytest.mark.parametrize(
@@ -69,50 +334,37 @@ def test_sizes_read_well(count: float, text: str) -> None:
     assert size(count) == text
 
 
-def test_textures_cost_their_crops_in_time_and_their_canvases_on_disk() -> None:
+@pytest.mark.parametrize(("count", "text"), [(0, "-"), (12, "12"), (3.14e12, "3.1 T"), (2e16, "20 P"), (2e18, "2.0 E")])
+def test_work_reads_well(count: float, text: str) -> None:
+    assert operations(count) == text
+
+
+def test_textures_cost_their_crops_in_work_and_their_canvases_on_disk() -> None:
     cell = PRESETS["cifar100-ten-ipc10"].replace(model="convnet-d3-w8")
     images, textures = (
-        estimate.estimate(cell.replace(distill=cell.distill.replace(**each)))
+        unmeasured(cell.replace(distill=cell.distill.replace(**each))).stages[1]
         for each in ({}, {"canvas": 2, "canvas_samples": 6})
     )
-    assert textures[1].disk == 4 * images[1].disk
-    assert textures[1].seconds > 2 * images[1].seconds
+    assert textures.disk == 4 * images.disk
+    assert textures.work == 6 * images.work
 
 
 def test_a_whitening_is_a_stage_and_is_not_fitted_to_estimate_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "fit_zca", None)
+    monkeypatch.setattr(estimate, "Speed", FixedSpeed)
     plain = PRESETS["digits-ipc1"].replace(model="convnet-d2-w8")
     plain = plain.replace(data=plain.data.replace(size=16))
     white = plain.replace(data=plain.data.replace(whiten="zca"))
-    names = [[stage.name for stage in estimate.estimate(each)] for each in (plain, white)]
+    names = [[stage.name for stage in estimate.estimate(each).stages] for each in (plain, white)]
     assert names[1] == ["ZCA whitening, once for all runs", *names[0]]
-    stage = estimate.estimate(white)[0]
+    stage = estimate.estimate(white).stages[0]
     assert stage.disk == 4 * 256**2
     assert stage.memory > 4 * 8 * 256**2
     assert stage.seconds > 0
 
 
 def test_memory_goes_by_where_the_images_are_kept() -> None:
-    known, data = Facts((3, 32, 32), 10, 50000, 10000), PRESETS["cifar10-ipc10"].data.replace(whiten="standard")
+    known, data = DatasetSize((3, 32, 32), 10, 50000, 10000), PRESETS["cifar10-ipc10"].data.replace(whiten="standard")
     held = {kind: known.held(data.replace(memory=kind), "cpu") for kind in ("float32", "uint8", "disk")}
     assert held == {"float32": 60000 * 3072 * 4, "uint8": 60000 * 3072, "disk": 0}
     assert known.held(data.replace(memory="disk", whiten="zca"), "cpu") == 2 * 4 * 3072**2
-
-
-def test_a_probe_runs_no_step_oftener_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What weighs a step is its warm-up; a long one is timed once."""
-    experiment, seconds = PRESETS["digits-ipc1"], 0.2
-    ran: list[int] = []
-
-    def unroll(
-        self: Probe, experiment: Experiment, model: FlatModel, steps: int, batch: int, strategy: str
-    ) -> Callable[[], None]:
-        return lambda: ran.append(steps)
-
-    monkeypatch.setattr(Probe, "_unroll", unroll)
-    monkeypatch.setattr(probe.time, "perf_counter", lambda: seconds * len(ran))
-    for seconds, expected in ((0.2, [1, 2, 2, 2]), (1.5, [1, 2, 2])):
-        ran.clear()
-        taken, _ = Probe(experiment, facts(experiment)).outer_step(experiment)
-        assert ran == expected
-        assert taken == pytest.approx(seconds * experiment.distill.inner_steps / 2)

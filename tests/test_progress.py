@@ -48,6 +48,33 @@ def test_a_plain_line_has_count_pace_time_left_memory_and_note(shown: io.StringI
     assert float(found[2]) == pytest.approx(200 / (float(found[1].replace(",", "")) / 50), abs=0.06)
 
 
+def test_what_an_earlier_run_did_says_nothing_of_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bars.time, "monotonic", lambda: clock)
+    clock = 100.0
+    with quietly(), bar("training", 1000, 200) as work:
+        work.skip(300)
+        clock = 110.0
+        work.step(100)
+        now = work.status()
+    assert (now.done, now.pace, now.seconds_left) == (600, 10.0, 40.0)
+
+
+def test_nor_does_it_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_quiet(False)
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=160, color_system=None)
+    monkeypatch.setattr(progress.Output, "console", terminal)
+    with bar("training", 10**9) as work:
+        assert work.display is not None
+        work.step(1)
+        work.skip(10**8)
+        time.sleep(0.02)
+        work.step(1)
+        (task,) = work.display.tasks
+        assert task.completed == 10**8 + 2
+        assert task.speed is not None
+        assert task.speed < 1000
+
+
 def test_a_bar_on_a_terminal_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     be_quiet(False)
     stream = io.StringIO()

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 
 from astdistill.data.augmentation import STRATEGY, apply, draw
-from astdistill.experiment.work import FLOAT, Work
 from astdistill.runtime.seeds import rng
 
 from . import published
+from .convnet_work import FLOAT, Work
 from .task import PUBLISHED, Bench, Settings, Task
 
 

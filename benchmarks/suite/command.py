@@ -17,7 +17,7 @@ from astdistill.runtime.parallel import cores
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.provenance import provenance, without_places
 
-from . import augment, evaluate, experts, store, unroll
+from . import augment, estimate, evaluate, experts, store, unroll
 from .harness import in_own_process, run_bench
 from .rows import rows_of, table
 from .task import Bench, Request, Settings, measure, measured_rates
@@ -38,6 +38,9 @@ def answer(request: Request) -> dict[str, Any]:
 
 def bench(words: list[str]) -> None:
     """Measure one bench and show it; without a name, show which there are."""
+    if words[:1] == ["estimate"]:  # compares the package with itself, so that there are no variants
+        estimate.estimate(words[1:])
+        return
     given = _parser().parse_args(words)
     if given.name is None:
         Console().print(_overview())
@@ -124,7 +127,9 @@ def _settings(given: argparse.Namespace) -> Settings:
 
 def _overview() -> Table:
     shown = Table(
-        caption="One of them: make bench NAME=… Cases in brackets run when --case names them.", caption_justify="left"
+        caption="One of them: make bench NAME=… Cases in brackets run when --case names them. The estimates of a run "
+        "beside what it takes: make bench NAME=estimate.",
+        caption_justify="left",
     )
     for column in ("bench", "what is measured", "cases", "variants"):
         shown.add_column(column, no_wrap=column == "bench")

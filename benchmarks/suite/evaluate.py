@@ -13,10 +13,10 @@ from astdistill.data.dataset import Dataset
 from astdistill.data.tensors import dataset_from_tensors
 from astdistill.evaluation.protocol import MTT_PROTOCOL
 from astdistill.evaluation.runner import REAL_LR, evaluate
-from astdistill.experiment.work import TEST, TRAIN, Net, Work, convnet_work
 from astdistill.runtime.seeds import rng
 
 from . import published
+from .convnet_work import TEST, TRAIN, Net, Work, convnet_work
 from .task import PUBLISHED, TINY, Bench, Settings, Task, largest_worker_mb
 
 

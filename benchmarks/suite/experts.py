@@ -12,13 +12,13 @@ import torch
 from astdistill.autodiff.training import Trainee, accuracy
 from astdistill.data.augmentation import apply, draw
 from astdistill.data.dataset import Split
-from astdistill.experiment.work import PENALISED, TEST, TRAIN, Net, Units, Work, convnet_work
 from astdistill.experts.recipe import ExpertRecipe
 from astdistill.experts.training import make_optimiser, train_epoch
 from astdistill.models.registry import build_model
 from astdistill.runtime.seeds import rng
 
 from . import published
+from .convnet_work import PENALISED, TEST, TRAIN, Net, Units, Work, convnet_work
 from .harness import SideBySide
 from .task import PUBLISHED, TINY, Bench, Settings, Task
 

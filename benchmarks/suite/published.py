@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from astdistill.data.augmentation import Draw, apply, draw, hole
-from astdistill.experiment.work import Net
 from astdistill.methods.unroll import Plan, Variables
 from astdistill.runtime.seeds import rng, seeded
+
+from .convnet_work import Net
 
 
 def convnet(net: Net) -> nn.Sequential:

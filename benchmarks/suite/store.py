@@ -10,7 +10,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from astdistill.experiment.work import FLOAT, Net, Work
 from astdistill.experts.recipe import ExpertRecipe
 from astdistill.experts.store import StoreIdentity, TrajectoryStore
 from astdistill.models.flat import FlatModel
@@ -19,6 +18,7 @@ from astdistill.runtime.files import save_tensors
 from astdistill.runtime.seeds import rng
 
 from . import published
+from .convnet_work import FLOAT, Net, Work
 from .task import PUBLISHED, TINY, Bench, Settings, Task
 
 LENGTH = 2

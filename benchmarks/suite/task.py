@@ -14,8 +14,9 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from astdistill.experiment.work import FLOAT, Net, Work, layer_work
 from astdistill.runtime.config import Record
+
+from .convnet_work import FLOAT, Net, Work, layer_work
 
 TINY = Net(width=4, depth=2, size=8)
 """For the tests."""

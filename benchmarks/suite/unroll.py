@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, one_hot
 
 from astdistill.data.augmentation import STRATEGY
-from astdistill.experiment.work import FIRST_ORDER, RECOMPUTE, Net, Units, Work, convnet_work
 from astdistill.methods.estimators import Backprop, Estimator, FirstOrder, Recompute
 from astdistill.methods.matching import Matching
 from astdistill.methods.unroll import InnerLoop, Plan, Variables, draw_plan
@@ -19,6 +18,7 @@ from astdistill.models.registry import build_model
 from astdistill.runtime.seeds import rng
 
 from . import published
+from .convnet_work import FIRST_ORDER, RECOMPUTE, Net, Units, Work, convnet_work
 from .task import PUBLISHED, TINY, Bench, Settings, Task
 
 MOMENTUM = 0.9

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from suite import augment, evaluate, experts, published, store, unroll
+from suite.convnet_work import Net, Units, Work, convnet_work
 from suite.task import Rates, Settings, best_of, measured_rates
 from torch.utils.flop_counter import FlopCounterMode
-
-from astdistill.experiment.work import Net, Units, Work, convnet_work
 
 NET = Net(width=8, depth=3, size=16)
 

@@ -51,7 +51,7 @@ def method(request: pytest.FixtureRequest) -> Method:
     return find_method(request.param)
 
 
-@pytest.fixture(params=[name for name in NAMES if find_method(name).step.unrolls])
+@pytest.fixture(params=[name for name in NAMES if find_method(name).step.needs_experts])
 def unrolled(request: pytest.FixtureRequest) -> Method:
     """Those whose outer step is a derivative through steps of training, for which there is a reference here."""
     return find_method(request.param)

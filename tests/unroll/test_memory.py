@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 from problems import problem
+from weighing import saved_bytes
 
-from astdistill.experiment.probe import saved_bytes
 from astdistill.methods import unroll as plan
 from astdistill.methods.estimators import Backprop, Estimator, FirstOrder, Recompute, Truncated
 

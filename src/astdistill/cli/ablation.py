@@ -12,9 +12,10 @@ from rich.console import Console
 
 from ..autodiff.dispatch import using
 from ..evaluation.scores import Scores, caption, spread
-from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers
+from ..experiment.cost import counted, facts
 from ..experiment.pipeline import run_experiment
+from ..experiment.work import Costs, Speed
 from ..methods.method import PARTS
 from ..runtime.config import Record
 from ..runtime.devices import check_device
@@ -189,12 +190,13 @@ def command(words: Sequence[str]) -> None:
 def _estimate(request: Request, seeds: int, out: Path) -> None:
     """Print what every variant would cost; experts of one recipe are trained once."""
     rows: list[tuple[str, str, str]] = []
-    trained, whole = set(), 0.0
+    trained, whole, speed = set(), 0.0, Speed(request.experiment.device)
+    costs = Costs(request.experiment.device, speed)
     for name, each in variants(request.experiment).items():
         check_numbers(each)
+        first = seeded(each, 0)
         with using(each.engine):
-            first = seeded(each, 0)
-            stages = estimate.timed(first, estimate.facts(first))
+            stages = counted(first, facts(first), costs).stages
         spent = sum(stage.seconds for stage in stages[:-2])
         recipe = each.method.expert
         seconds = seeds * (0.0 if recipe in trained else spent), seeds * sum(stage.seconds for stage in stages[-2:])
@@ -203,5 +205,10 @@ def _estimate(request: Request, seeds: int, out: Path) -> None:
         rows.append((name, duration(seconds[0]) if seconds[0] else "shared", duration(seconds[1])))
     rows.append(("together", "", duration(whole)))
     columns = Column("variant", words=True), Column("experts"), Column("distillation and evaluation")
-    caption = f"For {seeds} seeds, from a few steps timed just now. It would go to {out}."
+    words = (
+        f"For {seeds} seeds: counted work over a speed measured just now.",
+        speed.disturbed(),
+        f"It would go to {out}.",
+    )
+    caption = " ".join(filter(None, words))
     Console().print(terminal(Tabulation(columns, tuple(rows), caption)))

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ..autodiff.dispatch import EngineName, using
-from ..experiment.calibration import Calibration, Counted, calibration
 from ..experiment.config import Experiment
-from ..experiment.cost import Stage, facts, stages, together
+from ..experiment.cost import Estimate, Stage, counted, facts, operations
 from ..experiment.presets import matching
-from ..runtime.devices import supported
-from ..runtime.progress import be_quiet
+from ..experiment.work import Costs, Speed
+from ..runtime.devices import check_device, supported
+from ..runtime.progress import bar, be_quiet
 from ..runtime.provenance import machine
 from ..runtime.status import duration, size
 from .flags import Parser
@@ -26,24 +26,40 @@ def presets(words: list[str]) -> None:
     """Show the presets that fit the words, as a table or as JSON."""
     given = _parser().parse_args(words)
     found = matching(given.words)
-    supported(given.device)
+    (check_device if given.time else supported)(given.device)
     be_quiet(given.quiet)
     with using(given.engine):
-        measured = calibration(given.device, given.anew)
-    costs = [(each, stages(each, known, Counted(each, known, measured))) for each in found for known in [facts(each)]]
+        costs = _measured(found, given.device) if given.time else _counted(found, Costs(given.device))
+    speed = costs[0][1].speed
     if given.json:
-        print(json.dumps(_listing(costs, measured, given.device), indent=2))
+        print(json.dumps(_listing(costs, speed, given.device), indent=2))
     else:
-        Console().print(_table(costs, measured, given.device))
+        Console().print(_table(costs, speed, given.device))
+
+
+Costed = list[tuple[Experiment, Estimate]]
+
+
+def _counted(found: Sequence[Experiment], costs: Costs) -> Costed:
+    return [(each, counted(each, facts(each), costs)) for each in found]
+
+
+def _measured(found: Sequence[Experiment], device: str) -> Costed:
+    """The costs with their times; presets of one network share what is measured."""
+    costs, measured = Costs(device, Speed(device)), []
+    with bar("measuring this machine (presets)", len(found)) as progress:
+        for each in found:
+            measured += _counted([each], costs)
+            progress.step()
+    return measured
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="astdistill presets",
-        description="The cells that can be run by name, with their published figures and their memory, disk and time "
-        "on this machine.",
-        epilog="Time is counted work over the speed of this machine, which is measured once and kept in the cache; "
-        "astdistill run PRESET --dry-run times the steps of one preset itself.",
+        description="The cells that can be run by name, with their published figures, the multiply-adds of a run and "
+        "its memory and disk; with --time also what it would take on this machine.",
+        epilog="One preset with all its settings, and its stages one by one: astdistill run PRESET --dry-run",
     )
     parser.add_argument(
         "words",
@@ -51,70 +67,52 @@ def _parser() -> Parser:
         metavar="WORD",
         help="only presets of this name, data, method or size: cifar100, datm, ipc10",
     )
-    parser.add_argument(
-        "--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda; without one there, no time is shown"
-    )
+    parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda")
     parser.add_argument(
         "--engine", default="auto", choices=get_args(EngineName), help="what would compute derivatives (default auto)"
     )
-    parser.add_argument("--json", action="store_true", help="all settings and costs for scripts, in seconds and bytes")
     parser.add_argument(
-        "--anew", action="store_true", help="measure the speed of this machine again, as after a busy hour"
+        "--time", action="store_true", help="measure how fast the device is now (seconds), and show times"
     )
+    parser.add_argument("--json", action="store_true", help="all settings and costs for scripts, in seconds and bytes")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 
 
-def _table(costs: Sequence[tuple[Experiment, list[Stage]]], measured: Calibration | None, device: str) -> Table:
+def _table(costs: Costed, speed: Speed | None, device: str) -> Table:
     shown = Table(
-        caption=_caption(measured, device), caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
+        caption=_caption(speed, device), caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
     )
-    for column in ("preset", "T/M/t", "%", "experts", "distil", "evaluate", "memory", "disk"):
+    times = () if speed is None else ("experts", "distil", "evaluate")
+    for column in ("preset", "T/M/t", "%", "work", *times, "memory", "disk"):
         shown.add_column(column, no_wrap=True, justify="left" if column == "preset" else "right")
     for cell, found in costs:
-        settings, whole = cell.distill, together(found)
+        settings, whole = cell.distill, found.together
         steps = f"{settings.inner_steps}/{settings.matched_epochs}/{settings.max_start_epoch}"
-        times = (duration(stage.seconds) for stage in found)
-        shown.add_row(
-            cell.name, steps, str(cell.published.accuracy or "-"), *times, size(whole.memory), size(whole.disk)
-        )
+        taken = [duration(stage.seconds) for stage in found.stages] if times else []
+        counts = operations(whole.work), *taken, size(whole.memory), size(whole.disk)
+        shown.add_row(cell.name, steps, str(cell.published.accuracy or "-"), *counts)
     return shown
 
 
-def _caption(measured: Calibration | None, device: str) -> str:
+def _caption(speed: Speed | None, device: str) -> str:
     columns = (
         "T inner steps, M matched epochs, start epochs below t; %: the published test accuracy at the final epoch "
-        "(hard labels, or datm's "
-        "learned ones), - where there is none. Where it stands and which settings are borrowed: --json.\n"
+        "(hard labels, or datm's learned ones), - where there is none. Where it stands and which settings are "
+        "borrowed: --json. Work: multiply-adds."
     )
-    if measured is None:
-        return (
-            f"{columns}There is no device {device} here, so no time is shown; memory is that of data, images and kept "
-            f"students alone, "
-            "without what the network holds while it is computed."
-        )
-    disturbed = (
-        f" It had {measured.share:.0%} of a core beside other work, so times are too long by about as much, and are "
-        f"not kept."
-        if measured.disturbed
-        else ""
-    )
-    return (
-        f"{columns}Costs on {device} with engine {measured.engine}: counted work over speeds measured here on "
-        f"{measured.timed} (again: "
-        f"--anew).{disturbed} The steps of one preset timed themselves: astdistill run PRESET --dry-run"
-    )
+    if speed is None:
+        return f"{columns} Times on this machine: --time."
+    return f"{columns}\nTimes on {device}: work over speeds measured just now. {speed.disturbed()}".strip()
 
 
-def _listing(
-    costs: Sequence[tuple[Experiment, list[Stage]]], measured: Calibration | None, device: str
-) -> dict[str, Any]:
-    head = {"device": device, "machine": machine() if measured is None else machine(device)}
-    speed = None if measured is None else {"engine": measured.engine, "timed": measured.timed, "share": measured.share}
-    return head | {"measured": speed, "presets": [_described(cell, found) for cell, found in costs]}
+def _listing(costs: Costed, speed: Speed | None, device: str) -> dict[str, Any]:
+    measured = None if speed is None else {"share": speed.share, "load": speed.load}
+    about = {"device": device, "machine": machine(device) if speed else machine(), "measured": measured}
+    return about | {"presets": [_described(cell, found) for cell, found in costs]}
 
 
-def _described(cell: Experiment, found: list[Stage]) -> dict[str, Any]:
+def _described(cell: Experiment, found: Estimate) -> dict[str, Any]:
     return {
         "preset": cell.name,
         "data": cell.data.source,
@@ -125,13 +123,14 @@ def _described(cell: Experiment, found: list[Stage]) -> dict[str, Any]:
         "settings": cell.distill.to_json(),
         "published": cell.published.accuracy,
         "source": cell.published.source,
-        "stages": [_cost(stage) for stage in found],
-        "together": _cost(together(found)),
+        "stages": [_cost(stage) for stage in found.stages],
+        "together": _cost(found.together),
     }
 
 
 def _cost(stage: Stage) -> dict[str, str | float | int | None]:
-    """A stage in seconds and bytes; no seconds where none are known, because JSON has no word for what is not a
-    number."""
+    """A stage in multiply-adds, seconds and bytes; no seconds where nothing was measured, because JSON has no word for
+    what is not a number."""
     seconds = None if math.isnan(stage.seconds) else stage.seconds
-    return {"stage": stage.name, "seconds": seconds, "memory": stage.memory, "disk": stage.disk}
+    shown = {"stage": stage.name, "multiply_adds": round(stage.work), "seconds": seconds}
+    return shown | {"memory": stage.memory, "disk": stage.disk}

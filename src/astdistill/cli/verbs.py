@@ -175,8 +175,8 @@ def _only_estimate(request: Request) -> bool:
     check_device(request.experiment.device)
     check_numbers(request.experiment)
     with using(request.experiment.engine):
-        stages = estimate.estimate(request.experiment)
+        found = estimate.estimate(request.experiment)
     print(json.dumps(request.experiment.to_json(), indent=2))
-    Console().print(estimate.table(request.experiment, stages))
+    Console().print(estimate.table(request.experiment, found))
     Console().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)
     return True

@@ -1,185 +1,267 @@
-"""What an experiment will cost in memory, disk and time on this machine, before anything is spent.
+"""What an experiment will cost in work, time, memory and disk on this machine, before anything is spent.
 
-The stages ask what single steps cost: a `Probe` times them on random images of the experiment itself, a `Counted`
-counts their work.
+Work is counted for every stage, and divided by a speed that is measured on a part of it (`work`). Memory and disk are
+counted.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
+import torch
 from rich.table import Table
 
+from ..data.dataset import DataConfig
+from ..data.imagenet import SIZE, SUBSETS
 from ..data.loading import load_dataset
+from ..data.storage import held_bytes, residence
 from ..data.whitening import zca_cost
-from ..evaluation.protocol import architectures
-from ..methods.method import Method
+from ..evaluation.protocol import EvalRecipe, architectures
+from ..experts.recipe import ExpertRecipe
+from ..methods.estimators import Backprop
+from ..methods.outer_step import StepWork
+from ..methods.unroll import AT_ONCE, AT_ONCE_CUDA
 from ..runtime.errors import InputError
+from ..runtime.progress import phase
 from ..runtime.status import duration, size
 from .config import Experiment, expert_epochs
-from .probe import NAMED, Facts, Probe
+from .work import GRADIENT_GRAPH, SECOND_GRAPH, Cost, Costs, Network, Speed
 
-TOGETHER = 1024
-"""Images that a step which is no unroll is taken to hold at once."""
 SETS = 7
 """Copies of X at once: itself, its gradient, momentum and average, and the three that a step may go back to."""
 
 
-class Pace(Protocol):
-    """What single steps of an experiment cost, in seconds and in bytes above data and kept students."""
+@dataclass(frozen=True)
+class DatasetSize:
+    """What an estimate needs to know of a data set."""
 
-    parameters: int
+    shape: tuple[int, int, int]
+    classes: int
+    train: int
+    test: int
+    validation: int = 0
 
-    def expert_step(self, method: Method, batch: int, penalty: bool) -> tuple[float, int]:
-        """One training step on `batch` images, with the recipe's penalty and sharpness or without."""
-        ...
+    def held(self, data: DataConfig, device: str) -> int:
+        """Bytes of memory for all images, as that configuration keeps them, and for ZCA's matrices."""
+        images = self.train + self.test
+        where = residence(data.memory, images, self.shape, data.whiten, device)
+        matrices = {"none": 0, "standard": 0, "zca": 1 if where == "float32" else 2}[data.whiten]
+        return held_bytes(where, images, self.shape) + matrices * 4 * math.prod(self.shape) ** 2
 
-    def outer_step(self, experiment: Experiment) -> tuple[float, int]:
-        """One trajectory of an outer step."""
-        ...
+
+NAMED = {
+    "digits": DatasetSize((1, 8, 8), 10, 1437, 360),
+    "cifar10": DatasetSize((3, 32, 32), 10, 50000, 10000),
+    "cifar100": DatasetSize((3, 32, 32), 100, 50000, 10000),
+    "mnist": DatasetSize((1, 32, 32), 10, 60000, 10000),
+    "fashion_mnist": DatasetSize((1, 32, 32), 10, 60000, 10000),
+    "svhn": DatasetSize((3, 32, 32), 10, 73257, 26032),
+    "tiny_imagenet": DatasetSize((3, 64, 64), 200, 100000, 10000),
+    **{f"imagenet-{subset}": DatasetSize((3, SIZE, SIZE), 10, 13000, 500) for subset in SUBSETS},
+}
+"""A class of ILSVRC-2012 has 732 to 1,300 training images; those of the subsets are counted with the most."""
+
+
+def facts(experiment: Experiment) -> DatasetSize:
+    """The data set's size: known for named sets, read from disk for all others."""
+    data = experiment.data
+    if data.source not in NAMED or data.size is not None:
+        dataset = load_dataset(data.replace(whiten="none"))  # to fit a whitening is one of the stages
+        held_out = 0 if dataset.validation is None else len(dataset.validation)
+        return DatasetSize(dataset.shape, len(dataset.classes), len(dataset.train), len(dataset.test), held_out)
+    whole = NAMED[data.source]
+    classes = len(data.classes) if data.classes else min(data.first_classes or whole.classes, whole.classes)
+    images = classes * min(whole.train // whole.classes, data.per_class or whole.train)
+    train = int(images * (1 - data.validation))
+    return DatasetSize(whole.shape, classes, train, whole.test * classes // whole.classes, images - train)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: seconds, peak bytes of memory above the idle process, bytes on disk."""
+    """One stage: multiply-adds, seconds (not a number where nothing was measured), peak bytes of memory above the idle
+    process, bytes on disk."""
 
     name: str
+    work: float
     seconds: float
     memory: int
     disk: int
 
 
-def facts(experiment: Experiment) -> Facts:
-    """The data set's size: known for named sets, read from disk for all others."""
-    data = experiment.data
-    if data.source not in NAMED or data.size is not None:
-        dataset = load_dataset(data.replace(whiten="none"))  # to fit a whitening is one of the stages
-        return Facts(dataset.shape, len(dataset.classes), len(dataset.train), len(dataset.test))
-    whole = NAMED[data.source]
-    classes = len(data.classes) if data.classes else min(data.first_classes or whole.classes, whole.classes)
-    per_class = min(whole.train // whole.classes, data.per_class or whole.train)
-    train = int(classes * per_class * (1 - data.validation))
-    return Facts(whole.shape, classes, train, whole.test * classes // whole.classes)
+@dataclass(frozen=True)
+class Estimate:
+    """The stages of an experiment, and the speed that was measured for them, if one was."""
+
+    stages: tuple[Stage, ...]
+    speed: Speed | None = field(default=None, compare=False)
+
+    @property
+    def together(self) -> Stage:
+        """The stages as one: work, time and disk added up, the memory of the largest."""
+        work, seconds = (sum(getattr(stage, name) for stage in self.stages) for name in ("work", "seconds"))
+        memory, disk = max(stage.memory for stage in self.stages), sum(stage.disk for stage in self.stages)
+        return Stage("together", work, seconds, memory, disk)
 
 
-def estimate(experiment: Experiment) -> list[Stage]:
-    """The stages of `experiment` with their cost, from a few steps timed on random images of the data set's shape."""
+def estimate(experiment: Experiment) -> Estimate:
+    """The stages with their cost, at a speed that is measured now; a whitening that has to be fitted is one of them."""
     known = facts(experiment)
-    steps = timed(experiment, known)
-    return [_whitening(experiment, known), *steps] if experiment.data.whiten == "zca" else steps
+    with phase("measuring this machine"):
+        found = counted(experiment, known, Costs(experiment.device, Speed(experiment.device)))
+        if experiment.data.whiten == "zca":
+            found = replace(found, stages=(_whitening(experiment, known), *found.stages))
+    return found
 
 
-def timed(experiment: Experiment, known: Facts) -> list[Stage]:
-    """Experts, distillation and evaluation by a few steps of them. Raises InputError for more images per class than
-    there are."""
+def counted(experiment: Experiment, known: DatasetSize, costs: Costs) -> Estimate:
+    """Experts where there are some, distillation and evaluation; nothing is measured without a speed in `costs`.
+
+    Raises InputError for more images per class than there are.
+    """
     if experiment.ipc * known.classes > known.train:
         raise InputError(
             f"{experiment.ipc} images per class were asked for, but there are {known.train // known.classes}; lower "
             f"--ipc."
         )
-    return stages(experiment, known, Probe(experiment, known))
+    stages = _Stages(experiment, known, costs)
+    experts = [] if experiment.method.expert is None else [stages.experts()]
+    return Estimate((*experts, stages.distillation(), stages.evaluation()), costs.speed)
 
 
-def stages(experiment: Experiment, known: Facts, pace: Pace) -> list[Stage]:
-    """Experts where there are some, distillation and evaluation, at the pace of single steps.
-
-    Seconds are not a number where the pace's are not.
-    """
-    experts = [] if experiment.method.expert is None else [_experts(experiment, known, pace)]
-    return [*experts, _distillation(experiment, known, pace), _evaluation(experiment, known, pace)]
-
-
-def together(found: list[Stage]) -> Stage:
-    """The stages as one: their time and disk added up, the memory of the largest."""
-    seconds, disk = sum(stage.seconds for stage in found), sum(stage.disk for stage in found)
-    return Stage("together", seconds, max(stage.memory for stage in found), disk)
-
-
-def table(experiment: Experiment, found: list[Stage]) -> Table:
+def table(experiment: Experiment, found: Estimate) -> Table:
     """The estimate for the terminal."""
-    shown = Table(
-        caption=f"{experiment.name} on {experiment.device}, from a few steps timed just now.", caption_justify="left"
-    )
-    for column in ("stage", "time", "memory", "disk"):
+    caption = f"{experiment.name} on {experiment.device}: counted multiply-adds over a speed measured just now."
+    disturbed = "" if found.speed is None else found.speed.disturbed()
+    shown = Table(caption=" ".join([caption, *([disturbed] if disturbed else [])]), caption_justify="left")
+    for column in ("stage", "work", "time", "memory", "disk"):
         shown.add_column(column, justify="left" if column == "stage" else "right")
-    for stage in (*found, together(found)):
+    for stage in (*found.stages, found.together):
         style = "bold" if stage.name == "together" else None
-        shown.add_row(stage.name, duration(stage.seconds), size(stage.memory), size(stage.disk), style=style)
+        shown.add_row(
+            stage.name,
+            operations(stage.work),
+            duration(stage.seconds),
+            size(stage.memory),
+            size(stage.disk),
+            style=style,
+        )
     return shown
 
 
-def _whitening(experiment: Experiment, known: Facts) -> Stage:
+def operations(count: float) -> str:
+    """Multiply-adds as people read them: '3.1 T' is 3.1 × 10¹²; '-' for none."""
+    if not count:
+        return "-"
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if count < 1000:
+            return f"{count:.0f} {unit}".strip() if count >= 10 else f"{count:.1f} {unit}".strip()
+        count /= 1000
+    return f"{count:.1f} E"
+
+
+def _whitening(experiment: Experiment, known: DatasetSize) -> Stage:
     """The fit, which is kept in the cache, and needs the set's bytes from there alone."""
-    cost = zca_cost(known.train, math.prod(known.shape))
-    return Stage("ZCA whitening, once for all runs", cost.seconds, cost.memory, _whitening_bytes(experiment, known))
+    values = math.prod(known.shape)
+    cost = zca_cost(known.train, values)
+    work = known.train * values**2 / 2
+    return Stage("ZCA whitening, once for all runs", work, cost.seconds, cost.memory, 4 * values**2)
 
 
-def _experts(experiment: Experiment, known: Facts, pace: Pace) -> Stage:
-    recipe, wanted = experiment.method.recipe, experiment.experts
-    if wanted.imported is not None:
-        return Stage(f"experts of {wanted.imported}", 0.0, _data(experiment, known), 0)
-    seconds, memory = pace.expert_step(experiment.method, min(recipe.batch, known.train), penalty=True)
-    epochs = expert_epochs(experiment)
-    steps = wanted.count * epochs * math.ceil(known.train / recipe.batch)
-    disk = wanted.count * (epochs + 1) * pace.parameters * (2 if wanted.dtype == "bfloat16" else 4)
-    length = f"{epochs} epochs" if epochs == recipe.epochs else f"{epochs} of {recipe.epochs} epochs"
-    return Stage(f"{wanted.count} experts of {length}", steps * seconds, _data(experiment, known) + memory, disk)
+@dataclass(frozen=True)
+class _Stages:
+    """The stages of one experiment on data of a known size."""
 
+    experiment: Experiment
+    known: DatasetSize
+    costs: Costs
 
-def _distillation(experiment: Experiment, known: Facts, pace: Pace) -> Stage:
-    seconds, memory = _outer_step(experiment, known, pace)
-    settings, count = experiment.distill, experiment.ipc * known.classes
-    images = 4 * count * math.prod(settings.torus.extent(known.shape))
-    students = 4 * pace.parameters * (8 + experiment.method.step.unrolls * settings.inner_steps)
-    sets = 3 if settings.validate_every else 1
-    # X and its momentum in the state, and each set that is saved.
-    disk = 2 * images + sets * (images + _whitening_bytes(experiment, known))
-    spent = settings.iterations * settings.trajectories * seconds
-    if settings.validate_every:
-        networks = settings.iterations // settings.validate_every * settings.validate_networks
-        batch = min(count, 256)
-        step, _ = pace.expert_step(experiment.method, batch * settings.torus.samples, penalty=False)
-        spent += networks * settings.validate_epochs * math.ceil(count / batch) * step
-    return Stage(
-        f"{settings.iterations} outer steps", spent, _data(experiment, known) + SETS * images + students + memory, disk
-    )
+    def _network(self, model: str) -> Network:
+        return self.costs.network(model, self.known.shape, self.known.classes)
 
+    @property
+    def _data(self) -> int:
+        """The images and their whitening, which every stage holds."""
+        return self.known.held(self.experiment.data, self.experiment.device)
 
-def _outer_step(experiment: Experiment, known: Facts, pace: Pace) -> tuple[float, int]:
-    """Seconds and bytes of one outer step with one trajectory: timed where it is an unroll, otherwise as so much
-    training."""
-    method, settings = experiment.method, experiment.distill
-    if method.step.unrolls:
-        return pace.outer_step(experiment)
-    images = method.step.images_trained(experiment.ipc * known.classes * settings.torus.samples, known.classes)
-    batch = max(1, min(round(images), TOGETHER))
-    seconds, memory = pace.expert_step(method, batch, penalty=False)
-    return seconds * images / batch, memory
+    @property
+    def _images(self) -> int:
+        return self.experiment.ipc * self.known.classes
 
+    def experts(self) -> Stage:
+        """All of them, with the test of each epoch."""
+        recipe, wanted, known = self.experiment.method.recipe, self.experiment.experts, self.known
+        if wanted.imported is not None:
+            return Stage(f"experts of {wanted.imported}", 0.0, 0.0, self._data, 0)
+        student, epochs = self._network(self.experiment.model), expert_epochs(self.experiment)
+        batch = min(recipe.batch, known.train)
+        epoch = self.costs.training(student, recipe, known.train, batch) + self.costs.forward(student, known.test)
+        cost = epoch.times(wanted.count * epochs)
+        disk = wanted.count * (epochs + 1) * student.parameters * (2 if wanted.dtype == "bfloat16" else 4)
+        length = f"{epochs} epochs" if epochs == recipe.epochs else f"{epochs} of {recipe.epochs} epochs"
+        memory = self._data + student.held(batch, SECOND_GRAPH if recipe.penalty else GRADIENT_GRAPH)
+        return Stage(f"{wanted.count} experts of {length}", cost.work, cost.seconds, memory, disk)
 
-def _evaluation(experiment: Experiment, known: Facts, pace: Pace) -> Stage:
-    wanted, recipe = experiment.evaluation, experiment.evaluation.recipe
-    count = experiment.ipc * known.classes
-    names = architectures(wanted.architectures, experiment.model, known.shape)
-    rows = len(names) * experiment.distill.torus.samples + len([name for name in wanted.baselines if name != "full"])
-    sets = [(rows * recipe.epochs, count)]
-    if "full" in wanted.baselines:
-        sets.append((recipe.full_epochs or recipe.epochs, known.train))
-    spent, memory = 0.0, 0
-    for epochs, images in sets:
-        batch = min(recipe.batch, images)
-        seconds, held = pace.expert_step(experiment.method, batch, penalty=False)
-        spent, memory = spent + wanted.networks * epochs * images / batch * seconds, max(memory, held)
-    return Stage(f"{wanted.networks} networks a row", spent, _data(experiment, known) + memory, 100_000)
+    def distillation(self) -> Stage:
+        """The outer steps, and the networks that are trained for validation."""
+        experiment, settings, student = self.experiment, self.experiment.distill, self._network(self.experiment.model)
+        work = experiment.method.step.work(settings, self._images, self.known.classes)
+        cost = self._outer_step(student, work).times(settings.iterations * settings.trajectories)
+        images = 4 * self._images * math.prod(settings.torus.extent(self.known.shape))
+        students = 4 * student.parameters * (8 + work.training_steps)
+        sets = 3 if settings.validate_every else 1
+        whitening = 4 * math.prod(self.known.shape) ** 2 if experiment.data.whiten == "zca" else 0
+        # X and its momentum in the state, and each set that is saved.
+        disk = 2 * images + sets * (images + whitening)
+        if settings.validate_every:
+            networks = settings.iterations // settings.validate_every * settings.validate_networks
+            recipe = experiment.evaluation.recipe.replace(epochs=settings.validate_epochs)
+            cost = cost + self._network_trained(student, recipe, self._seen, self.known.validation).times(networks)
+        memory = self._data + SETS * images + students + self._held(student, work)
+        return Stage(f"{settings.iterations} outer steps", cost.work, cost.seconds, memory, disk)
 
+    def _outer_step(self, student: Network, work: StepWork) -> Cost:
+        """One of them, as the method's step says what it does."""
+        method, strategy, costs = self.experiment.method, self.experiment.distill.augmentation, self.costs
+        cost = costs.augmentation(student, strategy, work.augmented)
+        cost += costs.features(student, work.forward, derivative=False)
+        cost += costs.features(student, work.backward, derivative=True)
+        if work.training_steps:
+            cost += costs.unroll(student, method, strategy, work.batch, work.training_steps)
+        return cost
 
-def _data(experiment: Experiment, known: Facts) -> int:
-    """The images and their whitening, which every stage holds."""
-    return known.held(experiment.data, experiment.device)
+    def _held(self, student: Network, work: StepWork) -> int:
+        """Bytes of graphs and buffers of an outer step, and of the images that are augmented together."""
+        steps = work.training_steps if isinstance(self.experiment.method.estimator, Backprop) else 1
+        unrolled = student.held(work.batch, SECOND_GRAPH * steps) if work.training_steps else 0
+        augmented = AT_ONCE_CUDA if torch.device(self.experiment.device).type == "cuda" else AT_ONCE
+        # Images, augmented images and the derivatives with respect to both.
+        return max(unrolled, student.graph(work.at_once, GRADIENT_GRAPH)) + 3 * 4 * augmented
 
+    @property
+    def _seen(self) -> int:
+        """Images of the synthetic set that a network sees in an epoch."""
+        return self._images * self.experiment.distill.torus.samples
 
-def _whitening_bytes(experiment: Experiment, known: Facts) -> int:
-    """The eigenvectors in a file."""
-    return 4 * math.prod(known.shape) ** 2 if experiment.data.whiten == "zca" else 0
+    def _network_trained(self, trained: Network, recipe: EvalRecipe, images: int, tested: int) -> Cost:
+        """One network trained by the recipe on so many images an epoch, and tested."""
+        strategy = recipe.augmented(self.experiment.distill.augmentation).augmentation or ""
+        plain = ExpertRecipe(augmentation=strategy, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        checks = 1 + (recipe.epochs // recipe.check_every if recipe.check_every else 0)
+        cost = self.costs.training(trained, plain, recipe.epochs * images, min(recipe.batch, images))
+        return cost + self.costs.forward(trained, tested).times(checks)
+
+    def evaluation(self) -> Stage:
+        """Networks on the set, of each architecture, and of the first one on each baseline."""
+        wanted, recipe, known = self.experiment.evaluation, self.experiment.evaluation.recipe, self.known
+        names = architectures(wanted.architectures, self.experiment.model, known.shape)
+        rows = [(name, recipe, self._seen) for name in names]
+        rows += [(names[0], recipe, self._images) for name in wanted.baselines if name != "full"]
+        rows += [(names[0], recipe.for_full_data(), known.train) for name in wanted.baselines if name == "full"]
+        cost, memory = Cost(), 0
+        for name, each, images in rows:
+            trained = self._network(name)
+            cost += self._network_trained(trained, each, images, known.test)
+            memory = max(memory, trained.held(min(each.batch, images), GRADIENT_GRAPH))
+        cost = cost.times(wanted.networks)
+        return Stage(f"{wanted.networks} networks a row", cost.work, cost.seconds, self._data + memory, 100_000)

@@ -1,115 +1,378 @@
-"""The arithmetic of the papers' ConvNet, counted: what an epoch, an outer step or an evaluation has to compute and to
-move."""
+"""Counted work of networks, and how fast this machine does it: multiply-adds, and the seconds of a part of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import math
+import os
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-class Convolution(NamedTuple):
-    """A 3×3 convolution with padding 1 on square images."""
+from ..autodiff.dispatch import chosen, engine_name
+from ..autodiff.native.engine import VALUES
+from ..autodiff.training import Trainee
+from ..data.augmentation import apply, draw
+from ..experts.recipe import ExpertRecipe
+from ..experts.training import expert_gradient, make_optimiser
+from ..methods.estimators import Backprop, Estimator, FirstOrder, Truncated
+from ..methods.matching import Matching
+from ..methods.method import Method
+from ..methods.unroll import InnerLoop, Variables, draw_plan
+from ..models.convnets import ConvNet
+from ..models.flat import FlatModel
+from ..models.registry import build_model
+from ..runtime.parallel import cores
+from ..runtime.seeds import rng
 
-    inputs: int
-    outputs: int
-    side: int
-
-
-class Net(NamedTuple):
-    """`depth` × [convolution · instance norm · ReLU · average pooling] and one linear layer (METHOD §5)."""
-
-    width: int = 128
-    depth: int = 3
-    size: int = 32
-    channels: int = 3
-    classes: int = 10
-
-    @property
-    def name(self) -> str:
-        """Its name in this package."""
-        return f"convnet-d{self.depth}-w{self.width}"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one image."""
-        return self.channels, self.size, self.size
-
-    @property
-    def features(self) -> int:
-        """What the linear layer reads of one image."""
-        return self.width * (self.size >> self.depth) ** 2
-
-    @property
-    def parameters(self) -> int:
-        """P: kernels, biases, scales and offsets of the blocks, and the linear layer."""
-        blocks = sum((9 * block.inputs + 3) * block.outputs for block in self.convolutions)
-        return blocks + (self.features + 1) * self.classes
-
-    @property
-    def planes(self) -> int:
-        """Numbers that come out of all convolutions for one image: what norms, activations and transforms pass over."""
-        return sum(block.outputs * block.side**2 for block in self.convolutions)
-
-    @property
-    def convolutions(self) -> tuple[Convolution, ...]:
-        """First to last."""
-        return tuple(
-            Convolution(self.width if block else self.channels, self.width, self.size >> block)
-            for block in range(self.depth)
-        )
+Shape = tuple[int, int, int]
 
 
-FLOAT = 4
-"""Bytes of a float32."""
+class Passes(NamedTuple):
+    """How often the work of a forward pass is done, in layers that read the images and in all others.
 
-
-class Units(NamedTuple):
-    """How often a layer's convolution work is done; the first layer has no input to push derivatives on to."""
+    The former push no derivative on to the images unless it is wanted.
+    """
 
     first: int
     inner: int
 
+    def times(self, count: int) -> Passes:
+        return Passes(self.first * count, self.inner * count)
+
+    def plus(self, other: Passes) -> Passes:
+        return Passes(self.first + other.first, self.inner + other.inner)
+
+
+FORWARD, BACKWARD = Passes(1, 1), Passes(2, 2)
+"""Logits or features; and with them the derivative with respect to the images."""
+TRAIN = Passes(2, 3)
+"""Forward, adjoint of the weights, adjoint of the inputs."""
+PENALISED = Passes(5, 6)
+"""Forward 1, input gradient 1, its adjoints with respect to cotangent and weight 2, adjoints of the forward pass 2."""
+WALK = Passes(5, 8)
+"""One step of the walk back: forward 1, tangent 2, input adjoint 1 and its tangent 2, weight adjoint's tangent 2."""
+WALK_FIRST_ORDER = Passes(4, 6)
+"""The same without the tangent of the weight adjoint."""
+GRAPH = Passes(6, 9)
+"""One step through a graph of all steps: forward 1, adjoints 2, and the adjoints of these three."""
+
+
+def training_passes(recipe: ExpertRecipe) -> Passes:
+    """One training step by the recipe, per image."""
+    passes = PENALISED if recipe.penalty else TRAIN
+    if recipe.penalty and recipe.penalty_form == "pixel":
+        passes = TRAIN.plus(PENALISED)
+    return passes.times(2 if recipe.sharpness else 1)
+
+
+def unroll_passes(estimator: Estimator, steps: int) -> Passes:
+    """The derivative through so many steps of training, per image of a step; a user's estimator counts as exact."""
+    if isinstance(estimator, Backprop):
+        return GRAPH.times(steps)
+    walk = WALK_FIRST_ORDER if isinstance(estimator, FirstOrder) else WALK
+    walked = min(estimator.k, steps) if isinstance(estimator, Truncated) else steps
+    return TRAIN.times(steps).plus(walk.times(walked))
+
 
 @dataclass(frozen=True)
-class Work:
-    """Floating-point operations and bytes moved."""
+class Network:
+    """A network by name for images of one shape, and what one image costs in it."""
 
-    operations: float = 0.0
-    bytes: float = 0.0
+    model: str
+    shape: Shape
+    classes: int
+    device: str = "cpu"
 
-    def __add__(self, other: Work) -> Work:
-        return Work(self.operations + other.operations, self.bytes + other.bytes)
+    @cached_property
+    def module(self) -> nn.Module:
+        """The network, on the CPU."""
+        return build_model(self.model, self.shape, self.classes)
 
-    def times(self, count: float) -> Work:
-        """The same work `count` times."""
-        return Work(self.operations * count, self.bytes * count)
+    @cached_property
+    def parameters(self) -> int:
+        """P."""
+        return sum(part.numel() for part in self.module.parameters())
+
+    @cached_property
+    def counts(self) -> tuple[int, int, int]:
+        """Multiply-adds of a forward pass in layers that read the image, those in all others, and the numbers that all
+        layers put out."""
+        images, first, values = torch.zeros(1, *self.shape), 0, 0
+
+        def seen(part: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            nonlocal first, values
+            values += output.numel()
+            if isinstance(part, nn.Conv2d | nn.Linear) and given[0].data_ptr() == images.data_ptr():
+                first += output.numel() * part.weight[0].numel()
+
+        network = copy.deepcopy(self.module).eval()
+        leaves = [part for part in network.modules() if not list(part.children())]
+        hooks = [part.register_forward_hook(seen) for part in leaves]
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(images)
+        for hook in hooks:
+            hook.remove()
+        return first, counter.get_total_flops() // 2 - first, values
+
+    def multiply_adds(self, passes: Passes) -> int:
+        """Of one image."""
+        first, inner, _ = self.counts
+        return passes.first * first + passes.inner * inner
+
+    @cached_property
+    def engine(self) -> str:
+        """What computes its derivatives on the device: native, compiled, compiled-bfloat16 or eager."""
+        name = chosen()
+        if not isinstance(self.module, ConvNet):
+            return "eager"
+        if torch.device(self.device).type == "cuda":
+            return {"auto": "compiled", "native": "eager"}.get(name, name)
+        if list(self.module.buffers()):
+            return "eager"
+        model = FlatModel(self.module)
+        return engine_name(model, model.flatten(), torch.zeros(1, *self.shape))
+
+    def held(self, images: int, graph: float) -> int:
+        """Bytes of a pass of so many images: a graph keeps `graph` times what the layers put out; kernels of our own
+        have buffers for a part of a large batch."""
+        values = self.counts[2]
+        if self.engine == "native":
+            return round(4 * NATIVE_BUFFERS * min(images * values, max(values, NATIVE_VALUES)))
+        return self.graph(images, graph)
+
+    def graph(self, images: int, graph: float) -> int:
+        """Bytes of torch's own graph for so many images, and two copies of the parameters."""
+        return round(4 * graph * images * self.counts[2]) + 8 * self.parameters
 
 
-TRAIN, TEST = Units(first=2, inner=3), Units(first=1, inner=1)
-"""A training step: forward 1, adjoints of weights and inputs 1 each, the first layer without the latter; and a forward
-pass."""
-PENALISED = Units(first=5, inner=6)
-"""Forward 1, input gradient 1, its adjoints with respect to cotangent and weight 2, the adjoints of the forward pass 2
-(first layer 1)."""
-RECOMPUTE = Units(first=2 + 5, inner=3 + 8)
-"""An inner step of the exact meta-gradient. Sweep 3 (first layer 2); walk 8: forward 1, its tangent 2, input adjoint 1
-and its tangent 2, weight adjoint's tangent 2 (first layer 5: forward 1, tangent 1, weight adjoint 1, image adjoint 2).
-"""
-FIRST_ORDER = Units(first=2 + 4, inner=3 + 6)
-"""The same walk without the tangent of the weight adjoint."""
+NATIVE_BUFFERS = 2.0
+"""Copies of a part's values and their adjoints that the native engine holds: 1.5 to 2.0 in ConvNets of widths 32 and
+128 at 32 and 128 px."""
+NATIVE_VALUES = 4.3 * VALUES
+"""What the layers of a ConvNet put out for one part: convolution, norm, ReLU and pooling of each of its blocks."""
+GRADIENT_GRAPH, SECOND_GRAPH = 0.8, 1.4
+"""What torch keeps for a gradient, and for the derivative of one, over what the layers put out: 0.73 and 1.35 in
+ConvNets, by hooks on saved tensors."""
 
 
-def convnet_work(net: Net, units: Units, images: int) -> Work:
-    """The convolutions and the linear layer of `net` on one batch of `images`; the linear layer counts as an inner
-    one."""
-    total = layer_work(net.features, net.classes, 1, 1, images).times(units.inner)
-    for block, (inputs, outputs, side) in enumerate(net.convolutions):
-        total = total + layer_work(inputs, outputs, side, 9, images).times(units.inner if block else units.first)
-    return total
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-adds, and the seconds that they take; not a number where nothing was measured."""
+
+    work: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.work + other.work, self.seconds + other.seconds)
+
+    def times(self, count: float) -> Cost:
+        return Cost(self.work * count, self.seconds * count)
 
 
-def layer_work(inputs: int, outputs: int, side: int, kernel: int, images: int) -> Work:
-    pixels = images * side * side
-    return Work(
-        2 * pixels * inputs * outputs * kernel, FLOAT * (pixels * (inputs + outputs) + inputs * outputs * kernel)
-    )
+SAMPLES = {"native": 1e9, "eager": 4e9, "compiled": 1e11, "compiled-bfloat16": 1e11}
+"""Multiply-adds of the forward pass in a measured part of a step: enough to fill an engine's parts, or a card."""
+ENOUGH_S = 0.1
+"""A part is repeated until it has taken so long: other augmentations are drawn each time."""
+OWN_SHARE = 0.8
+"""Below this share of the time in which the measuring thread computed, others had the processor."""
+
+
+@dataclass
+class Speed:
+    """Multiply-adds a second of each kind of step on this machine now, measured when a kind is first asked for."""
+
+    device: str
+    rates: dict[Hashable, float] = field(default_factory=dict)
+    load: float = field(default_factory=lambda: os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
+    """Processes that wanted a core, as a mean over the minute before."""
+    wall_s: float = 0.0
+    own_s: float = 0.0
+
+    def seconds(self, kind: Hashable, work: float, part: float, make: Callable[[], Callable[[], None]]) -> float:
+        """Seconds for `work`, at the rate of the step that `make` gives, which does `part` of it."""
+        if kind not in self.rates:
+            self.rates[kind] = part / self._measured(make())
+        return work / self.rates[kind]
+
+    def _measured(self, step: Callable[[], None]) -> float:
+        """Seconds of a step; where others had the processor, those in which this thread computed, of which every
+        parallel part has its share."""
+        step()  # buffers, a library or a graph that is compiled
+        self._wait()
+        began, own, runs, taken = time.perf_counter(), time.thread_time(), 0, 0.0
+        while taken < ENOUGH_S:
+            step()
+            self._wait()
+            runs, taken = runs + 1, time.perf_counter() - began
+        own = time.thread_time() - own
+        self.wall_s, self.own_s = self.wall_s + taken, self.own_s + own
+        alone = self._on_card or own >= OWN_SHARE * taken
+        return (taken if alone else own) / runs
+
+    @property
+    def _on_card(self) -> bool:
+        return torch.device(self.device).type == "cuda"
+
+    def _wait(self) -> None:
+        if self._on_card:
+            torch.cuda.synchronize(self.device)
+
+    @property
+    def share(self) -> float:
+        """The measuring thread's processor time over time; 1 where a card computes, or nothing was measured."""
+        if self._on_card or not self.wall_s:
+            return 1.0
+        return min(1.0, self.own_s / self.wall_s)
+
+    def disturbed(self) -> str:
+        """One sentence about other work beside the measuring, or ''."""
+        if self.share >= OWN_SHARE and self.load <= cores() + 0.5:
+            return ""
+        return (
+            f"Measured beside other work (load average {self.load:.1f} on {cores()} cores, this process computed "
+            f"{self.share:.0%} of the time): times are those of a machine without it, and rough."
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What single steps of networks cost; seconds are not a number without a `speed`."""
+
+    device: str
+    speed: Speed | None = None
+    networks: dict[Hashable, Network] = field(default_factory=dict)
+    """Those that were asked for, so that each is built and counted once."""
+
+    def network(self, model: str, shape: Shape, classes: int) -> Network:
+        """The network of that name, for the engine that is now chosen."""
+        wanted = Network(model, shape, classes, self.device)
+        return self.networks.setdefault((chosen(), wanted), wanted)
+
+    def training(self, network: Network, recipe: ExpertRecipe, images: float, batch: int) -> Cost:
+        """Training on so many images in all, in batches; augmentation and the optimiser's step are timed with it."""
+        sample, each = self._sample(network, batch), network.multiply_adds(training_passes(recipe))
+        form = recipe.penalty_form if recipe.penalty else ""
+        kind = "training", network.model, network.shape, network.engine, form, recipe.augmentation, sample
+        return self._cost(kind, images * each, sample * each, lambda: _training(network, recipe, sample))
+
+    def forward(self, network: Network, images: float) -> Cost:
+        """The logits of so many images, as they are tested."""
+        sample, each = self._sample(network, math.ceil(images)), network.multiply_adds(FORWARD)
+        kind = "logits", network.model, network.shape, network.engine, sample
+        return self._cost(kind, images * each, sample * each, lambda: _logits(network, sample))
+
+    def unroll(self, network: Network, method: Method, strategy: str, batch: int, steps: int) -> Cost:
+        """The derivative through so many steps of training on `batch` images each."""
+        sample = self._sample(network, batch)
+        few = max(1, min(steps, self._sample(network, sample * steps) // sample))
+        work, part = (network.multiply_adds(unroll_passes(method.estimator, count)) for count in (steps, few))
+        inner = network.engine, method.estimator.digest(), strategy, sample, few
+        kind = "unroll", network.model, network.shape, inner
+        return self._cost(kind, batch * work, sample * part, lambda: _unroll(network, method, strategy, sample, few))
+
+    def features(self, network: Network, images: float, derivative: bool) -> Cost:
+        """Features of so many images by torch, or these and their derivative with respect to the images."""
+        each = network.multiply_adds(BACKWARD if derivative else FORWARD)
+        sample = self._sample(network, math.ceil(images), "eager")
+        kind = "features", network.model, network.shape, derivative, sample
+        return self._cost(kind, images * each, sample * each, lambda: _features(network, sample, derivative))
+
+    def augmentation(self, network: Network, strategy: str, images: float) -> Cost:
+        """Augmentation of so many images, in which no multiply-adds are counted."""
+        if not strategy or not images:
+            return Cost()
+        sample = max(1, min(math.ceil(images), AUGMENTED))
+        kind = "augmentation", network.shape, strategy, sample
+        return Cost(0.0, self._cost(kind, images, sample, lambda: _augmentation(network, strategy, sample)).seconds)
+
+    def _cost(self, kind: Hashable, work: float, part: float, make: Callable[[], Callable[[], None]]) -> Cost:
+        if self.speed is None or not work:
+            return Cost(work, math.nan if work else 0.0)
+        return Cost(work, self.speed.seconds(kind, work, part, make))
+
+    def _sample(self, network: Network, images: int, engine: str = "") -> int:
+        """Images of the measured part: as many of these as `SAMPLES` allows."""
+        each = max(1, network.multiply_adds(FORWARD))
+        return max(1, min(images, round(SAMPLES[engine or network.engine] / each)))
+
+
+AUGMENTED = 256
+
+
+def _random(network: Network, count: int) -> tuple[Tensor, Tensor]:
+    """Images and one-hot targets on the device."""
+    generator = rng(0, "speed")
+    labels = torch.randint(network.classes, (count,), generator=generator)
+    targets = torch.nn.functional.one_hot(labels, network.classes).float()
+    return torch.randn(count, *network.shape, generator=generator).to(network.device), targets.to(network.device)
+
+
+def _training(network: Network, recipe: ExpertRecipe, count: int) -> Callable[[], None]:
+    # At sharpness 0: the second half of such a step is counted, and costs what the first one does.
+    recipe, generator = recipe.replace(sharpness=0.0, lr=1e-6), rng(0, "speed")
+    images, targets = _random(network, count)
+    trainee = Trainee(copy.deepcopy(network.module).to(network.device))
+    optimiser = make_optimiser(trainee, recipe, 0)
+
+    def step() -> None:
+        drawn = draw(recipe.augmentation, count, network.shape, generator).to(network.device)
+        expert_gradient(trainee, images, apply(images, drawn), targets, recipe, 0)
+        optimiser.step()
+
+    return step
+
+
+def _logits(network: Network, count: int) -> Callable[[], None]:
+    images, _ = _random(network, count)
+    trainee = Trainee(copy.deepcopy(network.module).to(network.device))
+
+    def step() -> None:
+        with torch.no_grad():
+            trainee.logits(images)
+
+    return step
+
+
+def _unroll(network: Network, method: Method, strategy: str, count: int, steps: int) -> Callable[[], None]:
+    images, targets = _random(network, count)
+    model = FlatModel(network.module)
+    start, generator = model.flatten().to(network.device), rng(0, "speed")
+    goal = Matching((steps,), start[None] + 0.01, torch.ones(1, device=network.device))
+    variables = Variables(images, targets, torch.tensor(1e-6, device=network.device))
+
+    def step() -> None:
+        plan = draw_plan(steps, count, None, strategy, network.shape, generator, network.device)
+        method.estimator(InnerLoop(model, plan, method.momentum), start, variables, goal)
+
+    return step
+
+
+def _features(network: Network, count: int, derivative: bool) -> Callable[[], None]:
+    images, _ = _random(network, count)
+    model = FlatModel(network.module)
+    theta = model.flatten().to(network.device)
+
+    def step() -> None:
+        with torch.set_grad_enabled(derivative):
+            seen = images.detach().requires_grad_(derivative)
+            features = model.features(theta, seen)
+        if derivative:
+            torch.autograd.grad(features.square().sum(), seen)
+
+    return step
+
+
+def _augmentation(network: Network, strategy: str, count: int) -> Callable[[], None]:
+    (images, _), generator = _random(network, count), rng(0, "speed")
+    return lambda: _dropped(apply(images, draw(strategy, count, network.shape, generator).to(network.device)))
+
+
+def _dropped(result: object) -> None:
+    """Nothing is done with a result."""

@@ -147,7 +147,7 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: i
     curves = ExpertCurve()
     partial = PartialTrajectory(store.folder, expert, identity.parameters)
     first = partial.restore(trainee.theta, optimiser, curves)
-    progress.step(first)
+    progress.skip(first)
     for epoch in range(first, until):
         if epoch == recipe.drop_epoch and recipe.lr_drop != 1:
             optimiser = make_optimiser(trainee, recipe, epoch)

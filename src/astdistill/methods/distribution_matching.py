@@ -13,7 +13,7 @@ from ..data.augmentation import apply, draw
 from ..runtime.seeds import rng, sent
 from ..runtime.shapes import Batch, Images
 from .method import Method
-from .outer_step import OuterStep, Setup
+from .outer_step import OuterStep, Setup, StepSettings, StepWork
 from .unroll import MetaGradient, Variables
 
 TOGETHER = 1024
@@ -47,8 +47,11 @@ class DistributionMatching(OuterStep):
             "batch_syn": None,
         }
 
-    def images_trained(self, images: int, classes: int) -> float:
-        return images + classes * self.batch_real / 3
+    def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
+        seen, real = images * settings.torus.samples, classes * self.batch_real
+        return StepWork(
+            forward=real, backward=seen, augmented=seen + real, at_once=min(seen + real, max(TOGETHER, real // classes))
+        )
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
         theta = setup.fresh(seed, iteration).to(variables.images.dtype)

@@ -90,6 +90,25 @@ class Setup:
         return self.settings.torus.averaged(self.model)
 
 
+@dataclass(frozen=True)
+class StepWork:
+    """What one outer step has the network do, in images that pass through it: what its time and memory are estimated
+    from."""
+
+    forward: float = 0.0
+    """Images that pass forward alone, for their features or logits."""
+    backward: float = 0.0
+    """Images that pass forward and backward, down to themselves."""
+    augmented: float = 0.0
+    """Images that are augmented, besides those of `training_steps`."""
+    at_once: int = 0
+    """The most images that the network holds at once of these."""
+    training_steps: int = 0
+    """Steps of training through which the method's estimator differentiates."""
+    batch: int = 0
+    """Images in each of them."""
+
+
 class OuterStep(Part):
     """How the synthetic set is judged. A family of methods is a subclass with `__call__`, a pure function of its
     arguments.
@@ -99,9 +118,6 @@ class OuterStep(Part):
 
     needs_experts: ClassVar[bool] = False
     """Whether it reads the trajectories of experts; its methods have an `expert` recipe."""
-    unrolls: ClassVar[bool] = False
-    """Whether it is a derivative through `inner_steps` steps of training by the method's estimator, as which its cost
-    is then estimated."""
     loss_name: ClassVar[str] = "loss"
     """What its loss is called in figures."""
     about: ClassVar[str] = ""
@@ -130,13 +146,10 @@ class OuterStep(Part):
         """Y `[N, K]` as it is saved after outer step `iteration`: the variables' own, here."""
         return variables.targets
 
-    def images_trained(self, images: int, classes: int) -> float:
-        """Images that pass forward and backward in one outer step on a set of so many `images`: what its time is
-        estimated from.
-
-        A forward pass alone counts a third. Not asked where `unrolls`.
-        """
-        return float(images)
+    def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
+        """What one outer step on a set of so many `images` computes; here each of them passes forward and backward."""
+        seen = images * settings.torus.samples
+        return StepWork(backward=seen, augmented=seen, at_once=seen)
 
 
 class TrajectoryMatching(OuterStep):
@@ -147,7 +160,6 @@ class TrajectoryMatching(OuterStep):
     """
 
     needs_experts: ClassVar[bool] = True
-    unrolls: ClassVar[bool] = True
     loss_name: ClassVar[str] = "matching loss"
     about: ClassVar[str] = (
         "Each outer step trains a student network on the images for a stretch and then changes them, so that the "
@@ -191,6 +203,10 @@ class TrajectoryMatching(OuterStep):
         targets = method.labels.at(variables.targets, variables.images, segment, setup.classifier)
         variables = Variables(variables.images, targets, variables.lr)
         return method.estimator(inner, start, variables, method.goal(segment, start, settings.inner_steps))
+
+    def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
+        batch = min(settings.batch_syn or images, images) * settings.torus.samples
+        return StepWork(training_steps=settings.inner_steps, batch=batch)
 
     def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Targets:
         segment = self._segment(setup, iteration, seed)

@@ -212,6 +212,8 @@ class _Processes:
             worker, kind, value = self._inbox.get()
             if kind == "step":
                 self._progress.step(*value)
+            elif kind == "skip":
+                self._progress.skip(*value)
             elif kind == "done":
                 job = busy.pop(worker)
                 hand(worker)

@@ -119,6 +119,13 @@ class Bar:
         """The live display that this is a line of."""
         return self._progress
 
+    def skip(self, units: int) -> None:
+        """Count `units` that an earlier run has done: they say nothing of the pace."""
+        self.done, self.start = self.done + units, self.start + units
+        for task in self._progress.tasks if self._progress else ():
+            if task.id == self._task:
+                task.completed = self.done
+
     def step(self, units: int = 1, note: str = "") -> None:
         """Count `units` as done; `note` is shown beside the bar (a loss, an accuracy)."""
         self.done, self._note = self.done + units, note

@@ -134,6 +134,9 @@ class _Steps(Bar):
     def step(self, units: int = 1, note: str = "") -> None:
         _say(self._results, pickle.dumps(("step", (units, note))))
 
+    def skip(self, units: int) -> None:
+        _say(self._results, pickle.dumps(("skip", (units,))))
+
 
 def _sendable(error: BaseException) -> BaseException:
     """The error, with the worker's traceback as a note; a RuntimeError of the same words where its kind does not

@@ -1,0 +1,209 @@
+"""Estimates beside what is then taken: portions of six presets, estimated and run on random images of their shape."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from astdistill.cli.flags import Parser
+from astdistill.data.dataset import Dataset
+from astdistill.data.tensors import dataset_from_tensors
+from astdistill.distillation.loop import distill
+from astdistill.evaluation.comparison import evaluate_all
+from astdistill.experiment.config import Experiment
+from astdistill.experiment.cost import DatasetSize, counted, facts
+from astdistill.experiment.presets import preset, with_method
+from astdistill.experiment.work import Costs, Speed
+from astdistill.experts.store import TrajectoryStore
+from astdistill.experts.training import train_experts
+from astdistill.methods.method import Method
+from astdistill.runtime.files import write_json
+from astdistill.runtime.progress import bar, be_quiet, quietly
+from astdistill.runtime.provenance import provenance, without_places
+from astdistill.runtime.seeds import rng
+
+CASES = {
+    "digits-ipc1": "",
+    "cifar100-ten-ipc10": "",
+    "cifar100-ten-ipc10 by dm": "dm",
+    "cifar10-ipc1-mtt": "",
+    "cifar10-ipc1-tesla": "",
+    "cifar100-ipc1": "",
+}
+IMAGES, TESTED, STEPS, OUTER, EPOCHS, SEEN = 512, 512, 2, 3, 3, 1000
+"""Training and test images, inner and outer steps, and epochs of a portion, where the preset has more; a
+network of the evaluation sees so many images in all, at least."""
+
+
+class Seconds(NamedTuple):
+    """What a portion took, and for how much of that this thread computed."""
+
+    wall: float
+    own: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage of one preset: estimated and taken in each repetition."""
+
+    case: str
+    stage: str
+    estimates: list[float]
+    taken: list[Seconds]
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """Medians over repetitions of the estimate over the time taken, and over the processor time."""
+        pairs = list(zip(self.estimates, self.taken, strict=True))
+        return (
+            statistics.median(told / taken.wall for told, taken in pairs),
+            statistics.median(told / taken.own for told, taken in pairs),
+        )
+
+
+def portion(case: str, store: Path) -> tuple[Experiment, Dataset, DatasetSize]:
+    """A little of a preset: fewer images, epochs and steps, and one of each network, on random images."""
+    whole = preset(case.split(" ")[0])
+    whole = with_method(whole, CASES[case]) if CASES[case] else whole
+    known = facts(whole)
+    train = known.train if known.train < 2000 else max(IMAGES, 2 * known.classes * whole.ipc)
+    known = DatasetSize(known.shape, known.classes, train, min(known.test, TESTED))
+    epochs = max(EPOCHS, SEEN // (whole.ipc * known.classes))
+    experiment = whole.replace(
+        experts=whole.experts.replace(count=1, store=store, stop_after=None),
+        method=_short(whole.method),
+        distill=whole.distill.replace(
+            iterations=OUTER, inner_steps=min(STEPS, whole.distill.inner_steps), matched_epochs=1, max_start_epoch=1,
+            snapshots=False, lr_lr=0.0,
+        ),
+        evaluation=whole.evaluation.replace(
+            networks=1, baselines=(), recipe=whole.evaluation.recipe.replace(epochs=epochs)
+        ),
+        workers=1,
+    )  # fmt: skip
+    generator, (channels, height, width) = rng(0, "estimate"), known.shape
+    images = [
+        torch.randint(256, (count, channels, height, width), generator=generator, dtype=torch.uint8)
+        for count in (known.train, known.test)
+    ]
+    labels = [torch.arange(count) % known.classes for count in (known.train, known.test)]
+    return experiment, dataset_from_tensors(images[0], labels[0], images[1], labels[1]), known
+
+
+def _short(method: Method) -> Method:
+    """The same with experts of a few epochs, at a rate that leaves every number finite on random labels."""
+    if method.expert is None:
+        return method
+    return method.replace(expert=method.recipe.replace(epochs=EPOCHS, lr=1e-5, clip_epochs=0))
+
+
+def train(experiment: Experiment, dataset: Dataset) -> TrajectoryStore:
+    """The expert of a portion, from the store where it is there."""
+    wanted = experiment.experts
+    return train_experts(
+        dataset, model=experiment.model, recipe=experiment.method.recipe, count=1, store=wanted.store, workers=1
+    )
+
+
+def repetition(case: str) -> dict[str, tuple[float, Seconds]]:
+    """Of each stage what was estimated, and what it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        experiment, dataset, known = portion(case, Path(folder))
+        found = counted(experiment, known, Costs(experiment.device, Speed(experiment.device))).stages
+        taken: list[Seconds] = []
+        experts = None
+        if experiment.method.expert is not None:
+            taken.append(_timed(lambda: train(experiment, dataset)))
+            experts = train(experiment, dataset)
+        clock = [_now()]
+        synthetic = distill(
+            dataset,
+            experts,
+            method=experiment.method,
+            model=experiment.model,
+            ipc=experiment.ipc,
+            settings=experiment.distill,
+            observers=[lambda run, state, line: clock.append(_now())],
+        )
+        # From the first step's end to the last one's: what comes before the steps is no part of their pace.
+        share = OUTER / (OUTER - 1)
+        taken.append(Seconds(*(share * (last - first) for first, last in zip(clock[1], clock[-1], strict=True))))
+        wanted = experiment.evaluation
+        taken.append(
+            _timed(
+                lambda: evaluate_all(
+                    synthetic, dataset, recipe=wanted.recipe, seeds=1, baselines=(), workers=experiment.workers
+                )
+            )
+        )
+        names = [*(["experts"] if experiment.method.expert else []), "distillation", "evaluation"]
+        return {name: (stage.seconds, spent) for name, stage, spent in zip(names, found, taken, strict=True)}
+
+
+def _now() -> Seconds:
+    return Seconds(time.perf_counter(), time.thread_time())
+
+
+def _timed(work: Callable[[], object]) -> Seconds:
+    began = _now()
+    work()
+    return Seconds(*(after - before for before, after in zip(began, _now(), strict=True)))
+
+
+def estimate(words: list[str]) -> None:
+    """`make bench NAME=estimate`: measure, and show the ratios."""
+    parser = Parser(prog="python -m suite estimate", description=__doc__)
+    parser.add_argument("-n", type=int, default=3, help="repetitions (default 3)")
+    parser.add_argument("--case", action="append", choices=list(CASES), help="only this one; may be repeated")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, with machine and versions")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    given = parser.parse_args(words)
+    be_quiet(given.quiet)
+    rows: dict[tuple[str, str], Row] = {}
+    speed = Speed("cpu")
+    with bar("estimates (portions)", given.n * len(given.case or CASES)) as progress:
+        for _ in range(given.n):
+            for case in given.case or CASES:
+                with quietly():
+                    found = repetition(case)
+                for stage, (told, taken) in found.items():
+                    row = rows.setdefault((case, stage), Row(case, stage, [], []))
+                    row.estimates.append(told)
+                    row.taken.append(taken)
+                progress.step(note=case)
+    Console().print(_table(list(rows.values()), speed.load))
+    if given.json is not None:
+        origin = provenance() | {"arguments": without_places(["suite", "estimate", *words]), "load": speed.load}
+        write_json(given.json, origin | {"rows": [vars(row) | {"ratios": row.ratios} for row in rows.values()]})
+
+
+def _table(rows: list[Row], load: float) -> Table:
+    shown = Table(
+        caption="Medians. time: estimate over time taken; processor: over the time for which the thread that was "
+        f"measured computed, which other work changes less. Load average before: {load:.1f}.",
+        caption_justify="left",
+    )
+    for column in ("portion of", "stage", "estimate, s", "taken, s", "time", "processor", "n"):
+        shown.add_column(column, no_wrap=True, justify="left" if column in ("portion of", "stage") else "right")
+    for row in rows:
+        told, wall = statistics.median(row.estimates), statistics.median(taken.wall for taken in row.taken)
+        time_ratio, own_ratio = row.ratios
+        shown.add_row(
+            row.case,
+            row.stage,
+            f"{told:.3g}",
+            f"{wall:.3g}",
+            f"{time_ratio:.2f}",
+            f"{own_ratio:.2f}",
+            f"{len(row.taken)}",
+        )
+    return shown
