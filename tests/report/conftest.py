@@ -16,7 +16,7 @@ from astdistill.evaluation.protocol import MTT_PROTOCOL
 from astdistill.experiment.presets import preset
 from astdistill.methods.initialisation import ExpertTargets
 from astdistill.methods.trajectory_matching import AST
-from astdistill.report.relatives import record_experts
+from astdistill.report.experts import record_experts
 from astdistill.runtime.files import write_json
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.status import stage

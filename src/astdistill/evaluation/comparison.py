@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet
+from ..runtime.run_dir import RunDir
 from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from .rows import BASELINES, Kept, Ledger, Testing, baseline_place, synthetic_place, train_places
 from .runner import check_same_space
@@ -60,7 +61,7 @@ def evaluate_all(
             classes=dataset.classes,
         )
         if out is not None:
-            scores.write(out / "scores.json")
+            scores.write(RunDir(out).scores)
         return scores
 
     return publish(train_places(places, Testing(dataset, split, seed, seeds), Ledger.beside(out), workers, publish))

@@ -19,6 +19,7 @@ from ..data.synthetic import SyntheticSet
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
+from ..runtime.run_dir import RunDir
 from ..runtime.seeds import rng
 from ..runtime.shapes import Labels
 from ..runtime.tables import Column, Tabulation
@@ -113,7 +114,7 @@ def continual(
         recipe=recipe, model=name, subject=Subject.of(synthetic), seen=seen, accuracies=accuracies, rate=rate
     )
     if out is not None:
-        write_json(out / "continual.json", found.to_json())
+        write_json(RunDir(out).continual, found.to_json())
     return found
 
 

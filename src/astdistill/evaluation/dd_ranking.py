@@ -15,6 +15,7 @@ from ..data.synthetic import SyntheticSet, one_hot
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
+from ..runtime.run_dir import RunDir
 from ..runtime.tables import Column, Tabulation
 from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from .rows import Ledger, Place, Testing, baseline_place, synthetic_place, train_places
@@ -153,7 +154,7 @@ def rank(
         recipe=recipe, model=name, subject=Subject.of(synthetic), accuracies=measured, rate=rate, gamma=gamma
     )
     if out is not None:
-        ranking.write(out / "ranking.json")
+        ranking.write(RunDir(out).ranking)
     return ranking
 
 

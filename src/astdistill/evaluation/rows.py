@@ -20,6 +20,7 @@ from ..runtime.config import digest
 from ..runtime.errors import unknown
 from ..runtime.files import read_json, write_json
 from ..runtime.parallel import divide
+from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive
 from .baselines import full_data, kmeans_real, random_real
 from .protocol import EvalRecipe
@@ -48,7 +49,7 @@ class Ledger:
     @staticmethod
     def beside(out: Path | None) -> Ledger:
         """The ledger of the folder `out`, which every table of that folder shares."""
-        return Ledger(None if out is None else out / "scores.partial.json")
+        return Ledger(None if out is None else RunDir(out).networks)
 
     def get(self, key: str) -> NetworkResult | None:
         """The result under `key`, or None."""

@@ -16,6 +16,7 @@ from ..data.synthetic import SyntheticSet
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
+from ..runtime.run_dir import RunDir
 from ..runtime.tables import Column, Tabulation
 from .protocol import EvalRecipe
 from .training import NetworkResult
@@ -176,7 +177,7 @@ class Scores(Record):
     def read(cls, path: str | Path) -> Self:
         """The scores in a file or a run folder. Raises InputError for anything else."""
         file = Path(path)
-        file = file / "scores.json" if file.is_dir() else file
+        file = RunDir(file).scores if file.is_dir() else file
         try:
             return cls.model_validate(read_json(file))
         except ValueError as error:
