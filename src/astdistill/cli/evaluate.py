@@ -12,12 +12,12 @@ from rich.console import Console
 from ..autodiff.dispatch import EngineName, using
 from ..data.loading import load_dataset
 from ..data.synthetic import load
-from ..evaluation.comparison import evaluate_all
 from ..evaluation.continual import check_steps, continual, continual_table
 from ..evaluation.dd_ranking import check_gamma, rank, ranking_table
 from ..evaluation.per_class import by_class, check_confusion, confusions
 from ..evaluation.protocol import EvalRecipe, protocol
 from ..evaluation.rate_search import rates_table, search_rates
+from ..evaluation.runner import evaluate_all
 from ..evaluation.scores import table
 from ..runtime.devices import check_device
 from ..runtime.errors import refused

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -22,6 +22,18 @@ from .protocol import EvalRecipe
 from .training import NetworkResult
 
 Figure = TypeVar("Figure")
+Kind = TypeVar("Kind", bound=Record)
+
+
+def read_as(kind: type[Kind], values: dict[str, Any], path: Path, what: str) -> Kind:
+    """`values`, which were read from `path`, as a record. Raises InputError where they are not `what`."""
+    try:
+        return kind.model_validate(values)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        why = str(error).splitlines()[0]
+        raise InputError(f"{path} does not hold {what} ({why}); move it away and evaluate again.") from error
 
 
 class Published(Record):
@@ -178,12 +190,7 @@ class Scores(Record):
         """The scores in a file or a run folder. Raises InputError for anything else."""
         file = Path(path)
         file = RunDir(file).scores if file.is_dir() else file
-        try:
-            return cls.model_validate(read_json(file))
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{file} does not hold scores ({error}); move it away and evaluate again.") from error
+        return read_as(cls, read_json(file), file, "scores")
 
 
 BASELINE_NAMES = {"random": "random real images", "kmeans": "K-means real images", "full": "full data"}

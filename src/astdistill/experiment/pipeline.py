@@ -17,7 +17,7 @@ from ..data.synthetic import SyntheticSet
 from ..distillation.loop import distill
 from ..distillation.run import Distillation, Line
 from ..distillation.state import DistillState
-from ..evaluation.comparison import evaluate_all
+from ..evaluation.runner import evaluate_all
 from ..evaluation.scores import Scores
 from ..experts.recipe import ExpertCurve
 from ..experts.store import TrajectoryStore
