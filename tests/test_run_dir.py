@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from pathlib import Path
 
 import pytest
 
+import astdistill
 from astdistill.cli.main import main
 from astdistill.report.compare import read_finished
 from astdistill.report.run import read_run
@@ -79,3 +81,19 @@ def test_a_further_evaluation_belongs_to_its_run(made: RunDir) -> None:
         assert home.folder == made.folder
         assert read_finished(folder.folder).name == "made"
     assert RunDir(made.folder.parent).home() is None
+
+
+def joined(code: str) -> set[str]:
+    """The words that the code joins to a path by `/`."""
+    found = (
+        node.right for node in ast.walk(ast.parse(code)) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+    )
+    return {right.value for right in found if isinstance(right, ast.Constant) and isinstance(right.value, str)}
+
+
+def test_no_other_code_joins_such_a_name_to_a_folder() -> None:
+    assert joined('a / "scores.json" / name') == {"scores.json"}, "otherwise the next line could not fail"
+    source = Path(astdistill.__file__).parent
+    # An expert store has file names of its own, one of which is the same word.
+    for path in set(source.rglob("*.py")) - set(source.glob("experts/*.py")):
+        assert not joined(path.read_text(encoding="utf-8")) & NAMED, path
