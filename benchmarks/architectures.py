@@ -20,9 +20,9 @@ from typing import Any
 from astdistill.data.dataset import Dataset
 from astdistill.data.loading import load_dataset
 from astdistill.data.synthetic import SyntheticSet, load
-from astdistill.evaluation.baselines import random_real
-from astdistill.evaluation.comparison import evaluate_all
 from astdistill.evaluation.protocol import MTT_PROTOCOL
+from astdistill.evaluation.rows import random_real
+from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.scores import Scores
 from astdistill.runtime.files import read_json, write_json
 from astdistill.runtime.provenance import provenance

@@ -19,8 +19,8 @@ from astdistill.data.dataset import Dataset
 from astdistill.distillation.run import Distillation, Line
 from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.state import DistillState
-from astdistill.evaluation.baselines import random_real
 from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.rows import random_real
 from astdistill.experts.recipe import ExpertRecipe
 from astdistill.experts.training import make_optimiser, train_epoch
 from astdistill.methods.estimators import Backprop, Truncated

@@ -10,7 +10,7 @@ import torch
 import astdistill as ad
 from astdistill.cli.main import main
 from astdistill.data import DataConfig
-from astdistill.evaluation.baselines import random_real
+from astdistill.evaluation.rows import random_real
 from astdistill.runtime.errors import InputError
 
 DIGITS = DataConfig(source="digits", whiten="zca", first_classes=3)

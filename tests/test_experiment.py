@@ -15,7 +15,7 @@ from astdistill.cli.options import parse
 from astdistill.experiment import pipeline as stages
 from astdistill.experiment.presets import preset
 from astdistill.runtime.errors import InputError
-from astdistill.runtime.run_dir import claim
+from astdistill.runtime.run_dir import RunDir
 
 
 def test_workers_are_a_flag_and_automatic_without_it() -> None:
@@ -51,14 +51,14 @@ def test_both_stages_hear_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_a_run_goes_on_with_other_workers_and_memory(tmp_path: Path) -> None:
     cell = preset("digits-ipc1")
     for workers in (None, 1, 4):
-        claim(cell.replace(workers=workers).to_json(), "data", tmp_path / "run", "cpu")
+        RunDir(tmp_path / "run").claim(cell.replace(workers=workers).to_json(), "data", "cpu")
     for kind in ("disk", "uint8", "float32"):
-        claim(cell.replace(data=cell.data.replace(memory=kind)).to_json(), "data", tmp_path / "run", "cpu")
+        RunDir(tmp_path / "run").claim(cell.replace(data=cell.data.replace(memory=kind)).to_json(), "data", "cpu")
     before = cell.to_json()
     del before["workers"], before["data"]["memory"]
-    claim(before, "data", tmp_path / "run", "cpu")
+    RunDir(tmp_path / "run").claim(before, "data", "cpu")
     with pytest.raises(InputError, match="other settings"):
-        claim(cell.replace(seed=cell.seed + 1).to_json(), "data", tmp_path / "run", "cpu")
+        RunDir(tmp_path / "run").claim(cell.replace(seed=cell.seed + 1).to_json(), "data", "cpu")
 
 
 def test_the_engine_is_chosen_for_its_run_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -25,8 +25,7 @@ import torch
 from astdistill.experiment.config import Experiment
 from astdistill.experiment.pipeline import run_experiment
 from astdistill.experts.store import TrajectoryStore
-from astdistill.report.compare import compared
-from astdistill.report.run import read_run
+from astdistill.report.compare import compared, read_finished
 from astdistill.runtime.files import load_tensors, read_json, read_lines
 
 FROZEN = Path(__file__).parent / "data" / "frozen" / "runs"
@@ -141,7 +140,7 @@ def test_a_store_of_an_earlier_version_opens(store: str) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_finished_scores_of_an_earlier_version_are_read(name: str) -> None:
-    run = read_run(Path(f"{name}-whole"))
+    run = read_finished(Path(f"{name}-whole"))
     written = read_json(Path(f"{name}-whole/scores.json"))
     assert run.entry.mean == written["architecture"][run.network]["mean"]
     assert run.subject.method == name

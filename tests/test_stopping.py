@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from astdistill.cli import main as cli
-from astdistill.report.live import look
+from astdistill.cli.watch import look
 from astdistill.runtime.files import load_tensors, read_lines
 
 WORDS = [

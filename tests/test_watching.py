@@ -12,9 +12,8 @@ import pytest
 from rich.console import Console
 
 from astdistill.cli.main import main
-from astdistill.cli.watch import screen
+from astdistill.cli.watch import BLOCKS, look, screen, sparkline
 from astdistill.experiment.presets import preset
-from astdistill.report.live import BLOCKS, look, sparkline
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.progress import telling
 from astdistill.runtime.status import Status, StatusFile
@@ -87,7 +86,13 @@ def test_every_moment_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert "distilling: 8/1,000, 2.5 steps/s, about 6.6 min left, 312 MB, loss 0.125" in " ".join(text.split())
         entry = {"final": [50.0], "mean": 50.0, "std": None, "n": 1}
         (run / "scores.json").write_text(
-            json.dumps({"architecture": {"convnet-d2": entry}, "baselines": {"random": {**entry, "std": 1.25}}})
+            json.dumps(
+                {
+                    "recipe": {"name": "MTT"},
+                    "architecture": {"convnet-d2": entry},
+                    "baselines": {"random": {**entry, "std": 1.25}},
+                }
+            )
         )
         assert "50.0 % (n = 1)" in shown(run)
         assert "50.0 ± 1.2 % (n = 1)" in shown(run)

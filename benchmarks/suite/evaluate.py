@@ -12,7 +12,8 @@ from astdistill.data.augmentation import STRATEGY
 from astdistill.data.dataset import Dataset
 from astdistill.data.tensors import dataset_from_tensors
 from astdistill.evaluation.protocol import MTT_PROTOCOL
-from astdistill.evaluation.runner import REAL_LR, evaluate
+from astdistill.evaluation.rows import REAL_LR
+from astdistill.evaluation.runner import evaluate
 from astdistill.runtime.seeds import rng
 
 from . import published

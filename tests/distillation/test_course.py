@@ -11,13 +11,14 @@ from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet, load, one_hot
 from astdistill.distillation.loop import distill
 from astdistill.distillation.settings import DistillSettings
-from astdistill.distillation.snapshots import MOST_IMAGES, START, Frame, StartMap, due, forget, plane, read_course
+from astdistill.distillation.snapshots import MOST_IMAGES, Frame, StartMap, due, forget, plane, read_course
 from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.trajectory_matching import AST, MTT
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model
 from astdistill.runtime.files import read_lines
-from astdistill.runtime.status import FILE, StepClock, stage
+from astdistill.runtime.run_dir import RunDir
+from astdistill.runtime.status import StepClock, stage
 
 
 def test_the_kept_iterations_are_dense_at_the_start() -> None:
@@ -45,7 +46,7 @@ def test_without_snapshots_the_result_is_the_same_and_nothing_is_left(
 ) -> None:
     found = distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(snapshots=False), out=tmp_path)
     assert not (tmp_path / "course").exists()
-    assert not (tmp_path / START).exists()
+    assert not (RunDir(tmp_path).initialisation).exists()
     assert torch.equal(found.images, distill(dataset, experts, method=AST, ipc=2, settings=settings).images)
     longer = settings.replace(iterations=10)
     distill(
@@ -125,10 +126,10 @@ def test_every_step_and_stage_is_timed_and_a_cut_line_is_mended(
 ) -> None:
     with stage("distillation", tmp_path):
         distill(dataset, experts, method=MTT, ipc=1, settings=settings.replace(iterations=3), out=tmp_path)
-    with (tmp_path / FILE).open("a") as file:
+    with RunDir(tmp_path).clock.open("a") as file:
         file.write('{"iteration": 3, "sec')
     distill(dataset, experts, method=MTT, ipc=1, settings=settings.replace(iterations=5), out=tmp_path)
-    lines = read_lines(tmp_path / FILE)
+    lines = read_lines(RunDir(tmp_path).clock)
     assert [line["iteration"] for line in lines if "iteration" in line] == [0, 1, 2, 3, 4]
     assert all(line["seconds"] >= 0 for line in lines)
     (whole,) = (line for line in lines if "stage" in line)
@@ -140,5 +141,5 @@ def test_every_step_and_stage_is_timed_and_a_cut_line_is_mended(
 def test_a_stage_that_fails_is_logged_too(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), stage("evaluation", tmp_path):
         raise RuntimeError
-    assert [line["stage"] for line in read_lines(tmp_path / FILE)] == ["evaluation"]
+    assert [line["stage"] for line in read_lines(RunDir(tmp_path).clock)] == ["evaluation"]
     StepClock(None).end(0)

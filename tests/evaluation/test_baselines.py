@@ -7,7 +7,8 @@ import torch
 
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet
-from astdistill.evaluation.baselines import full_data, kmeans_real, random_real
+from astdistill.evaluation.protocol import MTT_PROTOCOL
+from astdistill.evaluation.rows import baseline_row, kmeans_real, random_real
 from astdistill.runtime.errors import InputError
 
 BOTH = pytest.mark.parametrize("choose", [random_real, kmeans_real])
@@ -56,4 +57,6 @@ def test_more_images_than_a_class_has_are_refused(choose: Choose, blobs: Dataset
 
 
 def test_full_data_is_the_whole_training_split(blobs: Dataset) -> None:
-    assert full_data(blobs) is blobs.train
+    row = baseline_row("full", "convnet-d1-w4", 1, blobs, MTT_PROTOCOL, 0)
+    assert row.source is blobs.train
+    assert row.images == len(blobs.train)

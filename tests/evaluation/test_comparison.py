@@ -11,9 +11,9 @@ import torch
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
-from astdistill.evaluation.comparison import evaluate_all
 from astdistill.evaluation.protocol import EvalRecipe
-from astdistill.evaluation.rows import synthetic_place
+from astdistill.evaluation.rows import synthetic_row
+from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.scores import Scores
 from astdistill.evaluation.training import NetworkResult
 from astdistill.runtime.errors import InputError
@@ -117,7 +117,7 @@ def test_textures_are_scored_by_their_crops_and_kept_by_what_they_lie_on(
 def test_a_row_counts_the_images_that_an_epoch_shows(blobs: Dataset, distil: Distil) -> None:
     ordinary = distil(blobs, 2)
     canvases = replace(ordinary, images=ordinary.images.repeat(1, 1, 2, 2), canvas=2, canvas_samples=3)
-    assert [synthetic_place(MODEL, source, RECIPE).row.images for source in (ordinary, canvases)] == [6, 18]
+    assert [synthetic_row(MODEL, source, RECIPE).images for source in (ordinary, canvases)] == [6, 18]
 
 
 def test_changing_only_the_full_epochs_trains_only_full_data_again(

@@ -15,9 +15,9 @@ from astdistill.autodiff.training import accuracy
 from astdistill.data.dataset import Dataset, Split
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
-from astdistill.evaluation.comparison import evaluate_all
 from astdistill.evaluation.continual import arrived, continual, continual_table, of_classes
 from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.training import NetworkResult, TensorExamples, train_network
 from astdistill.models.registry import build_model
 from astdistill.runtime.errors import InputError

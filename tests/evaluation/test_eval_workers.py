@@ -14,9 +14,9 @@ from killing import killed
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
-from astdistill.evaluation.comparison import evaluate_all
 from astdistill.evaluation.protocol import EvalRecipe
-from astdistill.evaluation.runner import evaluate
+from astdistill.evaluation.rows import TableRow
+from astdistill.evaluation.runner import evaluate, evaluate_all
 from astdistill.evaluation.scores import Scores
 from astdistill.evaluation.training import NetworkResult
 from astdistill.models.registry import build_model
@@ -140,7 +140,7 @@ def test_the_long_ones_come_first_behind_the_distilled_set(
             order.append(recipe.epochs)
             return NetworkResult(0.0)
 
-        monkeypatch.setattr("astdistill.evaluation.rows.divide", lambda *_, crew=crew: crew)
+        monkeypatch.setattr("astdistill.evaluation.runner.divide", lambda *_, crew=crew: crew)
         monkeypatch.setattr(evaluation, "train_network", note)
         monkeypatch.setattr(evaluation, "pool", lambda work, shared, crew, progress, *_: _here(work, shared, progress))
         evaluate_all(distil(blobs), blobs, RECIPE.replace(full_epochs=9), seeds=2)
@@ -168,7 +168,7 @@ def test_bad_numbers_and_networks_of_the_script_are_one_sentence(blobs: Dataset,
 
 
 def test_a_long_evaluation_is_guessed_as_one(blobs: Dataset, distil: Distil) -> None:
-    row = evaluation.Row(MODEL, distil(blobs), 6, RECIPE)
+    row = TableRow(MODEL, MODEL, distil(blobs), 6, RECIPE)
     parameters = sum(part.numel() for part in build_model(MODEL, (3, 8, 8), 3).parameters())
     assert row.seconds(blobs) == pytest.approx(3e-3 + 18 * parameters * 64 * 2.5e-12)
     assert replace(row, images=6000).seconds(blobs) > 20 * row.seconds(blobs)

@@ -14,10 +14,10 @@ import torch
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
-from astdistill.evaluation.comparison import evaluate_all
 from astdistill.evaluation.dd_ranking import Measured, Ranking, hardened, rank, ranking_table, robust
 from astdistill.evaluation.protocol import EvalRecipe
-from astdistill.evaluation.training import NetworkResult
+from astdistill.evaluation.runner import evaluate_all
+from astdistill.evaluation.training import Examples, NetworkResult
 from astdistill.runtime.errors import InputError
 
 RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1, augmentation="flip")
@@ -38,7 +38,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, str, int]]:
     """Every training as (one-hot targets, augmentation, images); its accuracy is that of `ROWS`."""
     seen: list[tuple[bool, str, int]] = []
 
-    def note(network: object, examples: evaluation.Examples, recipe: EvalRecipe, *_: object) -> NetworkResult:
+    def note(network: object, examples: Examples, recipe: EvalRecipe, *_: object) -> NetworkResult:
         images, targets = next(examples.batches(len(examples), torch.arange(len(examples))))
         hard = bool(((targets == 0) | (targets == 1)).all())
         seen.append((hard, recipe.augmentation or "", len(examples)))

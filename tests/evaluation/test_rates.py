@@ -12,13 +12,13 @@ import torch
 from astdistill.data.dataset import Dataset, Split
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
-from astdistill.evaluation.comparison import evaluate_all
 from astdistill.evaluation.continual import continual, continual_table
 from astdistill.evaluation.dd_ranking import rank, ranking_table
 from astdistill.evaluation.protocol import EvalRecipe
 from astdistill.evaluation.rate_search import rates_table, search_rates
+from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.scores import SearchedRate
-from astdistill.evaluation.training import NetworkResult
+from astdistill.evaluation.training import Examples, NetworkResult
 from astdistill.runtime.errors import InputError
 
 RECIPE = EvalRecipe(name="short", epochs=4, full_epochs=1)
@@ -30,9 +30,7 @@ def best_at(monkeypatch: pytest.MonkeyPatch, rate: float) -> list[Split]:
     """Makes accuracy fall with the distance of the step size from `rate`; returns what networks were tested on."""
     seen: list[Split] = []
 
-    def note(
-        network: object, examples: evaluation.Examples, recipe: EvalRecipe, tested: Split, *_: object
-    ) -> NetworkResult:
+    def note(network: object, examples: Examples, recipe: EvalRecipe, tested: Split, *_: object) -> NetworkResult:
         seen.append(tested)
         return NetworkResult(100.0 - 10.0 * abs(examples.lr - rate))
 

@@ -18,8 +18,8 @@ from astdistill.data.dataset import Dataset
 from astdistill.data.loading import load_dataset
 from astdistill.distillation.loop import distill
 from astdistill.distillation.settings import DistillSettings
-from astdistill.evaluation.comparison import evaluate_all
 from astdistill.evaluation.protocol import MTT_PROTOCOL
+from astdistill.evaluation.runner import evaluate_all
 from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
 from astdistill.methods.trajectory_matching import AST

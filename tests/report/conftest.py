@@ -9,14 +9,14 @@ from problems import TINY, TINY_RECIPE, blobs, tiny_experts
 
 from astdistill.distillation.loop import distill
 from astdistill.distillation.settings import DistillSettings
-from astdistill.evaluation.comparison import evaluate_all
 from astdistill.evaluation.continual import continual
 from astdistill.evaluation.dd_ranking import rank
 from astdistill.evaluation.protocol import MTT_PROTOCOL
+from astdistill.evaluation.runner import evaluate_all
 from astdistill.experiment.presets import preset
 from astdistill.methods.initialisation import ExpertTargets
 from astdistill.methods.trajectory_matching import AST
-from astdistill.report.relatives import record_experts
+from astdistill.report.experts import record_experts
 from astdistill.runtime.files import write_json
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.status import stage

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import statistics
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -22,11 +21,11 @@ from astdistill.evaluation.continual import Continual, continual_table
 from astdistill.evaluation.dd_ranking import Ranking, ranking_table
 from astdistill.evaluation.scores import Scores
 from astdistill.report.page import content, mistakes
-from astdistill.report.page.page import PAGE, renew_page, save_page
-from astdistill.report.run import read_folder as read_run
-from astdistill.report.run import run_of
+from astdistill.report.page.page import rendered, renew_page, save_page
+from astdistill.report.run import RunReader, read_run
 from astdistill.runtime.errors import InputError
-from astdistill.runtime.files import read_lines
+from astdistill.runtime.files import read_lines, write_json
+from astdistill.runtime.run_dir import RunDir
 
 
 def page(*folders: Path) -> str:
@@ -158,9 +157,9 @@ def test_textures_are_called_so(tmp_path: Path) -> None:
         (["x.py"], ""),
     ],
 )
-def test_the_command_that_made_a_run_is_shown(arguments: list[str], shown: str, made: Path) -> None:
-    run = read_run(made)
-    assert content.command(replace(run, provenance={"arguments": arguments})) == shown
+def test_the_command_that_made_a_run_is_shown(arguments: list[str], shown: str, tmp_path: Path) -> None:
+    write_json(tmp_path / "provenance.json", {"arguments": arguments})
+    assert content.command(RunReader.of(tmp_path)) == shown
 
 
 def test_what_is_missing_is_named_with_its_command(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +200,7 @@ def test_ranking_and_arriving_classes_are_those_of_the_files(made: Path, text: s
     for name in ("ranking.json", "continual.json"):
         (tmp_path / "run" / name).write_text('{"model": 3}')
         with pytest.raises(InputError, match=rf"{name} does not hold .*; move it away and evaluate again"):
-            read_run(tmp_path / "run")
+            rendered([read_run(tmp_path / "run")])
         (tmp_path / "run" / name).unlink()
 
 
@@ -210,20 +209,21 @@ def test_a_page_that_fails_loses_nothing_and_says_so(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(made, run)
-    assert renew_page(run) == run / PAGE
-    before = (run / PAGE).read_bytes()
+    assert renew_page(run) == RunDir(run).page
+    before = RunDir(run).page.read_bytes()
     (run / "experts.json").write_text("[]")
     assert renew_page(run) is None
     told = " ".join("".join(capsys.readouterr()).split())
     assert "could not be written" in told
     assert "the results are kept" in told
-    assert (run / PAGE).read_bytes() == before
+    assert RunDir(run).page.read_bytes() == before
 
 
 def test_the_run_of_an_evaluation_is_the_folder_of_its_set(made: Path, tmp_path: Path) -> None:
-    assert run_of(made) == run_of(made / "evaluation-later") == made
+    homes = [RunDir(folder).home() for folder in (made, made / "evaluation-later")]
+    assert [home and home.folder for home in homes] == [made, made]
     (tmp_path / "config.json").write_text("{}")  # anybody's project has one
-    assert run_of(tmp_path / "evaluation-later") is None
+    assert RunDir(tmp_path / "evaluation-later").home() is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from problems import TINY_RECIPE, blobs, tiny_experts
 
 from astdistill.experts.recipe import ExpertRecipe
 from astdistill.methods.trajectory_matching import AST, FTD, MTT
-from astdistill.report.relatives import described, read_experts, record_experts
+from astdistill.report.experts import described, read_experts, record_experts
 from astdistill.runtime.errors import InputError
 
 

@@ -14,8 +14,7 @@ from astdistill.data.synthetic import SyntheticSet, one_hot
 from astdistill.evaluation.protocol import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, EvalRecipe
 from astdistill.evaluation.scores import Entry, Scores, Subject
 from astdistill.evaluation.training import NetworkResult
-from astdistill.report.compare import compared
-from astdistill.report.run import read_run
+from astdistill.report.compare import compared, read_finished
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import write_json
 from astdistill.runtime.tables import Tabulation
@@ -70,7 +69,7 @@ def cells(table: Tabulation) -> list[dict[str, str]]:
 
 
 def test_a_run_stands_beside_its_published_figure_and_its_baselines(tmp_path: Path) -> None:
-    (table,) = compared([read_run(run(tmp_path / "mine"))])
+    (table,) = compared([read_finished(run(tmp_path / "mine"))])
     (row,) = cells(table)
     assert row == {
         "run": "mine", "data": "blobs, standard", "ipc": "1", "method": "ast", "network": TINY, "final": "61.0 ± 1.4", "n": "2",
@@ -99,7 +98,7 @@ def test_labels_protocols_and_splits_never_share_a_table(tmp_path: Path) -> None
         run(tmp_path / "released", recipe=AST_RELEASED_PROTOCOL),
         run(tmp_path / "held-out", split="validation"),
     ]
-    tables = compared([read_run(path) for path in paths])
+    tables = compared([read_finished(path) for path in paths])
     assert [(table.title, [row["run"] for row in cells(table)]) for table in tables] == [
         ("Hard labels", ["one", "two"]),
         ("Hard labels", ["short"]),
@@ -125,7 +124,7 @@ def test_sources_are_numbered_once_and_absent_cells_are_dashes(tmp_path: Path) -
         run(tmp_path / "c", published=(50.0, "Another")),
         run(tmp_path / "d", published=(51.0, "Somebody (arXiv 1)")),
     ]
-    (table,) = compared([read_run(path) for path in paths])
+    (table,) = compared([read_finished(path) for path in paths])
     assert [row["published"] for row in cells(table)] == ["61.5 [1]", "–", "50.0 [2]", "51.0 [1]"]
     assert [row["full data"] for row in cells(table)] == ["30.0", "–", "30.0", "30.0"]
     assert table.notes == ("Somebody (arXiv 1)", "Another")
@@ -137,7 +136,7 @@ def test_several_networks_make_a_second_table(tmp_path: Path) -> None:
         run(tmp_path / "b"),
         run(tmp_path / "c", networks=("mlp", TINY)),
     ]
-    main_table, across = compared([read_run(path) for path in paths])
+    main_table, across = compared([read_finished(path) for path in paths])
     assert [row["network"] for row in cells(main_table)] == [TINY, TINY, TINY]
     assert [row["random real"] for row in cells(main_table)] == ["10.0", "10.0", "–"]  # c's baselines are mlp's
     assert [list(row.values())[4:] for row in cells(across)] == [
@@ -153,29 +152,29 @@ def test_evaluation_folders_older_scores_and_equal_names(tmp_path: Path) -> None
     first = run(tmp_path / "one/x", told=False)
     inside = first / "evaluation-mtt-300-epochs"
     Scores.read(first).replace(recipe=RECIPE.replace(epochs=300)).write(inside / "scores.json")
-    found = read_run(inside)
+    found = read_finished(inside)
     assert (found.name, found.subject, found.published.accuracy) == ("x", Subject.of(distilled()), 61.5)
     second = run(tmp_path / "two/x", told=False)
-    tables = compared([read_run(path) for path in (first, first / "scores.json", inside, second)])
+    tables = compared([read_finished(path) for path in (first, first / "scores.json", inside, second)])
     assert [[row["run"] for row in cells(table)] for table in tables] == [[str(first), str(second)], ["x"]]
 
 
 def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"There is no folder .*gone; name finished runs"):
-        read_run(tmp_path / "gone")
+        read_finished(tmp_path / "gone")
     folder = run(tmp_path / "fresh")
     (folder / "scores.json").unlink()
     with pytest.raises(InputError, match=r"no scores.json; evaluate it first: astdistill evaluate .*fresh"):
-        read_run(folder)
+        read_finished(folder)
     with pytest.raises(InputError, match="name finished runs"):
-        read_run(tmp_path)
+        read_finished(tmp_path)
     Scores(recipe=RECIPE, architecture={}).write(folder / "scores.json")
     with pytest.raises(InputError, match="no finished network"):
-        read_run(folder)
+        read_finished(folder)
     alone = tmp_path / "alone"
     Scores(recipe=RECIPE, architecture={TINY: entry(1.0)}).write(alone / "scores.json")
     with pytest.raises(InputError, match="does not say what it is about"):
-        read_run(alone)
+        read_finished(alone)
 
 
 def test_the_verb_prints_or_writes_each_format(

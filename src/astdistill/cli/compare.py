@@ -10,8 +10,7 @@ import tyro
 from rich.console import Console
 
 from ..evaluation.per_class import by_class, confusions
-from ..report.compare import compared
-from ..report.run import Finished, read_run
+from ..report.compare import Finished, compared, read_finished
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder, replacing, write_text
 from ..runtime.tables import RENDERINGS, Format, Tabulation, together
@@ -45,7 +44,7 @@ def _compare(
     """
     if not runs:
         raise InputError("No run was named; name one or more, for example: astdistill compare runs/*")
-    finished = [read_run(path) for path in runs]
+    finished = [read_finished(path) for path in runs]
     wanted = [part for part, asked in ((by_class, per_class), (confusions, confusion)) if asked]
     tables = compared(finished) + [_of(run, part(run.scores)) for run in finished for part in wanted]
     if out is not None and out.is_dir():

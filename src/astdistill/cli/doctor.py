@@ -20,6 +20,7 @@ from ..experts.training import train_experts
 from ..methods.trajectory_matching import AST
 from ..runtime.files import read_lines
 from ..runtime.progress import quietly
+from ..runtime.run_dir import RunDir
 from . import doctor_checks as checks
 from .findings import Finding, guarded, table, verdict
 from .flags import Parser
@@ -46,7 +47,7 @@ def trial() -> Iterator[Finding]:
         once = distill(dataset, experts, method=AST, settings=settings, out=folder / "once")
         distill(dataset, experts, method=AST, settings=settings.replace(iterations=STOPPED), out=folder / "twice")
         twice = distill(dataset, experts, method=AST, settings=settings, out=folder / "twice")
-        losses = [float(line["loss"]) for line in read_lines(folder / "once" / "metrics.jsonl")]
+        losses = [float(line["loss"]) for line in read_lines(RunDir(folder / "once").metrics)]
     seconds = time.perf_counter() - began
     equal = all(torch.equal(getattr(once, part), getattr(twice, part)) for part in ("images", "targets", "lr"))
     yield judged(losses, equal, seconds)

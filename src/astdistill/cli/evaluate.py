@@ -12,17 +12,18 @@ from rich.console import Console
 from ..autodiff.dispatch import EngineName, using
 from ..data.loading import load_dataset
 from ..data.synthetic import load
-from ..evaluation.comparison import evaluate_all
 from ..evaluation.continual import check_steps, continual, continual_table
 from ..evaluation.dd_ranking import check_gamma, rank, ranking_table
 from ..evaluation.per_class import by_class, check_confusion, confusions
 from ..evaluation.protocol import EvalRecipe, protocol
 from ..evaluation.rate_search import rates_table, search_rates
+from ..evaluation.runner import evaluate_all
 from ..evaluation.scores import table
 from ..runtime.devices import check_device
 from ..runtime.errors import refused
 from ..runtime.files import check_folder
 from ..runtime.progress import be_quiet
+from ..runtime.run_dir import RunDir
 from ..runtime.tables import Tabulation, terminal
 from .flags import call
 
@@ -98,11 +99,11 @@ def _evaluate(
     if continual_steps is not None:
         check_steps(continual_steps, dataset)
     rate = [] if lr == "learned" else [f"lr-{lr}"]
-    other = (
-        [path.stem] if path.is_file() and path.name != "synthetic.safetensors" else []
-    )  # last.safetensors is not a run's result
-    words = ["evaluation", *other, protocol_name, f"{recipe.epochs}-epochs", *rate, *architectures]
-    folder = out or (path if path.is_dir() else path.parent) / "-".join(words).replace("/", "_").replace(":", "_")
+    run = RunDir.around(path)
+    # last.safetensors is not a run's result
+    other = [path.stem] if path.is_file() and path != run.synthetic else []
+    words = [*other, protocol_name, f"{recipe.epochs}-epochs", *rate, *architectures]
+    folder = out or run.evaluation(*words).folder
     check_folder(folder, "--out")
     models, console = architectures or None, Console()
 
@@ -152,7 +153,7 @@ def _evaluate(
                 workers=workers,
             )
             show(continual_table(arriving))
-    console.print(f"Numbers:   {folder / 'scores.json'}", highlight=False)
+    console.print(f"Numbers:   {RunDir(folder).scores}", highlight=False)
     return folder
 
 

@@ -19,9 +19,9 @@ from ..interop import import_experts as buffers
 from ..interop import import_sets as sets
 from ..methods.registry import find_method
 from ..report.figures import save_quality
-from ..report.page.page import PAGE
 from ..runtime.errors import InputError
 from ..runtime.progress import be_quiet
+from ..runtime.run_dir import RunDir
 from .flags import call
 
 SHOWN = 12
@@ -134,7 +134,8 @@ def _import_set(
         canvas_samples=canvas_samples,
         out=out,
     )
-    shown = next(out / name for name in (PAGE, "images.png") if (out / name).exists())
+    run = RunDir(out)
+    shown = next(path for path in (run.page, run.images) if path.exists())
     Console().print(f"Look at:  {shown}\nNext:     astdistill evaluate {out}", highlight=False)
 
 
@@ -155,7 +156,7 @@ def _export(
         push: Upload the files to the Hugging Face hub as the data set of this name (with --format huggingface).
         private: Make that data set a private one, if it is not there yet.
     """
-    synthetic, home = load(path), path if path.is_dir() else path.parent
+    synthetic, home = load(path), RunDir.around(path)
     if push is not None:
         if format != huggingface.HUGGINGFACE.name:
             raise InputError(
@@ -167,7 +168,7 @@ def _export(
             f"Nothing is uploaded that could be private; name it: astdistill export {path} --format huggingface --push "
             f"NAME --private"
         )
-    folder = out or home / "exports" / format
+    folder = out or home.exports / format
     catalogue.export(synthetic, format, folder, scores=_scores(path, home))
     console = Console()
     files = sorted(file for file in folder.rglob("*") if file.is_file())
@@ -181,10 +182,10 @@ def _export(
         console.print(f"Uploaded: {huggingface.push(folder, push, private)}", highlight=False)
 
 
-def _scores(path: Path, home: Path) -> Scores | None:
+def _scores(path: Path, home: RunDir) -> Scores | None:
     """The scores beside the set, which are those of the run's result and of no other file in its folder."""
-    named = path.is_dir() or path.name == "synthetic.safetensors"
-    return Scores.read(home) if named and (home / "scores.json").is_file() else None
+    named = path in (home.folder, home.synthetic)
+    return Scores.read(home.scores) if named and home.scores.is_file() else None
 
 
 _export.__doc__ = (_export.__doc__ or "").format(

@@ -9,10 +9,11 @@ import tyro
 from rich.console import Console
 
 from ..data.synthetic import load
-from ..report.page.page import PAGE, save_page
+from ..report.page.page import save_page
 from ..report.pictures import save_textures
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder
+from ..runtime.run_dir import RunDir
 from .flags import call
 
 
@@ -29,7 +30,7 @@ def _textures(path: Annotated[Path, tyro.conf.Positional], /, tile: int = 3, out
         tile: How often the sheet shows each texture, across and down.
         out: Folder of the pictures; none means textures/ beside the set.
     """
-    folder = out or (path if path.is_dir() else path.parent) / "textures"
+    folder = out or RunDir.around(path).textures
     check_folder(folder, "--out")
     *written, sheet = save_textures(load(path), folder, tile)
     Console().print(f"Textures: {len(written)} in {folder}\nLook at:  {sheet}", highlight=False)
@@ -48,9 +49,9 @@ def _report(runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = (), /, out
         runs: Run folders; several stand side by side.
         out: The file; none means report.html in the folder of a single run, or here.
     """
-    file = out or (runs[0] / PAGE if len(runs) == 1 else Path(PAGE))
+    file = out or (RunDir(runs[0] if len(runs) == 1 else Path()).page)
     if file.is_dir():
-        raise InputError(f"--out {file} is a folder; name a file in it: --out {file / PAGE}")
+        raise InputError(f"--out {file} is a folder; name a file in it: --out {RunDir(file).page}")
     check_folder(file, "--out", file=True)
     save_page(runs, file)
     Console().print(f"Open: {file}", highlight=False)

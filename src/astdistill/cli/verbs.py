@@ -13,11 +13,11 @@ from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers, load_data
 from ..experiment.pipeline import distill_experiment, followed, obtain_experts, prepare, run_experiment
 from ..report.figures import epoch_table, quality_table
-from ..report.page.page import PAGE, renew_page
-from ..report.run import run_of
+from ..report.page.page import renew_page
 from ..runtime.devices import check_device
 from ..runtime.errors import InputError
 from ..runtime.progress import be_quiet
+from ..runtime.run_dir import RunDir
 from ..runtime.tables import terminal
 from . import ablation
 from .options import Request, parse
@@ -68,7 +68,7 @@ def distill(words: list[str]) -> None:
     dataset = prepare(request.experiment, request.out)
     with followed(request.experiment, request.out, request.log) as recorder:
         distill_experiment(request.experiment, dataset, request.out, recorder)
-    shown = renew_page(request.out) or request.out / "images.png"
+    shown = renew_page(request.out) or RunDir(request.out).images
     Console().print(f"Look at:  {shown}\nNext:     astdistill evaluate {request.out}", highlight=False)
 
 
@@ -76,8 +76,8 @@ def evaluate(words: list[str]) -> None:
     """Scores of a distilled set; the page of its run shows them too."""
     from .evaluate import evaluate as scored
 
-    run = run_of(scored(words))
-    page = renew_page(run) if run else None
+    run = RunDir(scored(words)).home()
+    page = renew_page(run.folder) if run else None
     if page:
         Console().print(f"Look at:   {page}", highlight=False)
 
@@ -161,10 +161,11 @@ def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
             f"Published for {experiment.name}: {experiment.published.accuracy} % ({experiment.published.source}).",
             highlight=False,
         )
-    for name in (PAGE, "images.png"):
-        if (out / name).exists():
-            console.print(f"Look at:   {out / name}", highlight=False)
-    console.print(f"Numbers:   {out / 'scores.json'}", highlight=False)
+    run = RunDir(out)
+    for path in (run.page, run.images):
+        if path.exists():
+            console.print(f"Look at:   {path}", highlight=False)
+    console.print(f"Numbers:   {run.scores}", highlight=False)
 
 
 def _only_estimate(request: Request) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -16,12 +18,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..report.live import View, finite, look, sparkline
+from ..evaluation.scores import Scores
+from ..report.run import RunReader
 from ..runtime.errors import InputError
+from ..runtime.run_dir import RunDir
 from .flags import call
 
 
-def screen(view: View) -> Table:
+def screen(view: RunReader) -> Table:
     """One line for each thing there is to say: how it stands, the stages with their bars, loss, step size, validation,
     scores."""
     config = view.config
@@ -32,29 +36,28 @@ def screen(view: View) -> Table:
     shown.add_row(
         str(config["name"]),
         "",
-        f"{config['method']['name']}, {config['ipc']} per class, {config['model']}; {view.folder}",
+        f"{config['method']['name']}, {config['ipc']} per class, {config['model']}; {view.dir.folder}",
     )
     for title, bar, text in _rows(view):
         shown.add_row(title, bar, Text(text))
     return shown
 
 
-def _rows(view: View) -> Iterator[tuple[str, ProgressBar | str, str]]:
-    if view.experts is not None:
-        seen, each = view.experts, view.experts.accuracies
+def _rows(view: RunReader) -> Iterator[tuple[str, ProgressBar | str, str]]:
+    if view.expert_progress is not None:
+        seen, each = view.expert_progress, view.expert_progress.accuracies
         spread = f" ± {statistics.stdev(each):.1f}" if len(each) > 1 else ""
         reached = f", test {statistics.fmean(each):.1f}{spread} % so far" if each else ""
         yield "experts", _bar(seen.epochs, seen.of), f"{seen.finished}/{seen.count} finished{reached}"
     if view.metrics:
         yield from _distillation(view)
-    if view.scores:
-        yield from _scores(view)
+    yield from _scores(view)
     if view.running and view.status is not None:
         yield "now", _bar(view.status.done, view.status.total), view.status.line()
     yield "", "", ending(view)
 
 
-def _distillation(view: View) -> Iterator[tuple[str, ProgressBar | str, str]]:
+def _distillation(view: RunReader) -> Iterator[tuple[str, ProgressBar | str, str]]:
     lines, whole = view.metrics, int(view.config["distill"]["iterations"])
     done, losses = int(lines[-1]["iteration"]) + 1, finite(lines, "loss")
     missed = [f"{count} {word}" for word in ("skipped", "passed") if (count := sum(word in line for line in lines))]
@@ -76,18 +79,18 @@ def _distillation(view: View) -> Iterator[tuple[str, ProgressBar | str, str]]:
         )
 
 
-def _scores(view: View) -> Iterator[tuple[str, ProgressBar | str, str]]:
-    for table in ("architecture", "baselines"):
-        for name, entry in view.scores.get(table, {}).items():
-            spread = "" if entry["std"] is None else f" ± {entry['std']:.1f}"
-            yield (
-                ("scores" if table == "architecture" else "real images"),
-                name,
-                f"{entry['mean']:.1f}{spread} % (n = {entry['n']})",
-            )
+def _scores(view: RunReader) -> Iterator[tuple[str, ProgressBar | str, str]]:
+    """What the run's own evaluation has so far; a file that cannot be read is no reason to stop watching."""
+    try:
+        scores = Scores.read(view.dir.scores)
+    except InputError:
+        return
+    for title, rows in (("scores", scores.architecture), ("real images", scores.baselines)):
+        for name, entry in rows.items():
+            yield title, name, f"{entry.text} % (n = {entry.n})"
 
 
-def ending(view: View) -> str:
+def ending(view: RunReader) -> str:
     """A sentence for a run that nobody is at; empty for one under way."""
     if view.running:
         return ""
@@ -100,6 +103,36 @@ def ending(view: View) -> str:
 
 def _bar(done: int, total: int | None) -> ProgressBar | str:
     return "" if total is None else ProgressBar(total=max(1, total), completed=done, width=20)
+
+
+def finite(lines: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """The finite values of `name`, in order."""
+    values = [float(line[name]) for line in lines if line.get(name) is not None]
+    return [value for value in values if math.isfinite(value)]
+
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """`values` as at most `width` blocks of a height, each the median of its share; empty for none."""
+    if not values:
+        return ""
+    width = min(width, len(values))
+    edges = [round(place * len(values) / width) for place in range(width + 1)]
+    medians = [statistics.median(values[first:last]) for first, last in pairwise(edges)]
+    low, span = min(medians), max(medians) - min(medians)
+    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1)) if span > 0 else 0] for value in medians)
+
+
+def look(folder: Path) -> RunReader | None:
+    """The run in `folder` as it is now; None where none has begun. Raises InputError for a folder of other things."""
+    run = RunDir(folder)
+    if run.config.exists():
+        return RunReader.of(folder)
+    if folder.is_file() or not run.empty:
+        raise InputError(f"{folder} holds no run; name the folder that a run writes to, such as runs/demo.")
+    return None
 
 
 SLOWEST = 3600
@@ -135,7 +168,7 @@ def _watch(run: Annotated[Path, tyro.conf.Positional], /, once: bool = False, ev
     _follow(run, view, every)
 
 
-def _follow(run: Path, view: View | None, every: float) -> None:
+def _follow(run: Path, view: RunReader | None, every: float) -> None:
     """Show the run until nobody is at it any more; on a terminal in place, otherwise one look below the other."""
     console, idle = Console(), 0
     with Live(console=console, auto_refresh=False) if console.is_terminal else _Plain(console) as live:

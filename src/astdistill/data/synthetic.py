@@ -12,6 +12,7 @@ from torch import Tensor
 from ..runtime.errors import InputError
 from ..runtime.files import load_tensors, save_tensors
 from ..runtime.provenance import without_places
+from ..runtime.run_dir import RunDir
 from ..runtime.shapes import Images, Labels, Scalar, Targets
 from .dataset import DataConfig
 from .preprocessing import Preprocessing
@@ -160,7 +161,7 @@ class SyntheticSet:
         """The set in `path`, a file or a run folder holding `synthetic.safetensors`. Raises InputError for any other
         file."""
         file = Path(path)
-        file = file / "synthetic.safetensors" if file.is_dir() else file
+        file = RunDir(file).synthetic if file.is_dir() else file
         if not file.exists():
             raise InputError(
                 f"There is no file {file}; name a folder or file of a finished run, such as runs/demo, which this "

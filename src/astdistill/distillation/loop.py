@@ -18,6 +18,7 @@ from ..models.registry import build_model
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import append_line
 from ..runtime.progress import bar, console
+from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive
 from ..runtime.status import StepClock
 from .run import Distillation, Line
@@ -47,7 +48,7 @@ class Saver:
     def __init__(self, run: Distillation, state: DistillState) -> None:
         self.run, self.saved = run, time.monotonic()
         # Without a best in the state, a file of that name is of a run that was deleted or killed before its first save.
-        self.best = SyntheticSet.load(run.out / "best.safetensors") if run.out and state.counters.best else None
+        self.best = SyntheticSet.load(RunDir(run.out).best) if run.out and state.counters.best else None
         if run.out:
             forget(run.out, state.counters.iteration)
         self._keep_frame(state)
@@ -68,7 +69,7 @@ class Saver:
             line["validation"] = validate(self.run.result(state), self.run.dataset, self.run.settings, self.run.seed)
             self._consider(state, float(line["validation"]))
         if self.run.out:
-            append_line(self.run.out / "metrics.jsonl", line)
+            append_line(RunDir(self.run.out).metrics, line)
         self._keep_frame(state)
         if line.get("skipped"):
             console().print(f"step {line['iteration']} skipped: {line['skipped']}", highlight=False)
@@ -83,12 +84,12 @@ class Saver:
             state.counters.best = {"iteration": state.counters.iteration, "accuracy": accuracy}
             self.best = self.run.result(state)
             if self.run.out:
-                self.best.save(self.run.out / "best.safetensors")
+                self.best.save(RunDir(self.run.out).best)
 
     def save(self, state: DistillState) -> None:
         """Save the state."""
         if self.run.out:
-            state.save(self.run.out / "state.safetensors", self.run.key)
+            state.save(RunDir(self.run.out).state, self.run.key)
         self.saved = time.monotonic()
 
 
@@ -215,7 +216,7 @@ def _finish(run: Distillation, state: DistillState, best: SyntheticSet | None) -
     last = run.result(state)
     chosen = best or last
     if run.out:
-        chosen.save(run.out / "synthetic.safetensors")
+        chosen.save(RunDir(run.out).synthetic)
         if best:
-            last.save(run.out / "last.safetensors")
+            last.save(RunDir(run.out).last)
     return chosen

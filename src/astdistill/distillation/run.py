@@ -23,6 +23,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import read_lines, rewrite_lines
 from ..runtime.progress import phase
 from ..runtime.provenance import provenance
+from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive
 from .settings import DistillSettings
 from .snapshots import StartMap
@@ -76,7 +77,7 @@ class Distillation:
 
     def start(self) -> DistillState:
         """The state to go on from: the saved one, or a fresh one."""
-        saved = self.out / "state.safetensors" if self.out else None
+        saved = RunDir(self.out).state if self.out else None
         classes, torus = len(self.dataset.classes), self.settings.torus
         if saved and saved.exists():
             images = torch.zeros(classes * self.ipc, *torus.extent(self.dataset.shape), device=self.device)
@@ -103,7 +104,7 @@ class Distillation:
 
     def _keep_metrics(self, iterations: int) -> None:
         """Drop what was logged after the state was saved: those steps are taken again."""
-        metrics = self.out / "metrics.jsonl" if self.out else None
+        metrics = RunDir(self.out).metrics if self.out else None
         if metrics and metrics.exists():
             rewrite_lines(metrics, [line for line in read_lines(metrics) if line["iteration"] < iterations])
 

@@ -14,10 +14,9 @@ from torch import Tensor
 from ..data.synthetic import SyntheticSet
 from ..methods.initialisation import Clusters
 from ..runtime.files import load_tensors, save_tensors
+from ..runtime.run_dir import RunDir
 from ..runtime.shapes import Logits, Targets
 
-FOLDER = "course"
-START = "initialisation.safetensors"
 LEADING = "1235"
 """Iterations 5, 10, 20, 30, 50, 100, … are kept: four a decade, because images change the most at the start."""
 FIRST = 5
@@ -53,14 +52,12 @@ class Frame:
     def save(self, out: Path) -> None:
         """Write `out`/course/<iteration>.safetensors."""
         tensors = {"pixels": self.pixels, "probabilities": self.probabilities}
-        save_tensors(
-            out / FOLDER / f"{self.iteration:06d}.safetensors", tensors, {"iteration": self.iteration, "lr": self.lr}
-        )
+        save_tensors(RunDir(out).frame(self.iteration), tensors, {"iteration": self.iteration, "lr": self.lr})
 
 
 def read_course(out: Path) -> list[Frame]:
     """The frames of a run in order; none where it kept none."""
-    found = [load_tensors(path) for path in sorted((out / FOLDER).glob("*.safetensors"))]
+    found = [load_tensors(path) for path in RunDir(out).frames()]
     return [
         Frame(header["iteration"], tensors["pixels"], tensors["probabilities"], header["lr"])
         for tensors, header in found
@@ -69,7 +66,7 @@ def read_course(out: Path) -> list[Frame]:
 
 def forget(out: Path, iteration: int) -> None:
     """Delete the frames beyond `iteration`: a resumed run takes those steps again."""
-    for path in (out / FOLDER).glob("*.safetensors"):
+    for path in RunDir(out).frames():
         if int(path.stem) > iteration:
             path.unlink()
 
@@ -103,12 +100,13 @@ class StartMap:
 
     def save(self, out: Path) -> None:
         """Write `out`/initialisation.safetensors."""
-        save_tensors(out / START, vars(self))
+        save_tensors(RunDir(out).initialisation, vars(self))
 
     @staticmethod
     def read(out: Path) -> StartMap | None:
         """The map of a run; None where its images were not chosen by clusters."""
-        return StartMap(**load_tensors(out / START)[0]) if (out / START).exists() else None
+        path = RunDir(out).initialisation
+        return StartMap(**load_tensors(path)[0]) if path.exists() else None
 
 
 def plane(features: Logits) -> Float[Tensor, "N 2"]:

@@ -1,14 +1,13 @@
 """Evaluation: fresh networks trained on a few images under a named protocol, beside the same networks on real
 images."""
 
-from .baselines import full_data, kmeans_real, random_real
-from .comparison import evaluate_all
 from .continual import Continual, continual, continual_table
 from .dd_ranking import Ranking, rank, ranking_table
 from .per_class import by_class, confusions
 from .protocol import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, POOLS, PROTOCOLS, EvalRecipe, architectures, protocol
 from .rate_search import rates_table, search_rates
-from .runner import check_names, evaluate
+from .rows import check_names, kmeans_real, random_real
+from .runner import evaluate, evaluate_all
 from .scores import LABELS, Entry, Scores, SearchedRate, Subject, networks_text, protocol_text, spread, table
 from .training import NetworkResult, TensorExamples, train_epochs
 
@@ -35,7 +34,6 @@ __all__ = [
     "continual_table",
     "evaluate",
     "evaluate_all",
-    "full_data",
     "kmeans_real",
     "networks_text",
     "protocol",

@@ -19,13 +19,15 @@ from ..data.synthetic import SyntheticSet
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
+from ..runtime.run_dir import RunDir
 from ..runtime.seeds import rng
 from ..runtime.shapes import Labels
 from ..runtime.tables import Column, Tabulation
-from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
-from .rows import Draw, Kept, Ledger, Place, Testing, baseline_place, synthetic_place, train_places
-from .runner import Row, check_same_space
-from .scores import BASELINE_NAMES, LABELS, SearchedRate, Subject, networks_text, protocol_text, spread
+from .cache import CachedRow, NetworkCache
+from .protocol import MTT_PROTOCOL, EvalRecipe
+from .rows import Draw, TableRow, Testing, baseline_row, settled, synthetic_row
+from .runner import train_rows
+from .scores import BASELINE_NAMES, LABELS, SearchedRate, Subject, networks_text, protocol_text, read_as, spread
 from .training import NetworkResult
 
 
@@ -59,14 +61,7 @@ class Continual(Record):
     @staticmethod
     def read(path: Path) -> Continual:
         """The figures in a file. Raises InputError for anything else."""
-        kept = read_json(path)
-        try:
-            return Continual.model_validate(kept)
-        except ValueError as error:
-            why = str(error).splitlines()[0]
-            raise InputError(
-                f"{path} does not hold accuracies of arriving classes ({why}); move it away and evaluate again."
-            ) from error
+        return read_as(Continual, read_json(path), path, "accuracies of arriving classes")
 
 
 def continual(
@@ -93,19 +88,17 @@ def continual(
     InputError for a number of steps that `check_steps` refuses.
     """
     check_steps(steps, dataset)
-    check_same_space(synthetic, dataset)
-    recipe = recipe.augmented(synthetic.augmentation)
-    name = architectures(model, synthetic.model, dataset.shape)[0]
+    recipe, (name, *_) = settled(synthetic, dataset, recipe, model)
     rate = (rates or {}).get(name)
     synthetic = rate.given(synthetic) if rate else synthetic
     count = len(dataset.classes)
     seen = tuple(accumulate(count // steps + (step < count % steps) for step in range(steps)))
-    whole = {"synthetic": synthetic_place(name, synthetic, recipe)}
+    whole = {"synthetic": synthetic_row(name, synthetic, recipe)}
     whole |= {
-        each: baseline_place(each, name, synthetic.ipc, dataset, recipe, seed) for each in baselines if each != "full"
+        each: baseline_row(each, name, synthetic.ipc, dataset, recipe, seed) for each in baselines if each != "full"
     }
-    places = [_arriving(place, classes, count, seed) for place in whole.values() for classes in seen]
-    kept = train_places(places, Testing(dataset, "test", seed, seeds), Ledger.beside(out), workers)
+    rows = [_arriving(row, classes, count, seed) for row in whole.values() for classes in seen]
+    kept = train_rows(rows, Testing(dataset, "test", seed, seeds), NetworkCache.beside(out), workers)
     sizes = torch.bincount(dataset.test.labels.cpu(), minlength=count)
     by_step = [_on_seen(each, sizes, classes, seed) for each, classes in zip(kept, seen * len(whole), strict=True)]
     accuracies = {each: tuple(by_step[row * steps : (row + 1) * steps]) for row, each in enumerate(whole)}
@@ -113,7 +106,7 @@ def continual(
         recipe=recipe, model=name, subject=Subject.of(synthetic), seen=seen, accuracies=accuracies, rate=rate
     )
     if out is not None:
-        write_json(out / "continual.json", found.to_json())
+        write_json(RunDir(out).continual, found.to_json())
     return found
 
 
@@ -168,17 +161,20 @@ def continual_table(found: Continual) -> Tabulation:
     return Tabulation(columns, tuple(rows), caption, f"Class-incremental learning in {len(found.seen)} steps")
 
 
-def _arriving(place: Place, seen: int, classes: int, seed: int) -> Place:
+def _arriving(row: TableRow, seen: int, classes: int, seed: int) -> TableRow:
     """The row of a memory that holds `seen` classes; with all of them it is the row of the plain evaluation."""
     if seen == classes:
-        return place
-    source, images = place.row.source, place.row.images * seen // classes
-    assert isinstance(source, SyntheticSet | Draw)
-    row = Row(place.row.model, Memory(source, seen, classes, seed), images, place.row.recipe)
-    return Place(place.name, row, f"{place.content}, {seen} classes of order {seed}")
+        return row
+    assert isinstance(row.source, SyntheticSet | Draw)
+    return replace(
+        row,
+        source=Memory(row.source, seen, classes, seed),
+        images=row.images * seen // classes,
+        content=f"{row.content}, {seen} classes of order {seed}",
+    )
 
 
-def _on_seen(kept: Kept, sizes: Labels, seen: int, seed: int) -> tuple[float, ...]:
+def _on_seen(kept: CachedRow, sizes: Labels, seen: int, seed: int) -> tuple[float, ...]:
     """Each network's accuracy on the test images of the classes that it has seen: its accuracies by class, weighed by
     their sizes."""
     return tuple(

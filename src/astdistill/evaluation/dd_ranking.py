@@ -15,11 +15,13 @@ from ..data.synthetic import SyntheticSet, one_hot
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
+from ..runtime.run_dir import RunDir
 from ..runtime.tables import Column, Tabulation
-from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
-from .rows import Ledger, Place, Testing, baseline_place, synthetic_place, train_places
-from .runner import check_same_space
-from .scores import LABELS, SearchedRate, Subject, networks_text, protocol_text, spread
+from .cache import NetworkCache
+from .protocol import MTT_PROTOCOL, EvalRecipe
+from .rows import TableRow, Testing, baseline_row, settled, synthetic_row
+from .runner import train_rows
+from .scores import LABELS, SearchedRate, Subject, networks_text, protocol_text, read_as, spread
 
 
 class Measured(Record):
@@ -93,13 +95,7 @@ class Ranking(Record):
     def read(path: Path) -> Ranking:
         """What `write` wrote. Raises InputError for anything else."""
         kept = {name: value for name, value in read_json(path).items() if name != "scores"}
-        try:
-            return Ranking.model_validate(kept)
-        except ValueError as error:
-            why = str(error).splitlines()[0]
-            raise InputError(
-                f"{path} does not hold DD-Ranking's scores ({why}); move it away and evaluate again."
-            ) from error
+        return read_as(Ranking, kept, path, "DD-Ranking's scores")
 
 
 def robust(difference: float) -> float:
@@ -129,31 +125,31 @@ def rank(
     for a set that does not belong to `dataset`.
     """
     check_gamma(gamma)
-    check_same_space(synthetic, dataset)
-    recipe = recipe.augmented(synthetic.augmentation)
-    name = architectures(model, synthetic.model, dataset.shape)[0]
+    recipe, (name, *_) = settled(synthetic, dataset, recipe, model)
     rate = (rates or {}).get(name)
     synthetic = rate.given(synthetic) if rate else synthetic
     plain = recipe.replace(augmentation="")
-    places = {
-        "synthetic": synthetic_place(name, synthetic, recipe),
-        "synthetic_hard": synthetic_place(name, hardened(synthetic), recipe),
-        "synthetic_plain": synthetic_place(name, synthetic, plain),
-        "random": baseline_place("random", name, synthetic.ipc, dataset, recipe, seed),
-        "random_plain": baseline_place("random", name, synthetic.ipc, dataset, plain, seed),
-        "full": baseline_place("full", name, synthetic.ipc, dataset, recipe, seed),
+    rows = {
+        "synthetic": synthetic_row(name, synthetic, recipe),
+        "synthetic_hard": synthetic_row(name, hardened(synthetic), recipe),
+        "synthetic_plain": synthetic_row(name, synthetic, plain),
+        "random": baseline_row("random", name, synthetic.ipc, dataset, recipe, seed),
+        "random_plain": baseline_row("random", name, synthetic.ipc, dataset, plain, seed),
+        "full": baseline_row("full", name, synthetic.ipc, dataset, recipe, seed),
     }
     # A set of hard labels is its own hard form, and a protocol without augmentation its own plain form: such rows are
     # trained once.
-    distinct = {_identity(place): place for place in places.values()}
-    kept = train_places(list(distinct.values()), Testing(dataset, "test", seed, seeds), Ledger.beside(out), workers)
-    finals = {_identity(each.place): each.entry().final for each in kept}
-    measured = Measured.model_validate({row: finals[_identity(place)] for row, place in places.items()})
+    distinct = {_identity(row): row for row in rows.values()}
+    testing, cache = Testing(dataset, "test", seed, seeds), NetworkCache.beside(out)
+    finals = {
+        _identity(each.row): each.entry().final for each in train_rows(list(distinct.values()), testing, cache, workers)
+    }
+    measured = Measured.model_validate({name: finals[_identity(row)] for name, row in rows.items()})
     ranking = Ranking(
         recipe=recipe, model=name, subject=Subject.of(synthetic), accuracies=measured, rate=rate, gamma=gamma
     )
     if out is not None:
-        ranking.write(out / "ranking.json")
+        ranking.write(RunDir(out).ranking)
     return ranking
 
 
@@ -207,8 +203,8 @@ def ranking_table(ranking: Ranking) -> Tabulation:
     return Tabulation(columns, rows, caption, "Label-robust and augmentation-robust scores")
 
 
-def _identity(place: Place) -> tuple[str, str]:
-    return place.content, place.row.recipe.model_dump_json()
+def _identity(row: TableRow) -> tuple[str, str]:
+    return row.content, row.recipe.model_dump_json()
 
 
 def _difference(more: Sequence[float], less: Sequence[float]) -> tuple[float, ...]:

@@ -11,9 +11,10 @@ from ..data.selection import stratified
 from ..data.synthetic import SyntheticSet
 from ..runtime.errors import InputError
 from ..runtime.tables import Column, Tabulation
-from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
-from .rows import Ledger, Testing, synthetic_place, train_places
-from .runner import REAL_LR, check_same_space
+from .cache import NetworkCache
+from .protocol import MTT_PROTOCOL, EvalRecipe
+from .rows import REAL_LR, Testing, settled, synthetic_row
+from .runner import train_rows
 from .scores import SearchedRate, networks_text, protocol_text, spread
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -45,14 +46,12 @@ def search_rates(
         raise InputError(
             f"The recipe fixes the step size at {recipe.lr:g}, so there is none to search; leave its lr out."
         )
-    check_same_space(synthetic, dataset)
-    recipe = recipe.augmented(synthetic.augmentation)
-    models = architectures(model, synthetic.model, dataset.shape)
+    recipe, models = settled(synthetic, dataset, recipe, model)
     own = synthetic.lr if float(synthetic.lr) > 0 else synthetic.lr.new_tensor(REAL_LR)
     tried = [replace(synthetic, lr=own * factor) for factor in sorted(factors)]
     held_out = _with_validation(dataset, seed)
-    places = [synthetic_place(name, each, recipe) for name in models for each in tried]
-    kept = train_places(places, Testing(held_out, "validation", seed, seeds), Ledger.beside(out), workers)
+    rows = [synthetic_row(name, each, recipe) for name in models for each in tried]
+    kept = train_rows(rows, Testing(held_out, "validation", seed, seeds), NetworkCache.beside(out), workers)
     finals = [each.entry().final for each in kept]
     return {
         name: SearchedRate(

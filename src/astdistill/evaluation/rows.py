@@ -1,12 +1,12 @@
-"""Rows of a table under training: each network is kept by what it depends on, so that none is trained twice."""
+"""The rows of a table of accuracies: which network learns from which images, under which recipe, and on what it is
+tested."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -14,115 +14,137 @@ from torch import Tensor
 
 from ..data.dataset import Dataset, Split
 from ..data.preprocessing import Preprocessing
-from ..data.synthetic import SyntheticSet
+from ..data.selection import representatives
+from ..data.synthetic import SyntheticSet, one_hot
 from ..data.textures import ORDINARY
-from ..runtime.config import digest
-from ..runtime.errors import unknown
-from ..runtime.files import read_json, write_json
-from ..runtime.parallel import divide
-from ..runtime.seeds import derive
-from .baselines import full_data, kmeans_real, random_real
-from .protocol import EvalRecipe
-from .runner import Evaluation, Row, check_names, check_seeds, split_of, train_networks, warn_of_divergence
-from .scores import Entry
-from .training import NetworkResult
+from ..models.registry import build_model
+from ..runtime.errors import InputError, unknown
+from ..runtime.parallel import training_seconds
+from ..runtime.seeds import derive, rng
+from ..runtime.shapes import Labels
+from .protocol import EvalRecipe, architectures
+from .training import Examples, RealExamples, TensorExamples
 
-FORMAT = 1
+REAL_LR = 0.01
+"""The rate for real images where the recipe leaves it to the set: that of MTT's experts."""
 DIGITS = 16
 INVERTED = 1 << 28
 """Bytes of images whose preprocessing is undone at once."""
-
-
-class Ledger:
-    """Results by what they depend on: recipe, network, images, data set, tested split, seed and number of the network.
-
-    A changed recipe or image asks for other keys, so it starts over without touching what was there. With `path` None
-    nothing is stored.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        stored: dict[str, Any] = read_json(path) if path is not None and path.exists() else {}
-        self._stored = stored.get("networks", {}) if stored.get("format") == FORMAT else {}
-
-    @staticmethod
-    def beside(out: Path | None) -> Ledger:
-        """The ledger of the folder `out`, which every table of that folder shares."""
-        return Ledger(None if out is None else out / "scores.partial.json")
-
-    def get(self, key: str) -> NetworkResult | None:
-        """The result under `key`, or None."""
-        found = self._stored.get(key)
-        if found is None:
-            return None
-        by_class, counts = found.get("by_class"), found.get("confusion")  # files of earlier versions have neither
-        return NetworkResult(
-            found["final"],
-            found["best"],
-            found["diverged"],
-            None if by_class is None else tuple(by_class),
-            None if counts is None else tuple(map(tuple, counts)),
-        )
-
-    def put(self, key: str, result: NetworkResult, about: dict[str, Any]) -> None:
-        """Store one result at once, with a readable note of what it is."""
-        self._stored[key] = {**asdict(result), "about": about}
-        if self.path is not None:
-            write_json(self.path, {"format": FORMAT, "networks": self._stored})
-
-
-def key(about: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits of everything a network's accuracy depends on."""
-    return digest(about)
-
-
-def content(synthetic: SyntheticSet) -> str:
-    """A hash of what a network learns from a set: images, targets, their kind, step size; of textures also what they
-    lie on."""
-    torus = "" if synthetic.torus == ORDINARY else f"-{synthetic.torus.digest()}"
-    return _sha(synthetic.images, synthetic.targets, synthetic.lr) + synthetic.labels + torus
-
-
-def tested_content(split: Split, preprocessing: Preprocessing) -> str:
-    """A hash of the 8-bit pixels and the labels that networks are tested on.
-
-    Of pixels, because the last bits of whitened images change with the linear-algebra library and its number of
-    threads.
-    """
-    state = hashlib.sha256(_title((len(split), *split.shape), torch.uint8))
-    for images, _ in split.batches(max(1, INVERTED // (4 * math.prod(split.shape)))):
-        state.update(_bytes(preprocessing.invert(images).mul(255).round().clamp(0, 255).to(torch.uint8)))
-    state.update(_title(tuple(split.labels.shape), split.labels.dtype) + _bytes(split.labels))
-    return state.hexdigest()[:DIGITS]
-
-
-def _sha(*tensors: Tensor) -> str:
-    state = hashlib.sha256()
-    for tensor in tensors:
-        state.update(_title(tuple(tensor.shape), tensor.dtype) + _bytes(tensor))
-    return state.hexdigest()[:DIGITS]
-
-
-def _title(shape: tuple[int, ...], dtype: torch.dtype) -> bytes:
-    return repr((shape, str(dtype))).encode()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().tobytes()
-
-
-BASELINES = ("random", "kmeans", "full")
-UNTRAINED = ("name", "reported", "full_epochs")
-"""What of a recipe no single network depends on: the full-data row has its epochs in `epochs` by then."""
+Source = SyntheticSet | Split | Callable[[int], SyntheticSet | Split]
+"""What networks learn from; a function gives network k its own set, so that the spread contains the draw of the
+images."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A row by its name; `content` names its images in the ledger."""
+class TableRow:
+    """Networks that differ by their number alone: the row's name, which network, what it learns from, how many images
+    an epoch shows it, the settled recipe.
+
+    `content` tells its images from others; it is '' where no result is kept.
+    """
 
     name: str
-    row: Row
-    content: str
+    model: str
+    source: Source
+    images: int
+    recipe: EvalRecipe
+    content: str = ""
+
+    @property
+    def seen(self) -> int:
+        """Images that one network is shown, over all epochs."""
+        return self.recipe.epochs * self.images
+
+    def seconds(self, dataset: Dataset) -> float:
+        """A guess at what one core takes for one network."""
+        _, height, width = dataset.shape
+        steps = self.recipe.epochs * math.ceil(self.images / self.recipe.batch)
+        network = build_model(self.model, dataset.shape, len(dataset.classes))
+        return training_seconds(steps, self.seen, sum(part.numel() for part in network.parameters()), height * width)
+
+    def examples(self, dataset: Dataset, k: int) -> Examples:
+        """The images and targets of network k, on the device of the data set."""
+        chosen = self.source(k) if callable(self.source) else self.source
+        device, lr = dataset.device, self.recipe.lr
+        if isinstance(chosen, SyntheticSet):
+            check_same_space(chosen, dataset)
+            return TensorExamples.of(chosen, lr, device)
+        return RealExamples(chosen.to(device), len(dataset.classes), REAL_LR if lr is None else lr)
+
+
+@dataclass(frozen=True)
+class Testing:
+    """What the networks of all rows share: the data, the tested split, the seed of all draws, and the networks of each
+    row."""
+
+    dataset: Dataset
+    split: Literal["test", "validation"]
+    seed: int
+    seeds: int
+
+    @property
+    def images(self) -> Split:
+        """The images to test on: test, or those held out for validation. Raises InputError when there are none."""
+        if self.split == "test":
+            return self.dataset.test
+        if self.split != "validation":
+            raise InputError(f"There is no split '{self.split}'; evaluate on 'test' or 'validation'.")
+        if self.dataset.validation is None:
+            raise InputError(
+                f"'{self.dataset.name}' was loaded without held-out images; load it with validation=0.1 to evaluate on "
+                f"them."
+            )
+        return self.dataset.validation
+
+    def check(self, models: Sequence[str]) -> None:
+        """Raise InputError unless there are images to test on, networks to train, and a network of each name: now, and
+        not after hours of the one before it."""
+        _ = self.images
+        if self.seeds < 1:
+            raise InputError(
+                f"{self.seeds} networks were asked for; train at least 1, and 5 for a spread that can be compared."
+            )
+        check_names(models, self.dataset)
+
+    def common(self) -> dict[str, Any]:
+        """What a cache notes of it."""
+        tested = tested_content(self.images, self.dataset.preprocessing)
+        return {"dataset": self.dataset.fingerprint, "split": self.split, "tested": tested, "seed": self.seed}
+
+
+def check_names(names: Sequence[str], dataset: Dataset) -> None:
+    """Raise InputError for a name that makes no network for these images."""
+    for name in names:
+        build_model(name, dataset.shape, len(dataset.classes))
+
+
+def settled(
+    synthetic: SyntheticSet, dataset: Dataset, recipe: EvalRecipe, model: str | Sequence[str] | None
+) -> tuple[EvalRecipe, list[str]]:
+    """The recipe with the augmentation of the set where it has none, and the networks that `model` names (None: the
+    student). Raises InputError for a set that does not belong to `dataset`."""
+    check_same_space(synthetic, dataset)
+    return recipe.augmented(synthetic.augmentation), architectures(model, synthetic.model, dataset.shape)
+
+
+BASELINES = ("random", "kmeans", "full")
+
+
+def synthetic_row(model: str, synthetic: SyntheticSet, recipe: EvalRecipe) -> TableRow:
+    """The row of a distilled set on one network."""
+    return TableRow(model, model, synthetic, synthetic.seen, recipe, content(synthetic))
+
+
+def baseline_row(name: str, model: str, ipc: int, dataset: Dataset, recipe: EvalRecipe, seed: int) -> TableRow:
+    """The row of a baseline. Raises InputError for an unknown one, and where a class has fewer than `ipc` images."""
+    if name == "full":  # all training images that are not held out for validation
+        images = dataset.train
+        return TableRow(name, model, images, len(images), recipe.for_full_data(), "full data")
+    if name not in BASELINES:
+        raise unknown("baseline", name, BASELINES)
+    dataset.check_ipc(ipc)
+    count = ipc * len(dataset.classes)
+    return TableRow(name, model, Draw(name, dataset, ipc, seed), count, recipe, f"{name} real images, {ipc} per class")
 
 
 @dataclass(frozen=True)
@@ -139,83 +161,113 @@ class Draw:
         return choose(self.dataset, self.ipc, derive(self.seed, "baseline", k))
 
 
-@dataclass(frozen=True)
-class Testing:
-    """What the networks of all rows share: the data, the tested split, the seed of all draws, and the networks of each
-    row."""
+def random_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
+    """`ipc` training images of every class, drawn without replacement, grouped by class. Raises InputError when a class
+    is too small."""
 
-    dataset: Dataset
-    split: Literal["test", "validation"]
-    seed: int
-    seeds: int
+    def draw(members: Labels, label: int) -> Labels:
+        return torch.randperm(len(members), generator=rng(seed, "random-real", label))[:ipc]
 
-    def common(self) -> dict[str, Any]:
-        """What the ledger notes of it. Raises InputError for a split that is not there."""
-        tested = tested_content(split_of(self.dataset, self.split), self.dataset.preprocessing)
-        return {"dataset": self.dataset.fingerprint, "split": self.split, "tested": tested, "seed": self.seed}
+    return _real(dataset, ipc, draw, "random real images")
 
 
-class Kept:
-    """The networks of one row, as far as they are finished."""
+def kmeans_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
+    """Per class the `ipc` training images nearest the centres of K-means, each within its own cluster, grouped by
+    class.
 
-    def __init__(self, ledger: Ledger, place: Place, common: dict[str, Any], seeds: int) -> None:
-        self.place, self._ledger = place, ledger
-        recipe = {name: value for name, value in place.row.recipe.to_json().items() if name not in UNTRAINED}
-        self._about = {"recipe": recipe, "model": place.row.model, "images": place.content, **common}
-        found = {k: ledger.get(key({**self._about, "network": k})) for k in range(seeds)}
-        self.results = {k: result for k, result in found.items() if result is not None}
-
-    def keep(self, k: int, result: NetworkResult) -> None:
-        """Store one network."""
-        about = {**self._about, "network": k}
-        self._ledger.put(key(about), result, about)
-        self.results[k] = result
-
-    def entry(self) -> Entry:
-        return Entry.of([self.results[k] for k in sorted(self.results)], self.place.row.recipe.reported)
-
-
-def synthetic_place(model: str, synthetic: SyntheticSet, recipe: EvalRecipe) -> Place:
-    """The row of a distilled set on one network."""
-    return Place(model, Row(model, synthetic, synthetic.seen, recipe), content(synthetic))
-
-
-def baseline_place(name: str, model: str, ipc: int, dataset: Dataset, recipe: EvalRecipe, seed: int) -> Place:
-    """The row of a baseline. Raises InputError for an unknown one, and where a class has fewer than `ipc` images."""
-    if name == "full":
-        images = full_data(dataset)
-        return Place(name, Row(model, images, len(images), recipe.for_full_data()), "full data")
-    if name not in BASELINES:
-        raise unknown("baseline", name, BASELINES)
-    dataset.check_ipc(ipc)
-    row = Row(model, Draw(name, dataset, ipc, seed), ipc * len(dataset.classes), recipe)
-    return Place(name, row, f"{name} real images, {ipc} per class")
-
-
-def train_places(
-    places: Sequence[Place],
-    testing: Testing,
-    ledger: Ledger,
-    workers: int | None,
-    on_result: Callable[[list[Kept]], object] = lambda kept: None,
-) -> list[Kept]:
-    """All rows with every network trained, those in the ledger not again; `on_result` is told after each new one.
-
-    On a CPU `workers` networks, of whatever row, are trained side by side (None: one for each core).
+    K-means sees the preprocessed pixels. Raises InputError when a class is too small.
     """
-    check_seeds(testing.seeds)
-    models = list(dict.fromkeys(place.row.model for place in places))
-    check_names(models, testing.dataset)
-    common, seeds = testing.common(), testing.seeds
-    kept = [Kept(ledger, place, common, seeds) for place in places]
-    missing = [(number, k) for number, each in enumerate(kept) for k in range(seeds) if k not in each.results]
-    whole = Evaluation(tuple(place.row for place in places), testing.dataset, testing.split, testing.seed, seeds)
-    crew = divide(len(places) * seeds, workers, testing.dataset.device, models)
-    for number, k, result in train_networks(
-        whole, missing, crew, f"training {len(places)} × {seeds} networks (images seen)"
-    ):
-        kept[number].keep(k, result)
-        on_result(kept)
-    for number in sorted({number for number, _ in missing}):
-        warn_of_divergence(places[number].row.model, kept[number].entry())
-    return kept
+
+    def nearest(members: Labels, label: int) -> Labels:
+        features = dataset.train.batch(members).flatten(1)
+        return representatives(features, ipc, seed=derive(seed, "kmeans-real", label))
+
+    return _real(dataset, ipc, nearest, "K-means real images")
+
+
+def _real(dataset: Dataset, ipc: int, choose: Callable[[Labels, int], Labels], method: str) -> SyntheticSet:
+    """Training images as a set, those that `choose` names among the rows of each class."""
+    dataset.check_ipc(ipc)
+    chosen = []
+    for label in range(len(dataset.classes)):
+        members = dataset.train.of_class(label)
+        chosen.append(members[choose(members, label).to(members.device)])
+    indices = torch.cat(chosen)
+    return SyntheticSet(
+        images=dataset.train.batch(indices),
+        targets=one_hot(dataset.train.labels[indices], len(dataset.classes)),
+        lr=torch.tensor(REAL_LR, device=dataset.device),
+        classes=dataset.classes,
+        preprocessing=dataset.preprocessing,
+        data=dataset.config,
+        model="",
+        method=method,
+        fingerprint=dataset.fingerprint,
+    )
+
+
+def content(synthetic: SyntheticSet) -> str:
+    """A hash of what a network learns from a set: images, targets, their kind, step size; of textures also what they
+    lie on."""
+    state = hashlib.sha256()
+    for tensor in (synthetic.images, synthetic.targets, synthetic.lr):
+        state.update(_title(tuple(tensor.shape), tensor.dtype) + _bytes(tensor))
+    torus = "" if synthetic.torus == ORDINARY else f"-{synthetic.torus.digest()}"
+    return state.hexdigest()[:DIGITS] + synthetic.labels + torus
+
+
+def tested_content(split: Split, preprocessing: Preprocessing) -> str:
+    """A hash of the 8-bit pixels and the labels that networks are tested on.
+
+    Of pixels, because the last bits of whitened images change with the linear-algebra library and its number of
+    threads.
+    """
+    state = hashlib.sha256(_title((len(split), *split.shape), torch.uint8))
+    for images, _ in split.batches(max(1, INVERTED // (4 * math.prod(split.shape)))):
+        state.update(_bytes(preprocessing.invert(images).mul(255).round().clamp(0, 255).to(torch.uint8)))
+    state.update(_title(tuple(split.labels.shape), split.labels.dtype) + _bytes(split.labels))
+    return state.hexdigest()[:DIGITS]
+
+
+def _title(shape: tuple[int, ...], dtype: torch.dtype) -> bytes:
+    return repr((shape, str(dtype))).encode()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()
+
+
+def check_same_space(synthetic: SyntheticSet, dataset: Dataset) -> None:
+    """Raise InputError unless the set has the classes, the image shape and the preprocessing of `dataset`."""
+    remedy = f"load the data with {_how(synthetic)}."
+    if synthetic.classes != dataset.classes:
+        raise InputError(
+            f"The set was distilled for {_few(synthetic.classes)}, but '{dataset.name}' has {_few(dataset.classes)}; "
+            f"{remedy}"
+        )
+    if synthetic.shape != dataset.shape:
+        raise InputError(
+            f"The set's images have shape {synthetic.shape}, those of '{dataset.name}' {dataset.shape}; {remedy}"
+        )
+    if synthetic.preprocessing.hash != dataset.preprocessing.hash:
+        raise InputError(
+            f"The set's images are preprocessed ({synthetic.data.whiten}) otherwise than '{dataset.name}' "
+            f"({dataset.config.whiten}), "
+            f"so a network trained on one cannot be tested on the other; {remedy}"
+        )
+
+
+def _few(classes: tuple[str, ...]) -> str:
+    shown = ", ".join(classes[:3])
+    return f"{len(classes)} classes ({shown}{', …' if len(classes) > 3 else ''})"
+
+
+def _how(synthetic: SyntheticSet) -> str:
+    """The call that loads the data the set was made from."""
+    fields = {
+        name: value
+        for name, value in synthetic.data.model_dump(exclude_defaults=True).items()
+        if name not in ("source", "memory")
+    }
+    words = "".join(f", {name}={value!r}" for name, value in {"whiten": synthetic.data.whiten, **fields}.items())
+    return f"load_dataset({synthetic.data.source!r}{words})"

@@ -1,64 +1,44 @@
-"""Train fresh networks on a few images and test them: the one function behind the scores of synthetic and real images
-alike."""
+"""The one runner of evaluations: fresh networks, trained on a few images and tested, whatever table they are for."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 from ..data.augmentation import STRATEGY
 from ..data.dataset import Dataset, Split
 from ..data.synthetic import SyntheticSet
 from ..models.registry import build_model
-from ..runtime.errors import InputError
-from ..runtime.parallel import Crew, divide, pool, training_seconds
+from ..runtime.parallel import divide, pool
 from ..runtime.progress import Bar, bar, console
+from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive, rng, seeded
+from .cache import CachedRow, NetworkCache
 from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
-from .scores import Entry, Scores, Subject
-from .training import Examples, NetworkResult, RealExamples, TensorExamples, train_network
-
-REAL_LR = 0.01
-"""The rate for real images where the recipe leaves it to the set: that of MTT's experts."""
-Source = SyntheticSet | Split | Callable[[int], SyntheticSet | Split]
-"""What networks learn from; a function gives network k its own set, so that the spread contains the draw of the
-images."""
+from .rows import BASELINES, Source, TableRow, Testing, baseline_row, settled, synthetic_row
+from .scores import Scores, SearchedRate, Subject
+from .training import NetworkResult, train_network
 
 
-@dataclass(frozen=True)
-class Row:
-    """Networks that differ by their number alone: which, what they learn from, how many images an epoch shows them, the
-    settled recipe."""
+def train_rows(
+    rows: Sequence[TableRow],
+    testing: Testing,
+    cache: NetworkCache,
+    workers: int | None,
+    on_result: Callable[[list[CachedRow]], object] = lambda rows: None,
+) -> list[CachedRow]:
+    """All rows with every network trained, those in the cache not again; `on_result` is told after each new one.
 
-    model: str
-    source: Source
-    images: int
-    recipe: EvalRecipe
-
-    @property
-    def seen(self) -> int:
-        """Images that one network is shown, over all epochs."""
-        return self.recipe.epochs * self.images
-
-    def seconds(self, dataset: Dataset) -> float:
-        """A guess at what one core takes for one network."""
-        _, height, width = dataset.shape
-        steps = self.recipe.epochs * math.ceil(self.images / self.recipe.batch)
-        network = build_model(self.model, dataset.shape, len(dataset.classes))
-        return training_seconds(steps, self.seen, sum(part.numel() for part in network.parameters()), height * width)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What all networks of one evaluation share."""
-
-    rows: tuple[Row, ...]
-    dataset: Dataset
-    split: Literal["test", "validation"]
-    seed: int
-    seeds: int
+    On a CPU `workers` networks, of whatever row, are trained side by side (None: one for each core; their threads: see
+    `parallel.divide`). Raises InputError for what `Testing.check` refuses.
+    """
+    testing.check(list(dict.fromkeys(row.model for row in rows)))
+    common = testing.common()
+    cached = [cache.row(row, common, testing.seeds) for row in rows]
+    title = f"training {len(rows)} × {testing.seeds} networks (images seen)"
+    _train_missing(cached, testing, workers, title, lambda row, k: on_result(cached))
+    return cached
 
 
 def evaluate(
@@ -71,139 +51,141 @@ def evaluate(
     seed: int = 0,
     split: Literal["test", "validation"] = "test",
     done: Mapping[tuple[str, int], NetworkResult] | None = None,
-    on_result: Callable[[str, int, NetworkResult], None] | None = None,
+    on_result: Callable[[str, int, NetworkResult], object] = lambda name, k, result: None,
     workers: int | None = None,
 ) -> Scores:
     """The scores of `seeds` freshly initialised networks, each trained on `synthetic` alone and tested on one split of
     `dataset`.
 
-    `model` names the network, or several, or pools of them (see `pools.py`); None takes the student of the distilled
+    `model` names the network, or several, or pools of them (see `protocol.py`); None takes the student of the distilled
     set. Results in `done`, by name and number of the network, are not computed again, and `on_result` is told of each
     new one as it finishes. Network k and all its draws depend on its name, `seed` and k only. Computes where `dataset`
-    lies, on a CPU `workers` networks side by side (None: one for each core; their threads: see `workers.divide`).
-    Raises InputError when the set and the data do not share classes, shape and preprocessing.
+    lies, on a CPU `workers` networks side by side (None: one for each core). Raises InputError when the set and the
+    data do not share classes, shape and preprocessing.
     """
-    names = architectures(model, student_of(synthetic), dataset.shape)
-    recipe = recipe.augmented(synthetic.augmentation if isinstance(synthetic, SyntheticSet) else STRATEGY)
-    results = dict(done or {})
-    split_of(dataset, split)
-    check_seeds(seeds)
-    check_names(names, dataset)
-    missing = [(row, k) for row, name in enumerate(names) for k in range(seeds) if (name, k) not in results]
-    source = _Chosen({k: synthetic(k) for k in sorted({k for _, k in missing})}) if callable(synthetic) else synthetic
-    rows = tuple(Row(name, source, _size(source), recipe) for name in names)
-    crew = divide(len(rows) * seeds, workers, dataset.device, names)
-    whole = Evaluation(rows, dataset, split, seed, seeds)
+    student, augmentation, subject = "", STRATEGY, None
+    if isinstance(synthetic, SyntheticSet):
+        student, augmentation, subject = synthetic.model, synthetic.augmentation, Subject.of(synthetic)
+    names = architectures(model, student, dataset.shape)
+    recipe, testing, done = recipe.augmented(augmentation), Testing(dataset, split, seed, seeds), done or {}
+    testing.check(names)
+    known = {name: {k: done[name, k] for k in range(seeds) if (name, k) in done} for name in names}
+    source = synthetic
+    if callable(synthetic):
+        source = _Chosen({k: synthetic(k) for k in range(seeds) if any(k not in known[name] for name in names)})
+    images = _images_seen(source)
+    cached = [CachedRow(TableRow(name, name, source, images, recipe), known[name]) for name in names]
     purpose = " for validation" if split == "validation" else ""
     title = f"training {', '.join(names)} on {_title(synthetic)}{purpose} (images seen)"
-    for row, k, result in train_networks(whole, missing, crew, title):
-        results[names[row], k] = result
-        if on_result is not None:
-            on_result(names[row], k, result)
-    entries = {name: Entry.of([results[name, k] for k in range(seeds)], recipe.reported) for name in names}
-    for name, entry in entries.items():
-        warn_of_divergence(name, entry)
-    subject = Subject.of(synthetic) if isinstance(synthetic, SyntheticSet) else None
+    _train_missing(cached, testing, workers, title, lambda row, k: on_result(row.row.model, k, row.results[k]))
+    entries = {row.row.model: row.entry() for row in cached}
     return Scores(recipe=recipe, split=split, architecture=entries, subject=subject, classes=dataset.classes)
 
 
-def train_networks(
-    whole: Evaluation, missing: Sequence[tuple[int, int]], crew: Crew, title: str
-) -> Iterator[tuple[int, int, NetworkResult]]:
-    """Train the networks in `missing`, pairs of row and number, side by side; yields row, number and result of each as
-    it finishes."""
+def evaluate_all(
+    synthetic: SyntheticSet,
+    dataset: Dataset,
+    recipe: EvalRecipe = MTT_PROTOCOL,
+    model: str | Sequence[str] | None = None,
+    seeds: int = 5,
+    baselines: Sequence[str] = BASELINES,
+    out: Path | None = None,
+    *,
+    seed: int = 0,
+    split: Literal["test", "validation"] = "test",
+    rates: Mapping[str, SearchedRate] | None = None,
+    workers: int | None = None,
+) -> Scores:
+    """The scores of `synthetic` on one or more networks and of real images on the first of them, all under `recipe`.
+
+    `model` takes names of networks and of pools (see `protocol.py`); None takes the student of the set. A network in
+    `rates` (see `search_rates`) learns from the set at the rate found there. With `out`, a run folder, `scores.json` is
+    rewritten after every finished network and `scores.partial.json` keeps each of them by what it depends on: the same
+    command again trains only what is missing. On a CPU `workers` networks, of whatever row, are trained side by side
+    (None: one for each core). Baselines take the recipe's step size or 0.01; network k of 'random' and 'kmeans' sees
+    the images of draw k. Raises InputError for an unknown baseline and for a set that does not belong to `dataset`.
+    """
+    recipe, models = settled(synthetic, dataset, recipe, model)
+    used = {name: rate for name, rate in (rates or {}).items() if name in models}
+    sets = {name: rate.given(synthetic) for name, rate in used.items()}
+    rows = [synthetic_row(name, sets.get(name, synthetic), recipe) for name in models]
+    rows += [baseline_row(name, models[0], synthetic.ipc, dataset, recipe, seed) for name in baselines]
+
+    def publish(cached: Sequence[CachedRow]) -> Scores:
+        entries = [(number, each.row.name, each.entry()) for number, each in enumerate(cached) if each.results]
+        scores = Scores(
+            recipe=recipe,
+            split=split,
+            architecture={name: entry for number, name, entry in entries if number < len(models)},
+            baselines={name: entry for number, name, entry in entries if number >= len(models)},
+            subject=Subject.of(synthetic),
+            rates=used,
+            classes=dataset.classes,
+        )
+        if out is not None:
+            scores.write(RunDir(out).scores)
+        return scores
+
+    return publish(train_rows(rows, Testing(dataset, split, seed, seeds), NetworkCache.beside(out), workers, publish))
+
+
+def _train_missing(
+    cached: Sequence[CachedRow],
+    testing: Testing,
+    workers: int | None,
+    title: str,
+    on_result: Callable[[CachedRow, int], object],
+) -> None:
+    """Train the networks that the rows do not have yet, side by side; `on_result` is told the row and the number of
+    each as it finishes."""
+    rows, seeds, dataset = tuple(each.row for each in cached), testing.seeds, testing.dataset
+    crew = divide(len(rows) * seeds, workers, dataset.device, list(dict.fromkeys(row.model for row in rows)))
+    missing = [(number, k) for number, each in enumerate(cached) for k in range(seeds) if k not in each.results]
     if not missing:
         return
-    rows = whole.rows
-    each = [row.seconds(whole.dataset) for row in rows]
-    seconds = sum(each[row] for row, _ in missing)
+    each = [row.seconds(dataset) for row in rows]
+    seconds = sum(each[number] for number, _ in missing)
+    begun = sorted({number for number, _ in missing})
     if crew.starts(len(missing), seconds):
         # The first row, which everybody waits for; then the longest first, so that no core is idle at the end.
         missing = sorted(missing, key=lambda job: (job[0] > 0, -each[job[0]]))
-    total, left = whole.seeds * sum(row.seen for row in rows), sum(rows[row].seen for row, _ in missing)
+    total, left = seeds * sum(row.seen for row in rows), sum(rows[number].seen for number, _ in missing)
     with (
         bar(title, total, total - left, "images") as progress,
-        pool(_train, whole, crew, progress, len(missing), seconds) as train,
+        pool(_train, (rows, testing), crew, progress, len(missing), seconds) as train,
     ):
-        for (row, k), result in train(missing):
-            progress.step(0, f"{whole.split} {result.final:.1f} %")
-            yield row, k, result
+        for (number, k), result in train(missing):
+            progress.step(0, f"{testing.split} {result.final:.1f} %")
+            cached[number].add(k, result)
+            on_result(cached[number], k)
+    for number in begun:
+        _warn_of_divergence(cached[number])
 
 
-def warn_of_divergence(model: str, entry: Entry) -> None:
-    """Tell the user of networks whose loss stopped being finite, if there are any."""
-    if entry.diverged:
-        console().print(
-            f"[yellow]{entry.diverged} of {entry.n} networks ({model}) met a training loss that is not finite; "
-            "their accuracy is counted as it is. Try a smaller step size.[/yellow]"
-        )
-
-
-def check_same_space(synthetic: SyntheticSet, dataset: Dataset) -> None:
-    """Raise InputError unless the set has the classes, the image shape and the preprocessing of `dataset`."""
-    remedy = f"load the data with {_how(synthetic)}."
-    if synthetic.classes != dataset.classes:
-        raise InputError(
-            f"The set was distilled for {_few(synthetic.classes)}, but '{dataset.name}' has {_few(dataset.classes)}; "
-            f"{remedy}"
-        )
-    if synthetic.shape != dataset.shape:
-        raise InputError(
-            f"The set's images have shape {synthetic.shape}, those of '{dataset.name}' {dataset.shape}; {remedy}"
-        )
-    if synthetic.preprocessing.hash != dataset.preprocessing.hash:
-        raise InputError(
-            f"The set's images are preprocessed ({synthetic.data.whiten}) otherwise than '{dataset.name}' "
-            f"({dataset.config.whiten}), "
-            f"so a network trained on one cannot be tested on the other; {remedy}"
-        )
-
-
-def split_of(dataset: Dataset, split: str) -> Split:
-    """The images to test on: test, or those held out for validation. Raises InputError when there are none."""
-    if split == "test":
-        return dataset.test
-    if split == "validation" and dataset.validation is not None:
-        return dataset.validation
-    if split == "validation":
-        raise InputError(
-            f"'{dataset.name}' was loaded without held-out images; load it with validation=0.1 to evaluate on them."
-        )
-    raise InputError(f"There is no split '{split}'; evaluate on 'test' or 'validation'.")
-
-
-def check_seeds(seeds: int) -> None:
-    """Raise InputError unless at least one network is asked for."""
-    if seeds < 1:
-        raise InputError(f"{seeds} networks were asked for; train at least 1, and 5 for a spread that can be compared.")
-
-
-def check_names(names: Sequence[str], dataset: Dataset) -> None:
-    """Raise InputError for a name that makes no network: now, and not after hours of the one before it."""
-    for name in names:
-        build_model(name, dataset.shape, len(dataset.classes))
-
-
-def student_of(source: Source) -> str:
-    """The network that a distilled set names as its student; '' for real images."""
-    return source.model if isinstance(source, SyntheticSet) else ""
-
-
-def _train(whole: Evaluation, job: tuple[int, int], progress: Bar) -> NetworkResult:
+def _train(shared: tuple[tuple[TableRow, ...], Testing], job: tuple[int, int], progress: Bar) -> NetworkResult:
     """One network, given as its row and number, trained and tested."""
-    row, k = whole.rows[job[0]], job[1]
-    dataset, seed = whole.dataset, whole.seed
-    examples = _examples(row.source, dataset, k, row.recipe)
+    row, k, testing = shared[0][job[0]], job[1], shared[1]
+    dataset, seed = testing.dataset, testing.seed
+    examples = row.examples(dataset, k)
     network = build_model(row.model, dataset.shape, len(dataset.classes), seed=derive(seed, "evaluate", k))
     network = network.to(dataset.device)
-    tested = split_of(dataset, whole.split)
 
     def count() -> None:
         progress.step(examples.seen)
 
     with seeded(seed, "evaluate", k, "dropout"):  # networks may draw numbers of their own while they train
         return train_network(
-            network, examples, row.recipe, tested, lambda epoch: rng(seed, "evaluate", k, epoch), count
+            network, examples, row.recipe, testing.images, lambda epoch: rng(seed, "evaluate", k, epoch), count
+        )
+
+
+def _warn_of_divergence(row: CachedRow) -> None:
+    """Tell the user of networks whose loss stopped being finite, if there are any."""
+    entry = row.entry()
+    if entry.diverged:
+        console().print(
+            f"[yellow]{entry.diverged} of {entry.n} networks ({row.row.model}) met a training loss that is not finite; "
+            "their accuracy is counted as it is. Try a smaller step size.[/yellow]"
         )
 
 
@@ -214,44 +196,14 @@ class _Chosen(dict[int, SyntheticSet | Split]):
         return self[k]
 
 
-def _size(source: Source) -> int:
+def _images_seen(source: Source) -> int:
     """How many images one network sees in an epoch."""
     sets = source.values() if isinstance(source, _Chosen) else [source]
-    sizes = [
-        each.seen if isinstance(each, SyntheticSet) else len(each)
-        for each in sets
-        if isinstance(each, SyntheticSet | Split)
-    ]
-    return max(sizes, default=0)
-
-
-def _examples(source: Source, dataset: Dataset, k: int, recipe: EvalRecipe) -> Examples:
-    """The images and targets of network k, on the device of the data set."""
-    chosen = source(k) if callable(source) else source
-    device = dataset.device
-    if isinstance(chosen, SyntheticSet):
-        check_same_space(chosen, dataset)
-        return TensorExamples.of(chosen, recipe.lr, device)
-    return RealExamples(chosen.to(device), len(dataset.classes), REAL_LR if recipe.lr is None else recipe.lr)
+    synthetic = [each.seen for each in sets if isinstance(each, SyntheticSet)]
+    return max(synthetic + [len(each) for each in sets if isinstance(each, Split)], default=0)
 
 
 def _title(source: Source) -> str:
     if isinstance(source, SyntheticSet):
         return f"{len(source.images)} synthetic images"
     return f"{len(source)} real images" if isinstance(source, Split) else "real images"
-
-
-def _few(classes: tuple[str, ...]) -> str:
-    shown = ", ".join(classes[:3])
-    return f"{len(classes)} classes ({shown}{', …' if len(classes) > 3 else ''})"
-
-
-def _how(synthetic: SyntheticSet) -> str:
-    """The call that loads the data the set was made from."""
-    fields = {
-        name: value
-        for name, value in synthetic.data.model_dump(exclude_defaults=True).items()
-        if name not in ("source", "memory")
-    }
-    words = "".join(f", {name}={value!r}" for name, value in {"whiten": synthetic.data.whiten, **fields}.items())
-    return f"load_dataset({synthetic.data.source!r}{words})"

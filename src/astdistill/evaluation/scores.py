@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field
 
@@ -16,11 +16,24 @@ from ..data.synthetic import SyntheticSet
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
+from ..runtime.run_dir import RunDir
 from ..runtime.tables import Column, Tabulation
 from .protocol import EvalRecipe
 from .training import NetworkResult
 
 Figure = TypeVar("Figure")
+Kind = TypeVar("Kind", bound=Record)
+
+
+def read_as(kind: type[Kind], values: dict[str, Any], path: Path, what: str) -> Kind:
+    """`values`, which were read from `path`, as a record. Raises InputError where they are not `what`."""
+    try:
+        return kind.model_validate(values)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        why = str(error).splitlines()[0]
+        raise InputError(f"{path} does not hold {what} ({why}); move it away and evaluate again.") from error
 
 
 class Peer(Record):
@@ -187,13 +200,8 @@ class Scores(Record):
     def read(cls, path: str | Path) -> Self:
         """The scores in a file or a run folder. Raises InputError for anything else."""
         file = Path(path)
-        file = file / "scores.json" if file.is_dir() else file
-        try:
-            return cls.model_validate(read_json(file))
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{file} does not hold scores ({error}); move it away and evaluate again.") from error
+        file = RunDir(file).scores if file.is_dir() else file
+        return read_as(cls, read_json(file), file, "scores")
 
 
 BASELINE_NAMES = {"random": "random real images", "kmeans": "K-means real images", "full": "full data"}

@@ -12,7 +12,7 @@ from ..data.dataset import DataConfig, Dataset
 from ..data.loading import load_dataset
 from ..distillation.settings import DistillSettings, check, check_data, check_settings
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
-from ..evaluation.runner import check_names
+from ..evaluation.rows import check_names
 from ..evaluation.scores import Published
 from ..experts.store import TrajectoryStore
 from ..methods.method import Method

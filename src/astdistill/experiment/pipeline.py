@@ -17,19 +17,19 @@ from ..data.synthetic import SyntheticSet
 from ..distillation.loop import distill
 from ..distillation.run import Distillation, Line
 from ..distillation.state import DistillState
-from ..evaluation.comparison import evaluate_all
+from ..evaluation.runner import evaluate_all
 from ..evaluation.scores import Scores
 from ..experts.recipe import ExpertCurve
 from ..experts.store import TrajectoryStore
 from ..experts.training import train_experts
+from ..report.experts import record_experts
 from ..report.figures import save_curves, save_quality
 from ..report.page.page import renew_page
 from ..report.pictures import save_grid, save_textures, sheet
-from ..report.relatives import record_experts
 from ..runtime.devices import read
 from ..runtime.files import read_lines
 from ..runtime.progress import telling
-from ..runtime.run_dir import claim
+from ..runtime.run_dir import RunDir
 from ..runtime.status import stage
 from ..runtime.tracking import Log, open_log
 from .config import Experiment, check_experiment, expert_epochs, imported_experts, load_data
@@ -153,13 +153,13 @@ def obtain_synthetic(
         )
     if experts is not None:
         record_experts(experts, out)
-    save_grid(synthetic, out / "images.png")
+    save_grid(synthetic, RunDir(out).images)
     if synthetic.canvas > 1:
-        save_textures(synthetic, out / "textures")
+        save_textures(synthetic, RunDir(out).textures)
     method = experiment.method
     save_curves(
-        read_lines(out / "metrics.jsonl"),
-        out / "curves.png",
+        read_lines(RunDir(out).metrics),
+        RunDir(out).curves,
         loss_name=method.step.loss_name,
         learned_lr="lr" in method.learn,
     )
@@ -188,7 +188,7 @@ def prepare(experiment: Experiment, out: Path) -> Dataset:
     written."""
     dataset = load_data(experiment)
     check_experiment(experiment, dataset)
-    claim(_noted(experiment).to_json(), dataset.fingerprint, out, experiment.device)
+    RunDir(out).claim(_noted(experiment).to_json(), dataset.fingerprint, experiment.device)
     return dataset
 
 
@@ -203,7 +203,7 @@ def _noted(experiment: Experiment) -> Experiment:
 @contextmanager
 def followed(experiment: Experiment, out: Path, loggers: Sequence[str]) -> Iterator[Recorder]:
     """A recorder for the named loggers; while the block lasts, `out` says where the run is (`astdistill watch`)."""
-    with telling(out / "live.json"), open_log(loggers, out, experiment.to_json()) as log:
+    with telling(RunDir(out).live), open_log(loggers, out, experiment.to_json()) as log:
         yield Recorder(log)
 
 

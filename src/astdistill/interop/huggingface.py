@@ -14,12 +14,11 @@ from ..methods.registry import find_method
 from ..report.pictures import colours, save_grid
 from ..runtime.errors import InputError
 from ..runtime.files import replacing, write_text
+from ..runtime.run_dir import RunDir
 from ..runtime.tables import markdown
 from .formats import Format
 
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
-PICTURE = "images.png"
-"""The picture beside the card."""
 WHITENING = {
     "none": "pixels in [0, 1]: nothing was subtracted or divided",
     "standard": "pixels less the mean and divided by the deviation of their channel",
@@ -40,7 +39,7 @@ def card(synthetic: SyntheticSet, scores: Scores | None, parts: str) -> str:
     }
     body = "\n\n".join(f"## {head}\n\n{text}" for head, text in sections.items())
     return (
-        f"---\n{_front(synthetic, title, parts)}\n---\n\n# {title}\n\n![The distilled images]({PICTURE})\n\n"
+        f"---\n{_front(synthetic, title, parts)}\n---\n\n# {title}\n\n![The distilled images]({RunDir.images})\n\n"
         f"A synthetic data set made by trajectory matching with astdistill: networks are trained on these images "
         f"alone.\n\n{body}\n"
     )
@@ -152,10 +151,10 @@ PARTS = "data/train-00000-of-00001.parquet"
 
 
 def _write(synthetic: SyntheticSet, scores: Scores | None, folder: Path) -> None:
-    save_grid(synthetic, folder / PICTURE)
-    synthetic.save(folder / "synthetic.safetensors")
+    save_grid(synthetic, RunDir(folder).images)
+    synthetic.save(RunDir(folder).synthetic)
     if scores is not None:
-        scores.write(folder / "scores.json")
+        scores.write(RunDir(folder).scores)
     _write_parquet(synthetic, folder / PARTS)
     write_text(folder / "README.md", card(synthetic, scores, PARTS))
 

@@ -24,6 +24,7 @@ from ..report.pictures import save_grid
 from ..runtime.errors import InputError
 from ..runtime.files import new_folder
 from ..runtime.provenance import provenance
+from ..runtime.run_dir import RunDir
 from ..runtime.shapes import Images, Labels, Targets
 from .formats import IMAGES, LABELS, RATE, logits_of
 
@@ -123,8 +124,8 @@ def import_set(
     )
     if out is not None:
         with new_folder(Path(out)) as temporary:
-            synthetic.save(temporary / "synthetic.safetensors")
-            save_grid(synthetic, temporary / "images.png")
+            synthetic.save(RunDir(temporary).synthetic)
+            save_grid(synthetic, RunDir(temporary).images)
         renew_page(Path(out))
     return synthetic
 

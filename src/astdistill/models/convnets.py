@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import nn
@@ -84,7 +85,49 @@ def _check_size(size: tuple[int, int], depth: int, pooling: str) -> None:
         )
 
 
-class MLP(nn.Module):
+class Stacked(nn.Module):
+    """Feature maps, or hidden units, and what makes logits of them."""
+
+    features: nn.Module
+    classifier: nn.Module
+
+    def forward(self, images: Batch) -> Logits:
+        """The logits."""
+        return self.classifier(self.features(images))
+
+
+class Trunk(Stacked):
+    """Convolutions that keep the size, poolings between them, the last feature map averaged to `grid` × `grid` pixels,
+    and one linear layer.
+
+    `plan` is that of `layers.trunk`. Raises InputError for what makes no network.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        size: tuple[int, int],
+        plan: Sequence[tuple[int, int]],
+        grid: int,
+        norm: str,
+        activation: str,
+        pooling: str,
+    ) -> None:
+        super().__init__()
+        widths = [width for width, kernel in plan if (width, kernel) != POOL]
+        check_words(norm, activation, pooling)
+        check_counts(type(self).__name__, channels=channels, classes=classes, width=widths[0])
+        for width in widths:
+            check_groups(norm, width)
+        check_pixels(size, norm)
+        self.features, last = trunk(channels, size, plan, norm, activation, pooling)
+        self.classifier = nn.Sequential(
+            nn.AdaptiveAvgPool2d(grid), nn.Flatten(), nn.Linear(last * grid * grid, classes)
+        )
+
+
+class MLP(Stacked):
     """`depth` hidden layers of `width` units over the flattened image; published: two of 128 (Zhao et al., arXiv
     2006.05929).
 
@@ -110,17 +153,13 @@ class MLP(nn.Module):
         self.features = nn.Sequential(nn.Flatten(), *[part for pair in hidden for part in pair])
         self.classifier = nn.Linear(width, classes)
 
-    def forward(self, images: Batch) -> Logits:
-        """The logits."""
-        return self.classifier(self.features(images))
-
 
 KERNEL, GRID = 5, 5
 WANTED = (32, 14)
 """The sizes that the two convolutions have at 32 px, where nothing is padded."""
 
 
-class LeNet(nn.Module):
+class LeNet(Stacked):
     """Two 5×5 convolutions of 6 and 16 channels, each pooled, and linear layers of 120 and 84 units (LeCun et al.,
     1998).
 
@@ -151,15 +190,11 @@ class LeNet(nn.Module):
         hidden = [part for a, b in pairwise(units) for part in (nn.Linear(a, b), ACTIVATIONS[activation]())]
         self.classifier = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(84, classes))
 
-    def forward(self, images: Batch) -> Logits:
-        """The logits."""
-        return self.classifier(self.features(images))
-
 
 ALEXNET_GRID = 4
 
 
-class AlexNet(nn.Module):
+class AlexNet(Trunk):
     """Five convolutions of 1, 1½, 2, 1½ and 1½ times `width` channels, three poolings and one linear layer (arXiv
     2006.05929).
 
@@ -178,29 +213,16 @@ class AlexNet(nn.Module):
         activation: str = "relu",
         pooling: str = "max",
     ) -> None:
-        super().__init__()
-        check_words(norm, activation, pooling)
-        check_counts("AlexNet", channels=channels, classes=classes, width=width)
         wider = width * 3 // 2
-        for each in (width, wider):
-            check_groups(norm, each)
-        check_pixels(size, norm)
         plan = [(width, 5), POOL, (wider, 5), POOL, (2 * width, 3), (wider, 3), (wider, 3), POOL]
-        self.features, last = trunk(channels, size, plan, norm, activation, pooling)
-        self.classifier = nn.Sequential(
-            nn.AdaptiveAvgPool2d(ALEXNET_GRID), nn.Flatten(), nn.Linear(last * ALEXNET_GRID * ALEXNET_GRID, classes)
-        )
-
-    def forward(self, images: Batch) -> Logits:
-        """The logits."""
-        return self.classifier(self.features(images))
+        super().__init__(channels, classes, size, plan, ALEXNET_GRID, norm, activation, pooling)
 
 
 STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 """The convolutions of each stage in units of `width`; a pooling ends a stage."""
 
 
-class VGG11(nn.Module):
+class VGG11(Trunk):
     """Eight 3×3 convolutions of `width` to 8 `width` channels in five stages, and one linear layer (Simonyan &
     Zisserman, arXiv 1409.1556).
 
@@ -222,15 +244,5 @@ class VGG11(nn.Module):
         activation: str = "relu",
         pooling: str = "max",
     ) -> None:
-        super().__init__()
-        check_words(norm, activation, pooling)
-        check_counts("VGG11", channels=channels, classes=classes, width=width)
-        check_groups(norm, width)
-        check_pixels(size, norm)
         plan = [layer for stage in STAGES for layer in (*((width * wider, 3) for wider in stage), POOL)]
-        self.features, last = trunk(channels, size, plan, norm, activation, pooling)
-        self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes))
-
-    def forward(self, images: Batch) -> Logits:
-        """The logits."""
-        return self.classifier(self.features(images))
+        super().__init__(channels, classes, size, plan, 1, norm, activation, pooling)

@@ -5,16 +5,94 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe
-from ..evaluation.scores import LABELS, networks_text, protocol_text, spread
+from ..evaluation.scores import (
+    LABELS,
+    Entry,
+    Published,
+    Scores,
+    Subject,
+    networks_text,
+    protocol_text,
+    spread,
+)
+from ..runtime.errors import InputError
+from ..runtime.run_dir import RunDir
 from ..runtime.tables import Column, Tabulation
-from .run import Finished
+from .run import RunReader
 
 ABSENT = "–"
 BASELINES = {"random": "random real", "kmeans": "K-means real", "full": "full data"}
 """Baselines by the head of their column."""
 WHOSE = tuple(Column(name, words=True) for name in ("run", "data", "ipc", "method", "network"))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Scores with whose they are, and the figure that was published for the same cell, if any."""
+
+    name: str
+    path: Path
+    scores: Scores
+    subject: Subject
+    published: Published
+
+    @property
+    def network(self) -> str:
+        """The network that the run's own column shows: its student, or else the first that was evaluated."""
+        return (
+            self.subject.model
+            if self.subject.model in self.scores.architecture
+            else next(iter(self.scores.architecture))
+        )
+
+    @property
+    def entry(self) -> Entry:
+        """The networks of the run's own column."""
+        return self.scores.architecture[self.network]
+
+    @property
+    def baselines(self) -> dict[str, Entry]:
+        """Real images on that network; the evaluation trains them on its first one alone."""
+        return self.scores.baselines if self.network == next(iter(self.scores.architecture)) else {}
+
+
+def read_finished(path: Path) -> Finished:
+    """The scores in `path`: a run folder, an evaluation folder inside one, or its scores.json.
+
+    Raises InputError for a folder that is not there, has no scores yet, or lies beside no distilled set.
+    """
+    evaluation = RunDir(path.parent if path.name == RunDir.scores else path)
+    folder = evaluation.folder
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; name finished runs, for example: astdistill compare runs/*")
+    if not evaluation.scores.exists():
+        remedy = "name finished runs: astdistill compare runs/*"
+        if evaluation.synthetic.exists():
+            remedy = f"evaluate it first: astdistill evaluate {folder}"
+        raise InputError(f"{folder} holds no scores.json; {remedy}")
+    run = RunReader.of((evaluation.home() or RunDir(folder.parent)).folder)
+    scores = Scores.read(evaluation.scores)
+    if not scores.architecture:
+        raise InputError(
+            f"{folder} has no finished network of the distilled set yet; go on with: astdistill evaluate "
+            f"{run.dir.folder}"
+        )
+    subject = scores.subject or _subject(run, evaluation)
+    named = run.dir.folder if run.config else folder
+    return Finished(named.name, folder, scores, subject, run.published)
+
+
+def _subject(run: RunReader, evaluation: RunDir) -> Subject:
+    """What scores of an earlier version are about: they do not say so themselves."""
+    if run.synthetic is None:
+        raise InputError(
+            f"{evaluation.scores} does not say what it is about; evaluate again: astdistill evaluate SET --out "
+            f"{evaluation.folder}"
+        )
+    return Subject.of(run.synthetic)
 
 
 @dataclass(frozen=True)

@@ -186,22 +186,10 @@ def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) 
     for (name, curves), colour in zip(stores.items(), _cycle(len(stores)), strict=True):
         label = f"{name} (n = {len(curves)})"
         band(steps, [curve.step_squared for curve in curves], colour, "-", label, of_logarithm=True)
-        if all(curve.test_accuracy for curve in curves):
-            band(
-                accuracy,
-                [curve.test_accuracy for curve in curves],
-                colour,
-                "-",
-                f"{name}, test" if len(stores) > 1 else "test",
-            )
-        if all(curve.train_accuracy for curve in curves):
-            band(
-                accuracy,
-                [curve.train_accuracy for curve in curves],
-                colour,
-                "--",
-                f"{name}, train" if len(stores) > 1 else "train",
-            )
+        for which, line in (("test", "-"), ("train", "--")):
+            values = [getattr(curve, f"{which}_accuracy") for curve in curves]
+            if all(values):
+                band(accuracy, values, colour, line, f"{name}, {which}" if len(stores) > 1 else which)
     logarithmic(steps)
     for axes in (steps, accuracy):
         axes.xaxis.get_major_locator().set_params(integer=True)

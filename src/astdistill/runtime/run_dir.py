@@ -1,9 +1,9 @@
-"""Whose a run folder is: it belongs to one experiment, and only that one may go on in it."""
+"""A run folder: what each file in it is called, and whose the folder is."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, overload
 
 from .config import by_todays_names
 from .errors import InputError
@@ -32,68 +32,170 @@ FREE = (
 fingerprint."""
 
 
-def claim(settings: dict[str, Any], fingerprint: str, out: Path, device: str) -> None:
-    """Write config.json and provenance.json of a run on the data of `fingerprint`.
+class Artefact:
+    """One file or folder of a run: its path on a `RunDir`, and its name on the class."""
 
-    Asking for more iterations, another evaluation or another place of data and experts continues the same run. Raises
-    InputError, with nothing written, when the folder holds a run of other settings or data, one that is further
-    already, or other things.
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, run: None, owner: type[RunDir]) -> str: ...
+    @overload
+    def __get__(self, run: RunDir, owner: type[RunDir]) -> Path: ...
+    def __get__(self, run: RunDir | None, owner: type[RunDir]) -> str | Path:
+        return self.name if run is None else run.folder / self.name
+
+
+class RunDir:
+    """A run folder, whether it is there yet or not. `RunDir(folder).metrics` is the path of its metrics,
+    `RunDir.metrics` their file name.
+
+    The folder of a further evaluation of a run's set is one too, with what an evaluation leaves.
     """
-    check_folder(out, "--out")
-    if (out / "config.json").exists():
-        _check_settings(settings, out)
-        _check_progress(settings, out)
-        _check_data(fingerprint, out)
-    elif out.exists() and any(not path.name.endswith(".tmp") for path in out.iterdir()):
-        raise InputError(f"{out} is not empty and holds no run; name a new folder with --out.")
-    # The configuration comes first: a folder that holds it is known as this run's, whatever happens before the next
-    # file.
-    write_json(out / "config.json", settings)
-    _add_provenance(out / "provenance.json", {**provenance(device), "data": fingerprint})
 
+    config = Artefact("config.json")
+    """The settings of the run; the first file that is written."""
+    provenance = Artefact("provenance.json")
+    """Versions, machine, arguments and the data's fingerprint, of every call that went on with the run."""
+    live = Artefact("live.json")
+    """What a process that is at work on the run is doing."""
+    clock = Artefact("clock.jsonl")
+    """Seconds of every stage and outer step, and peak memory."""
+    metrics = Artefact("metrics.jsonl")
+    """One line for each outer step."""
+    state = Artefact("state.safetensors")
+    """What the distillation goes on from."""
+    synthetic = Artefact("synthetic.safetensors")
+    """The distilled set."""
+    best = Artefact("best.safetensors")
+    """With validation: the best set so far by the held-out images."""
+    last = Artefact("last.safetensors")
+    """With validation: the set after the last outer step."""
+    course = Artefact("course")
+    """Folder of the images at a few iterations."""
+    initialisation = Artefact("initialisation.safetensors")
+    """The clusters that the first images were chosen from."""
+    experts = Artefact("experts.json")
+    """The curves of the experts that were followed, and of their relatives."""
+    scores = Artefact("scores.json")
+    """Accuracies of the set and of the baselines."""
+    networks = Artefact("scores.partial.json")
+    """Every evaluated network, by what it depends on."""
+    ranking = Artefact("ranking.json")
+    """DD-Ranking's scores."""
+    continual = Artefact("continual.json")
+    """Accuracies of class-incremental learning."""
+    images = Artefact("images.png")
+    """The distilled images as one picture."""
+    curves = Artefact("curves.png")
+    """Loss and step size."""
+    textures = Artefact("textures")
+    """Folder of pictures that can be tiled."""
+    exports = Artefact("exports")
+    """Folder of the set in other formats, one folder each."""
+    page = Artefact("report.html")
+    """Everything in one file to look at."""
+    tensorboard = Artefact("tensorboard")
+    """Folder of TensorBoard's logs."""
+    wandb = Artefact("wandb")
+    """Folder of the logs of Weights & Biases."""
 
-def _check_settings(settings: dict[str, Any], out: Path) -> None:
-    before, now = _flat(by_todays_names(read_json(out / "config.json"))), _flat(settings)
-    changed = [
-        name
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and not name.startswith(FREE)
-    ]
-    if changed:
-        name = changed[0]
-        raise InputError(
-            f"{out} holds a run with other settings ({name} was {before.get(name)!r}, now {now.get(name)!r}); name a "
-            f"new folder with "
-            f"--out, or delete that one."
-        )
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
 
+    @classmethod
+    def around(cls, path: Path) -> Self:
+        """The run folder `path`, or the one that the file `path` lies in."""
+        return cls(path if path.is_dir() else path.parent)
 
-def _check_progress(settings: dict[str, Any], out: Path) -> None:
-    state = out / "state.safetensors"
-    done = load_tensors(state)[1]["counters"]["iteration"] if state.exists() else 0
-    if done > settings["distill"]["iterations"]:
-        raise InputError(
-            f"{out} has {done} iterations already, {settings['distill']['iterations']} were asked for; ask for more, "
-            f"or name another --out."
-        )
+    def frame(self, iteration: int) -> Path:
+        """The images after `iteration` outer steps."""
+        return self.course / f"{iteration:06d}.safetensors"
 
+    def frames(self) -> list[Path]:
+        """The frames that are there, in order."""
+        return sorted(self.course.glob("*.safetensors"))
 
-def _check_data(fingerprint: str, out: Path) -> None:
-    place = out / "provenance.json"
-    before = read_json(place).get("data", fingerprint) if place.exists() else fingerprint
-    if before != fingerprint:
-        raise InputError(
-            f"{out} was run on other data (fingerprint {before}, now {fingerprint}); name a new folder with --out."
-        )
+    def evaluation(self, *words: str) -> Self:
+        """The folder of a further evaluation that `words` tell from others."""
+        return type(self)(self.folder / "-".join(("evaluation", *words)).replace("/", "_").replace(":", "_"))
 
+    def evaluated(self, name: str) -> list[Path]:
+        """The files of that name which evaluations of the set have left: the run's own first, then the latest."""
+        own = self.folder / name
+        later = sorted(self.folder.glob(f"*/{name}"), key=lambda path: path.stat().st_mtime, reverse=True)
+        return [*([own] if own.exists() else []), *later]
 
-def _add_provenance(path: Path, now: dict[str, Any]) -> None:
-    """Keep where the run began, and each different place where it was resumed."""
-    first = read_json(path) if path.exists() else now | {"resumed": []}
-    known = [{name: place.get(name) for name in now} for place in (first, *first["resumed"])]
-    if now not in known:
-        first["resumed"].append(now)
-    write_json(path, first)
+    def home(self) -> Self | None:
+        """The run whose set an evaluation in this folder is of: this one, or the one around it; None where neither
+        holds a set."""
+        return next((each for each in (self, type(self)(self.folder.parent)) if each.synthetic.exists()), None)
+
+    def claim(self, settings: dict[str, Any], fingerprint: str, device: str) -> None:
+        """Write config.json and provenance.json of a run on the data of `fingerprint`.
+
+        Asking for more iterations, another evaluation or another place of data and experts continues the same run.
+        Raises InputError, with nothing written, when the folder holds a run of other settings or data, one that is
+        further already, or other things.
+        """
+        check_folder(self.folder, "--out")
+        if self.config.exists():
+            self._check_settings(settings)
+            self._check_progress(settings)
+            self._check_data(fingerprint)
+        elif not self.empty:
+            raise InputError(f"{self.folder} is not empty and holds no run; name a new folder with --out.")
+        # The configuration comes first: a folder that holds it is known as this run's, whatever happens before the
+        # next file.
+        write_json(self.config, settings)
+        self._add_provenance({**provenance(device), "data": fingerprint})
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no such folder, or nothing in it but what is being written."""
+        return not self.folder.exists() or all(path.name.endswith(".tmp") for path in self.folder.iterdir())
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        before, now = _flat(by_todays_names(read_json(self.config))), _flat(settings)
+        changed = [
+            name
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and not name.startswith(FREE)
+        ]
+        if changed:
+            name = changed[0]
+            raise InputError(
+                f"{self.folder} holds a run with other settings ({name} was {before.get(name)!r}, now "
+                f"{now.get(name)!r}); name a new folder with --out, or delete that one."
+            )
+
+    def _check_progress(self, settings: dict[str, Any]) -> None:
+        if not self.state.exists():
+            return
+        done, wanted = load_tensors(self.state)[1]["counters"]["iteration"], settings["distill"]["iterations"]
+        if done > wanted:
+            raise InputError(
+                f"{self.folder} has {done} iterations already, {wanted} were asked for; ask for more, or name another "
+                f"--out."
+            )
+
+    def _check_data(self, fingerprint: str) -> None:
+        if not self.provenance.exists():
+            return
+        before = read_json(self.provenance).get("data", fingerprint)
+        if before != fingerprint:
+            raise InputError(
+                f"{self.folder} was run on other data (fingerprint {before}, now {fingerprint}); name a new folder "
+                f"with --out."
+            )
+
+    def _add_provenance(self, now: dict[str, Any]) -> None:
+        """Keep where the run began, and each different place where it was resumed."""
+        first = read_json(self.provenance) if self.provenance.exists() else now | {"resumed": []}
+        known = [{name: place.get(name) for name in now} for place in (first, *first["resumed"])]
+        if now not in known:
+            first["resumed"].append(now)
+        write_json(self.provenance, first)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import append_line, read_lines, rewrite_lines
+from .run_dir import RunDir
 
 
 def duration(seconds: float) -> str:
@@ -185,9 +186,6 @@ def alive(process: dict[str, Any]) -> bool:
     return True
 
 
-FILE = "clock.jsonl"
-
-
 @contextmanager
 def stage(name: str, out: Path) -> Iterator[None]:
     """Log what the block took as one line of `out`/clock.jsonl: stage, seconds, and the process's peak memory so far in
@@ -200,7 +198,7 @@ def stage(name: str, out: Path) -> Iterator[None]:
         yield
     finally:
         line: dict[str, str | float] = {"stage": name, "seconds": round(time.monotonic() - began, 3)}
-        append_line(out / FILE, line | {name: round(size, 1) for name, size in peaks().items()})
+        append_line(RunDir(out).clock, line | {name: round(size, 1) for name, size in peaks().items()})
 
 
 def peaks() -> dict[str, float]:
@@ -220,7 +218,7 @@ class StepClock:
     """Logs the seconds of every outer step to `out`/clock.jsonl; nowhere where `out` is None."""
 
     def __init__(self, out: Path | None) -> None:
-        self._path = out / FILE if out else None
+        self._path = RunDir(out).clock if out else None
         if self._path and self._path.exists():
             rewrite_lines(self._path, read_lines(self._path))  # a line that a kill cut short would swallow the next one
         self._began = time.monotonic()

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 
 from .errors import InputError, unknown
 from .progress import console
+from .run_dir import RunDir
 
 
 class Sink(Protocol):
@@ -78,7 +79,7 @@ class Log:
 def _tensorboard(folder: Path, settings: Mapping[str, Any]) -> Sink:
     from .tensorboard import TensorBoard
 
-    return TensorBoard(folder / "tensorboard")
+    return TensorBoard(RunDir(folder).tensorboard)
 
 
 def _wandb(folder: Path, settings: Mapping[str, Any]) -> Sink:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from .progress import console
+from .run_dir import RunDir
 
 wandb = importlib.import_module("wandb")  # by name, because type checkers need not have it installed
 PATIENCE_S = 30.0
@@ -29,7 +30,7 @@ class WeightsAndBiases:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._folder, self._settings, self._record = folder, dict(settings), folder / "wandb" / "logged.json"
+        self._folder, self._settings, self._record = folder, dict(settings), RunDir(folder).wandb / "logged.json"
         known = (
             json.loads(self._record.read_text(encoding="utf-8"))
             if self._record.exists()

@@ -17,7 +17,7 @@ from ...evaluation.scores import BASELINE_NAMES, caption, table
 from ...runtime.provenance import without_places
 from ...runtime.status import duration, size
 from ...runtime.tables import Column, Tabulation
-from ..run import RunFolder
+from ..run import RunReader
 
 STAGES = ("experts", "distillation", "evaluation")
 HIDDEN = ("versions", "machine", "resumed", "settings", "best")
@@ -38,7 +38,7 @@ class Bar:
     high: float | None = None
 
 
-def subtitle(run: RunFolder) -> str:
+def subtitle(run: RunReader) -> str:
     """One line: how many images of which data, by which method, for which network."""
     if run.synthetic is None:
         return f"{run.method}, not distilled yet"
@@ -47,7 +47,7 @@ def subtitle(run: RunFolder) -> str:
     return " · ".join(word for word in (images, found.method, found.published().data.source, found.model) if word)
 
 
-def bars(run: RunFolder) -> list[Bar]:
+def bars(run: RunReader) -> list[Bar]:
     """The headline beside its baselines and the published figure, from low to high."""
     if run.entry is None or run.scores is None:
         return []
@@ -57,24 +57,23 @@ def bars(run: RunFolder) -> list[Bar]:
         deviation = entry.std or 0.0
         bounds = (max(0.0, entry.mean - deviation), min(100.0, entry.mean + deviation)) if deviation else (None, None)
         found.append(Bar(BASELINE_NAMES.get(name, name), entry.mean, entry.text, kind, *bounds))
-    published = run.config.get("published") or {}
-    if published.get("accuracy") is not None:
-        found.append(Bar("published", published["accuracy"], f"{published['accuracy']:.1f}", "published"))
+    published = run.published.accuracy
+    if published is not None:
+        found.append(Bar("published", published, f"{published:.1f}", "published"))
     return sorted(found, key=lambda bar: bar.value)
 
 
-def published(run: RunFolder) -> str:
+def published(run: RunReader) -> str:
     """Where the published figure stands."""
-    found = run.config.get("published") or {}
-    return str(found.get("source") or "") if found.get("accuracy") is not None else ""
+    return "" if run.published.accuracy is None else run.published.source
 
 
-def protocol(run: RunFolder) -> str:
+def protocol(run: RunReader) -> str:
     """The sentence that no accuracy goes without."""
     return caption(run.scores) if run.scores else ""
 
 
-def steps(run: RunFolder) -> str:
+def steps(run: RunReader) -> str:
     """How many outer steps were taken, skipped and passed over."""
     if not run.metrics:
         return ""
@@ -87,7 +86,7 @@ def steps(run: RunFolder) -> str:
     return f"{len(run.metrics):,} outer steps, {skipped:,} skipped{why}{over}{rate}."
 
 
-def about(runs: Sequence[RunFolder]) -> list[str]:
+def about(runs: Sequence[RunReader]) -> list[str]:
     """What the outer steps of these runs do, each kind once, and what η is where one of them learned it."""
     found = list(dict.fromkeys(run.step.about for run in runs if run.step.about))
     learned = "η is the step size for training on these images, learned with them."
@@ -96,7 +95,7 @@ def about(runs: Sequence[RunFolder]) -> list[str]:
     return found
 
 
-def score_tables(run: RunFolder) -> list[Tabulation]:
+def score_tables(run: RunReader) -> list[Tabulation]:
     """Every evaluation that trained several networks, searched step sizes, or was not the run's own."""
     found = []
     for name, scores in {run.name: run.scores, **run.other_scores}.items():
@@ -109,7 +108,7 @@ def score_tables(run: RunFolder) -> list[Tabulation]:
     return found
 
 
-def elsewhere(runs: Sequence[RunFolder]) -> str:
+def elsewhere(runs: Sequence[RunReader]) -> str:
     """What the section of `score_tables` is called."""
     several = any(
         len(scores.architecture) > 1 for run in runs for scores in (run.scores, *run.other_scores.values()) if scores
@@ -117,12 +116,12 @@ def elsewhere(runs: Sequence[RunFolder]) -> str:
     return "On other networks" if several else "Other evaluations"
 
 
-def rankings(run: RunFolder) -> list[Tabulation]:
+def rankings(run: RunReader) -> list[Tabulation]:
     """DD-Ranking's scores of every evaluation that asked for them."""
     return [_titled(ranking_table(found), name, run.ranking) for name, found in run.ranking.items()]
 
 
-def arrivals(run: RunFolder) -> list[Tabulation]:
+def arrivals(run: RunReader) -> list[Tabulation]:
     """Class-incremental learning of every evaluation that asked for it."""
     return [_titled(continual_table(found), name, run.arriving) for name, found in run.arriving.items()]
 
@@ -132,7 +131,7 @@ def _titled(found: Tabulation, name: str, among: Mapping[str, object]) -> Tabula
     return replace(found, title=f"{found.title}: {name}" if len(among) > 1 else found.title)
 
 
-def costs(run: RunFolder) -> Tabulation | None:
+def costs(run: RunReader) -> Tabulation | None:
     """Time and peak memory of each stage, and the usual outer step."""
     stages = [line for line in run.clock if "stage" in line]
     step = {line["iteration"]: float(line["seconds"]) for line in run.clock if "iteration" in line}
@@ -154,7 +153,7 @@ def costs(run: RunFolder) -> Tabulation | None:
     return Tabulation(tuple(columns[:used]), tuple(tuple(row[:used]) for row in cells), note)
 
 
-def settings(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], bool]]:
+def settings(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
     """Every setting with its value in each run, and whether these differ; settings alone, not where the run was made.
 
     Of paths the page gives the last name alone, since it is made to be handed on; `config.json` has them whole.
@@ -166,12 +165,12 @@ def settings(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], bool]]:
     return [(name, found, len(set(found)) > 1) for name, found in values]
 
 
-def _read_by(run: RunFolder, settings: dict[str, Any]) -> dict[str, Any]:
+def _read_by(run: RunReader, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings without those that the run's outer step does not read."""
     return {name: value for name, value in settings.items() if not name.startswith(run.step.ignores)}
 
 
-def provenance(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], bool]]:
+def provenance(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
     """Where each run was made, in the same form."""
     flat = []
     for run in runs:
@@ -189,13 +188,13 @@ def provenance(runs: Sequence[RunFolder]) -> list[tuple[str, list[str], bool]]:
     return [(name, [_word(each.get(name)) for each in flat], False) for name in names]
 
 
-def command(run: RunFolder) -> str:
+def command(run: RunReader) -> str:
     """The command line that made the run, of paths the last name alone; '' for a run that another program made."""
     program, *words = without_places(run.provenance.get("arguments") or [""])
     return shlex.join(["astdistill", *words]) if PurePath(program).name in PROGRAMS else ""
 
 
-def missing(run: RunFolder) -> list[str]:
+def missing(run: RunReader) -> list[str]:
     """Sentences that name what is not there and the command that makes it."""
     found = []
     if run.synthetic is None:
@@ -215,7 +214,7 @@ def missing(run: RunFolder) -> list[str]:
     return found
 
 
-def headline(run: RunFolder) -> str:
+def headline(run: RunReader) -> str:
     """What the large number means, in one sentence."""
     if run.entry is None or run.scores is None or run.synthetic is None:
         return ""

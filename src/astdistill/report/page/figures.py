@@ -15,7 +15,7 @@ from ...evaluation.continual import Continual
 from ...evaluation.scores import BASELINE_NAMES
 from ...experts.recipe import ExpertCurve
 from ..figures import COLOURS, INK, band, curve, draw_loss, logarithmic, tidy, trend
-from ..run import RunFolder
+from ..run import RunReader
 from .drawing import GROUND, panel, svg
 from .gallery import colours
 
@@ -34,7 +34,7 @@ MOST_POINTS = 1500
 """Points in all pictures together: more would make the page heavy and show nothing more."""
 
 
-def clusters(run: RunFolder, number: int) -> list[tuple[str, Markup]]:
+def clusters(run: RunReader, number: int) -> list[tuple[str, Markup]]:
     """Pictures with their titles: all classes in one at one image per class, else one for each of the first classes."""
     if run.start is None or run.synthetic is None:
         return []
@@ -54,7 +54,7 @@ def clusters(run: RunFolder, number: int) -> list[tuple[str, Markup]]:
     return found
 
 
-def left_out(run: RunFolder) -> int:
+def left_out(run: RunReader) -> int:
     """How many classes have no picture."""
     if run.start is None or run.synthetic is None or len(run.start.chosen) == len(run.synthetic.classes):
         return 0
@@ -188,7 +188,7 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def loss(runs: Sequence[RunFolder]) -> Markup | None:
+def loss(runs: Sequence[RunReader]) -> Markup | None:
     """The loss over the iterations: for one run every step and the trend, for several their trends."""
     found = {run.name: curve(run.metrics, "loss") for run in runs}
     if not any(each.values or each.broken for each in found.values()):
@@ -206,12 +206,12 @@ def loss(runs: Sequence[RunFolder]) -> Markup | None:
     return svg(figure, "loss", f"{loss_name(runs).capitalize()} over the iterations")
 
 
-def loss_name(runs: Sequence[RunFolder]) -> str:
+def loss_name(runs: Sequence[RunReader]) -> str:
     """What the loss of these runs is called, by every name that it has."""
     return " or ".join(dict.fromkeys(run.step.loss_name for run in runs))
 
 
-def step_size(runs: Sequence[RunFolder]) -> Markup | None:
+def step_size(runs: Sequence[RunReader]) -> Markup | None:
     """The step size η over the iterations, of the runs that learned it."""
     return _lines(
         [run for run in runs if run.learns_lr],
@@ -223,14 +223,14 @@ def step_size(runs: Sequence[RunFolder]) -> Markup | None:
     )
 
 
-def held_out(runs: Sequence[RunFolder]) -> Markup | None:
+def held_out(runs: Sequence[RunReader]) -> Markup | None:
     """Accuracy on the validation split over the iterations, where it was measured."""
     return _lines(
         runs, "validation", "held-out", "held-out accuracy, %", "Accuracy on held-out images over the iterations", "o-"
     )
 
 
-def _lines(runs: Sequence[RunFolder], field: str, name: str, y: str, told: str, line: str) -> Markup | None:
+def _lines(runs: Sequence[RunReader], field: str, name: str, y: str, told: str, line: str) -> Markup | None:
     found = {run.name: curve(run.metrics, field) for run in runs}
     if not any(each.values for each in found.values()):
         return None
@@ -247,7 +247,7 @@ def _lines(runs: Sequence[RunFolder], field: str, name: str, y: str, told: str, 
     return svg(figure, name, told)
 
 
-def smoothness(runs: Sequence[RunFolder]) -> Markup | None:
+def smoothness(runs: Sequence[RunReader]) -> Markup | None:
     """Squared step length per epoch of the experts of every recipe at hand."""
 
     def draw(axes: Axes) -> None:
@@ -266,7 +266,7 @@ def smoothness(runs: Sequence[RunFolder]) -> Markup | None:
     return _experts(runs, draw, "‖θ$_e$ − θ$_{e-1}$‖²,  log scale", "smoothness", told)
 
 
-def expert_accuracy(runs: Sequence[RunFolder]) -> Markup | None:
+def expert_accuracy(runs: Sequence[RunReader]) -> Markup | None:
     """Test accuracy per epoch of the same experts; of a single recipe also the accuracy on its training batches,
     dashed.
 
@@ -305,7 +305,7 @@ def arriving(found: Continual, name: str) -> Markup:
     return svg(figure, name, "Accuracy on the classes seen after each step")
 
 
-def _schools(runs: Sequence[RunFolder]) -> dict[str, list[ExpertCurve]]:
+def _schools(runs: Sequence[RunReader]) -> dict[str, list[ExpertCurve]]:
     """The curves of every store that the runs know of; what several runs know is shown once."""
     found: dict[str, list[ExpertCurve]] = {}
     for run in runs:
@@ -322,7 +322,7 @@ def _legend(axes: Axes, size: float) -> None:
     )
 
 
-def _experts(runs: Sequence[RunFolder], draw: Callable[[Axes], None], y: str, name: str, told: str) -> Markup | None:
+def _experts(runs: Sequence[RunReader], draw: Callable[[Axes], None], y: str, name: str, told: str) -> Markup | None:
     if not _schools(runs):
         return None
     from matplotlib.ticker import MaxNLocator

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...data.synthetic import SyntheticSet
 from ...distillation.snapshots import Frame
-from ..run import RunFolder
+from ..run import RunReader
 
 BORDER = 1
 """Every image is framed by copies of its outermost pixels, so that no browser's rounding shows a neighbour's."""
@@ -134,7 +134,7 @@ class Gallery:
     note: str
 
 
-def gallery(run: RunFolder, number: int, budget: int) -> Gallery | None:
+def gallery(run: RunReader, number: int, budget: int) -> Gallery | None:
     """The gallery of a run in at most `budget` bytes of pictures; None for a run without images."""
     if not run.frames or run.synthetic is None:
         return None

@@ -16,12 +16,11 @@ from rich.markup import escape
 from ...runtime.errors import InputError
 from ...runtime.files import write_text
 from ...runtime.progress import console
-from ..run import RunFolder
-from ..run import read_folder as read_run
+from ...runtime.run_dir import RunDir
+from ..run import RunReader, read_run
 from . import content, figures, mistakes
 from .gallery import gallery
 
-PAGE = "report.html"
 IMAGE_BYTES = 3_900_000
 """Of a page below 5 MB, what images may take; all runs share it."""
 
@@ -47,7 +46,7 @@ def renew_page(folder: Path) -> Path | None:
     What was added lies in files of its own by then. Whatever keeps the page from being written is told in one line and
     stops nobody.
     """
-    path = folder / PAGE
+    path = RunDir(folder).page
     try:
         save_page([folder], path)
     except Exception as error:  # hours of results are worth more than their picture, whatever is wrong with it
@@ -58,7 +57,7 @@ def renew_page(folder: Path) -> Path | None:
     return path
 
 
-def rendered(runs: Sequence[RunFolder]) -> str:
+def rendered(runs: Sequence[RunReader]) -> str:
     """The page as HTML."""
     from jinja2 import Environment, PackageLoader
 
@@ -87,16 +86,16 @@ def rendered(runs: Sequence[RunFolder]) -> str:
     )
 
 
-def _apart(runs: Sequence[RunFolder]) -> list[RunFolder]:
+def _apart(runs: Sequence[RunReader]) -> list[RunReader]:
     """The runs under names of their own: that of the folder, or where two are alike the way to it from the folder that
     holds all."""
-    names, places = [run.name for run in runs], [run.folder.resolve() for run in runs]
+    names, places = [run.name for run in runs], [run.dir.folder.resolve() for run in runs]
     whole = os.path.commonpath(places)
     ways = [place.relative_to(whole).as_posix() for place in places]
     return [replace(run, name=way) if names.count(run.name) > 1 else run for run, way in zip(runs, ways, strict=True)]
 
 
-def _shown(run: RunFolder, number: int, budget: int) -> dict[str, Any]:
+def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
     """Everything that the page says of one run alone."""
     entry, classes = run.entry, run.synthetic.classes if run.synthetic else ()
     return {

@@ -1,0 +1,86 @@
+"""Networks that are trained already, by everything that their accuracy depends on, so that none is trained twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..runtime.config import digest
+from ..runtime.files import read_json, write_json
+from ..runtime.run_dir import RunDir
+from .rows import TableRow
+from .scores import Entry
+from .training import NetworkResult
+
+FORMAT = 1
+UNTRAINED = ("name", "reported", "full_epochs")
+"""What of a recipe no single network depends on: the full-data row has its epochs in `epochs` by then."""
+
+
+class CachedRow:
+    """The networks of one row, as far as they are finished; `keep` is told of each new one."""
+
+    def __init__(
+        self,
+        row: TableRow,
+        results: Mapping[int, NetworkResult],
+        keep: Callable[[int, NetworkResult], object] = lambda k, result: None,
+    ) -> None:
+        self.row, self.results, self._keep = row, dict(results), keep
+
+    def add(self, k: int, result: NetworkResult) -> None:
+        """Network k is finished."""
+        self._keep(k, result)
+        self.results[k] = result
+
+    def entry(self) -> Entry:
+        """What the finished networks reach."""
+        return Entry.of([self.results[k] for k in sorted(self.results)], self.row.recipe.reported)
+
+
+class NetworkCache:
+    """Results by recipe, network, images, data set, tested split, seed and number of the network.
+
+    A changed recipe or image asks for other keys, so it starts over without touching what was there. With `path` None
+    nothing is stored.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        stored: dict[str, Any] = read_json(path) if path is not None and path.exists() else {}
+        self._stored = stored.get("networks", {}) if stored.get("format") == FORMAT else {}
+
+    @staticmethod
+    def beside(out: Path | None) -> NetworkCache:
+        """The cache of the folder `out`, which every table of that folder shares."""
+        return NetworkCache(None if out is None else RunDir(out).networks)
+
+    def row(self, row: TableRow, common: Mapping[str, Any], seeds: int) -> CachedRow:
+        """The first `seeds` networks of the row, as far as they are here; new ones are stored. `common` is what the
+        networks of all rows share."""
+        recipe = {name: value for name, value in row.recipe.to_json().items() if name not in UNTRAINED}
+        about = {"recipe": recipe, "model": row.model, "images": row.content, **common}
+        known = {k: self._result(self._stored.get(digest({**about, "network": k}))) for k in range(seeds)}
+        results = {k: result for k, result in known.items() if result is not None}
+        return CachedRow(row, results, lambda k, result: self._put({**about, "network": k}, result))
+
+    @staticmethod
+    def _result(stored: dict[str, Any] | None) -> NetworkResult | None:
+        if stored is None:
+            return None
+        by_class, counts = stored.get("by_class"), stored.get("confusion")  # files of earlier versions have neither
+        return NetworkResult(
+            stored["final"],
+            stored["best"],
+            stored["diverged"],
+            None if by_class is None else tuple(by_class),
+            None if counts is None else tuple(map(tuple, counts)),
+        )
+
+    def _put(self, about: dict[str, Any], result: NetworkResult) -> None:
+        """Store one result at once, with a readable note of what it is."""
+        self._stored[digest(about)] = {**asdict(result), "about": about}
+        if self.path is not None:
+            write_json(self.path, {"format": FORMAT, "networks": self._stored})
