@@ -18,7 +18,7 @@ from astdistill.cli.flags import Parser
 from astdistill.data.dataset import Dataset
 from astdistill.data.tensors import dataset_from_tensors
 from astdistill.distillation.loop import distill
-from astdistill.evaluation.comparison import evaluate_all
+from astdistill.evaluation.runner import evaluate_all
 from astdistill.experiment.config import Experiment
 from astdistill.experiment.cost import DatasetSize, counted, facts
 from astdistill.experiment.presets import preset, with_method
