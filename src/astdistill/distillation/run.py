@@ -17,7 +17,7 @@ from ..methods.method import Method
 from ..methods.outer_step import Setup
 from ..methods.unroll import MetaGradient, Variables
 from ..models.flat import FlatModel
-from ..runtime.config import as_first_written, digest
+from ..runtime.config import digest
 from ..runtime.devices import read
 from ..runtime.errors import InputError
 from ..runtime.files import read_lines, rewrite_lines
@@ -56,10 +56,10 @@ class Distillation:
     @property
     def key(self) -> str:
         """A digest of everything that the images depend on, so that only an equal run is resumed."""
-        settings = self.settings.to_json()
+        settings = self.settings.first_written()
         for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes", "snapshots"):
             settings.pop(free)
-        method = as_first_written(self.method.to_json())
+        method = self.method.first_written()
         return digest(
             {"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, **self._learned_from}
         )

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -188,8 +189,13 @@ def prepare(experiment: Experiment, out: Path) -> Dataset:
     written."""
     dataset = load_data(experiment)
     check_experiment(experiment, dataset)
-    claim(_noted(experiment).to_json(), dataset.fingerprint, out, experiment.device)
+    claim(_noted(experiment).to_json(), dataset.fingerprint, out, experiment.device, read=_read_again)
     return dataset
+
+
+def _read_again(written: dict[str, Any]) -> dict[str, Any]:
+    """A config.json, perhaps of an earlier version, as this version writes it."""
+    return Experiment.model_validate(written).to_json()
 
 
 def _noted(experiment: Experiment) -> Experiment:

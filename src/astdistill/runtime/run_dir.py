@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,16 @@ FREE = (
 fingerprint."""
 
 
-def claim(settings: dict[str, Any], fingerprint: str, out: Path, device: str) -> None:
+def claim(
+    settings: dict[str, Any],
+    fingerprint: str,
+    out: Path,
+    device: str,
+    read: Callable[[Any], dict[str, Any]] = by_todays_names,
+) -> None:
     """Write config.json and provenance.json of a run on the data of `fingerprint`.
+
+    `read` gives what a config.json that is there already says, by the names of today.
 
     Asking for more iterations, another evaluation or another place of data and experts continues the same run. Raises
     InputError, with nothing written, when the folder holds a run of other settings or data, one that is further
@@ -41,7 +50,7 @@ def claim(settings: dict[str, Any], fingerprint: str, out: Path, device: str) ->
     """
     check_folder(out, "--out")
     if (out / "config.json").exists():
-        _check_settings(settings, out)
+        _check_settings(settings, read(read_json(out / "config.json")), out)
         _check_progress(settings, out)
         _check_data(fingerprint, out)
     elif out.exists() and any(not path.name.endswith(".tmp") for path in out.iterdir()):
@@ -52,8 +61,8 @@ def claim(settings: dict[str, Any], fingerprint: str, out: Path, device: str) ->
     _add_provenance(out / "provenance.json", {**provenance(device), "data": fingerprint})
 
 
-def _check_settings(settings: dict[str, Any], out: Path) -> None:
-    before, now = _flat(by_todays_names(read_json(out / "config.json"))), _flat(settings)
+def _check_settings(settings: dict[str, Any], written: dict[str, Any], out: Path) -> None:
+    before, now = _flat(written), _flat(settings)
     changed = [
         name
         for name in sorted(before.keys() | now.keys())
