@@ -101,8 +101,7 @@ class Recorder:
 
 def _gradients(state: DistillState) -> dict[str, Tensor]:
     """The meta-gradient of each learned thing, as the step has just followed it."""
-    learned = {"images": state.images, "targets": state.targets, "lr": state.phi}
-    return {name: tensor.grad for name, tensor in learned.items() if tensor.grad is not None}
+    return {name: tensor.grad for name, tensor in state.learned.items() if tensor.grad is not None}
 
 
 def _some(values: Tensor) -> np.ndarray:
