@@ -7,7 +7,7 @@ import json
 import pkgutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import Field, ValidationError
@@ -30,6 +30,7 @@ from astdistill.runtime.config import (
     digest,
     find_part,
     import_name,
+    moved,
 )
 from astdistill.runtime.errors import InputError
 
@@ -38,6 +39,28 @@ class Numbers(Record):
     whole: int = Field(default=1, ge=0)
     words: tuple[str, ...] = ("a", "b")
     share: float = 0.5
+
+
+class First(Record):
+    """A record of an earlier version."""
+
+    whole: int = 1
+    share: float = 0.5
+
+
+class Third(Record):
+    """The same one today, after its second field has had three names."""
+
+    renamed: ClassVar = {"share": "portion", "fraction": "portion"}
+    whole: int = 1
+    portion: float = 0.5
+
+
+class Around(Record):
+    """A record of others."""
+
+    one: First | Third
+    many: tuple[First | Third, ...] = ()
 
 
 class Nearest(Goal):
@@ -74,6 +97,33 @@ def test_replace_changes_what_it_is_told_and_validates_it() -> None:
     assert record.replace() == record
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         record.replace(whole=-1)
+
+
+@pytest.mark.parametrize("name", ["share", "fraction", "portion"])
+def test_a_field_is_read_by_each_of_its_names(name: str) -> None:
+    assert Third.model_validate({name: 0.25}) == Third(portion=0.25) == Third().replace(**{name: 0.25})
+    assert Third(portion=0.25).to_json() == {"whole": 1, "portion": 0.25}
+
+
+def test_a_renamed_field_leaves_every_digest_as_it_was() -> None:
+    before, now = First(share=0.25), Third(portion=0.25)
+    assert now.first_written() == before.to_json()
+    assert now.digest() == before.digest() != Third().digest()
+    assert Around(one=now, many=(now, Third())).digest() == Around(one=before, many=(before, First())).digest()
+
+
+def test_a_field_given_by_two_names_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'share' is now called 'portion', and both are given; leave out 'share'"):
+        Third.model_validate({"share": 0.25, "portion": 0.5})
+
+
+def test_values_move_to_another_place() -> None:
+    tree = {"a": {"b": 1, "c": 2}, "d": {"e": None}}
+    assert moved(tree, {"a.b": "d.f.g", "a.x": "d.y", "z.z": "d.z"}) == {"a": {"c": 2}, "d": {"e": None, "f": {"g": 1}}}
+    assert tree == {"a": {"b": 1, "c": 2}, "d": {"e": None}}
+    assert moved({"a": 2, "d": First()}, {"a": "d.whole"}) == {"d": {"whole": 2, "share": 0.5}}
+    with pytest.raises(InputError, match=r"'a\.b' is now called 'd\.e', and both are given"):
+        moved(tree, {"a.b": "d.e"})
 
 
 def test_unknown_fields_are_refused_by_name() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from astdistill.experts.store import Segment
@@ -58,7 +56,7 @@ class Poison(Estimator):
     def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
         found = Recompute()(inner, start, variables, objective)
         CALLS.append(len(CALLS))
-        return replace(found, images=torch.full_like(found.images, 1e30)) if len(CALLS) == self.at else found
+        return found.replace(images=torch.full_like(found.images, 1e30)) if len(CALLS) == self.at else found
 
 
 CALLS: list[int] = []

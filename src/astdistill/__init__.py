@@ -1,5 +1,4 @@
-"""astdistill: dataset distillation by trajectory matching. Public names load on first use, so importing this is
-cheap."""
+"""astdistill: dataset distillation. Public names load on first use, so importing this is cheap."""
 
 from __future__ import annotations
 

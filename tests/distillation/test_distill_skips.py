@@ -225,7 +225,7 @@ def test_what_is_saved_during_a_step_is_the_state_before_it(
     run = run_of(dataset, experts, AST.replace(average=0.5), settings)
     state = run.start()
     run.advance(state)
-    before = {name: tensor.clone() for name, tensor in state._tensors().items()}
+    before = {name: tensor.clone() for name, tensor in state._now().tensors.items()}
     run.advance(state, lambda state: state.save(tmp_path / "state.safetensors", run.key))
     saved, header = load_tensors(tmp_path / "state.safetensors")
     assert header["counters"]["iteration"] == 1

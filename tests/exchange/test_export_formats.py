@@ -46,7 +46,7 @@ def made(channels: int = 1, **changes: Any) -> SyntheticSet:
         method="mtt",
         provenance={
             "iteration": 7,
-            "settings": {"inner_steps": 12},
+            "settings": {"inner_steps": 12, "matched_epochs": 2, "max_start_epoch": 9, "lr_img": 1.0},
             "versions": {"torch": "2.13.0"},
             "arguments": ["/home/me/secret"],
         },
@@ -186,6 +186,8 @@ def test_the_card_says_what_it_is_how_good_and_whom_to_cite(tmp_path: Path) -> N
         "2 distilled images per class",
     ):
         assert words in card.text, words
+    assert "trajectory-matching" in front["tags"]
+    assert "made by trajectory matching with astdistill" in card.text
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card.text)
     assert pictures
     assert all((tmp_path / "out" / picture).stat().st_size > 1000 for picture in pictures)
@@ -193,6 +195,16 @@ def test_the_card_says_what_it_is_how_good_and_whom_to_cite(tmp_path: Path) -> N
     assert "No network has been evaluated yet." in bare.text
     assert "'my:METHOD' names no paper" in bare.text
     assert "soft_label" not in bare.text
+
+
+def test_the_card_of_another_family_names_it_and_no_trajectories(tmp_path: Path) -> None:
+    card = DatasetCard.load(export(made(method="dm"), "huggingface", tmp_path / "out") / "README.md")
+    assert "made by distribution matching with astdistill" in card.text
+    assert "distribution-matching" in card.data.to_dict()["tags"]
+    assert "The step size is" in card.text
+    assert '"lr_img"' in card.text
+    for word in ("trajector", "expert", "inner_steps", "matched_epochs", "max_start_epoch", "learned step size"):
+        assert word not in card.text.lower(), word
 
 
 def test_scores_of_another_set_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +16,23 @@ from problems import problem
 
 import astdistill.methods as folder
 from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import SyntheticSet
 from astdistill.data.textures import Torus
 from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.state import DistillState
 from astdistill.experts.store import Segment, TrajectoryStore
+from astdistill.interop.exporters import export
 from astdistill.methods import method as room
 from astdistill.methods.method import Method
 from astdistill.methods.registry import find_method, methods
 from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, MTT
 from astdistill.methods.unroll import InnerLoop, Variables, draw_plan
 from astdistill.models.flat import FlatModel
+from astdistill.report.page.page import save_page
 from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import write_json
 from astdistill.runtime.seeds import rng
 
 NAMES = [*methods(), "users_paper:STEADY", "ast_soft_window:AST_SOFT_WINDOW"]
@@ -211,6 +216,28 @@ def test_the_set_says_what_the_method_did(
     assert bool(found.images.isfinite().all())
     if method.labels.kind == "hard" and "targets" not in method.learn:
         assert torch.equal(found.targets, torch.eye(3).repeat_interleave(IPC, 0))
+
+
+def test_a_run_goes_on_to_the_same_bits_and_is_shown_and_exported_as_what_it_is(
+    tmp_path: Path, method: Method, dataset: Dataset, experts: TrajectoryStore, followed: TrajectoryStore | None
+) -> None:
+    def distilled(iterations: int, out: Path | None) -> SyntheticSet:
+        settings = SETTINGS.replace(iterations=iterations)
+        return distill(
+            dataset, followed, method=method, model=experts.identity.model, ipc=IPC, settings=settings, out=out
+        )
+
+    whole, run = distilled(2, None), tmp_path / "run"
+    distilled(1, run)
+    found = distilled(2, run)
+    assert all(torch.equal(getattr(found, name), getattr(whole, name)) for name in ("images", "targets", "lr"))
+    write_json(run / "config.json", {"method": method.to_json()})
+    save_page([run], tmp_path / "page.html")
+    assert method.step.loss_name in (tmp_path / "page.html").read_text(encoding="utf-8")
+    card = (export(found, "huggingface", tmp_path / "card") / "README.md").read_text(encoding="utf-8")
+    assert f"made by {method.step.family} with astdistill" in card or method.name not in methods()
+    if not method.step.needs_experts:
+        assert not re.search("trajector|expert|learned step size", card, flags=re.IGNORECASE)
 
 
 def test_an_outer_step_is_the_reference_gradient(

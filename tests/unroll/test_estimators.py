@@ -173,7 +173,7 @@ def test_a_shifted_canvas_with_shifted_crops_is_the_same_problem() -> None:
     moved = replace(
         case,
         inner=replace(case.inner, plan=replace(case.inner.plan, crops=crops)),
-        variables=replace(case.variables, images=case.variables.images.roll(shift, (2, 3))),
+        variables=case.variables.replace(images=case.variables.images.roll(shift, (2, 3))),
     )
     found, wanted = run(Recompute(), moved), run(Recompute(), case)
     assert torch.equal(found.loss, wanted.loss)

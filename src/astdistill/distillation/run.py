@@ -14,10 +14,10 @@ from ..data.synthetic import SyntheticSet
 from ..experts.store import TrajectoryStore
 from ..methods.initialisation import Initial
 from ..methods.method import Method
-from ..methods.outer_step import Setup
+from ..methods.outer_step import Setup, StepState
 from ..methods.unroll import MetaGradient, Variables
 from ..models.flat import FlatModel
-from ..runtime.config import as_first_written, digest
+from ..runtime.config import digest
 from ..runtime.devices import read
 from ..runtime.errors import InputError
 from ..runtime.files import read_lines, rewrite_lines
@@ -25,6 +25,7 @@ from ..runtime.progress import phase
 from ..runtime.provenance import provenance
 from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive
+from ..runtime.shapes import Images, Targets
 from .settings import DistillSettings
 from .snapshots import StartMap
 from .state import DistillState
@@ -57,10 +58,10 @@ class Distillation:
     @property
     def key(self) -> str:
         """A digest of everything that the images depend on, so that only an equal run is resumed."""
-        settings = self.settings.to_json()
+        settings = self.settings.first_written()
         for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes", "snapshots"):
             settings.pop(free)
-        method = as_first_written(self.method.to_json())
+        method = self.method.first_written()
         return digest(
             {"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, **self._learned_from}
         )
@@ -80,11 +81,7 @@ class Distillation:
         saved = RunDir(self.out).state if self.out else None
         classes, torus = len(self.dataset.classes), self.settings.torus
         if saved and saved.exists():
-            images = torch.zeros(classes * self.ipc, *torus.extent(self.dataset.shape), device=self.device)
-            state = DistillState(
-                images, torch.zeros(classes * self.ipc, classes, device=self.device), self.method, self.settings
-            )
-            state.restore(saved, self.key)
+            state = DistillState.read(saved, self.key, self.method, self.settings, self.device)
             if state.counters.iteration > self.settings.iterations:
                 raise InputError(
                     f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were "
@@ -100,7 +97,21 @@ class Distillation:
             targets = self.method.labels(initial, self.experts, self.setup.classifier, classes, self.seed)
         if self.out and self.settings.snapshots and cells.clusters:
             StartMap.of(cells.clusters).save(self.out)
-        return DistillState(initial.images, targets, self.method, self.settings)
+        return self._fresh(initial.images, targets)
+
+    def _fresh(self, images: Images, targets: Targets) -> DistillState:
+        """The state before the first outer step, with what the outer step learns besides, and what it keeps."""
+        setup, step, seed = self.setup, self.method.step, self.seed
+        initial = torch.full((), self.settings.lr_init, device=images.device)
+        first = Variables(images, targets, self.method.rate.value(initial, self.settings.lr_init))
+        further = step.further(setup, first, seed)
+        if further.keys() != step.rates().keys():
+            raise InputError(
+                f"{type(step).__name__} gives rates for {sorted(step.rates())} and begins with {sorted(further)}; let "
+                f"its `rates` and `further` have the same names."
+            )
+        kept = step.begin(setup, first.replace(**further), seed)
+        return DistillState(images, targets, self.method, self.settings, further, kept)
 
     def _keep_metrics(self, iterations: int) -> None:
         """Drop what was logged after the state was saved: those steps are taken again."""
@@ -118,13 +129,18 @@ class Distillation:
         With several trajectories it is the mean of theirs; the first has the run's own seed, the others have one
         derived from it.
         """
-        setup, variables, iteration = (
-            self.setup,
-            Variables(state.images, state.targets, state.lr),
-            state.counters.iteration,
-        )
-        more = [derive(self.seed, "trajectory", number) for number in range(1, self.settings.trajectories)]
-        return MetaGradient.mean([self.method.step(setup, variables, iteration, seed) for seed in (self.seed, *more)])
+        return self.attempted(state)[0]
+
+    def attempted(self, state: DistillState) -> tuple[MetaGradient, StepState]:
+        """The meta-gradient, and what the outer step is to keep if it is followed: of several trajectories, the
+        first's."""
+        seeds = [derive(self.seed, "trajectory", number) for number in range(1, self.settings.trajectories)]
+        setup, variables, iteration = self.setup, state.variables, state.counters.iteration
+        parts = [
+            self.method.step.advance(setup, variables, state.step.clone(), iteration, seed)
+            for seed in (self.seed, *seeds)
+        ]
+        return MetaGradient.mean([gradient for gradient, _ in parts]), parts[0][1].clone()
 
     def advance(self, state: DistillState, confirmed: Callable[[DistillState], None] = lambda state: None) -> Line:
         """One outer step; what is to be logged about it. `confirmed` may save the state before it; called if its
@@ -132,9 +148,10 @@ class Distillation:
 
         The host waits for the device once: the step is taken on trial, and all that decides about it is read together.
         """
-        counters, gradient, accept = state.counters, self.gradient(state), self.method.accept
+        counters, accept = state.counters, self.method.accept
+        gradient, kept = self.attempted(state)
         measured = accept.measures(gradient) | {"lr": state.lr}
-        seen = read(measured | state.attempt(Variables(gradient.images, gradient.targets, gradient.lr)))
+        seen = read(measured | state.attempt(gradient, kept))
         refused = accept(seen)
         passed = "" if refused else accept.passes(seen)
         if not refused:
@@ -157,9 +174,10 @@ class Distillation:
     def result(self, state: DistillState) -> SyntheticSet:
         """The set as it would be saved now: the moving averages, which are X and Y themselves where the method does not
         average."""
-        images, targets, taken = state.average["images"], state.average["targets"], state.counters.iteration
+        variables, taken = state.averaged, state.counters.iteration
+        images, targets = variables.images, variables.targets
         if taken:
-            targets = self.method.step.targets(self.setup, Variables(images, targets, state.lr), taken - 1, self.seed)
+            targets = self.method.step.targets(self.setup, variables, taken - 1, self.seed)
         return SyntheticSet(
             images=images.clone(),
             targets=targets.clone(),

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from ..autodiff.training import pack, unpack
 from ..methods.method import Method
+from ..methods.outer_step import StepState
 from ..methods.unroll import Variables
 from ..runtime.errors import InputError
 from ..runtime.files import load_tensors, save_tensors
 from ..runtime.shapes import Images, Scalar, Targets
 from .settings import DistillSettings
-
-LEARNED = ("images", "targets", "lr")
 
 
 @dataclass
@@ -44,51 +43,101 @@ class Counters:
         self.passed, self.passed_in_a_row = self.passed + passed, (self.passed_in_a_row + 1) * passed
 
 
-class DistillState:
-    """X, Y, φ (see `methods.parts.rate`), the outer optimiser, the moving averages and the counters."""
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that a step changes, but for the counters of the run: tensors by their names in the file, and what the
+    outer step keeps."""
 
-    def __init__(self, images: Images, targets: Targets, method: Method, settings: DistillSettings) -> None:
+    tensors: dict[str, Tensor]
+    step: StepState
+
+    def save(self, path: Path, header: dict[str, Any]) -> None:
+        """Write it; the counters of the outer step, if there are some, go into the header."""
+        own = {f"{OF_STEP}{name}": tensor for name, tensor in self.step.tensors.items()}
+        counters = {"step": dict(self.step.counters)} if self.step.counters else {}
+        save_tensors(path, self.tensors | own, header | counters)
+
+
+class DistillState:
+    """What is learned, by name, with φ (see `methods.outer`) in place of η; the outer optimiser, the moving averages,
+    what the outer step keeps, and the counters.
+
+    `further` is learned besides images, targets and η, and `step` is what the outer step keeps.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        targets: Targets,
+        method: Method,
+        settings: DistillSettings,
+        further: Mapping[str, Tensor] | None = None,
+        step: StepState | None = None,
+    ) -> None:
         self.method, self.settings = method, settings
-        self.images, self.targets = images.detach().clone(), targets.detach().clone()
-        self.phi: Scalar = torch.full((), settings.lr_init, device=images.device)
-        self.average = {"images": self.images.clone(), "targets": self.targets.clone()}
-        self.counters = Counters()
-        self._before: dict[str, Tensor] | None = None
-        self._untried: dict[str, Tensor] | None = None
-        rates = {"images": settings.lr_img, "targets": settings.lr_targets, "lr": settings.lr_lr}
+        phi = torch.full((), settings.lr_init, device=images.device)
+        begun = {"images": images, "targets": targets, "lr": phi, **(further or {})}
+        self.learned = {name: tensor.detach().clone() for name, tensor in begun.items()}
+        self.average = {name: tensor.clone() for name, tensor in self.learned.items() if name != "lr"}
+        self.step, self.counters = step or StepState(), Counters()
+        self._before: Snapshot | None = None
+        self._untried: Snapshot | None = None
+        self._next = self.step
+        rates = {"images": settings.lr_img, "targets": settings.lr_targets, "lr": settings.lr_lr, **method.step.rates()}
         momenta = {"targets": settings.targets_momentum}
         self.optimiser = outer_optimiser(
             settings.outer_optimiser,
-            [(self._learned()[name], rates[name], momenta.get(name, settings.outer_momentum)) for name in method.learn],
+            [(self.learned[name], rates[name], momenta.get(name, settings.outer_momentum)) for name in method.learn],
         )
 
-    def _learned(self) -> dict[str, Tensor]:
-        return {"images": self.images, "targets": self.targets, "lr": self.phi}
+    @property
+    def images(self) -> Images:
+        """X."""
+        return self.learned["images"]
+
+    @property
+    def targets(self) -> Targets:
+        """Y."""
+        return self.learned["targets"]
+
+    @property
+    def phi(self) -> Scalar:
+        """φ."""
+        return self.learned["lr"]
 
     @property
     def lr(self) -> Scalar:
         """η."""
         return self.method.rate.value(self.phi, self.settings.lr_init)
 
-    def attempt(self, gradients: Variables) -> dict[str, Scalar]:
+    @property
+    def variables(self) -> Variables:
+        """What a meta-gradient is taken at."""
+        return Variables(**self.learned | {"lr": self.lr})
+
+    @property
+    def averaged(self) -> Variables:
+        """The moving averages, which are the variables themselves where the method does not average, and η."""
+        return Variables(**self.average, lr=self.lr)
+
+    def attempt(self, gradients: Mapping[str, Tensor], step: StepState | None = None) -> dict[str, Scalar]:
         """Take one outer step along −gradients, on trial until `keep` or `undo`; the scalars, on the device, of which
-        `refusal` judges.
+        `refusal` judges. `step` is what the outer step is to keep then.
 
         On trial, because whether it is kept can then be read together with everything else about the step.
         """
         slope = self.method.rate.slope(self.phi, self.settings.lr_init)
-        bound = self.settings.outer_grad_norm
-        slopes = {
-            "images": shortened(gradients.images, bound),
-            "targets": shortened(gradients.targets, bound),
-            "lr": gradients.lr * slope,
-        }
-        self._untried = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        self._untried, self._next = self._snapshot(), step or self.step
         for name in self.method.learn:
-            self._learned()[name].grad = slopes[name]
+            tensor = self.learned[name]
+            gradient = gradients.get(name, torch.zeros_like(tensor))
+            tensor.grad = gradient * slope if name == "lr" else shortened(gradient, self.settings.outer_grad_norm)
         self.optimiser.step()
-        finite = torch.stack([tensor.isfinite().all() for tensor in self._learned().values()]).all()
-        return {"new lr": self.lr, "finite set": finite}
+        return {"new lr": self.lr} | {
+            what: torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all()
+            for what, tensors in (("set is finite", self.learned), ("step is finite", self._next.tensors))
+            if tensors
+        }
 
     @staticmethod
     def refusal(seen: Mapping[str, float]) -> str:
@@ -98,11 +147,16 @@ class DistillState:
                 f"the step size would become {seen['new lr']:g}; lower --distill.lr-lr, or learn its logarithm "
                 f"(--part rate=LogRate)"
             )
-        return "" if seen["finite set"] else "the images would stop being finite; lower --distill.lr-img"
+        if not seen["set is finite"]:
+            return "the images would stop being finite; lower --distill.lr-img"
+        if not seen.get("step is finite", True):
+            return "what the outer step keeps would stop being finite; lower the rates in --method.step"
+        return ""
 
     def keep(self) -> None:
         """Keep the step that is on trial."""
         self._average()
+        self.step = self._next
         self._before, self._untried = self._untried, None
 
     def undo(self) -> None:
@@ -121,38 +175,66 @@ class DistillState:
     def _average(self) -> None:
         decay = self.method.average
         for name, mean in self.average.items():
-            mean.mul_(decay).add_(getattr(self, name), alpha=1 - decay)
+            mean.mul_(decay).add_(self.learned[name], alpha=1 - decay)
 
     def save(self, path: Path, key: str) -> None:
         """Write the whole state, as it was before a step that is on trial; `key` is a digest of everything the run
         depends on."""
-        save_tensors(path, self._untried or self._tensors(), {"key": key, "counters": vars(self.counters)})
+        (self._untried or self._now()).save(path, {"key": key, "counters": vars(self.counters)})
 
-    def restore(self, path: Path, key: str) -> None:
-        """Read what `save` wrote. Raises InputError when the file belongs to a run of other settings."""
-        tensors, header = load_tensors(path)
+    @staticmethod
+    def read(path: Path, key: str, method: Method, settings: DistillSettings, device: torch.device) -> DistillState:
+        """What `save` wrote. Raises InputError when the file belongs to a run of other settings."""
+        written, header = load_tensors(path)
         if header.get("key") != key:
             raise InputError(
                 f"{path} belongs to a run with other data, experts or settings; choose another --out, or delete that "
                 f"folder."
             )
-        self._put(tensors)
-        self.counters = Counters(**_counters(header["counters"]))
+        tensors = {name: tensor.to(device) for name, tensor in written.items()}
+        step = StepState(_named(tensors, OF_STEP), header.get("step", {}))
+        further = _named(tensors, OF_FURTHER)
+        state = DistillState(tensors["images"], tensors["targets"], method, settings, further, step)
+        state._put(Snapshot(written, step))
+        state.counters = Counters(**_counters(header["counters"]))
+        return state
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _now(self) -> Snapshot:
         """Everything that a step changes."""
-        tensors = {"images": self.images, "targets": self.targets, "phi": self.phi} | pack(self.optimiser)
+        tensors = {_in_file(name): tensor for name, tensor in self.learned.items()} | pack(self.optimiser)
         if self.method.average:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
-        return tensors
+        return Snapshot(tensors, self.step)
 
-    def _put(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `_tensors` gave."""
-        for name, tensor in (("images", self.images), ("targets", self.targets), ("phi", self.phi)):
-            tensor.copy_(tensors[name])
+    def _snapshot(self) -> Snapshot:
+        """The same in memory of its own."""
+        now = self._now()
+        return Snapshot({name: tensor.clone() for name, tensor in now.tensors.items()}, now.step)
+
+    def _put(self, taken: Snapshot) -> None:
+        """Take over what `_now` gave."""
+        for name, tensor in self.learned.items():
+            tensor.copy_(taken.tensors[_in_file(name)])
         for name, mean in self.average.items():
-            mean.copy_(tensors.get(f"average.{name}", tensors[name]))
-        unpack(self.optimiser, tensors)
+            mean.copy_(taken.tensors.get(f"average.{name}", taken.tensors[_in_file(name)]))
+        unpack(self.optimiser, taken.tensors)
+        self.step = taken.step
+
+
+OF_FURTHER, OF_STEP = "learned.", "step."
+"""What precedes, in the file, the names of what is learned besides images, targets and η, and of what the outer step
+keeps."""
+FIRST_THREE = {"images": "images", "targets": "targets", "lr": "phi"}
+"""The names that three of the learned tensors have in the file."""
+
+
+def _in_file(name: str) -> str:
+    return FIRST_THREE.get(name, OF_FURTHER + name)
+
+
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _counters(header: dict[str, Any]) -> dict[str, Any]:

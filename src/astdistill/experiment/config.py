@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..autodiff.dispatch import EngineName, chosen, using
 from ..data.dataset import DataConfig, Dataset
@@ -19,9 +20,13 @@ from ..methods.method import Method
 from ..methods.trajectory_matching import MTT
 from ..models.flat import FlatModel
 from ..models.registry import build_model
-from ..runtime.config import Record
+from ..runtime.config import Record, moved
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import check_folder
+
+MOVED: Mapping[str, str] = {}
+"""Dotted paths of settings that an earlier version had elsewhere, with today's. They are read from files and on the
+command line. What has a new name inside the same record is in that record's `renamed`."""
 
 
 class ExpertSettings(Record):
@@ -83,6 +88,11 @@ class Experiment(Record):
     seed: int = 0
     """Every draw of distillation and evaluation depends on it."""
     published: Published = Published()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _where_settings_are_today(cls, data: Any) -> Any:
+        return moved(data, MOVED) if isinstance(data, Mapping) else data
 
 
 def expert_epochs(experiment: Experiment) -> int:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -100,8 +101,7 @@ class Recorder:
 
 def _gradients(state: DistillState) -> dict[str, Tensor]:
     """The meta-gradient of each learned thing, as the step has just followed it."""
-    learned = {"images": state.images, "targets": state.targets, "lr": state.phi}
-    return {name: tensor.grad for name, tensor in learned.items() if tensor.grad is not None}
+    return {name: tensor.grad for name, tensor in state.learned.items() if tensor.grad is not None}
 
 
 def _some(values: Tensor) -> np.ndarray:
@@ -188,8 +188,13 @@ def prepare(experiment: Experiment, out: Path) -> Dataset:
     written."""
     dataset = load_data(experiment)
     check_experiment(experiment, dataset)
-    RunDir(out).claim(_noted(experiment).to_json(), dataset.fingerprint, experiment.device)
+    RunDir(out).claim(_noted(experiment).to_json(), dataset.fingerprint, experiment.device, read=_read_again)
     return dataset
+
+
+def _read_again(written: dict[str, Any]) -> dict[str, Any]:
+    """A config.json, perhaps of an earlier version, as this version writes it."""
+    return Experiment.model_validate(written).to_json()
 
 
 def _noted(experiment: Experiment) -> Experiment:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.synthetic import SyntheticSet
 from ..evaluation.scores import Scores, Subject, table
+from ..methods.method import Method
 from ..methods.registry import find_method
 from ..report.pictures import colours, save_grid
 from ..runtime.errors import InputError
@@ -38,11 +39,27 @@ def card(synthetic: SyntheticSet, scores: Scores | None, parts: str) -> str:
         "Citation": _citation(synthetic.method),
     }
     body = "\n\n".join(f"## {head}\n\n{text}" for head, text in sections.items())
+    family = _family(synthetic.method)
+    way = f" by {family}" if family else ""
     return (
         f"---\n{_front(synthetic, title, parts)}\n---\n\n# {title}\n\n![The distilled images]({RunDir.images})\n\n"
-        f"A synthetic data set made by trajectory matching with astdistill: networks are trained on these images "
+        f"A synthetic data set made{way} with astdistill: networks are trained on these images "
         f"alone.\n\n{body}\n"
     )
+
+
+def _method(name: str) -> Method | None:
+    """The method called `name`, where it is known here."""
+    try:
+        return find_method(name)
+    except InputError:
+        return None
+
+
+def _family(name: str) -> str:
+    """What its outer step says that it is."""
+    method = _method(name)
+    return method.step.family if method else ""
 
 
 def _front(synthetic: SyntheticSet, title: str, parts: str) -> str:
@@ -51,7 +68,7 @@ def _front(synthetic: SyntheticSet, title: str, parts: str) -> str:
     data = DatasetCardData(
         license="unknown",  # that of the real images, which we do not know, may hold for what was made of them
         task_categories=["image-classification"],
-        tags=["dataset-distillation", "synthetic", "trajectory-matching"],
+        tags=["dataset-distillation", "synthetic", *_family(synthetic.method).replace(" ", "-").split()],
         pretty_name=title,
         size_categories=[_size(len(synthetic.images))],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": parts}]}],
@@ -108,8 +125,14 @@ def _use(synthetic: SyntheticSet) -> str:
         '```python\nimport astdistill as ad\nsynthetic = ad.load("synthetic.safetensors")\n'
         "network = synthetic.train(my_network)\n"
         "logits = network(synthetic.preprocessing.apply(photos))    # photos in [0, 1]\n```\n\n"
-        f"The learned step size is {float(synthetic.lr):.6g}; augmentation by DSA: {augmentation}."
+        f"The {_learned(synthetic.method)}step size is {float(synthetic.lr):.6g}; augmentation by DSA: {augmentation}."
     )
+
+
+def _learned(name: str) -> str:
+    """A word for the step size of a set by the method called `name`: it was learned, as far as is known."""
+    method = _method(name)
+    return "" if method and "lr" not in method.learn else "learned "
 
 
 def _made(synthetic: SyntheticSet) -> str:
@@ -129,20 +152,26 @@ def _made(synthetic: SyntheticSet) -> str:
         },
     }
     lines = "\n".join(f"* {name}: {value}" for name, value in facts.items())
-    settings = json.dumps(known["settings"], indent=2) if "settings" in known else ""
-    return f"{lines}\n\n```json\n{settings}\n```" if settings else lines
+    settings = _read_settings(known.get("settings", {}), _method(synthetic.method))
+    return f"{lines}\n\n```json\n{json.dumps(settings, indent=2)}\n```" if settings else lines
+
+
+def _read_settings(settings: dict[str, Any], method: Method | None) -> dict[str, Any]:
+    """Those of the distillation's settings that the method's outer step reads."""
+    ignored = method.step.ignores if method else ()
+    return {name: value for name, value in settings.items() if not f"distill.{name}".startswith(ignored)}
 
 
 def _citation(method: str) -> str:
     """The paper of the method, where the method is known."""
-    try:
-        paper = find_method(method).paper
-    except InputError:
+    known = _method(method)
+    if known is None:
         return (
             f"The method '{method}' names no paper; ask whoever published this set."
             if method
             else "The method is not known."
         )
+    paper = known.paper
     links = "".join(f" <https://arxiv.org/abs/{number}>" for number in ARXIV.findall(paper))
     return f"Please cite the paper of the method: {paper}.{links}"
 

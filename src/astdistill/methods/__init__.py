@@ -31,7 +31,7 @@ from .matching import (
 )
 from .method import PARTS, Method
 from .outer import Accept, LogRate, LossThreshold, Rate, RawRate
-from .outer_step import OuterStep, Setup, StepSettings, StepWork, TrajectoryMatching
+from .outer_step import OuterStep, Setup, StepSettings, StepState, StepWork, TrajectoryMatching
 from .registry import find_method, methods
 from .segments import (
     BalancedWeight,
@@ -101,6 +101,7 @@ __all__ = [
     "Sample",
     "Setup",
     "StepSettings",
+    "StepState",
     "StepWork",
     "TargetInit",
     "TargetTargets",

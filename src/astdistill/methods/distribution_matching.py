@@ -28,6 +28,7 @@ class DistributionMatching(OuterStep):
         real images.
     """
 
+    family: ClassVar[str] = "distribution matching"
     loss_name: ClassVar[str] = "distribution distance"
     about: ClassVar[str] = (
         "Each outer step draws a network with random parameters and real images, and moves the images of each class so "
@@ -67,9 +68,7 @@ class DistributionMatching(OuterStep):
             distance = (_means(setup, theta, [synthetic for _, synthetic in pairs]) - wanted).square().sum()
             slopes += torch.autograd.grad(distance, [own[label] for label in labels.tolist()])
             loss = loss + distance.detach()
-        return MetaGradient(
-            loss, torch.cat(slopes), torch.zeros_like(variables.targets), torch.zeros_like(variables.lr)
-        )
+        return MetaGradient(loss, images=torch.cat(slopes))
 
     def _pair(self, setup: Setup, images: Images, label: int, iteration: int, seed: int) -> tuple[Batch, Batch]:
         """Real images of one class and what is seen of its synthetic `images`, under the same augmentation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -40,13 +40,21 @@ class Method(Record):
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """μ of the student; differentiated through."""
     goal: Goal = FinalGoal()
-    learn: tuple[Literal["images", "targets", "lr"], ...] = ("images", "lr")
-    """What the outer steps change."""
+    learn: tuple[str, ...] = ("images", "lr")
+    """What the outer steps change: images, targets, lr, and what else the outer step has, by name."""
     rate: Rate = LogRate()
     accept: Accept = Accept()
     average: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the moving average of X and Y that is saved and evaluated; 0 means the last ones are."""
     estimator: Estimator = Recompute()
+
+    @model_validator(mode="after")
+    def _has_what_it_learns(self) -> Self:
+        known = ("images", "targets", "lr", *self.step.rates())
+        for name in self.learn:
+            if name not in known:
+                raise unknown("tensor", name, known, where=f"that the outer step of method '{self.name}' can learn")
+        return self
 
     @model_validator(mode="after")
     def _has_the_experts_it_reads(self) -> Self:

@@ -12,7 +12,8 @@ from ..runtime.config import Part
 from ..runtime.shapes import Scalar
 from .unroll import MetaGradient
 
-DERIVATIVES = ("images", "targets", "lr")
+FINITE = "finite "
+"""What precedes the name of each derivative in `Accept.measures`."""
 
 
 class Accept(Part):
@@ -26,14 +27,14 @@ class Accept(Part):
     def measures(self, gradient: MetaGradient) -> dict[str, Scalar]:
         """Scalars on the gradient's device, by name, among them the `loss`: all that the decision depends on."""
         return {"loss": gradient.loss} | {
-            f"finite {name}": getattr(gradient, name).isfinite().all() for name in DERIVATIVES
+            FINITE + name: derivative.isfinite().all() for name, derivative in gradient.items()
         }
 
     def __call__(self, seen: Mapping[str, float]) -> str:
         """Empty when the step is to be taken, otherwise why it is not; `seen` are the numbers of `measures`."""
         if not math.isfinite(seen["loss"]):
             return f"the loss is {seen['loss']}"
-        names = [name for name in DERIVATIVES if not seen[f"finite {name}"]]
+        names = [name.removeprefix(FINITE) for name, value in seen.items() if name.startswith(FINITE) and not value]
         return f"the derivative with respect to the {names[0]} is not finite" if names else ""
 
     def passes(self, seen: Mapping[str, float]) -> str:

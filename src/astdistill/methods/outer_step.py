@@ -3,9 +3,12 @@ several."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from torch import Tensor
 
 from ..data.dataset import Dataset
 from ..data.textures import Torus
@@ -109,15 +112,31 @@ class StepWork:
     """Images in each of them."""
 
 
+@dataclass(frozen=True)
+class StepState:
+    """What an outer step keeps from one call to the next: tensors, and numbers or words that JSON can hold."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    counters: Mapping[str, Any] = field(default_factory=dict)
+
+    def clone(self) -> StepState:
+        """The same in memory of its own."""
+        tensors = {name: tensor.detach().clone() for name, tensor in self.tensors.items()}
+        return StepState(tensors, copy.deepcopy(dict(self.counters)))
+
+
 class OuterStep(Part):
     """How the synthetic set is judged. A family of methods is a subclass with `__call__`, a pure function of its
-    arguments.
+    arguments, or, where it keeps something between its calls, with `begin` and `advance`.
 
-    The images are grouped by class, as many of each.
+    The images are grouped by class, as many of each. A family that learns more than images, targets and η says what by
+    `rates` and `further`.
     """
 
     needs_experts: ClassVar[bool] = False
     """Whether it reads the trajectories of experts; its methods have an `expert` recipe."""
+    family: ClassVar[str] = ""
+    """What it does, in the words of the field, as in 'made by … with astdistill'; empty where it has no name."""
     loss_name: ClassVar[str] = "loss"
     """What its loss is called in figures."""
     about: ClassVar[str] = ""
@@ -138,9 +157,32 @@ class OuterStep(Part):
         return {}
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
-        """The loss of the set and its derivatives; zeros for what it does not depend on. All draws depend on `seed` and
-        `iteration`."""
+        """The loss of the set and its derivatives, without those of what it does not depend on. All draws depend on
+        `seed` and `iteration`."""
         raise NotImplementedError
+
+    def rates(self) -> Mapping[str, float]:
+        """The outer rates of what can be learned besides images, targets and lr, by name; their momentum is the
+        images'."""
+        return {}
+
+    def further(self, setup: Setup, variables: Variables, seed: int) -> Mapping[str, Tensor]:
+        """Where those begin, by the names of `rates`; `variables` are the first images, targets and η."""
+        return {}
+
+    def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
+        """What the step keeps, before the first outer step; nothing, here."""
+        return StepState()
+
+    def advance(
+        self, setup: Setup, variables: Variables, state: StepState, iteration: int, seed: int
+    ) -> tuple[MetaGradient, StepState]:
+        """What `__call__` gives, and what is kept for the next call.
+
+        What is kept counts only if the outer step is taken: after one that is skipped or passed over, the next call is
+        given what this one was given. It is saved with the run and comes back to the bit.
+        """
+        return self(setup, variables, iteration, seed), state
 
     def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Targets:
         """Y `[N, K]` as it is saved after outer step `iteration`: the variables' own, here."""
@@ -160,6 +202,7 @@ class TrajectoryMatching(OuterStep):
     """
 
     needs_experts: ClassVar[bool] = True
+    family: ClassVar[str] = "trajectory matching"
     loss_name: ClassVar[str] = "matching loss"
     about: ClassVar[str] = (
         "Each outer step trains a student network on the images for a stretch and then changes them, so that the "
@@ -201,7 +244,7 @@ class TrajectoryMatching(OuterStep):
         weight = method.weight(segment.epoch, settings.max_start_epoch)
         inner = InnerLoop(setup.model, plan, method.momentum, weight, method.labels.kind)
         targets = method.labels.at(variables.targets, variables.images, segment, setup.classifier)
-        variables = Variables(variables.images, targets, variables.lr)
+        variables = variables.replace(targets=targets)
         return method.estimator(inner, start, variables, method.goal(segment, start, settings.inner_steps))
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:

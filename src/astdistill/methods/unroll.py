@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Int
@@ -103,29 +103,72 @@ def draw_plan(
     return Plan(sent(indices, device), draws, crops)
 
 
-@dataclass(frozen=True)
-class Variables:
-    """X `[N, C, H, W]` (k H and k W on a torus), Y `[N, K]` and η: what a meta-gradient is taken with respect to."""
+class NamedTensors(Mapping[str, Tensor]):
+    """Tensors by name. Those that most steps have are attributes too; one that was not given is in neither."""
 
-    images: Images
-    targets: Targets
-    lr: Scalar
+    def __init__(
+        self, images: Tensor | None = None, targets: Tensor | None = None, lr: Tensor | None = None, **more: Tensor
+    ) -> None:
+        given = {"images": images, "targets": targets, "lr": lr, **more}
+        self._tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @property
+    def images(self) -> Images:
+        return self["images"]
+
+    @property
+    def targets(self) -> Targets:
+        return self["targets"]
+
+    @property
+    def lr(self) -> Scalar:
+        return self["lr"]
+
+    def replace(self, **changes: Tensor) -> Self:
+        """The same with some tensors changed, or added."""
+        return type(self)(**{**self, **changes})
 
 
-@dataclass(frozen=True)
-class MetaGradient:
-    """The objective L and its derivative with respect to each of the `Variables`, in their shapes, without a graph."""
+class Variables(NamedTensors):
+    """What a meta-gradient is taken with respect to, by name: X `[N, C, H, W]` (k H and k W on a torus) as `images`,
+    Y `[N, K]` as `targets`, η as `lr`, and whatever else a method's outer step learns."""
 
-    loss: Scalar
-    images: Images
-    targets: Targets
-    lr: Scalar
+
+class MetaGradient(NamedTensors):
+    """The objective L and its derivatives with respect to `Variables`, by their names and in their shapes, without a
+    graph.
+
+    A name that is not there is something that L does not depend on.
+    """
+
+    def __init__(
+        self,
+        loss: Scalar,
+        images: Tensor | None = None,
+        targets: Tensor | None = None,
+        lr: Tensor | None = None,
+        **more: Tensor,
+    ) -> None:
+        super().__init__(images, targets, lr, **more)
+        self.loss = loss
+
+    def replace(self, **changes: Tensor) -> Self:
+        return type(self)(**{"loss": self.loss, **self, **changes})
 
     @staticmethod
     def mean(parts: Sequence[MetaGradient]) -> MetaGradient:
-        """The mean of several, field by field; of one, that one to the bit."""
-        columns = zip(*((part.loss, part.images, part.targets, part.lr) for part in parts), strict=True)
-        return MetaGradient(*(torch.stack(column).mean(dim=0) for column in columns))
+        """The mean of several of the same names, each by itself; of one, that one to the bit."""
+        columns = {name: [part[name] for part in parts] for name in parts[0]} | {"loss": [part.loss for part in parts]}
+        return MetaGradient(**{name: torch.stack(column).mean(dim=0) for name, column in columns.items()})
 
 
 @dataclass(frozen=True)

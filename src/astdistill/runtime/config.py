@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_serializer, model_validator
 
@@ -64,9 +64,19 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Fields that had another name in earlier versions: old name → today's. Old names are read as today's, and digests
+    are made with the first one, so that a new name makes no other record. The first of several old names is listed
+    first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_todays_fields(cls, data: Any) -> Any:
+        return _with_keys(data, renamed_fields(cls)) if isinstance(data, Mapping) else data
+
     def replace(self, **changes: Any) -> Self:
         """The same record with some fields changed, validated again."""
-        known = type(self).model_fields
+        known, changes = type(self).model_fields, _with_keys(changes, renamed_fields(type(self)))
         wrong = [name for name in changes if name not in known]
         if wrong:
             raise InputError(f"{type(self).__name__} has no field '{wrong[0]}'; its fields are {', '.join(known)}.")
@@ -76,9 +86,15 @@ class Record(BaseModel):
         """A JSON-ready dictionary from which `model_validate` rebuilds an equal record."""
         return self.model_dump(mode="json", serialize_as_any=True)
 
+    def first_written(self) -> dict[str, Any]:
+        """What `to_json` gives, with every part and every renamed field by its first name: the form whose digest
+        outlives all renaming."""
+        return as_first_written(_by_first_fields(self, self.to_json()))
+
     def digest(self) -> str:
-        """Twelve hexadecimal digits that change when any field does, and not when a built-in part is renamed."""
-        return digest(as_first_written(self.to_json()))
+        """Twelve hexadecimal digits that change when any field does, and not when a built-in part or a field is
+        renamed."""
+        return digest(self.first_written())
 
 
 class Part(Record):
@@ -163,6 +179,73 @@ def _respelled(value: Any, spelling: Callable[[str], str]) -> Any:
         return value
     inner = {name: _respelled(each, spelling) for name, each in value.items()}
     return inner | {"part": spelling(inner["part"])} if isinstance(inner.get("part"), str) else inner
+
+
+def renamed_fields(kind: type[Record]) -> dict[str, str]:
+    """Old names of fields of a record with today's, those of its base classes included."""
+    tables = (vars(base).get("renamed", {}) for base in reversed(kind.__mro__))
+    return {old: new for table in tables for old, new in table.items()}
+
+
+def _with_keys(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """`data` with the keys in `names` replaced. Raises InputError where a value is given by both."""
+    for old, new in names.items():
+        if old in data and new in data:
+            raise InputError(f"'{old}' is now called '{new}', and both are given; leave out '{old}'.")
+    return {names.get(name, name): value for name, value in data.items()}
+
+
+def _by_first_fields(value: Any, shown: Any) -> Any:
+    """`shown`, the JSON of `value`, with the renamed fields of every record in it by their first names."""
+    if isinstance(value, Record) and isinstance(shown, dict):
+        first = {new: old for old, new in reversed(renamed_fields(type(value)).items())}
+        return {
+            first.get(name, name): _by_first_fields(getattr(value, name, None), inner) for name, inner in shown.items()
+        }
+    if isinstance(value, tuple | list) and isinstance(shown, list):
+        return [_by_first_fields(each, inner) for each, inner in zip(value, shown, strict=True)]
+    if isinstance(value, Mapping) and isinstance(shown, dict):
+        return {name: _by_first_fields(value.get(name), inner) for name, inner in shown.items()}
+    return shown
+
+
+def moved(tree: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
+    """A nested dictionary with each value that `table` names put elsewhere: dotted path → dotted path.
+
+    Nothing given is changed. Raises InputError where both places have a value.
+    """
+    found = dict(tree)
+    for old, new in table.items():
+        value = _taken(found, old.split("."))
+        if value is not _ABSENT and not _put(found, new.split("."), value):
+            raise InputError(f"'{old}' is now called '{new}', and both are given; leave out '{old}'.")
+    return found
+
+
+_ABSENT = object()
+
+
+def _taken(tree: dict[str, Any], path: list[str]) -> Any:
+    """The value at `path`, which it no longer has afterwards; dictionaries on the way are copied first."""
+    for name in path[:-1]:
+        if not isinstance(tree.get(name), Mapping):
+            return _ABSENT
+        tree[name] = tree = dict(tree[name])
+    return tree.pop(path[-1], _ABSENT)
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> bool:
+    """Whether nothing was given at `path`, where the value is now; a record on the way becomes a dictionary of its
+    values, which are not counted as given."""
+    given = True
+    for name in path[:-1]:
+        inner = tree.get(name, {})
+        given = given and not isinstance(inner, Record)
+        tree[name] = tree = inner.to_json() if isinstance(inner, Record) else dict(inner or {})
+    if given and path[-1] in tree:
+        return False
+    tree[path[-1]] = value
+    return True
 
 
 def import_name(path: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -131,8 +132,16 @@ class RunDir:
         holds a set."""
         return next((each for each in (self, type(self)(self.folder.parent)) if each.synthetic.exists()), None)
 
-    def claim(self, settings: dict[str, Any], fingerprint: str, device: str) -> None:
+    def claim(
+        self,
+        settings: dict[str, Any],
+        fingerprint: str,
+        device: str,
+        read: Callable[[Any], dict[str, Any]] = by_todays_names,
+    ) -> None:
         """Write config.json and provenance.json of a run on the data of `fingerprint`.
+
+        `read` gives what a config.json that is there already says, by the names of today.
 
         Asking for more iterations, another evaluation or another place of data and experts continues the same run.
         Raises InputError, with nothing written, when the folder holds a run of other settings or data, one that is
@@ -140,7 +149,7 @@ class RunDir:
         """
         check_folder(self.folder, "--out")
         if self.config.exists():
-            self._check_settings(settings)
+            self._check_settings(settings, read(read_json(self.config)))
             self._check_progress(settings)
             self._check_data(fingerprint)
         elif not self.empty:
@@ -155,8 +164,8 @@ class RunDir:
         """Whether there is no such folder, or nothing in it but what is being written."""
         return not self.folder.exists() or all(path.name.endswith(".tmp") for path in self.folder.iterdir())
 
-    def _check_settings(self, settings: dict[str, Any]) -> None:
-        before, now = _flat(by_todays_names(read_json(self.config))), _flat(settings)
+    def _check_settings(self, settings: dict[str, Any], written: dict[str, Any]) -> None:
+        before, now = _flat(written), _flat(settings)
         changed = [
             name
             for name in sorted(before.keys() | now.keys())

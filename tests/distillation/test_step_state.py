@@ -1,0 +1,173 @@
+"""What an outer step learns besides images, targets and η, and what it keeps from one call to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from astdistill.data.dataset import Dataset
+from astdistill.distillation.loop import distill
+from astdistill.distillation.run import Distillation
+from astdistill.distillation.settings import DistillSettings
+from astdistill.methods.distribution_matching import DM
+from astdistill.methods.method import Method
+from astdistill.methods.outer_step import OuterStep, Setup, StepState
+from astdistill.methods.unroll import MetaGradient, Variables
+from astdistill.models.flat import FlatModel
+from astdistill.models.registry import build_model
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import load_tensors, read_lines
+from astdistill.runtime.seeds import rng
+
+NETWORK = "convnet-d1-w4"
+SETTINGS = DistillSettings(iterations=9, lr_img=0.5, checkpoint_seconds=0)
+
+
+class Killed(Exception):
+    """Ends a run in the middle."""
+
+
+class Follower(OuterStep):
+    """½ Σ (X + shift − mean)², where the mean of random real images moves on with every step that is taken, and the
+    shift of all images is learned."""
+
+    rate: float = 0.1
+    broken: tuple[int, ...] = ()
+    """Iterations whose loss is NaN."""
+
+    def rates(self) -> Mapping[str, float]:
+        return {"shift": self.rate}
+
+    def further(self, setup: Setup, variables: Variables, seed: int) -> Mapping[str, Tensor]:
+        return {"shift": torch.zeros(setup.dataset.shape)}
+
+    def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
+        return StepState({"mean": variables.images.mean(dim=0) + variables["shift"]}, {"seen": 0, "rows": []})
+
+    def advance(
+        self, setup: Setup, variables: Variables, state: StepState, iteration: int, seed: int
+    ) -> tuple[MetaGradient, StepState]:
+        row = int(torch.randint(len(setup.dataset.train), (1,), generator=rng(seed, "row", iteration)))
+        mean = state.tensors["mean"].mul_(0.9).add_(setup.dataset.train.batch(torch.tensor([row]))[0], alpha=0.1)
+        away = variables.images + variables["shift"] - mean
+        loss = away.square().sum() / 2 + (float("nan") if iteration in self.broken else 0.0)
+        kept = StepState({"mean": mean}, {"seen": state.counters["seen"] + 1, "rows": [*state.counters["rows"], row]})
+        return MetaGradient(loss, images=away, shift=away.sum(dim=0)), kept
+
+
+def method_of(**step: object) -> Method:
+    return DM.replace(name="follower", step=Follower.model_validate(step), learn=("images", "shift"), average=0.5)
+
+
+def run_of(dataset: Dataset, method: Method, settings: DistillSettings = SETTINGS) -> Distillation:
+    model = FlatModel(build_model(NETWORK, dataset.shape, len(dataset.classes)))
+    return Distillation(dataset, None, method, 2, settings, None, 0, model, NETWORK)
+
+
+def test_a_further_tensor_is_learned_by_its_own_rate(dataset: Dataset) -> None:
+    run = run_of(dataset, method_of(rate=0.03))
+    state = run.start()
+    assert set(state.variables) == {"images", "targets", "lr", "shift"}
+    slope, expected, mean = torch.zeros(dataset.shape), torch.zeros(dataset.shape), torch.zeros(dataset.shape)
+    for _ in range(3):
+        slope = 0.5 * slope + run.gradient(state)["shift"]
+        expected = expected - 0.03 * slope
+        mean = 0.5 * mean + 0.5 * expected
+        run.advance(state)
+    torch.testing.assert_close(state.learned["shift"], expected)
+    torch.testing.assert_close(state.averaged["shift"], mean)
+    assert float(expected.abs().max()) > 0
+
+
+@pytest.mark.parametrize("killed", [1, 5])
+def test_a_killed_run_goes_on_to_the_same_bits(killed: int, dataset: Dataset, tmp_path: Path) -> None:
+    """Also across a step that was skipped."""
+    advance = Follower.advance
+
+    def killing(
+        self: Follower, setup: Setup, variables: Variables, state: StepState, iteration: int, seed: int
+    ) -> tuple[MetaGradient, StepState]:
+        if iteration == killed:
+            raise Killed
+        return advance(self, setup, variables, state, iteration, seed)
+
+    def distilled(out: Path) -> None:
+        distill(dataset, method=method_of(broken=(3,)), model=NETWORK, ipc=2, settings=SETTINGS, out=out)
+
+    distilled(tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Follower, "advance", killing)
+        with pytest.raises(Killed):
+            distilled(tmp_path / "killed")
+    assert load_tensors(tmp_path / "killed/state.safetensors")[1]["counters"]["iteration"] == killed - 1
+    distilled(tmp_path / "killed")
+    (tensors, header), (wanted, expected) = (
+        load_tensors(tmp_path / name / "state.safetensors") for name in ("killed", "whole")
+    )
+    assert {"images", "targets", "phi", "learned.shift", "average.shift", "step.mean"} < wanted.keys()
+    assert tensors.keys() == wanted.keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in wanted.items())
+    assert header == expected
+    assert header["step"]["seen"] == len(header["step"]["rows"]) == 8, "nine steps, of which one was skipped"
+    assert read_lines(tmp_path / "killed/metrics.jsonl") == read_lines(tmp_path / "whole/metrics.jsonl")
+
+
+def test_a_skipped_step_leaves_what_is_kept_as_it_was(dataset: Dataset) -> None:
+    run = run_of(dataset, method_of(broken=(1,)))
+    state = run.start()
+    run.advance(state)
+    before = state.step.clone()
+    assert "skipped" in run.advance(state)
+    assert torch.equal(state.step.tensors["mean"], before.tensors["mean"])
+    assert state.step.counters == before.counters == {"seen": 1, "rows": state.step.counters["rows"]}
+    assert "skipped" not in run.advance(state)
+    assert not torch.equal(state.step.tensors["mean"], before.tensors["mean"])
+    assert state.step.counters["seen"] == 2
+
+
+def test_a_roll_back_undoes_the_last_step_and_what_it_kept(dataset: Dataset) -> None:
+    run = run_of(dataset, method_of())
+    state = run.start()
+    run.advance(state)
+    before, shift = state.step.clone(), state.learned["shift"].clone()
+    run.advance(state)
+    assert not torch.equal(state.learned["shift"], shift)
+    state.roll_back()
+    assert torch.equal(state.learned["shift"], shift)
+    assert torch.equal(state.step.tensors["mean"], before.tensors["mean"])
+    assert state.step.counters == before.counters
+
+
+def test_a_step_that_would_keep_something_infinite_is_refused(dataset: Dataset) -> None:
+    run = run_of(dataset, method_of())
+    state = run.start()
+    gradient, kept = run.attempted(state)
+    spoilt = StepState({"mean": kept.tensors["mean"] * float("inf")}, kept.counters)
+    seen = {name: float(value) for name, value in state.attempt(gradient, spoilt).items()}
+    assert state.refusal(seen).startswith("what the outer step keeps would stop being finite")
+    state.undo()
+    assert state.refusal({name: float(value) for name, value in state.attempt(gradient, kept).items()}) == ""
+
+
+def test_a_derivative_that_is_not_finite_is_named(dataset: Dataset) -> None:
+    run = run_of(dataset, method_of())
+    gradient = run.gradient(run.start())
+    broken = gradient.replace(shift=gradient["shift"] / 0)
+    seen = {name: float(value) for name, value in run.method.accept.measures(broken).items()}
+    assert run.method.accept(seen) == "the derivative with respect to the shift is not finite"
+
+
+def test_what_the_outer_step_does_not_have_cannot_be_learned() -> None:
+    with pytest.raises(ValidationError, match="There is no tensor 'shift' that the outer step of method 'dm' can"):
+        DM.replace(learn=("images", "shift"))
+
+
+def test_rates_and_beginnings_of_other_names_are_refused(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Follower, "further", lambda self, setup, variables, seed: {})
+    with pytest.raises(InputError, match=r"Follower gives rates for \['shift'\] and begins with \[\]"):
+        run_of(dataset, method_of()).start()
