@@ -175,7 +175,10 @@ def test_no_name_of_a_part_is_used_again_for_another() -> None:
 def test_a_digest_outlives_the_renaming_of_a_built_in_part() -> None:
     """So that runs and stores of earlier versions are known again; the numbers are those of commit 53597ca."""
     first = "ast", "ast-as-released", "mtt", "att", "ftd", "datm", "tesla"
-    assert {name: methods()[name].digest() for name in first} == {
+    found = {name: methods()[name] for name in first}
+    for name in ("ftd", "datm"):  # whose experts have climbed adaptively since
+        found[name] = found[name].replace(expert=found[name].recipe.replace(adaptive_sam=False))
+    assert {name: method.digest() for name, method in found.items()} == {
         "ast": "3fd10ec29288",
         "ast-as-released": "08a0ac6cf10b",
         "mtt": "6a1a78a08446",

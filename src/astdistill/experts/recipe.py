@@ -59,6 +59,9 @@ class ExpertRecipe(Record):
     """Longest gradient that a step may follow; a longer one is scaled down to it. 0 means any."""
     sharpness: float = Field(default=0.0, ge=0)
     """ρ of GSAM (arXiv 2203.08065): how far up the gradient lies the point whose gradient is followed; 0 means here."""
+    adaptive_sam: bool = False
+    """Climb by e = ρ w² ∘ g / ‖|w| ∘ g‖ (ASAM, arXiv 2102.11600), further where parameters are large, and otherwise by
+    e = ρ g / ‖g‖ (SAM). It does nothing where ρ is 0."""
     surrogate_gap: float = Field(default=0.0, ge=0)
     """α of GSAM: how much of the gradient's part across that one is taken away; it does nothing where ρ is 0."""
     augmentation: Strategy = STRATEGY
@@ -68,9 +71,8 @@ class ExpertRecipe(Record):
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
         """Fields that came with FTD are written where they are used, so that stores which were trained before keep
         their names."""
-        return {
-            name: value for name, value in handler(self).items() if value or name not in ("sharpness", "surrogate_gap")
-        }
+        later = ("sharpness", "adaptive_sam", "surrogate_gap")
+        return {name: value for name, value in handler(self).items() if value or name not in later}
 
     @property
     def drop_epoch(self) -> int:

@@ -56,12 +56,13 @@ FTD = MTT.replace(
     name="ftd",
     paper="Du et al., Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, arXiv 2211.11004, "
     "its equations of GSAM",
-    expert=MTT.recipe.replace(sharpness=0.01, surrogate_gap=0.3),
+    expert=MTT.recipe.replace(sharpness=0.01, adaptive_sam=True, surrogate_gap=0.3),
     average=0.999,
 )
 """Sharpness-aware experts; the moving average of the images is what is saved.
 
-ρ is 0.01 everywhere. α differs from one data set to another; 0.3 is what DATM's published commands give these experts.
+The experts climb adaptively, as in the released code, whose switch for it cannot be turned off; with
+`adaptive_sam=False` they climb as plain SAM does. ρ is 0.01 everywhere. α differs from one data set to another; 0.3 is what DATM's published commands give these experts.
 """
 DATM = MTT.replace(
     name="datm",
