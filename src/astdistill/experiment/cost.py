@@ -164,9 +164,9 @@ def _evaluation(experiment: Experiment, known: Facts, pace: Pace) -> Stage:
     count = experiment.ipc * known.classes
     names = architectures(wanted.architectures, experiment.model, known.shape)
     rows = len(names) * experiment.distill.torus.samples + len([name for name in wanted.baselines if name != "full"])
-    sets = [(rows * recipe.epochs, count)]
+    sets = [(rows * recipe.passes, count)]
     if "full" in wanted.baselines:
-        sets.append((recipe.full_epochs or recipe.epochs, known.train))
+        sets.append((recipe.for_full_data().passes, known.train))
     spent, memory = 0.0, 0
     for epochs, images in sets:
         batch = min(recipe.batch, images)
