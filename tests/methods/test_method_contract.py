@@ -235,7 +235,7 @@ def test_an_outer_step_is_the_reference_gradient(
 
 
 OFF = {
-    "clipping": lambda method: method.expert.clip_epochs,
+    "clipping": lambda method: method.expert.clipped_epochs,
     "penalty": lambda method: method.expert.penalty,
     "representative": lambda method: method.init,
     "balanced": lambda method: method.weight,

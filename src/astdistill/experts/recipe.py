@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -48,8 +49,8 @@ class ExpertRecipe(Record):
     clip_start: float = Field(default=0.5, gt=0, le=1)
     """Factor on the cross-entropy in the first epoch of the clipping loss; it grows in equal steps to 1 (METHOD §2,
     part 1)."""
-    clip_epochs: int = Field(default=0, ge=0)
-    """Length of the clipping loss in epochs; 0 means none."""
+    clip_epochs: int | None = Field(default=0, ge=0)
+    """Length of the clipping loss in epochs; 0 means no clipping loss, None a fifth of the epochs, rounded up."""
     penalty: float = Field(default=0.0, ge=0)
     """λ of the gradient penalty (METHOD §2, part 2); 0 means none."""
     penalty_form: Literal["image", "pixel"] = "image"
@@ -70,9 +71,22 @@ class ExpertRecipe(Record):
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
         """Fields that came with FTD are written where they are used, so that stores which were trained before keep
-        their names."""
+        their names. The clipping loss has its length written as a number, so that a file says what was trained."""
         later = ("sharpness", "adaptive_sam", "surrogate_gap")
-        return {name: value for name, value in handler(self).items() if value or name not in later}
+        fields = handler(self) | {"clip_epochs": self.clipped_epochs}
+        return {name: value for name, value in fields.items() if value or name not in later}
+
+    def __eq__(self, other: object) -> bool:
+        """Recipes that train alike are equal, whether the length of the clipping loss is a number or a fifth."""
+        return isinstance(other, ExpertRecipe) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    @property
+    def clipped_epochs(self) -> int:
+        """Length of the clipping loss in epochs: the given one, or a fifth of all epochs, rounded up."""
+        return math.ceil(self.epochs / 5) if self.clip_epochs is None else self.clip_epochs
 
     @property
     def drop_epoch(self) -> int:
@@ -81,9 +95,9 @@ class ExpertRecipe(Record):
 
     def clip(self, epoch: int) -> float:
         """c_e: the factor on the cross-entropy in `epoch`, counted from 0."""
-        if epoch >= self.clip_epochs:
+        if epoch >= self.clipped_epochs:
             return 1.0
-        return self.clip_start + (1 - self.clip_start) * epoch / self.clip_epochs
+        return self.clip_start + (1 - self.clip_start) * epoch / self.clipped_epochs
 
     def rate(self, epoch: int) -> float:
         """The step size in `epoch`, counted from 0."""

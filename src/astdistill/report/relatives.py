@@ -29,7 +29,7 @@ def described(recipe: ExpertRecipe) -> str:
     words = {
         "Adam": recipe.optimiser == "adam",
         f"momentum {recipe.momentum:g}": recipe.momentum,
-        "clipping": recipe.clip_epochs,
+        "clipping": recipe.clipped_epochs,
         f"penalty {recipe.penalty:g}{' per pixel' if recipe.penalty_form == 'pixel' else ''}": recipe.penalty,
         f"{'adaptive ' * recipe.adaptive_sam}sharpness {recipe.sharpness:g}": recipe.sharpness,
     }
