@@ -35,9 +35,13 @@ def test_ast_as_released_differs_from_mtt_only_where_the_script_does() -> None:
 
 
 def test_protocols_are_found_by_name_and_a_typo_names_the_nearest() -> None:
-    assert {protocol(name).name for name in PROTOCOLS} == {"MTT", "AST as released"}
+    assert {protocol(name).name for name in PROTOCOLS} == {"MTT", "AST as released", "DATM as released"}
     with pytest.raises(InputError, match="Did you mean 'ast-released'"):
         protocol("ast-relaesed")
+
+
+def test_datm_as_released_is_mtts_with_smaller_batches() -> None:
+    assert protocol("datm-released") == MTT_PROTOCOL.replace(name="DATM as released", batch=128)
 
 
 @pytest.mark.parametrize(("epochs", "share", "first"), [(1000, 0.5, 501), (300, 0.5, 151), (5, 0.5, 3), (10, 1.0, 11)])

@@ -102,7 +102,13 @@ AST_RELEASED_PROTOCOL = MTT_PROTOCOL.replace(
     name="AST as released", weight_decay=1e-3, decay_factor=0.5, momentum_after=0.8, check_every=20, reported="best"
 )
 """The script released with arXiv 2310.10541: the maximum over checks on the test images after passes 1, 21, … 1001."""
-PROTOCOLS: dict[str, EvalRecipe] = {"mtt": MTT_PROTOCOL, "ast-released": AST_RELEASED_PROTOCOL}
+DATM_RELEASED_PROTOCOL = MTT_PROTOCOL.replace(name="DATM as released", batch=128)
+"""The code released with arXiv 2310.05773: MTT's loop with batches of 128."""
+PROTOCOLS: dict[str, EvalRecipe] = {
+    "mtt": MTT_PROTOCOL,
+    "ast-released": AST_RELEASED_PROTOCOL,
+    "datm-released": DATM_RELEASED_PROTOCOL,
+}
 
 
 def protocol(name: str) -> EvalRecipe:

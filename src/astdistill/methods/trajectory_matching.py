@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from .estimators import FirstOrder
-from .initialisation import CorrectInit, ExpertTargets, RepresentativeInit, RepresentativeInitAsReleased, TargetTargets
+from .initialisation import (
+    CorrectInit,
+    ExpertTargets,
+    ExpertTargetsAsReleased,
+    RepresentativeInit,
+    RepresentativeInitAsReleased,
+    TargetTargets,
+)
 from .matching import IntermediateGoal, IntermediateGoalAsReleased, NearestGoal
 from .method import Method
 from .outer import LossThreshold
 from .segments import (
     BalancedWeight,
     BalancedWeightAsReleased,
+    Cycle,
     GrowingWindow,
     WeightPerturbation,
     WeightPerturbationAsReleased,
@@ -50,9 +58,12 @@ AST_AS_RELEASED = AST.replace(
     perturb=WeightPerturbationAsReleased(),
     weight=BalancedWeightAsReleased(),
     goal=IntermediateGoalAsReleased(origin="student"),
+    sample=Cycle(),
+    batches="released",
 )
 """Differs from AST in a clipping loss of ten epochs whatever their number, the form of the penalty and the bound that
-only the sound form needs, the initialisation, the balance, the matched steps and their denominators, and the perturbation. η stays logarithmic, so that it cannot turn
+only the sound form needs, the initialisation, the balance, the matched steps and their denominators, the perturbation,
+experts that come in shuffled cycles, and the short first batch of a pass. η stays logarithmic, so that it cannot turn
 negative; `rate=RawRate()` is as released.
 """
 FTD = MTT.replace(
@@ -84,6 +95,18 @@ grow, bounds the loss.
 
 The window's numbers, the threshold and the average are those of a cell (`presets`). The experts are FTD's, as in the
 authors' own commands.
+"""
+DATM_AS_RELEASED = DATM.replace(
+    name="datm-as-released",
+    paper="Guo et al., arXiv 2310.05773, equations of §3 as in the released code",
+    sample=Cycle(),
+    batches="released",
+    labels=ExpertTargetsAsReleased(),
+    average=0.0,
+)
+"""Differs from DATM in what is evaluated, which is the images themselves (the released code reads its `ema_decay`
+nowhere), in labels that start at the mean logits of all experts that are right, in experts that come in shuffled
+cycles, and in the short first batch of a pass. Its figures belong to the protocol `datm-released`, with batch 128.
 """
 TESLA = MTT.replace(
     name="tesla",
