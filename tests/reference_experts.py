@@ -88,17 +88,16 @@ def gradient(
 def direction(
     network: nn.Module, recipe: ExpertRecipe, clip: float, augmented: Tensor, labels: Tensor, penalised: Tensor
 ) -> list[Tensor]:
-    """That gradient, or g_p − α g_⊥ of GSAM: every number of every parameter by itself, the sums over all of them by
+    """That gradient, or g_p − α g_⊥ of GSAM, with SAM's climb or ASAM's: every number of every parameter by itself, the sums over all of them by
     loops."""
     clean = gradient(network, recipe, clip, augmented, labels, penalised)
     if not recipe.sharpness:
         return clean
     parameters = list(network.parameters())
     before = [part.detach().clone() for part in parameters]
-    length = math.sqrt(sum(float(sum_of_squares(part)) for part in clean))
     with torch.no_grad():
-        for part, slope in zip(parameters, clean, strict=True):
-            part.copy_(part + recipe.sharpness * slope / length)
+        for part, climb in zip(parameters, climbs(before, clean, recipe), strict=True):
+            part.copy_(part + climb)
     uphill = gradient(network, recipe, clip, augmented, labels, penalised)
     with torch.no_grad():
         for part, old in zip(parameters, before, strict=True):
@@ -106,3 +105,20 @@ def direction(
     inner = sum(float((here * there).sum()) for here, there in zip(clean, uphill, strict=True))
     share = inner / sum(float(sum_of_squares(part)) for part in uphill)
     return [there - recipe.surrogate_gap * (here - share * there) for here, there in zip(clean, uphill, strict=True)]
+
+
+def climbs(weights: list[Tensor], slopes: list[Tensor], recipe: ExpertRecipe) -> list[Tensor]:
+    """SAM's e = ρ g / ‖g‖, or ASAM's e = ρ w² g / ‖|w| g‖, number by number in Python's floats."""
+    pairs = [
+        list(zip(weight.flatten().tolist(), slope.flatten().tolist(), strict=True))
+        for weight, slope in zip(weights, slopes, strict=True)
+    ]
+    if recipe.adaptive_sam:
+        length = math.sqrt(sum((abs(w) * g) ** 2 for part in pairs for w, g in part))
+        found = [[recipe.sharpness * w**2 * g / length for w, g in part] for part in pairs]
+    else:
+        length = math.sqrt(sum(g**2 for part in pairs for _, g in part))
+        found = [[recipe.sharpness * g / length for _, g in part] for part in pairs]
+    return [
+        torch.tensor(part, dtype=torch.float64).view_as(weight) for part, weight in zip(found, weights, strict=True)
+    ]

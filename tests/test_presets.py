@@ -170,7 +170,7 @@ def test_the_acceptance_cell_is_the_published_one() -> None:
         1e-3,
         0.6,
     )
-    assert (expert.clip_epochs, expert.penalty, cell.method.momentum) == (10, 2.0, 0.9)
+    assert (expert.clipped_epochs, expert.penalty, cell.method.momentum) == (10, 2.0, 0.9)
 
 
 def test_another_method_keeps_the_cell() -> None:

@@ -21,9 +21,10 @@ from astdistill.autodiff.native import engine as native
 from astdistill.autodiff.native import layout as blocks
 from astdistill.autodiff.native.engine import NativeEngine
 from astdistill.autodiff.native.layout import Workspace, blocks_of
+from astdistill.experts.store import Segment
 from astdistill.methods.estimators import Backprop, Recompute
-from astdistill.methods.matching import Matching
-from astdistill.methods.unroll import InnerLoop, Variables, draw_plan
+from astdistill.methods.matching import IntermediateGoal, Matching
+from astdistill.methods.unroll import InnerLoop, MetaGradient, Variables, draw_plan
 from astdistill.models.convnets import ConvNet
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model
@@ -262,6 +263,65 @@ def test_the_meta_gradient_is_that_of_back_propagation(momentum: float) -> None:
         float(nn.functional.cosine_similarity(found.images.flatten().double(), wanted.images.flatten(), dim=0))
         > 1 - 1e-6
     )
+
+
+class Steep:
+    """AST's outer step on a young expert, at step sizes that carry the student far: losses far above that of not
+    moving, which is 2."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        means, labels = torch.randn(10, 3, 8, 8, generator=generator), torch.arange(512) % 10
+        images = nn.functional.interpolate(means[labels], size=(16, 16))
+        images = images + torch.randn(512, 3, 16, 16, generator=generator)
+        network = build_model("convnet-d2-w32", (3, 16, 16), 10, seed=0).double()
+        flat, optimiser = FlatModel(network), torch.optim.SGD(network.parameters(), lr=0.003, momentum=0.9)
+        rows = [flat.flatten(network).clone()]
+        for epoch in range(3):
+            for chosen in torch.randperm(512, generator=torch.Generator().manual_seed(epoch)).split(64):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(network(images[chosen].double()), labels[chosen]).backward()
+                optimiser.step()
+            rows.append(flat.flatten(network).clone())
+        self.rows = torch.stack(rows).detach().float()
+        self.images, self.targets = images[:10], torch.eye(10)
+
+    def __call__(self, dtype: torch.dtype, lr: float, rows: Tensor | None = None) -> MetaGradient:
+        """The meta-gradient by the engine of this process."""
+        rows = (self.rows if rows is None else rows).to(dtype)
+        segment = Segment(0, 0, rows[0], rows[1:3])
+        model = FlatModel(build_model("convnet-d2-w32", (3, 16, 16), 10).to(dtype))
+        inner = InnerLoop(model, draw_plan(20, 10, None, "", (3, 16, 16), rng(0, "plan")), momentum=0.9)
+        variables = Variables(self.images.to(dtype), self.targets.to(dtype), torch.tensor(lr, dtype=dtype))
+        return Recompute()(inner, rows[0], variables, IntermediateGoal()(segment, rows[0], 20))
+
+
+@needs_compiler
+def test_a_kink_of_relu_is_what_float32_may_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On steps of large loss both engines' float32 may be far off, and float64 is as far from itself after one rounding
+    of the start: at once, not in proportion, because the derivative jumps where a ReLU's input is zero."""
+    steep = Steep()
+    for lr in (0.004, 0.01):
+        monkeypatch.setenv("ASTDISTILL_ENGINE", "eager")
+        exact, single = steep(torch.float64, lr), steep(torch.float32, lr)
+        monkeypatch.setenv("ASTDISTILL_ENGINE", "native")
+        for found in (single, steep(torch.float32, lr)):
+            assert error(found.images, exact.images) < 1e-3
+            assert float(
+                nn.functional.cosine_similarity(found.images.double().flatten(), exact.images.flatten(), 0)
+            ) > (0.99999)
+            assert float(found.loss) == pytest.approx(float(exact.loss), rel=1e-5)
+    assert float(exact.loss) > 10  # pyright: ignore[reportPossiblyUnboundVariable]
+
+    def moved(seed: int, share: float) -> float:
+        """How far the image gradient goes when the start is moved by a share of one float32 rounding, in float64."""
+        rows = steep.rows.double()
+        rounding = 2**-24 * torch.randn(rows.shape, generator=rng(seed, "rounding"), dtype=torch.float64)
+        return error(steep(torch.float64, 0.01, rows * (1 + share * rounding)).images, exact.images)  # pyright: ignore[reportPossiblyUnboundVariable]
+
+    whole = moved(1, 1.0)
+    assert whole > 20 * moved(0, 1.0)
+    assert all(share < 0.1 * whole or share > 0.9 * whole for share in (moved(1, 0.25), moved(1, 0.5), moved(1, 0.75)))
 
 
 @needs_compiler

@@ -9,6 +9,7 @@ from astdistill.runtime.errors import InputError
 def test_mtt_protocol_has_the_published_values() -> None:
     expected = {
         "epochs": 1000,
+        "released_count": True,
         "batch": 256,
         "lr": None,
         "momentum": 0.9,
@@ -34,14 +35,31 @@ def test_ast_as_released_differs_from_mtt_only_where_the_script_does() -> None:
 
 
 def test_protocols_are_found_by_name_and_a_typo_names_the_nearest() -> None:
-    assert {protocol(name).name for name in PROTOCOLS} == {"MTT", "AST as released"}
+    assert {protocol(name).name for name in PROTOCOLS} == {"MTT", "AST as released", "DATM as released"}
     with pytest.raises(InputError, match="Did you mean 'ast-released'"):
         protocol("ast-relaesed")
 
 
+def test_datm_as_released_is_mtts_with_smaller_batches() -> None:
+    assert protocol("datm-released") == MTT_PROTOCOL.replace(name="DATM as released", batch=128)
+
+
 @pytest.mark.parametrize(("epochs", "share", "first"), [(1000, 0.5, 501), (300, 0.5, 151), (5, 0.5, 3), (10, 1.0, 11)])
 def test_the_rate_drops_after_epochs_half_plus_one(epochs: int, share: float, first: int) -> None:
-    assert MTT_PROTOCOL.replace(decay_at=share).decays_at(epochs) == first
+    own = EvalRecipe(name="own", epochs=epochs, decay_at=share)
+    assert (own.decays_at, own.passes) == (first, epochs)
+    released = MTT_PROTOCOL.replace(epochs=epochs, decay_at=share)
+    assert (released.decays_at, released.passes) == (first + 1, epochs + 1)
+
+
+def test_recipes_of_earlier_versions_count_as_they_did() -> None:
+    """So that their scores keep their keys, and nothing of 1000 passes is taken for something of 1001."""
+    before = {name: value for name, value in MTT_PROTOCOL.to_json().items() if name != "released_count"}
+    read = EvalRecipe.model_validate(before)
+    assert read.to_json() == before
+    assert read.passes == 1000
+    assert read != MTT_PROTOCOL
+    assert EvalRecipe.model_validate(MTT_PROTOCOL.to_json()) == MTT_PROTOCOL
 
 
 def test_full_data_may_run_fewer_epochs() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
+import reference_evaluation
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from astdistill.autodiff.training import accuracy, confusion
 from astdistill.data.augmentation import apply, draw
 from astdistill.data.dataset import Split
 from astdistill.data.textures import ORDINARY, Torus
-from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.protocol import PROTOCOLS, EvalRecipe
 from astdistill.evaluation.training import TensorExamples, train_network
 from astdistill.runtime.seeds import rng
 
@@ -93,6 +95,39 @@ def test_training_equals_sgd_written_out(augmentation: str, momentum_after: floa
     for parameter, value in zip(trained.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), value, rtol=1e-10, atol=1e-12)
     assert not torch.equal(next(trained.parameters()), next(network().parameters()))
+
+
+MTT_NUMBERS = {"decay": 5e-4, "factor": 0.1, "momentum_after": 0.9}
+AST_NUMBERS = {"decay": 1e-3, "factor": 0.5, "momentum_after": 0.8, "check_every": 20}
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("mtt", MTT_NUMBERS), ("ast-released", AST_NUMBERS)], ids=str)
+@pytest.mark.parametrize("epochs", [1000, 41])
+def test_a_protocol_is_the_released_loop_to_the_bit(name: str, numbers: dict[str, Any], epochs: int) -> None:
+    """For E = 1000: 502 passes at the full rate and 499 below it; checks after 1, 21, … 1001 passes."""
+    data, tested, wanted, trained = examples(lr=0.05), held_out(), network(), network()
+    rates, checks = reference_evaluation.released(
+        wanted,
+        data.images,
+        data.targets,
+        data.lr,
+        lambda: accuracy(wanted, tested),
+        lambda number: torch.randperm(len(data.images), generator=rng(7, "evaluate", 0, number)),
+        epochs=epochs,
+        **numbers,
+    )
+    recipe = PROTOCOLS[name].replace(epochs=epochs, augmentation="")
+    found = train_network(trained, data, recipe, tested, lambda epoch: rng(7, "evaluate", 0, epoch))
+    for parameter, value in zip(trained.parameters(), wanted.parameters(), strict=True):
+        assert torch.equal(parameter, value)
+    assert recipe.passes == len(rates) == epochs + 1
+    assert recipe.decays_at == rates.count(data.lr) == epochs // 2 + 2
+    assert found.final == accuracy(wanted, tested)
+    assert [passes for passes in range(1, recipe.passes + 1) if recipe.checks_after(passes)] == [p for p, _ in checks]
+    assert found.best == (max(value for _, value in [*checks, (epochs + 1, found.final)]) if checks else None)
+    if epochs == 1000:
+        assert (rates.count(data.lr), len(rates) - rates.count(data.lr)) == (502, 499)
+        assert [passes for passes, _ in checks] == (list(range(1, 1002, 20)) if name == "ast-released" else [])
 
 
 def test_accuracy_counts_every_image_once_over_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:

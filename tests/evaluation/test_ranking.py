@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
-from astdistill.evaluation.dd_ranking import Measured, Ranking, hardened, rank, ranking_table, robust
+from astdistill.evaluation.dd_ranking import Measured, RandomLabels, Ranking, hardened, rank, ranking_table, robust
 from astdistill.evaluation.protocol import EvalRecipe
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.training import Examples, NetworkResult
@@ -79,6 +80,43 @@ def test_soft_labels_are_scored_against_the_formulas_by_hand(
     other = rank(marked(distil(blobs), "soft"), blobs, RECIPE, seeds=2, out=tmp_path, gamma=1.0)
     assert other.ars[0] == pytest.approx(0.417792, abs=1e-6)  # β = 0.3: (1.349859 − 0.367879) / 2.350402
     assert len(trained) == 6 * 2
+    assert found.random_labels == "same"
+
+
+@pytest.mark.parametrize(("labels", "words"), [("same", "the same soft labels"), ("own", "their own labels")])
+def test_random_images_have_the_sets_soft_labels_or_their_own(
+    blobs: Dataset, distil: Distil, monkeypatch: pytest.MonkeyPatch, labels: RandomLabels, words: str
+) -> None:
+    """As on the leaderboard: row n of the set's labels goes to a random image of the class of image n."""
+    learned: list[tuple[Tensor, Tensor]] = []
+
+    def note(network: object, examples: evaluation.Examples, recipe: EvalRecipe, *_: object) -> NetworkResult:
+        learned.append(next(examples.batches(len(examples), torch.arange(len(examples)))))
+        return NetworkResult(50.0)
+
+    monkeypatch.setattr(evaluation, "train_network", note)
+    soft = marked(distil(blobs), "soft")
+    ranking = rank(soft, blobs, RECIPE, seeds=1, random_labels=labels)
+    random = [pair for pair in learned if len(pair[0]) == 6 and not bool((pair[0] == 7.0).all())]
+    wanted = soft.probabilities if labels == "same" else torch.eye(3).repeat_interleave(2, 0)
+    assert len(random) == 2
+    for images, targets in random:
+        assert torch.equal(targets, wanted)
+        same = (images[:, None] == blobs.train.whole()[None]).flatten(2).all(dim=2)
+        assert blobs.train.labels[same.int().argmax(dim=1)].tolist() == [0, 0, 1, 1, 2, 2]
+    assert f"random with {words} 50.0" in ranking_table(ranking).rows[1][2]
+    assert f"random images have {words}" in ranking_table(ranking).caption
+
+
+def test_a_ranking_of_an_earlier_version_had_hard_labelled_random_images(tmp_path: Path) -> None:
+    values = {name: (value,) for name, value in ROWS.items()}
+    subject = {"data": "blobs", "whiten": "none", "ipc": 2, "method": "datm", "labels": "soft", "model": "mlp"}
+    fields = {"recipe": RECIPE, "model": "mlp", "subject": subject, "accuracies": Measured.model_validate(values)}
+    Ranking.model_validate({**fields, "random_labels": "same"}).write(tmp_path / "new.json")
+    written = json.loads((tmp_path / "new.json").read_text())
+    assert Ranking.read(tmp_path / "new.json").random_labels == written.pop("random_labels") == "same"
+    (tmp_path / "old.json").write_text(json.dumps(written))
+    assert Ranking.read(tmp_path / "old.json").random_labels == "own"
 
 
 def test_hard_labels_share_their_rows_with_the_evaluation(
@@ -120,7 +158,7 @@ def test_the_table_shows_inputs_spread_and_scores() -> None:
         ("ARS", "0.390 ± 0.000"),
     ]
     assert "full data 80.0 ± 1.4 less synthetic with hard labels 50.0 ± 1.4" in table.rows[0][2]
-    assert "synthetic with soft labels 60.0 ± 1.4 less random 30.0 ± 1.4" in table.rows[1][2]
+    assert "synthetic with soft labels 60.0 ± 1.4 less random with their own labels 30.0 ± 1.4" in table.rows[1][2]
     assert "n = 2" in table.caption
 
 

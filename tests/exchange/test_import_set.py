@@ -67,6 +67,19 @@ def test_everything_arrives_and_the_run_folder_can_be_evaluated(tmp_path: Path, 
     assert scores.architecture[TINY].n == 1
 
 
+def test_ftds_moving_average_is_read_with_its_own_labels(tmp_path: Path, dataset: Dataset) -> None:
+    """FTD writes it apart, without a step size; beside the plain images it is what FTD's figures are of."""
+    averaged, labels = images() + 1.0, torch.tensor([0, 1, 2, 0, 1, 2])
+    files = {"ema_images_best": averaged, "ema_labels_best": labels, "images_best": None, "labels_best": None}
+    folder = write(tmp_path / "ftd", **files, lr=None)
+    with pytest.raises(InputError, match=r"holds no lr\.pt or lr_best\.pt; give the learned step size"):
+        import_set(folder, dataset, model=TINY)
+    wanted = averaged[[0, 3, 1, 4, 2, 5]]
+    assert torch.equal(import_set(folder, dataset, model=TINY, lr=0.03).images, wanted)
+    both = write(folder, images_best=images(), labels_best=labels.flip(0))
+    assert torch.equal(import_set(both, dataset, model=TINY).images, wanted)
+
+
 def test_textures_arrive_as_such_and_are_not_taken_for_larger_images(tmp_path: Path, dataset: Dataset) -> None:
     canvases = images(COUNT, 1, 16, 16)
     folder = write(tmp_path / "a", images_best=canvases)

@@ -22,7 +22,7 @@ from astdistill.experts.training import (
     train_epoch,
     train_experts,
 )
-from astdistill.methods.trajectory_matching import AST, FTD, MTT
+from astdistill.methods.trajectory_matching import AST, DATM, FTD, MTT
 from astdistill.models.registry import build_model
 from astdistill.runtime.seeds import derive, rng
 
@@ -35,7 +35,10 @@ def relative(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
-@pytest.mark.parametrize("changes", [{}, {"surrogate_gap": 0.0}, {"penalty": 2.0}, {"grad_norm": 0.4}], ids=str)
+CHANGES = [{}, {"adaptive_sam": True}, {"surrogate_gap": 0.0}, {"penalty": 2.0}, {"grad_norm": 0.4}]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
 def test_a_trajectory_is_explicit_gsam(tmp_path: Path, changes: dict[str, float]) -> None:
     dataset, recipe = blobs(classes=2, count=6, shape=(2, 8, 8)), FLAT.replace(**changes)
     found = train_experts(dataset, model=SMOOTH, recipe=recipe, count=1, store=tmp_path, seed=3).rows(0, 0, 4)
@@ -43,11 +46,13 @@ def test_a_trajectory_is_explicit_gsam(tmp_path: Path, changes: dict[str, float]
     assert relative(found[3] - found[0], wanted[3] - wanted[0]) < 1e-4
 
 
+@pytest.mark.parametrize("adaptive", [False, True], ids=["SAM", "ASAM"])
 @pytest.mark.parametrize("form", ["image", "pixel"])
-def test_an_epoch_in_float64_is_explicit_gsam_to_rounding(form: str) -> None:
+def test_an_epoch_in_float64_is_explicit_gsam_to_rounding(form: str, adaptive: bool) -> None:
     """The same batch and the same augmentation at both points: no draw comes between them."""
     dataset = blobs(classes=2, count=6, shape=(2, 8, 8))
     recipe = FLAT.replace(epochs=1, penalty=0.5, penalty_form=form, augmentation="color_crop_rotate")
+    recipe = recipe.replace(adaptive_sam=adaptive)
     wanted = reference_experts.trajectory(dataset, TINY, recipe, 3, 0, [1.0], [0.05])
     trainee = Trainee(build_model(TINY, dataset.shape, 2, seed=derive(3, "expert", 0)).double())
     split = Split(dataset.train.whole().double(), dataset.train.labels)
@@ -59,7 +64,8 @@ def test_each_number_of_the_reference_matters() -> None:
     """Otherwise the tests above could not tell a training without it."""
     dataset = blobs(classes=2, count=6, shape=(2, 8, 8))
     whole = reference_experts.trajectory(dataset, SMOOTH, FLAT, 3, 0, CLIPS, RATES)
-    for recipe in (FLAT.replace(sharpness=0.0), FLAT.replace(sharpness=0.2), FLAT.replace(surrogate_gap=0.0)):
+    changes = {"sharpness": 0.0}, {"sharpness": 0.2}, {"surrogate_gap": 0.0}, {"adaptive_sam": True}
+    for recipe in (FLAT.replace(**change) for change in changes):
         other = reference_experts.trajectory(dataset, SMOOTH, recipe, 3, 0, CLIPS, RATES)
         assert relative(other[3] - whole[0], whole[3] - whole[0]) > 1e-3
 
@@ -97,7 +103,8 @@ def test_what_is_taken_away_is_across_the_gradient_uphill() -> None:
     assert abs(float(across @ uphill)) < 1e-12
 
 
-def test_a_gradient_of_zero_stays_zero() -> None:
+@pytest.mark.parametrize("adaptive", [False, True], ids=["SAM", "ASAM"])
+def test_a_gradient_of_zero_stays_zero(adaptive: bool) -> None:
     trainee, images, _ = batch()
 
     def flat() -> Tensor:
@@ -105,16 +112,37 @@ def test_a_gradient_of_zero_stays_zero() -> None:
         trainee.theta.grad.zero_()
         return images
 
-    sharpness_aware(trainee, flat, 0.1, 0.5)
+    sharpness_aware(trainee, flat, FLAT.replace(adaptive_sam=adaptive))
     assert torch.equal(slope(trainee), torch.zeros_like(trainee.theta))
     assert bool(trainee.theta.isfinite().all())
 
 
 def test_stores_that_were_trained_before_keep_their_names() -> None:
     """A recipe without sharpness is written as it was before there was any."""
-    assert not {"sharpness", "surrogate_gap"} & MTT.recipe.to_json().keys()
+    assert not {"sharpness", "adaptive_sam", "surrogate_gap"} & MTT.recipe.to_json().keys()
     assert MTT.recipe.digest() == "046a670e1418"
     assert AST.recipe.digest() == "a279dfed1c86"
     assert ExpertRecipe.model_validate(FTD.recipe.to_json()) == FTD.expert
     assert FTD.recipe.to_json()["sharpness"] == 0.01
-    assert FTD.expert == MTT.recipe.replace(sharpness=0.01, surrogate_gap=0.3)
+    assert FTD.expert == MTT.recipe.replace(sharpness=0.01, adaptive_sam=True, surrogate_gap=0.3)
+    plain = FTD.recipe.replace(adaptive_sam=False)
+    assert plain.digest() == "717b1da2b368", "what FTD's experts were before they climbed adaptively"
+    assert FTD.recipe.digest() != plain.digest()
+    assert FTD.recipe.replace(epochs=100) == DATM.expert
+
+
+@pytest.mark.parametrize("engine", ["eager", "native", "compiled"])
+def test_every_engine_climbs_adaptively(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One direction of each engine in float32, against the eager one in float64."""
+    recipe, plain = FTD.recipe.replace(sharpness=0.5), FTD.recipe.replace(sharpness=0.5, adaptive_sam=False)
+    images, targets = torch.randn(4, 3, 16, 16, generator=rng(0, "images")), one_hot(torch.arange(4) % 3, 3)
+
+    def found(recipe: ExpertRecipe, dtype: torch.dtype) -> Tensor:
+        trainee = Trainee(build_model("convnet-d2", (3, 16, 16), 3, seed=1).to(dtype))
+        expert_gradient(trainee, images.to(dtype), images.to(dtype), targets.to(dtype), recipe, 0)
+        return slope(trainee)
+
+    exact, other = found(recipe, torch.float64), found(plain, torch.float64)
+    monkeypatch.setenv("ASTDISTILL_ENGINE", engine)
+    assert relative(found(recipe, torch.float32), exact) < 1e-4
+    assert relative(other, exact) > 1e-2

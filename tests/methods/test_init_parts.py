@@ -19,9 +19,11 @@ from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.initialisation import (
     CorrectInit,
     ExpertTargets,
+    ExpertTargetsAsReleased,
     FileInit,
     HardTargets,
     Init,
+    Initial,
     NoiseInit,
     RealInit,
     RepresentativeInit,
@@ -214,6 +216,24 @@ def test_smoothed_and_softened_targets(dataset: Dataset, experts: TrajectoryStor
     torch.testing.assert_close(smooth, torch.full((3, 3), 0.1) + 0.7 * torch.eye(3))
     sharp, soft = (ExpertTargets(temperature=heat)(initial, experts, model, 3, seed=0) for heat in (1.0, 4.0))
     torch.testing.assert_close(soft, sharp / 4)
+
+
+def test_datms_released_labels_are_the_mean_of_the_experts_that_are_right(
+    dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+) -> None:
+    """Image by image, on noise, so that some images are right for both experts, some for one, some for none."""
+    real = RealInit()(dataset, experts, model, 8, seed=0)
+    initial = Initial(3 * torch.randn(real.images.shape, generator=rng(0, "noise")), real.labels)
+    found = ExpertTargetsAsReleased(temperature=2.0)(initial, experts, model, 3, seed=0)
+    said, counts = [final_logits(experts, number, dataset, initial.images) for number in (0, 1)], set()
+    for image, label in enumerate(initial.labels.tolist()):
+        right = [logits[image] for logits in said if int(logits[image].argmax()) == label]
+        counts.add(len(right))
+        wanted = sum(right or [logits[image] for logits in said]) / (len(right) or 2)
+        torch.testing.assert_close(found[image], wanted / 2.0, rtol=0, atol=1e-5)
+    assert counts == {0, 1, 2}, "the case tells experts that are right from all experts"
+    with pytest.raises(InputError, match="read all experts"):
+        ExpertTargetsAsReleased()(initial, None, model, 3, seed=0)
 
 
 @pytest.mark.parametrize("heat", [1.0, 2.0])

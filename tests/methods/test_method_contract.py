@@ -69,7 +69,7 @@ def followed(method: Method, experts: TrajectoryStore) -> TrajectoryStore | None
 
 
 def test_the_folder_is_discovered() -> None:
-    assert {"mtt", "ast", "ast-as-released", "ftd", "tesla", "datm", "att"} <= methods().keys()
+    assert {"mtt", "ast", "ast-as-released", "ftd", "tesla", "datm", "datm-as-released", "att"} <= methods().keys()
     assert all(found.name == name for name, found in methods().items())
 
 
@@ -168,8 +168,9 @@ def test_an_outer_step_on_canvases_is_the_reference_gradient(
     state.counters.iteration = 3
     segment = method.sample(experts, 3, STARTS, MATCHED, 5)
     start = method.perturb(segment.start, model, rng(5, "perturb", 3))
-    plan = draw_plan(STEPS, 3 * IPC, 7, "flip", dataset.shape, rng(5, "plan", 3), torus=torus)
-    assert plan.indices.shape == (STEPS, 14)
+    released = method.batches == "released"
+    plan = draw_plan(STEPS, 3 * IPC, 7, "flip", dataset.shape, rng(5, "plan", 3), torus=torus, released=released)
+    assert [len(row) for row in plan.indices] == ([4, 14, 14, 14, 14, 4] if released else [14] * STEPS)
     inner = InnerLoop(model, plan, method.momentum, method.weight(segment.epoch, STARTS), method.labels.kind)
 
     def of_cells(theta: torch.Tensor, canvases: torch.Tensor) -> torch.Tensor:
@@ -250,7 +251,8 @@ def test_an_outer_step_is_the_reference_gradient(
     state.counters.iteration = 3
     segment = method.sample(experts, 3, STARTS, MATCHED, 5)
     start = method.perturb(segment.start, model, rng(5, "perturb", 3))
-    plan = draw_plan(STEPS, 3 * IPC, 7, "flip", dataset.shape, rng(5, "plan", 3))
+    released = method.batches == "released"
+    plan = draw_plan(STEPS, 3 * IPC, 7, "flip", dataset.shape, rng(5, "plan", 3), released=released)
     inner = InnerLoop(model, plan, method.momentum, method.weight(segment.epoch, STARTS), method.labels.kind)
     variables = Variables(
         state.images, method.labels.at(state.targets, state.images, segment, model), torch.tensor(0.05)
@@ -262,7 +264,7 @@ def test_an_outer_step_is_the_reference_gradient(
 
 
 OFF = {
-    "clipping": lambda method: method.expert.clip_epochs,
+    "clipping": lambda method: method.expert.clipped_epochs,
     "penalty": lambda method: method.expert.penalty,
     "representative": lambda method: method.init,
     "balanced": lambda method: method.weight,

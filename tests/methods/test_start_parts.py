@@ -14,6 +14,7 @@ from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.segments import (
     BalancedWeight,
     BalancedWeightAsReleased,
+    Cycle,
     GrowingWindow,
     InnerWeight,
     Perturb,
@@ -47,6 +48,25 @@ def test_a_segment_depends_on_seed_and_iteration_alone(experts: TrajectoryStore)
 
 def test_a_limited_store_gives_its_first_experts_only(experts: TrajectoryStore) -> None:
     assert {UniformSample()(experts.first(1), k, 3, 2, 0).expert for k in range(50)} == {0}
+
+
+def test_a_cycle_brings_every_expert_once_and_then_in_another_order(
+    experts: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written out: order number c is a permutation of (seed, c), and outer step i takes place i mod n of it."""
+    monkeypatch.setattr(TrajectoryStore, "experts", lambda _: list(range(5)))
+    monkeypatch.setattr(TrajectoryStore, "segment", lambda _, expert, epoch, length: (expert, epoch, length))
+    drawn = [Cycle()(experts, iteration, 3, 2, seed=4) for iteration in range(50)]
+    cycles = [[int(expert) for expert, _, _ in drawn[first : first + 5]] for first in range(0, 50, 5)]  # type: ignore[misc]
+    assert all(sorted(cycle) == [0, 1, 2, 3, 4] for cycle in cycles)
+    assert cycles == [torch.randperm(5, generator=rng(4, "cycle", number)).tolist() for number in range(10)]
+    assert len(set(map(tuple, cycles))) > 5
+    assert {epoch for _, epoch, _ in drawn} == {0, 1, 2}  # type: ignore[misc]
+    assert Cycle()(experts, 37, 3, 2, seed=4) == drawn[37], "of the seed and the iteration alone"
+    late = [Cycle(lower=1, begins=3, full_by=10)(experts, iteration, 5, 2, 0)[1] for iteration in range(10, 90)]  # type: ignore[index]
+    assert set(late) == {1, 2, 3, 4}
+    early = [Cycle(lower=1, begins=3, full_by=1000)(experts, iteration, 5, 2, 0)[1] for iteration in range(80)]  # type: ignore[index]
+    assert set(early) == {1, 2}
 
 
 BOUNDS = [

@@ -13,7 +13,7 @@ from ..autodiff.dispatch import EngineName, using
 from ..data.loading import load_dataset
 from ..data.synthetic import load
 from ..evaluation.continual import check_steps, continual, continual_table
-from ..evaluation.dd_ranking import check_gamma, rank, ranking_table
+from ..evaluation.dd_ranking import RandomLabels, check_gamma, rank, ranking_table
 from ..evaluation.per_class import by_class, check_confusion, confusions
 from ..evaluation.protocol import EvalRecipe, protocol
 from ..evaluation.rate_search import rates_table, search_rates
@@ -36,7 +36,7 @@ def evaluate(words: list[str]) -> Path:
 def _evaluate(
     path: Annotated[Path, tyro.conf.Positional],
     /,
-    protocol_name: Annotated[Literal["mtt", "ast-released"], tyro.conf.arg(name="protocol")] = "mtt",
+    protocol_name: Annotated[Literal["mtt", "ast-released", "datm-released"], tyro.conf.arg(name="protocol")] = "mtt",
     epochs: int | None = None,
     full_epochs: int | None = None,
     lr: float | Literal["learned", "search"] = "learned",
@@ -53,6 +53,7 @@ def _evaluate(
     confusion: bool = False,
     ranking: bool = False,
     gamma: float = 0.5,
+    random_labels: RandomLabels = "same",
     continual_steps: Annotated[int | None, tyro.conf.arg(name="continual")] = None,
     quiet: bool = False,
 ) -> Path:
@@ -79,6 +80,8 @@ def _evaluate(
         confusion: Show which classes are taken for which, too.
         ranking: DD-Ranking's label-robust and augmentation-robust scores too; trains what they need besides.
         gamma: Share of training with augmentation in the augmentation-robust score.
+        random_labels: Labels of the random images that the ranking compares a soft-labelled set with: the same soft
+            labels, as on the leaderboard, or their own hard ones.
         continual_steps: Class-incremental learning too: classes arrive in so many steps, 5 or 10 in the literature.
         quiet: No progress.
     """
@@ -133,6 +136,7 @@ def _evaluate(
                 networks,
                 folder,
                 gamma=gamma,
+                random_labels=random_labels,
                 seed=seed,
                 rates=rates,
                 workers=workers,

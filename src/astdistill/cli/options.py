@@ -62,7 +62,8 @@ SHORTCUTS = """These change the preset before the other flags are read:
   --without PART     switch off clipping, penalty, representative, balanced,
                      intermediate or perturbation; may be repeated
   --log NAME         log to tensorboard or wandb as well; may be repeated
-  --protocol NAME    another evaluation protocol: mtt or ast-released"""
+  --protocol NAME    another evaluation protocol: mtt, ast-released,
+                     datm-released"""
 FIRST = "The first word is a preset; they are listed by: astdistill presets"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -19,9 +20,11 @@ from ..runtime.run_dir import RunDir
 from ..runtime.tables import Column, Tabulation
 from .cache import NetworkCache
 from .protocol import MTT_PROTOCOL, EvalRecipe
-from .rows import TableRow, Testing, baseline_row, settled, synthetic_row
+from .rows import Draw, TableRow, Testing, baseline_row, content, settled, synthetic_row
 from .runner import train_rows
 from .scores import LABELS, SearchedRate, Subject, networks_text, protocol_text, read_as, spread
+
+RandomLabels = Literal["same", "own"]
 
 
 class Measured(Record):
@@ -36,7 +39,7 @@ class Measured(Record):
     synthetic_plain: tuple[float, ...]
     """The set without augmentation."""
     random: tuple[float, ...]
-    """As many random real images with their own labels."""
+    """As many random real images, with the labels that the ranking names."""
     random_plain: tuple[float, ...]
     """The same without augmentation."""
 
@@ -50,6 +53,9 @@ class Ranking(Record):
     accuracies: Measured
     rate: SearchedRate | None = None
     """Where the set's own step size was replaced by one that held-out images chose."""
+    random_labels: RandomLabels = "own"
+    """What the random images are labelled with. own: their classes; same: the set's labels of the same class, which for
+    a set of hard labels is no other."""
     weight: float = Field(default=0.5, ge=0, le=1)
     """w, the share of IOR in the label-robust score; ½ on the leaderboard."""
     gamma: float = Field(default=0.5, ge=0, le=1)
@@ -115,14 +121,17 @@ def rank(
     seed: int = 0,
     rates: Mapping[str, SearchedRate] | None = None,
     workers: int | None = None,
+    random_labels: RandomLabels = "same",
 ) -> Ranking:
     """The scores of `synthetic` on the first network of `model` (None: the student), under `recipe` and on the test
     images; where `rates` (see `search_rates`) has that network, at the rate found there.
 
-    With `out`, networks that its ledger has are not trained again, and `ranking.json` is written there. Random images
-    keep their own hard labels; real images learn at the recipe's step size or 0.01, where the authors search one. The
-    authors take the best test accuracy of each training, this the last. Raises InputError for a γ outside [0, 1] and
-    for a set that does not belong to `dataset`.
+    With `out`, networks that its ledger has are not trained again, and `ranking.json` is written there. `random_labels`
+    says what random images are labelled with: same, as on the leaderboard, gives them the soft labels of the set, image
+    for image within a class; own leaves them their hard labels. The authors' code has the teacher of the set's soft
+    labels label the random images, where there is one; a set alone has no teacher. Real images learn at the recipe's
+    step size or 0.01, where the authors search one. The authors take the best test accuracy of each training, this the
+    last. Raises InputError for a γ outside [0, 1] and for a set that does not belong to `dataset`.
     """
     check_gamma(gamma)
     recipe, (name, *_) = settled(synthetic, dataset, recipe, model)
@@ -133,8 +142,8 @@ def rank(
         "synthetic": synthetic_row(name, synthetic, recipe),
         "synthetic_hard": synthetic_row(name, hardened(synthetic), recipe),
         "synthetic_plain": synthetic_row(name, synthetic, plain),
-        "random": baseline_row("random", name, synthetic.ipc, dataset, recipe, seed),
-        "random_plain": baseline_row("random", name, synthetic.ipc, dataset, plain, seed),
+        "random": _random_row(name, synthetic, dataset, recipe, seed, random_labels),
+        "random_plain": _random_row(name, synthetic, dataset, plain, seed, random_labels),
         "full": baseline_row("full", name, synthetic.ipc, dataset, recipe, seed),
     }
     # A set of hard labels is its own hard form, and a protocol without augmentation its own plain form: such rows are
@@ -146,11 +155,41 @@ def rank(
     }
     measured = Measured.model_validate({name: finals[_identity(row)] for name, row in rows.items()})
     ranking = Ranking(
-        recipe=recipe, model=name, subject=Subject.of(synthetic), accuracies=measured, rate=rate, gamma=gamma
+        recipe=recipe,
+        model=name,
+        subject=Subject.of(synthetic),
+        accuracies=measured,
+        rate=rate,
+        gamma=gamma,
+        random_labels=random_labels,
     )
     if out is not None:
         ranking.write(RunDir(out).ranking)
     return ranking
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """Random real images of one network's draw, with the labels of `synthetic`."""
+
+    images: Draw
+    synthetic: SyntheticSet
+
+    def __call__(self, k: int) -> SyntheticSet:
+        """Both sets are grouped by class, so that row n of the labels is of the class of image n."""
+        drawn = self.images(k)
+        targets = self.synthetic.targets.to(drawn.images.device)
+        return replace(drawn, labels=self.synthetic.labels, targets=targets)
+
+
+def _random_row(
+    name: str, synthetic: SyntheticSet, dataset: Dataset, recipe: EvalRecipe, seed: int, labels: RandomLabels
+) -> TableRow:
+    row = baseline_row("random", name, synthetic.ipc, dataset, recipe, seed)
+    if labels == "own" or synthetic.labels == "hard":
+        return row
+    source = Relabelled(Draw("random", dataset, synthetic.ipc, seed), synthetic)
+    return replace(row, source=source, content=f"{row.content}, with the labels of {content(synthetic)}")
 
 
 def check_gamma(gamma: float) -> None:
@@ -183,7 +222,8 @@ def ranking_table(ranking: Ranking) -> Tabulation:
         (
             "IOR",
             _percent(ranking.ior),
-            f"synthetic with {LABELS[ranking.subject.labels]} {found['synthetic']} less random {found['random']}",
+            f"synthetic with {LABELS[ranking.subject.labels]} {found['synthetic']} less random with "
+            f"{_labelled(ranking)} {found['random']}",
         ),
         ("LRS", _share(ranking.lrs), f"α = {weight:g} IOR − {1 - weight:g} HLR, of accuracies from 0 to 1"),
         (
@@ -196,11 +236,16 @@ def ranking_table(ranking: Ranking) -> Tabulation:
     caption = (
         f"DD-Ranking (arXiv 2505.13300), LRS and ARS from 0 to 1: (e^x − e^−1) / (e − e^−1) of α and β. "
         f"{ranking.model}. "
-        f"{protocol_text(ranking.recipe, 'test', ranking.rate is not None)}, last epoch; random images keep their own "
-        f"labels "
-        f"and a fixed step size; {networks_text([len(ranking.lrs)])}."
+        f"{protocol_text(ranking.recipe, 'test', ranking.rate is not None)}, last epoch; random images have "
+        f"{_labelled(ranking)} and a fixed step size; {networks_text([len(ranking.lrs)])}."
     )
     return Tabulation(columns, rows, caption, "Label-robust and augmentation-robust scores")
+
+
+def _labelled(ranking: Ranking) -> str:
+    """What random images are labelled with, in words."""
+    same = ranking.random_labels == "same" and ranking.subject.labels == "soft"
+    return "the same soft labels" if same else "their own labels"
 
 
 def _identity(row: TableRow) -> tuple[str, str]:

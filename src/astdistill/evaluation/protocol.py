@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from ..data.augmentation import Strategy
 from ..models.convnets import deepest
@@ -23,9 +23,12 @@ class EvalRecipe(Record):
     name: str
     """Shown in every table made under this recipe."""
     epochs: int = Field(default=1000, ge=1)
-    """Passes over the training images."""
+    """E: passes over the training images, or one fewer where `released_count`."""
     full_epochs: int | None = Field(default=None, ge=1)
-    """Passes over the whole real training set for the full-data baseline; None takes `epochs`."""
+    """The epochs of the full-data baseline, over the whole real training set; None takes `epochs`."""
+    released_count: bool = False
+    """Count as the released scripts do: passes number 0 to E, so E + 1 of them, the drop after pass number
+    `int(decay_at · E) + 1`, and checks after the passes whose number `check_every` divides, the first one included."""
     batch: int = Field(default=256, ge=1)
     """Images per step; a smaller set is one batch."""
     lr: float | None = Field(default=None, gt=0)
@@ -57,30 +60,55 @@ class EvalRecipe(Record):
             )
         return self
 
-    def decays_at(self, epochs: int) -> int:
-        """The first epoch, counted from 0, that runs at the lower step size: `int(decay_at · epochs) + 1`.
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """The released count is written where it is used, so that scores of earlier versions, which had E passes, keep
+        their keys."""
+        return {name: value for name, value in handler(self).items() if value or name != "released_count"}
 
-        At `decay_at` = ½ the first epochs//2 + 1 of them run at the full rate. The released MTT code makes a new
-        optimiser there, so the momentum buffer starts anew.
+    @property
+    def passes(self) -> int:
+        """How often a network sees its training images: E, or E + 1 as released."""
+        return self.epochs + self.released_count
+
+    @property
+    def decays_at(self) -> int:
+        """The first pass, counted from 0, that runs at the lower step size: `int(decay_at · E) + 1`, one later as
+        released.
+
+        At `decay_at` = ½ and E = 1000, 502 passes run at the full rate as released, and 499 below it. The released MTT
+        code makes a new optimiser there, so the momentum buffer starts anew.
         """
-        return int(self.decay_at * epochs) + 1
+        return int(self.decay_at * self.epochs) + 1 + self.released_count
+
+    def checks_after(self, passes: int) -> bool:
+        """Whether the network is tested after so many passes: after 20, 40, … for a `check_every` of 20, and after 1,
+        21, … as released."""
+        return self.check_every > 0 and (passes - self.released_count) % self.check_every == 0
 
     def augmented(self, strategy: str) -> EvalRecipe:
         """The recipe with its augmentation settled: its own, or else `strategy`."""
         return self if self.augmentation is not None else self.replace(augmentation=strategy)
 
     def for_full_data(self) -> EvalRecipe:
-        """The recipe that the full-data baseline runs: the same with `full_epochs` passes."""
+        """The recipe that the full-data baseline runs: the same with `full_epochs` epochs."""
         return self.replace(epochs=self.full_epochs or self.epochs, full_epochs=None)
 
 
-MTT_PROTOCOL = EvalRecipe(name="MTT")
-"""Cazenavette et al. 2022 (arXiv 2203.11932) and most of its successors: 1000 epochs, the last one counts."""
-AST_RELEASED_PROTOCOL = EvalRecipe(
+MTT_PROTOCOL = EvalRecipe(name="MTT", released_count=True)
+"""Cazenavette et al. 2022 (arXiv 2203.11932) and most of its successors: 1000 epochs, which are 1001 passes, the last
+one counts."""
+AST_RELEASED_PROTOCOL = MTT_PROTOCOL.replace(
     name="AST as released", weight_decay=1e-3, decay_factor=0.5, momentum_after=0.8, check_every=20, reported="best"
 )
-"""The script released with arXiv 2310.10541: the maximum over checks on the test images every 20 epochs."""
-PROTOCOLS: dict[str, EvalRecipe] = {"mtt": MTT_PROTOCOL, "ast-released": AST_RELEASED_PROTOCOL}
+"""The script released with arXiv 2310.10541: the maximum over checks on the test images after passes 1, 21, … 1001."""
+DATM_RELEASED_PROTOCOL = MTT_PROTOCOL.replace(name="DATM as released", batch=128)
+"""The code released with arXiv 2310.05773: MTT's loop with batches of 128."""
+PROTOCOLS: dict[str, EvalRecipe] = {
+    "mtt": MTT_PROTOCOL,
+    "ast-released": AST_RELEASED_PROTOCOL,
+    "datm-released": DATM_RELEASED_PROTOCOL,
+}
 
 
 def protocol(name: str) -> EvalRecipe:

@@ -53,12 +53,12 @@ class TableRow:
     @property
     def seen(self) -> int:
         """Images that one network is shown, over all epochs."""
-        return self.recipe.epochs * self.images
+        return self.recipe.passes * self.images
 
     def seconds(self, dataset: Dataset) -> float:
         """A guess at what one core takes for one network."""
         _, height, width = dataset.shape
-        steps = self.recipe.epochs * math.ceil(self.images / self.recipe.batch)
+        steps = self.recipe.passes * math.ceil(self.images / self.recipe.batch)
         network = build_model(self.model, dataset.shape, len(dataset.classes))
         return training_seconds(steps, self.seen, sum(part.numel() for part in network.parameters()), height * width)
 

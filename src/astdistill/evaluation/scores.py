@@ -227,10 +227,13 @@ def protocol_text(recipe: EvalRecipe, split: str, searched: bool = False) -> str
     )
     fixed = "" if recipe.lr is None else f"step size {recipe.lr:g}; "
     rate = "step size of the set searched on held-out training images; " if searched else fixed
-    return (
-        f"Protocol {recipe.name}: {recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}, "
-        f"{augmentation}{rate}{split} accuracy in %"
-    )
+    return f"Protocol {recipe.name}: {_counted(recipe)}, {augmentation}{rate}{split} accuracy in %"
+
+
+def _counted(recipe: EvalRecipe) -> str:
+    """Its epochs, and the passes where these are more, as in the released scripts."""
+    epochs = f"{recipe.epochs} epochs" if recipe.epochs > 1 else "1 epoch"
+    return f"{epochs} ({recipe.passes} passes)" if recipe.released_count else epochs
 
 
 def networks_text(sizes: Sequence[int]) -> str:

@@ -138,7 +138,7 @@ def train_network(
     total = torch.zeros((), device=trainee.theta.device)
     for epoch, losses in enumerate(train_epochs(trainee, examples, recipe, generator), start=1):
         total = total + losses
-        if recipe.check_every and epoch % recipe.check_every == 0:
+        if recipe.checks_after(epoch):
             best = max(best or 0.0, accuracy(trainee.logits, tested))
         on_epoch()
     counts = confusion(trainee.logits, tested, examples.classes)
@@ -157,12 +157,11 @@ def train_epochs(
     SGD with g = ∇ℓ + decay·θ, v ← μ v + g, θ ← θ − lr·v on reshuffled minibatches; `generator(epoch)` (epochs from 0)
     draws an epoch's permutation and then, per batch, crops (of textures) and one augmentation.
     """
-    decays_at = recipe.decays_at(recipe.epochs)
     optimiser = torch.optim.SGD(
         [trainee.theta], lr=examples.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    for epoch in range(recipe.epochs):
-        if epoch == decays_at:
+    for epoch in range(recipe.passes):
+        if epoch == recipe.decays_at:
             optimiser = _decayed(trainee, examples.lr, recipe)
         yield _train_epoch(trainee, optimiser, examples, recipe, generator(epoch))
 

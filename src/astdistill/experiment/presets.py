@@ -190,7 +190,11 @@ OURS = "settings are ours: the authors give none for AST here, and MTT's are tak
 MTT_RATES = "its image rates lie between 1000 and 100000, and 10000 is taken for all"
 HARD = TESLA.replace(labels=HardTargets())
 """TESLA without the expert's labels: its CIFAR figures stand among those with hard labels, and are only comparable with
-such."""
+such.
+
+TESLA's own lr_img of 1000 is 500 here: its released code halves the gradient of the images by mistake. A cell that
+borrows from a method with the whole gradient keeps that method's number.
+"""
 
 
 # fmt: off

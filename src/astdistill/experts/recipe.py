@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -48,8 +49,8 @@ class ExpertRecipe(Record):
     clip_start: float = Field(default=0.5, gt=0, le=1)
     """Factor on the cross-entropy in the first epoch of the clipping loss; it grows in equal steps to 1 (METHOD §2,
     part 1)."""
-    clip_epochs: int = Field(default=0, ge=0)
-    """Length of the clipping loss in epochs; 0 means none."""
+    clip_epochs: int | None = Field(default=0, ge=0)
+    """Length of the clipping loss in epochs; 0 means no clipping loss, None a fifth of the epochs, rounded up."""
     penalty: float = Field(default=0.0, ge=0)
     """λ of the gradient penalty (METHOD §2, part 2); 0 means none."""
     penalty_form: Literal["image", "pixel"] = "image"
@@ -59,6 +60,9 @@ class ExpertRecipe(Record):
     """Longest gradient that a step may follow; a longer one is scaled down to it. 0 means any."""
     sharpness: float = Field(default=0.0, ge=0)
     """ρ of GSAM (arXiv 2203.08065): how far up the gradient lies the point whose gradient is followed; 0 means here."""
+    adaptive_sam: bool = False
+    """Climb by e = ρ w² ∘ g / ‖|w| ∘ g‖ (ASAM, arXiv 2102.11600), further where parameters are large, and otherwise by
+    e = ρ g / ‖g‖ (SAM). It does nothing where ρ is 0."""
     surrogate_gap: float = Field(default=0.0, ge=0)
     """α of GSAM: how much of the gradient's part across that one is taken away; it does nothing where ρ is 0."""
     augmentation: Strategy = STRATEGY
@@ -67,10 +71,22 @@ class ExpertRecipe(Record):
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
         """Fields that came with FTD are written where they are used, so that stores which were trained before keep
-        their names."""
-        return {
-            name: value for name, value in handler(self).items() if value or name not in ("sharpness", "surrogate_gap")
-        }
+        their names. The clipping loss has its length written as a number, so that a file says what was trained."""
+        later = ("sharpness", "adaptive_sam", "surrogate_gap")
+        fields = handler(self) | {"clip_epochs": self.clipped_epochs}
+        return {name: value for name, value in fields.items() if value or name not in later}
+
+    def __eq__(self, other: object) -> bool:
+        """Recipes that train alike are equal, whether the length of the clipping loss is a number or a fifth."""
+        return isinstance(other, ExpertRecipe) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    @property
+    def clipped_epochs(self) -> int:
+        """Length of the clipping loss in epochs: the given one, or a fifth of all epochs, rounded up."""
+        return math.ceil(self.epochs / 5) if self.clip_epochs is None else self.clip_epochs
 
     @property
     def drop_epoch(self) -> int:
@@ -79,9 +95,9 @@ class ExpertRecipe(Record):
 
     def clip(self, epoch: int) -> float:
         """c_e: the factor on the cross-entropy in `epoch`, counted from 0."""
-        if epoch >= self.clip_epochs:
+        if epoch >= self.clipped_epochs:
             return 1.0
-        return self.clip_start + (1 - self.clip_start) * epoch / self.clip_epochs
+        return self.clip_start + (1 - self.clip_start) * epoch / self.clipped_epochs
 
     def rate(self, epoch: int) -> float:
         """The step size in `epoch`, counted from 0."""

@@ -22,20 +22,21 @@ from ..runtime.files import append_line, lock
 from ..runtime.parallel import Crew, divide, pool, training_seconds
 from ..runtime.progress import Bar, bar
 from ..runtime.seeds import derive, rng, seeded
-from ..runtime.shapes import Batch, Logits, Scalar, Targets
+from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
 from .partial import PartialTrajectory
 from .recipe import ExpertCurve, ExpertRecipe
 from .store import TrajectoryStore, identity_of
 
 
-def sharpness_aware(trainee: Trainee, gradient: Callable[[], Logits], sharpness: float, surrogate_gap: float) -> Logits:
+def sharpness_aware(trainee: Trainee, gradient: Callable[[], Logits], recipe: ExpertRecipe) -> Logits:
     """The logits of `gradient()` at θ; `theta.grad` becomes the direction of GSAM (arXiv 2203.08065, Algorithm 1), and
     θ stays where it is.
 
-        g = ∇f(θ),  g_p = ∇f(θ + ρ g/‖g‖),  g_⊥ = g − (⟨g, g_p⟩/‖g_p‖²) g_p;   the direction is g_p − α g_⊥
+        g = ∇f(θ),  g_p = ∇f(θ + e),  g_⊥ = g − (⟨g, g_p⟩/‖g_p‖²) g_p;   the direction is g_p − α g_⊥
 
-    `gradient` gives the logits of one batch and leaves ∇f at the present θ in `theta.grad`; it is called twice, and
-    must see the same batch, equally augmented, both times. ρ is `sharpness`, α is `surrogate_gap`.
+    The climb e is ρ g/‖g‖, or ρ θ² ∘ g / ‖|θ| ∘ g‖ where the recipe's SAM is adaptive. `gradient` gives the logits of
+    one batch and leaves ∇f at the present θ in `theta.grad`; it is called twice, and must see the same batch, equally
+    augmented, both times. ρ is the recipe's `sharpness`, α its `surrogate_gap`.
     """
     logits, theta, slope = gradient(), trainee.theta.detach(), trainee.theta.grad
     assert slope is not None
@@ -44,12 +45,20 @@ def sharpness_aware(trainee: Trainee, gradient: Callable[[], Logits], sharpness:
         slope.clone(),
         torch.finfo(theta.dtype).tiny,
     )  # of a gradient of length zero nothing is divided by zero
-    theta.add_(sharpness * clean / clean.norm().clamp_min(tiny))
+    theta.add_(_climb(here, clean, recipe))
     gradient()
     theta.copy_(here)
     across = clean - (clean @ slope) / slope.square().sum().clamp_min(tiny) * slope
-    slope.sub_(surrogate_gap * across)
+    slope.sub_(recipe.surrogate_gap * across)
     return logits
+
+
+def _climb(theta: Params, gradient: Params, recipe: ExpertRecipe) -> Params:
+    """The way uphill from θ to the point whose gradient is followed, `[P]`; nothing where the gradient is zero."""
+    tiny = torch.finfo(theta.dtype).tiny
+    if recipe.adaptive_sam:
+        return recipe.sharpness * theta.square() * gradient / (theta * gradient).norm().clamp_min(tiny)
+    return recipe.sharpness * gradient / gradient.norm().clamp_min(tiny)
 
 
 def train_experts(
@@ -218,8 +227,7 @@ def expert_gradient(
     return sharpness_aware(
         trainee,
         lambda: loss_gradient(trainee, images, augmented, targets, recipe, epoch),
-        recipe.sharpness,
-        recipe.surrogate_gap,
+        recipe,
     )
 
 

@@ -65,7 +65,7 @@ class Distilled(SyntheticSet):
         examples = TensorExamples.of(self, recipe.lr, learned[0].device, learned[0].dtype)
         trainee, total = Trainee(network, learned), torch.zeros((), device=learned[0].device)
         title = f"training {type(network).__name__} on {len(self.images)} synthetic images (images seen)"
-        with seeded(seed, "train", "dropout"), bar(title, recipe.epochs * examples.seen, 0, "images") as progress:
+        with seeded(seed, "train", "dropout"), bar(title, recipe.passes * examples.seen, 0, "images") as progress:
             for losses in train_epochs(trainee, examples, recipe, lambda epoch: rng(seed, "train", epoch)):
                 total = total + losses
                 progress.step(examples.seen)

@@ -1,5 +1,5 @@
-"""Distilled sets of other code bases, made into ours: `images_best.pt`, `labels_best.pt`, `lr.pt`, read without running
-what they hold."""
+"""Distilled sets of other code bases, made into ours: `images_best.pt`, `labels_best.pt`, `lr.pt`, or FTD's average
+`ema_images_best.pt` with `ema_labels_best.pt`, read without running what they hold."""
 
 from __future__ import annotations
 
@@ -69,6 +69,8 @@ def _broken(path: Path, error: Exception) -> InputError:
 
 RATES = (RATE, "lr_best.pt")
 """The step size, under the name that each code base gives it."""
+AVERAGED = "ema_"
+"""What FTD's names of files begin with where they hold the moving average, which is what its figures are of."""
 
 
 def import_set(
@@ -91,7 +93,8 @@ def import_set(
     distributions or their logits `[N, K]`; without their file, images count as grouped by class. Hard-labelled images
     are put in the order of their classes. `lr` stands for the file of the step size, or replaces it. `model`,
     `augmentation`, `momentum` and `method` say how the set was made, and `canvas` and `canvas_samples` what MTT's
-    `--canvas_size` and `--canvas_samples` were: textures are `[N, C, k H, k W]`. Raises InputError, with nothing
+    `--canvas_size` and `--canvas_samples` were: textures are `[N, C, k H, k W]`. Where `ema_images_best.pt` is there
+    (FTD), it is read with `ema_labels_best.pt`, also beside `images_best.pt`. Raises InputError, with nothing
     written, for files that are absent, broken or hold other things than tensors, and for shapes, classes or numbers
     that do not fit `dataset`.
     """
@@ -102,9 +105,10 @@ def import_set(
     augmentation = checked(augmentation)
     _check_student(momentum, canvas, canvas_samples)
     torus = Torus(canvas=canvas, samples=canvas_samples)
-    images = _images(folder, dataset, torus)
+    prefix = AVERAGED if (folder / f"{AVERAGED}{IMAGES}").is_file() else ""
+    images = _images(folder / f"{prefix}{IMAGES}", dataset, torus)
     rate = _rate(folder, lr)
-    kind, images, targets = _labelled(folder, images, dataset)
+    kind, images, targets = _labelled(folder / f"{prefix}{LABELS}", images, dataset)
     synthetic = SyntheticSet(
         images=images,
         targets=targets,
@@ -138,33 +142,34 @@ def _check_student(momentum: float, canvas: int, canvas_samples: int) -> None:
             raise InputError(f"{flag} {number} was given; choose 1 or more.")
 
 
-def _images(folder: Path, dataset: Dataset, torus: Torus) -> Images:
-    if not (folder / IMAGES).is_file():
+def _images(path: Path, dataset: Dataset, torus: Torus) -> Images:
+    if not path.is_file():
+        folder = path.parent
         there = ", ".join(sorted(path.name for path in folder.glob("*.pt"))[:5]) or "no .pt file"
         raise InputError(
             f"{folder} holds no {IMAGES} (it has {there}); name the folder that distill.py of MTT or a successor wrote "
             f"to."
         )
-    images = _tensor(folder / IMAGES, read_pickle(folder / IMAGES)).float()
+    images = _tensor(path, read_pickle(path)).float()
     wanted = torus.extent(dataset.shape)
     if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
         raise InputError(
-            f"{folder / IMAGES} has shape {list(images.shape)}, and images of '{dataset.name}' {list(wanted)}; name "
+            f"{path} has shape {list(images.shape)}, and images of '{dataset.name}' {list(wanted)}; name "
             f"the data that "
             f"it was distilled from with --data, their size with --data.size, and of textures the --canvas."
         )
     if not len(images) or len(images) % len(dataset.classes):
         raise InputError(
-            f"{folder / IMAGES} holds {len(images)} images, which cannot be the same number of each of the "
+            f"{path} holds {len(images)} images, which cannot be the same number of each of the "
             f"{len(dataset.classes)} classes "
             f"of '{dataset.name}'; name the data that it was distilled from with --data and --data.*."
         )
     return images.clone()
 
 
-def _labelled(folder: Path, images: Images, dataset: Dataset) -> tuple[Literal["hard", "soft"], Images, Targets]:
+def _labelled(path: Path, images: Images, dataset: Dataset) -> tuple[Literal["hard", "soft"], Images, Targets]:
     """Kind of label, images in the order of the set, and targets `[N, K]`."""
-    classes, path = len(dataset.classes), folder / LABELS
+    classes = len(dataset.classes)
     if not path.is_file():
         return "hard", images, one_hot(torch.arange(classes).repeat_interleave(len(images) // classes), classes)
     labels = _tensor(path, read_pickle(path))

@@ -8,6 +8,7 @@ from .initialisation import (
     Clusters,
     CorrectInit,
     ExpertTargets,
+    ExpertTargetsAsReleased,
     FileInit,
     HardTargets,
     Init,
@@ -36,6 +37,7 @@ from .registry import find_method, methods
 from .segments import (
     BalancedWeight,
     BalancedWeightAsReleased,
+    Cycle,
     GrowingWindow,
     InnerWeight,
     Perturb,
@@ -44,7 +46,7 @@ from .segments import (
     WeightPerturbation,
     WeightPerturbationAsReleased,
 )
-from .trajectory_matching import AST, AST_AS_RELEASED, ATT, DATM, FTD, MTT, TESLA
+from .trajectory_matching import AST, AST_AS_RELEASED, ATT, DATM, DATM_AS_RELEASED, FTD, MTT, TESLA
 from .unroll import InnerLoop, MetaGradient, Plan, Variables, draw_plan
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "AST_AS_RELEASED",
     "ATT",
     "DATM",
+    "DATM_AS_RELEASED",
     "DM",
     "FTD",
     "MTT",
@@ -65,9 +68,11 @@ __all__ = [
     "Classifier",
     "Clusters",
     "CorrectInit",
+    "Cycle",
     "DistributionMatching",
     "Estimator",
     "ExpertTargets",
+    "ExpertTargetsAsReleased",
     "FileInit",
     "FinalGoal",
     "FirstOrder",

@@ -76,7 +76,7 @@ def walk_back(
     adjoint, velocity = torch.zeros_like(start), torch.zeros_like(start)  # λ = dL/dθ and m = dL/dv
     # What comes after the last student with a derivative adds nothing.
     for portion in reversed(inner.plan.portions(range(last - steps, max(read)), variables.images)):
-        source = variables.images[inner.plan.indices[portion.start : portion.stop]].detach().requires_grad_()
+        source = variables.images[inner.plan.rows(portion)].detach().requires_grad_()
         augmented, slopes = inner.plan.augment_steps(portion, source), []
         for step, seen in zip(reversed(portion), reversed(augmented), strict=True):
             adjoint += read.get(step + 1, 0.0)

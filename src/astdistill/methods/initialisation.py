@@ -226,6 +226,11 @@ def expert_logits(experts: TrajectoryStore | None, model: Classifier, split: Spl
         )
     numbers = experts.experts()
     expert = numbers[int(torch.randint(len(numbers), (), generator=rng(seed, "init", "expert")))]
+    return _last_logits(experts, expert, model, split)
+
+
+def _last_logits(experts: TrajectoryStore, expert: int, model: Classifier, split: Split) -> Logits:
+    """What an expert says of the images at the last epoch that is read of it, on the CPU."""
     theta = experts.rows(expert, experts.epochs, experts.epochs + 1)[0].to(split.device)
     return torch.cat([model(theta, images) for images, _ in split.batches(1000)]).cpu()
 
@@ -277,6 +282,26 @@ class ExpertTargets(TargetInit):
             expert_logits(experts, model, Split(initial.images, initial.labels), seed).to(initial.images.device)
             / self.temperature
         )
+
+
+class ExpertTargetsAsReleased(ExpertTargets):
+    """The mean logits of all experts that take an initial image for its own class (DATM, arXiv 2310.05773, as
+    released); of all experts for an image that none of them does, where the released code divides by zero."""
+
+    @torch.no_grad()
+    def __call__(
+        self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int
+    ) -> Targets:
+        if experts is None:
+            raise InputError(
+                "These labels read all experts, but there are none; give a store of experts, or use hard labels."
+            )
+        split, labels = Split(initial.images, initial.labels), initial.labels.cpu()
+        said = torch.stack([_last_logits(experts, expert, model, split) for expert in experts.experts()])
+        right = (said.argmax(dim=2) == labels).to(said)
+        right[:, right.sum(dim=0) == 0] = 1.0
+        mean = (said * right[:, :, None]).sum(dim=0) / right.sum(dim=0)[:, None]
+        return mean.to(initial.images.device) / self.temperature
 
 
 class TargetTargets(ExpertTargets):

@@ -39,6 +39,9 @@ class Method(Record):
     weight: InnerWeight = InnerWeight()
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """μ of the student; differentiated through."""
+    batches: Literal[equal, released] = "equal"
+    """How a pass over the synthetic set is cut where `batch_syn` does not divide it: equal: batches go across the ends
+    of passes, all of one size; released: the first batch of each pass is what is left over."""
     goal: Goal = FinalGoal()
     learn: tuple[str, ...] = ("images", "lr")
     """What the outer steps change: images, targets, lr, and what else the outer step has, by name."""
@@ -74,11 +77,10 @@ class Method(Record):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """The step is written where it is not the one that every method had at first, so that runs of that time stay
-        the same."""
-        return {
-            name: value for name, value in handler(self).items() if name != "step" or self.step != TrajectoryMatching()
-        }
+        """The step and the batches are written where they are not those that every method had at first, so that runs
+        of that time stay the same."""
+        first = {"step": self.step == TrajectoryMatching(), "batches": self.batches == "equal"}
+        return {name: value for name, value in handler(self).items() if not first.get(name)}
 
     @property
     def recipe(self) -> ExpertRecipe:

@@ -240,6 +240,7 @@ class TrajectoryMatching(OuterStep):
             rng(seed, "plan", iteration),
             setup.dataset.device,
             settings.torus,
+            method.batches == "released",
         )
         weight = method.weight(segment.epoch, settings.max_start_epoch)
         inner = InnerLoop(setup.model, plan, method.momentum, weight, method.labels.kind)

@@ -75,6 +75,24 @@ class GrowingWindow(Sample):
         return _segment(experts, iteration, self.lower, self.upper(iteration, max_start_epoch), matched_epochs, seed)
 
 
+class Cycle(GrowingWindow):
+    """Every expert once in a shuffled order, then all again in another (MTT and successors as released, unless they
+    load all experts at once); start epochs as in GrowingWindow.
+
+    The released code shuffles files of experts, and the experts within a file; here the whole store is one file.
+    """
+
+    def __call__(
+        self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int
+    ) -> Segment:
+        numbers = experts.experts()
+        cycle, place = divmod(iteration, len(numbers))
+        order = torch.randperm(len(numbers), generator=rng(seed, "cycle", cycle))
+        generator = rng(seed, "segment", iteration)
+        epoch = int(torch.randint(self.lower, self.upper(iteration, max_start_epoch), (), generator=generator))
+        return experts.segment(numbers[int(order[place])], epoch, matched_epochs)
+
+
 class Perturb(Part):
     """Changes the student's start; the identity here (MTT)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -26,7 +27,8 @@ class Plan:
     """Which images each inner step sees, `[T, B]`, which part of each, and how it is augmented. The same plan gives the
     same bits."""
 
-    indices: Int[Tensor, "T B"]
+    indices: Int[Tensor, "T B"] | tuple[Int[Tensor, " B"], ...]
+    """A tuple where steps see different numbers of images."""
     augmentation: tuple[Draw, ...]
     crops: tuple[Crops, ...]
     at_once: int | None = None
@@ -37,6 +39,11 @@ class Plan:
     def steps(self) -> int:
         """T, the number of inner steps."""
         return len(self.indices)
+
+    def rows(self, steps: range) -> Int[Tensor, "S B"]:
+        """The images of consecutive steps that see equally many."""
+        chosen = self.indices[steps.start : steps.stop]
+        return chosen if isinstance(chosen, Tensor) else torch.stack(chosen)
 
     def augment(self, step: int, images: Batch) -> Batch:
         """A_i(images): the crops, and then the augmentation, drawn for `step`."""
@@ -65,12 +72,15 @@ class Plan:
         return found
 
     def portions(self, steps: range, images: Images) -> list[range]:
-        """`steps` in as long runs as may be augmented together, so that their images take a bounded amount of
-        memory."""
-        each = self.indices.shape[1] * images[0].numel()
+        """`steps` in as long runs as may be augmented together, so that their images take a bounded amount of memory.
+        All steps of a run see equally many images."""
         limit = self.at_once or (AT_ONCE_CUDA if images.is_cuda else AT_ONCE)
-        most = max(1, limit // each)
-        return [steps[first : first + most] for first in range(0, len(steps), most)]
+        found: list[range] = []
+        for size, group in itertools.groupby(steps, key=lambda step: len(self.indices[step])):
+            run, most = list(group), max(1, limit // (size * images[0].numel()))
+            alike = range(run[0], run[-1] + 1)
+            found += [alike[first : first + most] for first in range(0, len(alike), most)]
+        return found
 
 
 def draw_plan(
@@ -82,25 +92,38 @@ def draw_plan(
     generator: torch.Generator,
     device: torch.device | str = "cpu",
     torus: Torus = ORDINARY,
+    released: bool = False,
 ) -> Plan:
     """A plan of `steps` batches out of `count` synthetic images, of which a network sees `shape` (C, H, W).
 
     The whole set is used at every step if it fits into `batch`. Otherwise batches are cut from reshuffled passes laid
     end to end, so that every image is seen equally often and every batch has the same size, also where `batch` does not
-    divide `count`. On a torus each canvas of a batch is looked at `samples` times, and B counts the looks.
+    divide `count`. With `released`, every pass is instead cut by itself, and where `batch` does not divide `count` its
+    first batch is what is left over, as in the released code, which cuts a pass from the front and takes the pieces
+    from the end. On a torus each canvas of a batch is looked at `samples` times, and B counts the looks.
     """
     size = count if batch is None else min(batch, count)
     if size == count:
         indices = torch.arange(count).expand(steps, count)
+    elif released and count % size:
+        indices = _chunks(steps, count, size, generator)
     else:
         passes = -(-steps * size // count)
         stream = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
         indices = stream[: steps * size].view(steps, size)
-    indices = torus.repeated(indices)
-    seen = indices.shape[1]
-    crops = tuple(torus.draw(seen, (shape[1], shape[2]), generator).to(device) for _ in range(steps))
-    draws = tuple(draw(strategy, seen, shape, generator).to(device) for _ in range(steps))
-    return Plan(sent(indices, device), draws, crops)
+    indices = torus.repeated(indices) if isinstance(indices, Tensor) else tuple(map(torus.repeated, indices))
+    crops = tuple(torus.draw(len(row), (shape[1], shape[2]), generator).to(device) for row in indices)
+    draws = tuple(draw(strategy, len(row), shape, generator).to(device) for row in indices)
+    if isinstance(indices, Tensor):
+        return Plan(sent(indices, device), draws, crops)
+    return Plan(tuple(sent(row, device) for row in indices), draws, crops)
+
+
+def _chunks(steps: int, count: int, size: int, generator: torch.Generator) -> tuple[Int[Tensor, " B"], ...]:
+    """`steps` batches of reshuffled passes over `count` images, the short one first in each pass."""
+    passes = -(-steps // -(-count // size))
+    cut = [torch.randperm(count, generator=generator).split(size) for _ in range(passes)]
+    return tuple(chunk for chunks in cut for chunk in reversed(chunks))[:steps]
 
 
 class NamedTensors(Mapping[str, Tensor]):
@@ -209,7 +232,7 @@ class InnerLoop:
         plan = self.plan
         for steps in plan.portions(range(plan.steps), variables.images):
             with torch.no_grad():
-                augmented = plan.augment_steps(steps, variables.images[plan.indices[steps.start : steps.stop]])
+                augmented = plan.augment_steps(steps, variables.images[plan.rows(steps)])
             for step, images in zip(steps, augmented, strict=True):
                 yield step, images, variables.targets[plan.indices[step]].detach()
 

@@ -28,9 +28,9 @@ def described(recipe: ExpertRecipe) -> str:
     words = {
         "Adam": recipe.optimiser == "adam",
         f"momentum {recipe.momentum:g}": recipe.momentum,
-        "clipping": recipe.clip_epochs,
+        "clipping": recipe.clipped_epochs,
         f"penalty {recipe.penalty:g}{' per pixel' if recipe.penalty_form == 'pixel' else ''}": recipe.penalty,
-        f"sharpness {recipe.sharpness:g}": recipe.sharpness,
+        f"{'adaptive ' * recipe.adaptive_sam}sharpness {recipe.sharpness:g}": recipe.sharpness,
     }
     return ", ".join(word for word, used in words.items() if used) or "plain SGD"
 
