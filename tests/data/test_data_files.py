@@ -22,9 +22,8 @@ def png_pixels(path: Path) -> torch.Tensor:
 def test_digits() -> None:
     digits = load_dataset("digits", whiten="none", seed=5)
     assert (len(digits.train), len(digits.test), digits.shape, len(digits.classes)) == (1437, 360, (1, 8, 8), 10)
-    originals = {
-        image.tobytes(): int(label) for image, label in zip(load_digits().images, load_digits().target, strict=True)
-    }  # pyright: ignore[reportAttributeAccessIssue]
+    found: Any = load_digits()
+    originals = {image.tobytes(): int(label) for image, label in zip(found.images, found.target, strict=True)}
     both = torch.cat([digits.train.whole(), digits.test.whole()])
     labels = torch.cat([digits.train.labels, digits.test.labels])
     found = [

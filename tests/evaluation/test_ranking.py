@@ -90,7 +90,7 @@ def test_random_images_have_the_sets_soft_labels_or_their_own(
     """As on the leaderboard: row n of the set's labels goes to a random image of the class of image n."""
     learned: list[tuple[Tensor, Tensor]] = []
 
-    def note(network: object, examples: evaluation.Examples, recipe: EvalRecipe, *_: object) -> NetworkResult:
+    def note(network: object, examples: Examples, recipe: EvalRecipe, *_: object) -> NetworkResult:
         learned.append(next(examples.batches(len(examples), torch.arange(len(examples)))))
         return NetworkResult(50.0)
 

@@ -4,6 +4,7 @@ later."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,10 +24,10 @@ RECIPES = {
 }
 
 
-def train(root: Path, recipe: ad.ExpertRecipe, stop: int | None, count: int = 2, **more: object) -> TrajectoryStore:
+def train(root: Path, recipe: ad.ExpertRecipe, stop: int | None, count: int = 2, **more: Any) -> TrajectoryStore:
     return train_experts(
         blobs(), model=TINY, recipe=recipe, count=count, store=root, workers=1, stop_after=stop, **more
-    )  # type: ignore[arg-type]
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)

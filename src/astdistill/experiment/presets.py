@@ -5,6 +5,8 @@ A name without a method is AST's.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..data.dataset import DataConfig
 from ..distillation.settings import DistillSettings
 from ..evaluation.protocol import MTT_PROTOCOL
@@ -86,7 +88,7 @@ def _cell(
     steps: tuple[int, int, int],
     borrowed: str = "",
     variant: str = "",
-    **settings: float | int,
+    **settings: Any,
 ) -> Experiment:
     """One benchmark setting: 100 experts, ConvNet of width 128, η_0 0.01, 5000 iterations where `settings` say no other.
 
@@ -115,7 +117,7 @@ def _cell(
 
 
 def _ast(
-    data: str, ipc: int, whiten: str, steps: tuple[int, int, int], without: tuple[str, ...], **settings: float | int
+    data: str, ipc: int, whiten: str, steps: tuple[int, int, int], without: tuple[str, ...], **settings: Any
 ) -> tuple[Experiment, ...]:
     """A setting of AST's script, which leaves out the parts `without`, and beside it the same with all six parts."""
     method = AST.replace(**{part: getattr(MTT, part) for part in without})
@@ -143,7 +145,7 @@ def _datm(
     grows: tuple[int | None, int],
     average: float,
     threshold: float,
-    **settings: float | int,
+    **settings: Any,
 ) -> Experiment:
     """One of DATM's settings: 10000 iterations; `steps` are T, M and the window of start epochs, `grows` its first bound
     and its last step."""
@@ -163,7 +165,7 @@ def _ftd(
     steps: tuple[int, int, int],
     alpha: float,
     average: float,
-    **settings: float | int,
+    **settings: Any,
 ) -> Experiment:
     """One of FTD's settings: `alpha` weighs the surrogate gap of its experts, `average` the mean of the images."""
     method = FTD.replace(expert=FTD.recipe.replace(surrogate_gap=alpha), average=average)
