@@ -19,7 +19,7 @@ from PIL import Image
 from problems import rows_read
 
 from astdistill.data import cache as pixel_cache
-from astdistill.data import preprocessing, statistics
+from astdistill.data import digests, preprocessing, statistics
 from astdistill.data import storage as holdings
 from astdistill.data import storage as memory
 from astdistill.data.dataset import Dataset, Split
@@ -271,7 +271,7 @@ def test_loading_reads_blocks_and_keeps_no_image(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(pixel_cache, "in_memory", refuse)
     monkeypatch.setattr(pixel_cache, "Room", Small)
     monkeypatch.setattr(statistics, "EXACT_ROWS", 7)
-    monkeypatch.setattr(statistics, "DIGESTED", 7 * 192)
+    monkeypatch.setattr(digests, "DIGESTED", 7 * 192)
     monkeypatch.setattr(statistics, "SUMMED", 5 * 192)
     for whiten in ("standard", "zca"):
         found = load_dataset(str(tmp_path), memory="disk", whiten=whiten, validation=0.25)
@@ -343,7 +343,7 @@ def test_rows_of_rows_are_read_in_their_order(tmp_path: Path, pixels: Callable[.
     assert torch.equal(file.rows(rows)[:], images[rows])
     assert torch.equal(file.rows(rows).rows(torch.tensor([4, 1]))[torch.tensor([1, 0])], images[[3, 0]])
     assert torch.equal(file.rows(rows)[1:3], images[[3, 3]])
-    assert file.rows(rows).digest() == statistics.tensor_digest(images[rows])
+    assert file.rows(rows).digest() == digests.tensor_digest(images[rows])
     file[:].zero_()
     assert torch.equal(file[:], images)
 

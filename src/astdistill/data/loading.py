@@ -13,11 +13,11 @@ from ..runtime.progress import phase
 from ..runtime.shapes import Images
 from .cache import Stored, cached, in_file
 from .dataset import DataConfig, Dataset, Split
+from .digests import tensor_digest
 from .preprocessing import Preprocessing, fit_standard
 from .raw import RawData, RawPart
 from .selection import first_of_each, stratified
 from .sources import published_statistics, read
-from .statistics import tensor_digest
 from .storage import (
     ByteImages,
     DiskImages,
@@ -38,15 +38,19 @@ CACHED_ZCA = 1024
 """From so many values per image on, fitting a whitening takes longer than reading it."""
 
 
-def load_dataset(source: str | DataConfig = "digits", *, device: str | torch.device = "cpu", **fields: Any) -> Dataset:
+def load_dataset(
+    source: str | DataConfig = "digits", *, device: str | torch.device = "cpu", verify: bool = False, **fields: Any
+) -> Dataset:
     """The data set that `source` and the fields of `DataConfig` describe, preprocessed, on one device.
 
     `source` is a known name, a hub name, a folder, an .npz file, or a whole configuration, of which `fields` then
-    change some. Single-channel 28×28 images of any source are padded to 32×32 unless `size` is given.
+    change some. Single-channel 28×28 images of any source are padded to 32×32 unless `size` is given. Files whose path,
+    size and times are as they were when they were last read are not read again, and images decoded before come from the
+    cache; `verify` reads and checks every byte of both.
     Raises InputError, in one sentence, for anything that cannot be used.
     """
     config = resolved(source, fields)
-    return assemble(read(config), config, device)
+    return assemble(read(config, verify), config, device)
 
 
 def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:

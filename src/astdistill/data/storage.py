@@ -19,8 +19,8 @@ from torch import Tensor
 
 from ..runtime.seeds import sent
 from ..runtime.shapes import Images, Pixels
+from .digests import read_notes, tensor_digest, write_notes
 from .preprocessing import BLOCK, Preprocessing
-from .statistics import tensor_digest
 
 
 class PixelFile:
@@ -33,13 +33,17 @@ class PixelFile:
 
     dtype = torch.uint8
 
-    def __init__(self, path: Path, chosen: Int[Tensor, " rows"] | None = None) -> None:
+    def __init__(
+        self, path: Path, chosen: Int[Tensor, " rows"] | None = None, *, known: str = "", remember: bool = True
+    ) -> None:
+        """Maps the file. `known` is the digest of these images, if it is; with `remember`, digests of chosen rows are
+        noted beside the file and looked up there."""
         self.path, self._chosen = path, chosen
         mapped: Any = np.load(path, mmap_mode="r", allow_pickle=False)
         if mapped.dtype != np.uint8 or mapped.ndim != 4:
             raise ValueError(f"{path} holds {mapped.dtype} of shape {mapped.shape}, no images")
         self._array = mapped.view(np.ndarray)
-        self._digest = ""
+        self._digest, self._remember = known, remember
 
     @property
     def shape(self) -> torch.Size:
@@ -65,12 +69,23 @@ class PixelFile:
 
     def rows(self, indices: Int[Tensor, " rows"]) -> PixelFile:
         """The images at `indices`, in that order, still in the file."""
-        return PixelFile(self.path, indices if self._chosen is None else self._chosen[indices])
+        chosen = indices if self._chosen is None else self._chosen[indices]
+        return PixelFile(self.path, chosen, remember=self._remember)
 
     def digest(self) -> str:
         """`tensor_digest` of these images, read once."""
-        self._digest = self._digest or tensor_digest(self)
+        self._digest = self._digest or self._noted_digest()
         return self._digest
+
+    def _noted_digest(self) -> str:
+        if self._chosen is None or not self._remember:
+            return tensor_digest(self)
+        notes, rows = self.path.with_suffix(".digests.json"), tensor_digest(self._chosen)
+        found = read_notes(notes).get(rows)
+        if found is None:
+            found = tensor_digest(self)
+            write_notes(notes, {rows: found})
+        return found
 
     def numel(self) -> int:
         """How many values all images hold together."""
