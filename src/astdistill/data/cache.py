@@ -24,7 +24,7 @@ from ..runtime.shapes import Pixels
 from .decoding import in_memory
 from .digests import FileSet, Manifest, Stamp, read_notes, tensor_digest, write_notes
 from .raw import RawData, RawPart
-from .storage import PixelFile, pixel_digest
+from .storage import MappedImages, pixel_digest
 
 FORMAT = 1
 
@@ -163,11 +163,11 @@ def _root(files: FileSet) -> str:
     return str((files.folder or files.files[0].parent).resolve())
 
 
-def in_file(pixels: Pixels, name: str) -> PixelFile:
+def in_file(pixels: Pixels, name: str) -> MappedImages:
     """The images in a file of the cache, named by their content. Raises InputError where none can be written."""
     path = place_of(name, [PIXELS_FORMAT, wanted := tensor_digest(pixels)], ".npy")
     with suppress(OSError, ValueError, EOFError):
-        found = PixelFile(path)
+        found = MappedImages(path)
         if found.digest() == wanted:
             return found
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -175,7 +175,7 @@ def in_file(pixels: Pixels, name: str) -> PixelFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_pixels(pixels, temporary)
         temporary.replace(path)
-        return PixelFile(path)
+        return MappedImages(path)
     except OSError as error:
         raise InputError(
             f"The images of {name} cannot be kept in {path.parent} ({error}); name a folder with room in "
@@ -285,7 +285,7 @@ def _read(folder: Path, digests: Mapping[str, str], remember: bool = True) -> Ra
 
 def _part(folder: Path, part: str, known: str = "", remember: bool = True) -> RawPart:
     labels = torch.from_numpy(np.load(folder / f"{part}-labels.npy", allow_pickle=False))
-    return RawPart(PixelFile(folder / f"{part}.npy", known=known, remember=remember), labels)
+    return RawPart(MappedImages(folder / f"{part}.npy", known=known, remember=remember), labels)
 
 
 def _parts(raw: RawData) -> Mapping[str, RawPart]:

@@ -21,7 +21,7 @@ from ..runtime.errors import InputError, unknown
 from ..runtime.shapes import Labels, Pixels
 from .raw import RawData, RawPart, checked_count
 from .selection import ClassChoice, kept_labels, renumbered
-from .storage import PixelFile
+from .storage import MappedImages
 
 Layout = Literal["NHWC", "NCHW"]
 """Channels last or first; only arrays need it, tensors are always `[N, C, H, W]`."""
@@ -279,5 +279,5 @@ def _with_channels(block: UInt8[Tensor, "N c H W"], channels: int, room: Callabl
     return wider
 
 
-def _size(pixels: Tensor | PixelFile) -> str:
+def _size(pixels: Tensor | MappedImages) -> str:
     return f"{pixels.shape[-1]}×{pixels.shape[-2]}"

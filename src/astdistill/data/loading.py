@@ -20,12 +20,10 @@ from .selection import first_of_each, stratified
 from .sources import published_statistics, read
 from .storage import (
     ByteImages,
-    DiskImages,
-    PixelFile,
+    MappedImages,
     Residence,
     StoredPixels,
     byte_images,
-    disk_images,
     float_images,
     pixel_digest,
     residence,
@@ -156,12 +154,13 @@ def _fitted_zca(train: RawPart) -> Stored:
 
 def _held(
     pixels: StoredPixels, where: Residence, preprocessing: Preprocessing, device: str | torch.device, name: str
-) -> Images | ByteImages | DiskImages:
+) -> Images | ByteImages | MappedImages:
     if where == "float32":
         return float_images(pixels, preprocessing, device)
     if where == "uint8":
         return byte_images(pixels, preprocessing, device)
-    return disk_images(pixels if isinstance(pixels, PixelFile) else in_file(pixels, name), preprocessing, device)
+    mapped = pixels if isinstance(pixels, MappedImages) else in_file(pixels, name)
+    return mapped.prepared(preprocessing, device)
 
 
 def _fingerprint(train: RawPart, classes: tuple[str, ...], preprocessing: Preprocessing) -> str:
