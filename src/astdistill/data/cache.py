@@ -3,6 +3,7 @@ memory."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -21,10 +22,11 @@ from ..runtime.config import digest
 from ..runtime.errors import InputError
 from ..runtime.files import cache_folder, load_tensors, lock, read_json, save_tensors, write_json
 from ..runtime.shapes import Pixels
+from .dataset import Split
 from .decoding import in_memory
 from .digests import FileSet, Manifest, Stamp, read_notes, tensor_digest, write_notes
-from .raw import RawData, RawPart
-from .storage import MappedImages, pixel_digest
+from .raw import RawData
+from .storage import MappedImages, StoredImages, pixel_digest
 
 FORMAT = 1
 
@@ -163,7 +165,7 @@ def _root(files: FileSet) -> str:
     return str((files.folder or files.files[0].parent).resolve())
 
 
-def in_file(pixels: Pixels, name: str) -> MappedImages:
+def in_file(pixels: StoredImages, name: str) -> MappedImages:
     """The images in a file of the cache, named by their content. Raises InputError where none can be written."""
     path = place_of(name, [PIXELS_FORMAT, wanted := tensor_digest(pixels)], ".npy")
     with suppress(OSError, ValueError, EOFError):
@@ -187,10 +189,10 @@ def in_file(pixels: Pixels, name: str) -> MappedImages:
             temporary.unlink(missing_ok=True)
 
 
-def write_pixels(pixels: Tensor, path: Path) -> None:
+def write_pixels(pixels: StoredImages, path: Path) -> None:
     """Write images to an .npy file, a block at a time. Raises OSError where the disk is full."""
     mapped = _mapped_file(path, tuple(pixels.shape))
-    rows = max(1, WRITTEN // max(1, pixels[0].numel()))
+    rows = max(1, WRITTEN // max(1, math.prod(pixels.shape[1:])))
     for start in range(0, len(pixels), rows):
         mapped[start : start + rows] = pixels[start : start + rows].numpy()
     mapped.flush()
@@ -220,7 +222,7 @@ def _kept(raw: RawData, room: Room, partial: Path, folder: Path) -> RawData:
     try:
         partial.mkdir(parents=True, exist_ok=True)
         for part, held in _parts(raw).items():
-            room.keep(held.pixels[:], partial / f"{part}.npy")
+            room.keep(held.images[:], partial / f"{part}.npy")
             np.save(partial / f"{part}-labels.npy", held.labels.numpy())
         stamp = _entry(partial, _parts(raw)).stamp()
         checksums = {part: _checksum_pixels(_part(partial, part)) for part in _parts(raw)}
@@ -283,17 +285,17 @@ def _read(folder: Path, digests: Mapping[str, str], remember: bool = True) -> Ra
     return RawData(header["name"], tuple(header["classes"]), parts["train"], parts.get("test"))
 
 
-def _part(folder: Path, part: str, known: str = "", remember: bool = True) -> RawPart:
+def _part(folder: Path, part: str, known: str = "", remember: bool = True) -> Split:
     labels = torch.from_numpy(np.load(folder / f"{part}-labels.npy", allow_pickle=False))
-    return RawPart(MappedImages(folder / f"{part}.npy", known=known, remember=remember), labels)
+    return Split(MappedImages(folder / f"{part}.npy", known=known, remember=remember), labels)
 
 
-def _parts(raw: RawData) -> Mapping[str, RawPart]:
+def _parts(raw: RawData) -> Mapping[str, Split]:
     return {"train": raw.train} | ({} if raw.test is None else {"test": raw.test})
 
 
-def _checksum_pixels(part: RawPart) -> str:
-    return pixel_digest(part.pixels) + tensor_digest(part.labels)
+def _checksum_pixels(part: Split) -> str:
+    return pixel_digest(part.images) + tensor_digest(part.labels)
 
 
 def _say_unwritten(folder: Path | None, error: OSError) -> None:

@@ -14,7 +14,7 @@ from ..runtime.errors import InputError
 from ..runtime.seeds import sent
 from ..runtime.shapes import Batch, Images, Labels
 from .preprocessing import Preprocessing
-from .storage import Stored, chosen_rows, in_batches
+from .storage import StoredImages, chosen_rows, in_batches
 
 
 class DataConfig(Record):
@@ -69,7 +69,7 @@ class Split:
     split holds uint8 bytes, in memory or in a file.
     """
 
-    images: Stored
+    images: StoredImages
     labels: Labels
 
     def __len__(self) -> int:

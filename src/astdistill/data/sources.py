@@ -93,7 +93,7 @@ def bordered(raw: RawData, size: int | None) -> RawData:
     """The set with its single-channel 28×28 images, whatever its name, padded to 32×32 unless a `size` was asked
     for."""
     parts = [part for part in (raw.train, raw.test) if part is not None]
-    if size is not None or any(tuple(part.pixels.shape[1:]) != UNPADDED for part in parts):
+    if size is not None or any(tuple(part.images.shape[1:]) != UNPADDED for part in parts):
         return raw
     return raw.map_pixels(lambda pixels: padded(pixels, PADDED))
 

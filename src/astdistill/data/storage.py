@@ -80,6 +80,11 @@ class Holding(ABC):
 
     @property
     @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of what indexing gives."""
+
+    @property
+    @abstractmethod
     def device(self) -> torch.device:
         """Where batches are wanted."""
 
@@ -115,6 +120,10 @@ class ByteImages(Holding):
         return self.pixels.shape
 
     @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
     def device(self) -> torch.device:
         return self.pixels.device
 
@@ -136,8 +145,6 @@ class MappedImages(Holding):
     Raises ValueError or OSError where the file is not such an array.
     """
 
-    dtype = torch.uint8
-
     def __init__(
         self, path: Path, chosen: Int[Tensor, " rows"] | None = None, *, known: str = "", remember: bool = True
     ) -> None:
@@ -156,6 +163,10 @@ class MappedImages(Holding):
     def shape(self) -> torch.Size:
         count = self._array.shape[0] if self._chosen is None else len(self._chosen)
         return torch.Size((count, *self._array.shape[1:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.uint8 if self._preprocessing is None else torch.float32
 
     @property
     def device(self) -> torch.device:
@@ -234,13 +245,11 @@ def _mapped_again(
     return MappedImages(path, chosen)._seen_through(preprocessing, device)
 
 
-StoredPixels = Pixels | MappedImages
-"""Bytes in memory or in a file; both have a shape, a length and rows by slice and by number."""
-Stored = Images | Pixels | Holding
-"""What a split holds: a tensor, or images that are read when they are asked for."""
+StoredImages = Images | Pixels | Holding
+"""What a split holds: a tensor, or what is indexed like one and read when it is asked for."""
 
 
-def pixel_digest(pixels: StoredPixels) -> str:
+def pixel_digest(pixels: StoredImages) -> str:
     """`tensor_digest` of the bytes, the same wherever they lie."""
     return pixels.digest() if isinstance(pixels, MappedImages) else tensor_digest(pixels)
 
@@ -250,7 +259,7 @@ def chosen_rows(images: Any, indices: Int[Tensor, " rows"]) -> Any:
     return images.select(indices) if isinstance(images, Holding) else images[indices]
 
 
-def in_batches(images: Stored, size: int, order: Int[Tensor, " rows"] | None = None) -> Iterator[Tensor]:
+def in_batches(images: StoredImages, size: int, order: Int[Tensor, " rows"] | None = None) -> Iterator[Tensor]:
     """The images in the stored order or in another, `size` at a time; an accelerator never has to wait for the
     order."""
     if order is None:
@@ -259,7 +268,7 @@ def in_batches(images: Stored, size: int, order: Int[Tensor, " rows"] | None = N
     return (images[rows] for rows in sent(order, place).split(size))
 
 
-def float_images(pixels: StoredPixels, preprocessing: Preprocessing, device: str | torch.device) -> Images:
+def float_images(pixels: StoredImages, preprocessing: Preprocessing, device: str | torch.device) -> Images:
     """All images preprocessed, block by block, so that nothing but the result is as large as the result."""
     shape = tuple(pixels.shape)
     here = preprocessing.to(device)
@@ -274,7 +283,7 @@ def float_images(pixels: StoredPixels, preprocessing: Preprocessing, device: str
     return found
 
 
-def byte_images(pixels: StoredPixels, preprocessing: Preprocessing, device: str | torch.device) -> ByteImages:
+def byte_images(pixels: StoredImages, preprocessing: Preprocessing, device: str | torch.device) -> ByteImages:
     """A copy of the bytes on the device."""
     found = torch.empty(tuple(pixels.shape), dtype=torch.uint8, device=device)
     rows = max(1, VALUES // math.prod(found.shape[1:]))
