@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from astdistill.data.augmentation import Draw
 from astdistill.data.dataset import Dataset
-from astdistill.data.storage import PixelFile
+from astdistill.data.storage import MappedImages
 from astdistill.data.tensors import dataset_from_tensors
 from astdistill.data.textures import ORDINARY, Torus
 from astdistill.experts.recipe import ExpertRecipe
@@ -126,12 +126,12 @@ def dropout_net(channels: int, classes: int, size: tuple[int, int]) -> nn.Module
 def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of images at each read of images that lie in a file."""
     read: list[int] = []
-    original = PixelFile.__getitem__
+    original = MappedImages.__getitem__
 
-    def counted(self: PixelFile, indices: slice | Tensor) -> Tensor:
+    def counted(self: MappedImages, indices: slice | Tensor) -> Tensor:
         found = original(self, indices)
         read.append(len(found))
         return found
 
-    monkeypatch.setattr(PixelFile, "__getitem__", counted)
+    monkeypatch.setattr(MappedImages, "__getitem__", counted)
     return read

@@ -15,6 +15,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from PIL import Image
 
 from astdistill.autodiff.native.build import KernelError
 from astdistill.autodiff.native.engine import NativeEngine
@@ -24,6 +25,7 @@ from astdistill.cli import doctor_checks as packages
 from astdistill.cli import doctor_checks as places
 from astdistill.cli.doctor import Finding, guarded, table, verdict
 from astdistill.cli.main import main
+from astdistill.data.loading import load_dataset
 from astdistill.runtime.errors import InputError
 
 
@@ -288,3 +290,22 @@ def test_versions_and_extras_come_from_what_the_package_declares(monkeypatch: py
         importlib.metadata, "requires", lambda _: (_ for _ in ()).throw(importlib.metadata.PackageNotFoundError)
     )
     assert only(packages.versions()).state == "note"
+
+
+def test_data_are_verified_on_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
+    for number, place in enumerate(f"{part}/{name}" for part in ("train", "test") for name in "ab"):
+        (tmp_path / "pets" / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "pets" / place / "0.png")
+    assert main(["doctor", "--json", "--verify-data", str(tmp_path / "pets")]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
+    assert found["text"] == f"every byte read: 2 training images, fingerprint {fingerprint(tmp_path / 'pets')}"
+    assert main(["doctor", "--json", "--verify-data", str(tmp_path / "pets"), str(tmp_path / "gone")]) == 1
+    states = [finding["state"] for finding in json.loads(capsys.readouterr().out)["findings"]]
+    assert states == ["good", "bad"]
+
+
+def fingerprint(folder: Path) -> str:
+    return load_dataset(str(folder)).fingerprint

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from astdistill.data.cache import Stored, cached, content
+from astdistill.data.cache import Stored, cached
 from astdistill.data.dataset import Dataset
+from astdistill.data.digests import FileSet
 from astdistill.data.loading import load_dataset
 from astdistill.runtime.files import cache_folder
 
@@ -154,9 +155,9 @@ def test_content_depends_on_names_and_order(tmp_path: Path) -> None:
     one.write_bytes(b"1")
     two.write_bytes(b"2")
     found = {
-        content([one, two], tmp_path),
-        content([two, one], tmp_path),
-        content([one, two]),
-        content([one], tmp_path),
+        FileSet([one, two], tmp_path).content(),
+        FileSet([two, one], tmp_path).content(),
+        FileSet([one, two]).content(),
+        FileSet([one], tmp_path).content(),
     }
     assert len(found) == 4

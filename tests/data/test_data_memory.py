@@ -19,13 +19,13 @@ from PIL import Image
 from problems import rows_read
 
 from astdistill.data import cache as pixel_cache
-from astdistill.data import preprocessing, statistics
+from astdistill.data import digests, preprocessing, statistics
 from astdistill.data import storage as holdings
 from astdistill.data import storage as memory
 from astdistill.data.dataset import Dataset, Split
 from astdistill.data.loading import load_dataset
 from astdistill.data.preprocessing import fit_standard
-from astdistill.data.storage import ByteImages, DiskImages, PixelFile, float_images, held_bytes, residence
+from astdistill.data.storage import ByteImages, MappedImages, float_images, held_bytes, residence
 from astdistill.data.tensors import dataset_from_tensors
 from astdistill.data.whitening import fit_zca
 from astdistill.runtime import progress
@@ -133,8 +133,8 @@ def test_every_layout_gives_the_same_bits_from_bytes_and_from_disk(layout: str, 
         assert isinstance(split.images, ByteImages)
         assert split.images.pixels.dtype == torch.uint8
     for split in splits(held["disk"]):
-        assert isinstance(split.images, DiskImages)
-        assert split.images.file.path.is_relative_to(tmp_path / "cache")
+        assert isinstance(split.images, MappedImages)
+        assert split.images.path.is_relative_to(tmp_path / "cache")
     for kind in ("auto", "uint8", "disk"):
         assert_same(held["float32"], held[kind])
 
@@ -271,13 +271,13 @@ def test_loading_reads_blocks_and_keeps_no_image(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(pixel_cache, "in_memory", refuse)
     monkeypatch.setattr(pixel_cache, "Room", Small)
     monkeypatch.setattr(statistics, "EXACT_ROWS", 7)
-    monkeypatch.setattr(statistics, "DIGESTED", 7 * 192)
+    monkeypatch.setattr(digests, "DIGESTED", 7 * 192)
     monkeypatch.setattr(statistics, "SUMMED", 5 * 192)
     for whiten in ("standard", "zca"):
         found = load_dataset(str(tmp_path), memory="disk", whiten=whiten, validation=0.25)
         assert max(read) == 7
         assert sum(read) >= 120
-        assert all(isinstance(split.images, DiskImages) for split in splits(found))
+        assert all(isinstance(split.images, MappedImages) for split in splits(found))
 
 
 def test_workers_are_sent_the_path_and_not_the_images(tmp_path: Path) -> None:
@@ -332,18 +332,18 @@ def test_what_a_kill_left_in_the_cache_is_swept_away(
 def test_a_file_of_something_else_is_no_pixel_file(tmp_path: Path) -> None:
     np.save(tmp_path / "labels.npy", np.arange(5))
     with pytest.raises(ValueError, match="holds int64 of shape"):
-        PixelFile(tmp_path / "labels.npy")
+        MappedImages(tmp_path / "labels.npy")
 
 
 def test_rows_of_rows_are_read_in_their_order(tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> None:
     images = pixels(20, 1, 3, 3)
     pixel_cache.write_pixels(images, tmp_path / "a.npy")
-    file, rows = PixelFile(tmp_path / "a.npy"), torch.tensor([7, 3, 3, 19, 0])
+    file, rows = MappedImages(tmp_path / "a.npy"), torch.tensor([7, 3, 3, 19, 0])
     assert torch.equal(file[rows], images[rows])
-    assert torch.equal(file.rows(rows)[:], images[rows])
-    assert torch.equal(file.rows(rows).rows(torch.tensor([4, 1]))[torch.tensor([1, 0])], images[[3, 0]])
-    assert torch.equal(file.rows(rows)[1:3], images[[3, 3]])
-    assert file.rows(rows).digest() == statistics.tensor_digest(images[rows])
+    assert torch.equal(file.select(rows)[:], images[rows])
+    assert torch.equal(file.select(rows).select(torch.tensor([4, 1]))[torch.tensor([1, 0])], images[[3, 0]])
+    assert torch.equal(file.select(rows)[1:3], images[[3, 3]])
+    assert file.select(rows).digest() == digests.tensor_digest(images[rows])
     file[:].zero_()
     assert torch.equal(file[:], images)
 

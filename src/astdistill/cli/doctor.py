@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -92,6 +93,8 @@ def doctor(words: list[str]) -> int:
         "data": lambda: checks.data(given.network),
         TRIAL: trial,
     }
+    if given.verify_data:
+        looked_at = {f"data {source}": partial(checks.verified, source) for source in given.verify_data}
     findings: list[Finding] = []
     console = Console(stderr=True)
     for name, check in looked_at.items():
@@ -114,5 +117,13 @@ def _parser() -> Parser:
         epilog="Exit code 0: it works here (– marks what is optional); 1: something is to be mended first.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_argument(
+        "--verify-data",
+        nargs="+",
+        metavar="DATA",
+        default=[],
+        help="look at nothing else, but read every byte of these data and of what the cache holds of them; a disk that "
+        "changed a bit is found, and the cache made again",
+    )
     parser.add_argument("--network", action="store_true", help="ask the Hugging Face hub, too, whether it answers")
     return parser

@@ -3,7 +3,7 @@ memory."""
 
 from __future__ import annotations
 
-import hashlib
+import math
 import os
 import re
 import shutil
@@ -22,13 +22,13 @@ from ..runtime.config import digest
 from ..runtime.errors import InputError
 from ..runtime.files import cache_folder, load_tensors, lock, read_json, save_tensors, write_json
 from ..runtime.shapes import Pixels
+from .dataset import Split
 from .decoding import in_memory
-from .raw import RawData, RawPart
-from .statistics import tensor_digest
-from .storage import PixelFile, pixel_digest
+from .digests import FileSet, Manifest, Stamp, read_notes, tensor_digest, write_notes
+from .raw import RawData
+from .storage import MappedImages, StoredImages, pixel_digest
 
 FORMAT = 1
-READ = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,24 +65,6 @@ def place_of(name: str, key: Any, ending: str = "") -> Path:
     return cache_folder() / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)[:60]}-{digest(key)}{ending}"
 
 
-def content(files: Iterable[Path], folder: Path | None = None) -> str:
-    """The SHA-256 of the files' bytes, in the order given, and of their paths below `folder` where it is given.
-
-    Times of change play no part: a copy of a folder is the same content.
-    """
-    whole = hashlib.sha256()
-    for path in files:
-        state = hashlib.sha256()
-        try:
-            with path.open("rb") as file:
-                while piece := file.read(READ):
-                    state.update(piece)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error}); check its permissions.") from error
-        whole.update(f"{path.relative_to(folder).as_posix() if folder else ''}\0{state.hexdigest()}\n".encode())
-    return whole.hexdigest()
-
-
 def _whole(path: Path) -> Stored | None:
     if not path.exists():
         return None
@@ -100,7 +82,13 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 PIXELS_FORMAT = 1
-HEADER = "data.json"
+MANIFEST = "manifest"
+HEADER, SEAL = "data.json", "seal.json"
+DIGITS = 64
+"""Of a SHA-256: an entry's checksum of a part is that of its pixels and that of its labels, in a row."""
+SEALED = 50_000_000
+"""Nanoseconds between the last change of an entry and its seal: several ticks of the clock by which files get their
+times. An entry sealed sooner is checked again."""
 WRITTEN = 1 << 24
 """Bytes that are written at once."""
 
@@ -143,34 +131,45 @@ class Room:
         return tensor
 
 
-def cached_data(name: str, key: Any, build: Callable[[Room], RawData]) -> RawData:
-    """The set that `build` gives, from the cache where the same `key` (a JSON-ready value) was built before; its pixels
-    stay in files.
+def cached_data(
+    name: str, files: FileSet, key: Callable[[str], Any], build: Callable[[Room], RawData], verify: bool = False
+) -> RawData:
+    """The set that `build` makes of `files`, from the cache where the same was built before; its pixels stay in files.
 
-    `build` decodes into the room that it is given, which lies on disk. Files that are cut short, altered or from
-    another version are built anew; a folder that cannot be written to only costs time, and memory for all pixels. Two
-    processes do not build the same at once.
+    `key` gives, for the content of the files, a JSON-ready value that names the entry. Files that are as they were when
+    they were last read, by path, size and times, are not read again, and neither is an entry that nobody touched;
+    `verify` reads every byte of both. `build` decodes into the room that it is given, which lies on disk. Entries that
+    are cut short, altered or from another version are built anew; a folder that cannot be written to only costs time,
+    and memory for all pixels. Two processes do not build the same at once.
     """
-    folder = place_of(name, [PIXELS_FORMAT, key])
+    manifest = Manifest(place_of(name, [MANIFEST, _root(files)], ".manifest.json"), files)
+    folder = place_of(name, [PIXELS_FORMAT, key(manifest.content(verify))])
     partial = folder.with_name(f".{folder.name}.partial")
     with _alone(folder.with_name(f".{folder.name}.lock")):
-        found = _whole_pixels(folder)
-        if found is not None:
-            return found
-        shutil.rmtree(partial, ignore_errors=True)  # what a kill left behind
-        try:
-            room = Room(partial)
-            raw = build(room)
-            return _kept(raw, room, partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        found = _whole_pixels(folder, verify)
+        if found is None:
+            shutil.rmtree(partial, ignore_errors=True)  # what a kill left behind
+            try:
+                room = Room(partial)
+                raw = build(room)
+                found = _kept(raw, room, partial, folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    if folder.is_dir():
+        manifest.keep()
+    return found
 
 
-def in_file(pixels: Pixels, name: str) -> PixelFile:
+def _root(files: FileSet) -> str:
+    """Where the files lie: that of which a manifest is."""
+    return str((files.folder or files.files[0].parent).resolve())
+
+
+def in_file(pixels: StoredImages, name: str) -> MappedImages:
     """The images in a file of the cache, named by their content. Raises InputError where none can be written."""
     path = place_of(name, [PIXELS_FORMAT, wanted := tensor_digest(pixels)], ".npy")
     with suppress(OSError, ValueError, EOFError):
-        found = PixelFile(path)
+        found = MappedImages(path)
         if found.digest() == wanted:
             return found
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -178,7 +177,7 @@ def in_file(pixels: Pixels, name: str) -> PixelFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_pixels(pixels, temporary)
         temporary.replace(path)
-        return PixelFile(path)
+        return MappedImages(path)
     except OSError as error:
         raise InputError(
             f"The images of {name} cannot be kept in {path.parent} ({error}); name a folder with room in "
@@ -190,10 +189,10 @@ def in_file(pixels: Pixels, name: str) -> PixelFile:
             temporary.unlink(missing_ok=True)
 
 
-def write_pixels(pixels: Tensor, path: Path) -> None:
+def write_pixels(pixels: StoredImages, path: Path) -> None:
     """Write images to an .npy file, a block at a time. Raises OSError where the disk is full."""
     mapped = _mapped_file(path, tuple(pixels.shape))
-    rows = max(1, WRITTEN // max(1, pixels[0].numel()))
+    rows = max(1, WRITTEN // max(1, math.prod(pixels.shape[1:])))
     for start in range(0, len(pixels), rows):
         mapped[start : start + rows] = pixels[start : start + rows].numpy()
     mapped.flush()
@@ -222,51 +221,81 @@ def _kept(raw: RawData, room: Room, partial: Path, folder: Path) -> RawData:
     """The set with its pixels in files of `folder`, which appears whole; the set as it is where that cannot be."""
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        checksums = dict[str, str]()
         for part, held in _parts(raw).items():
-            room.keep(held.pixels[:], partial / f"{part}.npy")
+            room.keep(held.images[:], partial / f"{part}.npy")
             np.save(partial / f"{part}-labels.npy", held.labels.numpy())
-            checksums[part] = _checksum_pixels(_part(partial, part))
+        stamp = _entry(partial, _parts(raw)).stamp()
+        checksums = {part: _checksum_pixels(_part(partial, part)) for part in _parts(raw)}
         write_json(
             partial / HEADER,
             {"format": PIXELS_FORMAT, "name": raw.name, "classes": list(raw.classes), "checksums": checksums},
         )
+        _seal(partial, stamp, checksums)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
-        return _read(folder)
+        return _read(folder, {part: checksum[:DIGITS] for part, checksum in checksums.items()})
     except OSError as error:
         _say_unwritten(folder.parent, error)
         return raw
 
 
-def _whole_pixels(folder: Path) -> RawData | None:
-    """The set in a folder of the cache, every byte of it checked; None where it is not there or not whole."""
+def _whole_pixels(folder: Path, verify: bool) -> RawData | None:
+    """The set in a folder of the cache; None where it is not there or not whole.
+
+    Every byte is checked, except where nothing was touched since that was done last.
+    """
     try:
         header: Any = read_json(folder / HEADER)
-        raw = _read(folder)
-        sound = {part: _checksum_pixels(held) for part, held in _parts(raw).items()} == header["checksums"]
-    except (InputError, OSError, ValueError, EOFError, KeyError, TypeError):
+        checksums: dict[str, str] = header["checksums"]
+        if header["format"] != PIXELS_FORMAT:
+            return None
+        stamp = _entry(folder, checksums).stamp()
+        if not verify and _is_sealed(folder, stamp, checksums):
+            return _read(folder, {part: checksum[:DIGITS] for part, checksum in checksums.items()})
+        raw = _read(folder, {}, remember=not verify)
+        sound = {part: _checksum_pixels(held) for part, held in _parts(raw).items()} == checksums
+    except (InputError, OSError, ValueError, EOFError, KeyError, TypeError, AttributeError):
         return None
-    return raw if sound and header.get("format") == PIXELS_FORMAT else None
+    if not sound:
+        return None
+    _seal(folder, stamp, checksums)
+    return raw
 
 
-def _read(folder: Path) -> RawData:
+def _entry(folder: Path, parts: Iterable[str]) -> FileSet:
+    return FileSet([folder / f"{part}{ending}.npy" for part in parts for ending in ("", "-labels")], folder)
+
+
+def _seal(folder: Path, stamp: Stamp, checksums: Mapping[str, str]) -> None:
+    """Note that the arrays have these checksums with this stamp."""
+    write_notes(folder / SEAL, {stamp.digest: digest(checksums)})
+
+
+def _is_sealed(folder: Path, stamp: Stamp, checksums: Mapping[str, str]) -> bool:
+    """Whether the arrays were found to have these checksums with this stamp, long enough after their last change."""
+    if read_notes(folder / SEAL).get(stamp.digest) != digest(checksums):
+        return False
+    return (folder / SEAL).stat().st_mtime_ns - stamp.newest >= SEALED
+
+
+def _read(folder: Path, digests: Mapping[str, str], remember: bool = True) -> RawData:
+    """The set in a folder; `digests` names the pixels of its parts, where that is known."""
     header: Any = read_json(folder / HEADER)
-    parts = {part: _part(folder, part) for part in header["checksums"]}
+    parts = {part: _part(folder, part, digests.get(part, ""), remember) for part in header["checksums"]}
     return RawData(header["name"], tuple(header["classes"]), parts["train"], parts.get("test"))
 
 
-def _part(folder: Path, part: str) -> RawPart:
+def _part(folder: Path, part: str, known: str = "", remember: bool = True) -> Split:
     labels = torch.from_numpy(np.load(folder / f"{part}-labels.npy", allow_pickle=False))
-    return RawPart(PixelFile(folder / f"{part}.npy"), labels)
+    return Split(MappedImages(folder / f"{part}.npy", known=known, remember=remember), labels)
 
 
-def _parts(raw: RawData) -> Mapping[str, RawPart]:
+def _parts(raw: RawData) -> Mapping[str, Split]:
     return {"train": raw.train} | ({} if raw.test is None else {"test": raw.test})
 
 
-def _checksum_pixels(part: RawPart) -> str:
-    return pixel_digest(part.pixels) + tensor_digest(part.labels)
+def _checksum_pixels(part: Split) -> str:
+    return pixel_digest(part.images) + tensor_digest(part.labels)
 
 
 def _say_unwritten(folder: Path | None, error: OSError) -> None:

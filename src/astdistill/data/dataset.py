@@ -14,7 +14,7 @@ from ..runtime.errors import InputError
 from ..runtime.seeds import sent
 from ..runtime.shapes import Batch, Images, Labels
 from .preprocessing import Preprocessing
-from .storage import FloatImages, Holding
+from .storage import StoredImages, chosen_rows, in_batches
 
 
 class DataConfig(Record):
@@ -65,10 +65,11 @@ class Split:
     """Images `[N, C, H, W]` with their labels `[N]` int64.
 
     `images` is a float32 tensor, preprocessed, where the set is kept so, and otherwise a `Holding`, which can be
-    indexed like one. What works for sets of any size asks for batches.
+    indexed like one. What works for sets of any size asks for batches. Before preprocessing, as readers give it, a
+    split holds uint8 bytes, in memory or in a file.
     """
 
-    images: Images | Holding
+    images: StoredImages
     labels: Labels
 
     def __len__(self) -> int:
@@ -87,33 +88,29 @@ class Split:
 
     def batch(self, indices: torch.Tensor) -> Batch:
         """The images at `indices`, in that order, preprocessed, on the device: a copy."""
-        return self._held[indices]
+        return self.images[indices]
 
     def batches(self, size: int, order: torch.Tensor | None = None) -> Iterator[Labelled]:
         """All images with their labels, `size` at a time, in the stored order or in that of the row numbers `order` (on
         the CPU)."""
         labels = self.labels if order is None else self.labels[sent(order, self.labels.device)]
-        return (Labelled(*pair) for pair in zip(self._held.batches(size, order), labels.split(size), strict=True))
+        return (Labelled(*pair) for pair in zip(in_batches(self.images, size, order), labels.split(size), strict=True))
 
     def whole(self) -> Images:
         """Every image at once, in memory: for small sets."""
-        return self._held[:]
+        return self.images[:]
 
     def to(self, device: str | torch.device) -> Split:
         """The same split on another device."""
-        return Split(self._held.to(device), self.labels.to(device))
+        return Split(self.images.to(device), self.labels.to(device))
 
     def select(self, indices: torch.Tensor) -> Split:
         """The images at `indices`, in that order, held as they are here."""
-        return Split(self._held.select(indices), self.labels[indices.to(self.labels.device)])
+        return Split(chosen_rows(self.images, indices), self.labels[indices.to(self.labels.device)])
 
     def of_class(self, label: int) -> torch.Tensor:
         """The indices of one class, ascending."""
         return (self.labels == label).nonzero().squeeze(1)
-
-    @property
-    def _held(self) -> Holding:
-        return self.images if isinstance(self.images, Holding) else FloatImages(self.images)
 
 
 @dataclass(frozen=True)

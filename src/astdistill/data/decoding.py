@@ -19,9 +19,10 @@ from torch import Tensor
 from ..runtime import progress
 from ..runtime.errors import InputError, unknown
 from ..runtime.shapes import Labels, Pixels
-from .raw import RawData, RawPart, checked_count
+from .dataset import Split
+from .raw import RawData, checked_count
 from .selection import ClassChoice, kept_labels, renumbered
-from .storage import PixelFile
+from .storage import StoredImages
 
 Layout = Literal["NHWC", "NCHW"]
 """Channels last or first; only arrays need it, tensors are always `[N, C, H, W]`."""
@@ -185,13 +186,13 @@ def decoded(
         None if encoded.test is None else _decoded_part(encoded.test, kept, size, f"{encoded.name} (test part)", room)
     )
     if test is not None:
-        if train.pixels.shape[2:] != test.pixels.shape[2:]:
+        if train.images.shape[2:] != test.images.shape[2:]:
             raise InputError(
-                f"Training images of {encoded.name} are {_size(train.pixels)} and test images {_size(test.pixels)}; "
+                f"Training images of {encoded.name} are {_size(train.images)} and test images {_size(test.images)}; "
                 "choose one size with --data.size."
             )
-        channels = max(train.pixels.shape[1], test.pixels.shape[1])
-        train, test = (RawPart(_with_channels(part.pixels[:], channels, room), part.labels) for part in (train, test))
+        channels = max(train.images.shape[1], test.images.shape[1])
+        train, test = (Split(_with_channels(part.images[:], channels, room), part.labels) for part in (train, test))
     return RawData(encoded.name, tuple(encoded.classes[label] for label in kept), train, test)
 
 
@@ -233,7 +234,7 @@ def stacked(pictures: Iterator[Picture], count: int, room: Callable[..., Pixels]
 
 def _decoded_part(
     part: EncodedPart, kept: Sequence[int], size: int | None, where: str, room: Callable[..., Pixels]
-) -> RawPart:
+) -> Split:
     chosen = renumbered(part.labels, kept)
     rows: list[int] = chosen.rows.tolist()
     if not rows:
@@ -279,5 +280,5 @@ def _with_channels(block: UInt8[Tensor, "N c H W"], channels: int, room: Callabl
     return wider
 
 
-def _size(pixels: Tensor | PixelFile) -> str:
+def _size(pixels: StoredImages) -> str:
     return f"{pixels.shape[-1]}×{pixels.shape[-2]}"

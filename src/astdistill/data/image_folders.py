@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from ..runtime.errors import InputError
+from .dataset import Split
 from .decoding import Encoded, EncodedPart, Layout, checked_layout, file_bytes, from_array
 from .imagenet import named_by_wnid, words_in, words_of
-from .raw import RawData, RawPart, checked_count, checked_labels, class_names
+from .raw import RawData, checked_count, checked_labels, class_names, rows_of
 from .selection import ClassChoice, kept_labels, stratified
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -35,9 +36,11 @@ def digits() -> RawData:
     found: Any = load_digits()
     labels = torch.as_tensor(found.target, dtype=torch.int64)
     pixels = torch.as_tensor(found.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # stored as 0..16
-    whole = RawPart(pixels, labels)
+    whole = Split(pixels, labels)
     division = stratified(labels, 10, DIGITS_TEST, 0, "digits test part")
-    return RawData("digits", tuple(map(str, range(10))), whole.rows(division.stay), whole.rows(division.held_out))
+    return RawData(
+        "digits", tuple(map(str, range(10))), rows_of(whole, division.stay), rows_of(whole, division.held_out)
+    )
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def from_npz(path: Path) -> RawData:
     return RawData(path.stem, classes, train, test)
 
 
-def _array_part(images: Any, labels: Any, classes: int, layout: Layout | None, where: str) -> RawPart:
+def _array_part(images: Any, labels: Any, classes: int, layout: Layout | None, where: str) -> Split:
     return checked_count(from_array(images, where, layout), checked_labels(labels, classes, where), where)
 
 

@@ -13,19 +13,17 @@ from ..runtime.progress import phase
 from ..runtime.shapes import Images
 from .cache import Stored, cached, in_file
 from .dataset import DataConfig, Dataset, Split
+from .digests import tensor_digest
 from .preprocessing import Preprocessing, fit_standard
-from .raw import RawData, RawPart
+from .raw import RawData, rows_of
 from .selection import first_of_each, stratified
 from .sources import published_statistics, read
-from .statistics import tensor_digest
 from .storage import (
     ByteImages,
-    DiskImages,
-    PixelFile,
+    MappedImages,
     Residence,
-    StoredPixels,
+    StoredImages,
     byte_images,
-    disk_images,
     float_images,
     pixel_digest,
     residence,
@@ -38,15 +36,19 @@ CACHED_ZCA = 1024
 """From so many values per image on, fitting a whitening takes longer than reading it."""
 
 
-def load_dataset(source: str | DataConfig = "digits", *, device: str | torch.device = "cpu", **fields: Any) -> Dataset:
+def load_dataset(
+    source: str | DataConfig = "digits", *, device: str | torch.device = "cpu", verify: bool = False, **fields: Any
+) -> Dataset:
     """The data set that `source` and the fields of `DataConfig` describe, preprocessed, on one device.
 
     `source` is a known name, a hub name, a folder, an .npz file, or a whole configuration, of which `fields` then
-    change some. Single-channel 28×28 images of any source are padded to 32×32 unless `size` is given.
+    change some. Single-channel 28×28 images of any source are padded to 32×32 unless `size` is given. Files whose path,
+    size and times are as they were when they were last read are not read again, and images decoded before come from the
+    cache; `verify` reads and checks every byte of both.
     Raises InputError, in one sentence, for anything that cannot be used.
     """
     config = resolved(source, fields)
-    return assemble(read(config), config, device)
+    return assemble(read(config, verify), config, device)
 
 
 def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:
@@ -74,22 +76,22 @@ def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "cpu
     train, test = raw.train, raw.test
     if test is None:
         division = stratified(train.labels, count, round(TEST_SHARE * len(train)), config.seed, "test part")
-        train, test = train.rows(division.stay), train.rows(division.held_out)
+        train, test = rows_of(train, division.stay), rows_of(train, division.held_out)
         _check_every_class(
             train, raw.classes, f" after {TEST_SHARE:.0%} were set aside for testing; add images, or a test part"
         )
     if not len(test):
         raise InputError(f"{raw.name} has no test images of these classes; add a test part with at least one image.")
-    train = train.rows(first_of_each(train.labels, count, config.per_class))
+    train = rows_of(train, first_of_each(train.labels, count, config.per_class))
     validation = None
     if config.validation:
         train, validation = _held_out(train, raw, config)
     preprocessing = _fitted(train, raw.name, config.whiten)
     images = sum(len(part) for part in (train, test, validation) if part is not None)
-    where = residence(config.memory, images, train.pixels.shape[1:], config.whiten, device)
+    where = residence(config.memory, images, train.images.shape[1:], config.whiten, device)
 
-    def split(part: RawPart) -> Split:
-        return Split(_held(part.pixels, where, preprocessing, device, raw.name), part.labels.to(device))
+    def split(part: Split) -> Split:
+        return Split(_held(part.images, where, preprocessing, device, raw.name), part.labels.to(device))
 
     return Dataset(
         name=raw.name,
@@ -103,7 +105,7 @@ def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "cpu
     )
 
 
-def _held_out(train: RawPart, raw: RawData, config: DataConfig) -> tuple[RawPart, RawPart]:
+def _held_out(train: Split, raw: RawData, config: DataConfig) -> tuple[Split, Split]:
     """What stays for training and what is held out."""
     number = round(config.validation * len(train))
     if not number:
@@ -111,14 +113,14 @@ def _held_out(train: RawPart, raw: RawData, config: DataConfig) -> tuple[RawPart
             f"A validation share of {config.validation} of {len(train)} images holds out none; raise --data.validation."
         )
     division = stratified(train.labels, len(raw.classes), number, config.seed, "validation part")
-    stay = train.rows(division.stay)
+    stay = rows_of(train, division.stay)
     _check_every_class(
         stay, raw.classes, f" after a share of {config.validation} was held out; lower --data.validation"
     )
-    return stay, train.rows(division.held_out)
+    return stay, rows_of(train, division.held_out)
 
 
-def _check_every_class(part: RawPart, classes: tuple[str, ...], why: str) -> None:
+def _check_every_class(part: Split, classes: tuple[str, ...], why: str) -> None:
     if len(classes) < 2:
         raise InputError(
             f"The data hold {len(classes)} class(es) ({', '.join(classes)}); at least two are needed to tell apart."
@@ -130,35 +132,36 @@ def _check_every_class(part: RawPart, classes: tuple[str, ...], why: str) -> Non
         raise InputError(f"Class '{empty}' has no training images{why}.")
 
 
-def _fitted(train: RawPart, name: str, whiten: str) -> Preprocessing:
-    channels, height, width = train.pixels.shape[1:]
+def _fitted(train: Split, name: str, whiten: str) -> Preprocessing:
+    channels, height, width = train.images.shape[1:]
     shape = (channels, height, width)
     if whiten == "none":
         return Preprocessing.none(shape)
     if whiten == "standard":
         known = published_statistics(name)
-        return Preprocessing.standard(*known, shape) if known and channels == 3 else fit_standard(train.pixels)
+        return Preprocessing.standard(*known, shape) if known and channels == 3 else fit_standard(train.images)
     if channels * height * width < CACHED_ZCA:
-        return fit_zca(train.pixels, ZCA_EPS)
-    stored = cached("zca", [pixel_digest(train.pixels), ZCA_EPS], lambda: _fitted_zca(train))
+        return fit_zca(train.images, ZCA_EPS)
+    stored = cached("zca", [pixel_digest(train.images), ZCA_EPS], lambda: _fitted_zca(train))
     return Preprocessing.restore(stored.header["preprocessing"], stored.tensors)
 
 
-def _fitted_zca(train: RawPart) -> Stored:
+def _fitted_zca(train: Split) -> Stored:
     with phase(f"fitting the ZCA whitening to {len(train):,} images"):
-        preprocessing = fit_zca(train.pixels, ZCA_EPS)
+        preprocessing = fit_zca(train.images, ZCA_EPS)
     return Stored(preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
 
 
 def _held(
-    pixels: StoredPixels, where: Residence, preprocessing: Preprocessing, device: str | torch.device, name: str
-) -> Images | ByteImages | DiskImages:
+    pixels: StoredImages, where: Residence, preprocessing: Preprocessing, device: str | torch.device, name: str
+) -> Images | ByteImages | MappedImages:
     if where == "float32":
         return float_images(pixels, preprocessing, device)
     if where == "uint8":
         return byte_images(pixels, preprocessing, device)
-    return disk_images(pixels if isinstance(pixels, PixelFile) else in_file(pixels, name), preprocessing, device)
+    mapped = pixels if isinstance(pixels, MappedImages) else in_file(pixels, name)
+    return mapped.prepared(preprocessing, device)
 
 
-def _fingerprint(train: RawPart, classes: tuple[str, ...], preprocessing: Preprocessing) -> str:
-    return digest([pixel_digest(train.pixels), tensor_digest(train.labels), list(classes), preprocessing.hash])
+def _fingerprint(train: Split, classes: tuple[str, ...], preprocessing: Preprocessing) -> str:
+    return digest([pixel_digest(train.images), tensor_digest(train.labels), list(classes), preprocessing.hash])

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..runtime.config import digest
 from ..runtime.errors import InputError
 from ..runtime.shapes import Images
-from .statistics import Rows, channel_moments, tensor_digest
+from .digests import Rows, tensor_digest
+from .statistics import channel_moments
 
 Kind = Literal["none", "standard", "zca"]
 BLOCK = 4096

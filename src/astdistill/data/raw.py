@@ -13,39 +13,29 @@ from torch import Tensor
 
 from ..runtime.errors import InputError
 from ..runtime.shapes import Labels
-from .storage import StoredPixels, chosen_rows
+from .dataset import Split
 
 
-@dataclass(frozen=True)
-class RawPart:
-    """Pixels `[N, C, H, W]` uint8, in memory or in a file, with labels `[N]` int64."""
-
-    pixels: StoredPixels
-    labels: Labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def rows(self, indices: Tensor) -> RawPart:
-        """The images at `indices`, in that order; the same part when that is all of them."""
-        if len(indices) == len(self) and bool((indices == torch.arange(len(self))).all()):
-            return self
-        return RawPart(chosen_rows(self.pixels, indices), self.labels[indices])
+def rows_of(part: Split, indices: Tensor) -> Split:
+    """The images at `indices`, in that order; the same part when that is all of them."""
+    if len(indices) == len(part) and bool((indices == torch.arange(len(part))).all()):
+        return part
+    return part.select(indices)
 
 
 @dataclass(frozen=True)
 class RawData:
-    """A labelled image set as it was stored; `test` is None where the source has no test part."""
+    """A labelled image set as it was stored, its splits still bytes; `test` is None where there is no test part."""
 
     name: str
     classes: tuple[str, ...]
-    train: RawPart
-    test: RawPart | None
+    train: Split
+    test: Split | None
 
     def map_pixels(self, change: Any) -> RawData:
         """The same set with `change` applied to the pixels of each part, which it is given in memory."""
-        test = None if self.test is None else RawPart(change(self.test.pixels[:]), self.test.labels)
-        return replace(self, train=RawPart(change(self.train.pixels[:]), self.train.labels), test=test)
+        test = None if self.test is None else Split(change(self.test.images[:]), self.test.labels)
+        return replace(self, train=Split(change(self.train.images[:]), self.train.labels), test=test)
 
 
 def whole_numbers(labels: Any, where: str) -> Labels:
@@ -77,13 +67,13 @@ def checked_labels(labels: Any, classes: int, where: str) -> Labels:
     return values
 
 
-def checked_count(pixels: UInt8[Tensor, "M C H W"], labels: Labels, where: str) -> RawPart:
+def checked_count(pixels: UInt8[Tensor, "M C H W"], labels: Labels, where: str) -> Split:
     """The pair as a part. Raises InputError when there are not as many labels as images, or none at all."""
     if len(pixels) != len(labels):
         raise InputError(f"{where} has {len(pixels)} images but {len(labels)} labels; give one label per image.")
     if not len(labels):
         raise InputError(f"{where} holds no images; give at least one per class.")
-    return RawPart(pixels, labels)
+    return Split(pixels, labels)
 
 
 def class_names(labels: Any, names: Sequence[str] | None, where: str) -> tuple[str, ...]:

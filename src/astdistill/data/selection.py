@@ -16,7 +16,8 @@ from torch import Tensor
 from ..runtime.errors import InputError, unknown
 from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Labels
-from .raw import RawData, RawPart
+from .dataset import Split
+from .raw import RawData, rows_of
 
 Rows = Int[Tensor, " rows"]
 """Indices of some images."""
@@ -91,9 +92,9 @@ def with_classes(raw: RawData, choice: ClassChoice) -> RawData:
     """The set with only the chosen classes."""
     kept = kept_labels(raw.classes, choice)
 
-    def part(whole: RawPart) -> RawPart:
+    def part(whole: Split) -> Split:
         chosen = renumbered(whole.labels, kept)
-        return RawPart(whole.rows(chosen.rows).pixels, chosen.labels)
+        return Split(rows_of(whole, chosen.rows).images, chosen.labels)
 
     test = None if raw.test is None else part(raw.test)
     return RawData(raw.name, tuple(raw.classes[label] for label in kept), part(raw.train), test)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from ..runtime.errors import InputError, unknown
 from . import imagenet
-from .cache import Room, cached_data, content
+from .cache import Room, cached_data
 from .dataset import DataConfig
 from .decoding import decoded, padded, resized
+from .digests import FileSet
 from .hub import from_hub, from_parquet
 from .image_folders import class_folders, digits, from_npz, from_picture_folder, has_pictures
 from .raw import RawData
@@ -45,13 +46,15 @@ class Request:
     size: int | None
     image_column: str | None
     label_column: str | None
+    verify: bool = False
+    """Whether every byte is read and checked, also of files that did not change."""
 
     def key(self, of: str) -> list[object]:
         """A JSON-ready value that differs when the decoded pixels of content `of` would."""
         return [of, self.choice.classes, self.choice.first, self.size, self.image_column, self.label_column]
 
 
-def read(config: DataConfig) -> RawData:
+def read(config: DataConfig, verify: bool = False) -> RawData:
     """The images that a configuration names: chosen classes, one size, still uint8 and without preprocessing.
 
     A known name comes first, then a path that exists, then a hub name 'owner/name' or 'owner/name:configuration'. A
@@ -61,7 +64,11 @@ def read(config: DataConfig) -> RawData:
     Raises InputError for anything else and for every fault of the data itself.
     """
     request = Request(
-        ClassChoice(config.classes, config.first_classes), config.size, config.image_column, config.label_column
+        ClassChoice(config.classes, config.first_classes),
+        config.size,
+        config.image_column,
+        config.label_column,
+        verify,
     )
     source, path = config.source, _local(config.source)
     if source == "digits":
@@ -86,7 +93,7 @@ def bordered(raw: RawData, size: int | None) -> RawData:
     """The set with its single-channel 28×28 images, whatever its name, padded to 32×32 unless a `size` was asked
     for."""
     parts = [part for part in (raw.train, raw.test) if part is not None]
-    if size is not None or any(tuple(part.pixels.shape[1:]) != UNPADDED for part in parts):
+    if size is not None or any(tuple(part.images.shape[1:]) != UNPADDED for part in parts):
         return raw
     return raw.map_pixels(lambda pixels: padded(pixels, PADDED))
 
@@ -135,7 +142,11 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
     if not files:
         return decoded(table.encoded(), request.choice, request.size)
     return cached_data(
-        name, request.key(content(files)), lambda room: decoded(table.encoded(), request.choice, request.size, room)
+        name,
+        FileSet(files),
+        request.key,
+        lambda room: decoded(table.encoded(), request.choice, request.size, room),
+        request.verify,
     )
 
 
@@ -165,7 +176,9 @@ def _from_parquet(folder: Path, files: list[Path], request: Request) -> RawData:
             return decoded(table.encoded(), request.choice, request.size, room)
 
     name = folder.resolve().name
-    return cached_data(name, [name, *request.key(content(files, folder))], build)
+    return cached_data(
+        name, FileSet(files, folder), lambda content: [name, *request.key(content)], build, request.verify
+    )
 
 
 def _from_pictures(folder: Path, request: Request) -> RawData:
@@ -175,8 +188,13 @@ def _from_pictures(folder: Path, request: Request) -> RawData:
             f"{folder}/train/<class>/*.png."
         )
     name, found = folder.resolve().name, from_picture_folder(folder, request.choice)
-    key = [name, *request.key(content(found.files, folder)), *found.words]
-    return cached_data(name, key, lambda room: decoded(found.encoded, request.choice, request.size, room))
+    return cached_data(
+        name,
+        FileSet(found.files, folder),
+        lambda content: [name, *request.key(content), *found.words],
+        lambda room: decoded(found.encoded, request.choice, request.size, room),
+        request.verify,
+    )
 
 
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
@@ -184,8 +202,10 @@ def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
         with tiny_imagenet(path) as encoded:
             return decoded(encoded, request.choice, request.size, room)
 
-    key = ["tiny_imagenet", *request.key(content(content_files(path), path if path.is_dir() else None))]
-    return cached_data("tiny_imagenet", key, build)
+    files = FileSet(content_files(path), path if path.is_dir() else None)
+    return cached_data(
+        "tiny_imagenet", files, lambda content: ["tiny_imagenet", *request.key(content)], build, request.verify
+    )
 
 
 def _from_file(path: Path, request: Request) -> RawData:

@@ -6,11 +6,12 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from .digests import Rows, tensor_digest
 
 MIDDLE = 128
 EXACT_ROWS = 1024
@@ -18,18 +19,6 @@ EXACT_ROWS = 1024
 SUMMED = 1 << 22
 """Values that are summed at once: 1,024 images at 32 px, fewer of larger ones. Sums of bytes are exact whatever the
 blocks."""
-DIGESTED = 1 << 24
-"""Bytes that are read at once of what is digested."""
-
-
-class Rows(Protocol):
-    """A tensor, or what is read like one in slices of its first axis."""
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-    @property
-    def shape(self) -> torch.Size: ...
-    def __getitem__(self, indices: Any, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -94,23 +83,6 @@ def covariance(images: Rows) -> Covariance:
     return Covariance(
         mean, products, hashlib.sha256((tensor_digest(mean) + tensor_digest(products)).encode()).hexdigest()[:12]
     )
-
-
-def tensor_digest(tensor: Rows) -> str:
-    """The SHA-256 of a tensor's dtype, shape and values, in hexadecimal; what lies in a file is read in blocks."""
-    state = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    for block in _byte_blocks(tensor):
-        state.update(block.detach().to("cpu").contiguous().numpy().data)
-    return state.hexdigest()
-
-
-def _byte_blocks(tensor: Rows) -> Iterator[Tensor]:
-    if not tensor.shape:
-        yield tensor[...]
-        return
-    rows = max(1, DIGESTED // max(1, math.prod(tensor.shape[1:]) * tensor.dtype.itemsize))
-    for start in range(0, tensor.shape[0], rows):
-        yield tensor[start : start + rows]
 
 
 def _float64_blocks(images: Rows) -> Iterator[Float[Tensor, "B C H W"]]:

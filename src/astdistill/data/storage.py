@@ -19,80 +19,8 @@ from torch import Tensor
 
 from ..runtime.seeds import sent
 from ..runtime.shapes import Images, Pixels
+from .digests import read_notes, tensor_digest, write_notes
 from .preprocessing import BLOCK, Preprocessing
-from .statistics import tensor_digest
-
-
-class PixelFile:
-    """uint8 images `[N, C, H, W]` in an .npy file, or some rows of it in any order.
-
-    Indexed by a slice or by row numbers it gives a copy in memory; nothing else is read. A pickle of it holds the path
-    and not the images, so that other processes map the same file. Raises ValueError or OSError where the file is not
-    such an array.
-    """
-
-    dtype = torch.uint8
-
-    def __init__(self, path: Path, chosen: Int[Tensor, " rows"] | None = None) -> None:
-        self.path, self._chosen = path, chosen
-        mapped: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-        if mapped.dtype != np.uint8 or mapped.ndim != 4:
-            raise ValueError(f"{path} holds {mapped.dtype} of shape {mapped.shape}, no images")
-        self._array = mapped.view(np.ndarray)
-        self._digest = ""
-
-    @property
-    def shape(self) -> torch.Size:
-        """N, channels, height, width."""
-        count = self._array.shape[0] if self._chosen is None else len(self._chosen)
-        return torch.Size((count, *self._array.shape[1:]))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, indices: slice | Tensor) -> Pixels:
-        if self._chosen is None and isinstance(indices, slice):
-            return torch.from_numpy(self._array[indices].copy())
-        if isinstance(indices, slice):
-            rows = torch.arange(len(self))[indices] if self._chosen is None else self._chosen[indices]
-        else:
-            rows = indices.cpu() if self._chosen is None else self._chosen[indices.cpu()]
-        ascending = rows.sort()  # a disk reads forwards
-        read = torch.from_numpy(self._array[ascending.values.numpy()])
-        found = torch.empty_like(read)
-        found[ascending.indices] = read
-        return found
-
-    def rows(self, indices: Int[Tensor, " rows"]) -> PixelFile:
-        """The images at `indices`, in that order, still in the file."""
-        return PixelFile(self.path, indices if self._chosen is None else self._chosen[indices])
-
-    def digest(self) -> str:
-        """`tensor_digest` of these images, read once."""
-        self._digest = self._digest or tensor_digest(self)
-        return self._digest
-
-    def numel(self) -> int:
-        """How many values all images hold together."""
-        return math.prod(self.shape)
-
-    def __reduce__(self) -> tuple[type[PixelFile], tuple[Path, Tensor | None]]:
-        return PixelFile, (self.path, self._chosen)
-
-
-StoredPixels = Pixels | PixelFile
-"""Pixels in memory or in a file; both have a shape, a length and rows by slice and by number."""
-
-
-def chosen_rows(pixels: StoredPixels, indices: Int[Tensor, " rows"]) -> StoredPixels:
-    """The images at `indices`, in that order; those of a file stay there."""
-    return pixels.rows(indices) if isinstance(pixels, PixelFile) else pixels[indices]
-
-
-def pixel_digest(pixels: StoredPixels) -> str:
-    """`tensor_digest` of the images, the same wherever they lie."""
-    return pixels.digest() if isinstance(pixels, PixelFile) else tensor_digest(pixels)
-
 
 Residence = Literal["float32", "uint8", "disk"]
 """Preprocessed in memory; as bytes in the device's memory, preprocessed batch by batch; as bytes in a file."""
@@ -143,12 +71,17 @@ VALUES = 1 << 22
 
 
 class Holding(ABC):
-    """N images; indexed by a slice or by row numbers it gives those as a network sees them, on the device."""
+    """N images; indexed by a slice or by row numbers it gives those, as a network sees them, on the device."""
 
     @property
     @abstractmethod
     def shape(self) -> torch.Size:
         """N, channels, height, width."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of what indexing gives."""
 
     @property
     @abstractmethod
@@ -161,49 +94,18 @@ class Holding(ABC):
         return self.device
 
     @abstractmethod
-    def __getitem__(self, indices: slice | Tensor) -> Images: ...
+    def __getitem__(self, indices: slice | Tensor) -> Tensor: ...
 
     @abstractmethod
-    def select(self, indices: Int[Tensor, " rows"]) -> Images | Holding:
+    def select(self, indices: Int[Tensor, " rows"]) -> Holding:
         """The images at `indices`, in that order, held in the same way."""
 
     @abstractmethod
-    def to(self, device: str | torch.device) -> Images | Holding:
+    def to(self, device: str | torch.device) -> Holding:
         """The same images on another device."""
 
     def __len__(self) -> int:
         return self.shape[0]
-
-    def batches(self, size: int, order: Int[Tensor, " rows"] | None = None) -> Iterator[Images]:
-        """The images in the stored order or in another, `size` at a time; an accelerator never has to wait for the
-        order."""
-        if order is None:
-            return (self[start : start + size] for start in range(0, len(self), size))
-        return (self[rows] for rows in sent(order, self.indexed_on).split(size))
-
-
-@dataclass(frozen=True, eq=False)
-class FloatImages(Holding):
-    """Images that are preprocessed already."""
-
-    images: Images
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.images.shape
-
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
-
-    def __getitem__(self, indices: slice | Tensor) -> Images:
-        return self.images[indices]
-
-    def select(self, indices: Int[Tensor, " rows"]) -> Images:
-        return self.images[indices]
-
-    def to(self, device: str | torch.device) -> Images:
-        return self.images.to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +118,10 @@ class ByteImages(Holding):
     @property
     def shape(self) -> torch.Size:
         return self.pixels.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
 
     @property
     def device(self) -> torch.device:
@@ -231,37 +137,138 @@ class ByteImages(Holding):
         return replace(self, pixels=self.pixels.to(device), preprocessing=self.preprocessing.to(device))
 
 
-@dataclass(frozen=True, eq=False)
-class DiskImages(Holding):
-    """uint8 images in a file, of which a batch at a time is read."""
+class MappedImages(Holding):
+    """uint8 images `[N, C, H, W]` in an .npy file, or some rows of it in any order, read a batch at a time.
 
-    file: PixelFile
-    preprocessing: Preprocessing
-    computed_on: torch.device
+    Indexed by a slice or by row numbers it gives a copy: bytes as they lie there, or, once `prepared`, images as a
+    network sees them. A pickle of it holds the path and not the images, so that other processes map the same file.
+    Raises ValueError or OSError where the file is not such an array.
+    """
+
+    def __init__(
+        self, path: Path, chosen: Int[Tensor, " rows"] | None = None, *, known: str = "", remember: bool = True
+    ) -> None:
+        """Maps the file. `known` is the digest of these images, if it is; with `remember`, digests of chosen rows are
+        noted beside the file and looked up there."""
+        self.path, self._chosen = path, chosen
+        mapped: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        if mapped.dtype != np.uint8 or mapped.ndim != 4:
+            raise ValueError(f"{path} holds {mapped.dtype} of shape {mapped.shape}, no images")
+        self._array = mapped.view(np.ndarray)
+        self._digest, self._remember = known, remember
+        self._preprocessing: Preprocessing | None = None
+        self._device = torch.device("cpu")
 
     @property
     def shape(self) -> torch.Size:
-        return self.file.shape
+        count = self._array.shape[0] if self._chosen is None else len(self._chosen)
+        return torch.Size((count, *self._array.shape[1:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.uint8 if self._preprocessing is None else torch.float32
 
     @property
     def device(self) -> torch.device:
-        return self.computed_on
+        return self._device
 
     @property
     def indexed_on(self) -> torch.device:
         return torch.device("cpu")
 
-    def __getitem__(self, indices: slice | Tensor) -> Images:
-        return self.preprocessing.apply(_unit(sent(self.file[indices], self.computed_on)))
+    def __getitem__(self, indices: slice | Tensor) -> Tensor:
+        pixels = self._pixels(indices)
+        if self._preprocessing is None:
+            return pixels
+        return self._preprocessing.apply(_unit(sent(pixels, self._device)))
 
-    def select(self, indices: Int[Tensor, " rows"]) -> Self:
-        return replace(self, file=self.file.rows(indices.cpu()))
+    def select(self, indices: Int[Tensor, " rows"]) -> MappedImages:
+        rows = indices.cpu()
+        chosen = MappedImages(self.path, rows if self._chosen is None else self._chosen[rows], remember=self._remember)
+        return chosen._seen_through(self._preprocessing, self._device)
 
-    def to(self, device: str | torch.device) -> Self:
-        return replace(self, preprocessing=self.preprocessing.to(device), computed_on=torch.device(device))
+    def to(self, device: str | torch.device) -> MappedImages:
+        preprocessing = None if self._preprocessing is None else self._preprocessing.to(device)
+        return self._copy()._seen_through(preprocessing, device)
+
+    def prepared(self, preprocessing: Preprocessing, device: str | torch.device) -> MappedImages:
+        """The same images as a network sees them: each batch is preprocessed, on the device, when it is read."""
+        return self._copy()._seen_through(preprocessing.to(device).for_batches(), device)
+
+    def digest(self) -> str:
+        """`tensor_digest` of the bytes, read once. Only for images that are not `prepared`."""
+        self._digest = self._digest or self._noted_digest()
+        return self._digest
+
+    def numel(self) -> int:
+        """How many values all images hold together."""
+        return math.prod(self.shape)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return _mapped_again, (self.path, self._chosen, self._preprocessing, self._device)
+
+    def _pixels(self, indices: slice | Tensor) -> Pixels:
+        if self._chosen is None and isinstance(indices, slice):
+            return torch.from_numpy(self._array[indices].copy())
+        if isinstance(indices, slice):
+            rows = torch.arange(len(self))[indices] if self._chosen is None else self._chosen[indices]
+        else:
+            rows = indices.cpu() if self._chosen is None else self._chosen[indices.cpu()]
+        ascending = rows.sort()  # a disk reads forwards
+        read = torch.from_numpy(self._array[ascending.values.numpy()])
+        found = torch.empty_like(read)
+        found[ascending.indices] = read
+        return found
+
+    def _noted_digest(self) -> str:
+        if self._chosen is None or not self._remember:
+            return tensor_digest(self)
+        notes, rows = self.path.with_suffix(".digests.json"), tensor_digest(self._chosen)
+        found = read_notes(notes).get(rows)
+        if found is None:
+            found = tensor_digest(self)
+            write_notes(notes, {rows: found})
+        return found
+
+    def _copy(self) -> MappedImages:
+        return MappedImages(self.path, self._chosen, known=self._digest, remember=self._remember)
+
+    def _seen_through(self, preprocessing: Preprocessing | None, device: str | torch.device) -> MappedImages:
+        self._preprocessing, self._device = preprocessing, torch.device(device)
+        return self
 
 
-def float_images(pixels: StoredPixels, preprocessing: Preprocessing, device: str | torch.device) -> Images:
+def _mapped_again(
+    path: Path, chosen: Tensor | None, preprocessing: Preprocessing | None, device: torch.device
+) -> MappedImages:
+    """What a pickle of `MappedImages` names."""
+    return MappedImages(path, chosen)._seen_through(preprocessing, device)
+
+
+StoredImages = Images | Pixels | Holding
+"""What a split holds: a tensor, or what is indexed like one and read when it is asked for."""
+
+
+def pixel_digest(pixels: StoredImages) -> str:
+    """`tensor_digest` of the bytes, the same wherever they lie."""
+    return pixels.digest() if isinstance(pixels, MappedImages) else tensor_digest(pixels)
+
+
+def chosen_rows(images: Any, indices: Int[Tensor, " rows"]) -> Any:
+    """The images at `indices`, in that order, stored as they are here; those of a file stay there."""
+    return images.select(indices) if isinstance(images, Holding) else images[indices]
+
+
+def in_batches(images: StoredImages, size: int, order: Int[Tensor, " rows"] | None = None) -> Iterator[Tensor]:
+    """The images in the stored order or in another, `size` at a time; an accelerator never has to wait for the
+    order."""
+    if order is None:
+        return (images[start : start + size] for start in range(0, len(images), size))
+    place = images.indexed_on if isinstance(images, Holding) else images.device
+    return (images[rows] for rows in sent(order, place).split(size))
+
+
+def float_images(pixels: StoredImages, preprocessing: Preprocessing, device: str | torch.device) -> Images:
     """All images preprocessed, block by block, so that nothing but the result is as large as the result."""
     shape = tuple(pixels.shape)
     here = preprocessing.to(device)
@@ -276,18 +283,13 @@ def float_images(pixels: StoredPixels, preprocessing: Preprocessing, device: str
     return found
 
 
-def byte_images(pixels: StoredPixels, preprocessing: Preprocessing, device: str | torch.device) -> ByteImages:
+def byte_images(pixels: StoredImages, preprocessing: Preprocessing, device: str | torch.device) -> ByteImages:
     """A copy of the bytes on the device."""
     found = torch.empty(tuple(pixels.shape), dtype=torch.uint8, device=device)
     rows = max(1, VALUES // math.prod(found.shape[1:]))
     for start in range(0, len(pixels), rows):
         found[start : start + rows] = pixels[start : start + rows].to(device)
     return ByteImages(found, preprocessing.to(device).for_batches())
-
-
-def disk_images(file: PixelFile, preprocessing: Preprocessing, device: str | torch.device) -> DiskImages:
-    """The bytes where they are."""
-    return DiskImages(file, preprocessing.to(device).for_batches(), torch.device(device))
 
 
 def _unit(pixels: Pixels) -> Images:

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..runtime.errors import InputError
-from .dataset import Dataset
+from .dataset import Dataset, Split
 from .decoding import Layout, Picture, from_array, from_tensor, picture_pixels, resized, stacked
 from .loading import assemble, resolved
-from .raw import RawData, RawPart, checked_count, checked_labels, class_names
+from .raw import RawData, checked_count, checked_labels, class_names
 from .selection import ClassChoice, with_classes
 from .sources import IN_MEMORY, bordered
 
@@ -78,8 +78,8 @@ def _dataset(raw: RawData, whiten: str, device: str | torch.device, fields: dict
     chosen = with_classes(raw, ClassChoice(first=config.first_classes)).map_pixels(
         lambda pixels: resized(pixels, config.size)
     )
-    if chosen.test is not None and chosen.train.pixels.shape[1:] != chosen.test.pixels.shape[1:]:
-        shapes = [tuple(part.pixels.shape[1:]) for part in (chosen.train, chosen.test)]
+    if chosen.test is not None and chosen.train.images.shape[1:] != chosen.test.images.shape[1:]:
+        shapes = [tuple(part.images.shape[1:]) for part in (chosen.train, chosen.test)]
         raise InputError(
             f"Training images of {raw.name} are {shapes[0]} and test images {shapes[1]}; give both the same channels "
             f"and size."
@@ -87,11 +87,11 @@ def _dataset(raw: RawData, whiten: str, device: str | torch.device, fields: dict
     return assemble(bordered(chosen, config.size), config, device)
 
 
-def _tensor_part(images: Tensor, labels: Any, classes: int, where: str) -> RawPart:
+def _tensor_part(images: Tensor, labels: Any, classes: int, where: str) -> Split:
     return checked_count(from_tensor(torch.as_tensor(images), where), checked_labels(labels, classes, where), where)
 
 
-def _torch_part(part: Any, where: str, size: int | None) -> RawPart:
+def _torch_part(part: Any, where: str, size: int | None) -> Split:
     labels: list[int] = []
 
     def pictures() -> Iterator[Picture]:
@@ -103,7 +103,7 @@ def _torch_part(part: Any, where: str, size: int | None) -> RawPart:
     if not len(part):
         raise InputError(f"{where} holds no images; give at least one per class.")
     pixels = stacked(pictures(), len(part))
-    return RawPart(pixels, torch.tensor(labels, dtype=torch.int64))
+    return Split(pixels, torch.tensor(labels, dtype=torch.int64))
 
 
 def _label(label: Any, row: int, where: str) -> int:

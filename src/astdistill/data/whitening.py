@@ -11,8 +11,9 @@ import torch
 
 from ..runtime import progress, status
 from ..runtime.errors import InputError
+from .digests import Rows
 from .preprocessing import Preprocessing, triple
-from .statistics import EXACT_ROWS, Rows, covariance
+from .statistics import EXACT_ROWS, covariance
 
 LARGEST_ZCA = 64 * 64 * 3
 """Above this many values per image the D×D matrix passes 1.2 GB and its eigenvectors take hours."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..autodiff.training import accuracy
 from ..data.dataset import Dataset
-from ..data.statistics import tensor_digest
+from ..data.digests import tensor_digest
 from ..experts.recipe import ExpertCurve, ExpertRecipe
 from ..experts.store import StoreIdentity, TrajectoryStore, describe_store, identity_of
 from ..models.convnets import MAX_DEPTH

@@ -39,7 +39,7 @@ class Method(Record):
     weight: InnerWeight = InnerWeight()
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """μ of the student; differentiated through."""
-    batches: Literal[equal, released] = "equal"
+    batches: Literal["equal", "released"] = "equal"
     """How a pass over the synthetic set is cut where `batch_syn` does not divide it: equal: batches go across the ends
     of passes, all of one size; released: the first batch of each pass is what is left over."""
     goal: Goal = FinalGoal()
