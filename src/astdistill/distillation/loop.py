@@ -30,7 +30,10 @@ from .state import Counters, DistillState
 def validate(synthetic: SyntheticSet, dataset: Dataset, settings: DistillSettings, seed: int) -> float:
     """Mean accuracy, in percent, on the validation split; the same networks every time, so that sets are compared
     alike."""
-    recipe = MTT_PROTOCOL.replace(epochs=settings.validate_epochs, augmentation=synthetic.augmentation)
+    # E passes and not E + 1: a resumed run goes on with the validation that it began with.
+    recipe = MTT_PROTOCOL.replace(
+        epochs=settings.validate_epochs, released_count=False, augmentation=synthetic.augmentation
+    )
     scores = evaluate(
         synthetic,
         dataset,
