@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from astdistill.cli.flags import Parser
 from astdistill.runtime.errors import InputError, unknown
 from astdistill.runtime.files import write_json
 from astdistill.runtime.parallel import cores
@@ -70,8 +69,9 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m suite",
         description="Speed and memory against the published way of doing the same work, and against the limit of this "
         "machine.",

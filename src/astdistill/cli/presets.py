@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,54 +15,45 @@ from ..experiment.calibration import Calibration, Counted, calibration
 from ..experiment.config import Experiment
 from ..experiment.cost import Stage, facts, stages, together
 from ..experiment.presets import matching
+from ..runtime.config import Record
 from ..runtime.devices import supported
-from ..runtime.progress import be_quiet
 from ..runtime.provenance import machine
 from ..runtime.status import duration, size
-from .flags import Parser
+from .commands import command
+from .flags import Word
 
 
-def presets(words: list[str]) -> None:
+class Presets(Record):
+    """The cells that can be run by name, with their published figures and their memory, disk and time on this machine.
+
+    Time is counted work over the speed of this machine, which is measured once and kept in the cache; astdistill run
+    PRESET --dry-run times the steps of one preset itself.
+    """
+
+    words: Annotated[tuple[str, ...], Word(positional=True, metavar="WORD")] = ()
+    """Only presets of this name, data, method or size: cifar100, datm, ipc10."""
+    device: str = "cpu"
+    """Where it would be computed: cpu or cuda; without one there, no time is shown."""
+    engine: EngineName = "auto"
+    """What would compute derivatives."""
+    as_json: Annotated[bool, Word(flag="json")] = False
+    """All settings and costs for scripts, in seconds and bytes."""
+    anew: bool = False
+    """Measure the speed of this machine again, as after a busy hour."""
+
+
+@command("presets")
+def presets(given: Presets) -> None:
     """Show the presets that fit the words, as a table or as JSON."""
-    given = _parser().parse_args(words)
-    found = matching(given.words)
+    found = matching(list(given.words))
     supported(given.device)
-    be_quiet(given.quiet)
     with using(given.engine):
         measured = calibration(given.device, given.anew)
     costs = [(each, stages(each, known, Counted(each, known, measured))) for each in found for known in [facts(each)]]
-    if given.json:
+    if given.as_json:
         print(json.dumps(_listing(costs, measured, given.device), indent=2))
     else:
         Console().print(_table(costs, measured, given.device))
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="astdistill presets",
-        description="The cells that can be run by name, with their published figures and their memory, disk and time "
-        "on this machine.",
-        epilog="Time is counted work over the speed of this machine, which is measured once and kept in the cache; "
-        "astdistill run PRESET --dry-run times the steps of one preset itself.",
-    )
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="WORD",
-        help="only presets of this name, data, method or size: cifar100, datm, ipc10",
-    )
-    parser.add_argument(
-        "--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda; without one there, no time is shown"
-    )
-    parser.add_argument(
-        "--engine", default="auto", choices=get_args(EngineName), help="what would compute derivatives (default auto)"
-    )
-    parser.add_argument("--json", action="store_true", help="all settings and costs for scripts, in seconds and bytes")
-    parser.add_argument(
-        "--anew", action="store_true", help="measure the speed of this machine again, as after a busy hour"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser
 
 
 def _table(costs: Sequence[tuple[Experiment, list[Stage]]], measured: Calibration | None, device: str) -> Table:

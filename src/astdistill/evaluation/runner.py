@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from ..autodiff.dispatch import chosen, computing, using
 from ..data.augmentation import STRATEGY
 from ..data.dataset import Dataset, Split
 from ..data.synthetic import SyntheticSet
 from ..models.registry import build_model
+from ..runtime.devices import moved
 from ..runtime.errors import InputError
 from ..runtime.parallel import Crew, divide, pool, training_seconds
 from ..runtime.progress import Bar, bar, console
@@ -59,6 +61,8 @@ class Evaluation:
     split: Literal["test", "validation"]
     seed: int
     seeds: int
+    engine: str = field(default_factory=chosen)
+    """What computes derivatives, wherever a network is trained."""
 
 
 def evaluate(
@@ -73,6 +77,9 @@ def evaluate(
     done: Mapping[tuple[str, int], NetworkResult] | None = None,
     on_result: Callable[[str, int, NetworkResult], None] | None = None,
     workers: int | None = None,
+    engine: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> Scores:
     """The scores of `seeds` freshly initialised networks, each trained on `synthetic` alone and tested on one split of
     `dataset`.
@@ -81,8 +88,12 @@ def evaluate(
     set. Results in `done`, by name and number of the network, are not computed again, and `on_result` is told of each
     new one as it finishes. Network k and all its draws depend on its name, `seed` and k only. Computes where `dataset`
     lies, on a CPU `workers` networks side by side (None: one for each core; their threads: see `workers.divide`).
-    Raises InputError when the set and the data do not share classes, shape and preprocessing.
+    `engine` computes derivatives (see `EngineName`; None: $ASTDISTILL_ENGINE, or the fastest that can), `device` is
+    where the data is taken to (None: where it lies), and `threads`, those of the CPU (None: torch's own number, which
+    comes back afterwards), are split among the workers. Raises InputError when the set and the data do not share
+    classes, shape and preprocessing.
     """
+    dataset = moved(dataset, device)
     names = architectures(model, student_of(synthetic), dataset.shape)
     recipe = recipe.augmented(synthetic.augmentation if isinstance(synthetic, SyntheticSet) else STRATEGY)
     results = dict(done or {})
@@ -92,14 +103,16 @@ def evaluate(
     missing = [(row, k) for row, name in enumerate(names) for k in range(seeds) if (name, k) not in results]
     source = _Chosen({k: synthetic(k) for k in sorted({k for _, k in missing})}) if callable(synthetic) else synthetic
     rows = tuple(Row(name, source, _size(source), recipe) for name in names)
-    crew = divide(len(rows) * seeds, workers, dataset.device, names)
-    whole = Evaluation(rows, dataset, split, seed, seeds)
+    with computing(engine, threads):
+        crew = divide(len(rows) * seeds, workers, dataset.device, names)
     purpose = " for validation" if split == "validation" else ""
     title = f"training {', '.join(names)} on {_title(synthetic)}{purpose} (images seen)"
-    for row, k, result in train_networks(whole, missing, crew, title):
-        results[names[row], k] = result
-        if on_result is not None:
-            on_result(names[row], k, result)
+    with computing(engine, threads):
+        whole = Evaluation(rows, dataset, split, seed, seeds)
+        for row, k, result in train_networks(whole, missing, crew, title):
+            results[names[row], k] = result
+            if on_result is not None:
+                on_result(names[row], k, result)
     entries = {name: Entry.of([results[name, k] for k in range(seeds)], recipe.reported) for name in names}
     for name, entry in entries.items():
         warn_of_divergence(name, entry)
@@ -201,7 +214,8 @@ def _train(whole: Evaluation, job: tuple[int, int], progress: Bar) -> NetworkRes
     def count() -> None:
         progress.step(examples.seen)
 
-    with seeded(seed, "evaluate", k, "dropout"):  # networks may draw numbers of their own while they train
+    # Networks may draw numbers of their own while they train.
+    with using(whole.engine), seeded(seed, "evaluate", k, "dropout"):
         return train_network(
             network, examples, row.recipe, tested, lambda epoch: rng(seed, "evaluate", k, epoch), count
         )
