@@ -44,7 +44,7 @@ class Word:
     repeated: bool = False
     """The flag may be given again, which adds to it."""
     flag: str = ""
-    """The flag, where it is not the field's name."""
+    """The flag, where it is not the field's name; one with a dash stands as it is."""
     short: str = ""
     """For a record: its field that the flag of the record's own name sets."""
     names: Callable[[], Iterable[str]] = tuple
@@ -207,6 +207,8 @@ def _alias(flag: Flag, name: str) -> Flag:
 
 
 def _flag(place: Place) -> str:
+    if place[-1].startswith("-"):
+        return place[-1]
     return "--" + ".".join(place[1:]).replace("_", "-")
 
 
@@ -231,7 +233,7 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 
 def words_for_click(words: Sequence[str], params: Iterable[Any], prog: str, lenient: bool = False) -> list[str]:
-    """The words with each flag and its values as one word, which click takes apart; a flag takes all words up to the
+    """The words with the values of each flag as one word, for click, which takes one; a flag takes all words up to the
     next flag where it has many values.
 
     Raises InputError for flags that do not exist and for those without a value; `lenient` leaves these out.
@@ -261,7 +263,7 @@ def words_for_click(words: Sequence[str], params: Iterable[Any], prog: str, leni
             empty = flag.kind.many and not flag.repeated
             if not (values or empty or lenient):
                 raise InputError(f"{name} needs a value; see: {prog} --help")
-            out += [f"{name}={END.join([*values, ''])}"] * bool(values or empty)
+            out += [name, END.join([*values, ""])] if values or empty else []
     return out
 
 
