@@ -4,7 +4,6 @@ for."""
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from far import FAR, far_device, uploads, waits
 from problems import TINY, TINY_RECIPE, blobs
 
 import astdistill as ad
+from astdistill.autodiff.dispatch import using
 from astdistill.autodiff.training import Trainee
 from astdistill.data.dataset import Dataset
 from astdistill.distillation.run import Distillation, Line
@@ -123,9 +123,8 @@ def networks() -> dict[str, bool]:
 
 
 def main() -> None:
-    os.environ["ASTDISTILL_ENGINE"] = "eager"
     found: dict[str, Any] = {}
-    with far_device(), tempfile.TemporaryDirectory() as folder:
+    with far_device(), using("eager"), tempfile.TemporaryDirectory() as folder:
         for name, (method, fields, settings) in CASES.items():
             dataset = blobs(**fields)
             devices = {"near": dataset, FAR: dataset.to(FAR)}

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from astdistill.autodiff.dispatch import chosen, using
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import lock
 from astdistill.runtime.progress import Bar
@@ -21,6 +22,12 @@ def square(shared: Tensor, job: int, progress: Bar) -> tuple[float, int, int]:
     for _ in range(job):
         progress.step(note=f"job {job}")
     return job**2 * float(shared.sum()), os.getpid(), torch.get_num_threads()
+
+
+def engine(shared: str, job: int, progress: Bar) -> tuple[str, str | None]:
+    """What this process computes with once it has been told, and what its environment says."""
+    with using(shared):
+        return chosen(), os.environ.get("ASTDISTILL_ENGINE")
 
 
 class Odd(Exception):

@@ -3,18 +3,27 @@ run is."""
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jobs
 import pytest
+import torch
 from problems import blobs
 from pydantic import ValidationError
 
 from astdistill.autodiff.dispatch import chosen, using
 from astdistill.cli.options import parse
+from astdistill.distillation import DistillSettings, distill
+from astdistill.evaluation import MTT_PROTOCOL, evaluate
 from astdistill.experiment import pipeline as stages
 from astdistill.experiment.presets import preset
+from astdistill.experts import ExpertRecipe, train_experts
 from astdistill.runtime.errors import InputError
+from astdistill.runtime.parallel import Crew, pool
+from astdistill.runtime.progress import bar
 from astdistill.runtime.run_dir import RunDir
 
 
@@ -83,6 +92,53 @@ def test_the_engine_is_chosen_for_its_run_alone(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("ASTDISTILL_ENGINE", "compiled")
     with using("auto"):
         assert chosen() == "compiled"
-    with using("eager"):
+    with using("eager"), using(None):
         assert chosen() == "eager"
+        assert os.environ["ASTDISTILL_ENGINE"] == "compiled", "what processes that are started inherit is left alone"
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(chosen).result() == "compiled", "another thread of the process was told, too"
     assert chosen() == "compiled"
+    with pytest.raises(InputError, match="Did you mean 'eager'"), using("eagr"):
+        pass
+    assert chosen() == "compiled"
+
+
+def test_engine_device_and_threads_are_arguments_and_are_put_back(tmp_path: Path) -> None:
+    data, before = blobs(count=6, shape=(1, 8, 8)), torch.get_num_threads()
+    heard: list[tuple[str, int]] = []
+    how: dict[str, Any] = {"engine": "eager", "device": "cpu", "threads": before + 1}
+    experts = train_experts(
+        data, model="convnet-d1-w4", recipe=ExpertRecipe(epochs=2), count=1, store=tmp_path, workers=1, **how
+    )
+    settings = DistillSettings(iterations=1, inner_steps=1, matched_epochs=1, max_start_epoch=1)
+
+    def note(*_: object) -> None:
+        heard.append((chosen(), torch.get_num_threads()))
+
+    made = distill(data, experts, settings=settings, observers=[note], **how)
+    evaluate(made, data, recipe=MTT_PROTOCOL.replace(epochs=1), seeds=1, on_result=note, workers=1, **how)
+    assert heard == [("eager", before + 1)] * 2
+    assert (chosen(), torch.get_num_threads()) == ("auto", before)
+    for wrong, sentence in (
+        ({"engine": "eagr"}, "Did you mean 'eager'"),
+        ({"device": "tpu"}, "is not a device"),
+        ({"threads": 0}, "0 threads were asked for"),
+    ):
+        for call in (
+            lambda wrong: train_experts(data, store=tmp_path, **wrong),
+            lambda wrong: distill(data, experts, settings=settings, **wrong),
+            lambda wrong: evaluate(made, data, **wrong),
+        ):
+            with pytest.raises(InputError, match=sentence):
+                call(wrong)
+    assert (chosen(), torch.get_num_threads()) == ("auto", before)
+
+
+def test_a_worker_is_told_its_engine_as_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASTDISTILL_ENGINE", raising=False)
+    with (
+        using("eager"),
+        bar("work", 2, 0) as progress,
+        pool(jobs.engine, chosen(), Crew(2, 1, asked=True), progress, 2, 0.0) as work,
+    ):
+        assert [found for _, found in work([0, 1])] == [("eager", None)] * 2

@@ -3,18 +3,27 @@ written."""
 
 from __future__ import annotations
 
-import re
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import pytest
+from click import UsageError
+from pydantic import Field
 
-from astdistill.cli.flags import call, read
-from astdistill.cli.main import VERBS, main
+from astdistill.cli.commands import Command, command
+from astdistill.cli.flags import Word
+from astdistill.cli.main import VERBS, cli, main
+from astdistill.cli.options import parse
+from astdistill.distillation.settings import DistillSettings
+from astdistill.experiment import config
 from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError
+from astdistill.runtime.progress import Output
 
 RUN = ("run", "digits-ipc1")
 HELP = "See: astdistill run digits-ipc1 --help"
@@ -66,7 +75,7 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     (("export",), "PATH and --format are missing; see: astdistill export --help"),
     (("export", "nowhere", "--formt", "png"), "There is no flag --formt. Did you mean --format?"),
     (("import-set", "nowhere", "--data", "digits"), "--out is missing; see: astdistill import-set --help"),
-    (("import-buffers", "x", "--data"), "--data.source needs a value"),
+    (("import-buffers", "x", "--data"), "--data needs a value"),
     (("compare", "x", "--format", "html"), "There is no --format 'html'. Known: latex, markdown, text."),
     (("watch", "x", "--every", "often"), "--every cannot be 'often'; give a number."),
     (("textures", "x", "--tile", "y"), "--tile cannot be 'y'; give a whole number."),
@@ -103,40 +112,245 @@ class Box(Record):
     """How large."""
 
 
-def test_what_is_read_is_the_record_or_the_call() -> None:
-    def doubled(size: int, /, times: int = 2) -> int:
-        """A product."""
-        return size * times
+class Crate(Record):
+    """A record of every kind of field."""
 
-    assert read(Box, ["--size", "3"], "try").size == 3
-    assert call(doubled, ["4", "--times", "5"], "try") == 20
+    renamed: ClassVar[Mapping[str, str]] = {"lenght": "length"}
+
+    word: Annotated[str, Word(positional=True)]
+    """The first word."""
+    more: Annotated[tuple[Path, ...], Word(positional=True)] = ()
+    """The others."""
+    length: int | None = Field(default=None, ge=1)
+    """How long."""
+    open: bool = True
+    """Whether it is open."""
+    kind: Literal["low", "high"] = "low"
+    """What it is."""
+    rate: float | Literal["auto"] = "auto"
+    """How fast."""
+    pair: tuple[int, int] = (1, 2)
+    """Two numbers."""
+    names: tuple[str, ...] | None = ("a",)
+    """Any number of names."""
+    tags: Annotated[tuple[str, ...], Word(repeated=True)] = ()
+    """May be repeated."""
+    box: Annotated[Box, Word(short="size")] = Box()
+    """A record inside."""
+    lid: Box | None = None
+    """A record that is not there."""
 
 
-def test_a_call_fails_with_its_own_error_and_only_after_all_words_are_known() -> None:
-    def refused(size: int, /) -> None:
-        """Refuse."""
-        raise InputError(f"{size} it is")
-
-    with pytest.raises(InputError, match="4 it is"):
-        call(refused, ["4"], "try")
-    with pytest.raises(InputError, match="'5' is one word more than try takes"):
-        call(refused, ["4", "5"], "try")
+def crate(*words: str) -> Crate:
+    made = Command("try", lambda given: given, Crate)
+    with made.make_context("try", list(words)) as ctx:
+        return made.call(ctx)
 
 
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        (["--length", "3"], {"length": 3}),
+        (["--length=3"], {"length": 3}),
+        (["--length", "3", "--length", "None"], {"length": None}),
+        (["--lenght", "3"], {"length": 3}),
+        (["--no-open"], {"open": False}),
+        (["--no-open", "--open"], {}),
+        (["--kind", "high"], {"kind": "high"}),
+        (["--rate", "-0.5"], {"rate": -0.5}),
+        (["--rate", "1e-3", "--rate", "auto"], {}),
+        (["--pair", "-3", "4"], {"pair": (-3, 4)}),
+        (["--names"], {"names": ()}),
+        (["--names", "b", "c", "--open"], {"names": ("b", "c")}),
+        (["--names", "None"], {"names": None}),
+        (["--names", ""], {"names": ("",)}),
+        (["--tags", "a", "b", "--tags", "c"], {"tags": ("a", "b", "c")}),
+        (["--box.size", "4"], {"box": Box(size=4)}),
+        (["--box", "5"], {"box": Box(size=5)}),
+        (["d", "e"], {"more": (Path("d"), Path("e"))}),
+        (["--", "-f"], {"more": (Path("-f"),)}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_every_kind_of_field_is_read(words: list[str], changes: dict[str, object]) -> None:
+    assert crate("first", *words) == Crate(word="first").replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "WORD is missing; see: astdistill try --help"),
+        (["w", "--length", "0"], "--length cannot be 0; choose 1 or more. See: astdistill try --help"),
+        (["w", "--lenght", "x"], "--lenght cannot be 'x'; give a whole number."),
+        (["w", "--open=3"], "Option '--open' does not take a value."),
+        (["w", "--pair", "1", "b"], "--pair cannot be 'b'; give a whole number."),
+        (["w", "--box.size", "b"], "--box.size cannot be 'b'; give a whole number."),
+        (["w", "--lid.size", "1"], "There is no flag --lid.size. Did you mean --box.size?"),
+        (["w", "-x"], "There is no flag -x."),
+        (["w", "--length", "--open"], "--length needs a value; see: astdistill try --help"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_read_is_one_sentence(words: list[str], sentence: str) -> None:
+    with pytest.raises((InputError, UsageError)) as error:
+        crate(*words)
+    assert str(error.value).startswith(sentence)
+
+
+def test_a_function_of_a_record_is_a_command_and_its_own_errors_are_its_own() -> None:
+    @command("try")
+    def refused(given: Box) -> None:
+        raise InputError(f"{given.size} it is")
+
+    with refused.make_context("try", ["--size", "4"]) as ctx, pytest.raises(InputError, match="4 it is"):
+        refused.call(ctx)
+    with pytest.raises(InputError, match="'5' is one word more than astdistill try takes"):
+        refused.make_context("try", ["5"])
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--help-all"])
 @pytest.mark.parametrize("verb", [*VERBS, "run ablation"])
 def test_help_fits_a_terminal_and_every_flag_says_what_it_does(
-    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb: str, flag: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as stop:
-        main([*verb.split(), "--help"])
-    assert not stop.value.code
-    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
-    assert f"usage: astdistill {verb}" in lines[0]
-    mute = [
-        line for line, below in pairwise(lines) if re.fullmatch(r"--\S+( \S+)?", line) and below.startswith("(default")
-    ]
-    assert not mute
+    assert main([*verb.split(), flag]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"usage: astdistill {verb}")
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 40 or flag == "--help-all"
+    assert "§" not in "".join(lines)
+    for line, below in pairwise([*lines, ""]):
+        if line.startswith("  --") and len(line.split("  ")) < 3:
+            assert below.startswith(" " * 8), f"{line} says nothing"
+
+
+def test_help_shows_what_is_often_used_and_names_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "digits-ipc1", "--help"])
+    shown = capsys.readouterr().out
+    assert "--data PATH" in shown
+    assert "--distill.*" in shown
+    assert "--distill.lr-img" not in shown
+    main(["run", "digits-ipc1", "--help-all"])
+    shown = capsys.readouterr().out
+    assert "--distill.lr-img NUMBER" in shown
+    assert "--tags" not in shown
+    assert "--method.name" in shown
+    assert "--published" not in shown
+
+
+def test_flags_may_stand_before_the_preset() -> None:
+    before, after = (
+        parse("run", words)
+        for words in (
+            [
+                "--quiet",
+                "--ipc",
+                "2",
+                "--method",
+                "mtt",
+                "--evaluation.baselines",
+                "random",
+                "--device",
+                "cpu",
+                "digits-ipc1",
+            ],
+            [
+                "digits-ipc1",
+                "--quiet",
+                "--ipc",
+                "2",
+                "--method",
+                "mtt",
+                "--evaluation.baselines",
+                "random",
+                "--device",
+                "cpu",
+            ],
+        )
+    )
+    assert before == after
+    assert before.experiment.method.name == "mtt"
+    assert (before.experiment.ipc, before.experiment.evaluation.baselines) == (2, ("random",))
+
+
+def test_names_of_earlier_versions_are_taken_and_hidden(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(DistillSettings, "renamed", {"student_steps": "inner_steps"}, raising=False)
+    monkeypatch.setattr(config, "MOVED", {"expert.number": "experts.count"}, raising=False)
+    found = parse("run", ["digits-ipc1", "--distill.student-steps", "7", "--expert.number", "3"]).experiment
+    assert (found.distill.inner_steps, found.experts.count) == (7, 3)
+    main(["run", "digits-ipc1", "--help-all"])
+    shown = capsys.readouterr().out
+    assert "student-steps" not in shown
+    assert "expert.number" not in shown
+
+
+def test_a_rate_without_a_place_names_three_that_have_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--lr", "3"]) == 2
+    near = "--method.expert.lr, --evaluation.recipe.lr or --distill.lr-img"
+    assert f"There is no flag --lr. Did you mean {near}?" in capsys.readouterr().err
+
+
+def test_quiet_and_verbose_may_stand_before_the_verb_or_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["-v", "watch", "nowhere", "--once"], ["watch", "nowhere", "--once", "-v"]):
+        assert main(words) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("Traceback")
+        assert message.splitlines()[-1].startswith("astdistill: There is no run in nowhere yet")
+    heard: list[bool] = []
+    for words in (["-q", "listen"], ["listen", "-q"], ["listen"]):
+        _heard(words, heard)
+    assert heard == [True, True, False]
+
+
+def _heard(words: list[str], heard: list[bool]) -> None:
+    """Whether a verb is quiet that is called with these words, in a process that was not."""
+    made = Command("listen", lambda given: heard.append(Output.quiet), Box)
+    before, Output.quiet = Output.quiet, False
+    try:
+        with (
+            cli.make_context("astdistill", words) as ctx,
+            made.make_context("listen", words[words.index("listen") + 1 :], parent=ctx) as inner,
+        ):
+            made.invoke(inner)
+        assert Output.quiet is False
+    finally:
+        Output.quiet = before
+
+
+def completed(*words: str) -> list[str]:
+    """What a shell is told that the last word may become."""
+    environment = os.environ | {
+        "_ASTDISTILL_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(words),
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    shown = subprocess.run(
+        [sys.executable, "-m", "astdistill"], env=environment, capture_output=True, text=True, check=True
+    )
+    return [line.partition(",")[2] for line in shown.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_is_printed_for_each_shell(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_ASTDISTILL_COMPLETE", f"{shell}_source")
+    monkeypatch.setattr("click.shell_completion.BashComplete._check_version", lambda self: None)
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert f"_ASTDISTILL_COMPLETE={shell}_complete" in shown
+
+
+def test_verbs_presets_flags_and_choices_are_completed() -> None:
+    assert completed("astdistill", "ev") == ["evaluate"]
+    assert completed("astdistill", "run", "digits-i") == ["digits-ipc1"]
+    assert completed("astdistill", "run", "--ipc", "2", "digits-i") == ["digits-ipc1"]
+    assert completed("astdistill", "run", "digits-ipc1", "--distill.lr-i") == ["--distill.lr-img", "--distill.lr-init"]
+    assert completed("astdistill", "run", "digits-ipc1", "--data.whiten", "z") == ["zca"]
+    assert completed("astdistill", "run", "digits-ipc1", "--method", "mt") == ["mtt"]
+    assert completed("astdistill", "run", "ablation", "--base", "digits-i") == ["digits-ipc1"]
 
 
 def test_the_list_of_verbs_fits_a_terminal() -> None:
@@ -150,8 +364,7 @@ def test_the_list_of_verbs_fits_a_terminal() -> None:
 
 
 def test_the_ablation_names_its_own_flags(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["run", "ablation", "--help"])
+    assert main(["run", "ablation", "--help"]) == 0
     shown = capsys.readouterr().out
     assert "--base PRESET" in shown
     assert "--seeds N" in shown

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from click.exceptions import Exit
 from rich.console import Console
 from rich.table import Table
 
-from astdistill.cli.flags import Parser
+from astdistill.cli.commands import Command
+from astdistill.cli.flags import Word
+from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError, unknown
 from astdistill.runtime.files import write_json
 from astdistill.runtime.parallel import cores
@@ -36,12 +39,41 @@ def answer(request: Request) -> dict[str, Any]:
     return measure(bench.task(request.case, variant, request.settings))
 
 
+class BenchFlags(Record):
+    """Speed and memory against the published way of doing the same work, and against the limit of this machine. Every
+    repetition of every variant runs in a process of its own, in turn. Without NAME they are listed with their cases."""
+
+    name: Annotated[str | None, Word(positional=True)] = None
+    """What is measured."""
+    case: Annotated[tuple[str, ...], Word(metavar="CASE", repeated=True)] = ()
+    """Measure only this case; may be repeated."""
+    variant: Annotated[tuple[str, ...], Word(metavar="VARIANT", repeated=True)] = ()
+    """Measure only this variant; may be repeated."""
+    n: Annotated[int, Word(flag="-n")] = 5
+    """Repetitions."""
+    to: Annotated[Path | None, Word(flag="json", metavar="FILE")] = None
+    """Write the figures, with machine, versions and commit, to FILE."""
+    threads: int | None = None
+    """Cores to use; none means all."""
+    epochs: int | None = None
+    """Training epochs of evaluate; none means 300."""
+    cosine: bool = True
+    """Compare unroll's gradients with float64."""
+
+
 def bench(words: list[str]) -> None:
     """Measure one bench and show it; without a name, show which there are."""
     if words[:1] == ["estimate"]:  # compares the package with itself, so that there are no variants
         estimate.estimate(words[1:])
         return
-    given = _parser().parse_args(words)
+    made = Command("bench", lambda given: _bench(given, words), BenchFlags)
+    made.prog = "python -m suite"
+    with made.make_context("bench", list(words), obj={}) as ctx:
+        be_quiet(ctx.params["quiet"])
+        made.call(ctx)
+
+
+def _bench(given: BenchFlags, words: list[str]) -> None:
     if given.name is None:
         Console().print(_overview())
         return
@@ -51,65 +83,40 @@ def bench(words: list[str]) -> None:
     cases = _known("case", given.case, chosen.cases, (*chosen.cases, *chosen.others), chosen.hidden)
     variants = _known("variant", given.variant, chosen.variants, chosen.variants)
     settings = _settings(given)
-    be_quiet(given.quiet)
-    measured = run_bench(chosen, cases, variants, given.n, settings, not given.no_cosine, in_own_process)
+    measured = run_bench(chosen, cases, variants, given.n, settings, given.cosine, in_own_process)
     rows = rows_of(chosen, measured, settings)
     Console().print(table(chosen, rows, measured))
-    if given.json is not None:
+    if given.to is not None:
         origin = provenance()
         machine = origin.pop("machine") | {"threads": settings.threads}
         origin["arguments"] = without_places(["suite", *words])
         head = {"bench": chosen.name, "machine": machine, "provenance": origin, "limits": measured.rates.to_json()}
-        write_json(given.json, head | {"rows": rows})
+        write_json(given.to, head | {"rows": rows})
 
 
 def main(words: list[str]) -> int:
     """`bench`, with what is asked for wrongly as one sentence; the exit code."""
     try:
         bench(words)
+    except Exit as done:  # after --help
+        return done.exit_code
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m suite",
-        description="Speed and memory against the published way of doing the same work, and against the limit of this "
-        "machine.",
-        epilog="Every repetition of every variant runs in a process of its own, in turn. Without NAME they are listed "
-        "with their cases.",
-    )
-    parser.add_argument("name", nargs="?", metavar="NAME", help=", ".join(BENCHES))
-    parser.add_argument("--case", action="append", metavar="CASE", help="measure only this case; may be repeated")
-    parser.add_argument(
-        "--variant", action="append", metavar="VARIANT", help="measure only this variant; may be repeated"
-    )
-    parser.add_argument("-n", type=int, default=5, help="repetitions (default 5)")
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the figures, with machine, versions and commit, to FILE"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="cores to use (default: all)")
-    parser.add_argument("--epochs", type=int, metavar="N", help="training epochs of evaluate (default 300)")
-    parser.add_argument(
-        "--no-cosine", action="store_true", help="leave out the comparison of unroll's gradients with float64"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser
-
-
 def _known(
-    kind: str, given: list[str] | None, usual: tuple[str, ...], allowed: tuple[str, ...], hidden: tuple[str, ...] = ()
+    kind: str, given: Sequence[str], usual: tuple[str, ...], allowed: tuple[str, ...], hidden: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """What was asked for, each once, or the usual. Raises InputError for a name that does not exist."""
-    for name in given or ():
+    for name in given:
         if name not in (*allowed, *hidden):
             raise unknown(kind, name, allowed)
     return tuple(dict.fromkeys(given or usual))
 
 
-def _settings(given: argparse.Namespace) -> Settings:
+def _settings(given: BenchFlags) -> Settings:
     for flag, number in (("-n", given.n), ("--threads", given.threads), ("--epochs", given.epochs)):
         if number is not None and number < 1:
             raise InputError(f"{flag} {number} was given; choose 1 or more.")

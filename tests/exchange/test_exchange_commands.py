@@ -149,7 +149,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
 
 @pytest.mark.parametrize("verb", ["import-buffers", "import-set", "export"])
 def test_help_names_flags(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code(verb, "--help") == 0
+    assert exit_code(verb, "--help-all") == 0
     shown = capsys.readouterr().out
     wanted = {"import-buffers": "--store", "import-set": "--lr", "export": "--format"}
     assert wanted[verb] in shown

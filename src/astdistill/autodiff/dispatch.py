@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from ..models.flat import FlatModel
 from ..runtime.errors import unknown
+from ..runtime.parallel import limited
 from ..runtime.shapes import Batch, Logits, Params, Targets
 from .compiled import CompiledEngine, compiled_engine
 from .engine import Directional, EagerEngine, Engine, Gradient, PenaltyForm
@@ -25,24 +27,35 @@ do; compiled-bfloat16 is the approximate one (see `CompiledEngine`)."""
 VARIABLE = "ASTDISTILL_ENGINE"
 
 
+_ASKED: ContextVar[str | None] = ContextVar("engine", default=None)
+"""What `using` names: for one thread, and never for a process that it starts, which is told as data."""
+
+
 @contextmanager
-def using(name: EngineName) -> Iterator[None]:
-    """Compute with this engine inside the block, in the processes that it starts as well; "auto" leaves the
-    surroundings' choice."""
-    before = os.environ.get(VARIABLE)
-    if name != "auto":
-        os.environ[VARIABLE] = name
+def using(name: str | None) -> Iterator[None]:
+    """Compute with this engine inside the block, in this thread alone; None and "auto" leave the surroundings' choice.
+
+    Raises InputError for an unknown engine.
+    """
+    before = _ASKED.set(_ASKED.get() if name in (None, "auto") else name)
     try:
+        chosen()
         yield
     finally:
-        os.environ.pop(VARIABLE, None)
-        if before is not None:
-            os.environ[VARIABLE] = before
+        _ASKED.reset(before)
+
+
+@contextmanager
+def computing(engine: str | None = None, threads: int | None = None) -> Iterator[None]:
+    """Compute inside the block with this engine, as `using`, and on so many threads of the CPU, as `limited`."""
+    with using(engine), limited(threads):
+        yield
 
 
 def chosen() -> str:
-    """The engine asked for: `$ASTDISTILL_ENGINE`, else auto. Raises InputError for an unknown one."""
-    name = os.environ.get(VARIABLE, "auto")
+    """The engine asked for: that of `using`, else `$ASTDISTILL_ENGINE`, else auto. Raises InputError for an unknown
+    one."""
+    name = _ASKED.get() or os.environ.get(VARIABLE) or "auto"
     if name not in get_args(EngineName):
         raise unknown("engine", name, get_args(EngineName))
     return name

@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 from rich.console import Console
@@ -15,17 +16,19 @@ from ..evaluation.scores import Scores, caption, spread
 from ..experiment.config import Experiment, check_numbers
 from ..experiment.cost import counted, facts
 from ..experiment.pipeline import run_experiment
+from ..experiment.presets import PRESETS
 from ..experiment.work import Costs, Speed
 from ..methods.method import PARTS
 from ..runtime.config import Record
 from ..runtime.devices import check_device
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder, write_json
-from ..runtime.progress import be_quiet, console
+from ..runtime.parallel import limited
+from ..runtime.progress import console
 from ..runtime.status import duration
 from ..runtime.tables import Column, Tabulation, markdown, terminal
-from .flags import Parser
-from .options import Request, parse
+from .flags import Word
+from .options import Changes, PresetCommand, Request
 
 NONE = "none of the six"
 
@@ -144,44 +147,38 @@ def _caption(ablation: Ablation) -> str:
     )
 
 
-ABOUT = """A preset with each of its method's parts off in turn, and with all of them off:
-  astdistill run ablation --base PRESET [--seeds N] [any flag of run]
-  --base PRESET      the preset; they are listed by: astdistill presets
-  --seeds N          whole runs of each variant, experts included (default: 3)"""
+class AblationChanges(Changes):
+    """The same, and what is taken apart."""
+
+    base: Annotated[str, Word(metavar="PRESET", names=lambda: PRESETS)] = ""
+    """The preset that is taken apart; they are listed by: astdistill presets"""
+    seeds: int = 3
+    """Whole runs of each variant, experts included."""
 
 
-def command(words: Sequence[str]) -> None:
-    """`astdistill run ablation --base PRESET [--seeds N] [any flag of run]`."""
-    parser = Parser("astdistill run ablation", add_help=False)
-    parser.add_argument("--base")
-    parser.add_argument("--seeds", type=int, default=3)
-    found, rest = parser.parse_known_args(words)
-    if found.base is None and not {"-h", "--help"} & set(rest):
-        base = rest[0] if rest and not rest[0].startswith("-") else "cifar100-ten-ipc10"
+def _base(changes: AblationChanges, rest: Sequence[str]) -> str:
+    if not changes.base:
+        base = rest[0] if rest else "cifar100-ten-ipc10"
         raise InputError(
             f"The ablation needs the cell that it takes apart: astdistill run ablation --base {base} --seeds 3"
         )
-    if found.seeds < 1:
-        raise InputError(f"--seeds {found.seeds} was given; an ablation needs at least 1, and 3 for a spread.")
-    request = parse(
-        "run",
-        [*([found.base] if found.base else []), *rest],
-        first=ABOUT,
-        prog=f"astdistill run ablation --base {found.base or 'PRESET'}",
-    )
-    be_quiet(request.quiet)
+    return changes.base
+
+
+def command(request: Request) -> None:
+    """`astdistill run ablation --base PRESET [--seeds N] [any flag of run]`."""
+    assert isinstance(request.changes, AblationChanges)
+    seeds, out = request.changes.seeds, request.out
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds} was given; an ablation needs at least 1, and 3 for a spread.")
     check_device(request.experiment.device)
-    out = (
-        request.out
-        if any(word.partition("=")[0] == "--out" for word in rest)
-        else request.out.with_name(f"ablation-{request.experiment.name}")
-    )
-    if request.dry_run:
-        _estimate(request, found.seeds, out)
-        return
-    check_numbers(request.experiment)
-    check_folder(out, "--out")
-    ablation = ablate(request.experiment, found.seeds, out, loggers=request.log)
+    with limited(request.changes.threads):
+        if request.dry_run:
+            _estimate(request, seeds, out)
+            return
+        check_numbers(request.experiment)
+        check_folder(out, "--out")
+        ablation = ablate(request.experiment, seeds, out, loggers=request.log)
     (out / "ablation.md").write_text(markdown(table(ablation)), encoding="utf-8")
     Console().print(terminal(table(ablation)))
     Console().print(f"Numbers:   {out / 'ablation.json'}", highlight=False)
@@ -212,3 +209,14 @@ def _estimate(request: Request, seeds: int, out: Path) -> None:
     )
     caption = " ".join(filter(None, words))
     Console().print(terminal(Tabulation(columns, tuple(rows), caption)))
+
+
+ablation = PresetCommand(
+    "run ablation",
+    command,
+    "A preset whole, with each of its method's parts off in turn, and with all of them off; any flag of run is taken.",
+    kind=AblationChanges,
+    preset=_base,
+    folder="ablation-{}",
+    prog="astdistill {verb} --base {}",
+)

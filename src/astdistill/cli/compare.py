@@ -6,46 +6,44 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from rich.console import Console
 
 from ..evaluation.per_class import by_class, confusions
 from ..report.compare import Finished, compared, read_finished
+from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder, replacing, write_text
 from ..runtime.tables import RENDERINGS, Format, Tabulation, together
-from .flags import call
+from .commands import command
+from .flags import Word
 
 PAGE = 160
 """Columns of a text table that goes to a file."""
 
 
-def compare(words: list[str]) -> None:
+class Compare(Record):
+    """Finished runs beside the published figures and the baselines, one table for each protocol and kind of labels."""
+
+    runs: Annotated[tuple[Path, ...], Word(positional=True, metavar="PATH")] = ()
+    """Run folders, or evaluation folders inside them (runs/NAME/evaluation-...)."""
+    format: Format = "text"
+    """Text, markdown, or latex (booktabs)."""
+    out: Path | None = None
+    """File to write to; none prints."""
+    per_class: bool = False
+    """The accuracy of each class too, a table for each run."""
+    confusion: bool = False
+    """Which classes each run's networks take for which, too."""
+
+
+@command("compare")
+def compare(given: Compare) -> None:
     """Finished runs side by side."""
-    call(_compare, words, "astdistill compare")
-
-
-def _compare(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    /,
-    format: Format = "text",
-    out: Path | None = None,
-    per_class: bool = False,
-    confusion: bool = False,
-) -> None:
-    """Finished runs beside the published figures and the baselines, one table for each protocol and kind of labels.
-
-    Args:
-        runs: Run folders, or evaluation folders inside them (runs/NAME/evaluation-...).
-        format: text, markdown, or latex (booktabs).
-        out: File to write to; none prints.
-        per_class: The accuracy of each class too, a table for each run.
-        confusion: Which classes each run's networks take for which, too.
-    """
+    runs, format, out = given.runs, given.format, given.out
     if not runs:
         raise InputError("No run was named; name one or more, for example: astdistill compare runs/*")
     finished = [read_finished(path) for path in runs]
-    wanted = [part for part, asked in ((by_class, per_class), (confusions, confusion)) if asked]
+    wanted = [part for part, asked in ((by_class, given.per_class), (confusions, given.confusion)) if asked]
     tables = compared(finished) + [_of(run, part(run.scores)) for run in finished for part in wanted]
     if out is not None and out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file, for example --out {out / 'results.md'}")

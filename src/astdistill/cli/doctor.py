@@ -10,21 +10,25 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from rich.console import Console
 
+from ..autodiff.dispatch import EngineName, using
 from ..data.loading import load_dataset
 from ..distillation.loop import distill
 from ..distillation.settings import DistillSettings
 from ..experts.training import train_experts
 from ..methods.trajectory_matching import AST
+from ..runtime.config import Record
 from ..runtime.files import read_lines
 from ..runtime.progress import quietly
 from ..runtime.run_dir import RunDir
 from . import doctor_checks as checks
+from .commands import command
 from .findings import Finding, guarded, table, verdict
-from .flags import Parser
+from .flags import Word
 
 STEPS, STOPPED, ENDS = 24, 9, 6
 """Outer steps, where the second run is stopped, and how many steps are averaged at each end."""
@@ -73,14 +77,29 @@ def judged(losses: list[float], equal: bool, seconds: float) -> Finding:
         name=TRIAL,
         state="bad",
         text=fault,
-        advice="try ASTDISTILL_ENGINE=eager astdistill doctor, and report what both say",
+        advice="try astdistill doctor --engine eager, and report what both say",
     )
 
 
-def doctor(words: list[str]) -> int:
+class Doctor(Record):
+    """Versions, memory, disks, GPUs, engines, extras and data of this machine, and a miniature distillation: half a
+    minute. Exit code 0: it works here (– marks what is optional); 1: something is to be mended first."""
+
+    as_json: Annotated[bool, Word(flag="json")] = False
+    """Print JSON in place of the table."""
+    verify_data: Annotated[tuple[str, ...], Word(metavar="DATA")] = ()
+    """Look at nothing else, but read every byte of these data and of what the cache holds of them. A disk that changed
+    a bit is found, and the cache made again."""
+    network: bool = False
+    """Ask the Hugging Face hub, too, whether it answers."""
+    engine: EngineName = "auto"
+    """What computes derivatives in the checks; auto takes the fastest that can."""
+
+
+@command("doctor")
+def doctor(given: Doctor) -> int:
     """The exit code: 0 where astdistill works on this machine, 1 where something has to be mended first. Shows what was
     found."""
-    given = _parser().parse_args(words)
     looked_at = {
         "versions": checks.versions,
         "memory": checks.memory,
@@ -98,32 +117,12 @@ def doctor(words: list[str]) -> int:
     findings: list[Finding] = []
     console = Console(stderr=True)
     for name, check in looked_at.items():
-        with console.status(f"looking at: {name}"):
+        with console.status(f"looking at: {name}"), using(given.engine):
             findings += guarded(name, check)
     broken = any(finding.state == "bad" for finding in findings)
-    if given.json:
+    if given.as_json:
         print(json.dumps({"works": not broken, "findings": [finding.to_json() for finding in findings]}, indent=2))
     else:
         Console().print(table(findings))
         Console().print(verdict(findings), style="bold", highlight=False)
     return int(broken)
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="astdistill doctor",
-        description="Versions, memory, disks, GPUs, engines, extras and data of this machine, and a miniature "
-        "distillation: half a minute.",
-        epilog="Exit code 0: it works here (– marks what is optional); 1: something is to be mended first.",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    parser.add_argument(
-        "--verify-data",
-        nargs="+",
-        metavar="DATA",
-        default=[],
-        help="look at nothing else, but read every byte of these data and of what the cache holds of them; a disk that "
-        "changed a bit is found, and the cache made again",
-    )
-    parser.add_argument("--network", action="store_true", help="ask the Hugging Face hub, too, whether it answers")
-    return parser

@@ -1,159 +1,301 @@
-"""Flags, read from the words of a command line; words that cannot be read are refused in one sentence, and nothing is
-run.
+"""From the fields of a record to flags, and the words in which a value or a flag is refused.
 
-tyro reads records and functions, argparse a few flags beside them. Both know what is wrong; here is how it is said.
+click takes words apart and completes them in a shell; here is what it does not know of: records of records, flags with
+several values, and values that pydantic reads.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import functools
-import io
-import re
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
-from typing import Any, NoReturn, TypeVar
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import tyro
-from pydantic import ValidationError
+import click
+from click.shell_completion import CompletionItem
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
+from ..runtime.config import Record
 from ..runtime.errors import InputError, refused, unknown
 
-T = TypeVar("T")
-LISTED = re.compile(r"^[\s│|]*(?:-\w(?: \w+)?, )?(--[a-z][\w.-]*)(?:, (--[a-z][\w.-]*))?", re.MULTILINE)
-"""A flag where a line of help begins with it, and its opposite beside it."""
-BOX = " \t│|╭╮╰╯"
-RULED = re.compile(r"[─-]{5,}")
-WANTED = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a word"}
-"""What help calls a value."""
+WANTED = {
+    int: ("N", "a whole number"),
+    float: ("NUMBER", "a number"),
+    Path: ("PATH", "a path"),
+    str: ("NAME", "a word"),
+}
+"""What help calls a value of that type, and what an error says of it."""
+END = "\0"
+"""Ends each value of a flag on its way through click, which gives a flag one string; no word can hold it."""
+Place = tuple[str, ...]
+"""Where a value belongs: the name of a record of the command ('' for its only one), then names of fields."""
 
 
-def read(wanted: Callable[..., T], words: Sequence[str], prog: str, **how: Any) -> T:
-    """What tyro makes of the words: a record of the type `wanted`, or what a function returns. `how` goes to
-    `tyro.cli`.
+@dataclass(frozen=True)
+class Word:
+    """How a field is typed, where that is not a flag with one value: `Annotated[type, Word(…)]`."""
 
-    Raises InputError for words that are no flags, for values that cannot be, and for absent ones; --help is shown and
-    ends the process.
+    metavar: str = ""
+    positional: bool = False
+    """A word without a flag; several where the field is a tuple."""
+    repeated: bool = False
+    """The flag may be given again, which adds to it."""
+    flag: str = ""
+    """The flag, where it is not the field's name; one with a dash stands as it is."""
+    short: str = ""
+    """For a record: its field that the flag of the record's own name sets."""
+    names: Callable[[], Iterable[str]] = tuple
+    """What a shell may complete it to."""
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A value that was typed; None in its place means that nothing was."""
+
+    value: Any
+
+
+class Kind(click.ParamType):
+    """The type of a field, read from words as pydantic reads it."""
+
+    def __init__(self, annotation: Any, flag: str, word: Word) -> None:
+        self.word, self.annotation, self.flag, self.name = word, annotation, flag, flag
+        self.leaves = list(dict.fromkeys(_leaves(annotation)))
+        self.choices = [leaf for leaf in self.leaves if isinstance(leaf, str)]
+        self.types = [leaf for leaf in self.leaves if leaf in WANTED]
+        self.nothing = [["None"]] if str in self.types else [["None"], ["none"]]
+        self.many = any(get_origin(part) is tuple for part in (annotation, *get_args(annotation)))
+        self.metavar = word.metavar or "|".join([*self.choices, *(WANTED[kind][0] for kind in self.types)])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """What the words of one flag mean. Raises InputError for words that the type does not take."""
+        if not isinstance(value, str):
+            return value
+        words = value.split(END)[:-1] if END in value or not value else [value]
+        return Typed(self.read(words, ctx.command_path if ctx else "astdistill"))
+
+    def read(self, words: list[str], prog: str) -> Any:
+        """The value of the words. Raises InputError, which names the flag, the word, what is allowed, and `prog`."""
+        if types.NoneType in self.leaves and words in self.nothing:
+            return None
+        try:
+            return TypeAdapter(self.annotation).validate_python(words if self.many else words[-1])
+        except ValidationError as error:
+            raise self._refused(error, words, prog) from error
+
+    def _refused(self, error: ValidationError, words: list[str], prog: str) -> InputError:
+        first = error.errors()[0]
+        if isinstance(first.get("ctx", {}).get("error"), InputError):
+            return refused(error)
+        bad = next((word for word in words if word == first["input"]), " ".join(words))
+        if self.choices and not self.types:
+            return unknown(self.flag, bad, self.choices)
+        wanted = [*(WANTED[kind][1] for kind in self.types), *self.choices]
+        choice = ", ".join([*wanted[:-2], " or ".join(wanted[-2:])])
+        return InputError(f"{self.flag} cannot be '{bad}'; give {choice}. See: {prog} --help")
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The choices, or the shell's own files."""
+        files = [CompletionItem(incomplete, type="file")] if Path in self.types else []
+        names = [*self.choices, *self.word.names()]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)] + files
+
+
+class Flag(click.Option):
+    """The flag of one field."""
+
+    def __init__(self, place: Place, name: str, info: FieldInfo, default: Any, hidden: bool = False) -> None:
+        word = _word(info)
+        kind, switch = Kind(info.annotation, name, word), info.annotation is bool
+        head, _, tail = name.removeprefix("--").rpartition(".")
+        self.opposite = f"--{head}{head and '.'}no-{tail}" if switch else ""
+        variable = f"{name.strip('-').replace('-', '_').replace('.', '__')}__flag"
+        names = [variable, f"{name}/{self.opposite}" if switch else name]
+        how = {"default": None, "is_flag": True} if switch else {"type": kind, "multiple": word.repeated}
+        super().__init__(names, hidden=hidden, **how)
+        self.place, self.flag, self.kind, self.repeated, self.shown = place, name, kind, word.repeated, default
+        self.about = " ".join((info.description or "").replace("`", "").split())
+
+    def row(self, brief: bool) -> tuple[str, str]:
+        """What help says of it: the flag with its value, and its sentence (all of them unless `brief`) with the
+        default."""
+        value = "" if self.is_flag else f" {self.kind.metavar}{' ...' * self.kind.many}"
+        if len(value) > 26:
+            value = " NAME"
+        about = self.about.partition(". ")[0].rstrip(".") if brief else self.about
+        choices = f" One of: {', '.join(self.kind.choices)}." if value == " NAME" and self.kind.choices else ""
+        return self.flag + value, f"{about}{'' if brief else choices}{self._default()}"
+
+    def _default(self) -> str:
+        if self.shown is None or self.shown is False or self.shown in ((), "") or self.required:
+            return ""
+        if self.shown is True:
+            return f" (default; {self.opposite} switches it off)"
+        shown = " ".join(map(str, self.shown)) if isinstance(self.shown, tuple) else str(self.shown)
+        return f" (default: {shown})" if len(shown) < 40 else ""
+
+
+class Positional(click.Argument):
+    """The words of one field that has no flag."""
+
+    def __init__(self, place: Place, info: FieldInfo) -> None:
+        word = _word(info)
+        name = word.metavar or place[-1].upper()
+        kind = Kind(info.annotation, name, word)
+        super().__init__([f"{place[-1]}__word"], type=_One(kind), nargs=-1 if kind.many else 1, required=False)
+        self.place, self.kind, self.flag = place, kind, name
+        self.about = " ".join((info.description or "").split())
+
+
+class _One(click.ParamType):
+    """One word as it was typed; the field's own type reads all of them together."""
+
+    name = "word"
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return self.kind.shell_complete(ctx, param, incomplete)
+
+
+def params_of(record: Record | type[Record], at: Place = ("",), moved: Mapping[str, str] | None = None) -> list[Any]:
+    """The flags and words of a record, or of a kind of records, its own fields before those of the records in it.
+
+    A record that is None has no flags. Names that fields had once are flags too, hidden from help: those in `renamed`
+    of a record's class, and dotted ones in `moved`.
     """
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            found, rest = tyro.cli(wanted, prog=prog, args=list(words), return_unknown_args=True, **how)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        text = "\n".join(line.strip(BOX) for line in said.getvalue().splitlines())
-        raise _sentence(text, stop, words, prog, lambda: _help(wanted, prog, how)) from None
-    if rest:
-        raise surplus(rest, prog, _help(wanted, prog, how))
+    found = list(_params(record, at))
+    names = {param.flag for param in found}
+    for old, new in (moved or {}).items():
+        flag, target = _flag(("", *old.split("."))), _flag(("", *new.split(".")))
+        known = [param for param in found if isinstance(param, Flag) and param.flag == target]
+        found += [_alias(param, flag) for param in known[:1] if flag not in names]
     return found
 
 
-def call(function: Callable[..., T], words: Sequence[str], prog: str) -> T:
-    """What `function` returns, called with its arguments as the words name them. Raises as `read` does, before the
-    call."""
-
-    @functools.wraps(function)
-    def held(*given: Any, **named: Any) -> Callable[[], T]:
-        return functools.partial(function, *given, **named)
-
-    return read(held, words, prog)()
-
-
-class Parser(argparse.ArgumentParser):
-    """An argparse parser that takes no shortened flags and raises InputError in place of ending the process."""
-
-    def __init__(self, prog: str, **how: Any) -> None:
-        super().__init__(prog=prog, allow_abbrev=False, **how)
-
-    def parse_args(self, words: Sequence[str]) -> argparse.Namespace:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The flags in the words, all of which have to be some."""
-        found, rest = self.parse_known_args(words)
-        if rest:
-            raise surplus(rest, self.prog, self.format_help())
-        return found
-
-    def error(self, message: str) -> NoReturn:
-        flag, _, why = message.removeprefix("argument ").partition(": ")
-        value = re.search(r"'([^']*)'", why)
-        if value and why.startswith(("invalid int", "invalid float")):
-            raise _cannot(flag, value[1], "INT" if "int" in why else "FLOAT", self.prog)
-        if value and why.startswith("invalid choice"):
-            raise unknown(flag, value[1], re.findall(r"[\w.-]+", why.partition("choose from")[2]))
-        raise InputError(
-            f"{flag} needs a value; see: {self.prog} --help"
-            if "expected" in why
-            else f"{message}; see: {self.prog} --help"
-        )
+def _params(record: Record | type[Record], at: Place) -> Iterator[Any]:
+    kind = record if isinstance(record, type) else type(record)
+    inner: list[tuple[Any, Place]] = []
+    for name, info in kind.model_fields.items():
+        value = info.get_default(call_default_factory=True) if isinstance(record, type) else getattr(record, name)
+        place, word = (*at, name), _word(info)
+        if isinstance(value, Record):
+            inner.append((value, place))
+            if word.short:
+                yield Flag((*place, word.short), _flag(place), type(value).model_fields[word.short], None)
+        elif word.positional:
+            yield Positional(place, info)
+        elif not any(_is_record(leaf) for leaf in _leaves(info.annotation)):
+            flag = Flag(place, _flag((*at, word.flag or name)), info, None if info.is_required() else value)
+            yield flag
+            old = [old for old, new in getattr(kind, "renamed", {}).items() if new == name]
+            yield from (_alias(flag, _flag((*at, each))) for each in old)
+    for value, place in inner:
+        yield from _params(value, place)
 
 
-def surplus(rest: Sequence[str], prog: str, shown: str) -> InputError:
-    """The error for words that nothing takes, with the nearest flag of those in the help that is `shown`."""
-    word = next((word.partition("=")[0] for word in rest if word.startswith("-")), rest[0])
-    if not word.startswith("-"):
-        return InputError(f"'{word}' is one word more than {prog} takes; leave it out, or see: {prog} --help")
-    flags = dict.fromkeys(flag for pair in LISTED.findall(shown) for flag in pair if flag)
-    ends = [flag for flag in flags if flag.rpartition(".")[2] == word.replace("_", "-").lstrip("-").rpartition(".")[2]]
-    near = ends or difflib.get_close_matches(word.replace("_", "-"), flags, n=1, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(near[:3])}?" if near else ""
-    return InputError(f"There is no flag {word}.{hint} All are listed by: {prog} --help")
+def _alias(flag: Flag, name: str) -> Flag:
+    info = FieldInfo(annotation=flag.kind.annotation, metadata=[Word(repeated=flag.repeated)])
+    return Flag(flag.place, name, info, flag.shown, hidden=True)
 
 
-def _sentence(text: str, stop: SystemExit, words: Sequence[str], prog: str, shown: Callable[[], str]) -> InputError:
-    """What tyro said in its box, in our words; in tyro's own on one line where they are others than those known
-    here."""
-    title, *below = RULED.split(text)
-    body = " ".join((below[0] if below else title).split())
-    if invalid := re.search(r"invalid choice '(.*)' for argument '(.*)'. Expected one of \((.*)\)", body):
-        return unknown(invalid[2], invalid[1], re.findall(r"'([^']*)'", invalid[3]))
-    if missing := re.search(r"Missing value for argument '(.*)'", body):
-        return InputError(f"{missing[1]} needs a value; see: {prog} --help")
-    if body.startswith("Missing from"):
-        return _incomplete(body, words, prog, shown())
-    parsed = re.match(r"Error parsing (\S+):", body)
-    if parsed and (error := _cause(stop)) is not None:
-        return refused(error, "" if parsed[1][0].isupper() else parsed[1], prog)
-    kind = re.search(r"Argument helptext:\s+(?:.*, )?-\S+ (\S+)", text)
-    value = re.search(r"'([^']*)'", body)
-    if parsed and kind and value:
-        return _cannot(parsed[1], value[1], kind[1], prog)
-    return InputError(f"{body.rstrip('.')}; see: {prog} --help")
+def _flag(place: Place) -> str:
+    if place[-1].startswith("-"):
+        return place[-1]
+    return "--" + ".".join(place[1:]).replace("_", "-")
 
 
-def _incomplete(body: str, words: Sequence[str], prog: str, shown: str) -> InputError:
-    """The error for required words that are not there; a flag that does not exist comes first, since it may stand for
-    one of them."""
-    known = {flag for pair in LISTED.findall(shown) for flag in pair}
-    strange = [
-        word for word in words if word.startswith("--") and word.partition("=")[0].replace("_", "-") not in known
-    ]
-    if strange:
-        return surplus(strange, prog, shown)
-    absent = re.findall(r"(?:: |\(required\) )([A-Z]+|--[\w.-]+)", body)
-    return InputError(f"{' and '.join(absent)} {'are' if len(absent) > 1 else 'is'} missing; see: {prog} --help")
+def _is_record(leaf: Any) -> bool:
+    return isinstance(leaf, type) and issubclass(leaf, Record)
 
 
-def _cannot(flag: str, value: str, kind: str, prog: str) -> InputError:
-    wanted = [
-        name for each in kind.split("|") if each != "{None}" for name in WANTED.get(each, each.strip("{}")).split(",")
-    ]
-    choice = ", ".join([*wanted[:-2], " or ".join(wanted[-2:])])
-    return InputError(f"{flag} cannot be '{value}'; give {choice}. See: {prog} --help")
+def _word(info: FieldInfo) -> Word:
+    return next((each for each in info.metadata if isinstance(each, Word)), Word())
 
 
-def _cause(stop: BaseException) -> ValidationError | InputError | None:
-    """What a record said before tyro ended the process."""
-    error: BaseException | None = stop
-    while error is not None:
-        if isinstance(error, ValidationError | InputError):
-            return error
-        error = error.__context__
-    return None
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The types and the choices that an annotation is made of."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        yield from inside
+    elif origin in (Union, types.UnionType, tuple):
+        for part in inside:
+            yield from _leaves(part) if part is not ... else ()
+    else:
+        yield from _leaves(inside[0]) if origin is Annotated else (annotation,)
 
 
-def _help(wanted: Callable[..., object], prog: str, how: dict[str, Any]) -> str:
-    shown = io.StringIO()
-    with redirect_stdout(shown), suppress(SystemExit):
-        tyro.cli(wanted, prog=prog, args=["--help"], **how)
-    return shown.getvalue()
+def words_for_click(words: Sequence[str], params: Iterable[Any], prog: str, lenient: bool = False) -> list[str]:
+    """The words with the values of each flag as one word, for click, which takes one; a flag takes all words up to the
+    next flag where it has many values.
+
+    Raises InputError for flags that do not exist and for those without a value; `lenient` leaves these out.
+    """
+    flags = {name: param for param in params if isinstance(param, click.Option) for name in names_of(param)}
+    typed = {name: param for name, param in flags.items() if isinstance(param, Flag) and not param.is_flag}
+    rest, out = list(words), []
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*out, word, *rest]
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        flag = flags.get(name)
+        if not _is_flag(word):
+            out.append(word)
+        elif flag is None and not lenient:
+            raise no_flag(name, flags, prog)
+        elif flag is None:
+            rest = rest[bool(rest and not equals and not _is_flag(rest[0])) :]
+        elif name not in typed:
+            out.append(name + equals + value)
+        else:
+            values, flag = [value], typed[name]
+            if not equals:
+                values = _values(rest, flag)
+            empty = flag.kind.many and not flag.repeated
+            if not (values or empty or lenient):
+                raise InputError(f"{name} needs a value; see: {prog} --help")
+            out += [name, END.join([*values, ""])] if values or empty else []
+    return out
+
+
+def names_of(param: click.Option) -> list[str]:
+    """The flag with its other spellings, and its opposite."""
+    return [*param.opts, *param.secondary_opts]
+
+
+def _values(rest: list[str], flag: Flag) -> list[str]:
+    """Take the values of a flag from the words that follow it."""
+    limit = len(rest) if flag.kind.many else 1
+    count = next((number for number, word in enumerate(rest[:limit]) if _is_flag(word)), min(limit, len(rest)))
+    values, rest[:] = rest[:count], rest[count:]
+    return values
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a word is a flag, and neither a negative number nor the dash that stands for standard input."""
+    try:
+        float(word)
+    except ValueError:
+        return len(word) > 1 and word.startswith("-")
+    return False
+
+
+def no_flag(word: str, flags: Iterable[str], prog: str) -> InputError:
+    """The error for a flag that does not exist, with the nearest ones: those that end in the same name, or in one that
+    begins with it, one of each record, and otherwise the one that is spelled most alike."""
+    known, wanted = list(flags), word.lstrip("-").rpartition(".")[2]
+    ends = [flag for flag in known if flag.lstrip("-").rpartition(".")[2] == wanted]
+    ends += [flag for flag in known if flag.rpartition(".")[2].startswith(f"{wanted}-")]
+    one_of_each = {flag.rpartition(".")[0]: flag for flag in reversed(ends)}
+    near = sorted(one_of_each.values(), key=ends.index)[:3] or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    hint = f" Did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?" if near else ""
+    return InputError(f"There is no flag {word}.{hint} All are listed by: {prog} --help-all")

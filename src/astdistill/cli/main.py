@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import os
 import re
 import shlex
-import shutil
 import signal
 import sys
-import textwrap
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem, shell_complete
 
 VERBS = {
     "demo": "AST on scikit-learn's digits, one image per class, evaluated: about a minute on two cores",
@@ -29,6 +34,14 @@ VERBS = {
     "doctor": "whether this machine has what it takes: versions, memory, disk, GPUs, engines, extras, and a self-check",
     "presets": "what can be run by name: published figures, memory, disk and time on this machine",
 }
+HOMES = dict.fromkeys(("demo", "run", "experts", "distill"), "verbs") | {
+    "textures": "report",
+    "import-buffers": "interop",
+    "import-set": "interop",
+    "export": "interop",
+    "run ablation": "ablation",
+}
+"""The module of each verb that is not in one of its own name."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk says when it has no more room."""
 PLACES = (
@@ -52,46 +65,83 @@ MEMORY = re.compile(
     r"MemoryError|allocate memory.*?[0-9]+ bytes|OutOfMemoryError|out of memory", re.IGNORECASE | re.DOTALL
 )
 """How Python, torch and CUDA say that there is no more of it."""
-HELP = """usage: astdistill VERB [...]
-
-Dataset distillation by trajectory matching.
-
-{verbs}
-
-astdistill VERB --help tells more; begin with: astdistill demo
+COMPLETE = "_ASTDISTILL_COMPLETE"
+"""The environment variable in which a shell asks for completion, as click's scripts do."""
+ABOUT = "Dataset distillation by trajectory matching, and by matching distributions."
+MORE = """astdistill VERB --help tells more; begin with: astdistill demo
 Long work that was stopped goes on when its command is typed again;
-demo, run, experts and distill show what they would cost with --dry-run.
-"""
+demo, run, experts and distill show what they would cost with --dry-run."""
+
+
+class Verbs(click.Group):
+    """The verbs, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb of that name, or the ablation, which is a form of run."""
+        if cmd_name not in VERBS and cmd_name not in HOMES:
+            return None
+        home = importlib.import_module(f".{HOMES.get(cmd_name, cmd_name)}", __package__)
+        return getattr(home, cmd_name.rpartition(" ")[2].replace("-", "_"))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that the words begin with, and the words after it. Raises InputError where there is none."""
+        length = 2 if " ".join(args[:2]) in HOMES else 1
+        name = " ".join(args[:length])
+        found = self.get_command(ctx, name)
+        if found is None and not ctx.resilient_parsing:
+            from ..runtime.errors import unknown
+
+            raise unknown("command", name, VERBS)
+        return name, found, args[length:]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The verbs that begin so, without importing any."""
+        return [CompletionItem(verb, help=text) for verb, text in VERBS.items() if verb.startswith(incomplete)]
+
+    def get_help(self, ctx: click.Context) -> str:
+        page = click.HelpFormatter(width=78)
+        page.write(f"usage: astdistill VERB [...]\n\n{ABOUT}\n\n")
+        with page.indentation():
+            page.write_dl(list(VERBS.items()), col_spacing=1)
+        return f"{page.getvalue()}\n{MORE}"
+
+
+@click.group(cls=Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-V", "--version", is_flag=True)
+@click.option("-q", "--quiet", is_flag=True)
+@click.option("-v", "--verbose", is_flag=True)
+@click.pass_context
+def cli(ctx: click.Context, version: bool, quiet: bool, verbose: bool) -> None:
+    """What stands before the verb; -q and -v may stand after it, too."""
+    if version:
+        from .. import __version__
+
+        click.echo(f"astdistill {__version__}")
+        ctx.exit()
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        ctx.exit()
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code: 0 done, 1 diverged, no place to write, or unfit, 2 bad input, 130 SIGINT,
-    143 SIGTERM."""
+    141 nobody reads what is printed, 143 SIGTERM. Signal handlers are afterwards what they were."""
+    if COMPLETE in os.environ:
+        return shell_complete(cli, {}, "astdistill", COMPLETE, os.environ[COMPLETE])
     words = list(sys.argv[1:] if words is None else words)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0
-    if words[0] in ("-V", "--version"):
-        from .. import __version__
-
-        print(f"astdistill {__version__}")
-        return 0
     try:
         with _terminable():
-            return _guarded(words[0], words[1:])
+            return _piped(words)
     except KeyboardInterrupt as stopped:
         again = shlex.join(["astdistill", *words])
-        kept = "What is done is kept; this goes on with it" if words[0] in RESUMED else "This begins again"
-        print(f"\nStopped. {kept}: {again}", file=sys.stderr)
+        kept = "What is done is kept; this goes on with it" if _verb(words) in RESUMED else "This begins again"
+        _tell(f"\nStopped. {kept}: {again}")
         return 143 if isinstance(stopped, Terminated) else 130
-
-
-def _help() -> str:
-    """The verbs, as wide as the terminal."""
-    lines = textwrap.TextWrapper(
-        shutil.get_terminal_size().columns - 1, subsequent_indent=" " * 17, break_on_hyphens=False
-    )
-    return HELP.format(verbs="\n".join(lines.fill(f"  {verb:<14} {text}") for verb, text in VERBS.items()))
 
 
 class Terminated(KeyboardInterrupt):
@@ -101,64 +151,103 @@ class Terminated(KeyboardInterrupt):
 @contextmanager
 def _terminable() -> Iterator[None]:
     """Raise Terminated inside the block where SIGTERM would end the process at once, and its loggers and files with
-    it."""
+    it. Elsewhere than in the main thread, which alone may handle signals, nothing is changed."""
 
     def stop(*_: object) -> None:
         raise Terminated
 
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before is None:  # None: set by other than Python
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _guarded(verb: str, words: list[str]) -> int:
-    """Run a verb; errors that a user can mend become one sentence."""
+def _piped(words: list[str]) -> int:
+    """Run the words; where whoever read the output has gone, as `head` does, end like a program that SIGPIPE ends."""
+    try:
+        code = _guarded(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _unread()
+    except SystemExit as stop:  # rich's answer to a broken pipe
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        return _unread()
+    return code
+
+
+def _unread() -> int:
+    """141; what is still to be flushed into a broken pipe goes nowhere, so that the interpreter's end is silent."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return 128 + 13
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _verb(words: Sequence[str]) -> str:
+    return next((word for word in words if word in VERBS), "")
+
+
+def _guarded(words: list[str]) -> int:
+    """Run the words; errors that a user can mend become one sentence."""
+    meta: dict[str, Any] = {}
+    try:
+        return _invoked(words, meta)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except Exception as error:
+        code, sentence = _sentence(error, _verb(words))
+        if meta.get("verbose"):
+            traceback.print_exc()
+        _tell(f"astdistill: {sentence}")
+        return code
+
+
+def _invoked(words: list[str], meta: dict[str, Any]) -> int:
+    words = ["--help", *words[1:]] if words[:1] == ["help"] else words
+    with cli.make_context("astdistill", words) as ctx:
+        meta["verbose"] = ctx.params["verbose"]
+        ctx.obj = meta
+        found = cli.invoke(ctx)
+        return found if isinstance(found, int) else 0
+
+
+def _sentence(error: Exception, verb: str) -> tuple[int, str]:
+    """The exit code and the sentence for an error that a user can mend; raises any other."""
     from pydantic import ValidationError
 
-    from ..runtime.errors import DivergedError, InputError, refused, unknown
+    from ..runtime.errors import DivergedError, InputError, refused
 
-    try:
-        if verb not in VERBS:
-            raise unknown("command", verb, VERBS)
-        return _verb(verb)(words) or 0
-    except InputError as error:
-        print(f"astdistill: {error}", file=sys.stderr)
-        return 2
-    except ValidationError as error:
-        print(f"astdistill: {refused(error)}", file=sys.stderr)
-        return 2
-    except DivergedError as error:
-        print(f"astdistill: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno not in (*FULL, *PLACES):
-            raise
+    if isinstance(error, InputError | ValidationError):
+        return 2, str(refused(error))
+    if isinstance(error, click.ClickException):
+        return 2, f"{error.format_message().rstrip('.')}; see: astdistill {verb and f'{verb} '}--help"
+    if isinstance(error, DivergedError):
+        return 1, str(error)
+    if isinstance(error, OSError) and error.errno in (*FULL, *PLACES):
         where = f" at {str(error.filename)[:200]}" if error.filename else ""
         mend = "free some space, or name" if error.errno in FULL else "name"
-        place = STORES.get(verb, "--out")
-        print(f"astdistill: {error.strerror}{where}; {mend} another {place}. What is done is kept.", file=sys.stderr)
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        if (wanted := MEMORY.search(f"{type(error).__name__}: {error}")) is None:
-            raise
-        print(
-            f"astdistill: The memory did not suffice ({wanted[0]}); ask for fewer or smaller images, a smaller "
-            f"network, or one --workers. "
-            "What is done is kept.",
-            file=sys.stderr,
-        )
-        return 1
-
-
-def _verb(verb: str) -> Callable[[list[str]], int | None]:
-    from . import verbs
-
-    return getattr(verbs, verb.replace("-", "_"))
+        return 1, f"{error.strerror}{where}; {mend} another {STORES.get(verb, '--out')}. What is done is kept."
+    wanted = MEMORY.search(f"{type(error).__name__}: {error}")
+    if wanted is None or not isinstance(error, MemoryError | RuntimeError):
+        raise error
+    return 1, (
+        f"The memory did not suffice ({wanted[0]}); ask for fewer or smaller images, a smaller network, or one "
+        f"--workers. What is done is kept."
+    )
 
 
 if __name__ == "__main__":

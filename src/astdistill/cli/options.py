@@ -2,40 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
-import tyro
+import click
 from pydantic import Field
 
-from ..evaluation.protocol import protocol
+from ..evaluation.protocol import PROTOCOLS, protocol
+from ..experiment import config
 from ..experiment.config import Experiment, Published
 from ..experiment.presets import PRESETS, preset, with_method
 from ..methods.initialisation import FileInit, Init, NoiseInit, RealInit, RepresentativeInit
-from ..methods.method import Method
-from ..runtime.config import Part, built_in_parts, find_part
+from ..methods.method import PARTS, Method
+from ..methods.registry import methods
+from ..runtime.config import Part, Record, built_in_parts, find_part
 from ..runtime.errors import InputError, unknown
-from ..runtime.tracking import check_loggers
-from .flags import Parser, read
+from ..runtime.tracking import LOGGERS, check_loggers
+from .commands import Command
+from .flags import Word, params_of
+
+INITS: dict[str, Init] = {"real": RealInit(), "representative": RepresentativeInit(), "noise": NoiseInit()}
+FIELDS = "experiment"
+"""Where the flags of the experiment's own fields lie among those of a command."""
 
 
-class Options(Experiment):
-    """Every field of the experiment, and how to run it."""
+class Changes(Record):
+    """The flags that change a preset before those of its fields are read, and those that say how it is run."""
 
-    name: Annotated[str, tyro.conf.Suppress]
-    published: Annotated[Published, tyro.conf.Suppress] = Published()
-    out: Path | None = Field(default=None)
-    """Run folder; none means runs/<preset>. The same command again resumes it."""
+    common: ClassVar[tuple[str, ...]] = (
+        "base", "seeds", "data", "method", "init", "ipc", "model", "device", "threads", "seed", "out", "log", "dry_run",
+    )  # fmt: skip
+
+    data: Annotated[str | None, Word(metavar="PATH")] = None
+    """Data of your own. A folder of parquet files or images, an .npz file, or a name of the Hugging Face hub; all else
+    stays as in the preset."""
+    method: Annotated[str | None, Word(names=methods)] = None
+    """Another method: ast, ast-as-released, att, datm, dm, ftd, mtt, tesla, or package.module:NAME of yours."""
+    init: Annotated[str | None, Word(metavar="START", names=lambda: INITS)] = None
+    """Start from real, representative or noise images, or from an earlier run's folder or file."""
+    part: Annotated[tuple[str, ...], Word(metavar="FIELD=PART", repeated=True)] = ()
+    """Put another part into the method: estimator=Truncated, rate=RawRate, or FIELD=package.module:Class."""
+    without: Annotated[tuple[str, ...], Word(metavar="PART", repeated=True, names=lambda: PARTS)] = ()
+    """Switch off clipping, penalty, representative, balanced, intermediate or perturbation; may be repeated."""
+    log: Annotated[tuple[str, ...], Word(repeated=True, names=lambda: LOGGERS)] = ()
+    """Log to tensorboard or wandb as well."""
+    protocol: Annotated[str | None, Word(names=lambda: PROTOCOLS)] = None
+    """Another evaluation protocol: mtt or ast-released."""
+    out: Path | None = None
+    """Run folder, resumed by the same command; none means a folder in runs/ named after the preset."""
     dry_run: bool = False
-    """Print the resolved configuration and an estimate of memory, disk and time, and stop."""
-    quiet: bool = False
-    """No progress."""
+    """Show settings, memory, disk and time, and stop."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of the CPU; none means torch's own number. Like the workers, they change results by no more than
+    rounding."""
 
-    def experiment(self) -> Experiment:
-        """The experiment alone."""
-        return Experiment.model_validate({name: getattr(self, name) for name in Experiment.model_fields})
+
+class PresetChanges(Changes):
+    """The same, and the preset."""
+
+    preset: Annotated[str, Word(positional=True, names=lambda: PRESETS)] = ""
 
 
 @dataclass(frozen=True)
@@ -44,69 +71,136 @@ class Request:
 
     experiment: Experiment
     out: Path
-    dry_run: bool
-    quiet: bool
-    log: tuple[str, ...] = ()
-    """Loggers by name."""
+    changes: Changes
+
+    @property
+    def dry_run(self) -> bool:
+        return self.changes.dry_run
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        """Loggers by name."""
+        return tuple(dict.fromkeys(self.changes.log))
 
 
-SHORTCUTS = """These change the preset before the other flags are read:
-  --data PATH        the same on data of your own: a folder of parquet files or
-                     images, an .npz file, or a hub name
-  --method NAME      another method: ast, ast-as-released, att, datm, dm, ftd,
-                     mtt, tesla, or package.module:NAME of yours
-  --init START       start from real, representative or noise images, or from
-                     an earlier run folder or file
-  --part FIELD=PART  put another part into the method: estimator=Truncated,
-                     rate=RawRate, or FIELD=package.module:Class
-  --without PART     switch off clipping, penalty, representative, balanced,
-                     intermediate or perturbation; may be repeated
-  --log NAME         log to tensorboard or wandb as well; may be repeated
-  --protocol NAME    another evaluation protocol: mtt, ast-released,
-                     datm-released"""
-FIRST = "The first word is a preset; they are listed by: astdistill presets"
+def named(verb: str) -> Callable[[Any, Sequence[str]], str]:
+    """A function from changes and words left over to the preset, which the first word is. Raises InputError where there
+    is none."""
+
+    def of(changes: PresetChanges, rest: Sequence[str]) -> str:
+        if not changes.preset:
+            raise InputError(f"Name a preset: astdistill {verb} PRESET. They are listed by: astdistill presets")
+        return changes.preset
+
+    return of
 
 
-WHOLE = (tyro.conf.AvoidSubcommands,)
-"""A record that may be absent has its flags where the preset has the record, and is no command of its own."""
+class PresetCommand(Command):
+    """A verb that starts from a preset, whose values are the defaults of all flags.
 
-
-def parse(verb: str, words: Sequence[str], default: str | None = None, first: str = FIRST, prog: str = "") -> Request:
-    """The request in the words that follow `verb`; `default` is the preset where the verb implies one. `first` begins
-    the help, and `prog` is what calls it, where that is more than the verb and its preset.
-
-    Raises InputError for presets, methods, parts, protocols and flags that do not exist, and for values that cannot be.
+    Args:
+        name: The words after `astdistill`.
+        function: Called with the `Request`.
+        about: What help says first.
+        kind: The class of changes that the verb knows.
+        preset: The preset by its changes and the words left over. Raises InputError where none is named.
+        folder: The run folder in `runs/`, where none is named; {} stands for the preset.
+        prog: What the words of a user begin with; {} stands for the preset.
     """
-    words = list(words)
-    name = default or (words.pop(0) if words and not words[0].startswith("-") else None)
-    if name is None and not {"-h", "--help"} & set(words):
-        raise InputError(f"Name a preset: astdistill {verb} PRESET. They are listed by: astdistill presets")
-    prog = prog or (f"astdistill {verb}" if default else f"astdistill {verb} {name or 'PRESET'}")
-    shown = name or next(iter(PRESETS))
-    about = [
-        first,
-        f"The defaults shown are those of {shown}{'' if name else '; PRESET --help shows its own'}.",
-        SHORTCUTS,
-    ]
-    log, words = _loggers(words, prog)
-    experiment, rest = _shortcuts(preset(shown), words, prog)
-    fields = {field: getattr(experiment, field) for field in Experiment.model_fields}
-    found = read(
-        Options, rest, prog, description="\n\n".join(about), default=Options.model_validate(fields), config=WHOLE
-    )
-    return Request(
-        _published(found.experiment(), experiment.name),
-        found.out or Path("runs") / (verb if default else experiment.name),
-        found.dry_run,
-        found.quiet,
-        log,
-    )
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[Request], Any],
+        about: str,
+        kind: type[Changes] = PresetChanges,
+        preset: Callable[[Any, Sequence[str]], str] | None = None,
+        folder: str = "{}",
+        prog: str = "astdistill {verb} {}",
+    ) -> None:
+        super().__init__(name, function, kind)
+        self._about, self._named, self._folder = about, preset or named(name), folder
+        self._prog = prog.replace("{verb}", name)
+        self.cell = self.experiment = next(iter(PRESETS.values()))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words twice: for the preset and its changes, whatever the others are; then all of them.
+
+        Raises InputError for presets, methods, parts, protocols and flags that do not exist, and for values that cannot
+        be.
+        """
+        self._offer(self.experiment)
+        first = click.Context(self, resilient_parsing=True)
+        super().parse_args(first, list(args))
+        changes = self.record(first, self.kind)
+        asked = ctx.resilient_parsing or {"-h", "--help", "--help-all"} & set(args)
+        try:
+            name = self._named(changes, first.args)
+        except InputError:
+            if not asked:
+                raise
+            name = ""
+        self.prog = self._prog.format(name or "PRESET")
+        self.cell = preset(name) if name and not (ctx.resilient_parsing and name not in PRESETS) else self.cell
+        check_loggers(changes.log)
+        self.experiment = changed(self.cell, changes)
+        self._offer(self.experiment)
+        return super().parse_args(ctx, args)
+
+    def _offer(self, experiment: Experiment) -> None:
+        own = params_of(experiment, (FIELDS,), getattr(config, "MOVED", {}))
+        own = [param for param in own if param.place[1] not in ("name", "published")]
+        self.params = [*params_of(self.kind), *own, *self.common]
+
+    def call(self, ctx: click.Context) -> Any:
+        """The function's answer to the request."""
+        return self.function(self.request(ctx))
+
+    def request(self, ctx: click.Context) -> Request:
+        """What was asked for. Raises InputError for values that cannot be."""
+        changes = self.record(ctx, self.kind)
+        experiment = _published(self.record(ctx, self.experiment, FIELDS), self.cell)
+        return Request(experiment, changes.out or Path("runs", self._folder.format(self.cell.name)), changes)
+
+    def get_usage(self, ctx: click.Context) -> str:
+        return f"usage: {self.prog} [FLAGS]"
+
+    def about(self) -> str:
+        return f"{self._about} Defaults shown are those of {self.cell.name}."
 
 
-def _published(experiment: Experiment, name: str) -> Experiment:
+def parse(verb: str, words: Sequence[str]) -> Request:
+    """The request in the words that follow `verb`, the first of which is a preset. Raises InputError as
+    `PresetCommand`."""
+    made = PresetCommand(verb, lambda request: request, "")
+    with made.make_context(verb, list(words)) as ctx:
+        return made.request(ctx)
+
+
+def changed(experiment: Experiment, changes: Changes) -> Experiment:
+    """The experiment with the changes made. Raises InputError for those that cannot be."""
+    if changes.method is not None:
+        experiment = with_method(experiment, changes.method)
+    for assignment in changes.part:
+        experiment = experiment.replace(method=_with_part(experiment.method, assignment))
+    for part in changes.without:
+        experiment = experiment.replace(method=experiment.method.without(part))
+    if changes.init is not None:
+        experiment = experiment.replace(method=experiment.method.replace(init=_init(changes.init)))
+    if changes.protocol is not None:
+        cell = experiment.evaluation.recipe
+        recipe = protocol(changes.protocol).replace(epochs=cell.epochs, full_epochs=cell.full_epochs)
+        experiment = experiment.replace(evaluation=experiment.evaluation.replace(recipe=recipe))
+    if changes.data == "":
+        raise InputError("--data names nothing; give a folder, a file or a name, for example --data digits")
+    if changes.data is not None:
+        experiment = experiment.replace(data=experiment.data.replace(source=changes.data))
+    return experiment
+
+
+def _published(experiment: Experiment, cell: Experiment) -> Experiment:
     """The experiment with a published figure only where it is still the cell that was published, its kind of labels
     included."""
-    cell = preset(name)
     method, published = experiment.method, cell.method
     kept = (experiment.model, experiment.ipc, method.name) == (cell.model, cell.ipc, published.name)
     labels = (method.labels, method.learn) == (published.labels, published.learn)
@@ -114,47 +208,11 @@ def _published(experiment: Experiment, name: str) -> Experiment:
     return experiment if kept and labels and data else experiment.replace(published=Published())
 
 
-def _loggers(words: list[str], prog: str) -> tuple[tuple[str, ...], list[str]]:
-    """The loggers that are named, which all can be used, and the other words."""
-    parser = Parser(prog, add_help=False)
-    parser.add_argument("--log", action="extend", nargs="+", default=[])
-    found, rest = parser.parse_known_args(words)
-    check_loggers(found.log)
-    return tuple(dict.fromkeys(found.log)), rest
-
-
-def _shortcuts(experiment: Experiment, words: list[str], prog: str) -> tuple[Experiment, list[str]]:
-    parser = Parser(prog, add_help=False)
-    for flag in ("--data", "--init", "--method", "--protocol"):
-        parser.add_argument(flag)
-    for flag in ("--without", "--part"):
-        parser.add_argument(flag, action="append", default=[])
-    found, rest = parser.parse_known_args(words)
-    if found.method is not None:
-        experiment = with_method(experiment, found.method)
-    for assignment in found.part:
-        experiment = experiment.replace(method=_with_part(experiment.method, assignment))
-    for part in found.without:
-        experiment = experiment.replace(method=experiment.method.without(part))
-    if found.init is not None:
-        experiment = experiment.replace(method=experiment.method.replace(init=_init(found.init)))
-    if found.protocol is not None:
-        cell = experiment.evaluation.recipe
-        recipe = protocol(found.protocol).replace(epochs=cell.epochs, full_epochs=cell.full_epochs)
-        experiment = experiment.replace(evaluation=experiment.evaluation.replace(recipe=recipe))
-    if found.data == "":
-        raise InputError("--data names nothing; give a folder, a file or a name, for example --data digits")
-    if found.data is not None:
-        experiment = experiment.replace(data=experiment.data.replace(source=found.data))
-    return experiment, rest
-
-
 def _init(start: str) -> Init:
     """The initialisation by its name, or from the file or folder of that path."""
-    named: dict[str, Init] = {"real": RealInit(), "representative": RepresentativeInit(), "noise": NoiseInit()}
-    if start not in named and not Path(start).exists():
-        raise unknown("initialisation or file", start, named)
-    return named.get(start) or FileInit(path=Path(start))
+    if start not in INITS and not Path(start).exists():
+        raise unknown("initialisation or file", start, INITS)
+    return INITS.get(start) or FileInit(path=Path(start))
 
 
 def _with_part(method: Method, assignment: str) -> Method:

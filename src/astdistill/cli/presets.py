@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,23 +15,43 @@ from ..experiment.config import Experiment
 from ..experiment.cost import Estimate, Stage, counted, facts, operations
 from ..experiment.presets import matching
 from ..experiment.work import Costs, Speed
+from ..runtime.config import Record
 from ..runtime.devices import check_device, supported
-from ..runtime.progress import bar, be_quiet
+from ..runtime.progress import bar
 from ..runtime.provenance import machine
 from ..runtime.status import duration, size
-from .flags import Parser
+from .commands import command
+from .flags import Word
 
 
-def presets(words: list[str]) -> None:
+class Presets(Record):
+    """The benchmark settings that can be run by name, with their published figures, the multiply-adds of a run and its
+    memory and disk; with --time also what it would take on this machine.
+
+    One preset with all its settings, and its stages one by one: astdistill run PRESET --dry-run
+    """
+
+    words: Annotated[tuple[str, ...], Word(positional=True, metavar="WORD")] = ()
+    """Only presets of this name, data, method or size: cifar100, datm, ipc10."""
+    device: str = "cpu"
+    """Where it would be computed: cpu or cuda."""
+    engine: EngineName = "auto"
+    """What would compute derivatives."""
+    as_json: Annotated[bool, Word(flag="json")] = False
+    """All settings and costs for scripts, in seconds and bytes."""
+    time: bool = False
+    """Measure how fast the device is now (seconds), and show times."""
+
+
+@command("presets")
+def presets(given: Presets) -> None:
     """Show the presets that fit the words, as a table or as JSON."""
-    given = _parser().parse_args(words)
-    found = matching(given.words)
+    found = matching(list(given.words))
     (check_device if given.time else supported)(given.device)
-    be_quiet(given.quiet)
     with using(given.engine):
         costs = _measured(found, given.device) if given.time else _counted(found, Costs(given.device))
     speed = costs[0][1].speed
-    if given.json:
+    if given.as_json:
         print(json.dumps(_listing(costs, speed, given.device), indent=2))
     else:
         Console().print(_table(costs, speed, given.device))
@@ -52,31 +72,6 @@ def _measured(found: Sequence[Experiment], device: str) -> Costed:
             measured += _counted([each], costs)
             progress.step()
     return measured
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="astdistill presets",
-        description="The cells that can be run by name, with their published figures, the multiply-adds of a run and "
-        "its memory and disk; with --time also what it would take on this machine.",
-        epilog="One preset with all its settings, and its stages one by one: astdistill run PRESET --dry-run",
-    )
-    parser.add_argument(
-        "words",
-        nargs="*",
-        metavar="WORD",
-        help="only presets of this name, data, method or size: cifar100, datm, ipc10",
-    )
-    parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu (default) or cuda")
-    parser.add_argument(
-        "--engine", default="auto", choices=get_args(EngineName), help="what would compute derivatives (default auto)"
-    )
-    parser.add_argument(
-        "--time", action="store_true", help="measure how fast the device is now (seconds), and show times"
-    )
-    parser.add_argument("--json", action="store_true", help="all settings and costs for scripts, in seconds and bytes")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    return parser
 
 
 def _table(costs: Costed, speed: Speed | None, device: str) -> Table:

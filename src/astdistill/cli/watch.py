@@ -7,11 +7,11 @@ import shlex
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -20,9 +20,11 @@ from rich.text import Text
 
 from ..evaluation.scores import Scores
 from ..report.run import RunReader
+from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
-from .flags import call
+from .commands import command
+from .flags import Word
 
 
 def screen(view: RunReader) -> Table:
@@ -139,22 +141,25 @@ SLOWEST = 3600
 """Seconds between two looks, at most."""
 
 
-def watch(words: list[str]) -> None:
-    """`astdistill watch RUN [--once] [--every SECONDS]`; Ctrl-C ends the watching, not the run, and is no error."""
-    try:
-        call(_watch, words, "astdistill watch")
-    except KeyboardInterrupt:
-        return
+class Watch(Record):
+    """Follow a run from another terminal until it ends; nothing of it is changed."""
+
+    run: Annotated[Path, Word(positional=True)]
+    """The run's folder; it may not be there yet."""
+    once: bool = False
+    """Show how it stands, and end."""
+    every: Annotated[float, Word(metavar="SECONDS")] = 2.0
+    """Seconds between two looks."""
 
 
-def _watch(run: Annotated[Path, tyro.conf.Positional], /, once: bool = False, every: float = 2.0) -> None:
-    """Follow a run from another terminal until it ends; nothing of it is changed.
+@command("watch")
+def watch(given: Watch) -> None:
+    """Show it; Ctrl-C ends the watching, not the run, and is no error."""
+    with suppress(KeyboardInterrupt):
+        _watch(given.run, given.once, given.every)
 
-    Args:
-        run: The run's folder; it may not be there yet.
-        once: Show how it stands, and end.
-        every: Seconds between two looks.
-    """
+
+def _watch(run: Path, once: bool, every: float) -> None:
     if not 0 < every <= SLOWEST:
         raise InputError(f"--every {every:g} was given; choose a number of seconds above 0 and up to {SLOWEST}.")
     view = look(run)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..autodiff.dispatch import computing
 from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet
 from ..evaluation.protocol import MTT_PROTOCOL
@@ -15,6 +16,7 @@ from ..methods.method import Method
 from ..methods.trajectory_matching import MTT
 from ..models.flat import FlatModel
 from ..models.registry import build_model
+from ..runtime.devices import moved
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import append_line
 from ..runtime.progress import bar, console
@@ -111,6 +113,9 @@ def distill(
     out: str | Path | None = None,
     seed: int = 0,
     observers: Sequence[Observer] = (),
+    engine: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> SyntheticSet:
     """The distilled set: `ipc` images per class that the method's outer steps have changed (METHOD §1).
 
@@ -118,29 +123,35 @@ def distill(
     the experts. With `out`, the folder gets `state.safetensors`, `metrics.jsonl` and `synthetic.safetensors`, and the
     same call resumes a run that was killed, to the same bits on a CPU. With `settings.validate_every`,
     `synthetic.safetensors` is the best set by the validation split and `last.safetensors` the last; without, it is the
-    last. Each of `observers` is told of every outer step, and must change nothing. Raises InputError, before anything
-    is written, where the parts do not fit, and DivergedError when too many steps in a row were skipped.
+    last. Each of `observers` is told of every outer step, and must change nothing.
+
+    `engine` computes derivatives (see `EngineName`; None: $ASTDISTILL_ENGINE, or the fastest that can), `device` is
+    where the data is taken to (None: where it lies), `threads` are those of the CPU (None: torch's own number, which
+    comes back afterwards); none of them is part of what tells runs apart. Raises InputError, before anything is
+    written, where the parts do not fit, and DivergedError when too many steps in a row were skipped.
     """
-    settings = settings or DistillSettings()
-    network = _network(method, experts, model)
-    if experts is not None:
-        experts = experts.first(
-            settings.max_experts or len(experts)
-        )  # fixed from here on, whoever adds experts meanwhile
-    check(dataset, experts, method, settings, ipc)
-    flat = FlatModel(build_model(network, dataset.shape, len(dataset.classes)).to(dataset.device))
-    if experts is not None and flat.size != experts.identity.parameters:
-        raise InputError(
-            f"The network '{network}' has {flat.size:,} parameters, but the experts in {experts.folder} have "
-            f"{experts.identity.parameters:,}: its code has changed since; train experts of the present network in "
-            f"another --experts.store."
+    dataset = moved(dataset, device)
+    with computing(engine, threads):
+        settings = settings or DistillSettings()
+        network = _network(method, experts, model)
+        if experts is not None:
+            experts = experts.first(
+                settings.max_experts or len(experts)
+            )  # fixed from here on, whoever adds experts meanwhile
+        check(dataset, experts, method, settings, ipc)
+        flat = FlatModel(build_model(network, dataset.shape, len(dataset.classes)).to(dataset.device))
+        if experts is not None and flat.size != experts.identity.parameters:
+            raise InputError(
+                f"The network '{network}' has {flat.size:,} parameters, but the experts in {experts.folder} have "
+                f"{experts.identity.parameters:,}: its code has changed since; train experts of the present network in "
+                f"another --experts.store."
+            )
+        run = Distillation(
+            dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, flat, network
         )
-    run = Distillation(
-        dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, flat, network
-    )
-    state = run.start()
-    best = _iterate(run, state, observers)
-    return _finish(run, state, best)
+        state = run.start()
+        best = _iterate(run, state, observers)
+        return _finish(run, state, best)
 
 
 def _network(method: Method, experts: TrajectoryStore | None, model: str | None) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from ..autodiff.dispatch import chosen, computing, using
 from ..data.augmentation import STRATEGY
 from ..data.dataset import Dataset, Split
 from ..data.synthetic import SyntheticSet
 from ..models.registry import build_model
+from ..runtime.devices import moved
 from ..runtime.parallel import divide, pool
 from ..runtime.progress import Bar, bar, console
 from ..runtime.run_dir import RunDir
@@ -53,6 +55,9 @@ def evaluate(
     done: Mapping[tuple[str, int], NetworkResult] | None = None,
     on_result: Callable[[str, int, NetworkResult], object] = lambda name, k, result: None,
     workers: int | None = None,
+    engine: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> Scores:
     """The scores of `seeds` freshly initialised networks, each trained on `synthetic` alone and tested on one split of
     `dataset`.
@@ -60,9 +65,12 @@ def evaluate(
     `model` names the network, or several, or pools of them (see `protocol.py`); None takes the student of the distilled
     set. Results in `done`, by name and number of the network, are not computed again, and `on_result` is told of each
     new one as it finishes. Network k and all its draws depend on its name, `seed` and k only. Computes where `dataset`
-    lies, on a CPU `workers` networks side by side (None: one for each core). Raises InputError when the set and the
-    data do not share classes, shape and preprocessing.
+    lies, on a CPU `workers` networks side by side (None: one for each core). `engine` computes derivatives (see
+    `EngineName`; None: $ASTDISTILL_ENGINE, or the fastest that can), `device` is where the data is taken to (None:
+    where it lies), and `threads`, those of the CPU (None: torch's own number, which comes back afterwards), are split
+    among the workers. Raises InputError when the set and the data do not share classes, shape and preprocessing.
     """
+    dataset = moved(dataset, device)
     student, augmentation, subject = "", STRATEGY, None
     if isinstance(synthetic, SyntheticSet):
         student, augmentation, subject = synthetic.model, synthetic.augmentation, Subject.of(synthetic)
@@ -77,7 +85,8 @@ def evaluate(
     cached = [CachedRow(TableRow(name, name, source, images, recipe), known[name]) for name in names]
     purpose = " for validation" if split == "validation" else ""
     title = f"training {', '.join(names)} on {_title(synthetic)}{purpose} (images seen)"
-    _train_missing(cached, testing, workers, title, lambda row, k: on_result(row.row.model, k, row.results[k]))
+    with computing(engine, threads):
+        _train_missing(cached, testing, workers, title, lambda row, k: on_result(row.row.model, k, row.results[k]))
     entries = {row.row.model: row.entry() for row in cached}
     return Scores(recipe=recipe, split=split, architecture=entries, subject=subject, classes=dataset.classes)
 
@@ -152,7 +161,7 @@ def _train_missing(
     total, left = seeds * sum(row.seen for row in rows), sum(rows[number].seen for number, _ in missing)
     with (
         bar(title, total, total - left, "images") as progress,
-        pool(_train, (rows, testing), crew, progress, len(missing), seconds) as train,
+        pool(_train, (rows, testing, chosen()), crew, progress, len(missing), seconds) as train,
     ):
         for (number, k), result in train(missing):
             progress.step(0, f"{testing.split} {result.final:.1f} %")
@@ -162,9 +171,10 @@ def _train_missing(
         _warn_of_divergence(cached[number])
 
 
-def _train(shared: tuple[tuple[TableRow, ...], Testing], job: tuple[int, int], progress: Bar) -> NetworkResult:
-    """One network, given as its row and number, trained and tested."""
-    row, k, testing = shared[0][job[0]], job[1], shared[1]
+def _train(shared: tuple[tuple[TableRow, ...], Testing, str], job: tuple[int, int], progress: Bar) -> NetworkResult:
+    """One network, given as its row and number, trained and tested with the engine that `shared` names."""
+    (rows, testing, engine), (number, k) = shared, job
+    row = rows[number]
     dataset, seed = testing.dataset, testing.seed
     examples = row.examples(dataset, k)
     network = build_model(row.model, dataset.shape, len(dataset.classes), seed=derive(seed, "evaluate", k))
@@ -173,7 +183,8 @@ def _train(shared: tuple[tuple[TableRow, ...], Testing], job: tuple[int, int], p
     def count() -> None:
         progress.step(examples.seen)
 
-    with seeded(seed, "evaluate", k, "dropout"):  # networks may draw numbers of their own while they train
+    # Networks may draw numbers of their own while they train.
+    with using(engine), seeded(seed, "evaluate", k, "dropout"):
         return train_network(
             network, examples, row.recipe, testing.images, lambda epoch: rng(seed, "evaluate", k, epoch), count
         )

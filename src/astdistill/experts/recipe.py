@@ -47,12 +47,11 @@ class ExpertRecipe(Record):
     """Factor on the rate once epoch E//2 + 1 has ended; the optimiser starts anew there, as released. 1 means no
     drop."""
     clip_start: float = Field(default=0.5, gt=0, le=1)
-    """Factor on the cross-entropy in the first epoch of the clipping loss; it grows in equal steps to 1 (METHOD §2,
-    part 1)."""
+    """Factor on the cross-entropy in the first epoch of the clipping loss; it grows in equal steps to 1."""
     clip_epochs: int | None = Field(default=0, ge=0)
     """Length of the clipping loss in epochs; 0 means no clipping loss, None a fifth of the epochs, rounded up."""
     penalty: float = Field(default=0.0, ge=0)
-    """λ of the gradient penalty (METHOD §2, part 2); 0 means none."""
+    """λ of the gradient penalty; 0 means none."""
     penalty_form: Literal["image", "pixel"] = "image"
     """image (sound): the norm over a whole augmented image; pixel (as released): over the channels of each un-augmented
     pixel."""

@@ -10,13 +10,14 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ..autodiff.dispatch import chosen, computing, using
 from ..autodiff.training import Trainee, accuracy
 from ..data.augmentation import apply, draw
 from ..data.dataset import Dataset, Split
 from ..data.synthetic import one_hot
 from ..models.flat import FlatModel
 from ..models.registry import build_model
-from ..runtime.devices import read
+from ..runtime.devices import moved, read
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import append_line, lock
 from ..runtime.parallel import Crew, divide, pool, training_seconds
@@ -72,6 +73,9 @@ def train_experts(
     dtype: Literal["float32", "bfloat16"] = "float32",
     workers: int | None = None,
     stop_after: int | None = None,
+    engine: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
 ) -> TrajectoryStore:
     """The store under the folder `store` with at least `count` experts, training those that are missing.
 
@@ -82,12 +86,16 @@ def train_experts(
     Trajectory k depends on (dataset, model, recipe, seed, k) alone, to the last bit where `count`, `workers` and the
     machine's threads are the same (see `workers.divide`). A killed call is resumed by the same call: finished experts
     are kept, those that were cut short go on from their last whole epoch. `workers` experts are trained side by side;
-    None means one for each core. Raises DivergedError when an expert's loss stops being finite; the others' finished
-    epochs are kept.
+    None means one for each core. `engine` computes derivatives (see `EngineName`; None: $ASTDISTILL_ENGINE, or the
+    fastest that can), `device` is where the data is taken to (None: where it lies), and `threads`, those of the CPU
+    (None: torch's own number, which comes back afterwards), are split among the workers. Raises DivergedError when an
+    expert's loss stops being finite; the others' finished epochs are kept.
     """
     if count < 1:
         raise InputError(f"{count} experts were asked for; choose --experts.count of 1 or more.")
-    crew = divide(count, workers, dataset.device, [model])
+    dataset = moved(dataset, device)
+    with computing(engine, threads):
+        crew = divide(count, workers, dataset.device, [model])
     recipe = recipe or ExpertRecipe()
     until = recipe.epochs if stop_after is None else stop_after
     if not 1 <= until <= recipe.epochs:
@@ -106,7 +114,10 @@ def train_experts(
     missing = [expert for expert in range(count) if trained.get(expert, 0) < until]
     if missing:
         whole, done, images = count * until, (count - len(missing)) * until, len(dataset.train)
-        with bar("training experts (epochs)", whole, done, "images", images) as progress:
+        with (
+            computing(engine, threads),
+            bar("training experts (epochs)", whole, done, "images", images) as progress,
+        ):
             _train_missing(dataset, trajectories, missing, until, crew, progress)
     return TrajectoryStore(trajectories.folder, identity, limit=count, until=until)
 
@@ -117,7 +128,7 @@ def _train_missing(
     """Train experts that no other process is at; then wait for those that another one is at, and take over what it
     leaves."""
     seconds = len(missing) * _seconds(dataset, store, until)
-    with pool(_train_if_free, (dataset, store, until), crew, progress, len(missing), seconds) as train:
+    with pool(_train_if_free, (dataset, store, until, chosen()), crew, progress, len(missing), seconds) as train:
         waiting = False
         while missing:
             # Each worker waits for one at most: what it waits for may be done by another, while a third is left behind.
@@ -126,11 +137,11 @@ def _train_missing(
             waiting, missing = len(left) == len(missing), left
 
 
-def _train_if_free(shared: tuple[Dataset, TrajectoryStore, int], job: tuple[int, bool], progress: Bar) -> bool:
+def _train_if_free(shared: tuple[Dataset, TrajectoryStore, int, str], job: tuple[int, bool], progress: Bar) -> bool:
     """Train one expert unless another process is at it, with True in the job once that one has let go; whether it has
     all its epochs."""
-    (dataset, store, until), (expert, wait) = shared, job
-    with lock(store.folder / f".{expert:03d}.lock", wait=wait) as held:
+    (dataset, store, until, engine), (expert, wait) = shared, job
+    with lock(store.folder / f".{expert:03d}.lock", wait=wait) as held, using(engine):
         if held and store.trained_epochs(expert) < until:
             train_expert(dataset, store, expert, until, progress)
     return store.trained_epochs(expert) >= until

@@ -257,8 +257,7 @@ class HardTargets(TargetInit):
     """The one-hot label of each image (MTT, AST)."""
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of each label that is spread evenly over all classes (label smoothing, arXiv 1512.00567, §7); 0 means
-    none."""
+    """Share of each label that is spread evenly over all classes (label smoothing, arXiv 1512.00567); 0 means none."""
 
     def __call__(
         self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int

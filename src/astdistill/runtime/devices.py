@@ -4,11 +4,21 @@ computed."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from .errors import InputError
+
+
+class Movable(Protocol):
+    """What can be taken to another device, such as a tensor or a data set."""
+
+    def to(self, device: str, /) -> Self: ...
+
+
+Thing = TypeVar("Thing", bound=Movable)
 
 
 def read(scalars: Mapping[str, Tensor]) -> dict[str, float]:
@@ -46,3 +56,11 @@ def check_device(device: str) -> None:
             f"cpu, or install a "
             "CUDA build of torch."
         )
+
+
+def moved(thing: Thing, device: str | None) -> Thing:
+    """The same on that device; itself where None is named. Raises InputError as `check_device`."""
+    if device is None:
+        return thing
+    check_device(device)
+    return thing.to(device)

@@ -145,7 +145,7 @@ def pool(
     InputError when a worker was killed.
     """
     if not crew.starts(missing, seconds):
-        with _limited(crew.threads):
+        with limited(crew.threads):
             yield lambda jobs: ((job, work(shared, job, progress)) for job in jobs)
         return
     processes = _Processes(progress)
@@ -158,10 +158,13 @@ def pool(
 
 
 @contextmanager
-def _limited(threads: int) -> Iterator[None]:
-    """Compute in this process with the threads that a worker would have."""
+def limited(threads: int | None) -> Iterator[None]:
+    """Compute in this process with so many threads, and then again with as many as before; None leaves them as they
+    are. Raises InputError for less than one."""
+    if threads is not None and threads < 1:
+        raise InputError(f"{threads} threads were asked for; choose 1 or more, or None for torch's own number.")
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(before if threads is None else threads)
     try:
         yield
     finally:
