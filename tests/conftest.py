@@ -7,9 +7,11 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from folders import write_parquet
 
 # Nothing in the tests may reach for the network; the hub library is told before it is imported.
@@ -27,6 +29,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
     progress.be_quiet(True)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made whole and saved as one pixel: drawing them is three quarters of a small run. Tests that are
+    marked `drawn`, and those in files and folders that have a fixture `undrawn` of their own, draw."""
+
+    def saved(figure: object, target: Any, *, format: str, **words: object) -> None:
+        if format == "svg":
+            target.write('<svg width="1pt" height="1pt"></svg>')
+        else:
+            Image.new("RGB", (1, 1)).save(target, format)
+
+    if request.node.get_closest_marker("drawn") is None:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", saved)
 
 
 @pytest.fixture(scope="session")

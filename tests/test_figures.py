@@ -18,6 +18,11 @@ SCRIPT = ROOT / "benchmarks" / "figures.py"
 FIGURES = ("how-course", "how-loss", "how-parts", "how-segment")
 
 
+@pytest.fixture
+def undrawn() -> None:
+    """Here figures are drawn."""
+
+
 @pytest.fixture(scope="module")
 def figures() -> ModuleType:
     spec = importlib.util.spec_from_file_location("figures", SCRIPT)

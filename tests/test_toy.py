@@ -16,6 +16,11 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "toy_2d.py"
 toy_2d = importlib.import_module(EXAMPLE.stem)
 
 
+@pytest.fixture
+def undrawn() -> None:
+    """Here figures are drawn."""
+
+
 def test_it_needs_nothing_of_this_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "astdistill", None)  # an import of it fails
     alone = runpy.run_path(str(EXAMPLE))

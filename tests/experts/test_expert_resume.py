@@ -81,12 +81,11 @@ def test_resume_from_every_single_write(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_sigkill_at_many_moments(tmp_path: Path, dataset: Dataset, seed: int) -> None:
+def test_sigkill_at_many_moments(tmp_path: Path, dataset: Dataset) -> None:
     recipe = AST_LIKE.replace(epochs=10)
     script = tmp_path / "job.py"
     script.write_text(JOB.format(out=str(tmp_path / "cut"), recipe=recipe.to_json()))
-    moments = killed(script, kills=8, seed=seed)
+    moments = killed(script, kills=8, seed=0)
     assert len(moments) >= 4
     assert len(set(moments)) >= 3
     whole = tiny_experts(tmp_path / "whole", dataset, count=3, recipe=recipe)
