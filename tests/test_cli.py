@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from problems import exit_code
 
-from astdistill.cli.main import VERBS, main
+from astdistill.cli.main import VERBS
 from astdistill.cli.options import parse
 from astdistill.data.synthetic import load
 from astdistill.experiment.presets import PRESETS
@@ -27,14 +28,6 @@ TINY = [
 def _in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-
-
-def exit_code(*words: str) -> int:
-    """The code that the process would end with."""
-    try:
-        return main(words)
-    except SystemExit as stop:
-        return int(stop.code or 0)
 
 
 def test_run_leaves_a_whole_run_folder_and_resumes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from killing import Killed, killed, killed_at_write
 
 from astdistill.data.dataset import Dataset
-from astdistill.data.synthetic import SyntheticSet, load
+from astdistill.data.synthetic import load
 from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
@@ -27,7 +27,7 @@ SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "target
 JOB = """
 from pathlib import Path
 import torch
-from problems import blobs
+from problems import blobs, same_set
 from astdistill.distillation import DistillSettings, distill
 from astdistill.experts import TrajectoryStore
 from astdistill.methods import Method
@@ -46,17 +46,13 @@ def progress():
 """
 
 
-def same(first: SyntheticSet, second: SyntheticSet) -> bool:
-    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "targets", "lr"))
-
-
 def check_ends_alike(cut: Path, whole: Path, iterations: int) -> None:
     """Sets, states and logs of two runs are equal, and each iteration was logged once."""
     for name in {
         "synthetic.safetensors",
         *(path.name for path in whole.glob("*.safetensors") if path.stem in ("best", "last")),
     }:
-        assert same(load(cut / name), load(whole / name)), name
+        assert same_set(load(cut / name), load(whole / name)), name
     states = [load_tensors(folder / "state.safetensors") for folder in (cut, whole)]
     assert states[0][0].keys() == states[1][0].keys()
     assert all(torch.equal(tensor, states[1][0][name]) for name, tensor in states[0][0].items())
@@ -241,4 +237,4 @@ def test_settings_that_change_no_bit_may_change(
     distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=2), out=tmp_path)
     other = settings.replace(checkpoint_seconds=3.0, max_skips=7)
     found = distill(dataset, experts, method=AST, ipc=2, settings=other, out=tmp_path)
-    assert same(found, distill(dataset, experts, method=AST, ipc=2, settings=settings))
+    assert same_set(found, distill(dataset, experts, method=AST, ipc=2, settings=settings))

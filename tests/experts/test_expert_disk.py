@@ -10,7 +10,7 @@ import pytest
 import torch
 from killing import Killed, killed_at_write
 from PIL import Image
-from problems import TINY, TINY_RECIPE, rows_read
+from problems import TINY, TINY_RECIPE, rows_read, same_store
 
 from astdistill.autodiff import training as accuracy
 from astdistill.data.dataset import Dataset
@@ -45,21 +45,10 @@ def trained(folder: Path, dataset: Dataset) -> TrajectoryStore:
     return train_experts(dataset, model=TINY, recipe=RECIPE, count=2, store=folder)
 
 
-def same(first: TrajectoryStore, second: TrajectoryStore) -> bool:
-    return (
-        first.identity == second.identity
-        and first.curves() == second.curves()
-        and all(
-            torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1))
-            for k in first.experts()
-        )
-    )
-
-
 def test_experts_are_the_same_to_the_last_bit_wherever_the_images_lie(tmp_path: Path, source: str) -> None:
     stores = [trained(tmp_path / kind, load_dataset(source, memory=kind)) for kind in ("float32", "uint8", "disk")]
-    assert same(stores[0], stores[1])
-    assert same(stores[0], stores[2])
+    assert same_store(stores[0], stores[1])
+    assert same_store(stores[0], stores[2])
     before = stores[0].path(1).stat().st_mtime_ns
     again = trained(tmp_path / "float32", load_dataset(source, memory="disk"))
     assert again.folder == stores[0].folder
@@ -81,7 +70,7 @@ def test_a_killed_training_from_disk_ends_with_the_same_rows(
     else:
         pytest.fail("the training never came to its end")
     assert lives > 3
-    assert same(found, whole)
+    assert same_store(found, whole)
 
 
 def test_whitened_batches_from_disk_resume_bit_equal(
@@ -90,7 +79,7 @@ def test_whitened_batches_from_disk_resume_bit_equal(
     whole = trained(tmp_path / "whole", load_dataset(source, memory="disk", whiten="zca"))
     with pytest.raises(Killed), killed_at_write(monkeypatch, 5):
         trained(tmp_path / "cut", load_dataset(source, memory="disk", whiten="zca"))
-    assert same(trained(tmp_path / "cut", load_dataset(source, memory="disk", whiten="zca")), whole)
+    assert same_store(trained(tmp_path / "cut", load_dataset(source, memory="disk", whiten="zca")), whole)
 
 
 def test_every_stage_reads_batches_and_all_come_to_the_same(

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
-from problems import TINY, TINY_RECIPE, blobs, tiny_experts
+from problems import TINY, TINY_RECIPE, blobs, same_store, tiny_experts
 
 from astdistill.experts import training
 from astdistill.experts.store import TrajectoryStore
@@ -17,17 +16,6 @@ from astdistill.experts.training import train_experts
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import append_line, lock, read_lines
 from astdistill.runtime.parallel import Crew
-
-
-def same(first: TrajectoryStore, second: TrajectoryStore) -> bool:
-    return (
-        first.experts() == second.experts()
-        and all(
-            torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1))
-            for k in first.experts()
-        )
-        and first.curves() == second.curves()
-    )
 
 
 def test_tiny_work_stays_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -52,7 +40,7 @@ def test_two_workers_make_the_store_of_one_process(tmp_path: Path) -> None:
     dataset, recipe = blobs(memory="disk"), TINY_RECIPE.replace(epochs=3)
     one = train_experts(dataset, model="jobs:factory", recipe=recipe, count=3, store=tmp_path / "one", workers=1)
     two = train_experts(dataset, model="jobs:factory", recipe=recipe, count=3, store=tmp_path / "two", workers=2)
-    assert same(one, two)
+    assert same_store(one, two)
     logged = read_lines(two.folder / "log.jsonl")
     assert sorted((line["expert"], line["epoch"]) for line in logged) == [
         (k, epoch) for k in range(3) for epoch in range(3)
