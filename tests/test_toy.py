@@ -60,8 +60,8 @@ def test_the_same_seed_gives_the_same_points(monkeypatch: pytest.MonkeyPatch) ->
 def test_distilled_points_beat_random_ones_and_the_picture_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toy_2d, "TRAINED", 200)
-    found = toy_2d.run(steps=100)
+    monkeypatch.setattr(toy_2d, "TRAINED", 100)
+    found = toy_2d.run(steps=50)
     means = {name: statistics.mean(values) for name, values in found.accuracies.items()}
     assert len(found.accuracies["random"]) == len(found.accuracies["distilled"]) == 20
     assert means["distilled"] > means["random"] + 10
