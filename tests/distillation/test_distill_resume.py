@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from killing import Killed, killed, killed_at_write
+from problems import same_set
 
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import load
@@ -27,7 +28,7 @@ SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "target
 JOB = """
 from pathlib import Path
 import torch
-from problems import blobs, same_set
+from problems import blobs
 from astdistill.distillation import DistillSettings, distill
 from astdistill.experts import TrajectoryStore
 from astdistill.methods import Method
