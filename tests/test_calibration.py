@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import pytest
@@ -167,10 +166,12 @@ def test_what_was_measured_beside_other_work_is_told_of_and_not_kept(
 
 
 def test_the_share_is_that_of_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_probed", lambda *_: time.sleep(0.1) or {kind: (0.01, 1) for kind in KINDS})
-    assert module._timed("cpu", "native").share < 0.5
-    monkeypatch.setattr(module.time, "process_time", lambda: 3 * time.perf_counter())
-    assert module._timed("cpu", "native").share == 1.0
+    monkeypatch.setattr(module, "_probed", lambda *_: {kind: (0.01, 1) for kind in KINDS})
+    for worked, share in ((1.0, 0.25), (12.0, 1.0)):
+        wall, spent = iter((0.0, 4.0)), iter((0.0, worked))
+        monkeypatch.setattr(module.time, "perf_counter", lambda wall=wall: next(wall))
+        monkeypatch.setattr(module.time, "process_time", lambda spent=spent: next(spent))
+        assert module._timed("cpu", "native").share == share
 
 
 @pytest.mark.slow
