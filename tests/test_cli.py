@@ -30,6 +30,7 @@ def _in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
 
 
+@pytest.mark.drawn
 def test_run_leaves_a_whole_run_folder_and_resumes(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("run", "digits-ipc1", *TINY) == 0
     out = Path("runs/digits-ipc1")
@@ -156,6 +157,7 @@ def test_textures_are_distilled_evaluated_and_written(tmp_path: Path, capsys: py
     assert not Path("samples").exists()
 
 
+@pytest.mark.drawn
 def test_experts_shows_quality_and_keeps_the_figure(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("experts", "digits-ipc1", *TINY) == 0
     assert "squared step" in capsys.readouterr().out

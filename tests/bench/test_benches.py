@@ -145,15 +145,6 @@ def test_experts_run_side_by_side_in_processes_of_their_own(
     assert "ours" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_every_figure_comes_from_a_process_of_its_own(tmp_path: Path) -> None:
-    words = ["augment", "--case", "tiny", "-n", "1", "--variant", "ours", "--quiet", "--json", str(tmp_path / "a.json")]
-    assert main(words) == 0
-    written = json.loads((tmp_path / "a.json").read_text())
-    assert written["limits"]["gflops"] > 0
-    assert [row["variant"] for row in written["rows"]] == ["ours"]
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [

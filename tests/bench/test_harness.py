@@ -87,6 +87,14 @@ def test_no_ratio_without_the_published_variant() -> None:
     assert table(BENCHES["store"], [row], alone).row_count == 1
 
 
+@pytest.mark.slow
+def test_a_figure_comes_from_a_process_of_its_own() -> None:
+    found = in_own_process(Request(what="time", bench="augment", case="tiny", variants=("ours",)))
+    assert found.keys() == {"seconds", "peak_mb"}
+    assert found["seconds"] > 0
+
+
+@pytest.mark.slow
 def test_a_failing_process_is_one_sentence() -> None:
     request = Request(what="time", bench="unroll", case="b51", variants=("published",))
     with pytest.raises(InputError, match="unroll b51 published failed: KeyError: 'b51'; mend it") as caught:

@@ -42,6 +42,7 @@ def imported(*words: str) -> TrajectoryStore:
     return TrajectoryStore.open("mine")
 
 
+@pytest.mark.drawn
 @pytest.mark.slow
 def test_experts_come_in_and_are_distilled_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     store = imported("--method", "ast")
