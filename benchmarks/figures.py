@@ -153,7 +153,7 @@ def figure_course(run: Path, out: Path) -> None:
     grid = figure.subplots(len(kept), len(frames[0].pixels), squeeze=False, gridspec_kw=close)
     for row, number in zip(grid, kept, strict=True):
         for axes, pixels in zip(row, frames[number].pixels, strict=True):
-            axes.imshow(pixels[0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.imshow(pixels[0].numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
         row[0].set_ylabel(
             "real" if number == 0 else f"{number} steps", rotation=0, ha="right", va="center", fontsize=9, color=INK

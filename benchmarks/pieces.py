@@ -78,6 +78,8 @@ def child(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
                 os.killpg(process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=2)
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def piece(words: list[str], clock: Clock, seconds: float) -> int:

@@ -7,26 +7,54 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from folders import write_parquet
+from PIL import Image
 
 # Nothing in the tests may reach for the network; the hub library is told before it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
-
-from astdistill.runtime import progress
-
-torch.set_num_threads(1)
+# One thread here and in the processes that tests start; read when torch is imported, which the process that only hands
+# out the tests never does.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+DEAR = {"made", "demo", "finished", "cifar_folder", "far"}
+"""Fixtures that are made once for many tests, and take seconds."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`, tests that share a dear fixture go to one worker, so that it is made once."""
+    for item in items:
+        for name in DEAR.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
-    progress.be_quiet(True)
+    from astdistill.runtime.progress import be_quiet
+
+    be_quiet(True)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made whole and saved as one pixel: drawing them is three quarters of a small run. Tests that are
+    marked `drawn`, and those in files and folders that have a fixture `undrawn` of their own, draw."""
+
+    def saved(figure: object, target: Any, *, format: str, **words: object) -> None:
+        if format == "svg":
+            target.write('<svg width="1pt" height="1pt"></svg>')
+        else:
+            Image.new("RGB", (1, 1)).save(target, format)
+
+    if request.node.get_closest_marker("drawn") is None:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", saved)
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from far import FAR, far_device, uploads, waits
 from problems import TINY, TINY_RECIPE, blobs
+from torch import Tensor, nn
 
 import astdistill as ad
 from astdistill.autodiff.dispatch import using
@@ -28,8 +30,9 @@ from astdistill.methods.initialisation import NoiseInit
 from astdistill.methods.method import Method
 from astdistill.methods.outer import LossThreshold
 from astdistill.models.registry import build_model
+from astdistill.runtime.seeds import sent
 
-EPOCHS, STEPS = 3, 4
+EPOCHS, STEPS = 2, 3
 SETTINGS = DistillSettings(
     iterations=STEPS, inner_steps=3, max_start_epoch=1, matched_epochs=1, lr_img=1.0, checkpoint_seconds=1e9
 )
@@ -57,6 +60,26 @@ RECIPES = {
     "adam": TINY_RECIPE.replace(optimiser="adam", lr=0.01),
 }
 """One epoch of each alone, to show that the host never waits between its first step and its last."""
+MISTAKES: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "mixed": lambda far, near: near + far,
+    "to numpy": lambda far, near: far.numpy(),
+    "mixed gradient": lambda far, near: nn.functional.linear(far.requires_grad_(), near).sum().backward(),
+}
+"""What a card refuses."""
+READINGS: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "a number": lambda far, near: float(far.sum()),
+    "a mask": lambda far, near: far[far > 0],
+    "the tensor": lambda far, near: far.cpu(),
+    "whether": lambda far, near: bool(far.isfinite().all()),
+    "a sum": lambda far, near: far + far,
+    "an index of the host": lambda far, near: far[torch.tensor([0])],
+    "a slice": lambda far, near: far[:1] * 2,
+    "moved": lambda far, near: near.to(FAR),
+    "sent": lambda far, near: sent(near, FAR),
+    "copied in": lambda far, near: far.copy_(near),
+    "copied there": lambda far, near: far.copy_(far),
+}
+"""What may make the host wait, or is sent."""
 
 
 def run(dataset: Dataset, method: Method, settings: DistillSettings, folder: Path) -> dict[str, Any]:
@@ -122,17 +145,40 @@ def networks() -> dict[str, bool]:
     return {name: entry == far[name] for name, entry in near.items()}
 
 
+def refusal(mistake: Callable[[Tensor, Tensor], object]) -> str:
+    """What the device says of it; nothing if it lets it pass."""
+    near = torch.ones(2, 2)
+    try:
+        mistake(near.to(FAR), near)
+    except (RuntimeError, TypeError) as error:
+        return str(error)
+    return ""
+
+
+def counted(reading: Callable[[Tensor, Tensor], object]) -> list[int]:
+    """How often the host waited for it, and how often it sent something without pinning it."""
+    near = torch.ones(2, 2)
+    far = sent(near, FAR)
+    waits.clear()
+    uploads.clear()
+    reading(far, near)
+    return [waits.total(), uploads.total()]
+
+
 def main() -> None:
+    torch.set_num_threads(1)
     found: dict[str, Any] = {}
     with far_device(), using("eager"), tempfile.TemporaryDirectory() as folder:
         for name, (method, fields, settings) in CASES.items():
-            dataset = blobs(**fields)
+            dataset = blobs(count=12, **fields)
             devices = {"near": dataset, FAR: dataset.to(FAR)}
             found[name] = compared(
                 *(run(each, method, settings, Path(folder) / name / where) for where, each in devices.items())
             )
         found["networks"] = networks()
         found["recipes"] = {name: epoch(recipe) for name, recipe in RECIPES.items()}
+        found["mistakes"] = {name: refusal(mistake) for name, mistake in MISTAKES.items()}
+        found["readings"] = {name: counted(reading) for name, reading in READINGS.items()}
         print(json.dumps(found))
 
 

@@ -2,7 +2,8 @@
 KILLS SEED`.
 
 JOB is a Python file with two functions: `run()`, and `progress()`, a number that grows while it runs. Every life of the
-job is a fork of this process, so that torch is imported once. Prints the progress at each kill as a JSON list.
+job is a fork of this process, so that torch is imported once, and ends itself at a flush to disk or a step of its bar
+whose number is drawn. Prints the progress at each kill as a JSON list.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from astdistill.runtime.progress import Bar
 
 
 class Killed(BaseException):
@@ -45,57 +48,61 @@ def killed_at_write(monkeypatch: pytest.MonkeyPatch, number: int) -> Iterator[No
         yield
 
 
-def killed(job: Path, kills: int, seed: int) -> list[int]:
-    """Run JOB in a process of its own until it ends well; the progress at each kill."""
-    words = [sys.executable, __file__, str(job), str(kills), str(seed)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+def killed(job: Path, kills: int, seed: int, most: int = 20) -> list[int]:
+    """Run JOB in a process of its own until it ends well, killed after at most so many flushes and steps; the progress
+    at each kill."""
+    words = [sys.executable, __file__, str(job), *map(str, (kills, seed, most))]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _life(run: Callable[[], None]) -> int:
-    """The process id of a new life of the job."""
+def _life(run: Callable[[], None], moments: int | None) -> int:
+    """A new life of the job, killed after so many flushes and steps; the signal that ended it, or 0."""
     child = os.fork()
-    if child:
-        return child
-    try:
-        run()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
-
-
-def _killed_at(child: int, progress: Callable[[], int], goal: int, delay: float) -> bool:
-    """Wait until the job has come to `goal`, a moment longer, and kill it; False if it ended first."""
-    while progress() < goal:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return False
-        time.sleep(0.0005)
-    time.sleep(delay)
-    if os.waitpid(child, os.WNOHANG)[0]:
-        return False
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return True
-
-
-def main(path: str, kills: int, seed: int) -> None:
-    job = runpy.run_path(path)
-    torch.optim.SGD(
-        [torch.zeros(1, requires_grad=True)]
-    ).step()  # imports more of torch on first use: here, once for all lives
-    chance, moments = random.Random(seed), []
-    for _ in range(kills):
-        goal = job["progress"]() + chance.randint(0, 3)
-        if not _killed_at(_life(job["run"]), job["progress"], goal, chance.random() * 0.006):
-            break
-        moments.append(job["progress"]())
-    _, status = os.waitpid(_life(job["run"]), 0)
-    if status:
+    if not child:
+        if moments is not None:
+            _killed_after(moments)
+        try:
+            run()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
         sys.exit(1)
-    print(json.dumps(moments))
+    return os.WTERMSIG(status)
+
+
+def _killed_after(moments: int) -> None:
+    left = [moments]
+
+    def counted(act: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*given: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return act(*given, **named)
+
+        return wrapped
+
+    os.fsync = counted(os.fsync)
+    Bar.step = counted(Bar.step)
+
+
+def main(path: str, kills: int, seed: int, most: int) -> None:
+    job = runpy.run_path(path)
+    # imports more of torch on first use: here, once for all lives
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)]).step()
+    chance, progress = random.Random(seed), []
+    for _ in range(kills):
+        if not _life(job["run"], chance.randint(most // 4, most)):
+            break
+        progress.append(job["progress"]())
+    _life(job["run"], None)
+    print(json.dumps(progress))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

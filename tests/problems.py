@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from astdistill.cli.main import main
 from astdistill.data.augmentation import Draw
 from astdistill.data.dataset import Dataset
 from astdistill.data.storage import MappedImages
+from astdistill.data.synthetic import SyntheticSet
 from astdistill.data.tensors import dataset_from_tensors
 from astdistill.data.textures import ORDINARY, Torus
 from astdistill.experts.recipe import ExpertRecipe
@@ -114,6 +116,29 @@ def tiny_experts(
 ) -> TrajectoryStore:
     """Two short trajectories of a network of a few hundred parameters."""
     return train_experts(dataset, model=model, recipe=recipe, count=count, store=folder)
+
+
+def same_store(first: TrajectoryStore, second: TrajectoryStore) -> bool:
+    """Whether two stores are equal to the bit: identity, numbers of the experts, rows and curves."""
+    return (
+        first.identity == second.identity
+        and first.experts() == second.experts()
+        and first.curves() == second.curves()
+        and all(
+            torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1))
+            for k in first.experts()
+        )
+    )
+
+
+def same_set(first: SyntheticSet, second: SyntheticSet) -> bool:
+    """Whether two distilled sets are equal to the bit."""
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "targets", "lr"))
+
+
+def exit_code(*words: str) -> int:
+    """The code with which `astdistill WORDS` would end."""
+    return main(words)
 
 
 def dropout_net(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from problems import exit_code
 
-from astdistill.cli.main import VERBS, main
+from astdistill.cli.main import VERBS
 from astdistill.cli.options import parse
 from astdistill.data.synthetic import load
 from astdistill.experiment.presets import PRESETS
@@ -30,11 +31,7 @@ def _in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
 
 
-def exit_code(*words: str) -> int:
-    """The code that the process would end with."""
-    return main(words)
-
-
+@pytest.mark.drawn
 def test_run_leaves_a_whole_run_folder_and_resumes(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("run", "digits-ipc1", *TINY) == 0
     out = Path("runs/digits-ipc1")
@@ -161,6 +158,7 @@ def test_textures_are_distilled_evaluated_and_written(tmp_path: Path, capsys: py
     assert not Path("samples").exists()
 
 
+@pytest.mark.drawn
 def test_experts_shows_quality_and_keeps_the_figure(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("experts", "digits-ipc1", *TINY) == 0
     assert "squared step" in capsys.readouterr().out

@@ -288,6 +288,7 @@ def files_of_at_most(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.drawn
 @pytest.mark.skipif(resource is None, reason="no resource limits on this system")
 @pytest.mark.parametrize("count", [100, 2_000, 6_000, 20_000])
 def test_a_disk_that_fills_up_anywhere_costs_nothing(

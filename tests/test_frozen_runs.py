@@ -158,8 +158,13 @@ def test_a_few_steps_of_the_demo_give_the_images_of_an_earlier_version() -> None
 
 @pytest.mark.slow
 def test_the_demo_gives_the_images_and_scores_of_an_earlier_version() -> None:
-    """On another processor its 300 steps give other images, which are as good."""
-    run(Path("demo-whole/config.json"), Path("demo"))
+    """On another processor its 300 steps give other images, which are as good. The first network alone is trained on
+    them; baselines come out the same in the short run above."""
+    experiment = Experiment.model_validate(read_json(Path("demo-whole/config.json")))
+    alone = experiment.evaluation.replace(networks=1, baselines=())
+    run_experiment(experiment.replace(evaluation=alone), Path("demo"))
     if EXACT:
         assert_same_set(Path("demo"), Path("demo-whole"), 0)
-    assert_same_scores(Path("demo"), Path("demo-whole"), 5)
+    scores, wanted = (read_json(Path(name, "scores.json"))["architecture"] for name in ("demo", "demo-whole"))
+    first, others = scores[experiment.model]["final"], wanted[experiment.model]["final"]
+    assert first == pytest.approx(others[:1], abs=0 if EXACT else 10)

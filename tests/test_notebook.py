@@ -28,6 +28,7 @@ def test_it_was_executed_to_the_end_and_holds_its_pictures() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 def test_its_cells_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     shown: list[str] = []
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from suite import store
 from suite.command import BENCHES, answer, main
-from suite.harness import in_own_process
 from suite.task import Rates, Request, Settings
 
 FURTHER = {
@@ -82,19 +81,6 @@ def test_without_a_name_the_benches_are_listed(
     assert "tiny" not in shown
 
 
-@pytest.mark.slow
-def test_experts_run_side_by_side_in_processes_of_their_own() -> None:
-    request = Request(
-        what="time", bench="experts", case="tiny-penalty", variants=("ours",), settings=Settings(threads=2)
-    )
-    found = in_own_process(request)
-    assert found["experts"] == 2
-    assert found["seconds"] > 0
-    assert 0 < found["share"] < 1
-    with pytest.raises(Exception, match="KeyError: 'nowhere'"):
-        in_own_process(request.replace(case="nowhere"))
-
-
 def answer_here(request: Request) -> dict[str, Any]:
     """What a process of its own would say; a rate is taken for granted."""
     return Rates(1.0, 2.0, 1.0).to_json() if request.what == "rates" else json.loads(json.dumps(answer(request)))
@@ -107,9 +93,7 @@ def run_tiny(name: str, folder: Path, n: int) -> dict[str, Any]:
     return json.loads((folder / "found.json").read_text())
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "experts" else ()) for name in BENCHES]
-)
+@pytest.mark.parametrize("name", [name for name in BENCHES if name != "experts"])
 def test_from_words_to_a_table_and_json(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,10 +131,18 @@ def test_from_words_to_a_table_and_json(
 
 
 @pytest.mark.slow
-def test_the_same_in_processes_of_their_own(tmp_path: Path) -> None:
-    written = run_tiny("augment", tmp_path, 1)
-    assert written["limits"]["gflops"] > 0
-    assert [row["variant"] for row in written["rows"]] == ["published", "ours"]
+def test_experts_run_side_by_side_in_processes_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("suite.command.in_own_process", answer_here)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ["experts", "--case", "tiny", "-n", "1", "--threads", "2", "--variant", "ours", "--quiet"]
+    assert main([*words, "--json", str(tmp_path / "found.json")]) == 0
+    (row,) = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert (row["variant"], row["n"], row["experts"]) == ("ours", 1, 2)
+    assert row["seconds"] > 0
+    assert 0 < row["share"] < 1
+    assert "ours" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

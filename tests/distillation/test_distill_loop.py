@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from problems import same_set
 from rich.console import Console
 from torch import Tensor
 
 from astdistill.data.dataset import Dataset, Split
-from astdistill.data.synthetic import SyntheticSet, load
+from astdistill.data.synthetic import load
 from astdistill.distillation import loop as saving
 from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
@@ -37,10 +38,6 @@ from astdistill.runtime.status import StatusFile
 DATM_LIKE = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"), average=0.9)
 
 
-def same(first: SyntheticSet, second: SyntheticSet) -> bool:
-    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "targets", "lr"))
-
-
 def run_of(
     dataset: Dataset, experts: TrajectoryStore, method: Method, settings: DistillSettings, out: Path | None = None
 ) -> Distillation:
@@ -58,8 +55,8 @@ def test_the_same_seed_gives_the_same_bits(
     state = torch.get_rng_state()
     second = distill(dataset, experts, method=method, ipc=2, settings=settings)
     assert torch.equal(torch.get_rng_state(), state)
-    assert same(first, second)
-    assert not same(first, distill(dataset, experts, method=method, ipc=2, settings=settings, seed=1))
+    assert same_set(first, second)
+    assert not same_set(first, distill(dataset, experts, method=method, ipc=2, settings=settings, seed=1))
 
 
 def test_every_learned_thing_moves_and_nothing_else(
@@ -123,13 +120,13 @@ def test_more_iterations_go_on_to_the_bits_of_one_long_run(
         )
         assert found.provenance["iteration"] == iterations
         assert [line["iteration"] for line in read_lines(tmp_path / "metrics.jsonl")] == list(range(iterations))
-    assert same(found, whole)
-    assert same(load(tmp_path), whole)
+    assert same_set(found, whole)
+    assert same_set(load(tmp_path), whole)
     with pytest.raises(
         InputError, match="has 8 iterations already, 5 were asked for; ask for more, or choose another --out"
     ):
         distill(dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=5), out=tmp_path)
-    assert same(load(tmp_path), whole)
+    assert same_set(load(tmp_path), whole)
     assert len(read_lines(tmp_path / "metrics.jsonl")) == 8
 
 
@@ -149,7 +146,7 @@ def test_the_average_is_its_formula_and_is_what_is_saved(
     for name, value in mean.items():
         torch.testing.assert_close(getattr(found, name).double(), value, rtol=1e-5, atol=1e-6)
         assert torch.equal(getattr(found, name), getattr(state, name)) == (decay == 0)
-    assert same(load(tmp_path), found)
+    assert same_set(load(tmp_path), found)
     tensors, _ = load_tensors(tmp_path / "state.safetensors")
     assert torch.equal(tensors["images"], state.images)
 
@@ -185,14 +182,14 @@ def test_a_run_folder_is_complete_and_a_run_without_one_writes_nothing(
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.chdir(empty)
-    assert same(distill(dataset, experts, method=AST, ipc=2, settings=settings), found)
+    assert same_set(distill(dataset, experts, method=AST, ipc=2, settings=settings), found)
     assert not list(empty.iterdir())
 
 
 def test_fewer_experts_of_the_same_store(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
     some = distill(dataset, experts, method=AST, ipc=1, settings=settings.replace(max_experts=1))
-    assert same(some, distill(dataset, experts.first(1), method=AST, ipc=1, settings=settings))
-    assert not same(some, distill(dataset, experts, method=AST, ipc=1, settings=settings))
+    assert same_set(some, distill(dataset, experts.first(1), method=AST, ipc=1, settings=settings))
+    assert not same_set(some, distill(dataset, experts, method=AST, ipc=1, settings=settings))
 
 
 def test_validation_chooses_the_best_and_keeps_the_last(
@@ -207,9 +204,9 @@ def test_validation_chooses_the_best_and_keeps_the_last(
     found = distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(validate_every=2), out=tmp_path)
     best, last = load(tmp_path), load(tmp_path / "last.safetensors")
     assert (best.provenance["iteration"], last.provenance["iteration"]) == (4, 8)
-    assert same(found, best)
-    assert same(best, distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=4)))
-    assert same(last, distill(dataset, experts, method=AST, ipc=2, settings=settings))
+    assert same_set(found, best)
+    assert same_set(best, distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=4)))
+    assert same_set(last, distill(dataset, experts, method=AST, ipc=2, settings=settings))
     lines = read_lines(tmp_path / "metrics.jsonl")
     assert {line["iteration"]: line["validation"] for line in lines if "validation" in line} == {
         1: 30.0,
@@ -245,7 +242,7 @@ def test_validation_never_looks_at_test_images(
         distill(data, experts, method=AST, ipc=2, settings=settings, out=tmp_path / str(k))
         for k, data in enumerate((dataset, blind))
     ]
-    assert same(*found)
+    assert same_set(*found)
     lines = [[line.get("validation") for line in read_lines(tmp_path / name / "metrics.jsonl")] for name in ("0", "1")]
     assert lines[0] == lines[1]
     assert sum(value is not None for value in lines[0]) == 2

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from killing import killed
+from killing import Killed, killed, killed_at_write
+from problems import same_set
 
 from astdistill.data.dataset import Dataset
-from astdistill.data.synthetic import SyntheticSet, load
+from astdistill.data.synthetic import load
 from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
@@ -46,21 +47,13 @@ def progress():
 """
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing in the package catches it."""
-
-
-def same(first: SyntheticSet, second: SyntheticSet) -> bool:
-    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "targets", "lr"))
-
-
 def check_ends_alike(cut: Path, whole: Path, iterations: int) -> None:
     """Sets, states and logs of two runs are equal, and each iteration was logged once."""
     for name in {
         "synthetic.safetensors",
         *(path.name for path in whole.glob("*.safetensors") if path.stem in ("best", "last")),
     }:
-        assert same(load(cut / name), load(whole / name)), name
+        assert same_set(load(cut / name), load(whole / name)), name
     states = [load_tensors(folder / "state.safetensors") for folder in (cut, whole)]
     assert states[0][0].keys() == states[1][0].keys()
     assert all(torch.equal(tensor, states[1][0][name]) for name, tensor in states[0][0].items())
@@ -84,34 +77,20 @@ def check_courses_alike(cut: Path, whole: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "changes", "seed"),
-    [
-        (AST, {"checkpoint_seconds": 0.0, "iterations": 40}, 0),
-        (AST, {"checkpoint_seconds": 0.05, "iterations": 40}, 1),
-        (SOFT, {"checkpoint_seconds": 0.02, "iterations": 24, "validate_every": 3}, 2),
-    ],
-    ids=["every step saved", "some steps saved", "soft labels, average, validation"],
-)
 def test_sigkill_at_many_moments(
-    tmp_path: Path,
-    dataset: Dataset,
-    experts: TrajectoryStore,
-    settings: DistillSettings,
-    method: Method,
-    changes: dict,
-    seed: int,
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
 ) -> None:
-    settings = settings.replace(**changes)
+    """With everything that a state can hold: learned labels, an average, the best set by validation."""
+    settings = settings.replace(checkpoint_seconds=0.0, iterations=16, validate_every=3)
     script = tmp_path / "job.py"
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     script.write_text(
-        JOB.format(out=str(cut), store=str(experts.folder), method=method.to_json(), settings=settings.to_json())
+        JOB.format(out=str(cut), store=str(experts.folder), method=SOFT.to_json(), settings=settings.to_json())
     )
-    moments = killed(script, kills=7, seed=seed)
+    moments = killed(script, kills=7, seed=2)
     assert len(moments) >= 4
     assert len(set(moments)) >= 3
-    distill(dataset, experts, method=method, ipc=2, settings=settings, out=whole)
+    distill(dataset, experts, method=SOFT, ipc=2, settings=settings, out=whole)
     check_ends_alike(cut, whole, settings.iterations)
 
 
@@ -131,21 +110,11 @@ def test_resume_from_every_single_write(
     settings = settings.replace(validate_every=every, iterations=5, validate_epochs=2)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     distill(dataset, experts, method=method, ipc=2, settings=settings, out=whole)
-    flush, lives = os.fsync, 0
+    lives = 0
     for number in range(100):
-        left = [
-            5 + number % 2
-        ]  # a life repeats at most five flushes: the two rewritten logs, the best set, a frame, the state
-
-        def counted(handle: int, left: list[int] = left) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Killed
-            flush(handle)
-
         try:
-            with monkeypatch.context() as patch:
-                patch.setattr(os, "fsync", counted)
+            # A life repeats at most five flushes: the two rewritten logs, the best set, a frame, the state.
+            with killed_at_write(monkeypatch, 5 + number % 2):
                 distill(dataset, experts, method=method, ipc=2, settings=settings, out=cut)
             break
         except Killed:
@@ -269,4 +238,4 @@ def test_settings_that_change_no_bit_may_change(
     distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=2), out=tmp_path)
     other = settings.replace(checkpoint_seconds=3.0, max_skips=7)
     found = distill(dataset, experts, method=AST, ipc=2, settings=other, out=tmp_path)
-    assert same(found, distill(dataset, experts, method=AST, ipc=2, settings=settings))
+    assert same_set(found, distill(dataset, experts, method=AST, ipc=2, settings=settings))

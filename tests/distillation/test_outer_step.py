@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import users_paper
+from problems import same_set
 
 from astdistill.data.dataset import Dataset
-from astdistill.data.synthetic import SyntheticSet, load
+from astdistill.data.synthetic import load
 from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
@@ -36,10 +37,6 @@ def run_of(
 ) -> Distillation:
     model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)))
     return Distillation(dataset, experts, method, 2, settings, None, seed, model)
-
-
-def same(first: SyntheticSet, second: SyntheticSet) -> bool:
-    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("images", "targets", "lr"))
 
 
 def test_several_trajectories_are_averaged(
@@ -116,8 +113,8 @@ def test_a_longer_run_goes_on_to_the_bits_of_one(
         found = distill(
             dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=iterations or 1), out=tmp_path
         )
-    assert same(found, whole)
-    assert same(load(tmp_path), whole)
+    assert same_set(found, whole)
+    assert same_set(load(tmp_path), whole)
 
 
 @pytest.mark.parametrize(

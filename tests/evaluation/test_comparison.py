@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killing import Killed
 
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet
@@ -21,10 +22,6 @@ from astdistill.runtime.errors import InputError
 RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1)
 MODEL = "convnet-d1-w8"
 Distil = Callable[..., SyntheticSet]
-
-
-class Killed(BaseException):
-    """What a kill looks like from inside."""
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from problems import exit_code
 from reference_mtt import rows_of, write_buffers
 
-from astdistill.cli.main import main
 from astdistill.data.synthetic import load
 from astdistill.experts.store import TrajectoryStore
 
@@ -24,13 +24,6 @@ DATA = ["--data", "digits"]
 def _in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-
-
-def exit_code(*words: str) -> int:
-    try:
-        return main(words)
-    except SystemExit as stop:
-        return int(stop.code or 0)
 
 
 def files() -> dict[Path, bytes]:
@@ -49,6 +42,7 @@ def imported(*words: str) -> TrajectoryStore:
     return TrajectoryStore.open("mine")
 
 
+@pytest.mark.drawn
 @pytest.mark.slow
 def test_experts_come_in_and_are_distilled_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     store = imported("--method", "ast")

@@ -231,6 +231,11 @@ class Hub:
 
 
 @pytest.fixture
+def undrawn() -> None:
+    """Here figures are drawn."""
+
+
+@pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run folder with a set and its scores, and the stand-in for the hub, where somebody is logged in."""
     monkeypatch.chdir(tmp_path)

@@ -4,14 +4,13 @@ batch."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from killing import Killed, killed, killed_at_write
+from killing import Killed, killed_at_write
 from PIL import Image
-from problems import TINY, TINY_RECIPE, rows_read
+from problems import TINY, TINY_RECIPE, rows_read, same_store
 
 from astdistill.autodiff import training as accuracy
 from astdistill.data.dataset import Dataset
@@ -23,27 +22,8 @@ from astdistill.evaluation.runner import evaluate_all
 from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
 from astdistill.methods.trajectory_matching import AST
-from astdistill.runtime.files import read_lines
 
 RECIPE = TINY_RECIPE.replace(epochs=5, batch=20)
-JOB = """
-import os
-os.environ["ASTDISTILL_CACHE"] = {cache!r}
-from pathlib import Path
-import torch
-from astdistill.data import load_dataset
-from astdistill.experts import ExpertRecipe, train_experts
-from astdistill.runtime.progress import be_quiet
-from astdistill.runtime.files import read_lines
-torch.set_num_threads(1)
-be_quiet(True)
-OUT = Path({out!r})
-def run():
-    dataset = load_dataset({source!r}, memory="disk")
-    train_experts(dataset, model={model!r}, recipe=ExpertRecipe.model_validate({recipe!r}), count=2, store=OUT)
-def progress():
-    return sum(len(read_lines(path)) for path in OUT.glob("*/log.jsonl"))
-"""
 
 
 @pytest.fixture
@@ -61,25 +41,14 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path / "pictures")
 
 
-def trained(folder: Path, dataset: Dataset, workers: int | None = None) -> TrajectoryStore:
-    return train_experts(dataset, model=TINY, recipe=RECIPE, count=2, store=folder, workers=workers)
-
-
-def same(first: TrajectoryStore, second: TrajectoryStore) -> bool:
-    return (
-        first.identity == second.identity
-        and first.curves() == second.curves()
-        and all(
-            torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1))
-            for k in first.experts()
-        )
-    )
+def trained(folder: Path, dataset: Dataset) -> TrajectoryStore:
+    return train_experts(dataset, model=TINY, recipe=RECIPE, count=2, store=folder)
 
 
 def test_experts_are_the_same_to_the_last_bit_wherever_the_images_lie(tmp_path: Path, source: str) -> None:
     stores = [trained(tmp_path / kind, load_dataset(source, memory=kind)) for kind in ("float32", "uint8", "disk")]
-    assert same(stores[0], stores[1])
-    assert same(stores[0], stores[2])
+    assert same_store(stores[0], stores[1])
+    assert same_store(stores[0], stores[2])
     before = stores[0].path(1).stat().st_mtime_ns
     again = trained(tmp_path / "float32", load_dataset(source, memory="disk"))
     assert again.folder == stores[0].folder
@@ -101,7 +70,7 @@ def test_a_killed_training_from_disk_ends_with_the_same_rows(
     else:
         pytest.fail("the training never came to its end")
     assert lives > 3
-    assert same(found, whole)
+    assert same_store(found, whole)
 
 
 def test_whitened_batches_from_disk_resume_bit_equal(
@@ -110,27 +79,7 @@ def test_whitened_batches_from_disk_resume_bit_equal(
     whole = trained(tmp_path / "whole", load_dataset(source, memory="disk", whiten="zca"))
     with pytest.raises(Killed), killed_at_write(monkeypatch, 5):
         trained(tmp_path / "cut", load_dataset(source, memory="disk", whiten="zca"))
-    assert same(trained(tmp_path / "cut", load_dataset(source, memory="disk", whiten="zca")), whole)
-
-
-@pytest.mark.slow
-def test_sigkill_of_a_training_from_disk(tmp_path: Path, source: str) -> None:
-    script, recipe = tmp_path / "job.py", RECIPE.replace(epochs=10)
-    words: dict[str, Any] = {"out": str(tmp_path / "cut"), "cache": str(tmp_path / "cache"), "recipe": recipe.to_json()}
-    script.write_text(JOB.format(source=source, model=TINY, **words))
-    assert len(set(killed(script, kills=6, seed=0))) >= 3
-    whole = train_experts(
-        load_dataset(source, memory="float32"), model=TINY, recipe=recipe, count=2, store=tmp_path / "whole"
-    )
-    (folder,) = (tmp_path / "cut").iterdir()
-    assert same(TrajectoryStore.open(folder), whole)
-    assert sorted((line["expert"], line["epoch"]) for line in read_lines(folder / "log.jsonl"))[-1] == (1, 9)
-
-
-@pytest.mark.slow
-def test_workers_read_the_file_themselves(tmp_path: Path, source: str) -> None:
-    dataset = load_dataset(source, memory="disk")
-    assert same(trained(tmp_path / "one", dataset, workers=1), trained(tmp_path / "two", dataset, workers=2))
+    assert same_store(trained(tmp_path / "cut", load_dataset(source, memory="disk", whiten="zca")), whole)
 
 
 def test_every_stage_reads_batches_and_all_come_to_the_same(

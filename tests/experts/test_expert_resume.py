@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from killing import Killed, killed, killed_at_write
-from problems import TINY, blobs, tiny_experts
+from problems import TINY, blobs, same_store, tiny_experts
 
 from astdistill.data.dataset import Dataset
 from astdistill.experts.recipe import ExpertRecipe
@@ -42,17 +42,6 @@ def progress():
 """
 
 
-def same(first: TrajectoryStore, second: TrajectoryStore) -> bool:
-    return (
-        first.experts() == second.experts()
-        and all(
-            torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1))
-            for k in first.experts()
-        )
-        and first.curves() == second.curves()
-    )
-
-
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
     return blobs()
@@ -76,22 +65,21 @@ def test_resume_from_every_single_write(
     else:
         pytest.fail("the training never came to its end")
     assert lives > recipe.epochs
-    assert same(found, whole)
+    assert same_store(found, whole)
     assert sorted(path.name for path in found.folder.iterdir()) == sorted(path.name for path in whole.folder.iterdir())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_sigkill_at_many_moments(tmp_path: Path, dataset: Dataset, seed: int) -> None:
+def test_sigkill_at_many_moments(tmp_path: Path, dataset: Dataset) -> None:
     recipe = AST_LIKE.replace(epochs=10)
     script = tmp_path / "job.py"
     script.write_text(JOB.format(out=str(tmp_path / "cut"), recipe=recipe.to_json()))
-    moments = killed(script, kills=8, seed=seed)
+    moments = killed(script, kills=8, seed=0)
     assert len(moments) >= 4
     assert len(set(moments)) >= 3
     whole = tiny_experts(tmp_path / "whole", dataset, count=3, recipe=recipe)
     (folder,) = (tmp_path / "cut").iterdir()
-    assert same(TrajectoryStore.open(folder), whole)
+    assert same_store(TrajectoryStore.open(folder), whole)
     assert not list(folder.glob("*.partial"))
 
 
@@ -111,7 +99,7 @@ def test_rows_ahead_of_the_state_are_cut_off(
     with (partial / "rows.bin").open("ab") as file:
         file.write(random.Random(0).randbytes(garbage))
     found = tiny_experts(tmp_path / "cut", dataset, count=1, recipe=AST_LIKE)
-    assert same(found, tiny_experts(tmp_path / "whole", dataset, count=1, recipe=AST_LIKE))
+    assert same_store(found, tiny_experts(tmp_path / "whole", dataset, count=1, recipe=AST_LIKE))
 
 
 @pytest.mark.parametrize("lost", ["some bytes", "a row", "all", "the file"])
@@ -125,7 +113,7 @@ def test_rows_behind_the_state_start_the_expert_anew(
     else:
         os.truncate(rows, {"some bytes": rows.stat().st_size * 2 // 3, "a row": 4 * 100, "all": 0}[lost])
     found = tiny_experts(tmp_path / "cut", dataset, count=1, recipe=AST_LIKE)
-    assert same(found, tiny_experts(tmp_path / "whole", dataset, count=1, recipe=AST_LIKE))
+    assert same_store(found, tiny_experts(tmp_path / "whole", dataset, count=1, recipe=AST_LIKE))
 
 
 def test_a_broken_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
@@ -138,7 +126,7 @@ def test_a_broken_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         tiny_experts(tmp_path / "cut", dataset, count=1, recipe=AST_LIKE)
     state.unlink()
     found = tiny_experts(tmp_path / "cut", dataset, count=1, recipe=AST_LIKE)
-    assert same(found, tiny_experts(tmp_path / "whole", dataset, count=1, recipe=AST_LIKE))
+    assert same_store(found, tiny_experts(tmp_path / "whole", dataset, count=1, recipe=AST_LIKE))
 
 
 def test_what_a_kill_left_of_a_finished_expert_is_swept_away(

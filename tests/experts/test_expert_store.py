@@ -19,7 +19,7 @@ from astdistill.data.dataset import Dataset
 from astdistill.experts.store import StoreIdentity, TrajectoryStore, identity_of
 from astdistill.experts.training import train_experts
 from astdistill.runtime.errors import InputError
-from astdistill.runtime.files import save_tensors, write_json
+from astdistill.runtime.files import read_lines, save_tensors, write_json
 
 
 @pytest.fixture(scope="module")
@@ -219,27 +219,31 @@ def test_a_file_with_rows_missing_is_refused(tmp_path: Path, dataset: Dataset) -
         TrajectoryStore.open(store.folder).rows(0, 0, 1)
 
 
+JOB = """
+import sys
+from problems import TINY, TINY_RECIPE, blobs
+from astdistill import train_experts
+dataset, recipe = blobs(), TINY_RECIPE.replace(epochs=40)
+print("ready", flush=True)
+train_experts(dataset, model=TINY, recipe=recipe, count=3, store=sys.argv[1])
+"""
+
+
 @pytest.mark.slow
-def test_two_processes_share_a_store(tmp_path: Path) -> None:
-    """Both train at once, each expert once; the store is what one process alone makes, bit for bit."""
-    job = tmp_path / "job.py"
-    job.write_text(
-        "import sys\nfrom problems import TINY, TINY_RECIPE, blobs\nfrom astdistill import train_experts\n"
-        "recipe = TINY_RECIPE.replace(epochs=40)\ntrain_experts(blobs(), model=TINY, recipe=recipe, count=3, "
-        "store=sys.argv[1])\n"
-    )
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    subprocess.run([sys.executable, str(job), str(alone)], env=environment, check=True, capture_output=True)
-    pair = [
-        subprocess.Popen([sys.executable, str(job), str(shared)], env=environment, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    assert [process.wait(120) for process in pair] == [0, 0]
-    for process in pair:
-        assert process.stderr is not None
-        process.stderr.close()
-    one, two = TrajectoryStore.open(alone), TrajectoryStore.open(shared)
+def test_two_processes_share_a_store(tmp_path: Path, dataset: Dataset) -> None:
+    """This one and another train at once, each expert once; the store is what one alone makes, bit for bit."""
+    recipe = TINY_RECIPE.replace(epochs=40)
+    one = train_experts(dataset, model=TINY, recipe=recipe, count=3, store=tmp_path / "alone")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-c", JOB, str(tmp_path / "shared")]
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+        two = train_experts(dataset, model=TINY, recipe=recipe, count=3, store=tmp_path / "shared")
+    assert other.returncode == 0
+    assert one.folder.name == two.folder.name
     assert one.experts() == two.experts() == [0, 1, 2]
     for expert in one.experts():
         assert torch.equal(one.rows(expert, 0, 41), two.rows(expert, 0, 41))
+    logged = sorted((line["expert"], line["epoch"]) for line in read_lines(two.folder / "log.jsonl"))
+    assert logged == [(expert, epoch) for expert in range(3) for epoch in range(40)], "an expert was trained twice"

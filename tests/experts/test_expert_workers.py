@@ -8,41 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
-from killing import killed
-from problems import TINY, TINY_RECIPE, blobs, tiny_experts
+from problems import TINY, TINY_RECIPE, blobs, same_store, tiny_experts
 
 from astdistill.experts import training
 from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
-from astdistill.runtime.errors import DivergedError, InputError
+from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import append_line, lock, read_lines
 from astdistill.runtime.parallel import Crew
-
-JOB = """
-from pathlib import Path
-from problems import TINY, TINY_RECIPE, blobs
-from astdistill.experts import train_experts
-from astdistill.runtime.progress import be_quiet
-from astdistill.runtime.files import read_lines
-be_quiet(True)
-OUT = Path({out!r})
-def run():
-    train_experts(blobs(), model=TINY, recipe=TINY_RECIPE.replace(epochs=40), count=4, store=OUT, workers=2)
-def progress():
-    return sum(len(read_lines(path)) for path in OUT.glob("*/log.jsonl"))
-"""
-
-
-def same(first: TrajectoryStore, second: TrajectoryStore) -> bool:
-    return (
-        first.experts() == second.experts()
-        and all(
-            torch.equal(first.rows(k, 0, first.epochs + 1), second.rows(k, 0, first.epochs + 1))
-            for k in first.experts()
-        )
-        and first.curves() == second.curves()
-    )
 
 
 def test_tiny_work_stays_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,38 +35,17 @@ def test_one_sentence_for_no_workers(tmp_path: Path) -> None:
 
 
 def test_two_workers_make_the_store_of_one_process(tmp_path: Path) -> None:
-    """With a user's network, which the workers find by its import path."""
-    dataset, recipe = blobs(), TINY_RECIPE.replace(epochs=3)
+    """With a user's network, which the workers find by its import path, and images in a file, which they map
+    themselves."""
+    dataset, recipe = blobs(memory="disk"), TINY_RECIPE.replace(epochs=3)
     one = train_experts(dataset, model="jobs:factory", recipe=recipe, count=3, store=tmp_path / "one", workers=1)
     two = train_experts(dataset, model="jobs:factory", recipe=recipe, count=3, store=tmp_path / "two", workers=2)
-    assert same(one, two)
+    assert same_store(one, two)
     logged = read_lines(two.folder / "log.jsonl")
     assert sorted((line["expert"], line["epoch"]) for line in logged) == [
         (k, epoch) for k in range(3) for epoch in range(3)
     ]
     assert sorted(path.name for path in two.folder.iterdir()) == sorted(path.name for path in one.folder.iterdir())
-
-
-@pytest.mark.slow
-def test_a_diverging_expert_stops_all_and_finished_ones_are_kept(tmp_path: Path) -> None:
-    recipe = TINY_RECIPE.replace(lr=1e18)
-    with pytest.raises(DivergedError, match=r"^Expert [01] of .* stopped being finite in epoch \d"):
-        train_experts(blobs(), model=TINY, recipe=recipe, count=2, store=tmp_path, workers=2)
-
-
-@pytest.mark.slow
-def test_sigkill_in_the_middle_of_two_workers(tmp_path: Path) -> None:
-    """Workers end with their parent, and the next one finds whole epochs of both their experts."""
-    script = tmp_path / "job.py"
-    script.write_text(JOB.format(out=str(tmp_path / "cut")))
-    moments = killed(script, kills=3, seed=0)
-    assert len(moments) == 3
-    assert 0 < moments[-1] < 160
-    whole = train_experts(blobs(), model=TINY, recipe=TINY_RECIPE.replace(epochs=40), count=4, store=tmp_path / "whole")
-    (folder,) = (tmp_path / "cut").iterdir()
-    found = TrajectoryStore.open(folder)
-    assert same(found, whole)
-    assert not list(folder.glob("*.partial"))
 
 
 def test_lines_of_two_experts_never_mix(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from killing import Killed
 from problems import SmoothNet, blobs
 from torch import Tensor
 
@@ -163,10 +165,6 @@ def test_a_run_without_experts_belongs_to_its_data_and_network(dataset: Dataset,
     assert len({run.key, other.key, wider.key}) == 3
 
 
-class Killed(Exception):
-    """Ends a run in the middle."""
-
-
 def test_a_killed_run_goes_on_to_the_same_bits(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +229,7 @@ def test_a_run_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["astdistill"])  # the page shows the command, which is that of the tests
     assert main(["run", *WORDS, "--out", "run"]) == 0
     run = tmp_path / "run"
     assert {path.name for path in tmp_path.iterdir()} == {"run"}, "no store of experts is made"

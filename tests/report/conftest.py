@@ -24,6 +24,11 @@ from astdistill.runtime.status import stage
 SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"))
 
 
+@pytest.fixture
+def undrawn() -> None:
+    """Here figures are drawn."""
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of learned labels on three classes, two images each, beside a second store of plain experts."""

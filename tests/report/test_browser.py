@@ -145,10 +145,12 @@ def test_the_slider_moves_the_images(view: Any) -> None:
 
 @ONCE
 def test_play_goes_through_the_course_and_stops_at_its_end(view: Any) -> None:
+    view.clock.install()
     view.locator(".play").first.click()
     assert "initial" in view.locator("output").first.inner_text()
-    view.wait_for_function("document.querySelector('output').textContent.startsWith('chosen')", timeout=8000)
-    view.wait_for_function("document.querySelector('.play').textContent === '▶'", timeout=3000)
+    view.clock.run_for(20_000)
+    assert view.locator("output").first.inner_text().startswith("chosen")
+    assert view.locator(".play").first.inner_text() == "▶"
 
 
 @ONCE
