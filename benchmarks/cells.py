@@ -16,7 +16,7 @@ from pathlib import Path
 
 from astdistill.autodiff.dispatch import using
 from astdistill.cli.options import parse
-from astdistill.experiment.pipeline import followed, obtain_experts, obtain_synthetic, prepare
+from astdistill.experiment.pipeline import obtain_experts, obtain_synthetic, prepare, tracked
 from astdistill.runtime.errors import DivergedError, InputError
 from astdistill.runtime.status import stage
 
@@ -28,7 +28,7 @@ def portions(words: list[str], seconds: float, portion: int) -> int:
     experiment, out = request.experiment, request.out
     dataset = prepare(experiment, out)
     longest = 0.0
-    with followed(experiment, out, request.log) as recorder, using(experiment.engine):
+    with tracked(experiment, out, request.log) as recorder, using(experiment.engine):
         with stage("experts", out):
             experts = obtain_experts(experiment, dataset, recorder)
         print(f"experts: {len(experts)} of {experts.epochs} epochs after {time.monotonic() - began:.0f} s", flush=True)

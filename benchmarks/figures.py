@@ -69,7 +69,7 @@ def students(cell: Experiment, segment: Segment, images: Tensor, targets: Tensor
     )
     weight = cell.method.weight(segment.epoch, settings.max_start_epoch)
     inner = InnerLoop(FlatModel(build_model(cell.model, shape, targets.shape[1])), plan, cell.method.momentum, weight)
-    return inner.course(segment.start, Variables(images, targets, torch.tensor(lr))).students
+    return inner.trajectory(segment.start, Variables(images, targets, torch.tensor(lr))).students
 
 
 def aside(points: Tensor, start: Tensor, target: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ def draw_intermediate(
     tidy(axes, "5 Intermediate matching", "inner step", "squared distance, in segments")
     segment = experts.segment(EXPERT, cell.distill.max_start_epoch // 3, cell.distill.matched_epochs)
     course = torch.stack(students(cell, segment, *distilled))
-    read = cell.method.goal(segment, segment.start, cell.distill.inner_steps).at
+    read = cell.method.loss(segment, segment.start, cell.distill.inner_steps).at
     for number, (target, step, colour) in enumerate(zip(segment.checkpoints, read, COLOURS, strict=False), start=1):
         losses = (course - target).square().sum(dim=1) / (segment.start - target).square().sum()
         axes.plot(losses, color=colour, label=f"to θ*$_{{t+{number}}}$, read at {step}")

@@ -214,7 +214,9 @@ def expert_epoch(
     variants: dict[str, Callable[[], object]] = {}
 
     def ours(penalty: float) -> Callable[[], object]:
-        recipe = ExpertRecipe(batch=batch, lr=1e-4, momentum=0.9, penalty=penalty, grad_norm=5.0 if penalty else 0.0)
+        recipe = ExpertRecipe(
+            batch=batch, lr=1e-4, momentum=0.9, penalty=penalty, max_grad_norm=5.0 if penalty else 0.0
+        )
         trainee = Trainee(build_model(net.name, net.shape, net.classes).to(device))
         optimiser = make_optimiser(trainee, recipe, 0)
         return lambda: train_epoch(trainee, optimiser, split, net.classes, recipe, 0, 0)

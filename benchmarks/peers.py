@@ -18,11 +18,11 @@ from typing import Any
 
 from table import course, row
 
-from astdistill.evaluation.scores import Entry, Scores
+from astdistill.evaluation.scores import RowScores, Scores
 from astdistill.experiment.config import Experiment
 from astdistill.experiment.pipeline import run_experiment
 from astdistill.experiment.presets import preset, with_method
-from astdistill.methods.initialisation import ExpertTargets, HardTargets
+from astdistill.methods.initialisation import ExpertLabels, HardLabels
 from astdistill.methods.method import Method
 from astdistill.methods.segments import GrowingWindow
 from astdistill.methods.trajectory_matching import AST, DATM, FTD, MTT, TESLA
@@ -35,12 +35,12 @@ keep the start."""
 # fmt: off
 METHODS: dict[str, Method] = {
     "mtt":        MTT,
-    "ftd":        FTD.replace(average=AVERAGE),
+    "ftd":        FTD.replace(ema_decay=AVERAGE),
     "tesla":      TESLA,
-    "tesla-hard": TESLA.replace(name="tesla-hard", labels=HardTargets()),
-    "datm":       DATM.replace(average=AVERAGE, sample=GrowingWindow(begins=3, full_by=150)),
+    "tesla-hard": TESLA.replace(name="tesla-hard", labels=HardLabels()),
+    "datm":       DATM.replace(ema_decay=AVERAGE, sample=GrowingWindow(begins=3, full_by=150)),
     "ast":        AST,
-    "ast-soft":   AST.replace(name="ast-soft", labels=ExpertTargets(), learn=("images", "targets", "lr")),
+    "ast-soft":   AST.replace(name="ast-soft", labels=ExpertLabels(), learn=("images", "targets", "lr")),
 }
 STEPS: dict[int, dict[str, Any]] = {
     1:  {"iterations": 1000, "inner_steps": 20, "matched_epochs": 2, "max_start_epoch": 8},
@@ -113,7 +113,7 @@ def main() -> None:
 
 def table(options: argparse.Namespace, ipc: int) -> dict[str, Any]:
     """All rows of one number of images per class, run or read, and printed."""
-    entries: dict[str, list[Entry]] = {}
+    entries: dict[str, list[RowScores]] = {}
     settings, courses, origin = {}, {}, {}
     for seed in options.seeds:
         for method in options.methods:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from astdistill.evaluation.scores import Entry, Scores
+from astdistill.evaluation.scores import RowScores, Scores
 from astdistill.experiment.config import EvaluationSettings, Experiment
 from astdistill.experiment.pipeline import run_experiment
 from astdistill.experiment.presets import preset, with_method
@@ -36,7 +36,7 @@ def experiment(
     return cell.replace(evaluation=EvaluationSettings.model_validate(dict(cell.evaluation) | {"baselines": kept}))
 
 
-def row(name: str, entries: list[Entry]) -> dict[str, Any]:
+def row(name: str, entries: list[RowScores]) -> dict[str, Any]:
     """One row over all networks of all seeds."""
     finals = [value for entry in entries for value in entry.final]
     by_seed = [statistics.fmean(entry.final) for entry in entries]
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--collect", action="store_true", help="read finished run folders, run nothing")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    collected: dict[str, list[Entry]] = {}
+    collected: dict[str, list[RowScores]] = {}
     courses: dict[str, Any] = {}
     origin: dict[str, Any] = {}
     seconds: dict[str, float] = {}

@@ -46,7 +46,7 @@ def result(name: str) -> dict[str, Any]:
 
 
 def spread(mean: float, std: float | None) -> str:
-    """Mean ± sample deviation, to a tenth of a percent."""
+    """Mean ± standard deviation, to a tenth of a percent."""
     return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 

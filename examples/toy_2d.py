@@ -249,5 +249,5 @@ if __name__ == "__main__":
     result = run(given.steps, given.seed)
     draw(result, given.out)
     for name, values in result.accuracies.items():
-        print(f"{name:<10}{spread(values)} of test points right ({len(values)} networks, mean ± sample deviation)")
+        print(f"{name:<10}{spread(values)} of test points right ({len(values)} networks, mean ± standard deviation)")
     print(f"Learned step size {result.rate:.3f}. Look at: {given.out}")

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from astdistill.runtime.seeds import sent
+from astdistill.runtime.seeds import to_device
 
 FAR = "far"
 ops = torch.ops.aten
@@ -38,7 +38,7 @@ INDEXED = {ops.index.Tensor, ops.index_put.default, ops.index_put_.default}
 waits: Counter[str] = Counter()
 """How often the host waited, by the place in astdistill."""
 uploads: Counter[str] = Counter()
-"""How often a tensor of the host was copied there otherwise than by `seeds.sent`, which pins it: a card's host waits
+"""How often a tensor of the host was copied there otherwise than by `seeds.to_device`, which pins it: a card's host waits
 for these, too."""
 
 
@@ -143,7 +143,7 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if func in READS or leaves or _lands_near(func, args) or _masks(func, args):
         waits[_place()] += 1
     if _enters(func, args, kwargs, far) and all(
-        frame.f_code is not sent.__code__ for frame, _ in traceback.walk_stack(None)
+        frame.f_code is not to_device.__code__ for frame, _ in traceback.walk_stack(None)
     ):
         uploads[_place()] += 1
     if leaves or func is ops._local_scalar_dense.default or (not far and not _is_far(wanted)):

@@ -18,7 +18,7 @@ import astdistill as ad
 from astdistill.autodiff.dispatch import using
 from astdistill.autodiff.training import Trainee
 from astdistill.data.dataset import Dataset
-from astdistill.distillation.run import Distillation, Line
+from astdistill.distillation.run import Distillation, StepRecord
 from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.state import DistillState
 from astdistill.evaluation.protocol import EvalRecipe
@@ -30,7 +30,7 @@ from astdistill.methods.initialisation import NoiseInit
 from astdistill.methods.method import Method
 from astdistill.methods.outer import LossThreshold
 from astdistill.models.registry import build_model
-from astdistill.runtime.seeds import sent
+from astdistill.runtime.seeds import to_device
 
 EPOCHS, STEPS = 2, 3
 SETTINGS = DistillSettings(
@@ -50,13 +50,13 @@ CASES: dict[str, tuple[Method, dict[str, Any], DistillSettings]] = {
         SETTINGS.replace(trajectories=2, batch_syn=2),
     ),
     "textures": (ad.methods.MTT, {"memory": "disk", "whiten": "zca"}, SETTINGS.replace(canvas=2)),
-    "passed over": (ad.methods.MTT.replace(accept=LossThreshold(threshold=1e-6)), {}, SETTINGS),
+    "passed over": (ad.methods.MTT.replace(step_filter=LossThreshold(threshold=1e-6)), {}, SETTINGS),
 }
 RECIPES = {
     "plain": TINY_RECIPE,
-    "penalty": TINY_RECIPE.replace(penalty=1.0, grad_norm=5.0, clip_epochs=3),
+    "penalty": TINY_RECIPE.replace(penalty=1.0, max_grad_norm=5.0, loss_warmup_epochs=3),
     "penalty by pixel": TINY_RECIPE.replace(penalty=1.0, penalty_form="pixel"),
-    "gsam": TINY_RECIPE.replace(sharpness=0.1, surrogate_gap=0.2),
+    "gsam": TINY_RECIPE.replace(sam_rho=0.1, surrogate_gap=0.2),
     "adam": TINY_RECIPE.replace(optimiser="adam", lr=0.01),
 }
 """One epoch of each alone, to show that the host never waits between its first step and its last."""
@@ -75,7 +75,7 @@ READINGS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "an index of the host": lambda far, near: far[torch.tensor([0])],
     "a slice": lambda far, near: far[:1] * 2,
     "moved": lambda far, near: near.to(FAR),
-    "sent": lambda far, near: sent(near, FAR),
+    "sent": lambda far, near: to_device(near, FAR),
     "copied in": lambda far, near: far.copy_(near),
     "copied there": lambda far, near: far.copy_(far),
 }
@@ -92,7 +92,7 @@ def run(dataset: Dataset, method: Method, settings: DistillSettings, folder: Pat
     ipc = 10 if method.name == "ast-as-released" else 1
     steps: list[dict[str, int]] = []
 
-    def observe(run: Distillation, state: DistillState, line: Line) -> None:
+    def observe(run: Distillation, state: DistillState, line: StepRecord) -> None:
         """Count from one step's end to the next one's, whatever it was that the host did in between."""
         steps.append(waits + uploads)
         waits.clear()
@@ -158,7 +158,7 @@ def refusal(mistake: Callable[[Tensor, Tensor], object]) -> str:
 def counted(reading: Callable[[Tensor, Tensor], object]) -> list[int]:
     """How often the host waited for it, and how often it sent something without pinning it."""
     near = torch.ones(2, 2)
-    far = sent(near, FAR)
+    far = to_device(near, FAR)
     waits.clear()
     uploads.clear()
     reading(far, near)

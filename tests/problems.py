@@ -17,7 +17,7 @@ from astdistill.data.dataset import Dataset
 from astdistill.data.storage import MappedImages
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.data.tensors import dataset_from_tensors
-from astdistill.data.textures import ORDINARY, Torus
+from astdistill.data.textures import ORDINARY, TextureSpec
 from astdistill.experts.recipe import ExpertRecipe
 from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
@@ -59,7 +59,7 @@ def problem(
     read: Sequence[int] = (4,),
     soft: bool = False,
     augment: bool = True,
-    torus: Torus = ORDINARY,
+    texture: TextureSpec = ORDINARY,
 ) -> Problem:
     """A float64 problem of six images, 2 × 6 × 6 (or canvases of such), three classes; `read` are the inner steps the
     objective sees."""
@@ -67,7 +67,7 @@ def problem(
     with seeded(3, "network"):
         model = FlatModel(SmoothNet().double())
     start = model.flatten()
-    images = torch.randn(6, *torus.extent((2, 6, 6)), generator=generator, dtype=torch.float64)
+    images = torch.randn(6, *texture.extent((2, 6, 6)), generator=generator, dtype=torch.float64)
     labels = torch.arange(6) % 3
     targets = (
         torch.randn(6, 3, generator=generator, dtype=torch.float64)
@@ -76,10 +76,10 @@ def problem(
     )
     size = batch or 6
     indices = torch.stack([torch.randperm(6, generator=generator)[:size] for _ in range(steps)])
-    indices = torus.repeated(indices)
+    indices = texture.repeated(indices)
     seen = indices.shape[1]
     draws = tuple(_flips(seen, generator) if augment else Draw("none") for _ in range(steps))
-    crops = tuple(torus.draw(seen, (6, 6), generator) for _ in range(steps))
+    crops = tuple(texture.draw(seen, (6, 6), generator) for _ in range(steps))
     inner = InnerLoop(model, Plan(indices, draws, crops), momentum, weight=1.3, labels="soft" if soft else "hard")
     checkpoints = start + 0.1 * torch.randn(len(read), len(start), generator=generator, dtype=torch.float64)
     scales = torch.rand(len(read), generator=generator, dtype=torch.float64) + 0.5

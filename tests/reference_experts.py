@@ -66,7 +66,7 @@ def trajectory(
             length = (
                 float(torch.stack([sum_of_squares(gradient) for gradient in gradients]).sum().sqrt()) + 1e-6
             )  # torch's rounding guard
-            shorter = min(1.0, recipe.grad_norm / length) if recipe.grad_norm else 1.0
+            shorter = min(1.0, recipe.max_grad_norm / length) if recipe.max_grad_norm else 1.0
             with torch.no_grad():
                 for part, velocity, gradient in zip(parameters, velocities, gradients, strict=True):
                     velocity.mul_(recipe.momentum).add_(shorter * gradient + recipe.weight_decay * part)
@@ -91,7 +91,7 @@ def direction(
     """That gradient, or g_p − α g_⊥ of GSAM, with SAM's climb or ASAM's: every number of every parameter by itself, the sums over all of them by
     loops."""
     clean = gradient(network, recipe, clip, augmented, labels, penalised)
-    if not recipe.sharpness:
+    if not recipe.sam_rho:
         return clean
     parameters = list(network.parameters())
     before = [part.detach().clone() for part in parameters]
@@ -115,10 +115,10 @@ def climbs(weights: list[Tensor], slopes: list[Tensor], recipe: ExpertRecipe) ->
     ]
     if recipe.adaptive_sam:
         length = math.sqrt(sum((abs(w) * g) ** 2 for part in pairs for w, g in part))
-        found = [[recipe.sharpness * w**2 * g / length for w, g in part] for part in pairs]
+        found = [[recipe.sam_rho * w**2 * g / length for w, g in part] for part in pairs]
     else:
         length = math.sqrt(sum(g**2 for part in pairs for _, g in part))
-        found = [[recipe.sharpness * g / length for _, g in part] for part in pairs]
+        found = [[recipe.sam_rho * g / length for _, g in part] for part in pairs]
     return [
         torch.tensor(part, dtype=torch.float64).view_as(weight) for part, weight in zip(found, weights, strict=True)
     ]

@@ -147,7 +147,7 @@ def test_the_methods_side_by_side(data: Path, tmp_path: Path, monkeypatch: pytes
         (found,) = read(result)["tables"]
         assert [row["row"] for row in found["rows"]] == ["mtt", "random", "kmeans", "tesla-hard", "ast-soft"]
         assert all(row["n"] == 2 and len(row["final"][0]) == 2 for row in found["rows"])
-        assert found["settings"]["ast-soft"]["method"]["labels"]["part"].endswith("ExpertTargets")
+        assert found["settings"]["ast-soft"]["method"]["labels"]["part"].endswith("ExpertLabels")
         assert {run["iterations"] for run in found["runs"].values()} == {2}
 
     runs = (f"{method}={tmp_path / 'out' / f'cifar100-ten-ipc1-{method}-0'}" for method in ("ast-soft", "mtt"))

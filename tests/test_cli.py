@@ -301,7 +301,7 @@ def test_help_of_each_verb_names_its_flags(verb: str, capsys: pytest.CaptureFixt
         "presets": ("--device", "--json", "--time"),
         "doctor": ("--json", "--network"),
     }
-    wanted = own.get(verb, ("--distill.lr-img", "--method.goal.beta", "--dry-run", "--without"))
+    wanted = own.get(verb, ("--distill.lr-img", "--method.loss.beta", "--dry-run", "--without"))
     for flag in wanted:
         assert flag in shown
 
@@ -347,21 +347,21 @@ def test_any_part_can_be_put_in(capsys: pytest.CaptureFixture[str]) -> None:
         "--method.estimator.k",
         "2",
         "--part",
-        "rate=RawRate",
+        "synthetic_lr=RawSyntheticLr",
         "--part",
-        "labels=ExpertTargets",
+        "labels=ExpertLabels",
     ]
     assert exit_code("distill", "digits-ipc1", *words, *TINY) == 0
     method = json.loads(Path("runs/digits-ipc1/config.json").read_text())["method"]
     assert method["estimator"] == {"part": "Truncated", "k": 2}
-    assert method["rate"] == {"part": "RawRate"}
+    assert method["synthetic_lr"] == {"part": "RawSyntheticLr"}
     assert load("runs/digits-ipc1").labels == "soft"
     for assignment, sentence in (
         ("estimator=Truncatd", "Did you mean 'Truncated'?"),
         ("estimater=Truncated", "Did you mean 'estimator'?"),
-        ("goal=Truncated", "There is no part 'Truncated' for 'goal'"),
-        ("goal=pathlib:Path", "'pathlib:Path' is no part for 'goal'; name a subclass of Goal"),
-        ("goal=os:path", "'os:path' is no part for 'goal'"),
+        ("loss=Truncated", "There is no part 'Truncated' for 'loss'"),
+        ("goal=pathlib:Path", "'pathlib:Path' is no part for 'loss'; name a subclass of MatchingLoss"),
+        ("loss=os:path", "'os:path' is no part for 'loss'"),
     ):
         assert exit_code("run", "digits-ipc1", "--part", assignment) == 2
         assert sentence in capsys.readouterr().err
@@ -403,7 +403,7 @@ def test_the_published_figure_is_shown_for_its_cell_only() -> None:
     for words in (
         ["--method", "mtt"],
         ["--ipc", "2"],
-        ["--part", "labels=ExpertTargets"],
+        ["--part", "labels=ExpertLabels"],
         ["--model", "convnet-d2"],
         ["--data.whiten", "none"],
     ):

@@ -71,7 +71,7 @@ def test_training_is_that_of_the_evaluation(make: Any, norm: bool) -> None:
     assert synthetic.train(own, epochs=7, seed=5) is own
     recipe = PROTOCOL.replace(epochs=7).augmented("flip_scale")
     examples = TensorExamples(
-        synthetic.images.double(), synthetic.probabilities.double(), float(synthetic.lr), synthetic.torus
+        synthetic.images.double(), synthetic.probabilities.double(), float(synthetic.lr), synthetic.texture
     )
     tested = Split(torch.zeros(1, 1, 8, 8, dtype=torch.float64), torch.tensor([0]))
     train_network(theirs, examples, recipe, tested, lambda epoch: rng(5, "train", epoch))

@@ -19,7 +19,7 @@ from astdistill.data import loading
 from astdistill.data.loading import load_dataset
 from astdistill.experiment import cost as estimate
 from astdistill.experiment.config import Experiment
-from astdistill.experiment.cost import NAMED, DatasetSize, Estimate, counted, facts, operations
+from astdistill.experiment.cost import NAMED, DatasetSize, Estimate, counted, dataset_size, operations
 from astdistill.experiment.pipeline import obtain_experts
 from astdistill.experiment.presets import PRESETS, with_method
 from astdistill.experiment.work import (
@@ -54,7 +54,7 @@ def small(tmp_path: Path, dtype: str = "float32") -> Experiment:
 
 
 def unmeasured(experiment: Experiment) -> Estimate:
-    return counted(experiment, facts(experiment), Costs(experiment.device))
+    return counted(experiment, dataset_size(experiment), Costs(experiment.device))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -73,8 +73,8 @@ def test_named_sets_are_known_as_they_are() -> None:
 
 def test_subsets_are_counted() -> None:
     cell = PRESETS["cifar100-ten-ipc10"]
-    assert facts(cell) == DatasetSize((3, 32, 32), 10, 5000, 1000)
-    held_out = facts(cell.replace(data=cell.data.replace(per_class=100, validation=0.1)))
+    assert dataset_size(cell) == DatasetSize((3, 32, 32), 10, 5000, 1000)
+    held_out = dataset_size(cell.replace(data=cell.data.replace(per_class=100, validation=0.1)))
     assert (held_out.train, held_out.validation) == (900, 100)
 
 
@@ -199,7 +199,7 @@ def test_validation_is_a_part_of_the_distillation() -> None:
         data=cell.data.replace(validation=0.1), distill=cell.distill.replace(validate_every=10, validate_networks=2)
     )
     network = Network(cell.model, (1, 8, 8), 10)
-    each = 300 * 10 * network.multiply_adds(TRAIN) + facts(often).validation * network.multiply_adds(FORWARD)
+    each = 300 * 10 * network.multiply_adds(TRAIN) + dataset_size(often).validation * network.multiply_adds(FORWARD)
     extra = unmeasured(often).stages[1].work - unmeasured(cell).stages[1].work
     assert extra == cell.distill.iterations // 10 * 2 * each
 
@@ -260,7 +260,7 @@ def test_without_a_speed_there_is_no_time() -> None:
 def test_every_preset_is_counted() -> None:
     costs = Costs("cpu")
     for preset in PRESETS.values():
-        assert counted(preset, facts(preset), costs).together.work > 1e10
+        assert counted(preset, dataset_size(preset), costs).together.work > 1e10
 
 
 class FixedSpeed(Speed):
@@ -289,7 +289,7 @@ def test_time_is_work_over_the_measured_speed_and_each_kind_is_measured_once() -
 @pytest.mark.parametrize("method", ["ast", "mtt", "ftd", "tesla", "datm", "att", "dm", "ast-as-released"])
 def test_each_method_is_measured(method: str) -> None:
     cell = with_method(PRESETS["digits-ipc1"], method).replace(model="convnet-d2-w8")
-    found = counted(cell, facts(cell), Costs("cpu", FixedSpeed("cpu")))
+    found = counted(cell, dataset_size(cell), Costs("cpu", FixedSpeed("cpu")))
     assert all(stage.seconds > 0 for stage in found.stages)
 
 

@@ -22,7 +22,7 @@ from astdistill.experiment import pipeline as stages
 from astdistill.experiment.presets import preset
 from astdistill.experts import ExpertRecipe, train_experts
 from astdistill.runtime.errors import InputError
-from astdistill.runtime.parallel import Crew, pool
+from astdistill.runtime.parallel import WorkerPlan, pool
 from astdistill.runtime.progress import bar
 from astdistill.runtime.run_dir import RunDir
 
@@ -139,6 +139,6 @@ def test_a_worker_is_told_its_engine_as_data(monkeypatch: pytest.MonkeyPatch) ->
     with (
         using("eager"),
         bar("work", 2, 0) as progress,
-        pool(jobs.engine, chosen(), Crew(2, 1, asked=True), progress, 2, 0.0) as work,
+        pool(jobs.engine, chosen(), WorkerPlan(2, 1, asked=True), progress, 2, 0.0) as work,
     ):
         assert [found for _, found in work([0, 1])] == [("eager", None)] * 2

@@ -63,7 +63,7 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     (("run", "ablation", "--base", "digits-ipc1", "--seeds", "x"), "--seeds cannot be 'x'; give a whole number."),
     (
         ("run", "ablation", "digits-ipc1"),
-        "The ablation needs the cell that it takes apart: astdistill run ablation --base digits-ipc1",
+        "The ablation needs the preset that it takes apart: astdistill run ablation --base digits-ipc1",
     ),
     (("evaluate",), "PATH is missing; see: astdistill evaluate --help"),
     (("evaluate", "a", "b"), "'b' is one word more than astdistill evaluate takes"),

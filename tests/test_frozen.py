@@ -3,7 +3,7 @@ use.
 
 Those in `data/frozen` were written once and are never written again. `synthetic-format-1` is `astdistill distill
 digits-ipc1 --data.whiten zca`, and `soft-textures-format-1` the same preset with `--data.first-classes 3
---distill.canvas 2 --distill.canvas-samples 2 --part labels=ExpertTargets --experts.count 1 --method.expert.epochs 6
+--distill.canvas 2 --distill.canvas-samples 2 --part labels=ExpertLabels --experts.count 1 --method.expert.epochs 6
   --distill.max-start-epoch 2 --distill.iterations 30`, both by the version
 that brought format 1's exports (0.1.0, torch 2.13 on a CPU); commit, arguments and machine were taken out of their
 provenance. The numbers in `expected.json` were read from them then: of each tensor its shape, sum, sum of squares,

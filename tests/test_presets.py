@@ -16,9 +16,9 @@ from astdistill.cli.options import parse
 from astdistill.data.imagenet import SUBSETS
 from astdistill.data.synthetic import load
 from astdistill.experiment.config import Experiment, Published, check_numbers
-from astdistill.experiment.cost import facts
+from astdistill.experiment.cost import dataset_size
 from astdistill.experiment.presets import CELLS, PRESETS, matching, with_method
-from astdistill.methods.initialisation import HardTargets
+from astdistill.methods.initialisation import HardLabels
 from astdistill.methods.outer import LossThreshold
 from astdistill.methods.segments import GrowingWindow
 from astdistill.methods.trajectory_matching import AST, MTT
@@ -137,7 +137,7 @@ def test_preset_is_what_the_command_line_makes_of_its_name_and_its_settings_fit(
     request = parse("run", [name])
     assert request.experiment == PRESETS[name]
     check_numbers(request.experiment)
-    assert request.experiment.ipc * facts(request.experiment).classes <= facts(request.experiment).train
+    assert request.experiment.ipc * dataset_size(request.experiment).classes <= dataset_size(request.experiment).train
 
 
 @pytest.mark.parametrize("experiment", PRESETS.values(), ids=PRESETS)
@@ -198,10 +198,15 @@ def test_no_cell_is_left_out() -> None:
 def test_datms_cells_are_the_published_ones(name: str) -> None:
     """Window, target rate, average and threshold of the authors' configurations."""
     cell, settings = PRESETS[name], PRESETS[name].distill
-    sample, accept = cell.method.sample, cell.method.accept
+    sample, step_filter = cell.method.sample, cell.method.step_filter
     assert isinstance(sample, GrowingWindow)
-    assert isinstance(accept, LossThreshold)
-    found = (sample.lower, sample.begins, sample.full_by), settings.lr_targets, cell.method.average, accept.threshold
+    assert isinstance(step_filter, LossThreshold)
+    found = (
+        (sample.lower, sample.begins, sample.full_by),
+        settings.lr_targets,
+        cell.method.ema_decay,
+        step_filter.threshold,
+    )
     assert found == published_cells.DATM[name]
     assert (settings.iterations, settings.targets_momentum, cell.data.whiten) == (10000, 0.9, "zca")
 
@@ -209,8 +214,8 @@ def test_datms_cells_are_the_published_ones(name: str) -> None:
 @pytest.mark.parametrize("name", published_cells.FTD)
 def test_ftd_has_the_gap_and_the_average_of_its_table(name: str) -> None:
     method = PRESETS[name].method
-    assert (method.recipe.surrogate_gap, method.average) == published_cells.FTD[name]
-    assert method.recipe.sharpness == 0.01
+    assert (method.recipe.surrogate_gap, method.ema_decay) == published_cells.FTD[name]
+    assert method.recipe.sam_rho == 0.01
 
 
 PARTS = {"init", "weight", "perturb", "goal"}
@@ -259,7 +264,7 @@ def test_figures_of_others_never_stand_as_those_of_ast() -> None:
 def test_a_cell_has_the_kind_of_labels_that_its_figure_was_reached_with() -> None:
     """NUMBERS.md lists MTT, FTD, TESLA and AST's bar among hard labels, DATM among learned soft ones."""
     for cell in CELLS:
-        assert isinstance(cell.method.labels, HardTargets) == (cell.method.name != "datm"), cell.name
+        assert isinstance(cell.method.labels, HardLabels) == (cell.method.name != "datm"), cell.name
 
 
 def test_what_is_borrowed_is_said() -> None:
@@ -287,9 +292,9 @@ SHAPES = {"cifar10": (3, 32, 32), "cifar100": (3, 32, 32), "tiny_imagenet": (3, 
 )
 def test_cells_of_a_data_set_share_one_network_that_fits_its_images(data: str, depth: int) -> None:
     cells = [cell for cell in CELLS if cell.data.source.split("-")[0] == data]
-    shape, classes = SHAPES.get(data, (3, 128, 128)), facts(cells[0]).classes
+    shape, classes = SHAPES.get(data, (3, 128, 128)), dataset_size(cells[0]).classes
     assert {cell.model for cell in cells} == {f"convnet-d{depth}"}
-    assert {facts(cell).shape for cell in cells} == {shape}
+    assert {dataset_size(cell).shape for cell in cells} == {shape}
     assert build_model(f"convnet-d{depth}", shape, classes)(torch.zeros(1, *shape)).shape == (1, classes)
 
 

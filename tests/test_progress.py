@@ -20,7 +20,7 @@ from rich.console import Console
 
 from astdistill.runtime import progress, status
 from astdistill.runtime import progress as bars
-from astdistill.runtime.progress import bar, be_quiet, phase, quietly, telling
+from astdistill.runtime.progress import bar, be_quiet, phase, quietly, write_status
 from astdistill.runtime.status import Status, alive, read_status
 
 
@@ -105,7 +105,7 @@ def test_a_part_of_the_work_is_told_of_and_the_whole_goes_on(
         assert found is not None
         return found[0].title, found[0].done, found[0].note
 
-    with telling(tmp_path / "live.json"), bar("distilling", 9) as whole:
+    with write_status(tmp_path / "live.json"), bar("distilling", 9) as whole:
         whole.step(2, "loss 0.5")
         with bar("validating", 4) as part:
             part.step(3, "80 %")
@@ -145,7 +145,7 @@ def test_a_part_on_a_terminal_is_a_line_of_its_own_that_goes(monkeypatch: pytest
 
 def test_quiet_is_silent(shown: io.StringIO, tmp_path: Path) -> None:
     be_quiet(True)
-    with telling(tmp_path / "live.json"), bar("work", 2) as work, quietly(), phase("more"):
+    with write_status(tmp_path / "live.json"), bar("work", 2) as work, quietly(), phase("more"):
         work.step(2, "note")
     assert shown.getvalue() == ""
 
@@ -164,7 +164,7 @@ def test_a_long_phase_is_told_of_and_a_short_one_is_not(shown: io.StringIO, monk
 def test_the_file_follows_and_goes_when_the_work_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "EVERY_S", 0.0)
     path = tmp_path / "live.json"
-    with telling(path):
+    with write_status(path):
         assert read_status(path)
         with bar("work", 4, unit="images") as work:
             work.step(3, "loss 0.5")
@@ -185,7 +185,7 @@ def test_the_file_follows_and_goes_when_the_work_is_done(tmp_path: Path, monkeyp
 
 def test_an_error_leaves_the_file_and_says_that_it_stopped(tmp_path: Path) -> None:
     path = tmp_path / "live.json"
-    with pytest.raises(KeyboardInterrupt), telling(path), bar("work", 4):
+    with pytest.raises(KeyboardInterrupt), write_status(path), bar("work", 4):
         raise KeyboardInterrupt
     found = read_status(path)
     assert found is not None
@@ -194,7 +194,7 @@ def test_an_error_leaves_the_file_and_says_that_it_stopped(tmp_path: Path) -> No
 
 
 def test_a_file_that_cannot_be_written_stops_nothing_and_half_a_file_is_none(tmp_path: Path) -> None:
-    with telling(tmp_path / "no folder" / "live.json"), bar("work", 1) as work:
+    with write_status(tmp_path / "no folder" / "live.json"), bar("work", 1) as work:
         work.step()
     for text in ("", '{"title": "work", "do', "[]", "{}"):
         (tmp_path / "live.json").write_text(text)

@@ -6,6 +6,7 @@ import importlib
 import json
 import pkgutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,20 +16,20 @@ from pydantic import Field, ValidationError
 import astdistill
 from astdistill.experiment.presets import PRESETS
 from astdistill.experts.recipe import ExpertRecipe
-from astdistill.methods.initialisation import FileInit, Init
-from astdistill.methods.matching import FinalGoal, Goal, IntermediateGoal
+from astdistill.methods.initialisation import FileInit, ImageInit
+from astdistill.methods.matching import FinalMatchingLoss, IntermediateMatchingLoss, MatchingLoss
 from astdistill.methods.method import Method
 from astdistill.methods.registry import methods
-from astdistill.methods.segments import BalancedWeight, UniformSample, WeightPerturbation
+from astdistill.methods.segments import BalancedWeight, UniformSampler, WeightPerturbation
 from astdistill.methods.trajectory_matching import AST, MTT
 from astdistill.runtime.config import (
-    Part,
+    Component,
     Record,
     as_first_written,
-    built_in_parts,
+    built_in_components,
     by_todays_names,
     digest,
-    find_part,
+    find_component,
     import_name,
     moved,
 )
@@ -63,29 +64,29 @@ class Around(Record):
     many: tuple[First | Third, ...] = ()
 
 
-class Nearest(Goal):
+class Nearest(MatchingLoss):
     """A part of a user's own, with a field."""
 
     reach: int = 3
 
 
-class RealInit(Init):
+class RealInit(ImageInit):
     """A user's, with the name of a built-in part."""
 
 
-def subclasses(kind: type[Part]) -> list[type[Part]]:
+def subclasses(kind: type[Component]) -> list[type[Component]]:
     return [kind, *(deep for child in kind.__subclasses__() for deep in subclasses(child))]
 
 
-def every_part() -> list[type[Part]]:
+def every_part() -> list[type[Component]]:
     for module in pkgutil.walk_packages(astdistill.__path__, "astdistill."):
         if module.name.startswith("astdistill.methods"):
             importlib.import_module(module.name)
-    return [kind for kind in subclasses(Part) if kind is not Part]
+    return [kind for kind in subclasses(Component) if kind is not Component]
 
 
 PARTS = every_part()
-BUILT_IN = built_in_parts(Part)
+BUILT_IN = built_in_components(Component)
 FIRST_PATHS: list[str] = json.loads((Path(__file__).parent / "data/frozen/part-paths.json").read_text(encoding="utf-8"))
 """What files of commit 53597ca call the parts that there were then."""
 
@@ -157,8 +158,8 @@ def test_the_digest_covers_nested_records(field: str) -> None:
         "penalty_form": "pixel",
         "augmentation": "",
         "lr_drop": 0.5,
-        "clip_start": 0.25,
-        "clip_epochs": 7,
+        "loss_warmup_start": 0.25,
+        "loss_warmup_epochs": 7,
         "momentum": 0.5,
     }
     recipe = AST.recipe.replace(**{field: other[field] if field in other else getattr(AST.expert, field) + 1})
@@ -166,19 +167,19 @@ def test_the_digest_covers_nested_records(field: str) -> None:
 
 
 @pytest.mark.parametrize("kind", PARTS, ids=lambda kind: kind.__qualname__)
-def test_every_part_comes_back_from_its_json(kind: type[Part]) -> None:
+def test_every_part_comes_back_from_its_json(kind: type[Component]) -> None:
     part = kind.model_validate({"path": "runs/demo"} if kind is FileInit else {})
     written = json.loads(json.dumps(part.to_json()))
     assert written["part"].rpartition(":")[2] == kind.__qualname__
     assert written["part"].partition(":")[0] == (kind.__qualname__ if kind in BUILT_IN.values() else kind.__module__)
-    for reader in [base for base in kind.__mro__ if issubclass(base, Part)]:
+    for reader in [base for base in kind.__mro__ if issubclass(base, Component)]:
         found = reader.model_validate(written)
         assert found == part
         assert type(found) is kind
 
 
 def test_parts_were_found() -> None:
-    assert {"IntermediateGoal", "Recompute", "LogRate", "Nearest", "Accept", "HardTargets"} <= {
+    assert {"IntermediateMatchingLoss", "Recompute", "LogSyntheticLr", "Nearest", "StepFilter", "HardLabels"} <= {
         kind.__qualname__ for kind in PARTS
     }
 
@@ -205,9 +206,9 @@ def test_no_serialised_form_of_an_experiment_tells_where_a_file_of_the_package_l
 def test_a_part_is_read_by_its_path_in_earlier_versions(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No module is imported on the way: the old ones need not be there."""
     monkeypatch.setattr(importlib, "import_module", lambda name: pytest.fail(f"{name} was imported"))
-    kind = find_part(path)
+    kind = find_component(path)
     fields = {"path": "demo"} if kind.__qualname__ == "FileInit" else {}
-    found = Part.model_validate({"part": path} | fields)
+    found = Component.model_validate({"part": path} | fields)
     assert type(found) is kind
     assert kind in BUILT_IN.values()
     assert as_first_written(found.to_json())["part"] == path
@@ -218,9 +219,9 @@ def test_a_part_is_read_by_its_path_in_earlier_versions(path: str, monkeypatch: 
 def test_no_name_of_a_part_is_used_again_for_another() -> None:
     """A file from before a renaming would be read as the new part of that name."""
     assert len({path.rpartition(":")[2] for path in FIRST_PATHS}) == len(FIRST_PATHS)
-    assert len({find_part(path) for path in FIRST_PATHS}) == len(FIRST_PATHS)
+    assert len({find_component(path) for path in FIRST_PATHS}) == len(FIRST_PATHS)
     for name in BUILT_IN:
-        assert find_part(name) is BUILT_IN[name]
+        assert find_component(name) is BUILT_IN[name]
 
 
 def test_a_digest_outlives_the_renaming_of_a_built_in_part() -> None:
@@ -229,7 +230,7 @@ def test_a_digest_outlives_the_renaming_of_a_built_in_part() -> None:
     found = {name: methods()[name] for name in first}
     for name in ("ftd", "datm"):  # whose experts have climbed adaptively since
         found[name] = found[name].replace(expert=found[name].recipe.replace(adaptive_sam=False))
-    later = {"sample": UniformSample(), "batches": "equal"}  # whose experts have come in cycles since
+    later = {"sample": UniformSampler(), "batches": "equal"}  # whose experts have come in cycles since
     found["ast-as-released"] = found["ast-as-released"].replace(**later)
     assert {name: method.digest() for name, method in found.items()} == {
         "ast": "3fd10ec29288",
@@ -246,37 +247,41 @@ def test_a_users_part_of_a_built_in_name_is_never_taken_for_ours() -> None:
     mine = RealInit()
     assert type(mine) is not BUILT_IN["RealInit"]
     assert mine.to_json() == {"part": f"{__name__}:RealInit"}
-    assert type(Init.model_validate(mine.to_json())) is RealInit
+    assert type(ImageInit.model_validate(mine.to_json())) is RealInit
     assert as_first_written(mine.to_json()) == by_todays_names(mine.to_json()) == mine.to_json()
     assert MTT.replace(init=mine).digest() != MTT.digest()
 
 
 def test_two_parts_of_the_package_cannot_share_a_name() -> None:
     with pytest.raises(TypeError, match=r"astdistill.elsewhere and astdistill\.\S+ both have a part 'RealInit'"):
-        type("RealInit", (Init,), {"__module__": "astdistill.elsewhere", "__qualname__": "RealInit"})
-    assert BUILT_IN["RealInit"] is find_part("RealInit")
+        type("RealInit", (ImageInit,), {"__module__": "astdistill.elsewhere", "__qualname__": "RealInit"})
+    assert BUILT_IN["RealInit"] is find_component("RealInit")
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"There is no part 'FinalGoall' in this package; .* Did you mean 'FinalGoal'"):
-        Goal.model_validate({"part": "FinalGoall"})
+    with pytest.raises(
+        ValueError, match=r"There is no part 'FinalMatchingLos' in this package; .* Did you mean 'FinalMatchingLoss'"
+    ):
+        MatchingLoss.model_validate({"part": "FinalMatchingLos"})
 
 
 def test_a_method_keeps_the_fields_of_its_parts() -> None:
     method = MTT.replace(
-        goal=IntermediateGoal(beta="adaptive"), weight=BalancedWeight(base=9.0), perturb=WeightPerturbation(alpha=0.5)
+        loss=IntermediateMatchingLoss(beta="adaptive"),
+        weight=BalancedWeight(base=9.0),
+        perturb=WeightPerturbation(alpha=0.5),
     )
     found = Method.model_validate(json.loads(json.dumps(method.to_json())))
     assert found == method
-    assert isinstance(found.goal, IntermediateGoal)
-    assert found.goal.beta == "adaptive"
+    assert isinstance(found.loss, IntermediateMatchingLoss)
+    assert found.loss.beta == "adaptive"
     assert found.digest() == method.digest()
-    assert method.replace(goal=IntermediateGoal()).digest() != method.digest()
-    assert MTT.replace(goal=Nearest()).digest() != MTT.digest()
+    assert method.replace(loss=IntermediateMatchingLoss()).digest() != method.digest()
+    assert MTT.replace(loss=Nearest()).digest() != MTT.digest()
 
 
 def test_a_part_of_a_test_module_comes_back_inside_a_method() -> None:
-    method = MTT.replace(goal=Nearest(reach=5))
+    method = MTT.replace(loss=Nearest(reach=5))
     assert Method.model_validate(json.loads(json.dumps(method.to_json()))) == method
 
 
@@ -284,16 +289,24 @@ def test_a_part_of_a_users_own_package_is_found_by_import_path(tmp_path: Path, m
     package = tmp_path / "my_paper"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    classes = ["class Mine(FinalGoal):", "    reach: int = 2", "class Box:", "    class Inner(FinalGoal): ..."]
-    (package / "goals.py").write_text("\n".join(["from astdistill.methods import FinalGoal", *classes]))
+    classes = [
+        "class Mine(FinalMatchingLoss):",
+        "    reach: int = 2",
+        "class Box:",
+        "    class Inner(FinalMatchingLoss): ...",
+    ]
+    (package / "goals.py").write_text("\n".join(["from astdistill.methods import FinalMatchingLoss", *classes]))
     monkeypatch.syspath_prepend(tmp_path)
-    found = Goal.model_validate({"part": "my_paper.goals:Mine", "reach": 4})
-    assert isinstance(found, FinalGoal)
+    found = MatchingLoss.model_validate({"part": "my_paper.goals:Mine", "reach": 4})
+    assert isinstance(found, FinalMatchingLoss)
     assert found.to_json() == {"part": "my_paper.goals:Mine", "origin": "expert", "reach": 4}
-    assert Goal.model_validate({"part": "my_paper.goals:Box.Inner"}).to_json()["part"] == "my_paper.goals:Box.Inner"
-    assert Method.model_validate(MTT.to_json() | {"goal": {"part": "my_paper.goals:Mine"}}).goal == type(found)()
+    assert (
+        MatchingLoss.model_validate({"part": "my_paper.goals:Box.Inner"}).to_json()["part"]
+        == "my_paper.goals:Box.Inner"
+    )
+    assert Method.model_validate(MTT.to_json() | {"loss": {"part": "my_paper.goals:Mine"}}).loss == type(found)()
     with pytest.raises(ValidationError, match="greed"):
-        Goal.model_validate({"part": "my_paper.goals:Mine", "greed": 4})
+        MatchingLoss.model_validate({"part": "my_paper.goals:Mine", "greed": 4})
     for name in ("my_paper.goals", "my_paper"):
         del sys.modules[name]  # monkeypatch would put it back
 
@@ -315,15 +328,35 @@ def test_wrong_import_paths_are_answered_with_a_sentence(path: str, sentence: st
     with pytest.raises(InputError, match=sentence):
         import_name(path)
     with pytest.raises(ValueError, match=sentence):
-        Goal.model_validate({"part": path})
+        MatchingLoss.model_validate({"part": path})
 
 
-@pytest.mark.parametrize("path", ["pathlib:Path", "json:dumps", "astdistill.methods:LogRate", "astdistill.methods:MTT"])
+@pytest.mark.parametrize(
+    "path", ["pathlib:Path", "json:dumps", "astdistill.methods:LogSyntheticLr", "astdistill.methods:MTT"]
+)
 def test_an_import_path_must_name_a_part_of_the_right_kind(path: str) -> None:
-    with pytest.raises(ValueError, match=rf"'{path}' is not a Goal; name a subclass as 'package.module:Class'"):
-        Goal.model_validate({"part": path})
+    with pytest.raises(ValueError, match=rf"'{path}' is not a MatchingLoss; name a subclass as 'package.module:Class'"):
+        MatchingLoss.model_validate({"part": path})
 
 
 def test_an_instance_of_another_kind_is_refused() -> None:
     with pytest.raises(ValidationError):
-        MTT.replace(goal=WeightPerturbation())
+        MTT.replace(loss=WeightPerturbation())
+
+
+@pytest.mark.parametrize("path", FIRST_PATHS)
+@pytest.mark.parametrize("package", ["astdistill.methods", "astdistill.methods.parts"])
+def test_a_part_is_importable_by_its_name_in_earlier_versions(package: str, path: str) -> None:
+    """With a warning that says the new one where there is one."""
+    name, kind = path.rpartition(":")[2], find_component(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        module = importlib.import_module(package)
+        caught.clear()
+        assert getattr(module, name) is kind
+    expected = (
+        []
+        if kind.__qualname__ == name
+        else [f"{name} is now {kind.__qualname__}; the old name goes with the next release."]
+    )
+    assert [str(each.message) for each in caught] == expected

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from astdistill.data.preprocessing import Preprocessing
-from astdistill.data.textures import ORDINARY, CircularCrops, Crops, Torus
+from astdistill.data.textures import ORDINARY, CircularCrops, Crops, TextureSpec
 from astdistill.data.whitening import fit_zca
 from astdistill.runtime.seeds import rng
 
@@ -27,7 +27,7 @@ def canvases(count: int, canvas: int, size: tuple[int, int], channels: int = 3) 
 @pytest.mark.parametrize("canvas", [2, 3])
 def test_a_crop_is_a_roll_and_a_slice(canvas: int, size: tuple[int, int]) -> None:
     images = canvases(40, canvas, size)
-    drawn = Torus(canvas=canvas).draw(40, size, rng(0, "crops"))
+    drawn = TextureSpec(canvas=canvas).draw(40, size, rng(0, "crops"))
     assert isinstance(drawn, CircularCrops)
     found = drawn(images)
     assert found.dtype == torch.float64
@@ -38,13 +38,13 @@ def test_a_crop_is_a_roll_and_a_slice(canvas: int, size: tuple[int, int]) -> Non
 
 def test_crops_are_differentiable() -> None:
     images = canvases(3, 2, (3, 4), channels=2).requires_grad_()
-    drawn = Torus(canvas=2).draw(3, (3, 4), rng(1, "crops"))
+    drawn = TextureSpec(canvas=2).draw(3, (3, 4), rng(1, "crops"))
     assert gradcheck(drawn, (images,))
 
 
 def test_every_corner_of_the_torus_is_as_likely() -> None:
     count, size, canvas = 12000, (3, 4), 2
-    drawn = Torus(canvas=canvas).draw(count, size, rng(2, "crops"))
+    drawn = TextureSpec(canvas=canvas).draw(count, size, rng(2, "crops"))
     assert isinstance(drawn, CircularCrops)
     corners = [(row, column) for row, column in zip(drawn.rows.tolist(), drawn.columns.tolist(), strict=True)]
     expected = count / (canvas**2 * size[0] * size[1])
@@ -61,17 +61,17 @@ def test_crops_move_to_another_device() -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("canvas", [1, 2, 3])
 def test_cells_lie_in_reading_order(canvas: int, size: tuple[int, int]) -> None:
-    torus, (height, width) = Torus(canvas=canvas), size
+    texture, (height, width) = TextureSpec(canvas=canvas), size
     images = torch.randn(2 * canvas**2, 3, height, width, generator=rng(0, "cells"))
-    tiled = torus.tiled(images)
-    assert tiled.shape == (2, *torus.extent((3, height, width)))
+    tiled = texture.tiled(images)
+    assert tiled.shape == (2, *texture.extent((3, height, width)))
     for place, image in enumerate(images):
         number, cell = divmod(place, canvas**2)
         row, column = divmod(cell, canvas)
         assert torch.equal(
             tiled[number, :, row * height : (row + 1) * height, column * width : (column + 1) * width], image
         )
-    assert torch.equal(torus.cut(tiled), images)
+    assert torch.equal(texture.cut(tiled), images)
 
 
 def test_the_logits_of_a_canvas_are_the_mean_of_its_cells() -> None:
@@ -81,7 +81,7 @@ def test_the_logits_of_a_canvas_are_the_mean_of_its_cells() -> None:
         return seen.flatten(1) @ theta
 
     parts = [network(theta, images[:, :, top : top + 5, left : left + 7]) for top in (0, 5) for left in (0, 7)]
-    torch.testing.assert_close(Torus(canvas=2).averaged(network)(theta, images), sum(parts) / 4)
+    torch.testing.assert_close(TextureSpec(canvas=2).averaged(network)(theta, images), sum(parts) / 4)
     whole = canvases(6, 1, (5, 7))
     assert torch.equal(ORDINARY.averaged(network)(theta, whole), network(theta, whole))
 
@@ -93,7 +93,7 @@ def test_a_preprocessing_of_single_pixels_is_undone_exactly(canvas: int, size: t
     pixels = canvases(3, canvas, size)
     everywhere = Preprocessing.standard([0.4, 0.5, 0.6], [0.2, 0.3, 0.1])
     torch.testing.assert_close(
-        Torus(canvas=canvas).undone(everywhere.apply(pixels), standard.invert), pixels, rtol=0, atol=1e-6
+        TextureSpec(canvas=canvas).undone(everywhere.apply(pixels), standard.invert), pixels, rtol=0, atol=1e-6
     )
 
 
@@ -109,8 +109,8 @@ def smooth(count: int, side: int, seed: int) -> Tensor:
 def test_whitening_is_undone_without_a_seam() -> None:
     """ZCA ties a pixel to its whole window; undone cell by cell, neighbouring cells do not meet."""
     zca = fit_zca(smooth(400, 16, seed=1)[:, :, :8, :8].clamp(0, 1).float())
-    torus, learned = Torus(canvas=2), 8 * (smooth(20, 16, seed=5) - 0.5)
-    found, by_cell = torus.undone(learned, zca.invert), torus.tiled(zca.invert(torus.cut(learned)))
+    texture, learned = TextureSpec(canvas=2), 8 * (smooth(20, 16, seed=5) - 0.5)
+    found, by_cell = texture.undone(learned, zca.invert), texture.tiled(zca.invert(texture.cut(learned)))
 
     def step(images: Tensor, column: int) -> float:
         """Mean jump between a column of pixels and the one before it, on the torus."""
@@ -127,11 +127,11 @@ def test_whitening_is_undone_without_a_seam() -> None:
 
 def test_a_shifted_canvas_is_the_shifted_picture() -> None:
     zca = fit_zca(smooth(400, 16, seed=1)[:, :, :8, :8].clamp(0, 1).float())
-    torus, learned = Torus(canvas=3), 8 * (smooth(4, 24, seed=5) - 0.5)
-    found = torus.undone(learned, zca.invert)
+    texture, learned = TextureSpec(canvas=3), 8 * (smooth(4, 24, seed=5) - 0.5)
+    found = texture.undone(learned, zca.invert)
 
     def off(shift: tuple[int, int]) -> float:
-        moved = torus.undone(learned.roll(shift, (2, 3)), zca.invert).roll((-shift[0], -shift[1]), (2, 3))
+        moved = texture.undone(learned.roll(shift, (2, 3)), zca.invert).roll((-shift[0], -shift[1]), (2, 3))
         return float((moved - found).norm() / (found - found.mean()).norm())
 
     assert off((4, -8)) < 1e-12

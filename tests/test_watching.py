@@ -15,7 +15,7 @@ from astdistill.cli.main import main
 from astdistill.cli.watch import BLOCKS, look, screen, sparkline
 from astdistill.experiment.presets import preset
 from astdistill.runtime.errors import InputError
-from astdistill.runtime.progress import telling
+from astdistill.runtime.progress import write_status
 from astdistill.runtime.status import Status, StatusFile
 
 
@@ -26,7 +26,7 @@ def _in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def begin(folder: Path) -> Path:
-    """A run folder as `claim` leaves it, and a store of another run beside its own."""
+    """A run folder as `claim_run_dir` leaves it, and a store of another run beside its own."""
     experiment = preset("digits-ipc1")
     folder.mkdir(parents=True)
     config = experiment.replace(experts=experiment.experts.replace(count=2)).to_json()
@@ -62,7 +62,7 @@ def test_every_moment_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
     run = Path("runs/x")
     store = begin(run)
     assert "It is not running" in shown(run)
-    with telling(run / "live.json"):
+    with write_status(run / "live.json"):
         assert "now" in shown(run)
         log(
             store / "log.jsonl",
@@ -123,7 +123,7 @@ def test_imported_experts_are_found_by_name() -> None:
 
 def test_a_run_that_was_stopped_names_its_command() -> None:
     begin(Path("runs/x"))
-    with pytest.raises(KeyboardInterrupt), telling(Path("runs/x/live.json")):
+    with pytest.raises(KeyboardInterrupt), write_status(Path("runs/x/live.json")):
         raise KeyboardInterrupt
     found = json.loads(Path("runs/x/live.json").read_text())
     Path("runs/x/live.json").write_text(json.dumps(found | {"command": ["run", "digits-ipc1", "--out", "my runs/x"]}))
@@ -140,7 +140,7 @@ def test_it_waits_for_a_run_and_follows_it_to_its_end(
         yield
         begin(Path("later"))
         yield
-        with telling(Path("later/live.json")):
+        with write_status(Path("later/live.json")):
             yield
             yield
         Path("later/synthetic.safetensors").touch()

@@ -21,7 +21,7 @@ from astdistill.cli.main import main
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet, load, one_hot
 from astdistill.evaluation.protocol import EvalRecipe
-from astdistill.evaluation.scores import Entry, Scores, Subject
+from astdistill.evaluation.scores import RowScores, Scores, SetInfo
 from astdistill.evaluation.training import NetworkResult
 from astdistill.experiment.presets import preset
 from astdistill.interop.exporters import FORMATS
@@ -95,8 +95,8 @@ def run(tmp_path: Path, dataset: Dataset) -> Path:
     )
     folder = tmp_path / "run"
     found.save(folder / "synthetic.safetensors")
-    entry = Entry.of([NetworkResult(51.0), NetworkResult(53.0)], "final")
-    Scores(recipe=EvalRecipe(name="MTT", epochs=3), architecture={TINY: entry}, subject=Subject.of(found)).write(
+    entry = RowScores.of([NetworkResult(51.0), NetworkResult(53.0)], "final")
+    Scores(recipe=EvalRecipe(name="MTT", epochs=3), architecture={TINY: entry}, subject=SetInfo.of(found)).write(
         folder / "scores.json"
     )
     config = preset("cifar100-ipc1").to_json()

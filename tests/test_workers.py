@@ -15,15 +15,15 @@ import jobs
 import pytest
 import torch
 
-from astdistill.runtime import parallel as crew
+from astdistill.runtime import parallel
 from astdistill.runtime.errors import DivergedError, InputError
 from astdistill.runtime.files import lock
-from astdistill.runtime.parallel import START, Crew, _Processes, divide, pool, training_seconds
+from astdistill.runtime.parallel import START, WorkerPlan, _Processes, plan_workers, pool, training_seconds
 from astdistill.runtime.progress import Bar
 from astdistill.runtime.worker import TensorPickler, TensorUnpickler, _sendable, nameless_file
 
 CPU = torch.device("cpu")
-TWO = Crew(2, 1, asked=True)
+TWO = WorkerPlan(2, 1, asked=True)
 
 
 class Shown(Bar):
@@ -56,62 +56,64 @@ def test_as_many_workers_as_end_first_share_the_threads(monkeypatch: pytest.Monk
         (2, 4, 2, 4),
         (2, 5, 1, 8),
     ):
-        monkeypatch.setattr(crew, "cores", lambda cores=cores: cores)
-        assert divide(count, None, CPU) == Crew(workers, each)
-    assert divide(5, 2, CPU) == Crew(2, 4, asked=True)
-    assert divide(5, 16, CPU) == Crew(5, 1, asked=True)
-    assert divide(5, 1, CPU) == Crew(1, 8, asked=True)
+        monkeypatch.setattr(parallel, "cores", lambda cores=cores: cores)
+        assert plan_workers(count, None, CPU) == WorkerPlan(workers, each)
+    assert plan_workers(5, 2, CPU) == WorkerPlan(2, 4, asked=True)
+    assert plan_workers(5, 16, CPU) == WorkerPlan(5, 1, asked=True)
+    assert plan_workers(5, 1, CPU) == WorkerPlan(1, 8, asked=True)
     torch.set_num_threads(1)
-    monkeypatch.setattr(crew, "cores", lambda: 8)
-    assert divide(5, None, CPU) == Crew(1, 1)
-    assert divide(5, 3, CPU) == Crew(3, 1, asked=True)
+    monkeypatch.setattr(parallel, "cores", lambda: 8)
+    assert plan_workers(5, None, CPU) == WorkerPlan(1, 1)
+    assert plan_workers(5, 3, CPU) == WorkerPlan(3, 1, asked=True)
 
 
 def test_accelerators_and_networks_of_the_script_stay_in_one_process(
     monkeypatch: pytest.MonkeyPatch, threads: None
 ) -> None:
     torch.set_num_threads(2)
-    monkeypatch.setattr(crew, "cores", lambda: 2)
-    assert divide(5, None, torch.device("cuda")) == divide(4, None, CPU, ["__main__:net"]) == Crew(1, 2)
-    assert divide(4, None, CPU, ["package:net"]) == Crew(2, 1)
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    assert (
+        plan_workers(5, None, torch.device("cuda")) == plan_workers(4, None, CPU, ["__main__:net"]) == WorkerPlan(1, 2)
+    )
+    assert plan_workers(4, None, CPU, ["package:net"]) == WorkerPlan(2, 1)
     with pytest.raises(InputError, match="2 workers were asked for, but one process feeds cuda; leave --workers out"):
-        divide(5, 2, torch.device("cuda"))
+        plan_workers(5, 2, torch.device("cuda"))
     with pytest.raises(InputError, match="'__main__:net' is defined in the script itself"):
-        divide(5, 2, CPU, ["__main__:net"])
+        plan_workers(5, 2, CPU, ["__main__:net"])
 
 
 @pytest.mark.parametrize("asked", [0, -1])
 def test_less_than_one_worker_is_refused(asked: int) -> None:
     with pytest.raises(InputError, match=f"{asked} workers were asked for; choose --workers of 1 or more"):
-        divide(5, asked, CPU)
+        plan_workers(5, asked, CPU)
 
 
 def test_a_container_s_quota_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     for text, found in (("300000 100000\n", 3), ("50000 100000\n", 1), ("max 100000\n", 8), ("1600000 100000\n", 8)):
         (tmp_path / "cpu.max").write_text(text)
-        monkeypatch.setattr(crew, "QUOTA", tmp_path / "cpu.max")
-        assert crew.cores() == found
-    monkeypatch.setattr(crew, "QUOTA", tmp_path / "none")
-    assert crew.cores() == 8
+        monkeypatch.setattr(parallel, "QUOTA", tmp_path / "cpu.max")
+        assert parallel.cores() == found
+    monkeypatch.setattr(parallel, "QUOTA", tmp_path / "none")
+    assert parallel.cores() == 8
 
 
 def test_processes_are_started_for_long_work_or_when_asked_for() -> None:
     quick, slow = training_seconds(10, 240, 243, 64), training_seconds(15 * 300, 15 * 300 * 100, 320_010, 1024)
     assert quick < 1 < 60 < slow
-    automatic = Crew(2, 1)
+    automatic = WorkerPlan(2, 1)
     assert automatic.starts(5, slow)
     assert not automatic.starts(5, quick)
     assert not automatic.starts(1, slow)
     assert TWO.starts(2, quick)
     assert not TWO.starts(1, slow)
-    assert not Crew(1, 2, asked=True).starts(5, slow)
+    assert not WorkerPlan(1, 2, asked=True).starts(5, slow)
 
 
 def test_one_process_has_the_threads_of_a_worker_and_gives_them_back(threads: None) -> None:
     torch.set_num_threads(2)
     shown = Shown()
-    with pool(jobs.square, torch.ones(3), Crew(2, 1), shown, 3, 0.1) as run:
+    with pool(jobs.square, torch.ones(3), WorkerPlan(2, 1), shown, 3, 0.1) as run:
         assert list(run([1, 2])) == [(1, (3.0, os.getpid(), 1)), (2, (12.0, os.getpid(), 1))]
     assert torch.get_num_threads() == 2
     assert shown.done == 3

@@ -6,14 +6,14 @@ import torch
 
 from astdistill.experts.store import Segment
 from astdistill.methods.estimators import Backprop, Estimator, Recompute
-from astdistill.methods.matching import FinalGoal, Matching, Objective
+from astdistill.methods.matching import FinalMatchingLoss, Matching, Objective
 from astdistill.methods.segments import InnerWeight
 from astdistill.methods.trajectory_matching import MTT
 from astdistill.methods.unroll import InnerLoop, MetaGradient, Variables
 from astdistill.runtime.shapes import Params
 
 
-class LateGoal(FinalGoal):
+class LateGoal(FinalMatchingLoss):
     """The last `steps` students are all matched with the target."""
 
     steps: int = 2
@@ -64,9 +64,9 @@ CALLS: list[int] = []
 STEADY = MTT.replace(
     name="steady",
     paper="A stranger's paper, arXiv 2900.00001, equation 3",
-    goal=LateGoal(),
+    loss=LateGoal(),
     weight=Ramp(),
     momentum=0.5,
-    average=0.5,
+    ema_decay=0.5,
     estimator=Backprop(),
 )

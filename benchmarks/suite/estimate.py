@@ -20,7 +20,7 @@ from astdistill.data.tensors import dataset_from_tensors
 from astdistill.distillation.loop import distill
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.experiment.config import Experiment
-from astdistill.experiment.cost import DatasetSize, counted, facts
+from astdistill.experiment.cost import DatasetSize, counted, dataset_size
 from astdistill.experiment.presets import preset, with_method
 from astdistill.experiment.work import Costs, Speed
 from astdistill.experts.store import TrajectoryStore
@@ -74,7 +74,7 @@ def portion(case: str, store: Path) -> tuple[Experiment, Dataset, DatasetSize]:
     """A little of a preset: fewer images, epochs and steps, and one of each network, on random images."""
     whole = preset(case.split(" ")[0])
     whole = with_method(whole, CASES[case]) if CASES[case] else whole
-    known = facts(whole)
+    known = dataset_size(whole)
     train = known.train if known.train < 2000 else max(IMAGES, 2 * known.classes * whole.ipc)
     known = DatasetSize(known.shape, known.classes, train, min(known.test, TESTED))
     epochs = max(EPOCHS, SEEN // (whole.ipc * known.classes))
@@ -103,7 +103,7 @@ def _short(method: Method) -> Method:
     """The same with experts of a few epochs, at a rate that leaves every number finite on random labels."""
     if method.expert is None:
         return method
-    return method.replace(expert=method.recipe.replace(epochs=EPOCHS, lr=1e-5, clip_epochs=0))
+    return method.replace(expert=method.recipe.replace(epochs=EPOCHS, lr=1e-5, loss_warmup_epochs=0))
 
 
 def train(experiment: Experiment, dataset: Dataset) -> TrajectoryStore:

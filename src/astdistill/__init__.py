@@ -103,7 +103,11 @@ class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         )
         module = ModuleType(spec.name)
         vars(module).update(
-            {name: value for name, value in vars(importlib.import_module(new)).items() if not name.startswith("__")}
+            {
+                name: value
+                for name, value in vars(importlib.import_module(new)).items()
+                if name == "__getattr__" or not name.startswith("__")
+            }
         )
         return module
 

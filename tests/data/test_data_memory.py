@@ -261,7 +261,7 @@ def test_loading_reads_blocks_and_keeps_no_image(tmp_path: Path, monkeypatch: py
     def refuse(*shape: int) -> NoReturn:
         raise AssertionError(f"room for {shape} was made in memory")
 
-    class Small(pixel_cache.Room):
+    class Small(pixel_cache.PixelAllocator):
         def keep(self, pixels: Any, path: Path) -> None:
             assert pixels.data_ptr() in [made[0].data_ptr() for made in self._made], (
                 "the pixels are to lie in the file already"
@@ -269,7 +269,7 @@ def test_loading_reads_blocks_and_keeps_no_image(tmp_path: Path, monkeypatch: py
             super().keep(pixels, path)
 
     monkeypatch.setattr(pixel_cache, "in_memory", refuse)
-    monkeypatch.setattr(pixel_cache, "Room", Small)
+    monkeypatch.setattr(pixel_cache, "PixelAllocator", Small)
     monkeypatch.setattr(statistics, "EXACT_ROWS", 7)
     monkeypatch.setattr(digests, "DIGESTED", 7 * 192)
     monkeypatch.setattr(statistics, "SUMMED", 5 * 192)

@@ -22,9 +22,9 @@ from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
 from astdistill.experts.store import TrajectoryStore
-from astdistill.methods.initialisation import ExpertTargets
+from astdistill.methods.initialisation import ExpertLabels
 from astdistill.methods.method import Method
-from astdistill.methods.outer import RawRate
+from astdistill.methods.outer import RawSyntheticLr
 from astdistill.methods.trajectory_matching import AST, MTT
 from astdistill.methods.unroll import Variables
 from astdistill.models.flat import FlatModel
@@ -32,10 +32,10 @@ from astdistill.models.registry import build_model
 from astdistill.runtime import progress as bars
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import load_tensors, read_lines
-from astdistill.runtime.progress import Output, telling
+from astdistill.runtime.progress import Output, write_status
 from astdistill.runtime.status import StatusFile
 
-DATM_LIKE = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"), average=0.9)
+DATM_LIKE = AST.replace(name="soft", labels=ExpertLabels(), learn=("images", "targets", "lr"), ema_decay=0.9)
 
 
 def run_of(
@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_bits(
 def test_every_learned_thing_moves_and_nothing_else(
     dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
 ) -> None:
-    run = run_of(dataset, experts, DATM_LIKE.replace(average=0.0), settings)
+    run = run_of(dataset, experts, DATM_LIKE.replace(ema_decay=0.0), settings)
     start = run.start()
     found = distill(dataset, experts, method=run.method, ipc=2, settings=settings)
     for name in ("images", "targets"):
@@ -80,7 +80,7 @@ def test_an_outer_step_is_sgd_with_momentum(
     run = run_of(
         dataset,
         experts,
-        DATM_LIKE.replace(average=0.0),
+        DATM_LIKE.replace(ema_decay=0.0),
         settings.replace(lr_targets=3.0, outer_momentum=0.4, targets_momentum=0.7),
     )
     state = run.start()
@@ -135,7 +135,7 @@ def test_the_average_is_its_formula_and_is_what_is_saved(
     tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, decay: float
 ) -> None:
     """m_0 = X_0, m_k = d m_{k−1} + (1 − d) X_k."""
-    method = DATM_LIKE.replace(average=decay)
+    method = DATM_LIKE.replace(ema_decay=decay)
     run = run_of(dataset, experts, method, settings)
     state = run.start()
     mean = {"images": state.images.double(), "targets": state.targets.double()}
@@ -152,7 +152,7 @@ def test_the_average_is_its_formula_and_is_what_is_saved(
 
 
 def test_averaged_hard_labels_stay_hard(dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings) -> None:
-    state = run_of(dataset, experts, MTT.replace(average=0.9995), settings).start()
+    state = run_of(dataset, experts, MTT.replace(ema_decay=0.9995), settings).start()
     nothing = Variables(torch.zeros_like(state.images), torch.zeros_like(state.targets), torch.tensor(0.0))
     for _ in range(2000):
         state.attempt(nothing)
@@ -263,7 +263,7 @@ def test_networks_trained_for_a_validation_are_seen(
     write = StatusFile.write
     monkeypatch.setattr(StatusFile, "write", lambda file, status: (seen.append(status.title), write(file, status))[1])
     settings = settings.replace(iterations=4, validate_every=2, validate_epochs=3, validate_networks=2)
-    with telling(tmp_path / "live.json"):
+    with write_status(tmp_path / "live.json"):
         distill(dataset, experts, method=AST, ipc=2, settings=settings, out=tmp_path)
     validating = f"training {experts.identity.model} on 6 synthetic images for validation (images seen)"
     lines = stream.getvalue().splitlines()
@@ -289,7 +289,7 @@ def test_a_best_set_of_a_deleted_run_is_not_believed(
 def test_the_raw_rate_is_learned_as_it_is(
     dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
 ) -> None:
-    run = run_of(dataset, experts, AST.replace(rate=RawRate()), settings.replace(outer_momentum=0.0))
+    run = run_of(dataset, experts, AST.replace(synthetic_lr=RawSyntheticLr()), settings.replace(outer_momentum=0.0))
     state = run.start()
     gradient = run.gradient(state)
     run.advance(state)

@@ -17,13 +17,13 @@ from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.snapshots import read_course
 from astdistill.experts.store import TrajectoryStore
-from astdistill.methods.initialisation import ExpertTargets
+from astdistill.methods.initialisation import ExpertLabels
 from astdistill.methods.method import Method
 from astdistill.methods.trajectory_matching import AST
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import load_tensors, read_lines
 
-SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"), average=0.9)
+SOFT = AST.replace(name="soft", labels=ExpertLabels(), learn=("images", "targets", "lr"), ema_decay=0.9)
 
 JOB = """
 from pathlib import Path
@@ -196,7 +196,7 @@ def test_a_broken_state_is_named(
     [
         {"method": AST.replace(momentum=0.8)},
         {"method": AST.without("balanced")},
-        {"method": AST.replace(average=0.9)},
+        {"method": AST.replace(ema_decay=0.9)},
         {"ipc": 1},
         {"seed": 1},
         {"lr_img": 21.0},

@@ -21,7 +21,7 @@ from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.state import DistillState
 from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.method import Method
-from astdistill.methods.outer import RawRate
+from astdistill.methods.outer import RawSyntheticLr
 from astdistill.methods.trajectory_matching import AST, MTT
 from astdistill.methods.unroll import Variables
 from astdistill.models.flat import FlatModel
@@ -59,7 +59,7 @@ def refusal(state: DistillState, gradients: Variables) -> str:
     return refused
 
 
-FAULTY = AST.replace(name="faulty", average=0.5, estimator=users_paper.Faulty(period=3))
+FAULTY = AST.replace(name="faulty", ema_decay=0.5, estimator=users_paper.Faulty(period=3))
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +203,12 @@ def test_a_step_that_would_ruin_the_run_is_refused_with_everything_as_it_was(
     dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, broken: str, value: float, cause: str
 ) -> None:
     """The trap: a learned rate that turns negative kills the run hours in."""
-    run = run_of(dataset, experts, AST.replace(rate=RawRate(), average=0.5), settings.replace(outer_momentum=0.5))
+    run = run_of(
+        dataset,
+        experts,
+        AST.replace(synthetic_lr=RawSyntheticLr(), ema_decay=0.5),
+        settings.replace(outer_momentum=0.5),
+    )
     state = run.start()
     good = Variables(torch.ones_like(state.images), torch.zeros_like(state.targets), torch.tensor(0.0))
     assert refusal(state, good) == ""
@@ -222,7 +227,7 @@ def test_what_is_saved_during_a_step_is_the_state_before_it(
     tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
 ) -> None:
     """The step is on trial by then: a resumed run takes it again."""
-    run = run_of(dataset, experts, AST.replace(average=0.5), settings)
+    run = run_of(dataset, experts, AST.replace(ema_decay=0.5), settings)
     state = run.start()
     run.advance(state)
     before = {name: tensor.clone() for name, tensor in state._now().tensors.items()}
@@ -250,7 +255,7 @@ def test_a_logarithmic_rate_that_leaves_the_numbers_is_refused(
 def test_a_refused_raw_rate_is_logged_and_the_run_goes_on(
     tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
 ) -> None:
-    method = MTT.replace(rate=RawRate())
+    method = MTT.replace(synthetic_lr=RawSyntheticLr())
     with pytest.raises(
         DivergedError,
         match=r"because the step size would become -[^;]*; lower --distill.lr-lr[^;]*, and start in a new folder",

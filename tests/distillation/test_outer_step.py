@@ -17,7 +17,7 @@ from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
 from astdistill.experts.store import TrajectoryStore
-from astdistill.methods.initialisation import ExpertTargets
+from astdistill.methods.initialisation import ExpertLabels
 from astdistill.methods.method import Method
 from astdistill.methods.outer import LossThreshold
 from astdistill.methods.segments import GrowingWindow
@@ -29,7 +29,7 @@ from astdistill.runtime.errors import DivergedError, InputError
 from astdistill.runtime.files import read_lines
 from astdistill.runtime.seeds import derive
 
-SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"))
+SOFT = AST.replace(name="soft", labels=ExpertLabels(), learn=("images", "targets", "lr"))
 
 
 def run_of(
@@ -92,7 +92,7 @@ def test_adam_is_its_formula(dataset: Dataset, experts: TrajectoryStore, setting
             torch.testing.assert_close(getattr(state, name), wanted, rtol=1e-4, atol=1e-4)
 
 
-MADE_ANEW = TESLA.replace(average=0.5)
+MADE_ANEW = TESLA.replace(ema_decay=0.5)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_passed_steps_are_counted_apart_and_change_nothing(
     middle = sorted(loss for loss in losses if isinstance(loss, float))[12]  # NaN is logged as a word
     users_paper.CALLS.clear()
     lines = read_lines_of(
-        tmp_path / "bound", dataset, experts, open_method.replace(accept=LossThreshold(threshold=middle)), settings
+        tmp_path / "bound", dataset, experts, open_method.replace(step_filter=LossThreshold(threshold=middle)), settings
     )
     skipped, passed = ([line["iteration"] for line in lines if word in line] for word in ("skipped", "passed"))
     assert skipped == [4, 9, 14, 19, 24, 29]
@@ -182,14 +182,14 @@ def read_lines_of(
 def test_a_threshold_that_nothing_gets_under_ends_the_run(
     tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
 ) -> None:
-    method = MTT.replace(accept=LossThreshold(threshold=1e-6))
+    method = MTT.replace(step_filter=LossThreshold(threshold=1e-6))
     with pytest.raises(DivergedError) as caught:
         distill(
             dataset, experts, method=method, ipc=1, settings=settings.replace(max_passes=6, max_skips=3), out=tmp_path
         )
     sentence = (
         r"6 outer steps in a row were passed over, the last, 5, because the loss \S+ is above 1e-06; raise "
-        r"--method.accept.threshold"
+        r"--method.step-filter.threshold"
     )
     assert re.search(sentence, str(caught.value))
     rows = dataset.train.whole().flatten(1).tolist()

@@ -61,7 +61,7 @@ class Follower(OuterStep):
 
 
 def method_of(**step: object) -> Method:
-    return DM.replace(name="follower", step=Follower.model_validate(step), learn=("images", "shift"), average=0.5)
+    return DM.replace(name="follower", step=Follower.model_validate(step), learn=("images", "shift"), ema_decay=0.5)
 
 
 def run_of(dataset: Dataset, method: Method, settings: DistillSettings = SETTINGS) -> Distillation:
@@ -158,8 +158,8 @@ def test_a_derivative_that_is_not_finite_is_named(dataset: Dataset) -> None:
     run = run_of(dataset, method_of())
     gradient = run.gradient(run.start())
     broken = gradient.replace(shift=gradient["shift"] / 0)
-    seen = {name: float(value) for name, value in run.method.accept.measures(broken).items()}
-    assert run.method.accept(seen) == "the derivative with respect to the shift is not finite"
+    seen = {name: float(value) for name, value in run.method.step_filter.measures(broken).items()}
+    assert run.method.step_filter(seen) == "the derivative with respect to the shift is not finite"
 
 
 def test_what_the_outer_step_does_not_have_cannot_be_learned() -> None:

@@ -23,7 +23,7 @@ from astdistill.autodiff.native.engine import NativeEngine
 from astdistill.autodiff.native.layout import Workspace, blocks_of
 from astdistill.experts.store import Segment
 from astdistill.methods.estimators import Backprop, Recompute
-from astdistill.methods.matching import IntermediateGoal, Matching
+from astdistill.methods.matching import IntermediateMatchingLoss, Matching
 from astdistill.methods.unroll import InnerLoop, MetaGradient, Variables, draw_plan
 from astdistill.models.convnets import ConvNet
 from astdistill.models.flat import FlatModel
@@ -293,7 +293,7 @@ class Steep:
         model = FlatModel(build_model("convnet-d2-w32", (3, 16, 16), 10).to(dtype))
         inner = InnerLoop(model, draw_plan(20, 10, None, "", (3, 16, 16), rng(0, "plan")), momentum=0.9)
         variables = Variables(self.images.to(dtype), self.targets.to(dtype), torch.tensor(lr, dtype=dtype))
-        return Recompute()(inner, rows[0], variables, IntermediateGoal()(segment, rows[0], 20))
+        return Recompute()(inner, rows[0], variables, IntermediateMatchingLoss()(segment, rows[0], 20))
 
 
 @needs_compiler

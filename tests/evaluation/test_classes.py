@@ -6,7 +6,7 @@ import pytest
 
 from astdistill.evaluation.per_class import by_class, confusions
 from astdistill.evaluation.protocol import MTT_PROTOCOL
-from astdistill.evaluation.scores import Entry, Scores
+from astdistill.evaluation.scores import RowScores, Scores
 from astdistill.evaluation.training import NetworkResult
 from astdistill.runtime.errors import InputError
 
@@ -22,11 +22,11 @@ def result(counts: tuple[tuple[int, ...], ...]) -> NetworkResult:
 
 
 def scores(*networks: NetworkResult, classes: tuple[str, ...] = NAMES) -> Scores:
-    found = Entry.of(networks, "final")
+    found = RowScores.of(networks, "final")
     return Scores(
         recipe=MTT_PROTOCOL,
         architecture={"mlp": found},
-        baselines={"random": Entry.of(networks[:1], "final")},
+        baselines={"random": RowScores.of(networks[:1], "final")},
         classes=classes,
     )
 

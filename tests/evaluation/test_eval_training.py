@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from astdistill.autodiff.training import accuracy, confusion
 from astdistill.data.augmentation import apply, draw
 from astdistill.data.dataset import Split
-from astdistill.data.textures import ORDINARY, Torus
+from astdistill.data.textures import ORDINARY, TextureSpec
 from astdistill.evaluation.protocol import PROTOCOLS, EvalRecipe
 from astdistill.evaluation.training import TensorExamples, train_network
 from astdistill.runtime.seeds import rng
@@ -24,11 +24,11 @@ def network(seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(108, 5), nn.Tanh(), nn.Linear(5, 3)).double()
 
 
-def examples(count: int = 10, lr: float = 0.1, torus: Torus = ORDINARY) -> TensorExamples:
+def examples(count: int = 10, lr: float = 0.1, texture: TextureSpec = ORDINARY) -> TensorExamples:
     generator = rng(0, "examples")
-    images = torch.randn(count, *torus.extent(SHAPE), generator=generator, dtype=torch.float64)
+    images = torch.randn(count, *texture.extent(SHAPE), generator=generator, dtype=torch.float64)
     targets = torch.randn(count, 3, generator=generator, dtype=torch.float64).softmax(dim=1)
-    return TensorExamples(images, targets, lr, torus)
+    return TensorExamples(images, targets, lr, texture)
 
 
 def held_out(count: int = 30) -> Split:
@@ -51,11 +51,11 @@ def by_hand(start: nn.Sequential, data: TensorExamples, recipe: EvalRecipe) -> l
         generator = rng(7, "evaluate", 0, epoch)
         order = torch.randperm(len(data.images), generator=generator)
         for first in range(0, len(order), recipe.batch):
-            batch = order[first : first + recipe.batch].repeat(data.torus.samples)
+            batch = order[first : first + recipe.batch].repeat(data.texture.samples)
             seen = data.images[batch]
-            if data.torus.canvas > 1:
+            if data.texture.canvas > 1:
                 corners = [
-                    torch.randint(data.torus.canvas * side, (len(batch),), generator=generator).tolist()
+                    torch.randint(data.texture.canvas * side, (len(batch),), generator=generator).tolist()
                     for side in SHAPE[1:]
                 ]
                 moved = [image.roll((-row, -column), (1, 2)) for image, row, column in zip(seen, *corners, strict=True)]
@@ -77,9 +77,11 @@ def by_hand(start: nn.Sequential, data: TensorExamples, recipe: EvalRecipe) -> l
 @pytest.mark.parametrize("augmentation", ["", "color_crop_cutout_flip_scale_rotate"])
 @pytest.mark.parametrize("momentum_after", [None, 0.8])
 @pytest.mark.parametrize(
-    "torus", [ORDINARY, Torus(canvas=2), Torus(canvas=3, samples=2)], ids=["images", "textures", "several crops"]
+    "texture",
+    [ORDINARY, TextureSpec(canvas=2), TextureSpec(canvas=3, samples=2)],
+    ids=["images", "textures", "several crops"],
 )
-def test_training_equals_sgd_written_out(augmentation: str, momentum_after: float | None, torus: Torus) -> None:
+def test_training_equals_sgd_written_out(augmentation: str, momentum_after: float | None, texture: TextureSpec) -> None:
     recipe = EvalRecipe(
         name="short",
         epochs=7,
@@ -89,7 +91,7 @@ def test_training_equals_sgd_written_out(augmentation: str, momentum_after: floa
         augmentation=augmentation,
         weight_decay=0.01,
     )
-    data, trained = examples(torus=torus), network()
+    data, trained = examples(texture=texture), network()
     expected = by_hand(network(), data, recipe)
     train_network(trained, data, recipe, held_out(), lambda epoch: rng(7, "evaluate", 0, epoch))
     for parameter, value in zip(trained.parameters(), expected, strict=True):

@@ -23,7 +23,7 @@ from astdistill.evaluation.scores import Scores
 from astdistill.evaluation.training import NetworkResult
 from astdistill.models.registry import build_model
 from astdistill.runtime.errors import InputError
-from astdistill.runtime.parallel import Crew
+from astdistill.runtime.parallel import WorkerPlan
 from astdistill.runtime.worker import TensorPickler, TensorUnpickler, nameless_file
 
 RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1)
@@ -83,7 +83,9 @@ def test_a_function_of_the_caller_and_a_user_s_network_reach_the_workers(
     seen: dict[int, NetworkResult] = {}
     model, done = "jobs:factory", {("jobs:factory", 1): NetworkResult(12.5)}
     one = evaluate(lambda k: sets[k], hard, recipe=RECIPE, model=model, seeds=3, done=done, workers=1)
-    monkeypatch.setattr(evaluation, "pool", lambda work, shared, crew, progress, *_: _here(work, shared, progress))
+    monkeypatch.setattr(
+        evaluation, "pool", lambda work, shared, worker_plan, progress, *_: _here(work, shared, progress)
+    )
     two = evaluate(
         lambda k: sets[k],
         hard,
@@ -105,7 +107,7 @@ def test_tiny_work_stays_in_this_process(monkeypatch: pytest.MonkeyPatch, blobs:
         counts.append(torch.get_num_threads())
         return NetworkResult(0.0)
 
-    monkeypatch.setattr(evaluation, "divide", lambda *_: Crew(2, 1))
+    monkeypatch.setattr(evaluation, "plan_workers", lambda *_: WorkerPlan(2, 1))
     monkeypatch.setattr(evaluation, "train_network", note)
     evaluate(distil(blobs), blobs, recipe=RECIPE, seeds=3)
     assert counts == [1, 1, 1]
@@ -132,7 +134,10 @@ def test_the_long_ones_come_first_behind_the_distilled_set(
     monkeypatch: pytest.MonkeyPatch, blobs: Dataset, distil: Distil
 ) -> None:
     """On cores; in one process in the order of the table."""
-    for crew, wanted in ((Crew(2, 1, asked=True), [3, 3, 9, 9, 3, 3, 3, 3]), (Crew(1, 1), [3, 3, 3, 3, 3, 3, 9, 9])):
+    for worker_plan, wanted in (
+        (WorkerPlan(2, 1, asked=True), [3, 3, 9, 9, 3, 3, 3, 3]),
+        (WorkerPlan(1, 1), [3, 3, 3, 3, 3, 3, 9, 9]),
+    ):
         order: list[int] = []
 
         def note(
@@ -141,9 +146,13 @@ def test_the_long_ones_come_first_behind_the_distilled_set(
             order.append(recipe.epochs)
             return NetworkResult(0.0)
 
-        monkeypatch.setattr("astdistill.evaluation.runner.divide", lambda *_, crew=crew: crew)
+        monkeypatch.setattr(
+            "astdistill.evaluation.runner.plan_workers", lambda *_, worker_plan=worker_plan: worker_plan
+        )
         monkeypatch.setattr(evaluation, "train_network", note)
-        monkeypatch.setattr(evaluation, "pool", lambda work, shared, crew, progress, *_: _here(work, shared, progress))
+        monkeypatch.setattr(
+            evaluation, "pool", lambda work, shared, worker_plan, progress, *_: _here(work, shared, progress)
+        )
         evaluate_all(distil(blobs), blobs, RECIPE.replace(full_epochs=9), seeds=2)
         assert order == wanted
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from astdistill.evaluation.protocol import AST_RELEASED_PROTOCOL, MTT_PROTOCOL
-from astdistill.evaluation.scores import Entry, Scores, table
+from astdistill.evaluation.scores import RowScores, Scores, table
 from astdistill.evaluation.training import NetworkResult
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.tables import markdown, terminal
@@ -21,8 +21,8 @@ CHECKED = [NetworkResult(40.0, 44.0), NetworkResult(42.0, 43.0)]
 def scores() -> Scores:
     return Scores(
         recipe=MTT_PROTOCOL,
-        architecture={"convnet-d3": Entry.of(FINAL, "final")},
-        baselines={"random": Entry.of(FINAL[:2], "final"), "full": Entry.of(FINAL[:1], "final")},
+        architecture={"convnet-d3": RowScores.of(FINAL, "final")},
+        baselines={"random": RowScores.of(FINAL[:2], "final"), "full": RowScores.of(FINAL[:1], "final")},
     )
 
 
@@ -34,18 +34,18 @@ def text(shown: object) -> str:
 
 
 def test_spread_is_the_sample_deviation_and_unknown_for_one_network() -> None:
-    entry = Entry.of(FINAL, "final")
+    entry = RowScores.of(FINAL, "final")
     assert (entry.mean, entry.n) == (43.0, 3)
     assert entry.std == pytest.approx(statistics.stdev([40.0, 42.0, 47.0]))
     assert entry.text == "43.0 ± 3.6"
-    alone = Entry.of(FINAL[:1], "final")
+    alone = RowScores.of(FINAL[:1], "final")
     assert alone.std is None
     assert alone.text == "40.0"
 
 
 def test_reported_chooses_what_is_averaged_and_both_are_kept() -> None:
-    assert Entry.of(CHECKED, "final").mean == 41.0
-    best = Entry.of(CHECKED, "best")
+    assert RowScores.of(CHECKED, "final").mean == 41.0
+    best = RowScores.of(CHECKED, "best")
     assert (best.mean, best.final, best.best) == (43.5, (40.0, 42.0), (44.0, 43.0))
 
 
@@ -86,7 +86,7 @@ def test_table_names_protocol_n_and_what_is_reported() -> None:
 
 
 def test_a_best_figure_stands_beside_the_final_one_and_is_named_so() -> None:
-    checked = Scores(recipe=AST_RELEASED_PROTOCOL, architecture={"convnet-d3": Entry.of(CHECKED, "best")})
+    checked = Scores(recipe=AST_RELEASED_PROTOCOL, architecture={"convnet-d3": RowScores.of(CHECKED, "best")})
     for shown in (text(terminal(table(checked))), markdown(table(checked))):
         assert "best on test" in shown
         assert "41.0 ± 1.4" in shown
@@ -98,8 +98,8 @@ def test_diverged_networks_and_shorter_full_training_show_in_the_table() -> None
     bad = [NetworkResult(10.0, None, True), NetworkResult(41.0)]
     found = Scores(
         recipe=MTT_PROTOCOL.replace(full_epochs=30),
-        architecture={"mlp": Entry.of(bad, "final")},
-        baselines={"full": Entry.of(FINAL, "final")},
+        architecture={"mlp": RowScores.of(bad, "final")},
+        baselines={"full": RowScores.of(FINAL, "final")},
     )
     assert found.diverged == 1
     assert "| synthetic, mlp | 25.5 ± 21.9 | 2 | 1 |" in markdown(table(found))
@@ -115,7 +115,7 @@ def test_figures_by_class_are_kept_for_every_network_and_come_back_equal(tmp_pat
         NetworkResult(50.0),
         NetworkResult(25.0, by_class=(25.0, None)),
     ]
-    entry = Entry.of(results, "final")
+    entry = RowScores.of(results, "final")
     assert entry.by_class == ((75.0, 50.0), None, (25.0, None))
     assert entry.confusion == (COUNTS, None, None)
     written = Scores(recipe=MTT_PROTOCOL, architecture={"mlp": entry}, classes=("ant", "bee"))
@@ -125,11 +125,11 @@ def test_figures_by_class_are_kept_for_every_network_and_come_back_equal(tmp_pat
 
 def test_counts_are_those_of_all_networks_together() -> None:
     other = NetworkResult(50.0, confusion=((4, 0), (4, 0)))
-    assert Entry.of([NetworkResult(62.5, confusion=COUNTS), NetworkResult(1.0), other], "final").counts == (
+    assert RowScores.of([NetworkResult(62.5, confusion=COUNTS), NetworkResult(1.0), other], "final").counts == (
         (7, 1),
         (6, 2),
     )
-    assert Entry.of(FINAL, "final").counts is None
+    assert RowScores.of(FINAL, "final").counts is None
 
 
 def test_a_file_of_an_earlier_version_still_loads(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import astdistill
 from astdistill.cli.main import main
 from astdistill.data.synthetic import SyntheticSet, one_hot
 from astdistill.evaluation.protocol import EvalRecipe
-from astdistill.evaluation.scores import Entry, Scores, Subject
+from astdistill.evaluation.scores import RowScores, Scores, SetInfo
 from astdistill.evaluation.training import NetworkResult
 from astdistill.interop.exporters import export
 from astdistill.interop.huggingface import push
@@ -66,8 +66,8 @@ def texture(channels: int = 1) -> SyntheticSet:
 
 def scored(synthetic: SyntheticSet) -> Scores:
     results = [NetworkResult(51.0), NetworkResult(53.0), NetworkResult(52.3)]
-    entry = Entry.of(results, "final")
-    return Scores(recipe=EvalRecipe(name="MTT", epochs=300), architecture={TINY: entry}, subject=Subject.of(synthetic))
+    entry = RowScores.of(results, "final")
+    return Scores(recipe=EvalRecipe(name="MTT", epochs=300), architecture={TINY: entry}, subject=SetInfo.of(synthetic))
 
 
 @pytest.mark.parametrize("make", [made, soft, texture], ids=["hard", "soft", "textures"])

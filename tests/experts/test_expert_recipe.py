@@ -21,13 +21,13 @@ def test_the_clipping_loss_covers_a_fifth_of_the_epochs(epochs: int, length: int
     assert recipe.clipped_epochs == length
     clips = [recipe.clip(epoch) for epoch in range(epochs)]
     assert clips == pytest.approx([0.5 + 0.5 * epoch / length for epoch in range(length)] + [1] * (epochs - length))
-    assert recipe.replace(clip_epochs=0).clip(0) == 1.0
+    assert recipe.replace(loss_warmup_epochs=0).clip(0) == 1.0
 
 
 def test_a_fifth_of_the_epochs_is_the_same_recipe_as_their_number() -> None:
     """So that stores of AST's experts, named when the length was a number, are used on; a file holds the number."""
-    written, number = AST.recipe.to_json(), AST.recipe.replace(clip_epochs=10)
-    assert written["clip_epochs"] == 10
+    written, number = AST.recipe.to_json(), AST.recipe.replace(loss_warmup_epochs=10)
+    assert written["loss_warmup_epochs"] == 10
     assert ExpertRecipe.model_validate(written) == AST.recipe == number
     assert AST.recipe.digest() == number.digest() == "a279dfed1c86"
     assert len({AST.recipe, number, MTT.recipe}) == 2
@@ -45,12 +45,19 @@ def test_the_rate_drops_once_epoch_half_plus_one_has_ended(epochs: int, last: in
 
 def test_published_recipes() -> None:
     assert MTT.expert == ExpertRecipe(
-        epochs=50, batch=256, optimiser="sgd", lr=0.01, momentum=0.0, weight_decay=0.0, penalty=0.0, clip_epochs=0
+        epochs=50,
+        batch=256,
+        optimiser="sgd",
+        lr=0.01,
+        momentum=0.0,
+        weight_decay=0.0,
+        penalty=0.0,
+        loss_warmup_epochs=0,
     )
     assert MTT.recipe.rate(49) == 0.01
     assert (AST.recipe.lr, AST.recipe.momentum, AST.recipe.weight_decay, AST.recipe.lr_drop) == (0.003, 0.9, 1e-3, 0.6)
     assert (AST.recipe.penalty, AST.recipe.penalty_form) == (2.0, "image")
-    assert AST_AS_RELEASED.expert == AST.recipe.replace(penalty_form="pixel", grad_norm=0.0)
+    assert AST_AS_RELEASED.expert == AST.recipe.replace(penalty_form="pixel", max_grad_norm=0.0)
     assert AST_AS_RELEASED.recipe.replace(epochs=15).clipped_epochs == 10
 
 

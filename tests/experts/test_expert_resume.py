@@ -19,7 +19,15 @@ from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import read_lines
 
 AST_LIKE = ExpertRecipe(
-    epochs=7, batch=24, lr=0.05, momentum=0.9, weight_decay=1e-3, lr_drop=0.6, clip_epochs=4, penalty=0.5, grad_norm=0.5
+    epochs=7,
+    batch=24,
+    lr=0.05,
+    momentum=0.9,
+    weight_decay=1e-3,
+    lr_drop=0.6,
+    loss_warmup_epochs=4,
+    penalty=0.5,
+    max_grad_norm=0.5,
 )
 ADAM = ExpertRecipe(epochs=4, batch=24, lr=0.01, optimiser="adam", weight_decay=1e-3, lr_drop=0.5)
 PLAIN = ExpertRecipe(epochs=3, batch=24, lr=0.05)

@@ -100,7 +100,7 @@ def test_the_identity_changes_with_everything_the_numbers_depend_on(dataset: Dat
         "penalty_form": "pixel",
         "augmentation": "flip",
         "lr_drop": 0.5,
-        "clip_start": 0.3,
+        "loss_warmup_start": 0.3,
         "momentum": 0.5,
     }
     recipes = [

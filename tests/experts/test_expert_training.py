@@ -27,7 +27,14 @@ from astdistill.runtime.seeds import derive, rng
 SMOOTH = "convnet-d1-w4-sigmoid"
 """Without the kinks of ReLU float32 stays near float64."""
 STEEP = ExpertRecipe(
-    epochs=5, batch=5, lr=0.05, momentum=0.9, weight_decay=0.01, lr_drop=0.6, clip_epochs=3, clip_start=0.4
+    epochs=5,
+    batch=5,
+    lr=0.05,
+    momentum=0.9,
+    weight_decay=0.01,
+    lr_drop=0.6,
+    loss_warmup_epochs=3,
+    loss_warmup_start=0.4,
 )
 CLIPS, RATES = [0.4, 0.6, 0.8, 1.0, 1.0], [0.05, 0.05, 0.05, 0.05, 0.03]
 
@@ -64,7 +71,7 @@ def test_each_ingredient_of_the_reference_matters() -> None:
         (STEEP, [1.0] * 5, RATES),
         (STEEP, CLIPS, [0.05] * 5),
         (STEEP.replace(penalty=0.1), CLIPS, RATES),
-        (STEEP.replace(grad_norm=0.5), CLIPS, RATES),
+        (STEEP.replace(max_grad_norm=0.5), CLIPS, RATES),
     ):
         other = reference_experts.trajectory(dataset, SMOOTH, recipe, 3, 0, clips, rates)
         assert relative(other[5] - whole[0], whole[5] - whole[0]) > 1e-3
@@ -73,7 +80,7 @@ def test_each_ingredient_of_the_reference_matters() -> None:
 @pytest.mark.parametrize("bound", [0.4, 1.0, 100.0])
 def test_a_bounded_gradient_is_scaled_before_decay_and_momentum(tmp_path: Path, bound: float) -> None:
     dataset = blobs(classes=2, count=6, shape=(2, 8, 8))
-    recipe = STEEP.replace(penalty=2.0, grad_norm=bound)
+    recipe = STEEP.replace(penalty=2.0, max_grad_norm=bound)
     found = train_experts(dataset, model=SMOOTH, recipe=recipe, count=1, store=tmp_path, seed=3).rows(0, 0, 6)
     wanted = reference_experts.trajectory(dataset, SMOOTH, recipe, 3, 0, CLIPS, RATES)
     assert relative(found[5] - found[0], wanted[5] - wanted[0]) < 1e-4

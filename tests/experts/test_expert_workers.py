@@ -15,13 +15,13 @@ from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import append_line, lock, read_lines
-from astdistill.runtime.parallel import Crew
+from astdistill.runtime.parallel import WorkerPlan
 
 
 def test_tiny_work_stays_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With two cores and two threads to give away."""
     seen: list[int] = []
-    monkeypatch.setattr(training, "divide", lambda *_: Crew(2, 1))
+    monkeypatch.setattr(training, "plan_workers", lambda *_: WorkerPlan(2, 1))
     monkeypatch.setattr(training, "train_expert", lambda dataset, store, expert, until, progress: seen.append(expert))
     monkeypatch.setattr(TrajectoryStore, "trained_epochs", lambda store, expert: 99 * (expert in seen))
     tiny_experts(tmp_path, blobs(), count=3)

@@ -27,7 +27,7 @@ from astdistill.models.registry import build_model
 from astdistill.runtime.seeds import derive, rng
 
 SMOOTH = "convnet-d1-w4-sigmoid"
-FLAT = ExpertRecipe(epochs=3, batch=5, lr=0.05, momentum=0.9, weight_decay=0.01, sharpness=0.3, surrogate_gap=0.7)
+FLAT = ExpertRecipe(epochs=3, batch=5, lr=0.05, momentum=0.9, weight_decay=0.01, sam_rho=0.3, surrogate_gap=0.7)
 CLIPS, RATES = [1.0] * 3, [0.05] * 3
 
 
@@ -35,7 +35,7 @@ def relative(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
-CHANGES = [{}, {"adaptive_sam": True}, {"surrogate_gap": 0.0}, {"penalty": 2.0}, {"grad_norm": 0.4}]
+CHANGES = [{}, {"adaptive_sam": True}, {"surrogate_gap": 0.0}, {"penalty": 2.0}, {"max_grad_norm": 0.4}]
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
@@ -64,7 +64,7 @@ def test_each_number_of_the_reference_matters() -> None:
     """Otherwise the tests above could not tell a training without it."""
     dataset = blobs(classes=2, count=6, shape=(2, 8, 8))
     whole = reference_experts.trajectory(dataset, SMOOTH, FLAT, 3, 0, CLIPS, RATES)
-    changes = {"sharpness": 0.0}, {"sharpness": 0.2}, {"surrogate_gap": 0.0}, {"adaptive_sam": True}
+    changes = {"sam_rho": 0.0}, {"sam_rho": 0.2}, {"surrogate_gap": 0.0}, {"adaptive_sam": True}
     for recipe in (FLAT.replace(**change) for change in changes):
         other = reference_experts.trajectory(dataset, SMOOTH, recipe, 3, 0, CLIPS, RATES)
         assert relative(other[3] - whole[0], whole[3] - whole[0]) > 1e-3
@@ -119,12 +119,12 @@ def test_a_gradient_of_zero_stays_zero(adaptive: bool) -> None:
 
 def test_stores_that_were_trained_before_keep_their_names() -> None:
     """A recipe without sharpness is written as it was before there was any."""
-    assert not {"sharpness", "adaptive_sam", "surrogate_gap"} & MTT.recipe.to_json().keys()
+    assert not {"sam_rho", "adaptive_sam", "surrogate_gap"} & MTT.recipe.to_json().keys()
     assert MTT.recipe.digest() == "046a670e1418"
     assert AST.recipe.digest() == "a279dfed1c86"
     assert ExpertRecipe.model_validate(FTD.recipe.to_json()) == FTD.expert
-    assert FTD.recipe.to_json()["sharpness"] == 0.01
-    assert FTD.expert == MTT.recipe.replace(sharpness=0.01, adaptive_sam=True, surrogate_gap=0.3)
+    assert FTD.recipe.to_json()["sam_rho"] == 0.01
+    assert FTD.expert == MTT.recipe.replace(sam_rho=0.01, adaptive_sam=True, surrogate_gap=0.3)
     plain = FTD.recipe.replace(adaptive_sam=False)
     assert plain.digest() == "717b1da2b368", "what FTD's experts were before they climbed adaptively"
     assert FTD.recipe.digest() != plain.digest()
@@ -134,7 +134,7 @@ def test_stores_that_were_trained_before_keep_their_names() -> None:
 @pytest.mark.parametrize("engine", ["eager", "native", "compiled"])
 def test_every_engine_climbs_adaptively(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One direction of each engine in float32, against the eager one in float64."""
-    recipe, plain = FTD.recipe.replace(sharpness=0.5), FTD.recipe.replace(sharpness=0.5, adaptive_sam=False)
+    recipe, plain = FTD.recipe.replace(sam_rho=0.5), FTD.recipe.replace(sam_rho=0.5, adaptive_sam=False)
     images, targets = torch.randn(4, 3, 16, 16, generator=rng(0, "images")), one_hot(torch.arange(4) % 3, 3)
 
     def found(recipe: ExpertRecipe, dtype: torch.dtype) -> Tensor:

@@ -19,7 +19,7 @@ from astdistill.runtime.files import load_tensors
 
 # A drop of the rate, momentum and Adam's moments are what a stop must not lose.
 RECIPES = {
-    "momentum": TINY_RECIPE.replace(epochs=6, momentum=0.9, lr_drop=0.5, clip_epochs=4),
+    "momentum": TINY_RECIPE.replace(epochs=6, momentum=0.9, lr_drop=0.5, loss_warmup_epochs=4),
     "adam": TINY_RECIPE.replace(epochs=6, optimiser="adam", lr=0.001),
 }
 

@@ -14,21 +14,21 @@ from astdistill.data.dataset import Dataset
 from astdistill.data.selection import representatives
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.data.tensors import dataset_from_tensors
-from astdistill.data.textures import Torus
+from astdistill.data.textures import TextureSpec
 from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.initialisation import (
     CorrectInit,
-    ExpertTargets,
+    ExpertLabels,
     ExpertTargetsAsReleased,
     FileInit,
-    HardTargets,
-    Init,
+    HardLabels,
+    ImageInit,
     Initial,
     NoiseInit,
     RealInit,
     RepresentativeInit,
     RepresentativeInitAsReleased,
-    TargetTargets,
+    SegmentLabels,
     expert_logits,
 )
 from astdistill.models.flat import FlatModel
@@ -50,7 +50,7 @@ def places(dataset: Dataset, images: Tensor) -> list[int]:
 )
 @pytest.mark.parametrize("ipc", [1, 3, 10, 15, 24])
 def test_the_right_number_of_each_class_none_twice_and_labels_with_their_images(
-    init: Init, ipc: int, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+    init: ImageInit, ipc: int, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
 ) -> None:
     found = init(dataset, experts, model, ipc, seed=0)
     chosen = places(dataset, found.images)
@@ -168,11 +168,11 @@ def test_noise(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> 
 
 def test_targets(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
     initial = RealInit()(dataset, experts, model, 2, seed=0)
-    hard = HardTargets()(initial, experts, model, 3, seed=0)
+    hard = HardLabels()(initial, experts, model, 3, seed=0)
     assert hard.tolist() == [[1.0, 0.0, 0.0]] * 2 + [[0.0, 1.0, 0.0]] * 2 + [[0.0, 0.0, 1.0]] * 2
-    soft = ExpertTargets()(initial, experts.first(1), model, 3, seed=0)
+    soft = ExpertLabels()(initial, experts.first(1), model, 3, seed=0)
     torch.testing.assert_close(soft, final_logits(experts, 0, dataset, initial.images), rtol=0, atol=1e-5)
-    assert (HardTargets.kind, ExpertTargets.kind) == ("hard", "soft")
+    assert (HardLabels.kind, ExpertLabels.kind) == ("hard", "soft")
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +212,9 @@ def test_the_start_is_what_the_expert_gets_right_and_then_what_it_nearly_does(
 
 def test_smoothed_and_softened_targets(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
     initial = RealInit()(dataset, experts, model, 1, seed=0)
-    smooth = HardTargets(smoothing=0.3)(initial, experts, model, 3, seed=0)
+    smooth = HardLabels(smoothing=0.3)(initial, experts, model, 3, seed=0)
     torch.testing.assert_close(smooth, torch.full((3, 3), 0.1) + 0.7 * torch.eye(3))
-    sharp, soft = (ExpertTargets(temperature=heat)(initial, experts, model, 3, seed=0) for heat in (1.0, 4.0))
+    sharp, soft = (ExpertLabels(temperature=heat)(initial, experts, model, 3, seed=0) for heat in (1.0, 4.0))
     torch.testing.assert_close(soft, sharp / 4)
 
 
@@ -242,14 +242,14 @@ def test_teslas_labels_are_those_of_the_sampled_target(
 ) -> None:
     """By an ordinary module that holds θ*_{t+M}, for the images as they are now."""
     segment, images = experts.segment(1, 2, 3), torch.randn(5, 1, 8, 8, generator=rng(0, "images"))
-    part, before = TargetTargets(temperature=heat), torch.zeros(5, 3)
+    part, before = SegmentLabels(temperature=heat), torch.zeros(5, 3)
     network = build_model(TINY, dataset.shape, 3)
     FlatModel(network).load(network, experts.rows(1, 5, 6)[0])
     with torch.no_grad():
         wanted = (network.eval()(images) / heat).softmax(dim=1)
     torch.testing.assert_close(part.at(before, images, segment, model).softmax(dim=1), wanted, rtol=0, atol=1e-5)
-    assert ExpertTargets().at(before, images, segment, model) is before
-    assert HardTargets().at(before, images, segment, model) is before
+    assert ExpertLabels().at(before, images, segment, model) is before
+    assert HardLabels().at(before, images, segment, model) is before
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_teslas_labels_are_those_of_the_sampled_target(
 )
 @pytest.mark.parametrize(("canvas", "repeats"), [(1, False), (2, True)])
 def test_a_class_that_cannot_fill_its_canvases_comes_round_again(
-    init: Init, canvas: int, repeats: bool, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
+    init: ImageInit, canvas: int, repeats: bool, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
 ) -> None:
     """Ten images of each class: at canvas 2 that is forty cells for twenty-four training images."""
     found = init(dataset, experts, model, 10 * canvas**2, seed=0)
@@ -305,7 +305,7 @@ def test_a_file_starts_canvases_from_its_canvases_or_images(
     found = init(dataset, experts, model, cells, 0)
     assert found.images.shape == (3 * cells, 1, 8, 8)
     assert found.labels.tolist() == [label for label in range(3) for _ in range(cells)]
-    started = Torus(canvas=wanted).tiled(found.images)
+    started = TextureSpec(canvas=wanted).tiled(found.images)
     assert sorted(started.flatten().tolist()) == sorted(images.flatten().tolist())
     if before == after:
         assert torch.equal(started, images)

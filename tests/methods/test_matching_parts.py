@@ -10,16 +10,16 @@ from torch import Tensor
 
 from astdistill.experts.store import Segment
 from astdistill.methods.matching import (
-    FinalGoal,
-    Goal,
-    IntermediateGoal,
-    IntermediateGoalAsReleased,
+    FinalMatchingLoss,
+    IntermediateMatchingLoss,
+    IntermediateMatchingLossAsReleased,
     Matching,
-    NearestGoal,
+    MatchingLoss,
+    NearestMatchingLoss,
     Objective,
     cotangents,
 )
-from astdistill.methods.outer import Accept, LossThreshold
+from astdistill.methods.outer import LossThreshold, StepFilter
 from astdistill.methods.unroll import MetaGradient
 from astdistill.runtime.devices import read
 from astdistill.runtime.errors import InputError
@@ -38,9 +38,9 @@ def steps_of(objective: Objective) -> tuple[int, ...]:
     return objective.at
 
 
-def verdict(accept: Accept, gradient: MetaGradient) -> str:
+def verdict(step_filter: StepFilter, gradient: MetaGradient) -> str | None:
     """Why the step is not taken, by what the part itself asks to be read."""
-    return accept(read(accept.measures(gradient)))
+    return step_filter(read(step_filter.measures(gradient)))
 
 
 def squared(difference: Tensor) -> float:
@@ -49,7 +49,7 @@ def squared(difference: Tensor) -> float:
 
 @pytest.mark.parametrize(("steps", "matched"), CASES)
 def test_the_sound_steps_are_rounded_shares(steps: int, matched: int) -> None:
-    found = IntermediateGoal().at(steps, matched)
+    found = IntermediateMatchingLoss().at(steps, matched)
     shares = [Fraction(j * steps, matched) for j in range(1, matched + 1)]
     assert all(abs(step - share) <= Fraction(1, 2) for step, share in zip(found, shares, strict=True))
     assert found[-1] == steps
@@ -58,24 +58,24 @@ def test_the_sound_steps_are_rounded_shares(steps: int, matched: int) -> None:
 
 
 def test_the_sound_steps_written_out() -> None:
-    assert IntermediateGoal().at(20, 3) == (7, 13, 20)
-    assert IntermediateGoal().at(30, 2) == (15, 30)
-    assert IntermediateGoal().at(5, 2) == (3, 5)  # a half goes up
+    assert IntermediateMatchingLoss().at(20, 3) == (7, 13, 20)
+    assert IntermediateMatchingLoss().at(30, 2) == (15, 30)
+    assert IntermediateMatchingLoss().at(5, 2) == (3, 5)  # a half goes up
 
 
 @pytest.mark.parametrize(("steps", "matched"), CASES)
 def test_the_released_steps_are_whole_strides_and_the_end(steps: int, matched: int) -> None:
-    found = IntermediateGoalAsReleased().at(steps, matched)
+    found = IntermediateMatchingLossAsReleased().at(steps, matched)
     assert found == tuple([(steps // matched) * j for j in range(1, matched)] + [steps])
 
 
 def test_the_released_steps_written_out() -> None:
-    assert IntermediateGoalAsReleased().at(20, 3) == (6, 12, 20)
+    assert IntermediateMatchingLossAsReleased().at(20, 3) == (6, 12, 20)
 
 
 def test_the_final_goal_is_the_ratio_of_mtt() -> None:
     part, start = segment(), torch.randn(11, dtype=torch.float64, generator=rng(1))
-    objective = FinalGoal()(part, start, 20)
+    objective = FinalMatchingLoss()(part, start, 20)
     student = torch.randn(11, dtype=torch.float64, generator=rng(2))
     assert steps_of(objective) == (20,)
     wanted = squared(student - part.checkpoints[2]) / squared(part.start - part.checkpoints[2])
@@ -89,7 +89,7 @@ def test_the_final_goal_is_the_ratio_of_mtt() -> None:
 def test_the_intermediate_goal_is_the_sum_over_epochs(released: bool, beta: str) -> None:
     """As released, the denominators take the perturbed start; soundly, the expert's own."""
     part, start = segment(), torch.randn(11, dtype=torch.float64, generator=rng(1))
-    kind = IntermediateGoalAsReleased if released else IntermediateGoal
+    kind = IntermediateMatchingLossAsReleased if released else IntermediateMatchingLoss
     objective = kind.model_validate({"beta": beta, "origin": "student" if released else "expert"})(part, start, 20)
     students = list(torch.randn(3, 11, dtype=torch.float64, generator=rng(2)))
     origin = start if released else part.start
@@ -106,22 +106,26 @@ def test_the_intermediate_goal_is_the_sum_over_epochs(released: bool, beta: str)
 def test_with_one_matched_epoch_both_goals_agree() -> None:
     part = segment(1)
     student = torch.randn(11, dtype=torch.float64, generator=rng(2))
-    first, second = (goal(part, part.start, 9) for goal in (FinalGoal(), IntermediateGoal()))
+    first, second = (
+        matching_loss(part, part.start, 9) for matching_loss in (FinalMatchingLoss(), IntermediateMatchingLoss())
+    )
     assert steps_of(first) == steps_of(second) == (9,)
     assert float(first([student])) == pytest.approx(float(second([student])), rel=1e-12)
 
 
 @pytest.mark.parametrize(
-    "goal", [IntermediateGoal(), IntermediateGoalAsReleased()], ids=lambda goal: type(goal).__name__
+    "matching_loss",
+    [IntermediateMatchingLoss(), IntermediateMatchingLossAsReleased()],
+    ids=lambda matching_loss: type(matching_loss).__name__,
 )
-def test_too_few_inner_steps_are_refused(goal: Goal) -> None:
-    goal.check(3, 3)
+def test_too_few_inner_steps_are_refused(matching_loss: MatchingLoss) -> None:
+    matching_loss.check(3, 3)
     with pytest.raises(
         InputError,
         match=r"2 inner steps cannot visit 3 matched epochs; choose --distill\.inner-steps of at least 3, or --without",
     ):
-        goal.check(2, 3)
-    FinalGoal().check(1, 3)
+        matching_loss.check(2, 3)
+    FinalMatchingLoss().check(1, 3)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +145,10 @@ def test_steps_that_are_not_finite_are_refused_with_the_cause(broken: str, value
         "targets": torch.ones(2, 3),
         "lr": torch.tensor(-1.0),
     }
-    assert verdict(Accept(), MetaGradient(**good)) == ""
+    assert verdict(StepFilter(), MetaGradient(**good)) is None
     bad = good[broken].clone()
     bad.flatten()[-1] = float(value)
-    assert verdict(Accept(), MetaGradient(**good | {broken: bad})) == cause
+    assert verdict(StepFilter(), MetaGradient(**good | {broken: bad})) == cause
 
 
 @pytest.mark.parametrize("nearest", [1, 4, 7])
@@ -153,7 +157,7 @@ def test_the_nearest_goal_is_the_least_of_a_loop(nearest: int, origin: str) -> N
     part, start = segment(), torch.randn(11, dtype=torch.float64, generator=rng(1))
     students = list(torch.randn(7, 11, dtype=torch.float64, generator=rng(2)))
     students[nearest - 1] = part.checkpoints[-1] + 0.1 * students[nearest - 1]
-    objective = NearestGoal.model_validate({"origin": origin})(part, start, 7)
+    objective = NearestMatchingLoss.model_validate({"origin": origin})(part, start, 7)
     assert objective.at == (1, 2, 3, 4, 5, 6, 7)
     below = squared((part.start if origin == "expert" else start) - part.checkpoints[-1])
     least = float("inf")
@@ -165,15 +169,15 @@ def test_the_nearest_goal_is_the_least_of_a_loop(nearest: int, origin: str) -> N
     torch.testing.assert_close(slopes[nearest], 2 * (students[nearest - 1] - part.checkpoints[-1]) / below)
 
 
-@pytest.mark.parametrize(("loss", "passed"), [(0.5, ""), (1.1, ""), (1.2, "the loss 1.2 is above 1.1")])
-def test_a_threshold_passes_over_large_losses(loss: float, passed: str) -> None:
-    accept = LossThreshold(threshold=1.1)
+@pytest.mark.parametrize(("loss", "passed"), [(0.5, None), (1.1, None), (1.2, "the loss 1.2 is above 1.1")])
+def test_a_threshold_passes_over_large_losses(loss: float, passed: str | None) -> None:
+    step_filter = LossThreshold(threshold=1.1)
     found = MetaGradient(
         torch.tensor(loss, dtype=torch.float64), torch.ones(2, 1, 2, 2), torch.ones(2, 3), torch.tensor(-1.0)
     )
-    assert verdict(accept, found) == ""
-    assert accept.passes(read(accept.measures(found))) == passed
-    assert Accept().passes(read(Accept().measures(found))) == ""
+    assert verdict(step_filter, found) is None
+    assert step_filter.passes(read(step_filter.measures(found))) == passed
+    assert StepFilter().passes(read(StepFilter().measures(found))) is None
 
 
 @pytest.mark.parametrize("loss", ["nan", "inf"])

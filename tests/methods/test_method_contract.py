@@ -17,14 +17,14 @@ from problems import problem
 import astdistill.methods as folder
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet
-from astdistill.data.textures import Torus
+from astdistill.data.textures import TextureSpec
 from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.state import DistillState
 from astdistill.experts.store import Segment, TrajectoryStore
 from astdistill.interop.exporters import export
-from astdistill.methods import method as room
+from astdistill.methods import method as method_module
 from astdistill.methods.method import Method
 from astdistill.methods.registry import find_method, methods
 from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, MTT
@@ -119,7 +119,7 @@ def test_the_gradient_is_right(unrolled: Method, epoch: int, batch: int | None) 
     )
     start = method.perturb(case.start, model, rng(2, "perturb"))
     assert start.dtype == torch.float64
-    objective = method.goal(Segment(0, epoch, case.start, checkpoints), start, 5)
+    objective = method.loss(Segment(0, epoch, case.start, checkpoints), start, 5)
     inner = replace(case.inner, momentum=method.momentum, weight=method.weight(epoch, 20), labels=method.labels.kind)
     found = method.estimator(inner, start, case.variables, objective)
     images, targets, lr = reference.unrolled_gradient(inner, start, case.variables, objective)  # type: ignore[arg-type]
@@ -159,7 +159,7 @@ def test_an_outer_step_on_canvases_is_the_reference_gradient(
     unrolled: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
 ) -> None:
     """Textures for every method: its start, its labels, one step of it."""
-    method, torus = unrolled, Torus(canvas=2, samples=2)
+    method, texture = unrolled, TextureSpec(canvas=2, samples=2)
     settings = SETTINGS.replace(batch_syn=7, canvas=2, canvas_samples=2, iterations=2)
     run = Distillation(dataset, experts, method, IPC, settings, None, 5, model)
     state = run.start()
@@ -168,7 +168,7 @@ def test_an_outer_step_on_canvases_is_the_reference_gradient(
     segment = method.sample(experts, 3, STARTS, MATCHED, 5)
     start = method.perturb(segment.start, model, rng(5, "perturb", 3))
     released = method.batches == "released"
-    plan = draw_plan(STEPS, 3 * IPC, 7, "flip", dataset.shape, rng(5, "plan", 3), torus=torus, released=released)
+    plan = draw_plan(STEPS, 3 * IPC, 7, "flip", dataset.shape, rng(5, "plan", 3), texture=texture, released=released)
     assert [len(row) for row in plan.indices] == ([4, 14, 14, 14, 14, 4] if released else [14] * STEPS)
     inner = InnerLoop(model, plan, method.momentum, method.weight(segment.epoch, STARTS), method.labels.kind)
 
@@ -181,7 +181,7 @@ def test_an_outer_step_on_canvases_is_the_reference_gradient(
         inner,
         start,
         Variables(state.images, targets, torch.tensor(0.05)),
-        method.goal(segment, start, STEPS),  # type: ignore[arg-type]
+        method.loss(segment, start, STEPS),  # type: ignore[arg-type]
     )
     found = run.gradient(state)
     for fast, slow in zip((found.images, found.targets, found.lr), wanted, strict=True):
@@ -256,7 +256,7 @@ def test_an_outer_step_is_the_reference_gradient(
     variables = Variables(
         state.images, method.labels.at(state.targets, state.images, segment, model), torch.tensor(0.05)
     )
-    wanted = reference.unrolled_gradient(inner, start, variables, method.goal(segment, start, STEPS))  # type: ignore[arg-type]
+    wanted = reference.unrolled_gradient(inner, start, variables, method.loss(segment, start, STEPS))  # type: ignore[arg-type]
     found = run.gradient(state)
     for fast, slow in zip((found.images, found.targets, found.lr), wanted, strict=True):
         assert float((fast - slow).norm() / slow.norm()) < (1e-3 if method.estimator.exact else 1.0)
@@ -267,7 +267,7 @@ OFF = {
     "penalty": lambda method: method.expert.penalty,
     "representative": lambda method: method.init,
     "balanced": lambda method: method.weight,
-    "intermediate": lambda method: type(method.goal),
+    "intermediate": lambda method: type(method.loss),
     "perturbation": lambda method: method.perturb,
 }
 
@@ -280,23 +280,23 @@ def test_each_of_the_six_parts_can_be_switched_off(whole: Method, part: str) -> 
         assert read(without) == read(MTT if name == part else whole), name
         assert read(whole) != read(MTT)
     neutral = {
-        "clip_epochs": 0,
+        "loss_warmup_epochs": 0,
         "penalty": 0.0,
-        "grad_norm": 0.0,
+        "max_grad_norm": 0.0,
     }  # the bound is there for the penalty, and goes with it
     assert without.recipe.replace(**neutral) == whole.recipe.replace(**neutral)
-    assert without.recipe.grad_norm == (0.0 if part == "penalty" else whole.recipe.grad_norm)
-    assert without.goal.origin == whole.goal.origin
-    kept = set(Method.model_fields) - {"expert", "init", "weight", "goal", "perturb"}
+    assert without.recipe.max_grad_norm == (0.0 if part == "penalty" else whole.recipe.max_grad_norm)
+    assert without.loss.origin == whole.loss.origin
+    kept = set(Method.model_fields) - {"expert", "init", "weight", "loss", "perturb"}
     assert all(getattr(without, name) == getattr(whole, name) for name in kept)
 
 
 def test_all_parts_off_is_mtt_with_asts_expert_and_momentum() -> None:
     bare = AST
-    for part in room.PARTS:
+    for part in method_module.PARTS:
         bare = bare.without(part)
     assert bare.replace(name=MTT.name, paper=MTT.paper, expert=MTT.expert, momentum=0.0) == MTT
-    assert set(room.PARTS) == set(OFF)
+    assert set(method_module.PARTS) == set(OFF)
 
 
 def test_unknown_parts_are_refused_with_the_nearest() -> None:

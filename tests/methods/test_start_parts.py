@@ -17,8 +17,8 @@ from astdistill.methods.segments import (
     Cycle,
     GrowingWindow,
     InnerWeight,
-    Perturb,
-    UniformSample,
+    Perturbation,
+    UniformSampler,
     WeightPerturbation,
     WeightPerturbationAsReleased,
 )
@@ -29,7 +29,7 @@ from astdistill.runtime.seeds import rng, seeded
 
 
 def test_segments_are_uniform_over_experts_and_start_epochs(experts: TrajectoryStore) -> None:
-    sample = UniformSample()
+    sample = UniformSampler()
     drawn = [sample(experts, iteration, 3, 2, seed=0) for iteration in range(600)]
     counts = collections.Counter((segment.expert, segment.epoch) for segment in drawn)
     assert set(counts) == {(expert, epoch) for expert in (0, 1) for epoch in (0, 1, 2)}
@@ -40,14 +40,14 @@ def test_segments_are_uniform_over_experts_and_start_epochs(experts: TrajectoryS
 
 
 def test_a_segment_depends_on_seed_and_iteration_alone(experts: TrajectoryStore) -> None:
-    sample = UniformSample()
+    sample = UniformSampler()
     wanted = [(s.expert, s.epoch) for s in (sample(experts, k, 4, 2, 7) for k in range(10))]
     assert [(s.expert, s.epoch) for s in (sample(experts, k, 4, 2, 7) for k in reversed(range(10)))] == wanted[::-1]
     assert [(s.expert, s.epoch) for s in (sample(experts, k, 4, 2, 8) for k in range(10))] != wanted
 
 
 def test_a_limited_store_gives_its_first_experts_only(experts: TrajectoryStore) -> None:
-    assert {UniformSample()(experts.first(1), k, 3, 2, 0).expert for k in range(50)} == {0}
+    assert {UniformSampler()(experts.first(1), k, 3, 2, 0).expert for k in range(50)} == {0}
 
 
 def test_a_cycle_brings_every_expert_once_and_then_in_another_order(
@@ -103,7 +103,7 @@ def test_start_epochs_are_uniform_in_the_window(experts: TrajectoryStore) -> Non
 
 def test_a_whole_window_from_zero_is_the_uniform_sample(experts: TrajectoryStore) -> None:
     for iteration in range(20):
-        first, second = (sample(experts, iteration, 4, 2, 3) for sample in (UniformSample(), GrowingWindow()))
+        first, second = (sample(experts, iteration, 4, 2, 3) for sample in (UniformSampler(), GrowingWindow()))
         assert (first.expert, first.epoch) == (second.expert, second.epoch)
 
 
@@ -177,16 +177,18 @@ def test_the_released_perturbation_changes_a_kernel_of_the_usual_network_by_abou
 
 
 @pytest.mark.parametrize(
-    "perturb", [Perturb(), WeightPerturbation(), WeightPerturbationAsReleased()], ids=lambda part: type(part).__name__
+    "perturb",
+    [Perturbation(), WeightPerturbation(), WeightPerturbationAsReleased()],
+    ids=lambda part: type(part).__name__,
 )
-def test_perturbing_repeats_itself_and_leaves_the_expert_alone(perturb: Perturb, network: FlatModel) -> None:
+def test_perturbing_repeats_itself_and_leaves_the_expert_alone(perturb: Perturbation, network: FlatModel) -> None:
     theta = network.flatten()
     kept = theta.clone()
     first, second, other = (perturb(theta, network, rng(seed, "perturb")) for seed in (0, 0, 1))
     assert torch.equal(theta, kept)
     assert torch.equal(first, second)
-    assert torch.equal(first, other) == (type(perturb) is Perturb)
-    assert torch.equal(first, theta) == (type(perturb) is Perturb)
+    assert torch.equal(first, other) == (type(perturb) is Perturbation)
+    assert torch.equal(first, theta) == (type(perturb) is Perturbation)
 
 
 def test_a_network_without_kernels_is_not_perturbed() -> None:

@@ -14,14 +14,14 @@ from astdistill.evaluation.dd_ranking import rank
 from astdistill.evaluation.protocol import MTT_PROTOCOL
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.experiment.presets import preset
-from astdistill.methods.initialisation import ExpertTargets
+from astdistill.methods.initialisation import ExpertLabels
 from astdistill.methods.trajectory_matching import AST
 from astdistill.report.experts import record_experts
 from astdistill.runtime.files import write_json
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.status import stage
 
-SOFT = AST.replace(name="soft", labels=ExpertTargets(), learn=("images", "targets", "lr"))
+SOFT = AST.replace(name="soft", labels=ExpertLabels(), learn=("images", "targets", "lr"))
 
 
 @pytest.fixture

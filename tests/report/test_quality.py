@@ -38,7 +38,7 @@ def test_epoch_table_has_one_row_an_epoch_and_says_n() -> None:
     assert "epoch ┃ train, % ┃ test, % ┃ squared step" in shown
     assert "1 │ 51.0 ± 1.4 │ 41.0 ± 1.4 │ 0.3 ± 0.14 │" in shown
     assert "2 │ 61.0 ± 1.4 │ 49.0 ± 1.4 │ 0.2 ± 0.14 │" in shown
-    assert "AST: mean ± sample deviation over n = 2 experts" in shown
+    assert "AST: mean ± standard deviation over n = 2 experts" in shown
     assert epoch_table("AST", SMOOTH).row_count == 2
 
 

@@ -12,7 +12,7 @@ from problems import TINY, blobs
 from astdistill.cli.main import main
 from astdistill.data.synthetic import SyntheticSet, one_hot
 from astdistill.evaluation.protocol import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, EvalRecipe
-from astdistill.evaluation.scores import Entry, Scores, Subject
+from astdistill.evaluation.scores import RowScores, Scores, SetInfo
 from astdistill.evaluation.training import NetworkResult
 from astdistill.report.compare import compared, read_finished
 from astdistill.runtime.errors import InputError
@@ -22,9 +22,11 @@ from astdistill.runtime.tables import Tabulation
 RECIPE = MTT_PROTOCOL.replace(augmentation="flip", full_epochs=30)
 
 
-def entry(*finals: float, recipe: EvalRecipe = RECIPE) -> Entry:
+def entry(*finals: float, recipe: EvalRecipe = RECIPE) -> RowScores:
     best = 1.0 if recipe.check_every else None
-    return Entry.of([NetworkResult(final, None if best is None else final + best) for final in finals], recipe.reported)
+    return RowScores.of(
+        [NetworkResult(final, None if best is None else final + best) for final in finals], recipe.reported
+    )
 
 
 def distilled(labels: str = "hard") -> SyntheticSet:
@@ -58,7 +60,7 @@ def run(
         architecture={name: entry(60.0 + number, 62.0 + number, recipe=recipe) for number, name in enumerate(networks)},
         baselines={name: entry(10.0 * (1 + number), recipe=recipe) for number, name in enumerate(baselines)},
         split=split,  # pyright: ignore[reportArgumentType]
-        subject=Subject.of(found) if told else None,
+        subject=SetInfo.of(found) if told else None,
     )
     scores.write(folder / "scores.json")
     return folder
@@ -153,7 +155,7 @@ def test_evaluation_folders_older_scores_and_equal_names(tmp_path: Path) -> None
     inside = first / "evaluation-mtt-300-epochs"
     Scores.read(first).replace(recipe=RECIPE.replace(epochs=300)).write(inside / "scores.json")
     found = read_finished(inside)
-    assert (found.name, found.subject, found.published.accuracy) == ("x", Subject.of(distilled()), 61.5)
+    assert (found.name, found.subject, found.published.accuracy) == ("x", SetInfo.of(distilled()), 61.5)
     second = run(tmp_path / "two/x", told=False)
     tables = compared([read_finished(path) for path in (first, first / "scores.json", inside, second)])
     assert [[row["run"] for row in cells(table)] for table in tables] == [[str(first), str(second)], ["x"]]

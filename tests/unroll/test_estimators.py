@@ -11,7 +11,7 @@ import torch
 from problems import Problem, problem
 from torch import Tensor
 
-from astdistill.data.textures import CircularCrops, Torus
+from astdistill.data.textures import CircularCrops, TextureSpec
 from astdistill.methods.estimators import Backprop, Estimator, FirstOrder, Recompute, Truncated
 from astdistill.methods.matching import Nearest
 from astdistill.methods.unroll import MetaGradient, Variables
@@ -22,7 +22,13 @@ CASES = [
     for momentum, read, batch, soft in itertools.product((0.0, 0.9), ((4,), (1, 3, 4)), (None, 4), (False, True))
 ]
 CASES += [
-    {"momentum": 0.9, "read": (1, 3, 4), "batch": batch, "soft": soft, "torus": Torus(canvas=canvas, samples=samples)}
+    {
+        "momentum": 0.9,
+        "read": (1, 3, 4),
+        "batch": batch,
+        "soft": soft,
+        "texture": TextureSpec(canvas=canvas, samples=samples),
+    }
     for batch, soft, canvas, samples in ((None, False, 2, 1), (4, True, 2, 3), (4, False, 3, 2))
 ]
 EXACT = {
@@ -117,7 +123,7 @@ def test_truncation_is_exact_where_earlier_steps_saw_other_images() -> None:
 def test_the_nearest_student_of_an_unroll(nearest: int, momentum: float) -> None:
     """ATT: the walk back begins at the student that the objective selects, wherever it lies."""
     case = problem(steps=5, momentum=momentum, batch=4)
-    student = case.inner.course(case.start, case.variables).students[nearest]
+    student = case.inner.trajectory(case.start, case.variables).students[nearest]
     target = student + 1e-3 * torch.randn(len(student), generator=rng(0, "target"), dtype=torch.float64)
     objective = Nearest((1, 2, 3, 4, 5), target, torch.tensor(1.7, dtype=torch.float64))
     arguments = (case.inner, case.start, case.variables, objective)
@@ -149,7 +155,7 @@ def test_the_mean_of_meta_gradients() -> None:
 
 def test_a_canvas_learns_at_every_pixel_that_was_seen() -> None:
     """With flips alone, a pixel has a derivative exactly if one of the drawn crops holds it."""
-    case = problem(steps=3, torus=Torus(canvas=3), read=(3,))
+    case = problem(steps=3, texture=TextureSpec(canvas=3), read=(3,))
     seen = torch.zeros(case.variables.images.shape[0], 18, 18, dtype=torch.bool)
     for chosen, crops in zip(case.inner.plan.indices, case.inner.plan.crops, strict=True):
         assert isinstance(crops, CircularCrops)
@@ -162,7 +168,7 @@ def test_a_canvas_learns_at_every_pixel_that_was_seen() -> None:
 def test_a_shifted_canvas_with_shifted_crops_is_the_same_problem() -> None:
     """The torus has no place of its own: circular shifts of X and of the drawn corners change nothing but where the
     derivative lies."""
-    case = problem(torus=Torus(canvas=2, samples=2), batch=4)
+    case = problem(texture=TextureSpec(canvas=2, samples=2), batch=4)
     shift = (5, -3)
     crops = tuple(
         CircularCrops(each.size, each.rows + shift[0], each.columns + shift[1])

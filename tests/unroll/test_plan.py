@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from astdistill.data.augmentation import STRATEGY
-from astdistill.data.textures import Crops, Torus
+from astdistill.data.textures import Crops, TextureSpec
 from astdistill.methods.unroll import draw_plan
 from astdistill.runtime.seeds import rng
 
@@ -55,8 +55,8 @@ def test_equal_generators_give_equal_plans() -> None:
 
 
 def test_every_look_at_a_canvas_has_its_own_crop() -> None:
-    torus = Torus(canvas=2, samples=3)
-    plan = draw_plan(5, 9, 4, STRATEGY, SHAPE, rng(0, "plan"), torus=torus)
+    texture = TextureSpec(canvas=2, samples=3)
+    plan = draw_plan(5, 9, 4, STRATEGY, SHAPE, rng(0, "plan"), texture=texture)
     ordinary = draw_plan(5, 9, 4, STRATEGY, SHAPE, rng(0, "plan"))
     assert torch.equal(plan.rows(range(plan.steps)), ordinary.rows(range(ordinary.steps)).repeat(1, 3))
     canvases = torch.randn(9, 3, 16, 16, generator=rng(0, "canvases"))
@@ -70,6 +70,6 @@ def test_every_look_at_a_canvas_has_its_own_crop() -> None:
 def test_ordinary_images_are_seen_whole_and_cost_no_draw() -> None:
     images, generator = torch.randn(4, *SHAPE), rng(0, "plan")
     before = generator.get_state()
-    assert Torus().draw(4, (8, 8), generator)(images) is images
+    assert TextureSpec().draw(4, (8, 8), generator)(images) is images
     assert torch.equal(generator.get_state(), before)
     assert all(type(crops) is Crops for crops in draw_plan(2, 4, None, "", SHAPE, generator).crops)

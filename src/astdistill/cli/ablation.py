@@ -14,7 +14,7 @@ from rich.console import Console
 from ..autodiff.dispatch import using
 from ..evaluation.scores import Scores, caption, spread
 from ..experiment.config import Experiment, check_numbers
-from ..experiment.cost import counted, facts
+from ..experiment.cost import counted, dataset_size
 from ..experiment.pipeline import run_experiment
 from ..experiment.presets import PRESETS
 from ..experiment.work import Costs, Speed
@@ -142,7 +142,7 @@ def table(ablation: Ablation) -> Tabulation:
 def _caption(ablation: Ablation) -> str:
     protocol = ablation.protocol.rsplit("; mean", 1)[0]
     return (
-        f"{protocol}. n: whole runs × networks; accuracy: mean of the runs' means ± their sample deviation; "
+        f"{protocol}. n: whole runs × networks; accuracy: mean of the runs' means ± their standard deviation; "
         f"change: the same of the differences to {ablation.method} with the same seed."
     )
 
@@ -160,7 +160,7 @@ def _base(changes: AblationChanges, rest: Sequence[str]) -> str:
     if not changes.base:
         base = rest[0] if rest else "cifar100-ten-ipc10"
         raise InputError(
-            f"The ablation needs the cell that it takes apart: astdistill run ablation --base {base} --seeds 3"
+            f"The ablation needs the preset that it takes apart: astdistill run ablation --base {base} --seeds 3"
         )
     return changes.base
 
@@ -193,7 +193,7 @@ def _estimate(request: Request, seeds: int, out: Path) -> None:
         check_numbers(each)
         first = seeded(each, 0)
         with using(each.engine):
-            stages = counted(first, facts(first), costs).stages
+            stages = counted(first, dataset_size(first), costs).stages
         spent = sum(stage.seconds for stage in stages[:-2])
         recipe = each.method.expert
         seconds = seeds * (0.0 if recipe in trained else spent), seeds * sum(stage.seconds for stage in stages[-2:])

@@ -42,7 +42,7 @@ def trial() -> Iterator[Finding]:
     with tempfile.TemporaryDirectory(prefix="astdistill-doctor-") as name, quietly():
         folder = Path(name)
         dataset = load_dataset("digits", per_class=30)
-        recipe = AST.recipe.replace(epochs=6, lr=0.01, clip_epochs=2, batch=64, augmentation="")
+        recipe = AST.recipe.replace(epochs=6, lr=0.01, loss_warmup_epochs=2, batch=64, augmentation="")
         experts = train_experts(
             dataset, model="convnet-d2-w16", recipe=recipe, count=2, store=folder / "experts", workers=1
         )

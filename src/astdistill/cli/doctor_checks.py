@@ -35,7 +35,7 @@ from .findings import Finding, shortened
 SHAPE, CLASSES = (3, 32, 32), 10
 LEAST_COSINE = 1 - 1e-6
 TIMED = "convnet-d3", 32
-"""The network of the published cells, and the images of one call."""
+"""The network of the published settings, and the images of one call."""
 
 
 def kernels() -> Iterator[Finding]:

@@ -14,16 +14,16 @@ from ..evaluation.protocol import PROTOCOLS, protocol
 from ..experiment import config
 from ..experiment.config import Experiment, Published
 from ..experiment.presets import PRESETS, preset, with_method
-from ..methods.initialisation import FileInit, Init, NoiseInit, RealInit, RepresentativeInit
+from ..methods.initialisation import FileInit, ImageInit, NoiseInit, RealInit, RepresentativeInit
 from ..methods.method import PARTS, Method
 from ..methods.registry import methods
-from ..runtime.config import Part, Record, built_in_parts, find_part
+from ..runtime.config import Component, Record, built_in_components, find_component, renamed_fields
 from ..runtime.errors import InputError, unknown
 from ..runtime.tracking import LOGGERS, check_loggers
 from .commands import Command
 from .flags import Word, params_of
 
-INITS: dict[str, Init] = {"real": RealInit(), "representative": RepresentativeInit(), "noise": NoiseInit()}
+INITS: dict[str, ImageInit] = {"real": RealInit(), "representative": RepresentativeInit(), "noise": NoiseInit()}
 FIELDS = "experiment"
 """Where the flags of the experiment's own fields lie among those of a command."""
 
@@ -43,7 +43,8 @@ class Changes(Record):
     init: Annotated[str | None, Word(metavar="START", names=lambda: INITS)] = None
     """Start from real, representative or noise images, or from an earlier run's folder or file."""
     part: Annotated[tuple[str, ...], Word(metavar="FIELD=PART", repeated=True)] = ()
-    """Put another part into the method: estimator=Truncated, rate=RawRate, or FIELD=package.module:Class."""
+    """Put another part into the method: estimator=Truncated, synthetic_lr=RawSyntheticLr, or
+    FIELD=package.module:Class."""
     without: Annotated[tuple[str, ...], Word(metavar="PART", repeated=True, names=lambda: PARTS)] = ()
     """Switch off clipping, penalty, representative, balanced, intermediate or perturbation; may be repeated."""
     log: Annotated[tuple[str, ...], Word(repeated=True, names=lambda: LOGGERS)] = ()
@@ -199,7 +200,7 @@ def changed(experiment: Experiment, changes: Changes) -> Experiment:
 
 
 def _published(experiment: Experiment, cell: Experiment) -> Experiment:
-    """The experiment with a published figure only where it is still the cell that was published, its kind of labels
+    """The experiment with a published figure only where it is still the setting that was published, its kind of labels
     included."""
     method, published = experiment.method, cell.method
     kept = (experiment.model, experiment.ipc, method.name) == (cell.model, cell.ipc, published.name)
@@ -208,7 +209,7 @@ def _published(experiment: Experiment, cell: Experiment) -> Experiment:
     return experiment if kept and labels and data else experiment.replace(published=Published())
 
 
-def _init(start: str) -> Init:
+def _init(start: str) -> ImageInit:
     """The initialisation by its name, or from the file or folder of that path."""
     if start not in INITS and not Path(start).exists():
         raise unknown("initialisation or file", start, INITS)
@@ -218,13 +219,14 @@ def _init(start: str) -> Init:
 def _with_part(method: Method, assignment: str) -> Method:
     """The method with one field filled by a part of its kind, named by class or import path, at its defaults."""
     field, _, name = assignment.partition("=")
-    fields = {known: type(value) for known, value in method if isinstance(value, Part)}
+    field = renamed_fields(Method).get(field, field)
+    fields = {known: type(value) for known, value in method if isinstance(value, Component)}
     if field not in fields:
         raise unknown("field", field, fields, where="of a method that holds a part")
-    kinds = built_in_parts(_kind(field))
+    kinds = built_in_components(_kind(field))
     if ":" not in name and name not in kinds:
         raise unknown("part", name, kinds, where=f"for '{field}'")
-    kind = find_part(name)
+    kind = find_component(name)
     if not (isinstance(kind, type) and issubclass(kind, _kind(field))):
         raise InputError(
             f"'{name}' is no part for '{field}'; name a subclass of {_kind(field).__name__} as package.module:Class."
@@ -232,7 +234,7 @@ def _with_part(method: Method, assignment: str) -> Method:
     return method.replace(**{field: kind()})
 
 
-def _kind(field: str) -> type[Part]:
+def _kind(field: str) -> type[Component]:
     """The base class that a field of a method is annotated with."""
     kind = Method.model_fields[field].annotation
     assert isinstance(kind, type)

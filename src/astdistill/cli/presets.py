@@ -1,4 +1,4 @@
-"""`astdistill presets`: the cells that can be run by name, with what each would cost on this machine."""
+"""`astdistill presets`: the settings that can be run by name, with what each would cost on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..autodiff.dispatch import EngineName, using
 from ..experiment.config import Experiment
-from ..experiment.cost import Estimate, Stage, counted, facts, operations
+from ..experiment.cost import Estimate, Stage, counted, dataset_size, operations
 from ..experiment.presets import matching
 from ..experiment.work import Costs, Speed
 from ..runtime.config import Record
@@ -61,7 +61,7 @@ Costed = list[tuple[Experiment, Estimate]]
 
 
 def _counted(found: Sequence[Experiment], costs: Costs) -> Costed:
-    return [(each, counted(each, facts(each), costs)) for each in found]
+    return [(each, counted(each, dataset_size(each), costs)) for each in found]
 
 
 def _measured(found: Sequence[Experiment], device: str) -> Costed:

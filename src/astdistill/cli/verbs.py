@@ -11,7 +11,7 @@ from ..autodiff.dispatch import using
 from ..evaluation.scores import Scores, table
 from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers, load_data
-from ..experiment.pipeline import distill_experiment, followed, obtain_experts, prepare, run_experiment
+from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tracked
 from ..report.figures import epoch_table, quality_table
 from ..report.page.page import renew_page
 from ..runtime.devices import check_device
@@ -51,7 +51,7 @@ def train(request: Request) -> None:
     check_numbers(experiment)
     with limited(request.changes.threads):
         dataset = load_data(experiment)
-        with followed(experiment, experiment.experts.store, request.log) as recorder:
+        with tracked(experiment, experiment.experts.store, request.log) as recorder:
             store = obtain_experts(experiment, dataset, recorder)
     console = Console()
     console.print(epoch_table(experiment.method.name, store.curves()))
@@ -67,7 +67,7 @@ def distil(request: Request) -> None:
     check_device(request.experiment.device)
     with limited(request.changes.threads):
         dataset = prepare(request.experiment, request.out)
-        with followed(request.experiment, request.out, request.log) as recorder:
+        with tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
     shown = renew_page(request.out) or RunDir(request.out).images
     Console().print(f"Look at:  {shown}\nNext:     astdistill evaluate {request.out}", highlight=False)

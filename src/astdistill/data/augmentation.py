@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..runtime.errors import unknown
-from ..runtime.seeds import sent
+from ..runtime.seeds import to_device
 from ..runtime.shapes import Batch
 
 STRATEGY = "color_crop_cutout_flip_scale_rotate"
@@ -37,7 +37,7 @@ class Draw:
 
     def to(self, device: torch.device | str) -> Draw:
         """The same draw with its numbers on `device`."""
-        return Draw(self.op, {name: sent(number, device) for name, number in self.numbers.items()})
+        return Draw(self.op, {name: to_device(number, device) for name, number in self.numbers.items()})
 
     def shared(self, count: int) -> Draw:
         """This draw for one image as that of each of `count` images."""

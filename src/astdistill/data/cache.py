@@ -93,7 +93,7 @@ WRITTEN = 1 << 24
 """Bytes that are written at once."""
 
 
-class Room:
+class PixelAllocator:
     """Makes room for images in files of a folder; in memory where that folder cannot be written to."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -132,13 +132,17 @@ class Room:
 
 
 def cached_data(
-    name: str, files: FileSet, key: Callable[[str], Any], build: Callable[[Room], RawData], verify: bool = False
+    name: str,
+    files: FileSet,
+    key: Callable[[str], Any],
+    build: Callable[[PixelAllocator], RawData],
+    verify: bool = False,
 ) -> RawData:
     """The set that `build` makes of `files`, from the cache where the same was built before; its pixels stay in files.
 
     `key` gives, for the content of the files, a JSON-ready value that names the entry. Files that are as they were when
     they were last read, by path, size and times, are not read again, and neither is an entry that nobody touched;
-    `verify` reads every byte of both. `build` decodes into the room that it is given, which lies on disk. Entries that
+    `verify` reads every byte of both. `build` decodes into what the allocator gives, which lies on disk. Entries that
     are cut short, altered or from another version are built anew; a folder that cannot be written to only costs time,
     and memory for all pixels. Two processes do not build the same at once.
     """
@@ -150,9 +154,9 @@ def cached_data(
         if found is None:
             shutil.rmtree(partial, ignore_errors=True)  # what a kill left behind
             try:
-                room = Room(partial)
-                raw = build(room)
-                found = _kept(raw, room, partial, folder)
+                allocator = PixelAllocator(partial)
+                raw = build(allocator)
+                found = _kept(raw, allocator, partial, folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     if folder.is_dir():
@@ -217,12 +221,12 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _kept(raw: RawData, room: Room, partial: Path, folder: Path) -> RawData:
+def _kept(raw: RawData, allocator: PixelAllocator, partial: Path, folder: Path) -> RawData:
     """The set with its pixels in files of `folder`, which appears whole; the set as it is where that cannot be."""
     try:
         partial.mkdir(parents=True, exist_ok=True)
         for part, held in _parts(raw).items():
-            room.keep(held.images[:], partial / f"{part}.npy")
+            allocator.keep(held.images[:], partial / f"{part}.npy")
             np.save(partial / f"{part}-labels.npy", held.labels.numpy())
         stamp = _entry(partial, _parts(raw)).stamp()
         checksums = {part: _checksum_pixels(_part(partial, part)) for part in _parts(raw)}

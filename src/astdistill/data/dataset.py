@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ..runtime.config import Record
 from ..runtime.errors import InputError
-from ..runtime.seeds import sent
+from ..runtime.seeds import to_device
 from ..runtime.shapes import Batch, Images, Labels
 from .preprocessing import Preprocessing
 from .storage import StoredImages, chosen_rows, in_batches
@@ -93,7 +93,7 @@ class Split:
     def batches(self, size: int, order: torch.Tensor | None = None) -> Iterator[Labelled]:
         """All images with their labels, `size` at a time, in the stored order or in that of the row numbers `order` (on
         the CPU)."""
-        labels = self.labels if order is None else self.labels[sent(order, self.labels.device)]
+        labels = self.labels if order is None else self.labels[to_device(order, self.labels.device)]
         return (Labelled(*pair) for pair in zip(in_batches(self.images, size, order), labels.split(size), strict=True))
 
     def whole(self) -> Images:

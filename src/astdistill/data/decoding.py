@@ -173,7 +173,7 @@ def in_memory(*shape: int) -> Pixels:
 
 
 def decoded(
-    encoded: Encoded, choice: ClassChoice, size: int | None, room: Callable[..., Pixels] = in_memory
+    encoded: Encoded, choice: ClassChoice, size: int | None, allocator: Callable[..., Pixels] = in_memory
 ) -> RawData:
     """The pixels of the chosen classes, all of one size and one number of channels (grey only if every picture is
     grey).
@@ -181,9 +181,11 @@ def decoded(
     `room(N, C, H, W)` makes the blocks of uint8 that they are written to.
     """
     kept = kept_labels(encoded.classes, choice)
-    train = _decoded_part(encoded.train, kept, size, f"{encoded.name} (training part)", room)
+    train = _decoded_part(encoded.train, kept, size, f"{encoded.name} (training part)", allocator)
     test = (
-        None if encoded.test is None else _decoded_part(encoded.test, kept, size, f"{encoded.name} (test part)", room)
+        None
+        if encoded.test is None
+        else _decoded_part(encoded.test, kept, size, f"{encoded.name} (test part)", allocator)
     )
     if test is not None:
         if train.images.shape[2:] != test.images.shape[2:]:
@@ -192,7 +194,9 @@ def decoded(
                 "choose one size with --data.size."
             )
         channels = max(train.images.shape[1], test.images.shape[1])
-        train, test = (Split(_with_channels(part.images[:], channels, room), part.labels) for part in (train, test))
+        train, test = (
+            Split(_with_channels(part.images[:], channels, allocator), part.labels) for part in (train, test)
+        )
     return RawData(encoded.name, tuple(encoded.classes[label] for label in kept), train, test)
 
 
@@ -209,11 +213,11 @@ def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
     return torch.from_numpy(array).unsqueeze(0) if array.ndim == 2 else torch.from_numpy(array).permute(2, 0, 1)
 
 
-def stacked(pictures: Iterator[Picture], count: int, room: Callable[..., Pixels] = in_memory) -> Pixels:
+def stacked(pictures: Iterator[Picture], count: int, allocator: Callable[..., Pixels] = in_memory) -> Pixels:
     """The pictures as one block, grey ones filling all three channels beside RGB. Raises InputError naming two that
     differ otherwise."""
     first = next(pictures)
-    block = room(count, *first.pixels.shape)
+    block = allocator(count, *first.pixels.shape)
     for row, picture in enumerate(itertools.chain([first], pictures)):
         if picture.pixels.shape[1:] != first.pixels.shape[1:]:
             raise InputError(
@@ -227,19 +231,19 @@ def stacked(pictures: Iterator[Picture], count: int, room: Callable[..., Pixels]
                 f"{len(picture.pixels)}; "
                 "give all the same number (only grey and RGB may be mixed)."
             )
-        block = _with_channels(block, max(len(picture.pixels), block.shape[1]), room)
+        block = _with_channels(block, max(len(picture.pixels), block.shape[1]), allocator)
         block[row] = picture.pixels  # a grey picture fills all three channels of a block in colour
     return block
 
 
 def _decoded_part(
-    part: EncodedPart, kept: Sequence[int], size: int | None, where: str, room: Callable[..., Pixels]
+    part: EncodedPart, kept: Sequence[int], size: int | None, where: str, allocator: Callable[..., Pixels]
 ) -> Split:
     chosen = renumbered(part.labels, kept)
     rows: list[int] = chosen.rows.tolist()
     if not rows:
         raise InputError(f"{where} holds no images of the classes asked for; choose others with --data.classes.")
-    return checked_count(stacked(_pictures(part, rows, size), len(rows), room), chosen.labels, where)
+    return checked_count(stacked(_pictures(part, rows, size), len(rows), allocator), chosen.labels, where)
 
 
 def _pictures(part: EncodedPart, rows: list[int], size: int | None) -> Iterator[Picture]:
@@ -271,10 +275,10 @@ def file_bytes(path: Path) -> bytes:
         raise InputError(f"{path} cannot be read ({error}); check its permissions.") from error
 
 
-def _with_channels(block: UInt8[Tensor, "N c H W"], channels: int, room: Callable[..., Pixels]) -> Pixels:
+def _with_channels(block: UInt8[Tensor, "N c H W"], channels: int, allocator: Callable[..., Pixels]) -> Pixels:
     if block.shape[1] == channels:
         return block
-    wider = room(len(block), channels, *block.shape[2:])
+    wider = allocator(len(block), channels, *block.shape[2:])
     for start in range(0, len(block), CHUNK):
         wider[start : start + CHUNK] = block[start : start + CHUNK]
     return wider

@@ -33,7 +33,7 @@ class ClassChoice:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SelectedRows:
     """The rows that stay, ascending, and their labels in the new numbering."""
 
     rows: Rows
@@ -78,14 +78,14 @@ def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
     return kept
 
 
-def renumbered(labels: Labels, kept: Sequence[int]) -> Kept:
+def renumbered(labels: Labels, kept: Sequence[int]) -> SelectedRows:
     """The rows whose label is in `kept`, relabelled by its place there."""
     largest = max([*kept, int(labels.max()) if len(labels) else 0])
     place = torch.full((largest + 1,), -1, dtype=torch.int64)
     place[list(kept)] = torch.arange(len(kept))
     new = place[labels]
     rows = (new >= 0).nonzero().squeeze(1)
-    return Kept(rows, new[rows])
+    return SelectedRows(rows, new[rows])
 
 
 def with_classes(raw: RawData, choice: ClassChoice) -> RawData:

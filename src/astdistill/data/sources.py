@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..runtime.errors import InputError, unknown
 from . import imagenet
-from .cache import Room, cached_data
+from .cache import PixelAllocator, cached_data
 from .dataset import DataConfig
 from .decoding import decoded, padded, resized
 from .digests import FileSet
@@ -145,7 +145,7 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
         name,
         FileSet(files),
         request.key,
-        lambda room: decoded(table.encoded(), request.choice, request.size, room),
+        lambda allocator: decoded(table.encoded(), request.choice, request.size, allocator),
         request.verify,
     )
 
@@ -171,9 +171,9 @@ def _from_folder(folder: Path, request: Request) -> RawData:
 
 
 def _from_parquet(folder: Path, files: list[Path], request: Request) -> RawData:
-    def build(room: Room) -> RawData:
+    def build(allocator: PixelAllocator) -> RawData:
         with from_parquet(folder, files, request.image_column, request.label_column) as table:
-            return decoded(table.encoded(), request.choice, request.size, room)
+            return decoded(table.encoded(), request.choice, request.size, allocator)
 
     name = folder.resolve().name
     return cached_data(
@@ -192,15 +192,15 @@ def _from_pictures(folder: Path, request: Request) -> RawData:
         name,
         FileSet(found.files, folder),
         lambda content: [name, *request.key(content), *found.words],
-        lambda room: decoded(found.encoded, request.choice, request.size, room),
+        lambda allocator: decoded(found.encoded, request.choice, request.size, allocator),
         request.verify,
     )
 
 
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
-    def build(room: Room) -> RawData:
+    def build(allocator: PixelAllocator) -> RawData:
         with tiny_imagenet(path) as encoded:
-            return decoded(encoded, request.choice, request.size, room)
+            return decoded(encoded, request.choice, request.size, allocator)
 
     files = FileSet(content_files(path), path if path.is_dir() else None)
     return cached_data(

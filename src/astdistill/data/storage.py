@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..runtime.seeds import sent
+from ..runtime.seeds import to_device
 from ..runtime.shapes import Images, Pixels
 from .digests import read_notes, tensor_digest, write_notes
 from .preprocessing import BLOCK, Preprocessing
@@ -180,7 +180,7 @@ class MappedImages(Holding):
         pixels = self._pixels(indices)
         if self._preprocessing is None:
             return pixels
-        return self._preprocessing.apply(_unit(sent(pixels, self._device)))
+        return self._preprocessing.apply(_unit(to_device(pixels, self._device)))
 
     def select(self, indices: Int[Tensor, " rows"]) -> MappedImages:
         rows = indices.cpu()
@@ -265,7 +265,7 @@ def in_batches(images: StoredImages, size: int, order: Int[Tensor, " rows"] | No
     if order is None:
         return (images[start : start + size] for start in range(0, len(images), size))
     place = images.indexed_on if isinstance(images, Holding) else images.device
-    return (images[rows] for rows in sent(order, place).split(size))
+    return (images[rows] for rows in to_device(order, place).split(size))
 
 
 def float_images(pixels: StoredImages, preprocessing: Preprocessing, device: str | torch.device) -> Images:

@@ -1,4 +1,4 @@
-"""The distilled set: images, targets, rate, and all that a stranger with only the file needs to use it."""
+"""The distilled set: images, targets, learning rate, and all that a stranger with only the file needs to use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..runtime.run_dir import RunDir
 from ..runtime.shapes import Images, Labels, Scalar, Targets
 from .dataset import DataConfig
 from .preprocessing import Preprocessing
-from .textures import Torus
+from .textures import TextureSpec
 
 FORMAT = 1
 WORDS = ("model", "labels", "augmentation", "momentum", "method", "fingerprint", "provenance")
@@ -57,9 +57,9 @@ class SyntheticSet:
     canvas_samples: int = 1
 
     @property
-    def torus(self) -> Torus:
+    def texture(self) -> TextureSpec:
         """What the images lie on."""
-        return Torus(canvas=self.canvas, samples=self.canvas_samples)
+        return TextureSpec(canvas=self.canvas, samples=self.canvas_samples)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -97,11 +97,11 @@ class SyntheticSet:
     def unclipped(self) -> Images:
         """The images with the whitening undone, on the CPU, also where that leaves [0, 1]; of textures the whole
         canvases."""
-        return self.torus.undone(self.images.detach().float().cpu(), self.preprocessing.to("cpu").invert)
+        return self.texture.undone(self.images.detach().float().cpu(), self.preprocessing.to("cpu").invert)
 
     def pixels(self) -> Images:
         """The images with the whitening undone, clipped to [0, 1]; of textures the whole canvases (see
-        `Torus.undone`)."""
+        `TextureSpec.undone`)."""
         return self.unclipped().clamp(0, 1)
 
     def published(self) -> Self:

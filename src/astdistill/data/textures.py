@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..runtime.config import Record
-from ..runtime.seeds import sent
+from ..runtime.seeds import to_device
 from ..runtime.shapes import Batch, Images, Logits, Params
 from .augmentation import pixels_at
 
@@ -53,10 +53,10 @@ class CircularCrops(Crops):
         return pixels_at(images, rows, columns)
 
     def to(self, device: torch.device | str) -> CircularCrops:
-        return CircularCrops(self.size, sent(self.rows, device), sent(self.columns, device))
+        return CircularCrops(self.size, to_device(self.rows, device), to_device(self.columns, device))
 
 
-class Torus(Record):
+class TextureSpec(Record):
     """How much larger than an image a canvas is, and how often a step looks at it. With `canvas` 1 images are ordinary
     ones."""
 
@@ -124,7 +124,7 @@ class Torus(Record):
         return total / weights
 
 
-ORDINARY = Torus()
+ORDINARY = TextureSpec()
 """No torus: every image is seen whole."""
 
 

@@ -23,7 +23,7 @@ from ..runtime.progress import bar, console
 from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive
 from ..runtime.status import StepClock
-from .run import Distillation, Line
+from .run import Distillation, StepRecord
 from .settings import DistillSettings, check
 from .snapshots import Frame, due, forget
 from .state import Counters, DistillState
@@ -66,7 +66,7 @@ class Saver:
         if time.monotonic() - self.saved >= self.run.settings.checkpoint_seconds:
             self.save(state)
 
-    def after_step(self, state: DistillState, line: Line) -> None:
+    def after_step(self, state: DistillState, line: StepRecord) -> None:
         """Validate where that is due, and log the step."""
         every = self.run.settings.validate_every
         due = every > 0 and state.counters.iteration % every == 0
@@ -98,7 +98,7 @@ class Saver:
         self.saved = time.monotonic()
 
 
-Observer = Callable[[Distillation, DistillState, Line], None]
+Observer = Callable[[Distillation, DistillState, StepRecord], None]
 """Called after each outer step with the run, the state after it, and what was logged about it."""
 
 
@@ -198,7 +198,7 @@ def _iterate(run: Distillation, state: DistillState, observers: Sequence[Observe
     return saver.best
 
 
-def _note(line: Line, counters: Counters) -> str:
+def _note(line: StepRecord, counters: Counters) -> str:
     """What stands beside the bar after a step."""
     words = [f"loss {line['loss']:.4f}, η {line['lr']:.4g}"]
     words += [
@@ -209,13 +209,13 @@ def _note(line: Line, counters: Counters) -> str:
     return ", ".join(words)
 
 
-def _too_many(run: Distillation, line: Line) -> str:
+def _too_many(run: Distillation, line: StepRecord) -> str:
     kept = f" The last good state is in {run.out}." if run.out else ""
     if "passed" in line:
         return (
             f"{run.settings.max_passes} outer steps in a row were passed over, the last, {line['iteration']}, because "
             f"{line['passed']}; "
-            f"raise --method.accept.threshold, or lower --distill.lr-img and start in a new folder.{kept}"
+            f"raise --method.step-filter.threshold, or lower --distill.lr-img and start in a new folder.{kept}"
         )
     cause, _, remedy = str(line["skipped"]).partition("; ")
     remedy = remedy or "lower --distill.lr-img, --distill.lr-lr or --distill.lr-init"

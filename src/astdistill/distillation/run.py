@@ -30,7 +30,7 @@ from .settings import DistillSettings
 from .snapshots import StartMap
 from .state import DistillState
 
-Line = dict[str, float | int | str]
+StepRecord = dict[str, float | int | str]
 """What is logged about one outer step."""
 
 
@@ -79,7 +79,7 @@ class Distillation:
     def start(self) -> DistillState:
         """The state to go on from: the saved one, or a fresh one."""
         saved = RunDir(self.out).state if self.out else None
-        classes, torus = len(self.dataset.classes), self.settings.torus
+        classes, texture = len(self.dataset.classes), self.settings.texture
         if saved and saved.exists():
             state = DistillState.read(saved, self.key, self.method, self.settings, self.device)
             if state.counters.iteration > self.settings.iterations:
@@ -92,8 +92,8 @@ class Distillation:
             return state
         self._keep_metrics(0)
         with phase("choosing the first images and targets"):
-            cells = self.method.init(self.dataset, self.experts, self.model, self.ipc * torus.cells, self.seed)
-            initial = Initial(torus.tiled(cells.images), cells.labels[:: torus.cells])
+            cells = self.method.init(self.dataset, self.experts, self.model, self.ipc * texture.cells, self.seed)
+            initial = Initial(texture.tiled(cells.images), cells.labels[:: texture.cells])
             targets = self.method.labels(initial, self.experts, self.setup.classifier, classes, self.seed)
         if self.out and self.settings.snapshots and cells.clusters:
             StartMap.of(cells.clusters).save(self.out)
@@ -103,7 +103,7 @@ class Distillation:
         """The state before the first outer step, with what the outer step learns besides, and what it keeps."""
         setup, step, seed = self.setup, self.method.step, self.seed
         initial = torch.full((), self.settings.lr_init, device=images.device)
-        first = Variables(images, targets, self.method.rate.value(initial, self.settings.lr_init))
+        first = Variables(images, targets, self.method.synthetic_lr.value(initial, self.settings.lr_init))
         further = step.further(setup, first, seed)
         if further.keys() != step.rates().keys():
             raise InputError(
@@ -142,18 +142,20 @@ class Distillation:
         ]
         return MetaGradient.mean([gradient for gradient, _ in parts]), parts[0][1].clone()
 
-    def advance(self, state: DistillState, confirmed: Callable[[DistillState], None] = lambda state: None) -> Line:
+    def advance(
+        self, state: DistillState, confirmed: Callable[[DistillState], None] = lambda state: None
+    ) -> StepRecord:
         """One outer step; what is to be logged about it. `confirmed` may save the state before it; called if its
         gradient is accepted.
 
         The host waits for the device once: the step is taken on trial, and all that decides about it is read together.
         """
-        counters, accept = state.counters, self.method.accept
+        counters, step_filter = state.counters, self.method.step_filter
         gradient, kept = self.attempted(state)
-        measured = accept.measures(gradient) | {"lr": state.lr}
+        measured = step_filter.measures(gradient) | {"lr": state.lr}
         seen = read(measured | state.attempt(gradient, kept))
-        refused = accept(seen)
-        passed = "" if refused else accept.passes(seen)
+        refused = step_filter(seen)
+        passed = None if refused else step_filter.passes(seen)
         if not refused:
             confirmed(state)
         if not refused and not passed:
@@ -162,7 +164,7 @@ class Distillation:
             state.undo()
         else:
             state.keep()
-        line: Line = {
+        line: StepRecord = {
             "iteration": counters.iteration,
             "loss": seen["loss"],
             "lr": seen["lr" if refused or passed else "new lr"],

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..data.augmentation import STRATEGY, Strategy
 from ..data.dataset import Dataset
-from ..data.textures import Torus
+from ..data.textures import TextureSpec
 from ..experts.store import TrajectoryStore
 from ..methods.method import Method
 from ..runtime.config import FINITE, Record
@@ -30,11 +30,11 @@ class DistillSettings(Record):
     max_start_epoch: int = Field(default=20, ge=1)
     """Segments start at an expert epoch below this one."""
     lr_img: float = Field(default=1000.0, gt=0)
-    """Outer rate of the images."""
+    """Outer learning rate of the images."""
     lr_lr: float = Field(default=1e-5, ge=0)
-    """Outer rate of the learned step size η."""
+    """Outer learning rate of the learned step size η."""
     lr_targets: float = Field(default=10.0, ge=0)
-    """Outer rate of learned targets, for methods that learn them."""
+    """Outer learning rate of learned targets, for methods that learn them."""
     lr_init: float = Field(default=0.01, gt=0)
     """η_0: the student's step size at the start."""
     batch_syn: int | None = Field(default=None, ge=1)
@@ -42,7 +42,7 @@ class DistillSettings(Record):
     trajectories: int = Field(default=1, ge=1)
     """Segments per outer step, each with a student of its own; the step follows the mean of their meta-gradients."""
     outer_optimiser: Literal["sgd", "adam"] = "sgd"
-    """What moves images, targets and step size; the published rates are those of sgd."""
+    """What moves images, targets and step size; the published learning rates are those of sgd."""
     outer_momentum: float = Field(default=0.5, ge=0, lt=1)
     """Momentum of the outer SGD; β_1 of the outer Adam, whose β_2 is 0.999."""
     targets_momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -81,9 +81,9 @@ class DistillSettings(Record):
         return self.max_start_epoch - 1 + self.matched_epochs
 
     @property
-    def torus(self) -> Torus:
+    def texture(self) -> TextureSpec:
         """What the images lie on."""
-        return Torus(canvas=self.canvas, samples=self.canvas_samples)
+        return TextureSpec(canvas=self.canvas, samples=self.canvas_samples)
 
 
 def check(
@@ -101,7 +101,7 @@ def check(
 def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc: int) -> None:
     """Raise InputError where the data cannot be distilled as asked; no experts are needed."""
     dataset.check_ipc(ipc)
-    method.init.check(dataset, ipc * settings.torus.cells)
+    method.init.check(dataset, ipc * settings.texture.cells)
     if settings.validate_every and dataset.validation is None:
         raise InputError(
             "Evaluation during the distillation needs images held out of the training data; load them with "

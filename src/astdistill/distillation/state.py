@@ -108,7 +108,7 @@ class DistillState:
     @property
     def lr(self) -> Scalar:
         """η."""
-        return self.method.rate.value(self.phi, self.settings.lr_init)
+        return self.method.synthetic_lr.value(self.phi, self.settings.lr_init)
 
     @property
     def variables(self) -> Variables:
@@ -126,7 +126,7 @@ class DistillState:
 
         On trial, because whether it is kept can then be read together with everything else about the step.
         """
-        slope = self.method.rate.slope(self.phi, self.settings.lr_init)
+        slope = self.method.synthetic_lr.slope(self.phi, self.settings.lr_init)
         self._untried, self._next = self._snapshot(), step or self.step
         for name in self.method.learn:
             tensor = self.learned[name]
@@ -145,7 +145,7 @@ class DistillState:
         if not 0 < seen["new lr"] < math.inf:
             return (
                 f"the step size would become {seen['new lr']:g}; lower --distill.lr-lr, or learn its logarithm "
-                f"(--part rate=LogRate)"
+                f"(--part synthetic_lr=LogSyntheticLr)"
             )
         if not seen["set is finite"]:
             return "the images would stop being finite; lower --distill.lr-img"
@@ -173,7 +173,7 @@ class DistillState:
         self._before, self.counters.skipped_in_a_row, self.counters.passed_in_a_row = None, 0, 0
 
     def _average(self) -> None:
-        decay = self.method.average
+        decay = self.method.ema_decay
         for name, mean in self.average.items():
             mean.mul_(decay).add_(self.learned[name], alpha=1 - decay)
 
@@ -202,7 +202,7 @@ class DistillState:
     def _now(self) -> Snapshot:
         """Everything that a step changes."""
         tensors = {_in_file(name): tensor for name, tensor in self.learned.items()} | pack(self.optimiser)
-        if self.method.average:
+        if self.method.ema_decay:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
         return Snapshot(tensors, self.step)
 
@@ -244,7 +244,7 @@ def _counters(header: dict[str, Any]) -> dict[str, Any]:
 def outer_optimiser(
     kind: Literal["sgd", "adam"], groups: Sequence[tuple[Tensor, float, float]]
 ) -> torch.optim.Optimizer:
-    """The optimiser of tensors, each with its rate and its momentum (β_1 for Adam)."""
+    """The optimiser of tensors, each with its learning rate and its momentum (β_1 for Adam)."""
     if kind == "adam":
         return torch.optim.Adam(
             [{"params": [tensor], "lr": rate, "betas": (momentum, 0.999)} for tensor, rate, momentum in groups]

@@ -8,7 +8,7 @@ from .protocol import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, POOLS, PROTOCOLS, Eva
 from .rate_search import rates_table, search_rates
 from .rows import check_names, kmeans_real, random_real
 from .runner import evaluate, evaluate_all
-from .scores import LABELS, Entry, Scores, SearchedRate, Subject, networks_text, protocol_text, spread, table
+from .scores import LABELS, RowScores, Scores, SearchedRate, SetInfo, networks_text, protocol_text, spread, table
 from .training import NetworkResult, TensorExamples, train_epochs
 
 __all__ = [
@@ -18,13 +18,13 @@ __all__ = [
     "POOLS",
     "PROTOCOLS",
     "Continual",
-    "Entry",
     "EvalRecipe",
     "NetworkResult",
     "Ranking",
+    "RowScores",
     "Scores",
     "SearchedRate",
-    "Subject",
+    "SetInfo",
     "TensorExamples",
     "architectures",
     "by_class",

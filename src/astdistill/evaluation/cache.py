@@ -11,7 +11,7 @@ from ..runtime.config import digest
 from ..runtime.files import read_json, write_json
 from ..runtime.run_dir import RunDir
 from .rows import TableRow
-from .scores import Entry
+from .scores import RowScores
 from .training import NetworkResult
 
 FORMAT = 1
@@ -35,9 +35,9 @@ class CachedRow:
         self._keep(k, result)
         self.results[k] = result
 
-    def entry(self) -> Entry:
+    def entry(self) -> RowScores:
         """What the finished networks reach."""
-        return Entry.of([self.results[k] for k in sorted(self.results)], self.row.recipe.reported)
+        return RowScores.of([self.results[k] for k in sorted(self.results)], self.row.recipe.reported)
 
 
 class NetworkCache:

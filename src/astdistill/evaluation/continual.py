@@ -27,7 +27,7 @@ from .cache import CachedRow, NetworkCache
 from .protocol import MTT_PROTOCOL, EvalRecipe
 from .rows import Draw, TableRow, Testing, baseline_row, settled, synthetic_row
 from .runner import train_rows
-from .scores import BASELINE_NAMES, LABELS, SearchedRate, Subject, networks_text, protocol_text, read_as, spread
+from .scores import BASELINE_NAMES, LABELS, SearchedRate, SetInfo, networks_text, protocol_text, read_as, spread
 from .training import NetworkResult
 
 
@@ -50,7 +50,7 @@ class Continual(Record):
 
     recipe: EvalRecipe
     model: str
-    subject: Subject
+    subject: SetInfo
     seen: tuple[int, ...]
     """Classes that have arrived by the end of each step."""
     accuracies: dict[str, tuple[tuple[float, ...], ...]]
@@ -103,7 +103,7 @@ def continual(
     by_step = [_on_seen(each, sizes, classes, seed) for each, classes in zip(kept, seen * len(whole), strict=True)]
     accuracies = {each: tuple(by_step[row * steps : (row + 1) * steps]) for row, each in enumerate(whole)}
     found = Continual(
-        recipe=recipe, model=name, subject=Subject.of(synthetic), seen=seen, accuracies=accuracies, rate=rate
+        recipe=recipe, model=name, subject=SetInfo.of(synthetic), seen=seen, accuracies=accuracies, rate=rate
     )
     if out is not None:
         write_json(RunDir(out).continual, found.to_json())

@@ -22,7 +22,7 @@ from .cache import NetworkCache
 from .protocol import MTT_PROTOCOL, EvalRecipe
 from .rows import Draw, TableRow, Testing, baseline_row, content, settled, synthetic_row
 from .runner import train_rows
-from .scores import LABELS, SearchedRate, Subject, networks_text, protocol_text, read_as, spread
+from .scores import LABELS, SearchedRate, SetInfo, networks_text, protocol_text, read_as, spread
 
 RandomLabels = Literal["same", "own"]
 
@@ -49,7 +49,7 @@ class Ranking(Record):
 
     recipe: EvalRecipe
     model: str
-    subject: Subject
+    subject: SetInfo
     accuracies: Measured
     rate: SearchedRate | None = None
     """Where the set's own step size was replaced by one that held-out images chose."""
@@ -157,7 +157,7 @@ def rank(
     ranking = Ranking(
         recipe=recipe,
         model=name,
-        subject=Subject.of(synthetic),
+        subject=SetInfo.of(synthetic),
         accuracies=measured,
         rate=rate,
         gamma=gamma,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..runtime.errors import InputError
 from ..runtime.tables import Column, Tabulation
-from .scores import BASELINE_NAMES, Entry, Scores, caption, spread
+from .scores import BASELINE_NAMES, RowScores, Scores, caption, spread
 from .training import MOST_CONFUSED
 
 WHOLE = 20
@@ -83,7 +83,7 @@ def confusions(scores: Scores) -> Tabulation:
     return Tabulation(columns, tuple(rows), f"The {len(rows)} most frequent. {caption(scores)}", title)
 
 
-def _figures(entry: Entry, classes: int) -> list[list[float]]:
+def _figures(entry: RowScores, classes: int) -> list[list[float]]:
     """Each class's accuracies, one a network that has any."""
     kept = [network for network in entry.by_class if network is not None]
     return [[figure for network in kept if (figure := network[label]) is not None] for label in range(classes)]

@@ -32,15 +32,15 @@ class EvalRecipe(Record):
     batch: int = Field(default=256, ge=1)
     """Images per step; a smaller set is one batch."""
     lr: float | None = Field(default=None, gt=0)
-    """Step size; None takes a distilled set's learned rate, and 0.01 for real images."""
+    """Learning rate; None takes a distilled set's own, and 0.01 for real images."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """What of the parameters is added to their gradient."""
     decay_at: float = Field(default=0.5, ge=0, le=1)
-    """Share of the epochs before the step size drops; 1 never drops it."""
+    """Share of the epochs before the learning rate drops; 1 never drops it."""
     decay_factor: float = Field(default=0.1, gt=0, le=1)
-    """What the step size is multiplied by then."""
+    """What the learning rate is multiplied by then."""
     momentum_after: float | None = Field(default=None, ge=0, lt=1)
     """Momentum after the drop; None keeps it."""
     augmentation: Strategy | None = None
@@ -73,7 +73,7 @@ class EvalRecipe(Record):
 
     @property
     def decays_at(self) -> int:
-        """The first pass, counted from 0, that runs at the lower step size: `int(decay_at · E) + 1`, one later as
+        """The first pass, counted from 0, that runs at the lower learning rate: `int(decay_at · E) + 1`, one later as
         released.
 
         At `decay_at` = ½ and E = 1000, 502 passes run at the full rate as released, and 499 below it. The released MTT

@@ -212,8 +212,8 @@ def content(synthetic: SyntheticSet) -> str:
     state = hashlib.sha256()
     for tensor in (synthetic.images, synthetic.targets, synthetic.lr):
         state.update(_title(tuple(tensor.shape), tensor.dtype) + _bytes(tensor))
-    torus = "" if synthetic.torus == ORDINARY else f"-{synthetic.torus.digest()}"
-    return state.hexdigest()[:DIGITS] + synthetic.labels + torus
+    texture = "" if synthetic.texture == ORDINARY else f"-{synthetic.texture.digest()}"
+    return state.hexdigest()[:DIGITS] + synthetic.labels + texture
 
 
 def tested_content(split: Split, preprocessing: Preprocessing) -> str:

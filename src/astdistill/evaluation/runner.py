@@ -12,14 +12,14 @@ from ..data.dataset import Dataset, Split
 from ..data.synthetic import SyntheticSet
 from ..models.registry import build_model
 from ..runtime.devices import moved
-from ..runtime.parallel import divide, pool
+from ..runtime.parallel import plan_workers, pool
 from ..runtime.progress import Bar, bar, console
 from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive, rng, seeded
 from .cache import CachedRow, NetworkCache
 from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from .rows import BASELINES, Source, TableRow, Testing, baseline_row, settled, synthetic_row
-from .scores import Scores, SearchedRate, Subject
+from .scores import Scores, SearchedRate, SetInfo
 from .training import NetworkResult, train_network
 
 
@@ -73,7 +73,7 @@ def evaluate(
     dataset = moved(dataset, device)
     student, augmentation, subject = "", STRATEGY, None
     if isinstance(synthetic, SyntheticSet):
-        student, augmentation, subject = synthetic.model, synthetic.augmentation, Subject.of(synthetic)
+        student, augmentation, subject = synthetic.model, synthetic.augmentation, SetInfo.of(synthetic)
     names = architectures(model, student, dataset.shape)
     recipe, testing, done = recipe.augmented(augmentation), Testing(dataset, split, seed, seeds), done or {}
     testing.check(names)
@@ -127,7 +127,7 @@ def evaluate_all(
             split=split,
             architecture={name: entry for number, name, entry in entries if number < len(models)},
             baselines={name: entry for number, name, entry in entries if number >= len(models)},
-            subject=Subject.of(synthetic),
+            subject=SetInfo.of(synthetic),
             rates=used,
             classes=dataset.classes,
         )
@@ -148,20 +148,22 @@ def _train_missing(
     """Train the networks that the rows do not have yet, side by side; `on_result` is told the row and the number of
     each as it finishes."""
     rows, seeds, dataset = tuple(each.row for each in cached), testing.seeds, testing.dataset
-    crew = divide(len(rows) * seeds, workers, dataset.device, list(dict.fromkeys(row.model for row in rows)))
+    worker_plan = plan_workers(
+        len(rows) * seeds, workers, dataset.device, list(dict.fromkeys(row.model for row in rows))
+    )
     missing = [(number, k) for number, each in enumerate(cached) for k in range(seeds) if k not in each.results]
     if not missing:
         return
     each = [row.seconds(dataset) for row in rows]
     seconds = sum(each[number] for number, _ in missing)
     begun = sorted({number for number, _ in missing})
-    if crew.starts(len(missing), seconds):
+    if worker_plan.starts(len(missing), seconds):
         # The first row, which everybody waits for; then the longest first, so that no core is idle at the end.
         missing = sorted(missing, key=lambda job: (job[0] > 0, -each[job[0]]))
     total, left = seeds * sum(row.seen for row in rows), sum(rows[number].seen for number, _ in missing)
     with (
         bar(title, total, total - left, "images") as progress,
-        pool(_train, (rows, testing, chosen()), crew, progress, len(missing), seconds) as train,
+        pool(_train, (rows, testing, chosen()), worker_plan, progress, len(missing), seconds) as train,
     ):
         for (number, k), result in train(missing):
             progress.step(0, f"{testing.split} {result.final:.1f} %")

@@ -55,7 +55,7 @@ class Published(Record):
     """The best of other methods, where the method's own figure is not known."""
 
 
-class Entry(Record):
+class RowScores(Record):
     """The networks of one row of a table: accuracies in percent, one per seed."""
 
     final: tuple[float, ...]
@@ -80,13 +80,13 @@ class Entry(Record):
     classes."""
 
     @staticmethod
-    def of(results: Sequence[NetworkResult], reported: Literal["final", "best"]) -> Entry:
+    def of(results: Sequence[NetworkResult], reported: Literal["final", "best"]) -> RowScores:
         """The entry of these networks, in order of their seeds."""
         final = tuple(result.final for result in results)
         checks = [result.best for result in results if result.best is not None]
         best = tuple(checks) if checks else None
         chosen = best if reported == "best" and best is not None else final
-        return Entry(
+        return RowScores(
             final=final,
             best=best,
             mean=statistics.fmean(chosen),
@@ -109,7 +109,7 @@ class Entry(Record):
         return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
 
 
-class Subject(Record):
+class SetInfo(Record):
     """What was evaluated: whose images, from which data, for which network."""
 
     data: str
@@ -123,12 +123,12 @@ class Subject(Record):
     """The student that the images were made for."""
 
     @staticmethod
-    def of(synthetic: SyntheticSet) -> Subject:
+    def of(synthetic: SyntheticSet) -> SetInfo:
         """The subject that a distilled set is."""
         config = synthetic.data
         chosen = [f"{len(synthetic.classes)} classes"] if config.classes or config.first_classes else []
         chosen += [f"{config.per_class} images each"] if config.per_class else []
-        return Subject(
+        return SetInfo(
             data=Path(config.source.removeprefix("tensors:")).name + (f" ({', '.join(chosen)})" if chosen else ""),
             whiten=config.whiten,
             ipc=synthetic.ipc,
@@ -144,18 +144,18 @@ class SearchedRate(Record):
     rates: tuple[float, ...]
     """Ascending."""
     accuracies: tuple[tuple[float, ...], ...]
-    """For each rate, the final accuracies of its networks in percent."""
+    """For each learning rate, the final accuracies of its networks in percent."""
     judged_on: str
     """Which images; never those of the test split."""
 
     @property
     def best(self) -> float:
-        """The rate of the highest mean accuracy, the smallest of equals."""
+        """The learning rate of the highest mean accuracy, the smallest of equals."""
         means = [statistics.fmean(each) for each in self.accuracies]
         return self.rates[means.index(max(means))]
 
     def given(self, synthetic: SyntheticSet) -> SyntheticSet:
-        """The set with the best rate for its own."""
+        """The set with the best learning rate for its own."""
         return replace(synthetic, lr=synthetic.lr.new_tensor(self.best))
 
 
@@ -168,13 +168,13 @@ class Scores(Record):
     """What an evaluation found: the synthetic set on one or more networks, and the baselines on the first of them."""
 
     recipe: EvalRecipe
-    architecture: dict[str, Entry]
+    architecture: dict[str, RowScores]
     """By network name."""
-    baselines: dict[str, Entry] = Field(default_factory=dict)
+    baselines: dict[str, RowScores] = Field(default_factory=dict)
     """random, kmeans, full: real images under the same recipe."""
     split: Literal["test", "validation"] = "test"
     """The images the accuracies are measured on."""
-    subject: Subject | None = None
+    subject: SetInfo | None = None
     """What was evaluated; None for real images and in files of an earlier version."""
     rates: dict[str, SearchedRate] = Field(default_factory=dict)
     """By network, where the set's own step size was replaced by one that held-out images chose; baselines keep
@@ -209,7 +209,7 @@ LABELS = {"hard": "hard labels", "soft": "soft labels"}
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """`mean ± sample deviation`, with the one decimal of accuracies in percent or with so many `digits`."""
+    """`mean ± standard deviation`, with the one decimal of accuracies in percent or with so many `digits`."""
     mean = f"{statistics.fmean(values):.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
@@ -240,7 +240,7 @@ def networks_text(sizes: Sequence[int]) -> str:
     """How many networks stand behind the figures of a table."""
     least, most = min(sizes, default=0), max(sizes, default=0)
     n = str(least) if least == most else f"{least} to {most}"
-    return f"mean ± sample deviation over n = {n} fresh {'network' if n == '1' else 'networks'}"
+    return f"mean ± standard deviation over n = {n} fresh {'network' if n == '1' else 'networks'}"
 
 
 def caption(scores: Scores) -> str:
@@ -270,7 +270,7 @@ def table(scores: Scores) -> Tabulation:
     return Tabulation(tuple(columns), tuple(tuple(row.values()) for row in cells), caption(scores))
 
 
-def _row(name: str, entry: Entry, scores: Scores) -> dict[str, str]:
+def _row(name: str, entry: RowScores, scores: Scores) -> dict[str, str]:
     cells = {"trained on": name, "final": spread(entry.final)}
     if any(each.best for each in _entries(scores)):
         cells[f"best on {scores.split}"] = spread(entry.best) if entry.best else "–"
@@ -280,7 +280,7 @@ def _row(name: str, entry: Entry, scores: Scores) -> dict[str, str]:
     return cells
 
 
-def _entries(scores: Scores) -> list[Entry]:
+def _entries(scores: Scores) -> list[RowScores]:
     return [*scores.architecture.values(), *scores.baselines.values()]
 
 

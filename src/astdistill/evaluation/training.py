@@ -13,9 +13,9 @@ from ..autodiff.training import Confusion, Trainee, accuracy, confusion
 from ..data.augmentation import apply, draw
 from ..data.dataset import Split
 from ..data.synthetic import SyntheticSet, one_hot
-from ..data.textures import ORDINARY, Torus
+from ..data.textures import ORDINARY, TextureSpec
 from ..runtime.errors import InputError
-from ..runtime.seeds import sent
+from ..runtime.seeds import to_device
 from ..runtime.shapes import Batch, Images, Targets
 from .protocol import EvalRecipe
 
@@ -24,12 +24,12 @@ class Examples(ABC):
     """What one network learns from, the step size that suits it, and what the images lie on."""
 
     lr: float
-    torus: Torus = ORDINARY
+    texture: TextureSpec = ORDINARY
 
     @property
     def seen(self) -> int:
         """Images that a network sees in one epoch."""
-        return len(self) * self.torus.samples
+        return len(self) * self.texture.samples
 
     @property
     @abstractmethod
@@ -47,12 +47,12 @@ class Examples(ABC):
 
 @dataclass(frozen=True)
 class TensorExamples(Examples):
-    """Images `[N, C, H, W]`, or canvases of `torus`, and distributions `[N, K]` on one device."""
+    """Images `[N, C, H, W]`, or canvases of `texture`, and distributions `[N, K]` on one device."""
 
     images: Images
     targets: Targets
     lr: float
-    torus: Torus = ORDINARY
+    texture: TextureSpec = ORDINARY
 
     @staticmethod
     def of(
@@ -66,7 +66,7 @@ class TensorExamples(Examples):
                 f"The set's learned step size is {rate:g}, with which no network trains; give the recipe a positive lr."
             )
         images, targets = (tensor.detach().to(device, dtype) for tensor in (synthetic.images, synthetic.probabilities))
-        return TensorExamples(images, targets, rate, synthetic.torus)
+        return TensorExamples(images, targets, rate, synthetic.texture)
 
     @property
     def classes(self) -> int:
@@ -78,7 +78,7 @@ class TensorExamples(Examples):
     def batches(self, size: int, order: Tensor) -> Iterator[tuple[Batch, Targets]]:
         return (
             (self.images[rows], self.targets[rows])
-            for rows in map(self.torus.repeated, sent(order, self.images.device).split(size))
+            for rows in map(self.texture.repeated, to_device(order, self.images.device).split(size))
         )
 
 
@@ -182,12 +182,12 @@ def _train_epoch(
     trainee: Trainee, optimiser: torch.optim.SGD, examples: Examples, recipe: EvalRecipe, generator: torch.Generator
 ) -> Tensor:
     """The sum of the epoch's losses, left on the device."""
-    torus = examples.torus
+    texture = examples.texture
     order = torch.randperm(len(examples), generator=generator)
     total = torch.zeros((), device=trainee.theta.device)
     for images, targets in examples.batches(recipe.batch, order):
-        channels, height, width = images.shape[1], images.shape[2] // torus.canvas, images.shape[3] // torus.canvas
-        crops = torus.draw(len(images), (height, width), generator).to(images.device)
+        channels, height, width = images.shape[1], images.shape[2] // texture.canvas, images.shape[3] // texture.canvas
+        crops = texture.draw(len(images), (height, width), generator).to(images.device)
         drawn = draw(recipe.augmentation or "", len(images), (channels, height, width), generator).to(images.device)
         value, _ = trainee.gradient(apply(crops(images), drawn), targets)
         optimiser.step()

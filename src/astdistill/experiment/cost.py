@@ -63,7 +63,7 @@ NAMED = {
 """A class of ILSVRC-2012 has 732 to 1,300 training images; those of the subsets are counted with the most."""
 
 
-def facts(experiment: Experiment) -> DatasetSize:
+def dataset_size(experiment: Experiment) -> DatasetSize:
     """The data set's size: known for named sets, read from disk for all others."""
     data = experiment.data
     if data.source not in NAMED or data.size is not None:
@@ -106,7 +106,7 @@ class Estimate:
 
 def estimate(experiment: Experiment) -> Estimate:
     """The stages with their cost, at a speed that is measured now; a whitening that has to be fitted is one of them."""
-    known = facts(experiment)
+    known = dataset_size(experiment)
     with phase("measuring this machine"):
         found = counted(experiment, known, Costs(experiment.device, Speed(experiment.device)))
         if experiment.data.whiten == "zca":
@@ -207,7 +207,7 @@ class _Stages:
         experiment, settings, student = self.experiment, self.experiment.distill, self._network(self.experiment.model)
         work = experiment.method.step.work(settings, self._images, self.known.classes)
         cost = self._outer_step(student, work).times(settings.iterations * settings.trajectories)
-        images = 4 * self._images * math.prod(settings.torus.extent(self.known.shape))
+        images = 4 * self._images * math.prod(settings.texture.extent(self.known.shape))
         students = 4 * student.parameters * (8 + work.training_steps)
         sets = 3 if settings.validate_every else 1
         whitening = 4 * math.prod(self.known.shape) ** 2 if experiment.data.whiten == "zca" else 0
@@ -241,7 +241,7 @@ class _Stages:
     @property
     def _seen(self) -> int:
         """Images of the synthetic set that a network sees in an epoch."""
-        return self._images * self.experiment.distill.torus.samples
+        return self._images * self.experiment.distill.texture.samples
 
     def _network_trained(self, trained: Network, recipe: EvalRecipe, images: int, tested: int) -> Cost:
         """One network trained by the recipe on so many images an epoch, and tested."""

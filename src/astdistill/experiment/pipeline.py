@@ -16,7 +16,7 @@ from ..autodiff.dispatch import using
 from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet
 from ..distillation.loop import distill
-from ..distillation.run import Distillation, Line
+from ..distillation.run import Distillation, StepRecord
 from ..distillation.state import DistillState
 from ..evaluation.runner import evaluate_all
 from ..evaluation.scores import Scores
@@ -29,7 +29,7 @@ from ..report.page.page import renew_page
 from ..report.pictures import save_grid, save_textures, sheet
 from ..runtime.devices import read
 from ..runtime.files import read_lines
-from ..runtime.progress import telling
+from ..runtime.progress import write_status
 from ..runtime.run_dir import RunDir
 from ..runtime.status import stage
 from ..runtime.tracking import Log, open_log
@@ -62,7 +62,7 @@ class Recorder:
                 self.log.scalars("experts", {name: statistics.fmean(values)}, epoch)
                 self.log.histogram("experts", f"{name} of each", np.array(values), epoch)
 
-    def __call__(self, run: Distillation, state: DistillState, line: Line) -> None:
+    def __call__(self, run: Distillation, state: DistillState, line: StepRecord) -> None:
         """Log one outer step; an observer of `distill`."""
         if not self.log:
             return
@@ -206,9 +206,9 @@ def _noted(experiment: Experiment) -> Experiment:
 
 
 @contextmanager
-def followed(experiment: Experiment, out: Path, loggers: Sequence[str]) -> Iterator[Recorder]:
+def tracked(experiment: Experiment, out: Path, loggers: Sequence[str]) -> Iterator[Recorder]:
     """A recorder for the named loggers; while the block lasts, `out` says where the run is (`astdistill watch`)."""
-    with telling(RunDir(out).live), open_log(loggers, out, experiment.to_json()) as log:
+    with write_status(RunDir(out).live), open_log(loggers, out, experiment.to_json()) as log:
         yield Recorder(log)
 
 
@@ -229,7 +229,7 @@ def run_experiment(experiment: Experiment, out: Path, loggers: Sequence[str] = (
     `out`/report.html shows the whole.
     """
     dataset = prepare(experiment, out)
-    with followed(experiment, out, loggers) as recorder:
+    with tracked(experiment, out, loggers) as recorder:
         synthetic = distill_experiment(experiment, dataset, out, recorder)
         with stage("evaluation", out):
             scores = obtain_scores(experiment, dataset, synthetic, out)

@@ -11,7 +11,7 @@ from ..data.dataset import DataConfig
 from ..distillation.settings import DistillSettings
 from ..evaluation.protocol import MTT_PROTOCOL
 from ..evaluation.scores import Peer
-from ..methods.initialisation import HardTargets
+from ..methods.initialisation import HardLabels
 from ..methods.method import Method
 from ..methods.outer import LossThreshold
 from ..methods.registry import find_method
@@ -28,7 +28,7 @@ DIGITS = Experiment(
     model="convnet-d2-w32",
     experts=ExpertSettings(count=4),
     method=AST.replace(
-        expert=AST.recipe.replace(epochs=20, lr=0.01, clip_epochs=5, batch=128, augmentation=DIGITS_DSA)
+        expert=AST.recipe.replace(epochs=20, lr=0.01, loss_warmup_epochs=5, batch=128, augmentation=DIGITS_DSA)
     ),
     ipc=1,
     distill=DistillSettings(
@@ -143,7 +143,7 @@ def _datm(
     accuracy: float | None,
     steps: tuple[int, int, int, int],
     grows: tuple[int | None, int],
-    average: float,
+    ema_decay: float,
     threshold: float,
     **settings: Any,
 ) -> Experiment:
@@ -151,7 +151,7 @@ def _datm(
     and its last step."""
     inner_steps, matched_epochs, lower, upper = steps
     sample = GrowingWindow(lower=lower, begins=grows[0], full_by=grows[1])
-    method = DATM.replace(sample=sample, accept=LossThreshold(threshold=threshold), average=average)
+    method = DATM.replace(sample=sample, step_filter=LossThreshold(threshold=threshold), ema_decay=ema_decay)
     return _cell(
         method, data, ipc, "zca", accuracy, (inner_steps, matched_epochs, upper), "", iterations=10000, **settings
     )
@@ -164,11 +164,11 @@ def _ftd(
     accuracy: float,
     steps: tuple[int, int, int],
     alpha: float,
-    average: float,
+    ema_decay: float,
     **settings: Any,
 ) -> Experiment:
     """One of FTD's settings: `alpha` weighs the surrogate gap of its experts, `average` the mean of the images."""
-    method = FTD.replace(expert=FTD.recipe.replace(surrogate_gap=alpha), average=average)
+    method = FTD.replace(expert=FTD.recipe.replace(surrogate_gap=alpha), ema_decay=ema_decay)
     return _cell(method, data, ipc, whiten, accuracy, steps, **settings)
 
 
@@ -190,7 +190,7 @@ OF_MTT = "settings borrowed from MTT's, whose gradient ours is"
 HALVED = "lr_img is half of the published 1000, because its released gradient is half of the true one"
 OURS = "settings are ours: the authors give none for AST here, and MTT's are taken"
 MTT_RATES = "its image rates lie between 1000 and 100000, and 10000 is taken for all"
-HARD = TESLA.replace(labels=HardTargets())
+HARD = TESLA.replace(labels=HardLabels())
 """TESLA without the expert's labels: its CIFAR figures stand among those with hard labels, and are only comparable with
 such.
 
@@ -266,7 +266,7 @@ def preset(name: str) -> Experiment:
 
 
 def with_method(experiment: Experiment, method: str) -> Experiment:
-    """The same cell by another method: its decisions, the cell's own expert epochs, batch and augmentation.
+    """The same preset by another method: its decisions, the preset's own expert epochs, batch and augmentation.
 
     A method of another family brings the rates and counts that are usual there.
     """

@@ -69,7 +69,7 @@ def training_passes(recipe: ExpertRecipe) -> Passes:
     passes = PENALISED if recipe.penalty else TRAIN
     if recipe.penalty and recipe.penalty_form == "pixel":
         passes = TRAIN.plus(PENALISED)
-    return passes.times(2 if recipe.sharpness else 1)
+    return passes.times(2 if recipe.sam_rho else 1)
 
 
 def unroll_passes(estimator: Estimator, steps: int) -> Passes:
@@ -316,7 +316,7 @@ def _random(network: Network, count: int) -> tuple[Tensor, Tensor]:
 
 def _training(network: Network, recipe: ExpertRecipe, count: int) -> Callable[[], None]:
     # At sharpness 0: the second half of such a step is counted, and costs what the first one does.
-    recipe, generator = recipe.replace(sharpness=0.0, lr=1e-6), rng(0, "speed")
+    recipe, generator = recipe.replace(sam_rho=0.0, lr=1e-6), rng(0, "speed")
     images, targets = _random(network, count)
     trainee = Trainee(copy.deepcopy(network.module).to(network.device))
     optimiser = make_optimiser(trainee, recipe, 0)

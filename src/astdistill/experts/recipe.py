@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_serializer
 
@@ -30,6 +30,12 @@ class ExpertRecipe(Record):
     sharpness."""
 
     model_config = FINITE
+    renamed: ClassVar[Mapping[str, str]] = {
+        "clip_epochs": "loss_warmup_epochs",
+        "clip_start": "loss_warmup_start",
+        "grad_norm": "max_grad_norm",
+        "sharpness": "sam_rho",
+    }
 
     epochs: int = Field(default=50, ge=1)
     """E: passes over the training images; the store keeps E + 1 rows."""
@@ -38,27 +44,28 @@ class ExpertRecipe(Record):
     optimiser: Literal["sgd", "adam"] = "sgd"
     """What makes a step of a gradient."""
     lr: float = Field(default=0.01, gt=0)
-    """Step size."""
+    """Learning rate."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """Momentum of SGD; β_1 of Adam."""
     weight_decay: float = Field(default=0.0, ge=0)
     """What of the parameters is added to their gradient."""
     lr_drop: float = Field(default=1.0, gt=0, le=1)
-    """Factor on the rate once epoch E//2 + 1 has ended; the optimiser starts anew there, as released. 1 means no
-    drop."""
-    clip_start: float = Field(default=0.5, gt=0, le=1)
-    """Factor on the cross-entropy in the first epoch of the clipping loss; it grows in equal steps to 1."""
-    clip_epochs: int | None = Field(default=0, ge=0)
+    """Factor on the learning rate once epoch E//2 + 1 has ended; the optimiser starts anew there, as released. 1 means
+    no drop."""
+    loss_warmup_start: float = Field(default=0.5, gt=0, le=1)
+    """Factor on the cross-entropy in the first epoch of this warm-up; it grows in equal steps to 1."""
+    loss_warmup_epochs: int | None = Field(default=0, ge=0)
     """Length of the clipping loss in epochs; 0 means no clipping loss, None a fifth of the epochs, rounded up."""
     penalty: float = Field(default=0.0, ge=0)
     """λ of the gradient penalty; 0 means none."""
     penalty_form: Literal["image", "pixel"] = "image"
     """image (sound): the norm over a whole augmented image; pixel (as released): over the channels of each un-augmented
     pixel."""
-    grad_norm: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=0.0, ge=0)
     """Longest gradient that a step may follow; a longer one is scaled down to it. 0 means any."""
-    sharpness: float = Field(default=0.0, ge=0)
-    """ρ of GSAM (arXiv 2203.08065): how far up the gradient lies the point whose gradient is followed; 0 means here."""
+    sam_rho: float = Field(default=0.0, ge=0)
+    """ρ of sharpness-aware training by GSAM (arXiv 2203.08065): how far up the gradient lies the point whose gradient
+    is followed; 0 means here."""
     adaptive_sam: bool = False
     """Climb by e = ρ w² ∘ g / ‖|w| ∘ g‖ (ASAM, arXiv 2102.11600), further where parameters are large, and otherwise by
     e = ρ g / ‖g‖ (SAM). It does nothing where ρ is 0."""
@@ -71,8 +78,8 @@ class ExpertRecipe(Record):
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
         """Fields that came with FTD are written where they are used, so that stores which were trained before keep
         their names. The clipping loss has its length written as a number, so that a file says what was trained."""
-        later = ("sharpness", "adaptive_sam", "surrogate_gap")
-        fields = handler(self) | {"clip_epochs": self.clipped_epochs}
+        later = ("sam_rho", "adaptive_sam", "surrogate_gap")
+        fields = handler(self) | {"loss_warmup_epochs": self.clipped_epochs}
         return {name: value for name, value in fields.items() if value or name not in later}
 
     def __eq__(self, other: object) -> bool:
@@ -85,19 +92,19 @@ class ExpertRecipe(Record):
     @property
     def clipped_epochs(self) -> int:
         """Length of the clipping loss in epochs: the given one, or a fifth of all epochs, rounded up."""
-        return math.ceil(self.epochs / 5) if self.clip_epochs is None else self.clip_epochs
+        return math.ceil(self.epochs / 5) if self.loss_warmup_epochs is None else self.loss_warmup_epochs
 
     @property
     def drop_epoch(self) -> int:
-        """The epoch, counted from 0, from which the dropped rate holds."""
+        """The epoch, counted from 0, from which the dropped learning rate holds."""
         return self.epochs // 2 + 2
 
     def clip(self, epoch: int) -> float:
         """c_e: the factor on the cross-entropy in `epoch`, counted from 0."""
         if epoch >= self.clipped_epochs:
             return 1.0
-        return self.clip_start + (1 - self.clip_start) * epoch / self.clipped_epochs
+        return self.loss_warmup_start + (1 - self.loss_warmup_start) * epoch / self.clipped_epochs
 
     def rate(self, epoch: int) -> float:
-        """The step size in `epoch`, counted from 0."""
+        """The learning rate in `epoch`, counted from 0."""
         return self.lr * (self.lr_drop if epoch >= self.drop_epoch else 1.0)

@@ -18,7 +18,7 @@ from ..data.preprocessing import Preprocessing
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import load_tensors, read_json, save_tensors, write_json
-from ..runtime.seeds import sent
+from ..runtime.seeds import to_device
 from ..runtime.shapes import Params, Rows
 from .recipe import ExpertCurve, ExpertRecipe
 
@@ -60,7 +60,7 @@ class Segment:
 
     def to(self, device: str | torch.device) -> Segment:
         """The same segment on another device."""
-        return replace(self, start=sent(self.start, device), checkpoints=sent(self.checkpoints, device))
+        return replace(self, start=to_device(self.start, device), checkpoints=to_device(self.checkpoints, device))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ..models.registry import build_model
 from ..runtime.devices import moved, read
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import append_line, lock
-from ..runtime.parallel import Crew, divide, pool, training_seconds
+from ..runtime.parallel import WorkerPlan, plan_workers, pool, training_seconds
 from ..runtime.progress import Bar, bar
 from ..runtime.seeds import derive, rng, seeded
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
@@ -37,7 +37,7 @@ def sharpness_aware(trainee: Trainee, gradient: Callable[[], Logits], recipe: Ex
 
     The climb e is ρ g/‖g‖, or ρ θ² ∘ g / ‖|θ| ∘ g‖ where the recipe's SAM is adaptive. `gradient` gives the logits of
     one batch and leaves ∇f at the present θ in `theta.grad`; it is called twice, and must see the same batch, equally
-    augmented, both times. ρ is the recipe's `sharpness`, α its `surrogate_gap`.
+    augmented, both times. ρ is the recipe's `sam_rho`, α its `surrogate_gap`.
     """
     logits, theta, slope = gradient(), trainee.theta.detach(), trainee.theta.grad
     assert slope is not None
@@ -58,8 +58,8 @@ def _climb(theta: Params, gradient: Params, recipe: ExpertRecipe) -> Params:
     """The way uphill from θ to the point whose gradient is followed, `[P]`; nothing where the gradient is zero."""
     tiny = torch.finfo(theta.dtype).tiny
     if recipe.adaptive_sam:
-        return recipe.sharpness * theta.square() * gradient / (theta * gradient).norm().clamp_min(tiny)
-    return recipe.sharpness * gradient / gradient.norm().clamp_min(tiny)
+        return recipe.sam_rho * theta.square() * gradient / (theta * gradient).norm().clamp_min(tiny)
+    return recipe.sam_rho * gradient / gradient.norm().clamp_min(tiny)
 
 
 def train_experts(
@@ -84,7 +84,7 @@ def train_experts(
     bits of one that never stopped.
 
     Trajectory k depends on (dataset, model, recipe, seed, k) alone, to the last bit where `count`, `workers` and the
-    machine's threads are the same (see `workers.divide`). A killed call is resumed by the same call: finished experts
+    machine's threads are the same (see `plan_workers`). A killed call is resumed by the same call: finished experts
     are kept, those that were cut short go on from their last whole epoch. `workers` experts are trained side by side;
     None means one for each core. `engine` computes derivatives (see `EngineName`; None: $ASTDISTILL_ENGINE, or the
     fastest that can), `device` is where the data is taken to (None: where it lies), and `threads`, those of the CPU
@@ -95,7 +95,7 @@ def train_experts(
         raise InputError(f"{count} experts were asked for; choose --experts.count of 1 or more.")
     dataset = moved(dataset, device)
     with computing(engine, threads):
-        crew = divide(count, workers, dataset.device, [model])
+        worker_plan = plan_workers(count, workers, dataset.device, [model])
     recipe = recipe or ExpertRecipe()
     until = recipe.epochs if stop_after is None else stop_after
     if not 1 <= until <= recipe.epochs:
@@ -118,21 +118,21 @@ def train_experts(
             computing(engine, threads),
             bar("training experts (epochs)", whole, done, "images", images) as progress,
         ):
-            _train_missing(dataset, trajectories, missing, until, crew, progress)
+            _train_missing(dataset, trajectories, missing, until, worker_plan, progress)
     return TrajectoryStore(trajectories.folder, identity, limit=count, until=until)
 
 
 def _train_missing(
-    dataset: Dataset, store: TrajectoryStore, missing: list[int], until: int, crew: Crew, progress: Bar
+    dataset: Dataset, store: TrajectoryStore, missing: list[int], until: int, worker_plan: WorkerPlan, progress: Bar
 ) -> None:
     """Train experts that no other process is at; then wait for those that another one is at, and take over what it
     leaves."""
     seconds = len(missing) * _seconds(dataset, store, until)
-    with pool(_train_if_free, (dataset, store, until, chosen()), crew, progress, len(missing), seconds) as train:
+    with pool(_train_if_free, (dataset, store, until, chosen()), worker_plan, progress, len(missing), seconds) as train:
         waiting = False
         while missing:
             # Each worker waits for one at most: what it waits for may be done by another, while a third is left behind.
-            jobs = [(expert, waiting and place < crew.workers) for place, expert in enumerate(missing)]
+            jobs = [(expert, waiting and place < worker_plan.workers) for place, expert in enumerate(missing)]
             left = sorted(expert for (expert, _), done in train(jobs) if not done)
             waiting, missing = len(left) == len(missing), left
 
@@ -153,7 +153,7 @@ def _seconds(dataset: Dataset, store: TrajectoryStore, epochs: int) -> float:
     recipe, (_, height, width) = store.identity.recipe, dataset.shape
     steps = epochs * math.ceil(len(dataset.train) / recipe.batch)
     whole = training_seconds(steps, epochs * len(dataset.train), store.identity.parameters, height * width)
-    return whole * (3 if recipe.penalty > 0 else 1) * (2 if recipe.sharpness > 0 else 1)
+    return whole * (3 if recipe.penalty > 0 else 1) * (2 if recipe.sam_rho > 0 else 1)
 
 
 def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: int, progress: Bar) -> None:
@@ -186,9 +186,9 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: i
         seen = read({"right": right, "step": (after - before).double().square().sum()})
         if not math.isfinite(step := seen["step"]):
             raise DivergedError(
-                f"Expert {expert} of {store.folder} stopped being finite in epoch {epoch} (rate "
+                f"Expert {expert} of {store.folder} stopped being finite in epoch {epoch} (learning rate "
                 f"{recipe.rate(epoch):g}); lower the "
-                f"recipe's rate or penalty and train again. Finished experts are kept."
+                f"recipe's learning rate or penalty and train again. Finished experts are kept."
             )
         curves.train_accuracy.append(100 * seen["right"] / len(dataset.train))
         curves.test_accuracy.append(accuracy(trainee.logits, dataset.test))
@@ -223,8 +223,8 @@ def train_epoch(
         augmented = apply(images, draw(recipe.augmentation, len(images), split.shape, generator).to(images.device))
         targets = one_hot(labels, classes).to(augmented.dtype)
         correct += (expert_gradient(trainee, images, augmented, targets, recipe, epoch).argmax(1) == labels).sum()
-        if recipe.grad_norm > 0:
-            nn.utils.clip_grad_norm_([trainee.theta], recipe.grad_norm)
+        if recipe.max_grad_norm > 0:
+            nn.utils.clip_grad_norm_([trainee.theta], recipe.max_grad_norm)
         optimiser.step()
     return correct
 
@@ -233,7 +233,7 @@ def expert_gradient(
     trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int
 ) -> Logits:
     """The logits of one batch; the direction that the recipe steps against goes to `theta.grad`."""
-    if recipe.sharpness == 0:
+    if recipe.sam_rho == 0:
         return loss_gradient(trainee, images, augmented, targets, recipe, epoch)
     return sharpness_aware(
         trainee,
@@ -264,7 +264,7 @@ def loss_gradient(
 
 
 def make_optimiser(trainee: Trainee, recipe: ExpertRecipe, epoch: int) -> torch.optim.Optimizer:
-    """The recipe's optimiser of θ, at the rate of `epoch`."""
+    """The recipe's optimiser of θ, at the learning rate of `epoch`."""
     rate, decay = recipe.rate(epoch), recipe.weight_decay
     if recipe.optimiser == "adam":
         return torch.optim.Adam([trainee.theta], lr=rate, weight_decay=decay)

@@ -50,8 +50,8 @@ class Distilled(SyntheticSet):
 
         Takes any module from images `[B, C, H, W]` to logits `[B, K]`, with batch norm and dropout too, on whatever
         device it lies; parameters with `requires_grad` False stay as they are. `recipe` is the protocol (MTT's, arXiv
-        2203.11932: 1000 epochs, the rate dropped at half), in which `epochs` and `lr` replace a field each; what it
-            leaves open is the set's: learned step size,
+        2203.11932: 1000 epochs, the learning rate dropped at half), in which `epochs` and `lr` replace a field each;
+            what it leaves open is the set's: learned step size,
         augmentation, hard or soft labels, crops of textures. The same arguments give the same bits on a CPU.
 
         The network sees whitened images, and so must it when it is used:
@@ -185,7 +185,7 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
         self.targets = synthetic.hard_labels.cpu() if synthetic.certain else synthetic.probabilities.detach().cpu()
         self.images = images
         self.seed, self.epoch = seed, 0
-        self._torus, self._size = synthetic.torus, synthetic.shape[1:]
+        self._texture, self._size = synthetic.texture, synthetic.shape[1:]
 
     def set_epoch(self, epoch: int) -> None:
         """Take the crops of textures from those of `epoch`; before a DataLoader begins it, as with a
@@ -193,13 +193,13 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.images) * self._torus.samples
+        return len(self.images) * self._texture.samples
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | int]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"There are {len(self)} images, and none of number {index}.")
         index, row = index % len(self), index % len(self.images)
-        crops = self._torus.draw(1, self._size, rng(self.seed, "crop", self.epoch, index))
+        crops = self._texture.draw(1, self._size, rng(self.seed, "crop", self.epoch, index))
         image, target = crops(self.images[row : row + 1])[0], self.targets[row]
         return image, int(target) if target.ndim == 0 else target
 

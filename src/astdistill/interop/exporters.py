@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..data.synthetic import SyntheticSet
-from ..evaluation.scores import Scores, Subject
+from ..evaluation.scores import Scores, SetInfo
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import new_folder
 from .formats import MTT, NPZ, PNG, TORCH, Format
@@ -22,7 +22,7 @@ def export(synthetic: SyntheticSet, format: str, folder: str | Path, *, scores: 
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    if scores is not None and scores.subject not in (None, Subject.of(synthetic)):
+    if scores is not None and scores.subject not in (None, SetInfo.of(synthetic)):
         raise InputError(
             "The scores are those of another distilled set; evaluate this one: astdistill evaluate runs/NAME"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.synthetic import SyntheticSet
-from ..evaluation.scores import Scores, Subject, table
+from ..evaluation.scores import Scores, SetInfo, table
 from ..methods.method import Method
 from ..methods.registry import find_method
 from ..report.pictures import colours, save_grid
@@ -83,7 +83,7 @@ def _size(count: int) -> str:
 
 
 def _title(synthetic: SyntheticSet) -> str:
-    return Subject.of(synthetic).data
+    return SetInfo.of(synthetic).data
 
 
 def _figures(scores: Scores | None) -> str:
@@ -140,7 +140,7 @@ def _made(synthetic: SyntheticSet) -> str:
     facts: dict[str, Any] = {
         "method": synthetic.method or "unknown",
         "student network": synthetic.model,
-        "real data": Subject.of(synthetic).data,
+        "real data": SetInfo.of(synthetic).data,
         "whitening": synthetic.preprocessing.kind,
         "labels": synthetic.labels,
         "momentum of the student": synthetic.momentum,

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data.augmentation import STRATEGY, checked
 from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet, one_hot
-from ..data.textures import Torus
+from ..data.textures import TextureSpec
 from ..models.registry import build_model
 from ..report.page.page import renew_page
 from ..report.pictures import save_grid
@@ -104,9 +104,9 @@ def import_set(
     build_model(model, dataset.shape, len(dataset.classes))
     augmentation = checked(augmentation)
     _check_student(momentum, canvas, canvas_samples)
-    torus = Torus(canvas=canvas, samples=canvas_samples)
+    texture = TextureSpec(canvas=canvas, samples=canvas_samples)
     prefix = AVERAGED if (folder / f"{AVERAGED}{IMAGES}").is_file() else ""
-    images = _images(folder / f"{prefix}{IMAGES}", dataset, torus)
+    images = _images(folder / f"{prefix}{IMAGES}", dataset, texture)
     rate = _rate(folder, lr)
     kind, images, targets = _labelled(folder / f"{prefix}{LABELS}", images, dataset)
     synthetic = SyntheticSet(
@@ -121,8 +121,8 @@ def import_set(
         augmentation=augmentation,
         momentum=momentum,
         method=method,
-        canvas=torus.canvas,
-        canvas_samples=torus.samples,
+        canvas=texture.canvas,
+        canvas_samples=texture.samples,
         fingerprint=dataset.fingerprint,
         provenance=provenance() | {"imported": str(folder)},
     )
@@ -142,7 +142,7 @@ def _check_student(momentum: float, canvas: int, canvas_samples: int) -> None:
             raise InputError(f"{flag} {number} was given; choose 1 or more.")
 
 
-def _images(path: Path, dataset: Dataset, torus: Torus) -> Images:
+def _images(path: Path, dataset: Dataset, texture: TextureSpec) -> Images:
     if not path.is_file():
         folder = path.parent
         there = ", ".join(sorted(path.name for path in folder.glob("*.pt"))[:5]) or "no .pt file"
@@ -151,7 +151,7 @@ def _images(path: Path, dataset: Dataset, torus: Torus) -> Images:
             f"to."
         )
     images = _tensor(path, read_pickle(path)).float()
-    wanted = torus.extent(dataset.shape)
+    wanted = texture.extent(dataset.shape)
     if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
         raise InputError(
             f"{path} has shape {list(images.shape)}, and images of '{dataset.name}' {list(wanted)}; name "

@@ -1,5 +1,9 @@
 """Distillation methods and the components that they are made of."""
 
+import warnings
+from typing import Any
+
+from ..runtime.config import todays_name
 from .distribution_matching import DM, DistributionMatching
 from .estimators import Backprop, Estimator, FirstOrder, Recompute, Truncated
 from .initialisation import (
@@ -7,31 +11,31 @@ from .initialisation import (
     Classifier,
     Clusters,
     CorrectInit,
-    ExpertTargets,
+    ExpertLabels,
     ExpertTargetsAsReleased,
     FileInit,
-    HardTargets,
-    Init,
+    HardLabels,
+    ImageInit,
     Initial,
     NoiseInit,
     RealInit,
     RepresentativeInit,
     RepresentativeInitAsReleased,
-    TargetInit,
-    TargetTargets,
+    SegmentLabels,
+    SyntheticLabels,
 )
 from .matching import (
-    FinalGoal,
-    Goal,
-    IntermediateGoal,
-    IntermediateGoalAsReleased,
+    FinalMatchingLoss,
+    IntermediateMatchingLoss,
+    IntermediateMatchingLossAsReleased,
     Matching,
+    MatchingLoss,
     Nearest,
-    NearestGoal,
+    NearestMatchingLoss,
     Objective,
 )
 from .method import PARTS, Method
-from .outer import Accept, LogRate, LossThreshold, Rate, RawRate
+from .outer import LogSyntheticLr, LossThreshold, RawSyntheticLr, StepFilter, SyntheticLr
 from .outer_step import OuterStep, Setup, StepSettings, StepState, StepWork, TrajectoryMatching
 from .registry import find_method, methods
 from .segments import (
@@ -40,9 +44,9 @@ from .segments import (
     Cycle,
     GrowingWindow,
     InnerWeight,
-    Perturb,
-    Sample,
-    UniformSample,
+    Perturbation,
+    SegmentSampler,
+    UniformSampler,
     WeightPerturbation,
     WeightPerturbationAsReleased,
 )
@@ -60,7 +64,6 @@ __all__ = [
     "MTT",
     "PARTS",
     "TESLA",
-    "Accept",
     "Backprop",
     "BalancedWeight",
     "BalancedWeightAsReleased",
@@ -71,48 +74,49 @@ __all__ = [
     "Cycle",
     "DistributionMatching",
     "Estimator",
-    "ExpertTargets",
+    "ExpertLabels",
     "ExpertTargetsAsReleased",
     "FileInit",
-    "FinalGoal",
+    "FinalMatchingLoss",
     "FirstOrder",
-    "Goal",
     "GrowingWindow",
-    "HardTargets",
-    "Init",
+    "HardLabels",
+    "ImageInit",
     "Initial",
     "InnerLoop",
     "InnerWeight",
-    "IntermediateGoal",
-    "IntermediateGoalAsReleased",
-    "LogRate",
+    "IntermediateMatchingLoss",
+    "IntermediateMatchingLossAsReleased",
+    "LogSyntheticLr",
     "LossThreshold",
     "Matching",
+    "MatchingLoss",
     "MetaGradient",
     "Method",
     "Nearest",
-    "NearestGoal",
+    "NearestMatchingLoss",
     "NoiseInit",
     "Objective",
     "OuterStep",
-    "Perturb",
+    "Perturbation",
     "Plan",
-    "Rate",
-    "RawRate",
+    "RawSyntheticLr",
     "RealInit",
     "Recompute",
     "RepresentativeInit",
     "RepresentativeInitAsReleased",
-    "Sample",
+    "SegmentLabels",
+    "SegmentSampler",
     "Setup",
+    "StepFilter",
     "StepSettings",
     "StepState",
     "StepWork",
-    "TargetInit",
-    "TargetTargets",
+    "SyntheticLabels",
+    "SyntheticLr",
     "TrajectoryMatching",
     "Truncated",
-    "UniformSample",
+    "UniformSampler",
     "Variables",
     "WeightPerturbation",
     "WeightPerturbationAsReleased",
@@ -120,3 +124,12 @@ __all__ = [
     "find_method",
     "methods",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A part by its name in 0.1, with a DeprecationWarning that says the new one."""
+    new = todays_name(name)
+    if new == name or new not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    warnings.warn(f"{name} is now {new}; the old name goes with the next release.", DeprecationWarning, stacklevel=2)
+    return globals()[new]

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from ..data.augmentation import apply, draw
-from ..runtime.seeds import rng, sent
+from ..runtime.seeds import rng, to_device
 from ..runtime.shapes import Batch, Images
 from .method import Method
 from .outer_step import OuterStep, Setup, StepSettings, StepWork
@@ -49,7 +49,7 @@ class DistributionMatching(OuterStep):
         }
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
-        seen, real = images * settings.torus.samples, classes * self.batch_real
+        seen, real = images * settings.texture.samples, classes * self.batch_real
         return StepWork(
             forward=real, backward=seen, augmented=seen + real, at_once=min(seen + real, max(TOGETHER, real // classes))
         )
@@ -59,7 +59,7 @@ class DistributionMatching(OuterStep):
         own = [
             images.detach().clone().requires_grad_() for images in variables.images.chunk(len(setup.dataset.classes))
         ]
-        together = max(1, TOGETHER // max(self.batch_real, len(own[0]) * setup.settings.torus.samples))
+        together = max(1, TOGETHER // max(self.batch_real, len(own[0]) * setup.settings.texture.samples))
         loss, slopes = variables.images.new_zeros(()), []
         for labels in torch.arange(len(own)).split(together):
             pairs = [self._pair(setup, own[label], label, iteration, seed) for label in labels.tolist()]
@@ -72,17 +72,17 @@ class DistributionMatching(OuterStep):
 
     def _pair(self, setup: Setup, images: Images, label: int, iteration: int, seed: int) -> tuple[Batch, Batch]:
         """Real images of one class and what is seen of its synthetic `images`, under the same augmentation."""
-        data, torus, purpose, members = (
+        data, texture, purpose, members = (
             setup.dataset,
-            setup.settings.torus,
+            setup.settings.texture,
             (iteration, label),
             setup.dataset.train.of_class(label),
         )
         chosen = torch.randperm(len(members), generator=rng(seed, "real", *purpose))[: self.batch_real]
-        looks = images.repeat(torus.samples, 1, 1, 1)
-        crops = torus.draw(len(looks), (data.shape[1], data.shape[2]), rng(seed, "crops", *purpose)).to(data.device)
+        looks = images.repeat(texture.samples, 1, 1, 1)
+        crops = texture.draw(len(looks), (data.shape[1], data.shape[2]), rng(seed, "crops", *purpose)).to(data.device)
         one = draw(setup.settings.augmentation, 1, data.shape, rng(seed, "augmentation", *purpose)).to(data.device)
-        real = data.train.batch(members[sent(chosen, members.device)]).to(images.dtype)
+        real = data.train.batch(members[to_device(chosen, members.device)]).to(images.dtype)
         return apply(real, one.shared(len(real))), apply(crops(looks), one.shared(len(looks)))
 
 

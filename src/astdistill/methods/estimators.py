@@ -9,13 +9,13 @@ from pydantic import Field
 
 from ..autodiff.dispatch import engine_of
 from ..autodiff.engine import Directional, Engine
-from ..runtime.config import Part
+from ..runtime.config import Component
 from ..runtime.shapes import Batch, Params, Targets
 from .matching import Objective, cotangents
 from .unroll import InnerLoop, MetaGradient, Variables
 
 
-class Estimator(Part):
+class Estimator(Component):
     """(InnerLoop, start, Variables, Objective) → MetaGradient. Any estimator runs on any inner loop and objective."""
 
     exact: ClassVar[bool] = False
@@ -68,8 +68,8 @@ def walk_back(
     """The meta-gradient through the last `steps` inner steps; without `curvature`, θ's dependence on earlier images is
     dropped."""
     last = inner.plan.steps
-    course = inner.course(start, variables, velocity_at=last - steps)
-    students, engine = course.students, engine_of(inner.model)
+    trajectory = inner.trajectory(start, variables, velocity_at=last - steps)
+    students, engine = trajectory.students, engine_of(inner.model)
     loss, read = cotangents(objective, students)
     images, targets = torch.zeros_like(variables.images), torch.zeros_like(variables.targets)
     lr = torch.zeros_like(variables.lr)
@@ -96,7 +96,7 @@ def walk_back(
         for step in reversed(portion):
             images.index_add_(0, inner.plan.indices[step], pulled[step - portion.start])
     # Where the walk stops early, the velocity it stops at is a constant that every later step still multiplies by η.
-    lr += inner.momentum * (velocity @ course.velocity) / variables.lr
+    lr += inner.momentum * (velocity @ trajectory.velocity) / variables.lr
     return MetaGradient(loss, images, targets, lr)
 
 

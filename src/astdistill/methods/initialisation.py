@@ -17,7 +17,7 @@ from ..data.selection import clustered
 from ..data.synthetic import load, one_hot
 from ..experts.store import Segment, TrajectoryStore
 from ..models.flat import FlatModel
-from ..runtime.config import Part
+from ..runtime.config import Component
 from ..runtime.errors import InputError
 from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Batch, Images, Labels, Logits, Params, Targets
@@ -59,7 +59,7 @@ class Choice:
         return Choice(members.cpu()[clusters.chosen], clusters)
 
 
-class Init(Part):
+class ImageInit(Component):
     """Chooses the start of X from the training images.
 
     The images per class have been checked against the class sizes; a canvas of k² cells asks for k² of them, which a
@@ -91,7 +91,7 @@ class Init(Part):
         raise NotImplementedError
 
 
-class RealInit(Init):
+class RealInit(ImageInit):
     """Random real images of each class (MTT)."""
 
     def choose(
@@ -101,7 +101,7 @@ class RealInit(Init):
         return Choice(members[torch.randperm(len(members), generator=rng(seed, "init", label))[:ipc]])
 
 
-class CorrectInit(Init):
+class CorrectInit(ImageInit):
     """Random real images of each class among those that a trained expert classifies correctly (DATM, arXiv 2310.05773,
     §3.2).
 
@@ -121,7 +121,7 @@ class CorrectInit(Init):
         return Choice(members.cpu()[wrong_by.argsort(stable=True)[:ipc]])
 
 
-class NoiseInit(Init):
+class NoiseInit(ImageInit):
     """Gaussian noise, unit variance in the preprocessed space."""
 
     def __call__(
@@ -132,7 +132,7 @@ class NoiseInit(Init):
         return Initial(images.to(dataset.device), labels.to(dataset.device))
 
 
-class FileInit(Init):
+class FileInit(ImageInit):
     """The images of an earlier distilled set, which must have the same classes, images per class and preprocessing.
 
     A canvas counts for its k² cells, so that textures start from textures, from ordinary images, and the other way
@@ -144,7 +144,7 @@ class FileInit(Init):
 
     def check(self, dataset: Dataset, ipc: int) -> None:
         earlier = load(self.path)
-        found = (earlier.classes, earlier.ipc * earlier.torus.cells, earlier.shape, earlier.preprocessing.hash)
+        found = (earlier.classes, earlier.ipc * earlier.texture.cells, earlier.shape, earlier.preprocessing.hash)
         wanted = (dataset.classes, ipc, dataset.shape, dataset.preprocessing.hash)
         for name, has, wants in zip(
             ("classes", "images per class", "image shape", "preprocessing"), found, wanted, strict=True
@@ -159,11 +159,11 @@ class FileInit(Init):
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
     ) -> Initial:
         earlier, device = load(self.path), dataset.device
-        labels = earlier.hard_labels.repeat_interleave(earlier.torus.cells)
-        return Initial(earlier.torus.cut(earlier.images).to(device), labels.to(device))
+        labels = earlier.hard_labels.repeat_interleave(earlier.texture.cells)
+        return Initial(earlier.texture.cut(earlier.images).to(device), labels.to(device))
 
 
-class RepresentativeInit(Init):
+class RepresentativeInit(ImageInit):
     """AST, METHOD §2 part 3, sound: K-means with k = ipc on an expert's logits, the real image nearest each centre
     within its cluster."""
 
@@ -178,7 +178,7 @@ class RepresentativeInit(Init):
         return Choice.among(members, Clusters(logits, found.clusters, found.nearest))
 
 
-class RepresentativeInitAsReleased(Init):
+class RepresentativeInitAsReleased(ImageInit):
     """AST, METHOD §2 part 3, as released: ten clusters whatever ipc is, int(ipc / 10) images of the whole class nearest
     each centre."""
 
@@ -235,7 +235,7 @@ def _last_logits(experts: TrajectoryStore, expert: int, model: Classifier, split
     return torch.cat([model(theta, images) for images, _ in split.batches(1000)]).cpu()
 
 
-class TargetInit(Part):
+class SyntheticLabels(Component):
     """Makes the targets Y of the initial set."""
 
     kind: ClassVar[Literal["hard", "soft"]] = "hard"
@@ -253,7 +253,7 @@ class TargetInit(Part):
         return targets
 
 
-class HardTargets(TargetInit):
+class HardLabels(SyntheticLabels):
     """The one-hot label of each image (MTT, AST)."""
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -266,7 +266,7 @@ class HardTargets(TargetInit):
         return hard * (1 - self.smoothing) + self.smoothing / classes if self.smoothing else hard
 
 
-class ExpertTargets(TargetInit):
+class ExpertLabels(SyntheticLabels):
     """The logits that a trained expert gives each initial image (DATM, arXiv 2310.05773, §3.2)."""
 
     kind: ClassVar[Literal["hard", "soft"]] = "soft"
@@ -283,7 +283,7 @@ class ExpertTargets(TargetInit):
         )
 
 
-class ExpertTargetsAsReleased(ExpertTargets):
+class ExpertTargetsAsReleased(ExpertLabels):
     """The mean logits of all experts that take an initial image for its own class (DATM, arXiv 2310.05773, as
     released); of all experts for an image that none of them does, where the released code divides by zero."""
 
@@ -303,7 +303,7 @@ class ExpertTargetsAsReleased(ExpertTargets):
         return mean.to(initial.images.device) / self.temperature
 
 
-class TargetTargets(ExpertTargets):
+class SegmentLabels(ExpertLabels):
     """The logits of the sampled expert at θ*_{t+M}, the segment's target, for the present images, made anew by every
     outer step.
 

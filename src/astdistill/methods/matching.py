@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..experts.store import Segment
-from ..runtime.config import Part
+from ..runtime.config import Component
 from ..runtime.errors import InputError
 from ..runtime.shapes import Params, Rows, Scalar
 
@@ -70,7 +70,7 @@ def cotangents(objective: Objective, students: Sequence[Params]) -> tuple[Scalar
     return loss.detach(), {step: slope for step, slope in zip(objective.at, slopes, strict=True) if slope is not None}
 
 
-class Goal(Part):
+class MatchingLoss(Component):
     """Builds the objective of one outer step."""
 
     origin: Literal["expert", "student"] = "expert"
@@ -89,7 +89,7 @@ class Goal(Part):
         """Raise InputError when no objective can be built for so many inner steps and matched epochs."""
 
 
-class FinalGoal(Goal):
+class FinalMatchingLoss(MatchingLoss):
     """‖θ_T − θ*_{t+M}‖² / ‖θ*_t − θ*_{t+M}‖² (MTT, METHOD §1.3)."""
 
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
@@ -97,7 +97,7 @@ class FinalGoal(Goal):
         return Matching((steps,), target, self.scales(segment, start, target))
 
 
-class NearestGoal(Goal):
+class NearestMatchingLoss(MatchingLoss):
     """min_i ‖θ_i − θ*_{t+M}‖² / ‖θ*_t − θ*_{t+M}‖² over all inner steps i = 1 … T (ATT, arXiv 2407.14245, §3)."""
 
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
@@ -105,7 +105,7 @@ class NearestGoal(Goal):
         return Nearest(tuple(range(1, steps + 1)), target[0], self.scales(segment, start, target)[0])
 
 
-class IntermediateGoal(Goal):
+class IntermediateMatchingLoss(MatchingLoss):
     """AST, METHOD §2 part 5, sound: Σ_{j=1..M} β_j ‖θ_{s_j} − θ*_{t+j}‖² / ‖θ*_t − θ*_{t+j}‖² with s_j =
     round(jT/M)."""
 
@@ -133,7 +133,7 @@ class IntermediateGoal(Goal):
             )
 
 
-class IntermediateGoalAsReleased(IntermediateGoal):
+class IntermediateMatchingLossAsReleased(IntermediateMatchingLoss):
     """AST, METHOD §2 part 5, as released: s_j = (T//M)·j for j < M and s_M = T."""
 
     def at(self, steps: int, matched: int) -> tuple[int, ...]:

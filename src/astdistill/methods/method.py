@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -11,17 +11,23 @@ from ..experts.recipe import ExpertRecipe
 from ..runtime.config import FINITE, Record
 from ..runtime.errors import InputError, unknown
 from .estimators import Estimator, Recompute
-from .initialisation import HardTargets, Init, RealInit, TargetInit
-from .matching import FinalGoal, Goal
-from .outer import Accept, LogRate, Rate
+from .initialisation import HardLabels, ImageInit, RealInit, SyntheticLabels
+from .matching import FinalMatchingLoss, MatchingLoss
+from .outer import LogSyntheticLr, StepFilter, SyntheticLr
 from .outer_step import OuterStep, TrajectoryMatching
-from .segments import InnerWeight, Perturb, Sample, UniformSample
+from .segments import InnerWeight, Perturbation, SegmentSampler, UniformSampler
 
 
 class Method(Record):
     """How a data set is distilled. A paper is `MTT.replace(…)` in a file of its own."""
 
     model_config = FINITE
+    renamed: ClassVar[Mapping[str, str]] = {
+        "goal": "loss",
+        "accept": "step_filter",
+        "average": "ema_decay",
+        "rate": "synthetic_lr",
+    }
 
     name: str
     """Shown in tables and written into the set."""
@@ -32,22 +38,22 @@ class Method(Record):
     match trajectories."""
     expert: ExpertRecipe | None = ExpertRecipe()
     """How experts are trained; none where the method does without them."""
-    init: Init = RealInit()
-    sample: Sample = UniformSample()
-    perturb: Perturb = Perturb()
-    labels: TargetInit = HardTargets()
+    init: ImageInit = RealInit()
+    sample: SegmentSampler = UniformSampler()
+    perturb: Perturbation = Perturbation()
+    labels: SyntheticLabels = HardLabels()
     weight: InnerWeight = InnerWeight()
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """μ of the student; differentiated through."""
     batches: Literal["equal", "released"] = "equal"
     """How a pass over the synthetic set is cut where `batch_syn` does not divide it: equal: batches go across the ends
     of passes, all of one size; released: the first batch of each pass is what is left over."""
-    goal: Goal = FinalGoal()
+    loss: MatchingLoss = FinalMatchingLoss()
     learn: tuple[str, ...] = ("images", "lr")
     """What the outer steps change: images, targets, lr, and what else the outer step has, by name."""
-    rate: Rate = LogRate()
-    accept: Accept = Accept()
-    average: float = Field(default=0.0, ge=0, lt=1)
+    synthetic_lr: SyntheticLr = LogSyntheticLr()
+    step_filter: StepFilter = StepFilter()
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the moving average of X and Y that is saved and evaluated; 0 means the last ones are."""
     estimator: Estimator = Recompute()
 
@@ -111,11 +117,11 @@ def _trained(method: Method, **changes: Any) -> Method:
 
 
 PARTS: dict[str, Callable[[Method], Method]] = {
-    "clipping": lambda method: _trained(method, clip_epochs=0),
-    "penalty": lambda method: _trained(method, penalty=0.0, grad_norm=0.0),
+    "clipping": lambda method: _trained(method, loss_warmup_epochs=0),
+    "penalty": lambda method: _trained(method, penalty=0.0, max_grad_norm=0.0),
     "representative": lambda method: method.replace(init=RealInit()),
     "balanced": lambda method: method.replace(weight=InnerWeight()),
-    "intermediate": lambda method: method.replace(goal=FinalGoal(origin=method.goal.origin)),
-    "perturbation": lambda method: method.replace(perturb=Perturb()),
+    "intermediate": lambda method: method.replace(loss=FinalMatchingLoss(origin=method.loss.origin)),
+    "perturbation": lambda method: method.replace(perturb=Perturbation()),
 }
 """AST's six parts, each with the way to do without it."""

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 import torch
 from pydantic import Field
 
-from ..runtime.config import Part
+from ..runtime.config import Component
 from ..runtime.shapes import Scalar
 from .unroll import MetaGradient
 
 FINITE = "finite "
-"""What precedes the name of each derivative in `Accept.measures`."""
+"""What precedes the name of each derivative in `StepFilter.measures`."""
 
 
-class Accept(Part):
+class StepFilter(Component):
     """Takes every step whose loss and derivatives are finite; anything else is skipped, counted and named.
 
     It decides by numbers that the host has read. What has to be read `measures` says, so that a run can read everything
@@ -30,31 +30,35 @@ class Accept(Part):
             FINITE + name: derivative.isfinite().all() for name, derivative in gradient.items()
         }
 
-    def __call__(self, seen: Mapping[str, float]) -> str:
-        """Empty when the step is to be taken, otherwise why it is not; `seen` are the numbers of `measures`."""
+    def __call__(self, seen: Mapping[str, float]) -> str | None:
+        """None when the step may be taken, otherwise why it may not; `seen` are the numbers of `measures`."""
         if not math.isfinite(seen["loss"]):
             return f"the loss is {seen['loss']}"
-        names = [name.removeprefix(FINITE) for name, value in seen.items() if name.startswith(FINITE) and not value]
-        return f"the derivative with respect to the {names[0]} is not finite" if names else ""
+        for name, value in seen.items():
+            if name.startswith(FINITE) and not value:
+                return f"the derivative with respect to the {name.removeprefix(FINITE)} is not finite"
+        return None
 
-    def passes(self, seen: Mapping[str, float]) -> str:
-        """Empty, or why a step that could be taken is passed over; this is no failure, and is counted apart."""
-        return ""
+    def passes(self, seen: Mapping[str, float]) -> str | None:
+        """None, or why a step that could be taken is passed over; this is no failure, and is counted apart."""
+        return None
 
 
-class LossThreshold(Accept):
+class LossThreshold(StepFilter):
     """Passes over steps whose loss is above a threshold (DATM, arXiv 2310.05773, as released); losses that are not
     finite stay failures."""
 
     threshold: float = Field(default=1.0, gt=0)
     """Largest loss that is followed; 1 is that of a student that has stayed where it started."""
 
-    def passes(self, seen: Mapping[str, float]) -> str:
-        return f"the loss {seen['loss']:.4g} is above {self.threshold:g}" if seen["loss"] > self.threshold else ""
+    def passes(self, seen: Mapping[str, float]) -> str | None:
+        if seen["loss"] > self.threshold:
+            return f"the loss {seen['loss']:.4g} is above {self.threshold:g}"
+        return None
 
 
-class Rate(Part):
-    """η as a function of the number φ that the outer optimiser moves; φ starts at the initial rate η_0."""
+class SyntheticLr(Component):
+    """η as a function of the number φ that the outer optimiser moves; φ starts at the initial learning rate η_0."""
 
     def value(self, phi: Scalar, initial: float) -> Scalar:
         """η(φ)."""
@@ -65,7 +69,7 @@ class Rate(Part):
         raise NotImplementedError
 
 
-class LogRate(Rate):
+class LogSyntheticLr(SyntheticLr):
     """η = η_0 exp(φ/η_0 − 1): always positive, and of slope 1 at the start, so that a published lr_lr keeps its
     meaning."""
 
@@ -76,7 +80,7 @@ class LogRate(Rate):
         return torch.exp(phi / initial - 1)
 
 
-class RawRate(Rate):
+class RawSyntheticLr(SyntheticLr):
     """η = φ, as in the published codes: an outer step that would make it negative is refused and counted."""
 
     def value(self, phi: Scalar, initial: float) -> Scalar:

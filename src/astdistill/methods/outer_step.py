@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor
 
 from ..data.dataset import Dataset
-from ..data.textures import Torus
+from ..data.textures import TextureSpec
 from ..experts.store import Segment, TrajectoryStore
 from ..models.flat import FlatModel
 from ..models.registry import build_model
-from ..runtime.config import Part
+from ..runtime.config import Component
 from ..runtime.errors import InputError
 from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Params, Targets
@@ -30,7 +30,7 @@ OF_TRAJECTORIES = (
         "experts",
         "method.expert",
         "method.estimator",
-        "method.goal",
+        "method.loss",
         "method.momentum",
         "method.perturb",
         "method.sample",
@@ -63,7 +63,7 @@ class StepSettings(Protocol):
     @property
     def augmentation(self) -> str: ...
     @property
-    def torus(self) -> Torus: ...
+    def texture(self) -> TextureSpec: ...
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Setup:
     @property
     def classifier(self) -> Classifier:
         """The network as it labels images, or whole canvases."""
-        return self.settings.torus.averaged(self.model)
+        return self.settings.texture.averaged(self.model)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class StepState:
         return StepState(tensors, copy.deepcopy(dict(self.counters)))
 
 
-class OuterStep(Part):
+class OuterStep(Component):
     """How the synthetic set is judged. A family of methods is a subclass with `__call__`, a pure function of its
     arguments, or, where it keeps something between its calls, with `begin` and `advance`.
 
@@ -152,7 +152,7 @@ class OuterStep(Part):
         """
 
     def usual_settings(self, ipc: int) -> Mapping[str, int | float | None]:
-        """Fields of `DistillSettings` that a cell of another family takes from this one, at so many images per
+        """Fields of `DistillSettings` that a preset of another family takes from this one, at so many images per
         class."""
         return {}
 
@@ -190,7 +190,7 @@ class OuterStep(Part):
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         """What one outer step on a set of so many `images` computes; here each of them passes forward and backward."""
-        seen = images * settings.torus.samples
+        seen = images * settings.texture.samples
         return StepWork(backward=seen, augmented=seen, at_once=seen)
 
 
@@ -198,7 +198,7 @@ class TrajectoryMatching(OuterStep):
     """The student trains on the set from an expert's epoch on, and is to move as the expert did (MTT, arXiv 2203.11932,
     Algorithm 1).
 
-    Its decisions are fields of the method: sample, perturb, weight, momentum, goal, estimator and labels.
+    Its decisions are fields of the method: sample, perturb, weight, momentum, loss, estimator and labels.
     """
 
     needs_experts: ClassVar[bool] = True
@@ -224,7 +224,7 @@ class TrajectoryMatching(OuterStep):
                 f"{whose} {epochs}; choose --distill.max-start-epoch {allowed} or less, or train longer experts."
             )
         method.sample.check(settings.max_start_epoch)
-        method.goal.check(settings.inner_steps, settings.matched_epochs)
+        method.loss.check(settings.inner_steps, settings.matched_epochs)
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
         """The meta-gradient of one student, all of whose draws depend on `seed`."""
@@ -239,17 +239,17 @@ class TrajectoryMatching(OuterStep):
             setup.dataset.shape,
             rng(seed, "plan", iteration),
             setup.dataset.device,
-            settings.torus,
+            settings.texture,
             method.batches == "released",
         )
         weight = method.weight(segment.epoch, settings.max_start_epoch)
         inner = InnerLoop(setup.model, plan, method.momentum, weight, method.labels.kind)
         targets = method.labels.at(variables.targets, variables.images, segment, setup.classifier)
         variables = variables.replace(targets=targets)
-        return method.estimator(inner, start, variables, method.goal(segment, start, settings.inner_steps))
+        return method.estimator(inner, start, variables, method.loss(segment, start, settings.inner_steps))
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
-        batch = min(settings.batch_syn or images, images) * settings.torus.samples
+        batch = min(settings.batch_syn or images, images) * settings.texture.samples
         return StepWork(training_steps=settings.inner_steps, batch=batch)
 
     def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Targets:

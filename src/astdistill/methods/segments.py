@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..experts.store import Segment, TrajectoryStore
 from ..models.flat import FlatModel
-from ..runtime.config import Part
+from ..runtime.config import Component
 from ..runtime.errors import InputError
-from ..runtime.seeds import rng, sent
+from ..runtime.seeds import rng, to_device
 from ..runtime.shapes import Params
 
 
-class Sample(Part):
+class SegmentSampler(Component):
     """Draws one expert and one start epoch for an outer step."""
 
     def check(self, max_start_epoch: int) -> None:
@@ -29,7 +29,7 @@ class Sample(Part):
         raise NotImplementedError
 
 
-class UniformSample(Sample):
+class UniformSampler(SegmentSampler):
     """Any expert, t ~ U{0 … max_start_epoch − 1} (MTT, METHOD §1.1)."""
 
     def __call__(
@@ -38,7 +38,7 @@ class UniformSample(Sample):
         return _segment(experts, iteration, 0, max_start_epoch, matched_epochs, seed)
 
 
-class GrowingWindow(Sample):
+class GrowingWindow(SegmentSampler):
     """Any expert, t ~ U{lower … upper − 1}, where `upper` grows evenly from `begins` to max_start_epoch (DATM, arXiv
     2310.05773, §3.3).
 
@@ -93,7 +93,7 @@ class Cycle(GrowingWindow):
         return experts.segment(numbers[int(order[place])], epoch, matched_epochs)
 
 
-class Perturb(Part):
+class Perturbation(Component):
     """Changes the student's start; the identity here (MTT)."""
 
     def __call__(self, start: Params, model: FlatModel, generator: torch.Generator) -> Params:
@@ -101,7 +101,7 @@ class Perturb(Part):
         return start
 
 
-class WeightPerturbation(Perturb):
+class WeightPerturbation(Perturbation):
     """AST, METHOD §2 part 6, sound: θ'_l = θ_l + α ‖θ_l‖_F · d/‖d‖_F with d ~ N(0, I), for convolution kernels only."""
 
     alpha: float = Field(default=0.01, ge=0)
@@ -111,7 +111,7 @@ class WeightPerturbation(Perturb):
         changed = start.clone()
         for kernel in model.kernels:
             weights = start[kernel]
-            direction = sent(torch.randn(len(weights), generator=generator), start.device).to(start)
+            direction = to_device(torch.randn(len(weights), generator=generator), start.device).to(start)
             changed[kernel] = weights + self.change(weights, direction)
         return changed
 
@@ -129,7 +129,7 @@ class WeightPerturbationAsReleased(WeightPerturbation):
         return self.alpha * direction / direction.norm() * weights
 
 
-class InnerWeight(Part):
+class InnerWeight(Component):
     """The factor on the student's loss as a function of the start epoch; 1 here (MTT)."""
 
     def __call__(self, epoch: int, max_start_epoch: int) -> float:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from .estimators import FirstOrder
 from .initialisation import (
     CorrectInit,
-    ExpertTargets,
+    ExpertLabels,
     ExpertTargetsAsReleased,
     RepresentativeInit,
     RepresentativeInitAsReleased,
-    TargetTargets,
+    SegmentLabels,
 )
-from .matching import IntermediateGoal, IntermediateGoalAsReleased, NearestGoal
+from .matching import IntermediateMatchingLoss, IntermediateMatchingLossAsReleased, NearestMatchingLoss
 from .method import Method
 from .outer import LossThreshold
 from .segments import (
@@ -34,13 +34,13 @@ AST = MTT.replace(
     paper="AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv 2310.10541; equations of its six "
     "parts, sound",
     expert=MTT.recipe.replace(
-        lr=0.003, momentum=0.9, weight_decay=1e-3, lr_drop=0.6, clip_epochs=None, penalty=2.0, grad_norm=5.0
+        lr=0.003, momentum=0.9, weight_decay=1e-3, lr_drop=0.6, loss_warmup_epochs=None, penalty=2.0, max_grad_norm=5.0
     ),
     init=RepresentativeInit(),
     perturb=WeightPerturbation(),
     weight=BalancedWeight(),
     momentum=0.9,
-    goal=IntermediateGoal(),
+    loss=IntermediateMatchingLoss(),
 )
 """Clipping loss, gradient penalty, representative start, balanced loss, intermediate matching, weight perturbation.
 
@@ -53,25 +53,25 @@ near 7 instead of 1, and without a bound the first expert is infinite after five
 AST_AS_RELEASED = AST.replace(
     name="ast-as-released",
     paper="AST, arXiv 2310.10541, equations as in the released code (METHOD §2, last column)",
-    expert=AST.recipe.replace(clip_epochs=10, penalty_form="pixel", grad_norm=0.0),
+    expert=AST.recipe.replace(loss_warmup_epochs=10, penalty_form="pixel", max_grad_norm=0.0),
     init=RepresentativeInitAsReleased(),
     perturb=WeightPerturbationAsReleased(),
     weight=BalancedWeightAsReleased(),
-    goal=IntermediateGoalAsReleased(origin="student"),
+    loss=IntermediateMatchingLossAsReleased(origin="student"),
     sample=Cycle(),
     batches="released",
 )
 """Differs from AST in a clipping loss of ten epochs whatever their number, the form of the penalty and the bound that
 only the sound form needs, the initialisation, the balance, the matched steps and their denominators, the perturbation,
 experts that come in shuffled cycles, and the short first batch of a pass. η stays logarithmic, so that it cannot turn
-negative; `rate=RawRate()` is as released.
+negative; `synthetic_lr=RawSyntheticLr()` is as released.
 """
 FTD = MTT.replace(
     name="ftd",
     paper="Du et al., Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, arXiv 2211.11004, "
     "its equations of GSAM",
-    expert=MTT.recipe.replace(sharpness=0.01, adaptive_sam=True, surrogate_gap=0.3),
-    average=0.999,
+    expert=MTT.recipe.replace(sam_rho=0.01, adaptive_sam=True, surrogate_gap=0.3),
+    ema_decay=0.999,
 )
 """Sharpness-aware experts; the moving average of the images is what is saved.
 
@@ -85,15 +85,15 @@ DATM = MTT.replace(
     expert=FTD.recipe.replace(epochs=100),
     init=CorrectInit(),
     sample=GrowingWindow(),
-    labels=ExpertTargets(),
+    labels=ExpertLabels(),
     learn=("images", "targets", "lr"),
-    accept=LossThreshold(),
-    average=0.9995,
+    step_filter=LossThreshold(),
+    ema_decay=0.9995,
 )
 """Starts at correctly classified images and an expert's logits, learns the labels, lets the window of start epochs
 grow, bounds the loss.
 
-The window's numbers, the threshold and the average are those of a cell (`presets`). The experts are FTD's, as in the
+The window's numbers, the threshold and the average are those of a preset (`presets`). The experts are FTD's, as in the
 authors' own commands.
 """
 DATM_AS_RELEASED = DATM.replace(
@@ -102,7 +102,7 @@ DATM_AS_RELEASED = DATM.replace(
     sample=Cycle(),
     batches="released",
     labels=ExpertTargetsAsReleased(),
-    average=0.0,
+    ema_decay=0.0,
 )
 """Differs from DATM in what is evaluated, which is the images themselves (the released code reads its `ema_decay`
 nowhere), in labels that start at the mean logits of all experts that are right, in experts that come in shuffled
@@ -112,7 +112,7 @@ TESLA = MTT.replace(
     name="tesla",
     paper="Cui et al., Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory, arXiv 2211.10586, "
     "Algorithm 1",
-    labels=TargetTargets(),
+    labels=SegmentLabels(),
     estimator=FirstOrder(),
 )
 """The gradient is first-order, hence approximate; `estimator=Recompute()` gives the exact one in constant memory
@@ -121,6 +121,6 @@ ATT = MTT.replace(
     name="att",
     paper="Liu et al., Dataset Distillation by Automatic Training Trajectories, arXiv 2407.14245, equations of its "
     "minimum distance",
-    goal=NearestGoal(),
+    loss=NearestMatchingLoss(),
 )
 """The student is compared with the target after whichever inner step brings it nearest."""

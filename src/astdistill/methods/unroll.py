@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from ..autodiff.dispatch import engine_of
 from ..data.augmentation import Draw, apply, draw, merged
-from ..data.textures import ORDINARY, Crops, Torus
-from ..runtime.seeds import sent
+from ..data.textures import ORDINARY, Crops, TextureSpec
+from ..runtime.seeds import to_device
 from ..runtime.shapes import Batch, Images, Logits, Params, Scalar, Targets
 
 AT_ONCE, AT_ONCE_CUDA = 2**20, 2**24
@@ -91,7 +91,7 @@ def draw_plan(
     shape: tuple[int, int, int],
     generator: torch.Generator,
     device: torch.device | str = "cpu",
-    torus: Torus = ORDINARY,
+    texture: TextureSpec = ORDINARY,
     released: bool = False,
 ) -> Plan:
     """A plan of `steps` batches out of `count` synthetic images, of which a network sees `shape` (C, H, W).
@@ -111,12 +111,12 @@ def draw_plan(
         passes = -(-steps * size // count)
         stream = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
         indices = stream[: steps * size].view(steps, size)
-    indices = torus.repeated(indices) if isinstance(indices, Tensor) else tuple(map(torus.repeated, indices))
-    crops = tuple(torus.draw(len(row), (shape[1], shape[2]), generator).to(device) for row in indices)
+    indices = texture.repeated(indices) if isinstance(indices, Tensor) else tuple(map(texture.repeated, indices))
+    crops = tuple(texture.draw(len(row), (shape[1], shape[2]), generator).to(device) for row in indices)
     draws = tuple(draw(strategy, len(row), shape, generator).to(device) for row in indices)
     if isinstance(indices, Tensor):
-        return Plan(sent(indices, device), draws, crops)
-    return Plan(tuple(sent(row, device) for row in indices), draws, crops)
+        return Plan(to_device(indices, device), draws, crops)
+    return Plan(tuple(to_device(row, device) for row in indices), draws, crops)
 
 
 def _chunks(steps: int, count: int, size: int, generator: torch.Generator) -> tuple[Int[Tensor, " B"], ...]:
@@ -195,7 +195,7 @@ class MetaGradient(NamedTensors):
 
 
 @dataclass(frozen=True)
-class Course:
+class StudentTrajectory:
     """θ_0 … θ_T of one student, each `[P]`, and its velocity v_s before the step s that was asked for."""
 
     students: list[Params]
@@ -240,7 +240,7 @@ class InnerLoop:
         """The distributions that targets stand for."""
         return targets.softmax(dim=1) if self.labels == "soft" else targets
 
-    def course(self, start: Params, variables: Variables, velocity_at: int = 0) -> Course:
+    def trajectory(self, start: Params, variables: Variables, velocity_at: int = 0) -> StudentTrajectory:
         """The students and one velocity, computed without a graph: P floats a step and nothing else is kept."""
         students, theta, velocity = [start.detach()], start.detach(), torch.zeros_like(start)
         engine, kept = engine_of(self.model), velocity
@@ -252,4 +252,4 @@ class InnerLoop:
             velocity = self.momentum * velocity + gradient
             theta = theta - variables.lr * velocity
             students.append(theta)
-        return Course(students, kept)
+        return StudentTrajectory(students, kept)

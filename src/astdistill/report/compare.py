@@ -10,10 +10,10 @@ from pathlib import Path
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe
 from ..evaluation.scores import (
     LABELS,
-    Entry,
     Published,
+    RowScores,
     Scores,
-    Subject,
+    SetInfo,
     networks_text,
     protocol_text,
     spread,
@@ -36,7 +36,7 @@ class Finished:
     name: str
     path: Path
     scores: Scores
-    subject: Subject
+    subject: SetInfo
     published: Published
 
     @property
@@ -49,12 +49,12 @@ class Finished:
         )
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> RowScores:
         """The networks of the run's own column."""
         return self.scores.architecture[self.network]
 
     @property
-    def baselines(self) -> dict[str, Entry]:
+    def baselines(self) -> dict[str, RowScores]:
         """Real images on that network; the evaluation trains them on its first one alone."""
         return self.scores.baselines if self.network == next(iter(self.scores.architecture)) else {}
 
@@ -85,14 +85,14 @@ def read_finished(path: Path) -> Finished:
     return Finished(named.name, folder, scores, subject, run.published)
 
 
-def _subject(run: RunReader, evaluation: RunDir) -> Subject:
+def _subject(run: RunReader, evaluation: RunDir) -> SetInfo:
     """What scores of an earlier version are about: they do not say so themselves."""
     if run.synthetic is None:
         raise InputError(
             f"{evaluation.scores} does not say what it is about; evaluate again: astdistill evaluate SET --out "
             f"{evaluation.folder}"
         )
-    return Subject.of(run.synthetic)
+    return SetInfo.of(run.synthetic)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def described(recipe: ExpertRecipe) -> str:
         f"momentum {recipe.momentum:g}": recipe.momentum,
         "clipping": recipe.clipped_epochs,
         f"penalty {recipe.penalty:g}{' per pixel' if recipe.penalty_form == 'pixel' else ''}": recipe.penalty,
-        f"{'adaptive ' * recipe.adaptive_sam}sharpness {recipe.sharpness:g}": recipe.sharpness,
+        f"{'adaptive ' * recipe.adaptive_sam}sharpness {recipe.sam_rho:g}": recipe.sam_rho,
     }
     return ", ".join(word for word, used in words.items() if used) or "plain SGD"
 

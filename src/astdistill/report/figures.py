@@ -204,7 +204,7 @@ def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
     """One row a store: experts, epochs, last accuracies, and the smallest and largest mean squared step over the
     epochs."""
     shown = Table(
-        caption="Last epoch, mean ± sample deviation over experts; squared step: range over epochs of the mean.",
+        caption="Last epoch, mean ± standard deviation over experts; squared step: range over epochs of the mean.",
         caption_justify="left",
     )
     for column in ("experts", "n", "epochs", "test, %", "train, %", "squared step"):
@@ -225,15 +225,15 @@ def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
 
 
 def epoch_table(name: str, curves: Sequence[ExpertCurve]) -> Table:
-    """One row an epoch 1 … E: train and test accuracy in percent and squared step length, mean ± sample deviation over
-    the experts.
+    """One row an epoch 1 … E: train and test accuracy in percent and squared step length, mean ± standard deviation
+    over the experts.
 
     An accuracy is left out (–) unless every expert has it. Raises InputError for no expert or experts of different
     length.
     """
     _check(name, curves)
     n = len(curves)
-    over = f"mean ± sample deviation over n = {n} experts" if n > 1 else "n = 1 expert, so no deviation"
+    over = f"mean ± standard deviation over n = {n} experts" if n > 1 else "n = 1 expert, so no deviation"
     shown = Table(caption=f"{name}: {over}; squared step: ‖θ_e − θ_(e−1)‖².", caption_justify="left")
     for column in ("epoch", "train, %", "test, %", "squared step"):
         shown.add_column(column, justify="right")

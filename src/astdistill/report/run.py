@@ -14,9 +14,9 @@ from ..data.synthetic import SyntheticSet
 from ..distillation.snapshots import Frame, StartMap, read_course
 from ..evaluation.continual import Continual
 from ..evaluation.dd_ranking import Ranking
-from ..evaluation.scores import Entry, Published, Scores
+from ..evaluation.scores import Published, RowScores, Scores
 from ..methods.outer_step import OuterStep, TrajectoryMatching
-from ..runtime.config import by_todays_names, find_part
+from ..runtime.config import by_todays_names, find_component
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, read_lines
 from ..runtime.provenance import as_shown
@@ -115,7 +115,7 @@ class RunReader:
         return Published.model_validate(self.config.get("published") or {})
 
     @property
-    def entry(self) -> Entry | None:
+    def entry(self) -> RowScores | None:
         """The scores of the first network."""
         return next(iter(self.scores.architecture.values()), None) if self.scores else None
 
@@ -136,7 +136,7 @@ class RunReader:
         if named is None:
             return TrajectoryMatching
         try:
-            kind = find_part(named["part"])
+            kind = find_component(named["part"])
         except InputError:
             return OuterStep
         return kind if isinstance(kind, type) and issubclass(kind, OuterStep) else OuterStep

@@ -15,31 +15,31 @@ from .errors import InputError, unknown
 FINITE = ConfigDict(allow_inf_nan=False)
 """For records of settings, no number of which may be infinite."""
 _FIRST_WRITTEN = {
-    "Accept": "astdistill.methods.parts.accept:Accept",
+    "StepFilter": "astdistill.methods.parts.accept:Accept",
     "LossThreshold": "astdistill.methods.parts.accept:LossThreshold",
-    "Init": "astdistill.methods.parts.init:Init",
+    "ImageInit": "astdistill.methods.parts.init:Init",
     "RealInit": "astdistill.methods.parts.init:RealInit",
     "CorrectInit": "astdistill.methods.parts.init:CorrectInit",
     "NoiseInit": "astdistill.methods.parts.init:NoiseInit",
     "FileInit": "astdistill.methods.parts.init:FileInit",
     "RepresentativeInit": "astdistill.methods.parts.init:RepresentativeInit",
     "RepresentativeInitAsReleased": "astdistill.methods.parts.init:RepresentativeInitAsReleased",
-    "TargetInit": "astdistill.methods.parts.labels:TargetInit",
-    "HardTargets": "astdistill.methods.parts.labels:HardTargets",
-    "ExpertTargets": "astdistill.methods.parts.labels:ExpertTargets",
-    "TargetTargets": "astdistill.methods.parts.labels:TargetTargets",
-    "Goal": "astdistill.methods.parts.matching:Goal",
-    "FinalGoal": "astdistill.methods.parts.matching:FinalGoal",
-    "NearestGoal": "astdistill.methods.parts.matching:NearestGoal",
-    "IntermediateGoal": "astdistill.methods.parts.matching:IntermediateGoal",
-    "IntermediateGoalAsReleased": "astdistill.methods.parts.matching:IntermediateGoalAsReleased",
-    "Rate": "astdistill.methods.parts.rate:Rate",
-    "LogRate": "astdistill.methods.parts.rate:LogRate",
-    "RawRate": "astdistill.methods.parts.rate:RawRate",
-    "Sample": "astdistill.methods.parts.start:Sample",
-    "UniformSample": "astdistill.methods.parts.start:UniformSample",
+    "SyntheticLabels": "astdistill.methods.parts.labels:TargetInit",
+    "HardLabels": "astdistill.methods.parts.labels:HardTargets",
+    "ExpertLabels": "astdistill.methods.parts.labels:ExpertTargets",
+    "SegmentLabels": "astdistill.methods.parts.labels:TargetTargets",
+    "MatchingLoss": "astdistill.methods.parts.matching:Goal",
+    "FinalMatchingLoss": "astdistill.methods.parts.matching:FinalGoal",
+    "NearestMatchingLoss": "astdistill.methods.parts.matching:NearestGoal",
+    "IntermediateMatchingLoss": "astdistill.methods.parts.matching:IntermediateGoal",
+    "IntermediateMatchingLossAsReleased": "astdistill.methods.parts.matching:IntermediateGoalAsReleased",
+    "SyntheticLr": "astdistill.methods.parts.rate:Rate",
+    "LogSyntheticLr": "astdistill.methods.parts.rate:LogRate",
+    "RawSyntheticLr": "astdistill.methods.parts.rate:RawRate",
+    "SegmentSampler": "astdistill.methods.parts.start:Sample",
+    "UniformSampler": "astdistill.methods.parts.start:UniformSample",
     "GrowingWindow": "astdistill.methods.parts.start:GrowingWindow",
-    "Perturb": "astdistill.methods.parts.start:Perturb",
+    "Perturbation": "astdistill.methods.parts.start:Perturb",
     "WeightPerturbation": "astdistill.methods.parts.start:WeightPerturbation",
     "WeightPerturbationAsReleased": "astdistill.methods.parts.start:WeightPerturbationAsReleased",
     "InnerWeight": "astdistill.methods.parts.start:InnerWeight",
@@ -97,7 +97,7 @@ class Record(BaseModel):
         return digest(self.first_written())
 
 
-class Part(Record):
+class Component(Record):
     """A record whose fields may be filled by any subclass, also one from a user's own package.
 
     Its JSON names the class, so that a file is read back with it: a part of this package by its name alone, wherever
@@ -127,29 +127,29 @@ class Part(Record):
             return handler(data)
         fields = dict(data)
         name = str(fields.pop("part"))
-        found = find_part(name)
+        found = find_component(name)
         if not (isinstance(found, type) and issubclass(found, cls)):
             raise InputError(f"'{name}' is not a {cls.__name__}; name a subclass as 'package.module:Class'.")
         return handler(fields) if found is cls else found.model_validate(fields)
 
 
 _PACKAGE = __name__.partition(".")[0]
-_BUILT_IN: dict[str, type[Part]] = {}
+_BUILT_IN: dict[str, type[Component]] = {}
 """The parts of this package by name; each enters itself when its class is made."""
 
 
-def built_in_parts(kind: type[Part]) -> dict[str, type[Part]]:
+def built_in_components(kind: type[Component]) -> dict[str, type[Component]]:
     """The parts of this package that are a `kind`, by name."""
     return {name: part for name, part in _BUILT_IN.items() if issubclass(part, kind)}
 
 
-def name_of(kind: type[Part]) -> str:
+def name_of(kind: type[Component]) -> str:
     """What files call a part: its name where it is built in, otherwise `package.module:Class`."""
     name = kind.__qualname__
     return name if _BUILT_IN.get(name) is kind else f"{kind.__module__}:{name}"
 
 
-def find_part(name: str) -> Any:
+def find_component(name: str) -> Any:
     """The part of this package called `name`, today or in files of earlier versions, or what a path
     `package.module:Class` names.
 
@@ -159,6 +159,11 @@ def find_part(name: str) -> Any:
     if found is None and name.isidentifier():
         raise unknown("part", name, _BUILT_IN, where="in this package; name one of your own as 'package.module:Class'")
     return import_name(name) if found is None else found
+
+
+def todays_name(name: str) -> str:
+    """What a part is called now, by its name now or in files of earlier versions."""
+    return _TODAY.get(name, name)
 
 
 def as_first_written(value: Any) -> Any:

@@ -34,7 +34,7 @@ THREADED = 0.75
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerPlan:
     """How the work is divided: so many processes of so many threads. `asked` says that somebody named their number."""
 
     workers: int
@@ -47,8 +47,8 @@ class Crew:
         return min(self.workers, missing) > 1 and (self.asked or seconds >= WORTH_STARTING_S)
 
 
-def divide(jobs: int, asked: int | None, device: torch.device, networks: Iterable[str] = ()) -> Crew:
-    """The crew for `jobs` jobs, finished ones included: `asked` workers, or with None as many as end first; they split
+def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: Iterable[str] = ()) -> WorkerPlan:
+    """The plan for `jobs` jobs, finished ones included: `asked` workers, or with None as many as end first; they split
     the threads.
 
     The last bits of a sum depend on the number of threads, so that number follows from the machine and the whole count
@@ -66,7 +66,7 @@ def divide(jobs: int, asked: int | None, device: torch.device, networks: Iterabl
     threads = torch.get_num_threads()
     wanted = 1 if alone else asked or _quickest(jobs, min(cores(), threads))
     workers = max(1, min(wanted, jobs))
-    return Crew(workers, max(1, threads // workers), asked is not None)
+    return WorkerPlan(workers, max(1, threads // workers), asked is not None)
 
 
 def _quickest(jobs: int, cores: int) -> int:
@@ -135,23 +135,28 @@ pipe, also where the parent is stopped while it starts them, and without a trace
 
 @contextmanager
 def pool(
-    work: Work[Shared, Job, Result], shared: Shared, crew: Crew, progress: Bar, missing: int, seconds: float
+    work: Work[Shared, Job, Result],
+    shared: Shared,
+    worker_plan: WorkerPlan,
+    progress: Bar,
+    missing: int,
+    seconds: float,
 ) -> Iterator[Callable[[Sequence[Job]], Iterator[tuple[Job, Result]]]]:
-    """Yields a function from jobs to pairs of job and result as they finish: in the crew's processes or, where those do
+    """Yields a function from jobs to pairs of job and result as they finish: in the plan's processes or, where those do
     not pay, here.
 
     `shared` is sent once, its tensors as one copy in memory that all workers map. Steps that `work` counts on its bar
     are counted on `progress`. What a job raises is raised here, the same, and stops the other workers; so does an
     InputError when a worker was killed.
     """
-    if not crew.starts(missing, seconds):
-        with limited(crew.threads):
+    if not worker_plan.starts(missing, seconds):
+        with limited(worker_plan.threads):
             yield lambda jobs: ((job, work(shared, job, progress)) for job in jobs)
         return
     processes = _Processes(progress)
     try:
-        processes.start(min(crew.workers, missing))  # in here, so that a signal meanwhile leaves none behind
-        processes.prepare(crew.threads, work, shared)
+        processes.start(min(worker_plan.workers, missing))  # in here, so that a signal meanwhile leaves none behind
+        processes.prepare(worker_plan.threads, work, shared)
         yield processes.run
     finally:
         processes.stop()

@@ -61,7 +61,7 @@ def quietly() -> Iterator[None]:
 
 
 @contextmanager
-def telling(path: Path) -> Iterator[None]:
+def write_status(path: Path) -> Iterator[None]:
     """Write what bars show into the file `path` too, even when quiet, so that another terminal can follow.
 
     It is removed when the block ends well. An error or a kill leaves it, so that it tells how far the work came and

@@ -27,7 +27,7 @@ def rng(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 
-def sent(drawn: Tensor, device: torch.device | str) -> Tensor:
+def to_device(drawn: Tensor, device: torch.device | str) -> Tensor:
     """What was drawn, on the device that computes with it; an accelerator does not have to finish its work first."""
     if torch.device(device).type != "cuda" or drawn.is_cuda:
         return drawn.to(device)

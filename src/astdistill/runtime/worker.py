@@ -23,7 +23,7 @@ ALIGNED = 64
 """Bytes; where torch would put a tensor itself, so that kernels take the same path."""
 
 
-class Place(NamedTuple):
+class TensorLocation(NamedTuple):
     """Where a tensor lies."""
 
     start: int
@@ -45,9 +45,9 @@ class TensorPickler(pickle.Pickler):
 
     def __init__(self, text: IO[bytes], memory: IO[bytes]) -> None:
         super().__init__(text)
-        self._memory, self._places = memory, dict[int, tuple[Place, Tensor]]()
+        self._memory, self._places = memory, dict[int, tuple[TensorLocation, Tensor]]()
 
-    def persistent_id(self, obj: object) -> Place | None:
+    def persistent_id(self, obj: object) -> TensorLocation | None:
         if (
             type(obj) is not Tensor
             or obj.device.type != "cpu"
@@ -60,7 +60,7 @@ class TensorPickler(pickle.Pickler):
             self._places[id(obj)] = self._put(obj), obj  # kept alive, so that no other object gets its id
         return self._places[id(obj)][0]
 
-    def _put(self, tensor: Tensor) -> Place:
+    def _put(self, tensor: Tensor) -> TensorLocation:
         """Write the numbers in the order they have in memory: a channels-last tensor stays one."""
         order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
         if not tensor.permute(order).is_contiguous():
@@ -69,7 +69,7 @@ class TensorPickler(pickle.Pickler):
         start = -(-self._memory.tell() // ALIGNED) * ALIGNED
         self._memory.seek(start)
         self._memory.write(tensor.permute(order).reshape(-1).view(torch.uint8).numpy().data)
-        return Place(start, tensor.dtype, tuple(tensor.shape), tensor.stride())
+        return TensorLocation(start, tensor.dtype, tuple(tensor.shape), tensor.stride())
 
 
 class TensorUnpickler(pickle.Unpickler):
@@ -79,7 +79,7 @@ class TensorUnpickler(pickle.Unpickler):
         super().__init__(text)
         self._mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_COPY) if os.fstat(handle).st_size else None
 
-    def persistent_load(self, pid: Place) -> Tensor:
+    def persistent_load(self, pid: TensorLocation) -> Tensor:
         assert self._mapped is not None
         flat = torch.frombuffer(self._mapped, dtype=pid.dtype, count=torch.Size(pid.shape).numel(), offset=pid.start)
         return flat.as_strided(pid.shape, pid.stride)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...models.flat import FlatModel
 from ...runtime.shapes import Batch, Logits, Params, Targets
 from ..engine import Directional, Gradient, PenaltyForm
-from .layout import Apart, Block, Weights, Workspace, still
+from .layout import Block, Unflattener, Weights, Workspace, zero_direction
 from .passes import PAIR, TANGENT, VALUE, Passes
 
 VALUES = 25 * 32 * 32 * 128
@@ -34,17 +34,17 @@ class NativeEngine:
     space: Workspace
 
     @property
-    def _apart(self) -> Apart:
-        return Apart(self.model, self.blocks, self.kernels, self.space)
+    def _unflatten(self) -> Unflattener:
+        return Unflattener(self.model, self.blocks, self.kernels, self.space)
 
     def logits(self, theta: Params, images: Batch) -> Logits:
         """f(θ, x)."""
-        weights = self._apart(theta, "θ", down=False)
+        weights = self._unflatten(theta, "θ", down=False)
         return torch.cat([_head(weights, passes.up(VALUE)[1]) for passes, _ in self._parts(weights, images)])
 
     def gradient(self, theta: Params, images: Batch, targets: Targets) -> Gradient:
         """ℓ, f and ∇_θ ℓ."""
-        weights, logits, total = self._apart(theta, "θ"), [], _Sum()
+        weights, logits, total = self._unflatten(theta, "θ"), [], _Sum()
         for passes, part in self._parts(weights, images):
             features = passes.up(VALUE)[1]
             logits.append(_head(weights, features))
@@ -57,7 +57,7 @@ class NativeEngine:
     ) -> Directional:
         """The gradient of the tangent ℓ̇ = ⟨∇_θ ℓ, m⟩, in reverse over forward mode: eight convolutions a layer, and no
         second reverse."""
-        weights, dots = self._apart(theta, "θ"), self._apart(direction, "direction")
+        weights, dots = self._unflatten(theta, "θ"), self._unflatten(direction, "direction")
         total, pulled, pulled_targets, slope = _Sum(), [], [], torch.zeros(())
         for passes, part in self._parts(weights, images):
             features_dot, features = passes.up(PAIR, dots)
@@ -90,8 +90,8 @@ class NativeEngine:
         With u the derivative of the penalty with respect to ∇_x F, its gradient is that of the tangent of F along u in
         x.
         """
-        weights, logits, total = self._apart(theta, "θ"), [], _Sum()
-        zero, loss = still(weights), torch.zeros(())
+        weights, logits, total = self._unflatten(theta, "θ"), [], _Sum()
+        zero, loss = zero_direction(weights), torch.zeros(())
         for passes, part in self._parts(weights, images):
             features = passes.up(VALUE)[1].clone()
             logits.append(_head(weights, features))

@@ -128,7 +128,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Apart:
+class Unflattener:
     """Takes vectors of parameters apart."""
 
     model: FlatModel
@@ -161,7 +161,7 @@ class Apart:
         return kernel, turned
 
 
-def still(weights: Weights) -> Weights:
+def zero_direction(weights: Weights) -> Weights:
     """The direction that moves nothing."""
     zeros = torch.zeros_like(weights.blocks[0].bias)
     blocks = [BlockWeights(None, None, zeros, zeros, zeros) for _ in weights.blocks]

@@ -17,7 +17,7 @@ TANGENT, VALUE, PAIR = slice(0, 1), slice(1, 2), slice(0, 2)
 
 
 @dataclass
-class Down:
+class BackwardResult:
     """What a pass down found: for each block the adjoints of kernel, bias, scale and offset, flat; and that of the
     images [n, C, H, W]."""
 
@@ -52,14 +52,14 @@ class Passes:
 
     def down(
         self, rows: slice, features: Tensor, dots: Weights | None = None, known: bool = False, to_images: bool = False
-    ) -> Down:
+    ) -> BackwardResult:
         """The adjoints of the blocks' parameters, and of the images if wanted, from those of the pair of features [2,
         n, F].
 
         With `known`, the adjoints of tangents are those that an earlier pass down with rows TANGENT left, which finds
         no parameters.
         """
-        found = Down([], torch.empty_like(self.images) if to_images else None)
+        found = BackwardResult([], torch.empty_like(self.images) if to_images else None)
         for block in reversed(self.blocks):
             above = features if block.last else self._below(self.blocks[block.index + 1])
             to = self._first_adjoints(rows, found.images) if block.inputs else self._adjoints(block, rows, known)

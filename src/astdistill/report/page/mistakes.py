@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from ...evaluation.scores import Entry
+from ...evaluation.scores import RowScores
 from ..figures import COLOURS, INK
 from .drawing import panel, svg
 
@@ -30,7 +30,7 @@ class Confusion:
     share: float
 
 
-def accuracies(entry: Entry, classes: Sequence[str]) -> list[tuple[str, float]]:
+def accuracies(entry: RowScores, classes: Sequence[str]) -> list[tuple[str, float]]:
     """Classes with their mean accuracy in percent, best first; empty where nobody counted."""
     kept = [each for each in entry.by_class if each is not None]
     means = []
@@ -41,7 +41,7 @@ def accuracies(entry: Entry, classes: Sequence[str]) -> list[tuple[str, float]]:
     return sorted(means, key=lambda each: -each[1])
 
 
-def confusions(entry: Entry, classes: Sequence[str]) -> list[Confusion]:
+def confusions(entry: RowScores, classes: Sequence[str]) -> list[Confusion]:
     """The most frequent mistakes over all networks."""
     if entry.counts is None:
         return []
@@ -57,7 +57,7 @@ def confusions(entry: Entry, classes: Sequence[str]) -> list[Confusion]:
     return found
 
 
-def matrix(entry: Entry, classes: Sequence[str], name: str) -> Markup | None:
+def matrix(entry: RowScores, classes: Sequence[str], name: str) -> Markup | None:
     """The confusion matrix in percent of each class, rows true, columns read; None where nobody counted."""
     if entry.counts is None:
         return None
@@ -81,13 +81,11 @@ def matrix(entry: Entry, classes: Sequence[str], name: str) -> Markup | None:
                 color="white" if share > PALE else INK,
             )
     _named(axes, [each.replace("_", " ") for each in classes])
-    return svg(
-        figure, name, "Confusion matrix: true class by row, the class it was read as by column, percent of the row"
-    )
+    return svg(figure, name, "Confusion matrix: true class by row, predicted class by column, percent of the row")
 
 
 def _named(axes, names: Sequence[str]) -> None:
-    axes.set_xlabel("read as", fontsize=9, color=INK)
+    axes.set_xlabel("predicted class", fontsize=9, color=INK)
     axes.set_ylabel("true class", fontsize=9, color=INK)
     axes.tick_params(labelsize=8 if len(names) <= NUMBERED else 6.5, colors=INK, length=0)
     for side in axes.spines.values():
@@ -98,6 +96,6 @@ def _named(axes, names: Sequence[str]) -> None:
         axes.set_xticks(range(len(names)), names, rotation=90 if long else 0, parse_math=False)
 
 
-def _shares(entry: Entry) -> np.ndarray:
+def _shares(entry: RowScores) -> np.ndarray:
     counts = np.array(entry.counts, dtype=float)
     return 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
