@@ -218,11 +218,11 @@ def test_ftd_has_the_gap_and_the_average_of_its_table(name: str) -> None:
     assert method.recipe.sam_rho == 0.01
 
 
-PARTS = {"init", "weight", "perturb", "goal"}
+PARTS = {"init", "weight", "perturb", "loss"}
 """What AST's outer step has and MTT's has not."""
 LEFT_OUT = {
     "cifar100-ipc10": {"weight"},
-    "cifar100-ipc50": {"perturb", "weight", "goal"},
+    "cifar100-ipc50": {"perturb", "weight", "loss"},
     "cifar10-ipc10": {"init"},
     "tiny_imagenet-ipc1": {"init", "weight"},
 }

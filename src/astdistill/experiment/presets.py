@@ -203,7 +203,7 @@ borrows from a method with the whole gradient keeps that method's number.
 CELLS = (
     _cell(AST, "cifar100",       1, "zca",      None, (20, 3, 20), lr_img=1000,  lr_lr=1e-5),
     *_ast("cifar100",      10, "standard", (20, 2, 30), ("weight",),                   lr_img=1000,  lr_lr=1e-5, batch_syn=128),
-    *_ast("cifar100",      50, "standard", (80, 2, 40), ("perturb", "weight", "goal"), lr_img=1000,  lr_lr=1e-5, batch_syn=700),
+    *_ast("cifar100",      50, "standard", (80, 2, 40), ("perturb", "weight", "loss"), lr_img=1000,  lr_lr=1e-5, batch_syn=700),
     *_ast("cifar10",       10, "zca",      (30, 2, 20), ("init",),                     lr_img=100,   lr_lr=1e-6),
     *_ast("tiny_imagenet",  1, "standard", (10, 2, 10), ("init", "weight"),            lr_img=10000, lr_lr=1e-4),
     _cell(AST, "cifar10",        1, "zca",      None, (50, 2, 2),  OURS, lr_img=100,   lr_lr=1e-7),
