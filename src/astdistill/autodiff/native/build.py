@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...runtime.files import cache_folder, replacing
 from ...runtime.progress import console
+from ...runtime.provenance import cpuinfo
 
 SOURCE = Path(__file__).with_name("kernels")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
@@ -131,15 +132,7 @@ def _built(compiler: list[str]) -> Path:
 
 def _processor() -> str:
     """What `-march=native` depends on: a cache folder may be shared between machines."""
-    return f"{torch.backends.cpu.get_cpu_capability()} {platform.processor()} {_flags()}"
-
-
-def _flags() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{torch.backends.cpu.get_cpu_capability()} {platform.processor()} {cpuinfo('flags', 'Features')}"
 
 
 def _typed(kernels: ctypes.CDLL) -> ctypes.CDLL:
