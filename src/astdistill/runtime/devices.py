@@ -52,8 +52,8 @@ def check_device(device: str) -> None:
     """Raise InputError for a device that is not supported, or not there."""
     if not is_there(device):
         raise InputError(
-            f"--device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs; choose --device "
-            f"cpu, or install a CUDA build of torch."
+            f"--device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs; "
+            f"choose --device cpu, or install a CUDA build of torch."
         )
 
 

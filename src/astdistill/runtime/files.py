@@ -155,8 +155,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path} is not a whole safetensors file ({error}); name another, or move it away and run "
-            f"what wrote it again."
+            f"{path} is not a whole safetensors file ({error}); "
+            f"name another, or move it away and run what wrote it again."
         ) from error
 
 
