@@ -62,8 +62,7 @@ def in_bfloat16(model: Callable[[Params, Batch], Logits]) -> Callable[[Params, B
     their dtype.
 
     Sums inside those products run in float32. Casts are not cached: the cache of autocast lives across the passes of
-        one derivative and
-    would hand a tangent's weights to a primal.
+    one derivative and would hand a tangent's weights to a primal.
     """
 
     def rounded(theta: Params, images: Batch) -> Logits:
@@ -74,7 +73,7 @@ def in_bfloat16(model: Callable[[Params, Batch], Logits]) -> Callable[[Params, B
     return rounded
 
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 SHAPES = 4
 """A function is compiled for so many shapes, and runs eager for others, since each compile takes tens of seconds.
@@ -107,9 +106,8 @@ class CompiledEngine:
 
     With `precision="bfloat16"` the cosine with float64 falls to 0.9975 (∇_θ ℓ), 0.9967 and 0.9956 (`directional`, in θ
     and x), and that of `penalised` to 0.97 on a processor with AMX (Xeon; 0.971 and 0.979, n = 2 seeds) and to 0.9982
-    on one without (EPYC, n = 1), the others
-    alike on both: convnet-d3-w32 at its initialisation, ten random 32 px images, one direction, torch 2.13.
-    Raises InputError for an unknown mode or precision.
+    on one without (EPYC, n = 1), the others alike on both: convnet-d3-w32 at its initialisation, ten random 32 px
+    images, one direction, torch 2.13. Raises InputError for an unknown mode or precision.
     """
 
     def __init__(
@@ -118,8 +116,9 @@ class CompiledEngine:
         if mode is not None and mode not in MODES:
             raise unknown("compile mode", mode, MODES)
         self.precision: Precision = checked(precision)
-        self.model = in_bfloat16(model) if precision == "bfloat16" else model
-        self.mode = mode
+        self.model, self.mode = model, mode
+        if precision == "bfloat16":
+            self.model = in_bfloat16(model)
         self._eager = EagerEngine(self.model)
         self._compiled: dict[str, dict[Hashable, derivatives.Function]] = {}
         self._numbers: dict[Hashable, Tensor] = {}
@@ -134,7 +133,7 @@ class CompiledEngine:
         """ℓ, f and ∇_θ ℓ."""
         return self._compute(
             _Task("gradient", derivatives.gradient, (theta, images, targets)),
-            lambda found: Gradient(*found),
+            lambda parts: Gradient(*parts),
             lambda: self._eager.gradient(theta, images, targets),
         )
 
@@ -144,13 +143,11 @@ class CompiledEngine:
         """The derivative along `direction` in θ; without `curvature`, zeros stand where (∂²ℓ/∂θ²) m would."""
         return self._compute(
             _Task(
-                "directional" if curvature else "mixed",
+                f"directional, curvature {curvature}",
                 partial(derivatives.directional, curvature=curvature),
                 (theta, direction, images, targets),
             ),
-            lambda found: Directional(
-                found[0], found[1] if curvature else torch.zeros_like(theta), found[-2], found[-1]
-            ),
+            lambda parts: Directional.of(theta, *parts),
             lambda: self._eager.directional(theta, direction, images, targets, curvature),
         )
 
@@ -164,18 +161,18 @@ class CompiledEngine:
         form: PenaltyForm = "image",
     ) -> Gradient:
         """`gradient` of clip·ℓ + penalty·mean (‖∇_x Σ_k f_k‖₂ − 1)²; the factors may change from call to call."""
-        given = (theta, images, self._number(penalty, theta), self._number(clip, theta))
+        given: tuple[Tensor, ...] = theta, images, self._number(penalty, theta), self._number(clip, theta)
+        if targets is not None:
+            given = *given, targets
         return self._compute(
-            _Task(
-                f"penalised {form}",
-                partial(derivatives.penalised, form=form),
-                given if targets is None else (*given, targets),
-            ),
-            lambda found: Gradient(*found),
+            _Task(f"penalised {form}", partial(derivatives.penalised, form=form), given),
+            lambda parts: Gradient(*parts),
             lambda: self._eager.penalised(theta, images, targets, penalty, clip, form),
         )
 
-    def _compute(self, task: _Task, named: Callable[[tuple[Tensor, ...]], Found], eager: Callable[[], Found]) -> Found:
+    def _compute(
+        self, task: _Task, named: Callable[[tuple[Tensor, ...]], Result], eager: Callable[[], Result]
+    ) -> Result:
         """What the compiled function of `task` returns, or `eager` where it is not to be, or cannot be, compiled."""
         theta, error = task.given[0], None
         with products(self.precision, theta.device):
@@ -185,10 +182,10 @@ class CompiledEngine:
                 except Exception as caught:
                     self._compiled[task.name].pop(task.shape, None)
                     error = caught
-            found = eager()  # raises where the input is at fault, not the compiler
+            result = eager()  # raises where the input is at fault, not the compiler
         if error is not None:
             self._give_up(error)
-        return found
+        return result
 
     def _compiles(self, task: _Task) -> bool:
         known = self._compiled.setdefault(task.name, {})
@@ -210,7 +207,9 @@ class CompiledEngine:
             return tuple(part.clone() for part in known[task.shape](*given))
 
     def _mode(self, device: torch.device) -> str:
-        return self.mode or ("reduce-overhead" if device.type == "cuda" else "default")
+        if self.mode is None and device.type == "cuda":
+            return "reduce-overhead"
+        return self.mode or "default"
 
     def _number(self, value: float, like: Tensor) -> Tensor:
         """`value` on the device, filled there: a copy from the host would wait for everything that is under way."""
@@ -228,9 +227,8 @@ class CompiledEngine:
             return
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
         console().print(
-            f"Compiling this network failed ({type(error).__name__}: {lines[0].strip()}); it runs without a compiler "
-            f"from here on, "
-            "with the same results.",
+            f"Compiling this network failed ({type(error).__name__}: {lines[0].strip()}); "
+            "it runs without a compiler from here on, with the same results.",
             style="yellow",
             markup=False,
             highlight=False,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
-from .engine import PenaltyForm
+from .engine import PenaltyForm, excess
 
 Model = Callable[[Params, Batch], Logits]
 Function = Callable[..., tuple[Tensor, ...]]
@@ -26,7 +26,9 @@ def channels_last(model: Model) -> Model:
     stay as they are."""
 
     def laid_out(theta: Params, images: Batch) -> Logits:
-        return model(theta, images.to(memory_format=torch.channels_last) if images.ndim == 4 else images)
+        if images.ndim == 4:
+            images = images.to(memory_format=torch.channels_last)
+        return model(theta, images)
 
     return laid_out
 
@@ -39,14 +41,17 @@ def gradient(model: Model) -> Function:
             logits = model(theta, images)
             return cross_entropy(logits, targets), logits
 
-        found, (value, logits) = torch.func.grad_and_value(loss, has_aux=True)(theta)
-        return value, logits, found
+        slopes, (value, logits) = torch.func.grad_and_value(loss, has_aux=True)(theta)
+        return value, logits, slopes
 
     return function
 
 
 def directional(model: Model, curvature: bool) -> Function:
     """(θ, m, x, p) → ⟨∇_θ ℓ, m⟩ and its derivatives with respect to x and p and, with `curvature`, first θ."""
+    wanted = (1, 2)
+    if curvature:
+        wanted = (0, 1, 2)
 
     def function(theta: Params, direction: Params, images: Batch, targets: Targets) -> tuple[Tensor, ...]:
         def slope(theta: Params, images: Batch, targets: Targets) -> Scalar:
@@ -55,9 +60,8 @@ def directional(model: Model, curvature: bool) -> Function:
 
             return torch.func.jvp(loss, (theta,), (direction,))[1]
 
-        wanted = (0, 1, 2) if curvature else (1, 2)
-        found, value = torch.func.grad_and_value(slope, argnums=wanted)(theta, images, targets)
-        return value, *(part.contiguous() for part in found)
+        slopes, value = torch.func.grad_and_value(slope, argnums=wanted)(theta, images, targets)
+        return value, *(part.contiguous() for part in slopes)
 
     return function
 
@@ -67,8 +71,7 @@ def penalised(model: Model, form: PenaltyForm) -> Function:
     if p is left out.
 
     Reverse over reverse, in one graph: 6 units, because forward pass and input gradient are shared. The same trick as
-        in `directional`
-    (∇_θ of Σf pushed along ∂P/∂∇_x, held constant) would take 7.
+    in `directional` (∇_θ of Σf pushed along ∂P/∂∇_x, held constant) would take 7.
     """
 
     def function(
@@ -76,20 +79,16 @@ def penalised(model: Model, form: PenaltyForm) -> Function:
     ) -> tuple[Tensor, ...]:
         def loss(theta: Params) -> tuple[Scalar, Logits]:
             slopes, logits = torch.func.grad(lambda images: _summed(model(theta, images)), has_aux=True)(images)
-            value = penalty * _excess(slopes, form)
-            return value if targets is None else value + clip * cross_entropy(logits, targets), logits
+            value = penalty * excess(slopes, form)
+            if targets is not None:
+                value = value + clip * cross_entropy(logits, targets)
+            return value, logits
 
-        found, (value, logits) = torch.func.grad_and_value(loss, has_aux=True)(theta)
-        return value, logits, found
+        slopes, (value, logits) = torch.func.grad_and_value(loss, has_aux=True)(theta)
+        return value, logits, slopes
 
     return function
 
 
 def _summed(logits: Logits) -> tuple[Scalar, Logits]:
     return logits.sum(), logits
-
-
-def _excess(slopes: Batch, form: PenaltyForm) -> Scalar:
-    """`eager.gradient_penalty` from the input gradient on."""
-    flat = slopes.flatten(1) if form == "image" else slopes
-    return ((flat.square().sum(dim=1) + 1e-20).sqrt() - 1).square().mean()

@@ -37,7 +37,9 @@ def using(name: str | None) -> Iterator[None]:
 
     Raises InputError for an unknown engine.
     """
-    before = _ASKED.set(_ASKED.get() if name in (None, "auto") else name)
+    if name in (None, "auto"):
+        name = _ASKED.get()
+    before = _ASKED.set(name)
     try:
         chosen()
         yield
@@ -69,22 +71,28 @@ class ChosenEngine:
         self._made: dict[object, Engine] = {}
 
     def _for(self, theta: Params, images: Batch) -> Engine:
-        name = chosen()
-        wanted = "compiled" if name == "auto" and theta.is_cuda else name
+        wanted = chosen()
+        if wanted == "auto" and theta.is_cuda:
+            wanted = "compiled"
         if wanted == "compiled":
             return self._kept(wanted, lambda: compiled_engine(self._model))
         if wanted == "compiled-bfloat16":
             return self._kept(wanted, lambda: compiled_engine(self._model, precision="bfloat16"))
-        if wanted != "eager" and (found := self._native(theta, images)) is not None:
-            return found
+        if wanted != "eager" and (native := self._native(theta, images)) is not None:
+            return native
         return self._kept("eager", lambda: EagerEngine(self._model))
 
     def name(self, theta: Params, images: Batch) -> str:
         """What computes at θ and the images: native, compiled, compiled-bfloat16 or eager."""
-        found = self._for(theta, images)
-        if isinstance(found, CompiledEngine):
-            return "compiled-bfloat16" if found.precision == "bfloat16" else "compiled"
-        return "native" if isinstance(found, NativeEngine) else "eager"
+        match self._for(theta, images):
+            case CompiledEngine(precision="bfloat16"):
+                return "compiled-bfloat16"
+            case CompiledEngine():
+                return "compiled"
+            case NativeEngine():
+                return "native"
+            case _:
+                return "eager"
 
     def _kept(self, key: object, make: Callable[[], Engine]) -> Engine:
         if key not in self._made:
@@ -100,11 +108,11 @@ class ChosenEngine:
         return self._made[shape]
 
     def _best(self, shape: tuple[int, int, int]) -> Engine:
-        blocks = None if self._module is None else blocks_of(self._module, shape)
-        kernels = None if blocks is None else library()
-        if blocks is None or kernels is None or not isinstance(self._model, FlatModel):
-            return EagerEngine(self._model)
-        return NativeEngine(self._model, blocks, kernels, Workspace())
+        if isinstance(self._model, FlatModel) and self._module is not None:
+            blocks = blocks_of(self._module, shape)
+            if blocks is not None and (kernels := library()) is not None:
+                return NativeEngine(self._model, blocks, kernels, Workspace())
+        return EagerEngine(self._model)
 
     def held_bytes(self) -> int:
         """What the native engine keeps between calls."""
@@ -138,7 +146,7 @@ class ChosenEngine:
         return self._for(theta, images).penalised(theta, images, targets, penalty, clip, form)
 
 
-def engine_of(model: Callable[[Params, Batch], Logits]) -> Engine:
+def engine_of(model: Callable[[Params, Batch], Logits]) -> ChosenEngine:
     """The engine of a network, the same one for the same `FlatModel`; any other function of (θ, images) is
     differentiated by torch."""
     if not isinstance(model, FlatModel):
@@ -149,11 +157,11 @@ def engine_of(model: Callable[[Params, Batch], Logits]) -> Engine:
 
 def engine_name(model: FlatModel, theta: Params, images: Batch) -> str:
     """What computes this network at θ and the images: native, compiled, compiled-bfloat16 or eager."""
-    engine = engine_of(model)
-    return engine.name(theta, images) if isinstance(engine, ChosenEngine) else type(engine).__name__
+    return engine_of(model).name(theta, images)
 
 
 def held_bytes(model: FlatModel | None) -> int:
     """The bytes that the engine of a network keeps between calls."""
-    engine = None if model is None else engine_of(model)
-    return engine.held_bytes() if isinstance(engine, ChosenEngine) else 0
+    if model is None:
+        return 0
+    return engine_of(model).held_bytes()

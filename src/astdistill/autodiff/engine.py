@@ -4,9 +4,10 @@ gradient."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, Self
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
@@ -32,6 +33,14 @@ class Directional(NamedTuple):
     theta: Params
     images: Batch
     targets: Targets
+
+    @classmethod
+    def of(cls, theta: Params, slope: Scalar, *derivatives: Tensor) -> Self:
+        """From the slope at θ and its derivatives with respect to θ, x and p, or x and p alone: zeros then stand for
+        that in θ."""
+        if len(derivatives) == 2:
+            derivatives = torch.zeros_like(theta), *derivatives
+        return cls(slope, *derivatives)
 
 
 class Engine(Protocol):
@@ -96,11 +105,11 @@ class EagerEngine:
         """The direction is pulled back through a graph of the gradient: second derivatives are symmetric."""
         theta, images, targets = (tensor.detach().requires_grad_() for tensor in (theta, images, targets))
         (gradient,) = torch.autograd.grad(cross_entropy(self.model(theta, images), targets), theta, create_graph=True)
-        wanted = (theta, images, targets) if curvature else (images, targets)
-        found = torch.autograd.grad(gradient, wanted, direction)
-        return Directional(
-            direction @ gradient.detach(), found[0] if curvature else torch.zeros_like(theta), found[-2], found[-1]
-        )
+        wanted = [images, targets]
+        if curvature:
+            wanted.insert(0, theta)
+        derivatives = torch.autograd.grad(gradient, wanted, direction)
+        return Directional.of(theta, direction @ gradient.detach(), *derivatives)
 
     def penalised(
         self,
@@ -125,8 +134,14 @@ def gradient_penalty(images: Batch, logits: Logits, form: PenaltyForm) -> Scalar
     """mean (‖∇_x Σ_k f_k(x)‖₂ − 1)², the norm over a whole image or over the channels of each pixel (METHOD §2, part
     2)."""
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    flat = gradient.flatten(1) if form == "image" else gradient
+    return excess(gradient, form)
+
+
+def excess(gradient: Batch, form: PenaltyForm) -> Scalar:
+    """`gradient_penalty` from the gradient in x on."""
+    if form == "image":
+        gradient = gradient.flatten(1)
     # An image whose gradient is exactly zero has no direction to be pushed in: the tiny term keeps the derivative of
     # the norm finite.
-    norm = (flat.square().sum(dim=1) + 1e-20).sqrt()
+    norm = (gradient.square().sum(dim=1) + 1e-20).sqrt()
     return (norm - 1).square().mean()

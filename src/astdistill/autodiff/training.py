@@ -15,7 +15,7 @@ from ..models.convnets import ConvNet
 from ..models.flat import FlatModel
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
 from .dispatch import engine_of
-from .engine import PenaltyForm, gradient_penalty
+from .engine import Engine, PenaltyForm, gradient_penalty
 
 PREFIX = "optimiser."
 
@@ -45,13 +45,15 @@ class Trainee:
     """`network` with θ, its parameters, in one vector `theta` `[P]`, which each method below gives a `.grad`.
 
     The ConvNet of the papers is differentiated by its engine. Any other module is run as it is, in training mode where
-    it is trained, since it may carry statistics or draw random numbers.
-    With `parts` those of its parameters alone are θ, and the others stay as they are.
+    it is trained, since it may carry statistics or draw random numbers. With `parts` those of its parameters alone are
+    θ, and the others stay as they are.
     """
 
     def __init__(self, network: nn.Module, parts: Sequence[nn.Parameter] | None = None) -> None:
         self.network = network
-        self._parts = parts = list(network.parameters() if parts is None else parts)
+        if parts is None:
+            parts = list(network.parameters())
+        self._parts = parts = list(parts)
         self.theta = nn.Parameter(torch.cat([part.detach().reshape(-1) for part in parts]))
         self.theta.grad = torch.zeros_like(self.theta)
         for part, place, slope in zip(
@@ -63,8 +65,11 @@ class Trainee:
             and not list(network.buffers())
             and len(parts) == len(list(network.parameters()))
         )
-        self.model = FlatModel(network) if pure else None
-        self._engine = engine_of(self.model) if self.model else None
+        self.model: FlatModel | None = None
+        self._engine: Engine | None = None
+        if pure:
+            self.model = FlatModel(network)
+            self._engine = engine_of(self.model)
 
     def _views(self, vector: Params) -> list[Tensor]:
         sizes = [part.numel() for part in self._parts]
@@ -89,7 +94,9 @@ class Trainee:
         images = images.detach().requires_grad_()
         logits = self.network(images)
         loss = penalty * gradient_penalty(images, logits, form)
-        return self._backward(loss if targets is None else loss + clip * cross_entropy(logits, targets), logits)
+        if targets is not None:
+            loss = loss + clip * cross_entropy(logits, targets)
+        return self._backward(loss, logits)
 
     def logits(self, images: Batch) -> Logits:
         """What the network says of the images when it is not being trained."""

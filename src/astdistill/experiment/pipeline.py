@@ -68,14 +68,13 @@ class Recorder:
             return
         step = int(line["iteration"])
         values = {name: float(line[name]) for name in ("loss", "lr", "validation") if name in line}
-        counts = {"skipped": float(state.counters.skipped), "passed": float(state.counters.passed)}
-        gradients = {} if "skipped" in line or "passed" in line else _gradients(state)
-        norms = (
-            read({f"gradient norm of {name}": gradient.norm() for name, gradient in gradients.items()})
-            if gradients
-            else {}
-        )
-        self.log.scalars("distillation", values | counts | norms, step)
+        values |= {"skipped": float(state.counters.skipped), "passed": float(state.counters.passed)}
+        gradients: dict[str, Tensor] = {}
+        if not {"skipped", "passed"} & line.keys():
+            gradients = _gradients(state)
+        if gradients:
+            values |= read({f"gradient norm of {name}": gradient.norm() for name, gradient in gradients.items()})
+        self.log.scalars("distillation", values, step)
         if (
             step in EARLY
             or step % max(10, run.settings.iterations // PICTURES) == 0
@@ -95,8 +94,10 @@ class Recorder:
         """Log the mean and the spread of every row."""
         for table in (scores.architecture, scores.baselines):
             for name, entry in table.items():
-                spread = {} if entry.std is None else {f"{name} deviation": entry.std}
-                self.log.scalars("scores", {f"{name} mean": entry.mean, **spread}, iterations)
+                values = {f"{name} mean": entry.mean}
+                if entry.std is not None:
+                    values[f"{name} deviation"] = entry.std
+                self.log.scalars("scores", values, iterations)
 
 
 def _gradients(state: DistillState) -> dict[str, Tensor]:

@@ -66,19 +66,25 @@ GRAPH = Passes(6, 9)
 
 def training_passes(recipe: ExpertRecipe) -> Passes:
     """One training step by the recipe, per image."""
-    passes = PENALISED if recipe.penalty else TRAIN
-    if recipe.penalty and recipe.penalty_form == "pixel":
-        passes = TRAIN.plus(PENALISED)
-    return passes.times(2 if recipe.sam_rho else 1)
+    passes = TRAIN
+    if recipe.penalty:
+        passes = {"image": PENALISED, "pixel": TRAIN.plus(PENALISED)}[recipe.penalty_form]
+    if recipe.sam_rho:
+        passes = passes.times(2)
+    return passes
 
 
 def unroll_passes(estimator: Estimator, steps: int) -> Passes:
     """The derivative through so many steps of training, per image of a step; a user's estimator counts as exact."""
-    if isinstance(estimator, Backprop):
-        return GRAPH.times(steps)
-    walk = WALK_FIRST_ORDER if isinstance(estimator, FirstOrder) else WALK
-    walked = min(estimator.k, steps) if isinstance(estimator, Truncated) else steps
-    return TRAIN.times(steps).plus(walk.times(walked))
+    walk = WALK.times(steps)
+    match estimator:
+        case Backprop():
+            return GRAPH.times(steps)
+        case FirstOrder():
+            walk = WALK_FIRST_ORDER.times(steps)
+        case Truncated():
+            walk = WALK.times(min(estimator.k, steps))
+    return TRAIN.times(steps).plus(walk)
 
 
 @dataclass(frozen=True)
@@ -213,8 +219,9 @@ class Speed:
             runs, taken = runs + 1, time.perf_counter() - began
         own = time.thread_time() - own
         self.wall_s, self.own_s = self.wall_s + taken, self.own_s + own
-        alone = self._on_card or own >= OWN_SHARE * taken
-        return (taken if alone else own) / runs
+        if self._on_card or own >= OWN_SHARE * taken:
+            return taken / runs
+        return own / runs
 
     @property
     def _on_card(self) -> bool:
@@ -293,8 +300,10 @@ class Costs:
         return Cost(0.0, self._cost(kind, images, sample, lambda: _augmentation(network, strategy, sample)).seconds)
 
     def _cost(self, kind: Hashable, work: float, part: float, make: Callable[[], Callable[[], None]]) -> Cost:
-        if self.speed is None or not work:
-            return Cost(work, math.nan if work else 0.0)
+        if not work:
+            return Cost(work)
+        if self.speed is None:
+            return Cost(work, math.nan)
         return Cost(work, self.speed.seconds(kind, work, part, make))
 
     def _sample(self, network: Network, images: int, engine: str = "") -> int:

@@ -92,7 +92,9 @@ class ExpertRecipe(Record):
     @property
     def clipped_epochs(self) -> int:
         """Length of the clipping loss in epochs: the given one, or a fifth of all epochs, rounded up."""
-        return math.ceil(self.epochs / 5) if self.loss_warmup_epochs is None else self.loss_warmup_epochs
+        if self.loss_warmup_epochs is None:
+            return math.ceil(self.epochs / 5)
+        return self.loss_warmup_epochs
 
     @property
     def drop_epoch(self) -> int:
@@ -107,4 +109,6 @@ class ExpertRecipe(Record):
 
     def rate(self, epoch: int) -> float:
         """The learning rate in `epoch`, counted from 0."""
-        return self.lr * (self.lr_drop if epoch >= self.drop_epoch else 1.0)
+        if epoch < self.drop_epoch:
+            return self.lr
+        return self.lr * self.lr_drop

@@ -88,18 +88,7 @@ class TrajectoryStore:
         """The store in `folder`. Raises InputError when there is none, or when `folder` holds several."""
         folder = Path(folder)
         if not (folder / "recipe.json").exists():
-            inside = sorted(path.parent for path in folder.glob("*/recipe.json"))
-            if len(inside) != 1:
-                found = (
-                    f"holds {len(inside)} stores ({', '.join(path.name for path in inside)})"
-                    if inside
-                    else "holds no expert store"
-                )
-                raise InputError(
-                    f"{folder} {found}; name one folder with a recipe.json, or train some with: astdistill experts "
-                    f"PRESET"
-                )
-            folder = inside[0]
+            folder = _only_store(folder)
         recipe = folder / "recipe.json"
         try:
             identity = StoreIdentity.model_validate(read_json(recipe).get("identity"))
@@ -122,14 +111,14 @@ class TrajectoryStore:
         numbers = sorted(
             int(path.stem) for path in self.folder.glob("[0-9][0-9][0-9]*.safetensors") if path.stem.isdigit()
         )
-        return numbers if self.limit is None else numbers[: self.limit]
+        return numbers[: self.limit]
 
     def first(self, count: int) -> TrajectoryStore:
         """The same store with its first `count` experts only. Raises InputError when it has fewer."""
         if count > len(self):
             raise InputError(
-                f"{count} experts were asked for, but {self.folder} holds {len(self)}; train more, or lower "
-                f"--distill.max-experts."
+                f"{count} experts were asked for, but {self.folder} holds {len(self)}; "
+                f"train more, or lower --distill.max-experts."
             )
         return replace(self, limit=count)
 
@@ -164,8 +153,8 @@ class TrajectoryStore:
         count = rows.get_shape()[0]
         if not 0 <= first < last <= count:
             raise InputError(
-                f"Rows {first} to {last - 1} of expert {expert} were asked for, but {self.path(expert)} holds rows 0 "
-                f"to {count - 1}."
+                f"Rows {first} to {last - 1} of expert {expert} were asked for, but {self.path(expert)} "
+                f"holds rows 0 to {count - 1}."
             )
         # A copy: float32 rows would be views of the mapped file, and writing into them would change every later read.
         return rows[first:last].to(torch.float32, copy=True)
@@ -177,8 +166,8 @@ class TrajectoryStore:
 
     def curves(self) -> list[ExpertCurve]:
         """How each expert went, up to `epochs`."""
-        last, found = self.epochs, [json.loads(self._handle(expert).metadata()["curves"]) for expert in self.experts()]
-        return [ExpertCurve(**{name: values[:last] for name, values in each.items()}) for each in found]
+        last, whole = self.epochs, [json.loads(self._handle(expert).metadata()["curves"]) for expert in self.experts()]
+        return [ExpertCurve(**{name: values[:last] for name, values in each.items()}) for each in whole]
 
     def _handle(self, expert: int) -> Any:
         if expert not in self._open:
@@ -203,12 +192,27 @@ class TrajectoryStore:
         file's curves."""
         shape, curves = file.get_slice("rows").get_shape(), json.loads((file.metadata() or {}).get("curves", "{}"))
         whole, trained = self.identity.recipe.epochs, len(curves.get("step_squared", ()))
-        epochs = trained if (self.until or 1) <= trained <= whole else whole
+        epochs = whole
+        if (self.until or 1) <= trained <= whole:
+            epochs = trained
         wanted = [epochs + 1, self.identity.parameters]
         if shape != wanted:
             raise InputError(
                 f"{path} holds rows of shape {shape} where {wanted} are due; delete it and run the same command again."
             )
+
+
+def _only_store(root: Path) -> Path:
+    """The one store below a folder. Raises InputError where there is none, or where there are several."""
+    inside = sorted(path.parent for path in root.glob("*/recipe.json"))
+    if len(inside) == 1:
+        return inside[0]
+    held = "no expert store"
+    if inside:
+        held = f"{len(inside)} stores ({', '.join(path.name for path in inside)})"
+    raise InputError(
+        f"{root} holds {held}; name one folder with a recipe.json, or train some with: astdistill experts PRESET"
+    )
 
 
 def describe_store(folder: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> None:

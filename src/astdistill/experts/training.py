@@ -41,11 +41,8 @@ def sharpness_aware(trainee: Trainee, gradient: Callable[[], Logits], recipe: Ex
     """
     logits, theta, slope = gradient(), trainee.theta.detach(), trainee.theta.grad
     assert slope is not None
-    here, clean, tiny = (
-        theta.clone(),
-        slope.clone(),
-        torch.finfo(theta.dtype).tiny,
-    )  # of a gradient of length zero nothing is divided by zero
+    here, clean = theta.clone(), slope.clone()
+    tiny = torch.finfo(theta.dtype).tiny  # so that with a gradient of length zero nothing is divided by zero
     theta.add_(_climb(here, clean, recipe))
     gradient()
     theta.copy_(here)
@@ -97,12 +94,13 @@ def train_experts(
     with computing(engine, threads):
         worker_plan = plan_workers(count, workers, dataset.device, [model])
     recipe = recipe or ExpertRecipe()
-    until = recipe.epochs if stop_after is None else stop_after
+    until = stop_after
+    if until is None:
+        until = recipe.epochs
     if not 1 <= until <= recipe.epochs:
         raise InputError(
-            f"Experts were to stop after epoch {until}, but their recipe has {recipe.epochs}; choose "
-            f"--experts.stop-after from 1 to "
-            f"{recipe.epochs}, or None for all of them."
+            f"Experts were to stop after epoch {until}, but their recipe has {recipe.epochs}; "
+            f"choose --experts.stop-after from 1 to {recipe.epochs}, or None for all of them."
         )
     parameters = FlatModel(build_model(model, dataset.shape, len(dataset.classes))).size
     identity = identity_of(dataset, recipe, model, parameters, seed, dtype)
@@ -152,8 +150,12 @@ def _seconds(dataset: Dataset, store: TrajectoryStore, epochs: int) -> float:
     costs about three."""
     recipe, (_, height, width) = store.identity.recipe, dataset.shape
     steps = epochs * math.ceil(len(dataset.train) / recipe.batch)
-    whole = training_seconds(steps, epochs * len(dataset.train), store.identity.parameters, height * width)
-    return whole * (3 if recipe.penalty > 0 else 1) * (2 if recipe.sam_rho > 0 else 1)
+    seconds = training_seconds(steps, epochs * len(dataset.train), store.identity.parameters, height * width)
+    if recipe.penalty > 0:
+        seconds *= 3
+    if recipe.sam_rho > 0:
+        seconds *= 2
+    return seconds
 
 
 def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: int, progress: Bar) -> None:
@@ -187,8 +189,8 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: i
         if not math.isfinite(step := seen["step"]):
             raise DivergedError(
                 f"Expert {expert} of {store.folder} stopped being finite in epoch {epoch} (learning rate "
-                f"{recipe.rate(epoch):g}); lower the "
-                f"recipe's learning rate or penalty and train again. Finished experts are kept."
+                f"{recipe.rate(epoch):g}); lower the recipe's learning rate or penalty and train again. "
+                f"Finished experts are kept."
             )
         curves.train_accuracy.append(100 * seen["right"] / len(dataset.train))
         curves.test_accuracy.append(accuracy(trainee.logits, dataset.test))

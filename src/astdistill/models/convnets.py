@@ -41,15 +41,16 @@ class ConvNet(nn.Module):
         check_groups(norm, width)
         check_pixels(size, norm if pooling == "none" else "none")
         _check_size(size, depth, pooling)
-        halvings = 0 if pooling == "none" else depth
-        blocks: list[nn.Module] = []
-        for block in range(depth):
-            blocks.append(nn.Conv2d(width if block else channels, width, kernel_size=3, padding=1))
+        inputs, blocks = channels, list[nn.Module]()
+        for _ in range(depth):
+            blocks.append(nn.Conv2d(inputs, width, kernel_size=3, padding=1))
             blocks += [*normed(norm, width), ACTIVATIONS[activation]()]
+            inputs = width
             if pooling != "none":
                 blocks.append(POOLINGS[pooling]())
+                size = size[0] // 2, size[1] // 2
         self.features = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(width * (size[0] >> halvings) * (size[1] >> halvings), classes)
+        self.classifier = nn.Linear(width * size[0] * size[1], classes)
 
     def forward(self, images: Batch) -> Logits:
         """The logits."""
@@ -59,7 +60,9 @@ class ConvNet(nn.Module):
 def deepest(size: tuple[int, int], pooling: str = "avg") -> int:
     """The largest depth for images of this height and width: every pooling halves them, and stops at one pixel. 0 if
     there is none."""
-    return MAX_DEPTH if pooling == "none" else min(MAX_DEPTH, min(size).bit_length() - 1)
+    if pooling == "none":
+        return MAX_DEPTH
+    return min(MAX_DEPTH, min(size).bit_length() - 1)
 
 
 def _check_depth(depth: int) -> None:
@@ -74,14 +77,13 @@ def _check_size(size: tuple[int, int], depth: int, pooling: str) -> None:
     most = deepest(size, pooling)
     if most < 1:
         raise InputError(
-            f"Images of {height}×{width} pixels are too small to pool even once; use pooling='none' (a name with "
-            f"'-nopool')."
+            f"Images of {height}×{width} pixels are too small to pool even once; "
+            f"use pooling='none' (a name with '-nopool')."
         )
     if depth > most:
         raise InputError(
             f"Images of {height}×{width} pixels are too small for depth {depth} with 2×2 pooling; the largest depth "
-            f"for them is {most} "
-            f"('convnet-d{most}'), or use pooling='none'."
+            f"for them is {most} ('convnet-d{most}'), or use pooling='none'."
         )
 
 
@@ -227,11 +229,10 @@ class VGG11(Trunk):
     Zisserman, arXiv 1409.1556).
 
     Published: `width` 64 and a linear layer of 512 inputs in place of three large ones. 'VGG11' in the tables of the
-        trajectory-matching
-    papers has instance norm; here the plain name has none, as in its own paper, and `vgg11-instancenorm` is theirs. At
-    32 px it is the published network. Elsewhere, where the published code crashes or pads one-channel images, a pooling
-    may be left out and the last feature map is averaged to one pixel. PyTorch's default initialisation. Raises
-    InputError for what makes no network.
+    trajectory-matching papers has instance norm; here the plain name has none, as in its own paper, and
+    `vgg11-instancenorm` is theirs. At 32 px it is the published network. Elsewhere, where the published code crashes or
+    pads one-channel images, a pooling may be left out and the last feature map is averaged to one pixel. PyTorch's
+    default initialisation. Raises InputError for what makes no network.
     """
 
     def __init__(

@@ -20,13 +20,11 @@ class FlatModel:
     """f(θ, images) for a module, where θ [P] lists its parameters in the order of `module.parameters()`.
 
     Holds a deep copy in evaluation mode: the module handed in is never changed, and dropout, which would make f random,
-        is off.
-    f computes on θ's device and in θ's dtype, and goes through `torch.func.grad`, `jvp` and `vmap` and through
+    is off. f computes on θ's device and in θ's dtype, and goes through `torch.func.grad`, `jvp` and `vmap` and through
     `create_graph=True`.
 
     Raises InputError for a module without parameters, or with buffers: batch-norm statistics would change from call to
-        call, so that the
-    network is no function of θ.
+    call, so that the network is no function of θ.
     """
 
     size: int
@@ -41,8 +39,8 @@ class FlatModel:
         self._shapes = _shapes(module)
         if not self._shapes:
             raise InputError(
-                f"{type(module).__name__} has no parameters, so there is nothing to train; give a network that has "
-                f"some."
+                f"{type(module).__name__} has no parameters, so there is nothing to train; "
+                f"give a network that has some."
             )
         ends = list(accumulate(shape.numel() for shape in self._shapes.values()))
         self.size = ends[-1]
@@ -71,8 +69,8 @@ class FlatModel:
         linear = [part for part in self._module.modules() if isinstance(part, nn.Linear)]
         if not linear:
             raise InputError(
-                f"{type(self._module).__name__} has no linear layer before which features could be read; use "
-                f"'convnet-d3'."
+                f"{type(self._module).__name__} has no linear layer before which features could be read; "
+                f"use 'convnet-d3'."
             )
         seen: list[Tensor] = []
         hook = linear[-1].register_forward_pre_hook(lambda part, given: seen.append(given[0]))
@@ -86,11 +84,11 @@ class FlatModel:
         """Parameter name → a view of its part of θ, in the parameter's shape."""
         if theta.shape != (self.size,):
             raise InputError(
-                f"This network has {self.size:,} parameters, and θ has shape {tuple(theta.shape)}; was it made for "
-                f"another model?"
+                f"This network has {self.size:,} parameters, and θ has shape {tuple(theta.shape)}; "
+                f"was it made for another model?"
             )
-        # One split, not a slice per layer: the backward of a slice fills a whole θ with zeros, that of a split is one
-        # concatenation.
+        # One split, not a slice per layer: the backward of a slice fills a whole θ with zeros, that of a split is a
+        # single concatenation.
         parts = theta.split([shape.numel() for shape in self._shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
@@ -99,9 +97,10 @@ class FlatModel:
 
         Always a copy: training the module on does not change it. Raises InputError for a module of another shape.
         """
-        source = self._module if module is None else module
-        self._check_same(source)
-        return torch.cat([part.detach().reshape(-1) for part in source.parameters()])
+        if module is None:
+            module = self._module
+        self._check_same(module)
+        return torch.cat([part.detach().reshape(-1) for part in module.parameters()])
 
     def load(self, module: nn.Module, theta: Params) -> None:
         """Nothing; copies θ into the parameters of `module`. Raises InputError for a module of another shape."""
@@ -115,8 +114,7 @@ class FlatModel:
         if _shapes(module) != self._shapes:
             raise InputError(
                 f"{type(module).__name__} has other parameters than the {type(self._module).__name__} this FlatModel "
-                f"was made of; "
-                "build both with the same model name, image shape and number of classes."
+                f"was made of; build both with the same model name, image shape and number of classes."
             )
 
 
@@ -129,10 +127,11 @@ def _refuse_buffers(module: nn.Module) -> None:
     for path, part in module.named_modules():
         names = [name for name, _ in part.named_buffers(recurse=False)]
         if names:
-            where = f"'{path}' ({type(part).__name__})" if path else type(part).__name__
+            where = type(part).__name__
+            if path:
+                where = f"'{path}' ({where})"
             raise InputError(
                 f"{where} keeps buffers ({', '.join(names)}), which are no parameters and may change with every batch, "
-                f"so the network "
-                f"is not a function of its parameters alone, as matching trajectories needs; use norm='instance' (for "
-                f"example '{twin}')."
+                f"so the network is not a function of its parameters alone, as matching trajectories needs; "
+                f"use norm='instance' (for example '{twin}')."
             )

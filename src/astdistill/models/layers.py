@@ -82,7 +82,9 @@ def trunk(
 
 def normed(norm: str, width: int) -> list[nn.Module]:
     """The norm over `width` channels as a list, empty for none."""
-    return [] if norm == "none" else [NORMS[norm](width)]
+    if norm == "none":
+        return []
+    return [NORMS[norm](width)]
 
 
 def check_words(norm: str = "none", activation: str = "relu", pooling: str = "none") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -15,7 +14,7 @@ from torch import nn
 
 from ..runtime import seeds
 from ..runtime.config import import_name
-from ..runtime.errors import InputError, unknown
+from ..runtime.errors import InputError, suggestion, unknown
 from .convnets import MAX_DEPTH, MLP, VGG11, AlexNet, ConvNet, LeNet, deepest
 from .layers import ACTIVATIONS, NORMS, POOLINGS
 from .resnet import ResNet18
@@ -31,8 +30,7 @@ def timm_factory(name: str) -> Callable[..., nn.Module]:
     """
     timm = _timm(name)
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
-        hint = f" Did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
+        hint = suggestion(name, timm.list_models(), most=3, cutoff=0.4)
         raise InputError(f"timm has no model '{name}'.{hint} timm.list_models() lists them all.")
 
     def factory(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
@@ -41,9 +39,8 @@ def timm_factory(name: str) -> Callable[..., nn.Module]:
             _try(network, channels, size)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
-                f"timm's '{name}' does not take images of {channels}×{size[0]}×{size[1]} ({error}); choose another "
-                f"network, "
-                "for example 'timm:resnet18'."
+                f"timm's '{name}' does not take images of {channels}×{size[0]}×{size[1]} ({error}); "
+                f"choose another network, for example 'timm:resnet18'."
             ) from error
         return _differentiable(network)
 
@@ -93,9 +90,9 @@ FAMILIES: dict[str, type[nn.Module]] = {
 }
 """The arguments of a network that have defaults are the options that its name may set."""
 _WORDS: dict[str, tuple[str, str]] = {
-    **{f"{'no' if norm == 'none' else norm}norm": ("norm", norm) for norm in NORMS},
+    **{f"{norm.replace('none', 'no')}norm": ("norm", norm) for norm in NORMS},
     **{activation: ("activation", activation) for activation in ACTIVATIONS},
-    **{f"{'no' if pooling == 'none' else pooling}pool": ("pooling", pooling) for pooling in POOLINGS},
+    **{f"{pooling.replace('none', 'no')}pool": ("pooling", pooling) for pooling in POOLINGS},
     "ap": ("shrinking", "avg"),
 }
 _SPELLED = {option: word for word, option in _WORDS.items()}
@@ -113,10 +110,10 @@ class Name:
 
     def options(self, size: tuple[int, int]) -> dict[str, Any]:
         """All options, with their defaults for images of this height and width."""
-        found = _defaults(self.family) | self.said
+        options = _defaults(self.family) | self.said
         if self.family == "convnet" and "depth" not in self.said:
-            found["depth"] = _usual_depth(size, found["pooling"])
-        return found
+            options["depth"] = _usual_depth(size, options["pooling"])
+        return options
 
     def having(self, option: str, value: Any, size: tuple[int, int]) -> str:
         """The name of the network that differs in one option alone; the same name where it has that value already.
@@ -175,8 +172,9 @@ def instance_twin(name: str) -> str:
 
 
 def _meaning(name: str, word: str, defaults: dict[str, Any]) -> tuple[str, Any]:
-    number = re.fullmatch(r"([dw])([0-9]+)", word)
-    option, value = (_NUMBERS[number[1]], int(number[2])) if number else _WORDS.get(word, ("", ""))
+    option, value = _WORDS.get(word, ("", ""))
+    if number := re.fullmatch(r"([dw])([0-9]+)", word):
+        option, value = _NUMBERS[number[1]], int(number[2])
     if option not in defaults:
         numbers = [f"{letter}{defaults[option]}" for letter, option in _NUMBERS.items() if option in defaults]
         raise unknown(
@@ -189,7 +187,9 @@ def _meaning(name: str, word: str, defaults: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _word(option: str, value: Any) -> str:
-    return f"{option[0]}{value}" if option in _NUMBERS.values() else _SPELLED[option, value]
+    if option in _NUMBERS.values():
+        return f"{option[0]}{value}"
+    return _SPELLED[option, value]
 
 
 def _defaults(family: str) -> dict[str, Any]:
@@ -215,15 +215,16 @@ def build_model(model: str | Factory, shape: tuple[int, int, int], classes: int,
     and `-ap` for a ResNet with average pooling in the place of strides. Or `timm:<name>`, untrained; or the import path
     `package.module:factory` of your own function, or that function; see `Factory`. A ConvNet's depth, where it is not
     said, suits the image size: 3 to 32 px, 4 to 64 px, 5 to 128 px, and no more than tiny images allow. Leaves torch's
-        global generator as it was.
-    Raises InputError for a name that makes no network, with the nearest that does.
+    global generator as it was. Raises InputError for a name that makes no network, with the nearest that does.
     """
-    factory = _named(model) if isinstance(model, str) else model
+    if isinstance(model, str):
+        factory, name = _named(model), model
+    else:
+        factory, name = model, getattr(model, "__qualname__", type(model).__qualname__)
     if isinstance(factory, nn.Module) or not callable(factory):
         raise InputError(
             f"{model!r} is no factory; give a function of channels, classes and size=(H, W) that returns a new network."
         )
-    name = model if isinstance(model, str) else getattr(model, "__qualname__", type(model).__qualname__)
     channels, height, width = shape
     with seeds.seeded(seed, "model", name):
         built = factory(channels=channels, classes=classes, size=(height, width))

@@ -21,8 +21,12 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, norm: str, activation: str, halve: str) -> None:
         super().__init__()
-        stride, bias = 2 if halve == "stride" else 1, norm == "none"
-        pool = nn.AvgPool2d(2) if halve == "avg" else nn.Identity()
+        stride, pool, bias = 1, nn.Identity(), norm == "none"
+        match halve:
+            case "stride":
+                stride = 2
+            case "avg":
+                pool = nn.AvgPool2d(2)
         self.body = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias),
             *normed(norm, outputs),
@@ -31,9 +35,10 @@ class Block(nn.Module):
             nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias),
             *normed(norm, outputs),
         )
-        changed = inputs != outputs or halve
-        conv = nn.Conv2d(inputs, outputs, 1, stride, bias=bias)
-        self.shortcut = nn.Sequential(conv, pool, *normed(norm, outputs)) if changed else nn.Identity()
+        conv = nn.Conv2d(inputs, outputs, 1, stride, bias=bias)  # drawn in every block
+        self.shortcut = nn.Identity()
+        if inputs != outputs or halve:
+            self.shortcut = nn.Sequential(conv, pool, *normed(norm, outputs))
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, images: Batch) -> Batch:
@@ -46,12 +51,10 @@ class ResNet18(nn.Module):
     linear layer.
 
     Published for CIFAR: `width` 64, instance norm ('ResNet18' of the trajectory-matching papers) or batch norm
-        ('ResNet18BN'). With
-    `shrinking="avg"`, their 'AP', a 2×2 average pooling halves the image where the original takes strides of 2.
-    Different from published: the mean over all pixels stands in place of a 4×4 window or a flattened grid, which crash
-        at 64 px; convolutions have a bias where there
-    is no norm; an image is not halved below 2 pixels. PyTorch's default initialisation. Raises InputError for what
-    makes no network.
+    ('ResNet18BN'). With `shrinking="avg"`, their 'AP', a 2×2 average pooling halves the image where the original takes
+    strides of 2. Different from published: the mean over all pixels stands in place of a 4×4 window or a flattened
+    grid, which crash at 64 px; convolutions have a bias where there is no norm; an image is not halved below 2 pixels.
+    PyTorch's default initialisation. Raises InputError for what makes no network.
     """
 
     def __init__(
@@ -79,9 +82,10 @@ class ResNet18(nn.Module):
         blocks: list[nn.Module] = []
         inputs, shortest = width, min(size)
         for outputs, first in ((width, True), (2 * width, False), (4 * width, False), (8 * width, False)):
-            smaller = (shortest + 1) // 2 if shrinking == "stride" else shortest // 2
-            halve = "" if first or smaller < 2 else shrinking
-            shortest = smaller if halve else shortest
+            smaller = {"stride": (shortest + 1) // 2, "avg": shortest // 2}[shrinking]
+            halve = ""
+            if not first and smaller >= 2:
+                halve, shortest = shrinking, smaller
             blocks += [Block(inputs, outputs, norm, activation, halve), Block(outputs, outputs, norm, activation, "")]
             inputs = outputs
         self.stages = nn.Sequential(*blocks)

@@ -69,8 +69,8 @@ class ViT(nn.Module):
         check_pixels(size)
         if width > HEAD and width % HEAD:
             raise InputError(
-                f"A ViT has heads of {HEAD} channels, and width {width} is not a multiple; try "
-                f"{width + HEAD - width % HEAD}."
+                f"A ViT has heads of {HEAD} channels, and width {width} is not a multiple; "
+                f"try {width + HEAD - width % HEAD}."
             )
         patch = -(-max(size) // SIDE)
         self.padding = (0, -size[1] % patch, 0, -size[0] % patch)

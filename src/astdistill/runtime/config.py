@@ -72,7 +72,9 @@ class Record(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _by_todays_fields(cls, data: Any) -> Any:
-        return _with_keys(data, renamed_fields(cls)) if isinstance(data, Mapping) else data
+        if not isinstance(data, Mapping):
+            return data
+        return _with_keys(data, renamed_fields(cls))
 
     def replace(self, **changes: Any) -> Self:
         """The same record with some fields changed, validated again."""
@@ -127,10 +129,12 @@ class Component(Record):
             return handler(data)
         fields = dict(data)
         name = str(fields.pop("part"))
-        found = find_component(name)
-        if not (isinstance(found, type) and issubclass(found, cls)):
+        kind = find_component(name)
+        if not (isinstance(kind, type) and issubclass(kind, cls)):
             raise InputError(f"'{name}' is not a {cls.__name__}; name a subclass as 'package.module:Class'.")
-        return handler(fields) if found is cls else found.model_validate(fields)
+        if kind is cls:
+            return handler(fields)
+        return kind.model_validate(fields)
 
 
 _PACKAGE = __name__.partition(".")[0]
@@ -146,7 +150,9 @@ def built_in_components(kind: type[Component]) -> dict[str, type[Component]]:
 def name_of(kind: type[Component]) -> str:
     """What files call a part: its name where it is built in, otherwise `package.module:Class`."""
     name = kind.__qualname__
-    return name if _BUILT_IN.get(name) is kind else f"{kind.__module__}:{name}"
+    if _BUILT_IN.get(name) is kind:
+        return name
+    return f"{kind.__module__}:{name}"
 
 
 def find_component(name: str) -> Any:
@@ -155,10 +161,12 @@ def find_component(name: str) -> Any:
 
     Raises InputError where there is none of that name.
     """
-    found = _BUILT_IN.get(_TODAY.get(name, name))
-    if found is None and name.isidentifier():
+    component = _BUILT_IN.get(todays_name(name))
+    if component is not None:
+        return component
+    if name.isidentifier():
         raise unknown("part", name, _BUILT_IN, where="in this package; name one of your own as 'package.module:Class'")
-    return import_name(name) if found is None else found
+    return import_name(name)
 
 
 def todays_name(name: str) -> str:
@@ -169,12 +177,12 @@ def todays_name(name: str) -> str:
 def as_first_written(value: Any) -> Any:
     """A JSON-ready value with every part by the name in its first files: the form whose digest outlives all
     renaming."""
-    return _respelled(value, lambda name: _FIRST_WRITTEN.get(_TODAY.get(name, name), name))
+    return _respelled(value, lambda name: _FIRST_WRITTEN.get(todays_name(name), name))
 
 
 def by_todays_names(value: Any) -> Any:
     """A JSON-ready value, perhaps of an earlier version, with every part by the name that it has now."""
-    return _respelled(value, lambda name: _TODAY.get(name, name))
+    return _respelled(value, todays_name)
 
 
 def _respelled(value: Any, spelling: Callable[[str], str]) -> Any:
@@ -183,7 +191,9 @@ def _respelled(value: Any, spelling: Callable[[str], str]) -> Any:
     if not isinstance(value, dict):
         return value
     inner = {name: _respelled(each, spelling) for name, each in value.items()}
-    return inner | {"part": spelling(inner["part"])} if isinstance(inner.get("part"), str) else inner
+    if isinstance(inner.get("part"), str):
+        inner["part"] = spelling(inner["part"])
+    return inner
 
 
 def renamed_fields(kind: type[Record]) -> dict[str, str]:
@@ -219,12 +229,12 @@ def moved(tree: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
 
     Nothing given is changed. Raises InputError where both places have a value.
     """
-    found = dict(tree)
+    changed = dict(tree)
     for old, new in table.items():
-        value = _taken(found, old.split("."))
-        if value is not _ABSENT and not _put(found, new.split("."), value):
+        value = _taken(changed, old.split("."))
+        if value is not _ABSENT and not _put(changed, new.split("."), value):
             raise InputError(f"'{old}' is now called '{new}', and both are given; leave out '{old}'.")
-    return found
+    return changed
 
 
 _ABSENT = object()
@@ -245,8 +255,9 @@ def _put(tree: dict[str, Any], path: list[str], value: Any) -> bool:
     given = True
     for name in path[:-1]:
         inner = tree.get(name, {})
-        given = given and not isinstance(inner, Record)
-        tree[name] = tree = inner.to_json() if isinstance(inner, Record) else dict(inner or {})
+        if isinstance(inner, Record):
+            given, inner = False, inner.to_json()
+        tree[name] = tree = dict(inner or {})
     if given and path[-1] in tree:
         return False
     tree[path[-1]] = value
@@ -257,14 +268,14 @@ def import_name(path: str) -> Any:
     """The object at `package.module:name`. Raises InputError when it is not there."""
     module, _, name = path.partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        named: Any = importlib.import_module(module)
         for piece in name.split("."):
-            found = getattr(found, piece)
+            named = getattr(named, piece)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"Cannot import '{path}' ({error}); write 'package.module:name' of something importable."
         ) from error
-    return found
+    return named
 
 
 def digest(value: Any) -> str:

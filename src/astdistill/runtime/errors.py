@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,10 +40,19 @@ def unknown(kind: str, name: str, choices: Iterable[str], listed_by: str = "", w
     `where` says what the name was looked for in, from the preposition on.
     """
     names = sorted(choices)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    known = f"All are listed by: {listed_by}" if listed_by else f"Known: {', '.join(names) or 'none'}"
-    return InputError(f"There is no {kind} '{name}'{where and f' {where}'}.{hint} {known}.")
+    known = f"Known: {', '.join(names) or 'none'}"
+    if listed_by:
+        known = f"All are listed by: {listed_by}"
+    return InputError(f"There is no {kind} '{name}'{where and f' {where}'}.{suggestion(name, names)} {known}.")
+
+
+def suggestion(name: str, names: Sequence[str], most: int = 1, cutoff: float = 0.5) -> str:
+    """A sentence that names the nearest of `names`, behind a space, or '' where none is near. `most` says how many it
+    may name, `cutoff` how alike they must be (`difflib`)."""
+    near = difflib.get_close_matches(name, names, n=most, cutoff=cutoff)
+    if not near:
+        return ""
+    return " Did you mean " + " or ".join(f"'{each}'" for each in near) + "?"
 
 
 def refused(error: ValidationError | InputError, prefix: str = "", prog: str = "") -> InputError:
@@ -56,11 +65,10 @@ def refused(error: ValidationError | InputError, prefix: str = "", prog: str = "
     if isinstance(told.get("error"), InputError):
         return told["error"]
     names = [piece for piece in first["loc"] if isinstance(piece, str)]
-    name = ".".join([prefix, *names] if prefix else names)
-    name = f"--{name.replace('_', '-')}" if prog else name
-    allowed = (
-        ALLOWED[first["type"]].format(**told)
-        if first["type"] in ALLOWED
-        else first["msg"][:1].lower() + first["msg"][1:]
-    )
+    name = ".".join(filter(None, [prefix, *names]))
+    if prog:
+        name = f"--{name.replace('_', '-')}"
+    allowed = first["msg"][:1].lower() + first["msg"][1:]
+    if first["type"] in ALLOWED:
+        allowed = ALLOWED[first["type"]].format(**told)
     return InputError(f"{name} cannot be {first['input']!r}; {allowed}.{prog and f' See: {prog} --help'}")

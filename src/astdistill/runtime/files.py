@@ -89,10 +89,13 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
     if fcntl is None:
         yield True
         return
+    flags = fcntl.LOCK_EX
+    if not wait:
+        flags |= fcntl.LOCK_NB
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, flags)
         except BlockingIOError:
             yield False
             return
@@ -107,22 +110,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Nothing; writes `value` as indented JSON, whole or not at all, with lists of numbers on one line each."""
     text = json.dumps(value, indent=2)
-    write_text(path, NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
+    write_text(path, NUMBERS.sub(lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises InputError naming the file when it is absent, broken, or holds anything
     else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise InputError(
             f"{path} cannot be read as JSON ({error}); restore it or move it away and run again."
         ) from error
-    if isinstance(found, dict):
-        return found
+    if isinstance(value, dict):
+        return value
     raise InputError(
         f"{path} was not written by astdistill (it holds no JSON object); restore it or move it away and run again."
     )
@@ -141,8 +144,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-            # A copy lies where torch would put it: the last bits of a matrix product can depend on the alignment of its
-            # factors.
+            # A copy lies where torch would put it: the last bits of a matrix product can depend on the alignment of
+            # its factors.
             return {name: file.get_tensor(name).clone() for name in file.keys()}, header  # noqa: SIM118  (it is no dictionary)
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
@@ -152,20 +155,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path} is not a whole safetensors file ({error}); name another, or move it away and run what wrote it "
-            f"again."
+            f"{path} is not a whole safetensors file ({error}); "
+            f"name another, or move it away and run what wrote it again."
         ) from error
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line; numbers that are not finite become the strings 'nan' and 'inf', since JSON has none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    value = {
-        name: str(number) if isinstance(number, float) and not math.isfinite(number) else number
-        for name, number in value.items()
-    }
+    line = dict(value)
+    for name, number in value.items():
+        if isinstance(number, float) and not math.isfinite(number):
+            line[name] = str(number)
     with naming(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value) + "\n")
+        file.write(json.dumps(line) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -191,8 +194,8 @@ def cache_folder() -> Path:
     own = os.environ.get("ASTDISTILL_CACHE")
     if own:
         return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "astdistill"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "astdistill"
 
 
 def check_folder(path: Path, flag: str, file: bool = False) -> None:
@@ -200,10 +203,11 @@ def check_folder(path: Path, flag: str, file: bool = False) -> None:
 
     With `file`, `path` is to become a file, and only has to lie in a folder.
     """
-    for place in path.parents if file else (path, *path.parents):
+    if not file and path.exists() and not path.is_dir():
+        raise InputError(f"{flag} {path} is a file; name a folder.")
+    for place in path.parents:
         if place.exists() and not place.is_dir():
-            below = "" if place == path else f"would lie in {place}, which "
-            raise InputError(f"{flag} {path} {below}is a file; name a folder.")
+            raise InputError(f"{flag} {path} would lie in {place}, which is a file; name a folder.")
 
 
 @contextmanager

@@ -64,8 +64,9 @@ def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: I
     if alone and asked is not None and asked > 1:
         raise InputError(f"{asked} workers were asked for, but {alone}; leave --workers out.")
     threads = torch.get_num_threads()
-    wanted = 1 if alone else asked or _quickest(jobs, min(cores(), threads))
-    workers = max(1, min(wanted, jobs))
+    workers = 1
+    if not alone:
+        workers = max(1, min(asked or _quickest(jobs, min(cores(), threads)), jobs))
     return WorkerPlan(workers, max(1, threads // workers), asked is not None)
 
 
@@ -80,7 +81,9 @@ def _quickest(jobs: int, cores: int) -> int:
 
 def cores() -> int:
     """How many cores this process may use, by its affinity and its container's quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len(os.sched_getaffinity(0))
     with suppress(OSError, ValueError):  # no such file, and 'max' where there is no quota
         quota, period = map(int, QUOTA.read_text(encoding="ascii").split())
         allowed = min(allowed, max(1, quota // period))
@@ -92,9 +95,8 @@ def training_seconds(steps: int, images: int, parameters: int, positions: int) -
     all.
 
     1 ms a step, and 0.0025 ns for each parameter at each position of each image: the native gradient of ConvNets of
-        25,000 to 468,000
-    parameters took 0.0015 to 0.004 ns on one core with AVX-512, on images of 1,024 and 4,096 positions; anything else
-    takes longer.
+    25,000 to 468,000 parameters took 0.0015 to 0.004 ns on one core with AVX-512, on images of 1,024 and 4,096
+    positions; anything else takes longer.
     """
     return 1e-3 * steps + 2.5e-12 * images * parameters * positions
 
@@ -105,12 +107,10 @@ def _alone(device: torch.device, networks: Iterable[str]) -> str:
         return f"one process feeds {device}"
     if os.name == "nt":
         return "Windows does not hand open files to other processes"
-    local = [name for name in networks if name.startswith("__main__:")]
-    return (
-        f"the network '{local[0]}' is defined in the script itself, which other processes do not import"
-        if local
-        else ""
-    )
+    for name in networks:
+        if name.startswith("__main__:"):
+            return f"the network '{name}' is defined in the script itself, which other processes do not import"
+    return ""
 
 
 Shared = TypeVar("Shared")
@@ -169,7 +169,7 @@ def limited(threads: int | None) -> Iterator[None]:
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads were asked for; choose 1 or more, or None for torch's own number.")
     before = torch.get_num_threads()
-    torch.set_num_threads(before if threads is None else threads)
+    torch.set_num_threads(threads or before)
     try:
         yield
     finally:
@@ -218,16 +218,19 @@ class _Processes:
             hand(worker)
         while busy:
             worker, kind, value = self._inbox.get()
-            if kind == "step":
-                self._progress.step(*value)
-            elif kind == "skip":
-                self._progress.skip(*value)
-            elif kind == "done":
-                job = busy.pop(worker)
-                hand(worker)
-                yield job, value
-            else:
-                raise value if kind == "error" else self._lost(worker)
+            match kind:
+                case "step":
+                    self._progress.step(*value)
+                case "skip":
+                    self._progress.skip(*value)
+                case "done":
+                    job = busy.pop(worker)
+                    hand(worker)
+                    yield job, value
+                case "error":
+                    raise value
+                case _:
+                    raise self._lost(worker)
 
     def stop(self) -> None:
         for process in self._started:
@@ -263,9 +266,10 @@ class _Processes:
 
     def _lost(self, worker: int) -> InputError:
         code, count = self._started[worker].wait(), len(self._started)
-        how = f"ended with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
+        how = f"ended with code {code}"
+        if code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
         return InputError(
             f"One of {count} workers {how}, as happens when memory runs out. What is finished is kept; run the same "
-            f"again with fewer of "
-            f"them: --workers {max(1, count // 2)}."
+            f"again with fewer of them: --workers {max(1, count // 2)}."
         )

@@ -17,6 +17,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -89,11 +90,15 @@ class Bar:
         self.title, self.total, self.done, self.start, self.unit, self.per = title, total, done, done, unit, per
         self._progress, self._file = progress, Output.file
         fields = {"note": "", "unit": unit, "per": per}
-        self._task = progress.add_task(escape(title), total=total, completed=done, **fields) if progress else None
+        self._task: TaskID | None = None
+        if progress is not None:
+            self._task = progress.add_task(escape(title), total=total, completed=done, **fields)
         self._began, self._note, self._outer = time.monotonic(), "", Output.innermost
         # Plain lines come in one pace, whoever prints them: a short part says nothing, and the whole takes over where
         # it left off.
-        self._printed = self._outer._printed if self._outer else self._began
+        self._printed = self._began
+        if self._outer is not None:
+            self._printed = self._outer._printed
         self._write("")
 
     @contextmanager
@@ -122,7 +127,9 @@ class Bar:
     def skip(self, units: int) -> None:
         """Count `units` that an earlier run has done: they say nothing of the pace."""
         self.done, self.start = self.done + units, self.start + units
-        for task in self._progress.tasks if self._progress else ():
+        if self._progress is None:
+            return
+        for task in self._progress.tasks:
             if task.id == self._task:
                 task.completed = self.done
 
@@ -140,8 +147,11 @@ class Bar:
     def status(self, note: str = "") -> Status:
         """Where the phase is."""
         fresh, seconds = self.done - self.start, time.monotonic() - self._began
-        pace = fresh / seconds if seconds > 0 else 0.0
-        left = (self.total - self.done) / pace if pace and self.total is not None else None
+        pace, left = 0.0, None
+        if seconds > 0:
+            pace = fresh / seconds
+        if pace and self.total is not None:
+            left = (self.total - self.done) / pace
         return Status(self.title, self.done, self.total, pace * self.per, self.unit, left, described(), note)
 
     def _write(self, note: str) -> None:
@@ -156,7 +166,9 @@ class PaceColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{amount(speed * task.fields['per'])} {task.fields['unit']}/s" if speed else "")
+        if not speed:
+            return Text("")
+        return Text(f"{amount(speed * task.fields['per'])} {task.fields['unit']}/s")
 
 
 class MemoryColumn(ProgressColumn):

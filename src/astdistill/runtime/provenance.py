@@ -34,13 +34,15 @@ def versions() -> dict[str, str]:
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
     """What the numbers were measured on: processor, cores used, memory, accelerator."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    memory = 0
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gib": round(pages / 2**30, 1),
+        "memory_gib": round(memory / 2**30, 1),
         "accelerator": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
     }
 
@@ -53,11 +55,17 @@ def _installed(name: str) -> bool:
     return True
 
 
+def cpuinfo(*names: str) -> str:
+    """The first line of /proc/cpuinfo that begins with one of the names; '' where there is none, or no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith(names)), "")
+
+
 def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    return cpuinfo("model name").partition(":")[2].strip() or platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:
@@ -85,8 +93,8 @@ def without_places(value: Any) -> Any:
         return {name: without_places(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [without_places(inner) for inner in value]
-    if isinstance(value, str) and (found := PLACE.fullmatch(value)):
-        return (found["flag"] or "") + own_name(found["path"])
+    if isinstance(value, str) and (place := PLACE.fullmatch(value)):
+        return (place["flag"] or "") + own_name(place["path"])
     return value
 
 
@@ -98,4 +106,6 @@ def own_name(path: str) -> str:
 def as_shown(folder: Path) -> str:
     """A folder as a page may name it: its way from the present folder, or its own name where it lies elsewhere."""
     here, there = Path.cwd(), folder.resolve()
-    return there.relative_to(here).as_posix() if there.is_relative_to(here) else there.name
+    if there.is_relative_to(here):
+        return there.relative_to(here).as_posix()
+    return there.name

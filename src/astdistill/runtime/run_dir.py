@@ -44,7 +44,9 @@ class Artefact:
     @overload
     def __get__(self, run: RunDir, owner: type[RunDir]) -> Path: ...
     def __get__(self, run: RunDir | None, owner: type[RunDir]) -> str | Path:
-        return self.name if run is None else run.folder / self.name
+        if run is None:
+            return self.name
+        return run.folder / self.name
 
 
 class RunDir:
@@ -107,7 +109,9 @@ class RunDir:
     @classmethod
     def around(cls, path: Path) -> Self:
         """The run folder `path`, or the one that the file `path` lies in."""
-        return cls(path if path.is_dir() else path.parent)
+        if path.is_dir():
+            return cls(path)
+        return cls(path.parent)
 
     def frame(self, iteration: int) -> Path:
         """The images after `iteration` outer steps."""
@@ -123,9 +127,9 @@ class RunDir:
 
     def evaluated(self, name: str) -> list[Path]:
         """The files of that name which evaluations of the set have left: the run's own first, then the latest."""
-        own = self.folder / name
+        own = filter(Path.exists, [self.folder / name])
         later = sorted(self.folder.glob(f"*/{name}"), key=lambda path: path.stat().st_mtime, reverse=True)
-        return [*([own] if own.exists() else []), *later]
+        return [*own, *later]
 
     def home(self) -> Self | None:
         """The run whose set an evaluation in this folder is of: this one, or the one around it; None where neither
@@ -184,8 +188,8 @@ class RunDir:
         done, wanted = load_tensors(self.state)[1]["counters"]["iteration"], settings["distill"]["iterations"]
         if done > wanted:
             raise InputError(
-                f"{self.folder} has {done} iterations already, {wanted} were asked for; ask for more, or name another "
-                f"--out."
+                f"{self.folder} has {done} iterations already, {wanted} were asked for; "
+                f"ask for more, or name another --out."
             )
 
     def _check_data(self, fingerprint: str) -> None:
@@ -194,13 +198,15 @@ class RunDir:
         before = read_json(self.provenance).get("data", fingerprint)
         if before != fingerprint:
             raise InputError(
-                f"{self.folder} was run on other data (fingerprint {before}, now {fingerprint}); name a new folder "
-                f"with --out."
+                f"{self.folder} was run on other data (fingerprint {before}, now {fingerprint}); "
+                f"name a new folder with --out."
             )
 
     def _add_provenance(self, now: dict[str, Any]) -> None:
         """Keep where the run began, and each different place where it was resumed."""
-        first = read_json(self.provenance) if self.provenance.exists() else now | {"resumed": []}
+        first = now | {"resumed": []}
+        if self.provenance.exists():
+            first = read_json(self.provenance)
         known = [{name: place.get(name) for name in now} for place in (first, *first["resumed"])]
         if now not in known:
             first["resumed"].append(now)

@@ -24,17 +24,26 @@ def duration(seconds: float) -> str:
         return "-"
     for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (48 * 3600, 3600, "h")):
         if seconds < limit:
-            return f"{seconds / unit:.0f} {name}" if seconds / unit >= 10 else f"{seconds / unit:.1f} {name}"
-    return f"{seconds / 86400:.0f} days" if seconds >= 10 * 86400 else f"{seconds / 86400:.1f} days"
+            return f"{_rounded(seconds / unit)} {name}"
+    return f"{_rounded(seconds / 86400)} days"
 
 
 def size(count: float) -> str:
     """Bytes as people read them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if count >= 10 or unit == "B" else f"{count:.1f} {unit}"
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
         count /= 1000
-    return f"{count:.1f} TB"
+        if count < 1000:
+            return f"{_rounded(count)} {unit}"
+    return f"{count / 1000:.1f} TB"
+
+
+def _rounded(number: float) -> str:
+    """With one decimal below 10, and none from there on."""
+    if number < 10:
+        return f"{number:.1f}"
+    return f"{number:.0f}"
 
 
 try:
@@ -44,7 +53,7 @@ except ImportError:
 
 
 PROC = Path("/proc/self")
-KILOBYTES = 1 if sys.platform == "darwin" else 1024
+KILOBYTES = {"darwin": 1}.get(sys.platform, 1024)
 """ru_maxrss counts bytes on macOS and kibibytes elsewhere."""
 
 
@@ -54,7 +63,9 @@ def resident() -> int:
     try:
         own = _pages(PROC)[1]
     except (OSError, ValueError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTES if resource else 0
+        if resource is None:
+            return 0
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTES
     for worker in _workers():
         with suppress(OSError, ValueError, IndexError):  # it may have ended meanwhile
             _, whole, shared, *_ = _pages(PROC.parent / worker)
@@ -72,8 +83,10 @@ def accelerator_peak() -> int:
 
 def described() -> str:
     """Both for a reader: '312 MB', or '1.4 GB, GPU peak 12.3 GB'."""
-    peak = accelerator_peak()
-    return size(resident()) + (f", GPU peak {size(peak)}" if peak else "")
+    parts = [size(resident())]
+    if peak := accelerator_peak():
+        parts.append(f"GPU peak {size(peak)}")
+    return ", ".join(parts)
 
 
 def _pages(process: Path) -> list[int]:
@@ -81,7 +94,9 @@ def _pages(process: Path) -> list[int]:
 
 
 def _page_size() -> int:
-    return resource.getpagesize() if resource else 4096
+    if resource is None:
+        return 4096
+    return resource.getpagesize()
 
 
 def _workers() -> list[str]:
@@ -113,17 +128,24 @@ class Status:
 
     def line(self) -> str:
         """All of it in one line of plain text."""
-        parts = [f"{self.title}: {self.done:,}/{self.total:,}" if self.total is not None else self.title]
+        parts = [self.title]
+        if self.total is not None:
+            parts = [f"{self.title}: {self.done:,}/{self.total:,}"]
         if self.pace:
             parts.append(f"{amount(self.pace)} {self.unit}/s")
         if self.seconds_left is not None:
             parts.append(f"about {duration(self.seconds_left)} left")
-        return ", ".join([*parts, self.memory, *([self.note] if self.note else [])])
+        parts.append(self.memory)
+        if self.note:
+            parts.append(self.note)
+        return ", ".join(parts)
 
 
 def amount(number: float) -> str:
     """A pace for a reader: three figures, thousands apart."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+    if number >= 100:
+        return f"{number:,.0f}"
+    return f"{number:.3g}"
 
 
 class StatusFile:
@@ -164,8 +186,8 @@ def read_status(path: Path) -> tuple[Status, dict[str, Any]] | None:
     """What `StatusFile` wrote, and of which process (pid, host, command, began, time); None where there is no such
     file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Status(**{name: found.pop(name) for name in Status.__dataclass_fields__}), found
+        written = json.loads(path.read_text(encoding="utf-8"))
+        return Status(**{name: written.pop(name) for name in Status.__dataclass_fields__}), written
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -204,21 +226,20 @@ def stage(name: str, out: Path) -> Iterator[None]:
 def peaks() -> dict[str, float]:
     """Most memory in MiB held so far by this process, by the largest of its finished workers, and on the
     accelerator."""
-    found: dict[str, float] = {}
+    held: dict[str, float] = {}
     if resource is not None:
-        unit = 2**20 if sys.platform == "darwin" else 2**10
         for name, whose in (("peak_mib", resource.RUSAGE_SELF), ("worker_peak_mib", resource.RUSAGE_CHILDREN)):
-            found[name] = resource.getrusage(whose).ru_maxrss / unit
-    if accelerator_peak():
-        found["accelerator_peak_mib"] = accelerator_peak() / 2**20
-    return found
+            held[name] = resource.getrusage(whose).ru_maxrss * KILOBYTES / 2**20
+    if peak := accelerator_peak():
+        held["accelerator_peak_mib"] = peak / 2**20
+    return held
 
 
 class StepClock:
     """Logs the seconds of every outer step to `out`/clock.jsonl; nowhere where `out` is None."""
 
     def __init__(self, out: Path | None) -> None:
-        self._path = RunDir(out).clock if out else None
+        self._path = out and RunDir(out).clock
         if self._path and self._path.exists():
             rewrite_lines(self._path, read_lines(self._path))  # a line that a kill cut short would swallow the next one
         self._began = time.monotonic()

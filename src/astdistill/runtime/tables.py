@@ -45,6 +45,13 @@ class Column:
     words: bool = False
     bold: bool = False
 
+    @property
+    def justify(self) -> Literal["left", "right"]:
+        """The side that its cells are set to."""
+        if self.words:
+            return "left"
+        return "right"
+
 
 @dataclass(frozen=True)
 class Tabulation:
@@ -65,14 +72,12 @@ class Tabulation:
 
 def terminal(table: Tabulation) -> Table:
     """The table for a rich console; brackets in its words are no markup."""
-    shown = Table(
-        title=Text(table.title, "bold") if table.title else None, title_justify="left", caption_justify="left"
-    )
+    shown = Table(title_justify="left", caption_justify="left")
+    if table.title:
+        shown.title = Text(table.title, "bold")
     shown.caption = Text("\n".join(table.below), "dim italic")
     for column in table.columns:
-        shown.add_column(
-            Text(column.name), justify="left" if column.words else "right", style="bold" if column.bold else None
-        )
+        shown.add_column(Text(column.name), justify=column.justify, style="bold" if column.bold else None)
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown
@@ -80,20 +85,20 @@ def terminal(table: Tabulation) -> Table:
 
 def together(tables: Sequence[Tabulation]) -> Group:
     """Several tables for a rich console, an empty line between them."""
-    return Group(
-        *(part for number, table in enumerate(tables) for part in ([Text()] if number else []) + [terminal(table)])
-    )
+    parts = [part for table in tables for part in (Text(), terminal(table))]
+    return Group(*parts[1:])
 
 
 def markdown(table: Tabulation) -> str:
     """The table in Markdown, title above, caption and notes below."""
     head = [_cell(column.name) for column in table.columns]
-    rule = ["---" if column.words else "---:" for column in table.columns]
+    rule = [{"left": "---", "right": "---:"}[column.justify] for column in table.columns]
     body = [[_cell(cell) for cell in row] for row in table.rows]
     lines = "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *body))
-    return (
-        "\n\n".join([*([f"**{_cell(table.title)}**"] if table.title else []), lines, *map(_cell, table.below)]) + "\n"
-    )
+    paragraphs = [lines, *map(_cell, table.below)]
+    if table.title:
+        paragraphs.insert(0, f"**{_cell(table.title)}**")
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def latex(table: Tabulation) -> str:
@@ -108,7 +113,7 @@ def latex(table: Tabulation) -> str:
         r"\begin{table}",
         r"\centering",
         f"\\caption{{{escaped(caption)}}}",
-        f"\\begin{{tabular}}{{{''.join('l' if column.words else 'r' for column in table.columns)}}}",
+        f"\\begin{{tabular}}{{{''.join(column.justify[0] for column in table.columns)}}}",
         r"\toprule",
         head + r" \\",
         r"\midrule",

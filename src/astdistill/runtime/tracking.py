@@ -19,10 +19,10 @@ from .run_dir import RunDir
 
 
 class Sink(Protocol):
-    """Keeps what it is given. Each group of names counts steps of its own, which never go back except where a killed
-    run is resumed:
+    """Keeps what it is given.
 
-    what a group has from the first step on that it is given in this process is then replaced, or was the same.
+    Each group of names counts steps of its own, which never go back except where a killed run is resumed: what a group
+    has from the first step on that it is given in this process is then replaced, or was the same.
     """
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
@@ -125,7 +125,7 @@ def open_log(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) ->
 
 def _warn(name: str, error: Exception) -> None:
     words = (
-        f"The logger {name} failed ({type(error).__name__}: {error}) and logs no more; the run and its own files "
-        f"go on without it."
+        f"The logger {name} failed ({type(error).__name__}: {error}) and logs no more; "
+        f"the run and its own files go on without it."
     )
     console().print(words, highlight=False, markup=False, style="yellow")

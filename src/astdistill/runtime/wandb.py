@@ -25,21 +25,17 @@ class WeightsAndBiases:
     """One run for one run folder, however often it is resumed; a group's names are `group/name` over `group/step`.
 
     What was logged cannot be taken back, so steps that an earlier process logged before it ended are passed over: the
-        resumed run takes
-    them again to the same values. After a kill, which leaves no record of them, they appear twice.
+    resumed run takes them again to the same values. After a kill, which leaves no record of them, they appear twice.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._folder, self._settings, self._record = folder, dict(settings), RunDir(folder).wandb / "logged.json"
-        known = (
-            json.loads(self._record.read_text(encoding="utf-8"))
-            if self._record.exists()
-            else {"id": uuid.uuid4().hex[:12], "last": {}}
-        )
+        known: dict[str, Any] = {"id": uuid.uuid4().hex[:12], "last": {}}
+        if self._record.exists():
+            known = json.loads(self._record.read_text(encoding="utf-8"))
         self._id, self._before, self._last = str(known["id"]), dict(known["last"]), dict(known["last"])
-        self._run: Any = (
-            None  # begun with the first thing to log, so that a call that fails at its entrance leaves nothing
-        )
+        # Begun with the first thing to log, so that a call that fails at its entrance leaves nothing.
+        self._run: Any = None
         self._groups = set[str]()
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:

@@ -37,7 +37,9 @@ def nameless_file() -> IO[bytes]:
 
     In memory where the system can, and not under /dev/shm, of which a container has 64 MB.
     """
-    return os.fdopen(os.memfd_create("astdistill"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("astdistill"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 class TensorPickler(pickle.Pickler):
@@ -77,7 +79,9 @@ class TensorUnpickler(pickle.Unpickler):
 
     def __init__(self, text: IO[bytes], handle: int) -> None:
         super().__init__(text)
-        self._mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_COPY) if os.fstat(handle).st_size else None
+        self._mapped: mmap.mmap | None = None
+        if os.fstat(handle).st_size:
+            self._mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_COPY)
 
     def persistent_load(self, pid: TensorLocation) -> Tensor:
         assert self._mapped is not None

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...runtime.files import cache_folder, replacing
 from ...runtime.progress import console
+from ...runtime.provenance import cpuinfo
 
 SOURCE = Path(__file__).with_name("kernels")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
@@ -61,7 +62,9 @@ def flow(**tensors: Tensor | None) -> Flow:
 
 def address(tensor: Tensor | None) -> int | None:
     """Where a tensor's numbers begin; None for none."""
-    return None if tensor is None else tensor.data_ptr()
+    if tensor is None:
+        return None
+    return tensor.data_ptr()
 
 
 def lanes(kernels: ctypes.CDLL) -> int:
@@ -86,8 +89,10 @@ def library() -> ctypes.CDLL | None:
 def identity() -> str:
     """A name of the kernels that changes with their content, the compiler and the processor; nothing where there are
     none."""
-    found = library()
-    return "" if found is None else Path(found._name).stem
+    kernels = library()
+    if kernels is None:
+        return ""
+    return Path(kernels._name).stem
 
 
 def make() -> ctypes.CDLL:
@@ -131,15 +136,7 @@ def _built(compiler: list[str]) -> Path:
 
 def _processor() -> str:
     """What `-march=native` depends on: a cache folder may be shared between machines."""
-    return f"{torch.backends.cpu.get_cpu_capability()} {platform.processor()} {_flags()}"
-
-
-def _flags() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{torch.backends.cpu.get_cpu_capability()} {platform.processor()} {cpuinfo('flags', 'Features')}"
 
 
 def _typed(kernels: ctypes.CDLL) -> ctypes.CDLL:
@@ -148,9 +145,7 @@ def _typed(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.block_forward.argtypes, kernels.block_forward.restype = [shape, flows, flows, pointer, ctypes.c_long], None
     for back in (kernels.block_back, kernels.first_block_back):
         back.argtypes, back.restype = [shape, flows, flows, pointer, ctypes.POINTER(Adjoint)], None
-    kernels.kernel_forward.argtypes, kernels.kernel_forward.restype = (
-        [pointer, ctypes.c_long, ctypes.c_long, pointer, pointer],
-        None,
-    )
+    kernels.kernel_forward.argtypes = [pointer, ctypes.c_long, ctypes.c_long, pointer, pointer]
+    kernels.kernel_forward.restype = None
     kernels.kernel_back.argtypes, kernels.kernel_back.restype = [shape, *[pointer] * 6], None
     return kernels

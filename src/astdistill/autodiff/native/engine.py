@@ -66,11 +66,11 @@ class NativeEngine:
             a = _slope(logits, targets[part], len(images))
             b, to_targets = _slope_tangent(logits, logits_dot, targets[part], len(images))
             slope = slope + (a * logits_dot).sum()
-            found = passes.down(
+            back = passes.down(
                 PAIR, _pair(a @ weights.linear, b @ weights.linear + a @ dots.linear), dots, to_images=True
             )
-            total.add(found.blocks, a.t() @ features_dot + b.t() @ features, b.sum(0))
-            pulled.append(found.images)
+            total.add(back.blocks, a.t() @ features_dot + b.t() @ features, b.sum(0))
+            pulled.append(back.images)
             pulled_targets.append(to_targets)
         to_theta = total.flat() if curvature else torch.zeros_like(theta)
         return Directional(slope, to_theta, torch.cat(pulled), torch.cat(pulled_targets))
@@ -102,9 +102,11 @@ class NativeEngine:
             value, along = _penalty(gradient, penalty / len(images), form)
             loss = loss + value
             features_dot = passes.up(TANGENT, zero, along)[0]
-            b = clip * _slope(logits[-1], targets[part], len(images)) if targets is not None else torch.zeros_like(ones)
-            found = passes.down(PAIR, _pair(a, b @ weights.linear), zero, known=True)
-            total.add(found.blocks, ones.t() @ features_dot + b.t() @ features, b.sum(0))
+            b = torch.zeros_like(ones)
+            if targets is not None:
+                b = clip * _slope(logits[-1], targets[part], len(images))
+            back = passes.down(PAIR, _pair(a, b @ weights.linear), zero, known=True)
+            total.add(back.blocks, ones.t() @ features_dot + b.t() @ features, b.sum(0))
         if targets is not None:
             loss = loss + clip * _loss(torch.cat(logits), targets)
         return Gradient(loss, torch.cat(logits), total.flat())
@@ -128,18 +130,22 @@ class _Sum:
 
     def add(self, blocks: list[list[Tensor]], linear: Tensor, bias: Tensor) -> None:
         new = [*(part for block in blocks for part in block), linear.reshape(-1), bias]
-        self.parts = [old + part for old, part in zip(self.parts, new, strict=True)] if self.parts else new
+        if self.parts:
+            new = [old + part for old, part in zip(self.parts, new, strict=True)]
+        self.parts = new
 
     def flat(self) -> Params:
         return torch.cat(self.parts)
 
 
 def _pair(a: Tensor | None, b: Tensor | None) -> Tensor:
-    """The adjoints of a pair of features: [2, n, F]."""
-    some = b if a is None else a
-    assert some is not None
-    blank = torch.zeros_like(some)
-    return torch.stack([blank if a is None else a, blank if b is None else b])
+    """The adjoints of a pair of features: [2, n, F]; zeros stand for the one that is None."""
+    if a is None:
+        assert b is not None
+        a = torch.zeros_like(b)
+    if b is None:
+        b = torch.zeros_like(a)
+    return torch.stack([a, b])
 
 
 def _head(weights: Weights, features: Tensor) -> Logits:
@@ -164,7 +170,8 @@ def _slope_tangent(logits: Logits, tangent: Tensor, targets: Targets, count: int
 
 def _penalty(gradient: Batch, scale: float, form: PenaltyForm) -> tuple[Tensor, Batch]:
     """scale · Σ (‖g‖ − 1)², with the norms of `form` (their mean over pixels), and its derivative with respect to g."""
-    dims = (1, 2, 3) if form == "image" else (1,)
-    scale = scale if form == "image" else scale / (gradient.shape[2] * gradient.shape[3])
+    dims = (1, 2, 3)
+    if form == "pixel":
+        dims, scale = (1,), scale / (gradient.shape[2] * gradient.shape[3])
     norm = (gradient.square().sum(dims, keepdim=True) + 1e-20).sqrt()
     return scale * (norm - 1).square().sum(), 2 * scale * (norm - 1) / norm * gradient

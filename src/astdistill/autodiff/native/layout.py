@@ -28,10 +28,10 @@ class Workspace:
     def __call__(self, name: str, *shape: int) -> Tensor:
         """A buffer with what was last written under that name and shape; where another shape was, the content is
         undefined."""
-        size, found = math.prod(shape), self.kept.get(name)
-        if found is None or len(found) < size:
-            found = self.kept[name] = torch.empty(size)
-        return found[:size].view(shape)
+        size, buffer = math.prod(shape), self.kept.get(name)
+        if buffer is None or len(buffer) < size:
+            buffer = self.kept[name] = torch.empty(size)
+        return buffer[:size].view(shape)
 
 
 WHOLE = 16
@@ -139,22 +139,23 @@ class Unflattener:
     def __call__(self, theta: Params, name: str, down: bool = True) -> Weights:
         """θ taken apart, which holds until another is under the same name; without `down`, for a pass up alone."""
         parts = [part.contiguous() for part in self.model.unflatten(theta).values()]
-        found = []
+        blocks = []
         for k, block in enumerate(self.blocks):
-            kernel, *others = parts[4 * k : 4 * k + 4]
-            both = (
-                (direct(kernel, lanes(self.kernels)), None)
-                if block.inputs
-                else self._transformed(kernel, f"{name}.kernel{k}", down)
-            )
-            found.append(BlockWeights(*both, *others))
-        return Weights(found, parts[-2], parts[-1])
+            weight, *others = parts[4 * k : 4 * k + 4]
+            if block.inputs:
+                kernel, turned = direct(weight, lanes(self.kernels)), None
+            else:
+                kernel, turned = self._transformed(weight, f"{name}.kernel{k}", down)
+            blocks.append(BlockWeights(kernel, turned, *others))
+        return Weights(blocks, parts[-2], parts[-1])
 
     def _transformed(self, weight: Tensor, name: str, down: bool) -> tuple[Tensor, Tensor | None]:
         """G w Gᵀ, as it is and transposed."""
         channels = len(weight)
         kernel = self.space(name, 36, channels * channels + GAP)
-        turned = self.space(f"{name}.turned", *kernel.shape) if down else None
+        turned = None
+        if down:
+            turned = self.space(f"{name}.turned", *kernel.shape)
         self.kernels.kernel_forward(
             address(weight), channels // lanes(self.kernels), torch.get_num_threads(), address(kernel), address(turned)
         )

@@ -59,53 +59,62 @@ class Passes:
         With `known`, the adjoints of tangents are those that an earlier pass down with rows TANGENT left, which finds
         no parameters.
         """
-        found = BackwardResult([], torch.empty_like(self.images) if to_images else None)
+        result = BackwardResult([], None)
+        if to_images:
+            result.images = torch.empty_like(self.images)
         for block in reversed(self.blocks):
             above = features if block.last else self._below(self.blocks[block.index + 1])
-            to = self._first_adjoints(rows, found.images) if block.inputs else self._adjoints(block, rows, known)
+            if block.inputs:
+                back, to = self.kernels.first_block_back, self._first_adjoints(rows, result.images)
+            else:
+                back, to = self.kernels.block_back, self._adjoints(block, rows, known)
             if rows == PAIR:
                 to["a"] = above[0]
             to |= {"b": above[_b(rows)], "gamma": self._norms("gamma"), "beta": self._norms("beta")}
             here, tangent = self._flows(block, dots)
-            back = self.kernels.first_block_back if block.inputs else self.kernels.block_back
             back(self._shape(block), here, tangent, address(self._stats(block)), adjoint(**to))
             if rows != TANGENT:
-                found.blocks.insert(0, self._parameters(block, rows, to))
-        return found
+                result.blocks.insert(0, self._parameters(block, rows, to.get("weight")))
+        return result
 
     def _first_adjoints(self, rows: slice, images: Batch | None) -> dict[str, Tensor | None]:
         """Where what goes back through the first block ends."""
-        weight = self.space("first", self.count, self.channels // self.lanes, 9 * self.blocks[0].inputs, self.lanes)
-        return {"weight": None if rows == TANGENT else weight, "images": images}
+        to = {"images": images}
+        if rows != TANGENT:
+            inputs = 9 * self.blocks[0].inputs
+            to["weight"] = self.space("first", self.count, self.channels // self.lanes, inputs, self.lanes)
+        return to
 
     def _adjoints(self, block: Block, rows: slice, known: bool) -> dict[str, Tensor | None]:
         """Where what goes back through another block ends."""
         products, below = self._factors("products", block), self._below(block)
         to: dict[str, Tensor | None] = {"to_b": products[_b(rows)], "below_b": below[_b(rows)]}
         if rows == PAIR:
-            to |= {"to_a": products[0], "below_a": None if known else below[0]}
+            to["to_a"] = products[0]
+            if not known:
+                to["below_a"] = below[0]
         return to
 
-    def _parameters(self, block: Block, rows: slice, found: dict[str, Tensor | None]) -> list[Tensor]:
-        """The adjoints of a block's kernel, bias, scale and offset, flat, after the pass through it."""
+    def _parameters(self, block: Block, rows: slice, weight: Tensor | None) -> list[Tensor]:
+        """The adjoints of a block's kernel, bias, scale and offset, flat, after the pass through it; `weight` holds the
+        first one's kernel, for each image."""
         gamma, beta = (self._norms(name).sum(0) for name in ("gamma", "beta"))
-        weight = found.get("weight")
-        kernel = self._adjoint_kernel(block, rows) if weight is None else direct_adjoint(weight.sum(0), block.inputs)
+        kernel = self._adjoint_kernel(block, rows, weight)
         # The norm takes the mean over pixels away and the bias with it: its derivative is zero.
         return [kernel.reshape(-1), torch.zeros(self.channels), gamma, beta]
 
-    def _adjoint_kernel(self, block: Block, rows: slice) -> Tensor:
-        """The adjoint of a block's kernel: Vᵀ (that of M) + V̇ᵀ (that of Ṁ)."""
-        values = [self._factors(f"factors{block.index}", block)[1], self._factors("products", block)[1]]
-        tangents = (
-            [self._factors(f"factors{block.index}", block)[0], self._factors("products", block)[0]]
-            if rows == PAIR
-            else [None, None]
-        )
+    def _adjoint_kernel(self, block: Block, rows: slice, weight: Tensor | None) -> Tensor:
+        """The adjoint of a block's kernel: Vᵀ (that of M) + V̇ᵀ (that of Ṁ), or the sum of `weight`."""
+        if weight is not None:
+            return direct_adjoint(weight.sum(0), block.inputs)
+        factors, products = self._factors(f"factors{block.index}", block), self._factors("products", block)
+        values, tangents = (factors[1], products[1]), (None, None)
+        if rows == PAIR:
+            tangents = factors[0], products[0]
         room = self.space("kernel", 36, self.channels * self.channels + GAP)
-        found = torch.empty(self.channels, self.channels, 3, 3)
-        self.kernels.kernel_back(self._shape(block), *map(address, [*values, *tangents, room, found]))
-        return found
+        kernel = torch.empty(self.channels, self.channels, 3, 3)
+        self.kernels.kernel_back(self._shape(block), *map(address, [*values, *tangents, room, kernel]))
+        return kernel
 
     # What the kernels read and write.
 
@@ -130,6 +139,9 @@ class Passes:
         return self._planes(block, "below")
 
     def _group(self, block: Block) -> int:
+        """How many images have their tiles multiplied together: 1 in the first block, whose convolution is direct."""
+        if block.inputs:
+            return 1
         return group_size(block.tiles, self.count, self.threads)
 
     def _factors(self, name: str, block: Block) -> Tensor:
@@ -153,7 +165,7 @@ class Passes:
             width=block.width,
             inputs=block.inputs,
             last=int(block.last),
-            group=1 if block.inputs else self._group(block),
+            group=self._group(block),
             group_out=0 if block.last else self._group(self.blocks[block.index + 1]),
             threads=self.threads,
         )
@@ -166,15 +178,19 @@ class Passes:
         if dots is None:
             return here, None
         dot = dots.blocks[block.index]
-        moved = block.inputs and self.images_dot is not None
-        return here, self._flow(block, dot, weights.kernel if moved else dot.kernel, 0, source_dot)
+        kernel = dot.kernel
+        if block.inputs and self.images_dot is not None:
+            kernel = weights.kernel
+        return here, self._flow(block, dot, kernel, 0, source_dot)
 
     def _sources(self, block: Block) -> tuple[Tensor, Tensor]:
         """What the tangent and the value of a block come from."""
-        if block.inputs:
-            return self.images if self.images_dot is None else self.images_dot, self.images
-        factors = self._factors(f"factors{block.index}", block)
-        return factors[0], factors[1]
+        if not block.inputs:
+            factors = self._factors(f"factors{block.index}", block)
+            return factors[0], factors[1]
+        if self.images_dot is None:
+            return self.images, self.images
+        return self.images_dot, self.images
 
     def _flow(self, block: Block, weights: BlockWeights, kernel: Tensor | None, row: int, source: Tensor) -> Flow:
         return flow(
@@ -191,4 +207,4 @@ class Passes:
 
 def _b(rows: slice) -> int:
     """Which row of a pair is a pass's b, the adjoint of what it takes for values."""
-    return 1 if rows == PAIR else rows.start
+    return rows.stop - 1
