@@ -22,10 +22,9 @@ from ..runtime.config import digest
 from ..runtime.errors import InputError
 from ..runtime.files import cache_folder, load_tensors, lock, read_json, save_tensors, write_json
 from ..runtime.shapes import Pixels
-from .dataset import Split
+from .dataset import RawData, Split
 from .decoding import in_memory
 from .digests import FileSet, Manifest, Stamp, read_notes, tensor_digest, write_notes
-from .raw import RawData
 from .storage import MappedImages, StoredImages, pixel_digest
 
 FORMAT = 1

@@ -1,10 +1,12 @@
-"""Images in any common form, encoded pictures among them, as uint8 pixels `[N, C, H, W]`; resizing and padding."""
+"""Images in any common form, .npz files and encoded pictures among them, as uint8 pixels `[N, C, H, W]`; resizing and
+padding."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import struct
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +21,17 @@ from torch import Tensor
 from ..runtime import progress
 from ..runtime.errors import InputError, unknown
 from ..runtime.shapes import Labels, Pixels
-from .dataset import Split
-from .raw import RawData, checked_count
+from .dataset import RawData, Split, checked_count, checked_labels, class_names
 from .selection import ClassChoice, kept_labels, renumbered
 from .storage import StoredImages
 
 Layout = Literal["NHWC", "NCHW"]
 """Channels last or first; only arrays need it, tensors are always `[N, C, H, W]`."""
+ARRAY_KEYS = (
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+    ("images", "labels", "test_images", "test_labels"),
+)
 LAST_CHANNELS = 4
 """No image is so narrow, so a last axis of so few is not a width."""
 
@@ -79,6 +85,47 @@ def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
     elif (layout or _seen_layout(values, where)) == "NHWC":
         values = values.permute(0, 3, 1, 2)
     return to_uint8(values, where).contiguous()
+
+
+def from_npz(path: Path) -> RawData:
+    """The arrays of an .npz file: x_train, y_train and, if there, x_test, y_test (or images, labels); `classes` may
+    name the classes.
+
+    Images are uint8, or floats in [0, 1], `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels,
+    all of which are kept; the channels are the axis that is shorter than height and width, or where `layout` ('NHWC' or
+    'NCHW') in the file says. Nothing is unpickled.
+    """
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} cannot be read as an .npz file, or is only a part of one; write it with numpy.savez.")
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} cannot be read as an .npz file of plain arrays ({error}); write it with numpy.savez."
+        ) from error
+    keys = next((keys for keys in ARRAY_KEYS if keys[0] in arrays and keys[1] in arrays), None)
+    if keys is None:
+        raise InputError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}; it needs x_train and y_train (and x_test, y_test), or "
+            f"images and labels."
+        )
+    names = [str(name) for name in arrays["classes"].tolist()] if "classes" in arrays else None
+    classes = class_names(arrays[keys[1]], names, path.name)
+    layout = checked_layout(str(arrays["layout"])) if "layout" in arrays else None
+    train = _array_part(arrays[keys[0]], arrays[keys[1]], len(classes), layout, f"{path.name}, {keys[0]}")
+    if (keys[2] in arrays) != (keys[3] in arrays):
+        raise InputError(f"{path} holds only one of {keys[2]} and {keys[3]}; write both or neither.")
+    test = (
+        _array_part(arrays[keys[2]], arrays[keys[3]], len(classes), layout, f"{path.name}, {keys[2]}")
+        if keys[2] in arrays
+        else None
+    )
+    return RawData(path.stem, classes, train, test)
+
+
+def _array_part(images: Any, labels: Any, classes: int, layout: Layout | None, where: str) -> Split:
+    return checked_count(from_array(images, where, layout), checked_labels(labels, classes, where), where)
 
 
 def from_tensor(images: Tensor, where: str) -> Pixels:

@@ -17,8 +17,8 @@ import numpy as np
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import cache_folder
 from ..runtime.progress import phase
+from .dataset import checked_labels, class_names, whole_numbers
 from .decoding import Encoded, EncodedPart
-from .raw import checked_labels, class_names, whole_numbers
 
 USUAL_LABELS = ("label", "labels", "fine_label")
 """Taken when several columns could be the label: CIFAR-100's 'fine_label' beside 'coarse_label'."""

@@ -12,10 +12,9 @@ from ..runtime.errors import InputError, refused, unknown
 from ..runtime.progress import phase
 from ..runtime.shapes import Images
 from .cache import Stored, cached, in_file
-from .dataset import DataConfig, Dataset, Split
+from .dataset import DataConfig, Dataset, RawData, Split, rows_of
 from .digests import tensor_digest
-from .preprocessing import Preprocessing, fit_standard
-from .raw import RawData, rows_of
+from .preprocessing import Preprocessing, fit_standard, fit_zca
 from .selection import first_of_each, stratified
 from .sources import published_statistics, read
 from .storage import (
@@ -28,7 +27,6 @@ from .storage import (
     pixel_digest,
     residence,
 )
-from .whitening import fit_zca
 
 TEST_SHARE = 0.2
 ZCA_EPS = 0.1

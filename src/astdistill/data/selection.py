@@ -16,8 +16,7 @@ from torch import Tensor
 from ..runtime.errors import InputError, unknown
 from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Labels
-from .dataset import Split
-from .raw import RawData, rows_of
+from .dataset import RawData, Split, rows_of
 
 Rows = Int[Tensor, " rows"]
 """Indices of some images."""

@@ -6,18 +6,31 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ..runtime.errors import InputError, unknown
-from . import imagenet
 from .cache import PixelAllocator, cached_data
-from .dataset import DataConfig
-from .decoding import decoded, padded, resized
+from .dataset import DataConfig, RawData, Split, rows_of
+from .decoding import decoded, from_npz, padded, resized
 from .digests import FileSet
 from .hub import from_hub, from_parquet
-from .image_folders import class_folders, digits, from_npz, from_picture_folder, has_pictures
-from .raw import RawData
-from .selection import ClassChoice, with_classes
-from .tiny_imagenet import content_files, is_tiny_imagenet, tiny_imagenet
+from .image_folders import (
+    IMAGENET_NAMES,
+    IMAGENET_SIZE,
+    check_all_classes,
+    class_folders,
+    content_files,
+    from_picture_folder,
+    has_pictures,
+    is_tiny_imagenet,
+    named_by_wnid,
+    no_imagenet,
+    subset_classes,
+    tiny_imagenet,
+)
+from .selection import ClassChoice, stratified, with_classes
 
 HUB = {
     "cifar10": "uoft-cs/cifar10",
@@ -27,9 +40,10 @@ HUB = {
     "svhn": "ufldl-stanford/svhn:cropped_digits",
     "tiny_imagenet": "zh-plus/tiny-imagenet",
 }
-NAMES = ("digits", *HUB, *imagenet.NAMES)
+NAMES = ("digits", *HUB, *IMAGENET_NAMES)
 UNPADDED, PADDED = (1, 28, 28), 32
 """Channels, height and width that get a border, and the side they get, as in all published trajectory matching."""
+DIGITS_TEST = 360
 IN_MEMORY = "tensors:"
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and deviation per channel."""
@@ -73,7 +87,7 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
     source, path = config.source, _local(config.source)
     if source == "digits":
         raw = _shaped(digits(), request)
-    elif source in imagenet.NAMES:
+    elif source in IMAGENET_NAMES:
         raw = _from_imagenet(path, request, source)
     elif source in HUB and not path.is_dir():
         _check_root()
@@ -89,6 +103,21 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
     return bordered(raw, config.size)
 
 
+def digits() -> RawData:
+    """Scikit-learn's 1,797 grey 8×8 digits, 1,437 for training and 360 for testing, divided per class by a fixed
+    seed."""
+    from sklearn.datasets import load_digits
+
+    found: Any = load_digits()
+    labels = torch.as_tensor(found.target, dtype=torch.int64)
+    pixels = torch.as_tensor(found.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # stored as 0..16
+    whole = Split(pixels, labels)
+    division = stratified(labels, 10, DIGITS_TEST, 0, "digits test part")
+    return RawData(
+        "digits", tuple(map(str, range(10))), rows_of(whole, division.stay), rows_of(whole, division.held_out)
+    )
+
+
 def bordered(raw: RawData, size: int | None) -> RawData:
     """The set with its single-channel 28×28 images, whatever its name, padded to 32×32 unless a `size` was asked
     for."""
@@ -101,9 +130,9 @@ def bordered(raw: RawData, size: int | None) -> RawData:
 def _local(source: str) -> Path:
     """Where a source lies on this machine, if it does."""
     root = os.environ.get("ASTDISTILL_DATA")
-    if source not in (*HUB, *imagenet.NAMES):
+    if source not in (*HUB, *IMAGENET_NAMES):
         return Path(source).expanduser()
-    name = "imagenet" if source in imagenet.NAMES else source
+    name = "imagenet" if source in IMAGENET_NAMES else source
     return Path(root).expanduser() / name if root else Path(os.devnull)
 
 
@@ -153,12 +182,12 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
     """ImageNet, or a subset of it, of which the request may choose classes in turn."""
     if not folder.is_dir():
-        raise imagenet.nowhere(source)
-    folders, wanted = class_folders(folder), imagenet.subset(source)
-    if imagenet.named_by_wnid(folders):
-        imagenet.check_all_classes(folder, folders, source)
+        raise no_imagenet(source)
+    folders, wanted = class_folders(folder), subset_classes(source)
+    if named_by_wnid(folders):
+        check_all_classes(folder, folders, source)
     first = request.choice if wanted is None else ClassChoice(wanted)
-    raw = replace(_from_folder(folder, replace(request, choice=first, size=request.size or imagenet.SIZE)), name=source)
+    raw = replace(_from_folder(folder, replace(request, choice=first, size=request.size or IMAGENET_SIZE)), name=source)
     return raw if wanted is None else with_classes(raw, request.choice)
 
 
@@ -166,7 +195,7 @@ def _from_folder(folder: Path, request: Request) -> RawData:
     if is_tiny_imagenet(folder):
         return _from_tiny_imagenet(folder, request)
     # ImageNet has a million pictures, too many to look for anything else among them.
-    parquet = [] if imagenet.named_by_wnid(class_folders(folder)) else sorted(folder.rglob("*.parquet"))
+    parquet = [] if named_by_wnid(class_folders(folder)) else sorted(folder.rglob("*.parquet"))
     return _from_parquet(folder, parquet, request) if parquet else _from_pictures(folder, request)
 
 

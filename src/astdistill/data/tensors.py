@@ -11,10 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..runtime.errors import InputError
-from .dataset import Dataset, Split
+from .dataset import Dataset, RawData, Split, checked_count, checked_labels, class_names
 from .decoding import Layout, Picture, from_array, from_tensor, picture_pixels, resized, stacked
 from .loading import assemble, resolved
-from .raw import RawData, checked_count, checked_labels, class_names
 from .selection import ClassChoice, with_classes
 from .sources import IN_MEMORY, bordered
 
