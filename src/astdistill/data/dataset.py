@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Batch, Images, Labels
+from .digests import FileSet
 from .preprocessing import Preprocessing
 from .storage import StoredImages, chosen_rows, in_batches
 
@@ -54,6 +55,39 @@ class DataConfig(Record):
     accelerator uint8 before float32. It changes results by no more than rounding."""
     seed: int = 0
     """Chooses the held-out images and, where a source has no test part, the test images."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a reader made of a source, in words for people: what it read, what it left out and why, what it guessed."""
+
+    read: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    guessed: tuple[str, ...] = ()
+
+    def with_read(self, *words: str) -> Summary:
+        """The same, and more that was read or made of it."""
+        return replace(self, read=(*self.read, *words))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled pictures that are not decoded yet, so that classes can be chosen first.
+
+    The parts are 'train' and, where the source has one, 'test'. `labels[part]` is `[N]` int64, `fetch(part, rows)`
+    gives the encoded bytes of some of its pictures, and `where(part, row)` names one in an error.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: Mapping[str, Labels]
+    fetch: Callable[[str, Sequence[int]], Sequence[bytes]]
+    where: Callable[[str, int], str]
+    files: FileSet
+    """Those that decide what is read; none where the pictures lie in memory."""
+    summary: Summary
+    words: tuple[str, ...] = ()
+    """Class names that are in none of these files."""
 
 
 class Labelled(NamedTuple):
@@ -131,6 +165,7 @@ class RawData:
     classes: tuple[str, ...]
     train: Split
     test: Split | None
+    summary: Summary = Summary()
 
     def map_pixels(self, change: Any) -> RawData:
         """The same set with `change` applied to the pixels of each part, which it is given in memory."""
@@ -154,6 +189,7 @@ class Dataset:
     fingerprint: str
     config: DataConfig
     validation: Split | None = None
+    summary: Summary = Summary()
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +13,17 @@ from pathlib import Path
 import torch
 
 from ..runtime.errors import InputError
-from .decoding import Encoded, EncodedPart, file_bytes
+from ..runtime.shapes import Labels
+from .dataset import Source, Summary
+from .decoding import file_bytes
+from .digests import FileSet
 from .selection import ClassChoice, kept_labels
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 TRAIN_FOLDERS = ("train", "training")
 TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
-
-
-@dataclass(frozen=True)
-class PictureFolder:
-    """The pictures of a folder, not decoded yet; the files of the chosen classes; class names that do not come from
-    folders."""
-
-    encoded: Encoded
-    files: list[Path]
-    words: tuple[str, ...]
+NAMED = 3
+"""Files that a summary names of those that were left out."""
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -37,34 +32,56 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     return tuple(place.name for place in _subfolders(_subfolder(folder, TRAIN_FOLDERS) or folder))
 
 
-def from_picture_folder(folder: Path, choice: ClassChoice) -> PictureFolder:
+def from_picture_folder(folder: Path, choice: ClassChoice) -> Source:
     """The pictures in `train/<class>/` and `test|val/<class>/`, or in `<class>/` alone; classes in alphabetical order.
 
     Only the folders of the chosen classes are looked into. Classes named by WordNet identifiers get words where
     words.txt lies beside `train/`. Raises InputError for a folder without pictures, a class without any, or a test
     class that is not trained on.
     """
-    train = _subfolder(folder, TRAIN_FOLDERS)
-    root, folders = train or folder, class_folders(folder)
-    text = words_in(folder) if named_by_wnid(folders) else None
-    words = () if text is None else words_of(folders, text)
-    chosen = set(kept_labels(words or folders, choice)) if folders else set[int]()
-    files = [picture_files(root / name) if label in chosen else [] for label, name in enumerate(folders)]
-    if not any(files):
+    train, folders = _subfolder(folder, TRAIN_FOLDERS), class_folders(folder)
+    root, words = train or folder, _wnid_words(folder, folders)
+    chosen = {label: folders[label] for label in kept_labels(words or folders, choice)} if folders else {}
+    listed = {"train": _files_of(root, chosen)}
+    if not any(is_picture(path.name) for _, path in listed["train"]):
         raise InputError(
             f"{folder} holds no pictures in class folders; expected {folder}/train/<class>/*.png, or "
             f"{folder}/<class>/*.png."
         )
-    test = None if train is None else _test_folder(folder, folders)
-    tested = (
-        []
-        if test is None
-        else [picture_files(test / name) if label in chosen else [] for label, name in enumerate(folders)]
+    test = train and _test_folder(folder, folders)
+    if test is not None:
+        listed["test"] = _files_of(test, chosen)
+    pictures = {part: [pair for pair in pairs if is_picture(pair[1].name)] for part, pairs in listed.items()}
+    others = [path for pairs in listed.values() for _, path in pairs if not is_picture(path.name)]
+    return Source(
+        folder.resolve().name,
+        words or folders,
+        {part: _labels_of(pairs) for part, pairs in pictures.items()},
+        lambda part, rows: [file_bytes(pictures[part][row][1]) for row in rows],
+        lambda part, row: str(pictures[part][row][1]),
+        FileSet(sorted(path for pairs in pictures.values() for _, path in pairs), folder),
+        _folder_summary(folder, root, test, [path for path in others if path.is_file()]),
+        words,
     )
-    encoded = Encoded(
-        folder.resolve().name, words or folders, _folder_part(files), None if test is None else _folder_part(tested)
-    )
-    return PictureFolder(encoded, sorted(path for paths in (*files, *tested) for path in paths), words)
+
+
+def _files_of(root: Path, chosen: Mapping[int, str]) -> list[tuple[int, Path]]:
+    """Everything below the class folders of the chosen labels, with its label: by label, then by path."""
+    return [(label, path) for label in sorted(chosen) for path in sorted((root / chosen[label]).rglob("*"))]
+
+
+def _labels_of(labelled: Sequence[tuple[int, Path | str]]) -> Labels:
+    return torch.tensor([label for label, _ in labelled], dtype=torch.int64)
+
+
+def _folder_summary(folder: Path, root: Path, test: Path | None, others: Sequence[Path]) -> Summary:
+    named = {"training": root, "test": test}
+    read = [f"{part} part: folder {place.name}" for part, place in named.items() if place is not None]
+    unused = [name for name in (*TRAIN_FOLDERS, *TEST_FOLDERS) if (folder / name).is_dir()]
+    left_out = [f"folder {name}, which is not read" for name in unused if folder / name not in (root, test)]
+    if others:
+        left_out.append(f"{len(others)} files that are no pictures ({', '.join(path.name for path in others[:NAMED])})")
+    return Summary(tuple(read), tuple(left_out))
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -95,12 +112,6 @@ def _test_folder(folder: Path, classes: Sequence[str]) -> Path | None:
         if names:
             return part
     return parts[0] if parts else None
-
-
-def _folder_part(by_class: Sequence[Sequence[Path]]) -> EncodedPart:
-    files = [path for paths in by_class for path in paths]
-    labels = torch.tensor([label for label, paths in enumerate(by_class) for _ in paths], dtype=torch.int64)
-    return EncodedPart(labels, lambda rows: [file_bytes(files[row]) for row in rows], lambda row: str(files[row]))
 
 
 def _subfolder(folder: Path, names: Sequence[str]) -> Path | None:
@@ -141,10 +152,13 @@ def named_by_wnid(classes: Sequence[str]) -> bool:
     return bool(classes) and all(WNID.fullmatch(name) for name in classes)
 
 
-def words_in(folder: Path) -> str | None:
-    """The text of words.txt (or of Kaggle's LOC_synset_mapping.txt) in a folder, if it has one."""
-    found = next((folder / name for name in WORDS if (folder / name).is_file()), None)
-    return None if found is None else found.read_text(encoding="utf-8", errors="replace")
+def _wnid_words(folder: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:
+    """Names for class folders called by WordNet identifiers, from words.txt (or Kaggle's LOC_synset_mapping.txt) in
+    `folder`; nothing where there is none, or where they are called otherwise."""
+    listed = [folder / name for name in WORDS if (folder / name).is_file()]
+    if not listed or not named_by_wnid(wnids):
+        return ()
+    return words_of(wnids, listed[0].read_text(encoding="utf-8", errors="replace"))
 
 
 def words_of(wnids: Sequence[str], text: str) -> tuple[str, ...]:
@@ -202,15 +216,16 @@ def is_tiny_imagenet(path: Path) -> bool:
     return path.suffix.lower() == ".zip" if path.is_file() else all((path / mark).is_file() for mark in TINY_MARKS)
 
 
-def content_files(path: Path) -> list[Path]:
+def tiny_imagenet_files(path: Path) -> FileSet:
     """The files that decide what is read."""
     if path.is_file():
-        return [path]
-    return [*(path / name for name in (*TINY_MARKS, "words.txt") if (path / name).is_file()), *picture_files(path)]
+        return FileSet([path])
+    lists = [path / name for name in (*TINY_MARKS, "words.txt") if (path / name).is_file()]
+    return FileSet([*lists, *picture_files(path)], path)
 
 
 @contextmanager
-def tiny_imagenet(path: Path) -> Iterator[Encoded]:
+def tiny_imagenet(path: Path, files: FileSet) -> Iterator[Source]:
     """The pictures in `train/<wnid>/images/`, and those in `val/images/` that val_annotations.txt labels, for as long
     as the block lasts.
 
@@ -219,8 +234,8 @@ def tiny_imagenet(path: Path) -> Iterator[Encoded]:
     absent.
     """
     if path.is_dir():
-        names = tuple(file.relative_to(path).as_posix() for file in content_files(path))
-        yield _tree_pictures(Tree(str(path), names, lambda name: file_bytes(path / name)))
+        names = tuple(file.relative_to(path).as_posix() for file in files.files)
+        yield _tree_source(Tree(str(path), names, lambda name: file_bytes(path / name)), files)
         return
     try:
         archive = zipfile.ZipFile(path)
@@ -238,15 +253,28 @@ def tiny_imagenet(path: Path) -> Iterator[Encoded]:
                 f"{path} holds no {' and '.join(TINY_MARKS)}, so it is not Tiny ImageNet; unpack it and give the "
                 "folder."
             )
-        yield _tree_pictures(Tree(str(path), names, lambda name: _unzipped(archive, root + name, path)))
+        yield _tree_source(Tree(str(path), names, lambda name: _unzipped(archive, root + name, path)), files)
 
 
-def _tree_pictures(tree: Tree) -> Encoded:
+def _tree_source(tree: Tree, files: FileSet) -> Source:
     wnids = sorted(set(tree.text("wnids.txt").split()))
     classes = words_of(wnids, tree.text("words.txt") if "words.txt" in tree.names else "")
     label = {wnid: number for number, wnid in enumerate(wnids)}
     train = sorted((label[wnid], name) for name in tree.names if (wnid := _wnid_of(name)) in label)
-    return Encoded(TINY_IMAGENET, classes, _tree_part(tree, train), _tree_part(tree, _annotated(tree, label)))
+    pictures = {"train": train, "test": _annotated(tree, label)}
+    without = sum(name.startswith("test/") and is_picture(name.rpartition("/")[2]) for name in tree.names)
+    return Source(
+        TINY_IMAGENET,
+        classes,
+        {part: _labels_of(pairs) for part, pairs in pictures.items()},
+        lambda part, rows: [tree.read(pictures[part][row][1]) for row in rows],
+        lambda part, row: f"{tree.where}, {pictures[part][row][1]}",
+        files,
+        Summary(
+            ("training part: folder train", "test part: folder val, labelled by val_annotations.txt"),
+            (f"{without} pictures of folder test, which have no labels",) * bool(without),
+        ),
+    )
 
 
 def _wnid_of(name: str) -> str:
@@ -268,15 +296,6 @@ def _annotated(tree: Tree, label: dict[str, int]) -> list[tuple[int, str]]:
             raise InputError(f"{tree.where} has no {name}, which {TINY_MARKS[1]} names; unpack the archive again.")
         found.append((label[wnid], name))
     return sorted(found)
-
-
-def _tree_part(tree: Tree, labelled: Sequence[tuple[int, str]]) -> EncodedPart:
-    labels = torch.tensor([number for number, _ in labelled], dtype=torch.int64)
-
-    def fetch(rows: Sequence[int]) -> list[bytes]:
-        return [tree.read(labelled[row][1]) for row in rows]
-
-    return EncodedPart(labels, fetch, lambda row: f"{tree.where}, {labelled[row][1]}")
 
 
 def _unzipped(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ def with_classes(raw: RawData, choice: ClassChoice) -> RawData:
         return Split(rows_of(whole, chosen.rows).images, chosen.labels)
 
     test = None if raw.test is None else part(raw.test)
-    return RawData(raw.name, tuple(raw.classes[label] for label in kept), part(raw.train), test)
+    return replace(raw, classes=tuple(raw.classes[label] for label in kept), train=part(raw.train), test=test)
 
 
 def first_of_each(labels: Labels, classes: int, per_class: int | None) -> Rows:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,16 @@ import torch
 
 from ..runtime.errors import InputError, unknown
 from .cache import PixelAllocator, cached_data
-from .dataset import DataConfig, RawData, Split, rows_of
+from .dataset import DataConfig, RawData, Source, Split, rows_of
 from .decoding import decoded, from_npz, padded, resized
 from .digests import FileSet
-from .hub import from_hub, from_parquet
+from .hub import from_hub, from_parquet, prepared_files, table_source
 from .image_folders import (
     IMAGENET_NAMES,
     IMAGENET_SIZE,
+    TINY_IMAGENET,
     check_all_classes,
     class_folders,
-    content_files,
     from_picture_folder,
     has_pictures,
     is_tiny_imagenet,
@@ -29,6 +31,7 @@ from .image_folders import (
     no_imagenet,
     subset_classes,
     tiny_imagenet,
+    tiny_imagenet_files,
 )
 from .selection import ClassChoice, stratified, with_classes
 
@@ -47,6 +50,8 @@ DIGITS_TEST = 360
 IN_MEMORY = "tensors:"
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and deviation per channel."""
+Opened = AbstractContextManager[Source]
+"""A source that can be read for as long as the block lasts."""
 CIFAR: Statistics = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """For CIFAR-100 too."""
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -124,7 +129,8 @@ def bordered(raw: RawData, size: int | None) -> RawData:
     parts = [part for part in (raw.train, raw.test) if part is not None]
     if size is not None or any(tuple(part.images.shape[1:]) != UNPADDED for part in parts):
         return raw
-    return raw.map_pixels(lambda pixels: padded(pixels, PADDED))
+    summary = raw.summary.with_read(f"images of 28×28 padded to {PADDED}×{PADDED}")
+    return replace(raw.map_pixels(lambda pixels: padded(pixels, PADDED)), summary=summary)
 
 
 def _local(source: str) -> Path:
@@ -165,18 +171,29 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+def _decoded(
+    name: str, files: FileSet, key: Callable[[str], object], opened: Callable[[], Opened], request: Request
+) -> RawData:
+    """The wanted pictures of a source, which is opened only where the cache, asked by `key`, has not decoded it."""
+
+    def build(allocator: PixelAllocator) -> RawData:
+        with opened() as source:
+            return decoded(source, request.choice, request.size, allocator)
+
+    return cached_data(name, files, key, build, request.verify)
+
+
 def _from_hub(repository: str, name: str, request: Request) -> RawData:
-    table = from_hub(repository, name, request.image_column, request.label_column)
-    files = table.files()
-    if not files:
-        return decoded(table.encoded(), request.choice, request.size)
-    return cached_data(
-        name,
-        FileSet(files),
-        request.key,
-        lambda allocator: decoded(table.encoded(), request.choice, request.size, allocator),
-        request.verify,
-    )
+    splits = from_hub(repository)
+    files = prepared_files(splits)
+
+    def opened() -> Opened:
+        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column))
+
+    if files.files:
+        return _decoded(name, files, request.key, opened, request)
+    with opened() as source:
+        return decoded(source, request.choice, request.size)
 
 
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
@@ -199,15 +216,13 @@ def _from_folder(folder: Path, request: Request) -> RawData:
     return _from_parquet(folder, parquet, request) if parquet else _from_pictures(folder, request)
 
 
-def _from_parquet(folder: Path, files: list[Path], request: Request) -> RawData:
-    def build(allocator: PixelAllocator) -> RawData:
-        with from_parquet(folder, files, request.image_column, request.label_column) as table:
-            return decoded(table.encoded(), request.choice, request.size, allocator)
+def _from_parquet(folder: Path, paths: list[Path], request: Request) -> RawData:
+    name, files = folder.resolve().name, FileSet(paths, folder)
 
-    name = folder.resolve().name
-    return cached_data(
-        name, FileSet(files, folder), lambda content: [name, *request.key(content)], build, request.verify
-    )
+    def opened() -> Opened:
+        return from_parquet(folder, files, request.image_column, request.label_column)
+
+    return _decoded(name, files, lambda content: [name, *request.key(content)], opened, request)
 
 
 def _from_pictures(folder: Path, request: Request) -> RawData:
@@ -216,24 +231,21 @@ def _from_pictures(folder: Path, request: Request) -> RawData:
             f"{folder} holds no parquet files and no pictures; expected {folder}/train-*.parquet or "
             f"{folder}/train/<class>/*.png."
         )
-    name, found = folder.resolve().name, from_picture_folder(folder, request.choice)
-    return cached_data(
-        name,
-        FileSet(found.files, folder),
-        lambda content: [name, *request.key(content), *found.words],
-        lambda allocator: decoded(found.encoded, request.choice, request.size, allocator),
-        request.verify,
-    )
+    source = from_picture_folder(folder, request.choice)
+
+    def key(content: str) -> list[object]:
+        return [source.name, *request.key(content), *source.words]
+
+    raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
+    return replace(
+        raw, summary=source.summary
+    )  # what is left out now; the cache does not follow files that do not count
 
 
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
-    def build(allocator: PixelAllocator) -> RawData:
-        with tiny_imagenet(path) as encoded:
-            return decoded(encoded, request.choice, request.size, allocator)
-
-    files = FileSet(content_files(path), path if path.is_dir() else None)
-    return cached_data(
-        "tiny_imagenet", files, lambda content: ["tiny_imagenet", *request.key(content)], build, request.verify
+    name, files = TINY_IMAGENET, tiny_imagenet_files(path)
+    return _decoded(
+        name, files, lambda content: [name, *request.key(content)], lambda: tiny_imagenet(path, files), request
     )
 
 
