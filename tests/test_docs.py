@@ -149,8 +149,8 @@ loss_decay gp weight_perturb agg_middle_loss balance_loss lr_label
 """The flags of MTT's two scripts, and of AST's, without their dashes."""
 SHORTCUTS = {"--data", "--init", "--method", "--part", "--without", "--protocol", "--log"}
 """Flags that are read before the fields of an experiment."""
-OF_COMPONENTS = {"--method.perturb.factor", "--method.estimator.k"}
-"""Flags of components that no method has before `--part` puts them there."""
+OF_COMPONENTS = {"--method.perturb.factor", "--method.estimator.k", "--method.step.rate-logits"}
+"""Flags of components that no method of the package has by default."""
 
 
 def flags(record: Record, before: str = "--") -> set[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from astdistill.cli.main import main
 from astdistill.cli.options import parse
-from astdistill.data.imagenet import SUBSETS
+from astdistill.data.image_folders import IMAGENET_SUBSETS
 from astdistill.data.synthetic import load
 from astdistill.experiment.config import Experiment, Published, check_numbers
 from astdistill.experiment.cost import dataset_size
@@ -105,7 +105,7 @@ def write_imagenet(data: Path) -> None:
     for part in ("train", "val"):
         for wnid in wnids:
             (data / "imagenet" / part / wnid).mkdir(parents=True)
-    for index in SUBSETS["nette"]:
+    for index in IMAGENET_SUBSETS["nette"]:
         for number in range(3):
             write_picture(data / "imagenet" / "train" / wnids[index] / f"{number}.JPEG", 140, index + 1000 * number)
         write_picture(data / "imagenet" / "val" / wnids[index] / "val.JPEG", 140, index)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from astdistill.data.preprocessing import Preprocessing
+from astdistill.data.preprocessing import Preprocessing, fit_zca
 from astdistill.data.textures import ORDINARY, CircularCrops, Crops, TextureSpec
-from astdistill.data.whitening import fit_zca
 from astdistill.runtime.seeds import rng
 
 SIZES = [(8, 8), (5, 7)]

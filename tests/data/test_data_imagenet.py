@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from astdistill.data.dataset import DataConfig
-from astdistill.data.imagenet import SUBSETS, words_of
+from astdistill.data.image_folders import IMAGENET_SUBSETS, words_of
 from astdistill.data.loading import load_dataset
 from astdistill.data.preprocessing import Preprocessing
 from astdistill.data.sources import published_statistics
@@ -41,7 +41,7 @@ def ilsvrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for part in ("train", "val"):
         for wnid in WNIDS:
             (folder / part / wnid).mkdir(parents=True)
-    for place, index in enumerate(SUBSETS["nette"]):
+    for place, index in enumerate(IMAGENET_SUBSETS["nette"]):
         for number in range(2):
             write_jpeg(
                 folder / "train" / WNIDS[index] / f"{WNIDS[index]}_{number}.JPEG",
@@ -57,7 +57,7 @@ def ilsvrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_subset_by_class_index(ilsvrc: Path) -> None:
     nette = load_dataset("imagenet-nette", whiten="none")
     assert (nette.name, nette.shape) == ("imagenet-nette", (3, 128, 128))
-    assert nette.classes == tuple(WNIDS[index] for index in SUBSETS["nette"])
+    assert nette.classes == tuple(WNIDS[index] for index in IMAGENET_SUBSETS["nette"])
     assert nette.class_sizes() == [2] * 10
     places = [round(shade / 10) for shade in shades(nette.train.whole())]
     assert places == nette.train.labels.tolist()
@@ -67,7 +67,7 @@ def test_a_subset_by_class_index(ilsvrc: Path) -> None:
 
 def test_any_size_and_a_choice_within_the_subset(ilsvrc: Path) -> None:
     few = load_dataset("imagenet-nette", size=24, first_classes=3, whiten="none")
-    assert (few.shape, few.classes) == ((3, 24, 24), tuple(WNIDS[index] for index in SUBSETS["nette"][:3]))
+    assert (few.shape, few.classes) == ((3, 24, 24), tuple(WNIDS[index] for index in IMAGENET_SUBSETS["nette"][:3]))
     named = load_dataset("imagenet-nette", size=24, classes=[WNIDS[701], WNIDS[0]], whiten="none")
     assert sorted(shades(named.test.whole())) == [5, 95]
     assert dict(zip(named.test.labels.tolist(), shades(named.test.whole()), strict=True)) == {0: 95, 1: 5}
@@ -125,7 +125,7 @@ def test_the_hubs_parquet_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             folder / f"{part}-00000-of-00001.parquet"
         )
 
-    fruit = list(SUBSETS["fruit"])
+    fruit = list(IMAGENET_SUBSETS["fruit"])
     write("train", [*sorted(fruit), 3, *fruit])
     write("validation", fruit)
     write("test", [-1, -1])
@@ -167,5 +167,5 @@ def test_statistics_of_what_derives_from_imagenet(
 
 
 def test_the_subsets_are_ten_classes_each() -> None:
-    assert {len(set(classes)) for classes in SUBSETS.values()} == {10}
-    assert all(0 <= index < 1000 for classes in SUBSETS.values() for index in classes)
+    assert {len(set(classes)) for classes in IMAGENET_SUBSETS.values()} == {10}
+    assert all(0 <= index < 1000 for classes in IMAGENET_SUBSETS.values() for index in classes)

@@ -10,9 +10,8 @@ import torch
 
 from astdistill.data.dataset import DataConfig
 from astdistill.data.loading import ZCA_EPS, load_dataset
-from astdistill.data.preprocessing import Preprocessing, fit_standard
+from astdistill.data.preprocessing import Preprocessing, fit_standard, fit_zca
 from astdistill.data.sources import published_name
-from astdistill.data.whitening import fit_zca
 from astdistill.runtime.errors import InputError
 
 

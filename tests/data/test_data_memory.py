@@ -19,15 +19,14 @@ from PIL import Image
 from problems import rows_read
 
 from astdistill.data import cache as pixel_cache
-from astdistill.data import digests, preprocessing, statistics
+from astdistill.data import digests, preprocessing
 from astdistill.data import storage as holdings
 from astdistill.data import storage as memory
 from astdistill.data.dataset import Dataset, Split
 from astdistill.data.loading import load_dataset
-from astdistill.data.preprocessing import fit_standard
+from astdistill.data.preprocessing import fit_standard, fit_zca
 from astdistill.data.storage import ByteImages, MappedImages, float_images, held_bytes, residence
 from astdistill.data.tensors import dataset_from_tensors
-from astdistill.data.whitening import fit_zca
 from astdistill.runtime import progress
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.worker import TensorPickler, TensorUnpickler, nameless_file
@@ -270,9 +269,9 @@ def test_loading_reads_blocks_and_keeps_no_image(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(pixel_cache, "in_memory", refuse)
     monkeypatch.setattr(pixel_cache, "PixelAllocator", Small)
-    monkeypatch.setattr(statistics, "EXACT_ROWS", 7)
+    monkeypatch.setattr(preprocessing, "EXACT_ROWS", 7)
     monkeypatch.setattr(digests, "DIGESTED", 7 * 192)
-    monkeypatch.setattr(statistics, "SUMMED", 5 * 192)
+    monkeypatch.setattr(preprocessing, "SUMMED", 5 * 192)
     for whiten in ("standard", "zca"):
         found = load_dataset(str(tmp_path), memory="disk", whiten=whiten, validation=0.25)
         assert max(read) == 7
@@ -353,14 +352,12 @@ def test_nothing_is_said_of_a_small_whitening_and_one_line_of_a_large_one(
 ) -> None:
     from rich.console import Console
 
-    from astdistill.data import whitening as zca
-
     said = io.StringIO()
     monkeypatch.setattr(progress.Output, "console", Console(file=said, width=300))
     progress.be_quiet(False)
     fit_zca(pixels(20, 3, 4, 4))
     assert said.getvalue() == ""
-    monkeypatch.setattr(zca, "TOLD", 48)
+    monkeypatch.setattr(preprocessing, "TOLD", 48)
     fit_zca(pixels(20, 3, 4, 4))
     assert said.getvalue().startswith("Fitting ZCA: 20 images of 48 values, a matrix of 48×48; about ")
     assert said.getvalue().count("\n") == 1
@@ -370,11 +367,9 @@ def test_nothing_is_said_of_a_small_whitening_and_one_line_of_a_large_one(
 
 
 def test_the_cost_of_zca_grows_as_its_operations_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    from astdistill.data import whitening as zca
-
-    monkeypatch.setattr(zca, "_timed", lambda operation: operation() is None or 1.0)
-    side = zca.TRIED
-    assert zca.zca_cost(1024, side).seconds == 2
-    assert zca.zca_cost(10 * 1024 + 1, 4 * side).seconds == 11 * 4**2 + 4**3
-    at_64_px = zca.zca_cost(100_000, 64 * 64 * 3).memory
+    monkeypatch.setattr(preprocessing, "_timed", lambda operation: operation() is None or 1.0)
+    side = preprocessing.TRIED
+    assert preprocessing.zca_cost(1024, side).seconds == 2
+    assert preprocessing.zca_cost(10 * 1024 + 1, 4 * side).seconds == 11 * 4**2 + 4**3
+    at_64_px = preprocessing.zca_cost(100_000, 64 * 64 * 3).memory
     assert 5.25 * 8 * 12288**2 < at_64_px < 7e9

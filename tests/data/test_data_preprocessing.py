@@ -7,9 +7,15 @@ import pytest
 import torch
 from reference_data import covariance_by_pairs
 
-from astdistill.data.preprocessing import Preprocessing, fit_standard
-from astdistill.data.statistics import EXACT_ROWS, channel_moments, covariance
-from astdistill.data.whitening import LARGEST_ZCA, fit_zca
+from astdistill.data.preprocessing import (
+    EXACT_ROWS,
+    LARGEST_ZCA,
+    Preprocessing,
+    channel_moments,
+    covariance,
+    fit_standard,
+    fit_zca,
+)
 from astdistill.runtime.errors import InputError
 
 

@@ -2,11 +2,10 @@
 
 from .dataset import DataConfig, Dataset, Split
 from .loading import load_dataset
-from .preprocessing import Preprocessing, fit_standard
+from .preprocessing import Preprocessing, fit_standard, fit_zca
 from .selection import clustered, representatives
 from .synthetic import SyntheticSet
 from .tensors import dataset_from_tensors, dataset_from_torch
-from .whitening import fit_zca
 
 __all__ = [
     "DataConfig",

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,9 @@ from ..runtime.config import digest
 from ..runtime.errors import InputError
 from ..runtime.files import cache_folder, load_tensors, lock, read_json, save_tensors, write_json
 from ..runtime.shapes import Pixels
-from .dataset import Split
+from .dataset import RawData, Split, Summary
 from .decoding import in_memory
 from .digests import FileSet, Manifest, Stamp, read_notes, tensor_digest, write_notes
-from .raw import RawData
 from .storage import MappedImages, StoredImages, pixel_digest
 
 FORMAT = 1
@@ -232,7 +231,13 @@ def _kept(raw: RawData, allocator: PixelAllocator, partial: Path, folder: Path) 
         checksums = {part: _checksum_pixels(_part(partial, part)) for part in _parts(raw)}
         write_json(
             partial / HEADER,
-            {"format": PIXELS_FORMAT, "name": raw.name, "classes": list(raw.classes), "checksums": checksums},
+            {
+                "format": PIXELS_FORMAT,
+                "name": raw.name,
+                "classes": list(raw.classes),
+                "checksums": checksums,
+                "summary": asdict(raw.summary),
+            },
         )
         _seal(partial, stamp, checksums)
         shutil.rmtree(folder, ignore_errors=True)
@@ -286,7 +291,8 @@ def _read(folder: Path, digests: Mapping[str, str], remember: bool = True) -> Ra
     """The set in a folder; `digests` names the pixels of its parts, where that is known."""
     header: Any = read_json(folder / HEADER)
     parts = {part: _part(folder, part, digests.get(part, ""), remember) for part in header["checksums"]}
-    return RawData(header["name"], tuple(header["classes"]), parts["train"], parts.get("test"))
+    words = {kind: tuple(said) for kind, said in header.get("summary", {}).items()}  # earlier versions wrote none
+    return RawData(header["name"], tuple(header["classes"]), parts["train"], parts.get("test"), Summary(**words))
 
 
 def _part(folder: Path, part: str, known: str = "", remember: bool = True) -> Split:

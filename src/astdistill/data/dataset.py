@@ -1,18 +1,22 @@
-"""A labelled image data set as tensors, and the configuration that names it."""
+"""A labelled image data set as it was read and as networks see it, the configuration that names it, and its labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from pydantic import Field
+from torch import Tensor
 
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Batch, Images, Labels
+from .digests import FileSet
 from .preprocessing import Preprocessing
 from .storage import StoredImages, chosen_rows, in_batches
 
@@ -51,6 +55,39 @@ class DataConfig(Record):
     accelerator uint8 before float32. It changes results by no more than rounding."""
     seed: int = 0
     """Chooses the held-out images and, where a source has no test part, the test images."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a reader made of a source, in words for people: what it read, what it left out and why, what it guessed."""
+
+    read: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    guessed: tuple[str, ...] = ()
+
+    def with_read(self, *words: str) -> Summary:
+        """The same, and more that was read or made of it."""
+        return replace(self, read=(*self.read, *words))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled pictures that are not decoded yet, so that classes can be chosen first.
+
+    The parts are 'train' and, where the source has one, 'test'. `labels[part]` is `[N]` int64, `fetch(part, rows)`
+    gives the encoded bytes of some of its pictures, and `where(part, row)` names one in an error.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: Mapping[str, Labels]
+    fetch: Callable[[str, Sequence[int]], Sequence[bytes]]
+    where: Callable[[str, int], str]
+    files: FileSet
+    """Those that decide what is read; none where the pictures lie in memory."""
+    summary: Summary
+    words: tuple[str, ...] = ()
+    """Class names that are in none of these files."""
 
 
 class Labelled(NamedTuple):
@@ -113,6 +150,29 @@ class Split:
         return (self.labels == label).nonzero().squeeze(1)
 
 
+def rows_of(part: Split, indices: Tensor) -> Split:
+    """The images at `indices`, in that order; the same part when that is all of them."""
+    if len(indices) == len(part) and bool((indices == torch.arange(len(part))).all()):
+        return part
+    return part.select(indices)
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A labelled image set as it was stored, its splits still bytes; `test` is None where there is no test part."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split | None
+    summary: Summary = Summary()
+
+    def map_pixels(self, change: Any) -> RawData:
+        """The same set with `change` applied to the pixels of each part, which it is given in memory."""
+        test = None if self.test is None else Split(change(self.test.images[:]), self.test.labels)
+        return replace(self, train=Split(change(self.train.images[:]), self.train.labels), test=test)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """What experts learn from and students are tested on.
@@ -129,6 +189,7 @@ class Dataset:
     fingerprint: str
     config: DataConfig
     validation: Split | None = None
+    summary: Summary = Summary()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -159,3 +220,53 @@ class Dataset:
                 f"images; "
                 f"choose --ipc between 1 and {count}."
             )
+
+
+def whole_numbers(labels: Any, where: str) -> Labels:
+    """The labels as `[N]` int64; `[N, 1]` is read as `[N]`. Raises InputError for names, fractions, missing values and
+    other shapes."""
+    given = labels if isinstance(labels, Tensor) else np.asarray(labels)
+    kind = str(given.dtype)
+    if "int" not in kind:
+        raise InputError(f"The labels of {where} are of type {kind}; give one integer 0..K-1 per image.")
+    values = (
+        torch.as_tensor(given if isinstance(given, Tensor) else given.astype(np.int64)).detach().to("cpu", torch.int64)
+    )
+    values = values.squeeze(1) if values.ndim == 2 and values.shape[1] == 1 else values
+    if values.ndim != 1:
+        raise InputError(f"The labels of {where} have shape {tuple(values.shape)}; give one integer 0..K-1 per image.")
+    return values
+
+
+def checked_labels(labels: Any, classes: int, where: str) -> Labels:
+    """The labels as `[N]` int64. Raises InputError unless they are whole numbers 0 … classes − 1."""
+    values = whole_numbers(labels, where)
+    outside = ((values < 0) | (values >= classes)).nonzero()
+    if len(outside):
+        row = int(outside[0])
+        raise InputError(
+            f"Label {int(values[row])} of {where} (image {row}) is not one of 0..{classes - 1}; renumber the labels or "
+            f"name every class."
+        )
+    return values
+
+
+def checked_count(pixels: UInt8[Tensor, "M C H W"], labels: Labels, where: str) -> Split:
+    """The pair as a part. Raises InputError when there are not as many labels as images, or none at all."""
+    if len(pixels) != len(labels):
+        raise InputError(f"{where} has {len(pixels)} images but {len(labels)} labels; give one label per image.")
+    if not len(labels):
+        raise InputError(f"{where} holds no images; give at least one per class.")
+    return Split(pixels, labels)
+
+
+def class_names(labels: Any, names: Sequence[str] | None, where: str) -> tuple[str, ...]:
+    """The names given, or the numbers 0 … largest label. Raises InputError for repeated names or labels that are not
+    numbers."""
+    if names is None:
+        values = whole_numbers(labels, where)
+        return tuple(map(str, range(max(int(values.max()) + 1, 0) if len(values) else 0)))
+    repeated = [name for name in names if list(names).count(name) > 1]
+    if repeated:
+        raise InputError(f"The class name '{repeated[0]}' is given twice; every class needs its own name.")
+    return tuple(map(str, names))

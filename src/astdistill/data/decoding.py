@@ -1,12 +1,13 @@
-"""Images in any common form, encoded pictures among them, as uint8 pixels `[N, C, H, W]`; resizing and padding."""
+"""Images in any common form, .npz files and encoded pictures among them, as uint8 pixels `[N, C, H, W]`; resizing and
+padding."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import struct
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,14 +19,18 @@ from torch import Tensor
 
 from ..runtime import progress
 from ..runtime.errors import InputError, unknown
-from ..runtime.shapes import Labels, Pixels
-from .dataset import Split
-from .raw import RawData, checked_count
+from ..runtime.shapes import Pixels
+from .dataset import RawData, Source, Split, Summary, checked_count, checked_labels, class_names
 from .selection import ClassChoice, kept_labels, renumbered
 from .storage import StoredImages
 
 Layout = Literal["NHWC", "NCHW"]
 """Channels last or first; only arrays need it, tensors are always `[N, C, H, W]`."""
+ARRAY_KEYS = (
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+    ("images", "labels", "test_images", "test_labels"),
+)
 LAST_CHANNELS = 4
 """No image is so narrow, so a last axis of so few is not a width."""
 
@@ -79,6 +84,52 @@ def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
     elif (layout or _seen_layout(values, where)) == "NHWC":
         values = values.permute(0, 3, 1, 2)
     return to_uint8(values, where).contiguous()
+
+
+def from_npz(path: Path) -> RawData:
+    """The arrays of an .npz file: x_train, y_train and, if there, x_test, y_test (or images, labels); `classes` may
+    name the classes.
+
+    Images are uint8, or floats in [0, 1], `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels,
+    all of which are kept; the channels are the axis that is shorter than height and width, or where `layout` ('NHWC' or
+    'NCHW') in the file says. Nothing is unpickled.
+    """
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} cannot be read as an .npz file, or is only a part of one; write it with numpy.savez.")
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} cannot be read as an .npz file of plain arrays ({error}); write it with numpy.savez."
+        ) from error
+    keys = next((keys for keys in ARRAY_KEYS if keys[0] in arrays and keys[1] in arrays), None)
+    if keys is None:
+        raise InputError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}; it needs x_train and y_train (and x_test, y_test), or "
+            f"images and labels."
+        )
+    names = [str(name) for name in arrays["classes"].tolist()] if "classes" in arrays else None
+    classes = class_names(arrays[keys[1]], names, path.name)
+    layout = checked_layout(str(arrays["layout"])) if "layout" in arrays else None
+    train = _array_part(arrays[keys[0]], arrays[keys[1]], len(classes), layout, f"{path.name}, {keys[0]}")
+    if (keys[2] in arrays) != (keys[3] in arrays):
+        raise InputError(f"{path} holds only one of {keys[2]} and {keys[3]}; write both or neither.")
+    test = (
+        _array_part(arrays[keys[2]], arrays[keys[3]], len(classes), layout, f"{path.name}, {keys[2]}")
+        if keys[2] in arrays
+        else None
+    )
+    unread = [name for name in arrays if name not in (*keys, "classes", "layout")]
+    summary = Summary(
+        read=(f"arrays {', '.join(name for name in keys if name in arrays)}",),
+        left_out=tuple(f"array {name}, which has no known name" for name in unread),
+    )
+    return RawData(path.stem, classes, train, test, summary)
+
+
+def _array_part(images: Any, labels: Any, classes: int, layout: Layout | None, where: str) -> Split:
+    return checked_count(from_array(images, where, layout), checked_labels(labels, classes, where), where)
 
 
 def from_tensor(images: Tensor, where: str) -> Pixels:
@@ -141,30 +192,7 @@ DEEP_MODES = ("I", "I;16", "I;16B", "I;16L")
 """Sixteen-bit grey; Pillow reads some of it into 32-bit integers."""
 
 
-@dataclass(frozen=True)
-class EncodedPart:
-    """Labels `[N]` and undecoded pictures: `fetch(rows)` gives the bytes of some, `where(row)` names one in an
-    error."""
-
-    labels: Labels
-    fetch: Callable[[Sequence[int]], Sequence[bytes]]
-    where: Callable[[int], str]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A labelled set of pictures that are not decoded yet, so that classes can be chosen first."""
-
-    name: str
-    classes: tuple[str, ...]
-    train: EncodedPart
-    test: EncodedPart | None
-
-
-@dataclass(frozen=True)
-class Picture:
-    pixels: UInt8[Tensor, "C H W"]
-    where: str
+PARTS = {"train": "training part", "test": "test part"}
 
 
 def in_memory(*shape: int) -> Pixels:
@@ -173,31 +201,27 @@ def in_memory(*shape: int) -> Pixels:
 
 
 def decoded(
-    encoded: Encoded, choice: ClassChoice, size: int | None, allocator: Callable[..., Pixels] = in_memory
+    source: Source, choice: ClassChoice, size: int | None, allocator: Callable[..., Pixels] = in_memory
 ) -> RawData:
     """The pixels of the chosen classes, all of one size and one number of channels (grey only if every picture is
     grey).
 
-    `room(N, C, H, W)` makes the blocks of uint8 that they are written to.
+    `allocator(N, C, H, W)` makes the blocks of uint8 that they are written to.
     """
-    kept = kept_labels(encoded.classes, choice)
-    train = _decoded_part(encoded.train, kept, size, f"{encoded.name} (training part)", allocator)
-    test = (
-        None
-        if encoded.test is None
-        else _decoded_part(encoded.test, kept, size, f"{encoded.name} (test part)", allocator)
-    )
+    kept = kept_labels(source.classes, choice)
+    parts = {part: _decoded_part(source, part, kept, size, allocator) for part in PARTS if part in source.labels}
+    train, test = parts["train"], parts.get("test")
     if test is not None:
         if train.images.shape[2:] != test.images.shape[2:]:
             raise InputError(
-                f"Training images of {encoded.name} are {_size(train.images)} and test images {_size(test.images)}; "
+                f"Training images of {source.name} are {_size(train.images)} and test images {_size(test.images)}; "
                 "choose one size with --data.size."
             )
         channels = max(train.images.shape[1], test.images.shape[1])
         train, test = (
             Split(_with_channels(part.images[:], channels, allocator), part.labels) for part in (train, test)
         )
-    return RawData(encoded.name, tuple(encoded.classes[label] for label in kept), train, test)
+    return RawData(source.name, tuple(source.classes[label] for label in kept), train, test, source.summary)
 
 
 def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
@@ -213,46 +237,52 @@ def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
     return torch.from_numpy(array).unsqueeze(0) if array.ndim == 2 else torch.from_numpy(array).permute(2, 0, 1)
 
 
-def stacked(pictures: Iterator[Picture], count: int, allocator: Callable[..., Pixels] = in_memory) -> Pixels:
-    """The pictures as one block, grey ones filling all three channels beside RGB. Raises InputError naming two that
-    differ otherwise."""
+def stacked(
+    pictures: Iterator[UInt8[Tensor, "C H W"]],
+    count: int,
+    where: Callable[[int], str],
+    allocator: Callable[..., Pixels] = in_memory,
+) -> Pixels:
+    """The pictures as one block, grey ones filling all three channels beside RGB.
+
+    Raises InputError naming two that differ otherwise, as `where` calls the picture of a row of the block.
+    """
     first = next(pictures)
-    block = allocator(count, *first.pixels.shape)
-    for row, picture in enumerate(itertools.chain([first], pictures)):
-        if picture.pixels.shape[1:] != first.pixels.shape[1:]:
+    block = allocator(count, *first.shape)
+    for row, pixels in enumerate(itertools.chain([first], pictures)):
+        if pixels.shape[1:] != first.shape[1:]:
             raise InputError(
-                f"Images differ in size: {first.where} is {_size(first.pixels)} and {picture.where} is "
-                f"{_size(picture.pixels)}; "
+                f"Images differ in size: {where(0)} is {_size(first)} and {where(row)} is {_size(pixels)}; "
                 "choose one size with --data.size."
             )
-        if len(picture.pixels) != block.shape[1] and {len(picture.pixels), block.shape[1]} != {1, 3}:
+        if len(pixels) != block.shape[1] and {len(pixels), block.shape[1]} != {1, 3}:
             raise InputError(
-                f"Images differ in channels: {first.where} has {len(first.pixels)} and {picture.where} has "
-                f"{len(picture.pixels)}; "
+                f"Images differ in channels: {where(0)} has {len(first)} and {where(row)} has {len(pixels)}; "
                 "give all the same number (only grey and RGB may be mixed)."
             )
-        block = _with_channels(block, max(len(picture.pixels), block.shape[1]), allocator)
-        block[row] = picture.pixels  # a grey picture fills all three channels of a block in colour
+        block = _with_channels(block, max(len(pixels), block.shape[1]), allocator)
+        block[row] = pixels  # a grey picture fills all three channels of a block in colour
     return block
 
 
 def _decoded_part(
-    part: EncodedPart, kept: Sequence[int], size: int | None, where: str, allocator: Callable[..., Pixels]
+    source: Source, part: str, kept: Sequence[int], size: int | None, allocator: Callable[..., Pixels]
 ) -> Split:
-    chosen = renumbered(part.labels, kept)
+    name, chosen = f"{source.name} ({PARTS[part]})", renumbered(source.labels[part], kept)
     rows: list[int] = chosen.rows.tolist()
     if not rows:
-        raise InputError(f"{where} holds no images of the classes asked for; choose others with --data.classes.")
-    return checked_count(stacked(_pictures(part, rows, size), len(rows), allocator), chosen.labels, where)
+        raise InputError(f"{name} holds no images of the classes asked for; choose others with --data.classes.")
+    pictures = _pictures(source, part, rows, size)
+    pixels = stacked(pictures, len(rows), lambda place: source.where(part, rows[place]), allocator)
+    return checked_count(pixels, chosen.labels, name)
 
 
-def _pictures(part: EncodedPart, rows: list[int], size: int | None) -> Iterator[Picture]:
+def _pictures(source: Source, part: str, rows: list[int], size: int | None) -> Iterator[UInt8[Tensor, "C H W"]]:
     with progress.bar("Decoding images", len(rows), unit="images") as bar:
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
-            for row, data in zip(chunk, part.fetch(chunk), strict=True):
-                pixels = _decode(data, part.where(row))
-                yield Picture(resized(pixels.unsqueeze(0), size)[0], part.where(row))
+            for row, data in zip(chunk, source.fetch(part, chunk), strict=True):
+                yield resized(_decode(data, source.where(part, row)).unsqueeze(0), size)[0]
             bar.step(len(chunk))
 
 

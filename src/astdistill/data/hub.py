@@ -17,8 +17,8 @@ import numpy as np
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import cache_folder
 from ..runtime.progress import phase
-from .decoding import Encoded, EncodedPart
-from .raw import checked_labels, class_names, whole_numbers
+from .dataset import Source, Summary, checked_labels, class_names, whole_numbers
+from .digests import FileSet
 
 USUAL_LABELS = ("label", "labels", "fine_label")
 """Taken when several columns could be the label: CIFAR-100's 'fine_label' beside 'coarse_label'."""
@@ -26,11 +26,12 @@ USUAL_LABELS = ("label", "labels", "fine_label")
 
 @dataclass(frozen=True)
 class Columns:
-    """The two columns, and the class names where the label column knows them."""
+    """The two columns, the class names where the label column knows them, and others that could be the label."""
 
     image: str
     label: str
     classes: tuple[str, ...] | None
+    rivals: tuple[str, ...] = ()
 
 
 def find_columns(features: Mapping[str, Any], image: str | None, label: str | None, where: str) -> Columns:
@@ -47,7 +48,8 @@ def find_columns(features: Mapping[str, Any], image: str | None, label: str | No
     ]
     chosen_image = image or _only(images, features, "image", where, ())
     chosen_label = label or _only(labels, features, "label", where, USUAL_LABELS)
-    return Columns(chosen_image, chosen_label, _class_names(features[chosen_label]))
+    rivals = tuple(name for name in labels if label is None and name != chosen_label)
+    return Columns(chosen_image, chosen_label, _class_names(features[chosen_label]), rivals)
 
 
 def _only(fitting: list[str], features: Mapping[str, Any], kind: str, where: str, usual: tuple[str, ...]) -> str:
@@ -84,49 +86,82 @@ TEST_NAMES = ("test", "testing", "validation", "valid", "val")
 """The first that has labels is the test part: ImageNet's own test labels are all −1."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """The splits of a data set by name, and where to look for the two columns."""
+def table_source(
+    name: str, splits: Mapping[str, Any], files: FileSet, image_column: str | None, label_column: str | None
+) -> Source:
+    """The pictures of a data set's splits, not decoded yet.
 
-    name: str
-    splits: Mapping[str, Any]
-    image_column: str | None = None
-    label_column: str | None = None
-
-    def encoded(self) -> Encoded:
-        """The pictures, not decoded yet. Raises InputError for missing columns or labels that are not 0..K−1."""
-        train_name = next((name for name in TRAIN_NAMES if name in self.splits), None)
-        if train_name is None:
-            raise InputError(
-                f"{self.name} has no part called 'train', only {', '.join(self.splits)}; name another source with "
-                f"--data."
-            )
-        train = self.splits[train_name]
-        columns = find_columns(train.features, self.image_column, self.label_column, self.name)
-        classes = class_names(_labels(train, columns), columns.classes, self.name)
-        test_name = next(
-            (
-                name
-                for name in TEST_NAMES
-                if name in self.splits and _has_labels(self.splits[name], columns, f"{self.name}, {name} part")
-            ),
-            None,
+    Raises InputError for missing columns or labels that are not 0..K−1.
+    """
+    train = next((split for split in TRAIN_NAMES if split in splits), None)
+    if train is None:
+        raise InputError(
+            f"{name} has no part called 'train', only {', '.join(splits)}; name another source with --data."
         )
-        test = (
-            None
-            if test_name is None
-            else _part(self.splits[test_name], columns, len(classes), f"{self.name}, {test_name} part")
-        )
-        return Encoded(self.name, classes, _part(train, columns, len(classes), f"{self.name}, {train_name} part"), test)
+    columns = find_columns(splits[train].features, image_column, label_column, name)
+    classes = class_names(_labels(splits[train], columns), columns.classes, name)
+    test = _labelled_split(splits, columns, name)
+    used = {part: split for part, split in (("train", train), ("test", test)) if split is not None}
+    places = {part: f"{name}, {split} part" for part, split in used.items()}
+    labels = {
+        part: checked_labels(_labels(splits[split], columns), len(classes), places[part])
+        for part, split in used.items()
+    }
+    pictures = {part: _encoded_column(splits[split], columns.image) for part, split in used.items()}
+    return Source(
+        name,
+        classes,
+        labels,
+        lambda part, rows: [_bytes(cell) for cell in pictures[part][list(rows)][columns.image]],
+        lambda part, row: f"Image {row} of {places[part]}",
+        files,
+        _summary(splits, used, columns),
+    )
 
-    def files(self) -> list[Path]:
-        """The prepared files that hold the train and test parts, empty when they lie in memory."""
-        parts = [name for name in (*TRAIN_NAMES, *TEST_NAMES) if name in self.splits]
-        return [Path(file["filename"]) for name in parts for file in self.splits[name].cache_files]
+
+def _labelled_split(splits: Mapping[str, Any], columns: Columns, name: str) -> str | None:
+    """The split that is the test part, if there is one."""
+    for split in TEST_NAMES:
+        if split in splits and _has_labels(splits[split], columns, f"{name}, {split} part"):
+            return split
+    return None
 
 
-def from_hub(repository: str, name: str, image_column: str | None, label_column: str | None) -> Table:
-    """The table `owner/name` or `owner/name:configuration` of the Hugging Face hub, downloaded once into its own
+def _encoded_column(split: Any, column: str) -> Any:
+    """The pictures of a split, as bytes."""
+    import datasets
+
+    return split.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
+def _summary(splits: Mapping[str, Any], used: Mapping[str, str], columns: Columns) -> Summary:
+    parts = (f"{'training' if part == 'train' else part} part: split {split}" for part, split in used.items())
+    unused = [split for split in splits if split not in used.values()]
+    rivals = f"the label is column {columns.label}, which could also be {', '.join(columns.rivals)}"
+    return Summary(
+        read=(*parts, f"images: column {columns.image}; labels: column {columns.label}"),
+        left_out=tuple(f"split {split}, {_why_unused(split, used)}" for split in unused),
+        guessed=(rivals,) * bool(columns.rivals),
+    )
+
+
+def _why_unused(split: str, used: Mapping[str, str]) -> str:
+    """Test parts are tried in the order of their names until one has labels."""
+    if split not in TEST_NAMES:
+        return "which is neither the training part nor a test part"
+    if "test" not in used or TEST_NAMES.index(split) < TEST_NAMES.index(used["test"]):
+        return "which has no labels"
+    return f"since {used['test']} is the test part"
+
+
+def prepared_files(splits: Mapping[str, Any]) -> FileSet:
+    """The prepared files that hold the train and test parts, none when they lie in memory."""
+    parts = [name for name in (*TRAIN_NAMES, *TEST_NAMES) if name in splits]
+    return FileSet([Path(file["filename"]) for name in parts for file in splits[name].cache_files])
+
+
+def from_hub(repository: str) -> Mapping[str, Any]:
+    """The splits of `owner/name` or `owner/name:configuration` of the Hugging Face hub, downloaded once into its own
     cache."""
     import datasets
 
@@ -143,7 +178,7 @@ def from_hub(repository: str, name: str, image_column: str | None, label_column:
             f"'{repository}' cannot be read from the Hugging Face hub ({type(error).__name__}: {reason}); "
             "check the name and the network, or name a local copy of its parquet files: --data FOLDER."
         ) from error
-    return Table(name, _by_split(splits), image_column, label_column)
+    return _by_split(splits)
 
 
 @contextmanager
@@ -159,10 +194,8 @@ def _quiet(package: str) -> Iterator[None]:
 
 
 @contextmanager
-def from_parquet(
-    folder: Path, files: Sequence[Path], image_column: str | None, label_column: str | None
-) -> Iterator[Table]:
-    """The table in a folder of parquet files in the hub's layout, for as long as the block lasts; no network is
+def from_parquet(folder: Path, files: FileSet, image_column: str | None, label_column: str | None) -> Iterator[Source]:
+    """The pictures in a folder's parquet files, in the hub's layout, for as long as the block lasts; no network is
     used."""
     import datasets
 
@@ -172,13 +205,13 @@ def from_parquet(
     try:
         with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="parquet-", ignore_cleanup_errors=True) as place:
             try:
-                splits = datasets.load_dataset("parquet", data_files=split_files(folder, files), cache_dir=place)
+                splits = datasets.load_dataset("parquet", data_files=split_files(folder, files.files), cache_dir=place)
             except Exception as error:  # pyarrow and datasets wrap a broken file in several unrelated types
                 reason = " ".join(str(error.__cause__ or error).split())[:300]
                 raise InputError(
                     f"The parquet files of {folder} cannot be read ({reason}); replace the broken file."
                 ) from error
-            yield Table(folder.resolve().name, _by_split(splits), image_column, label_column)
+            yield table_source(folder.resolve().name, _by_split(splits), files, image_column, label_column)
     finally:
         if shown:
             datasets.enable_progress_bars()
@@ -223,18 +256,6 @@ def _labels(split: Any, columns: Columns) -> np.ndarray:
 
 def _has_labels(split: Any, columns: Columns, where: str) -> bool:
     return columns.label in split.column_names and bool((whole_numbers(_labels(split, columns), where) >= 0).any())
-
-
-def _part(split: Any, columns: Columns, classes: int, where: str) -> EncodedPart:
-    import datasets
-
-    labels = checked_labels(_labels(split, columns), classes, where)
-    pictures = split.select_columns([columns.image]).cast_column(columns.image, datasets.Image(decode=False))
-
-    def fetch(rows: Sequence[int]) -> list[bytes]:
-        return [_bytes(cell) for cell in pictures[list(rows)][columns.image]]
-
-    return EncodedPart(labels, fetch, lambda row: f"Image {row} of {where}")
 
 
 def _bytes(cell: Mapping[str, Any] | None) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,9 @@ from ..runtime.errors import InputError, refused, unknown
 from ..runtime.progress import phase
 from ..runtime.shapes import Images
 from .cache import Stored, cached, in_file
-from .dataset import DataConfig, Dataset, Split
+from .dataset import DataConfig, Dataset, RawData, Split, rows_of
 from .digests import tensor_digest
-from .preprocessing import Preprocessing, fit_standard
-from .raw import RawData, rows_of
+from .preprocessing import Preprocessing, fit_standard, fit_zca
 from .selection import first_of_each, stratified
 from .sources import published_statistics, read
 from .storage import (
@@ -28,7 +28,6 @@ from .storage import (
     pixel_digest,
     residence,
 )
-from .whitening import fit_zca
 
 TEST_SHARE = 0.2
 ZCA_EPS = 0.1
@@ -73,14 +72,9 @@ def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "cpu
     remains."""
     count = len(raw.classes)
     _check_every_class(raw.train, raw.classes, "")
+    raw = _with_test(raw, config.seed)
     train, test = raw.train, raw.test
-    if test is None:
-        division = stratified(train.labels, count, round(TEST_SHARE * len(train)), config.seed, "test part")
-        train, test = rows_of(train, division.stay), rows_of(train, division.held_out)
-        _check_every_class(
-            train, raw.classes, f" after {TEST_SHARE:.0%} were set aside for testing; add images, or a test part"
-        )
-    if not len(test):
+    if test is None or not len(test):
         raise InputError(f"{raw.name} has no test images of these classes; add a test part with at least one image.")
     train = rows_of(train, first_of_each(train.labels, count, config.per_class))
     validation = None
@@ -102,7 +96,22 @@ def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "cpu
         fingerprint=_fingerprint(train, raw.classes, preprocessing),
         config=config,
         validation=None if validation is None else split(validation),
+        summary=raw.summary,
     )
+
+
+def _with_test(raw: RawData, seed: int) -> RawData:
+    """The set with a test part: its own, or a share of every class of its training images."""
+    if raw.test is not None:
+        return raw
+    number = round(TEST_SHARE * len(raw.train))
+    division = stratified(raw.train.labels, len(raw.classes), number, seed, "test part")
+    train, test = rows_of(raw.train, division.stay), rows_of(raw.train, division.held_out)
+    _check_every_class(
+        train, raw.classes, f" after {TEST_SHARE:.0%} were set aside for testing; add images, or a test part"
+    )
+    summary = raw.summary.with_read(f"test part: {TEST_SHARE:.0%} of the training images of every class, set aside")
+    return replace(raw, train=train, test=test, summary=summary)
 
 
 def _held_out(train: Split, raw: RawData, config: DataConfig) -> tuple[Split, Split]:

@@ -1,20 +1,24 @@
-"""The invertible map from [0, 1] images to what a network sees: none, standard (mean and deviation), or ZCA
-whitening."""
+"""The invertible map from [0, 1] images to what a network sees: none, standard (mean and deviation), or ZCA whitening;
+fitted on exact sums, so that the map of uint8 images does not depend on the machine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from ..runtime import progress, status
 from ..runtime.config import digest
 from ..runtime.errors import InputError
 from ..runtime.shapes import Images
 from .digests import Rows, tensor_digest
-from .statistics import channel_moments
 
 Kind = Literal["none", "standard", "zca"]
 BLOCK = 4096
@@ -199,3 +203,176 @@ def triple(shape: Any) -> tuple[int, int, int]:
 def _like(tensor: Tensor | None, images: Tensor) -> Tensor:
     assert tensor is not None  # TENSORS names what each kind holds; restore and the constructors fill it
     return tensor.to(images.device, images.dtype)
+
+
+LARGEST_ZCA = 64 * 64 * 3
+"""Above this many values per image the D×D matrix passes 1.2 GB and its eigenvectors take hours."""
+TOLD = 32 * 32 * 3
+"""From so many values per image on, the cost is said before it is spent."""
+TRIED = 512
+"""The side of the matrix that is timed: half a second for the trial at most."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, and bytes of memory at the peak."""
+
+    seconds: float
+    memory: int
+
+
+def fit_zca(images01: Rows, eps: float = 0.1) -> Preprocessing:
+    """ZCA whitening fitted on the images, `[N, C, H, W]` uint8, or float in [0, 1]; equal to kornia's
+    `ZCAWhitening(eps=0.1)`.
+
+    x ↦ U (Λ + eps)^(−½) Uᵀ (x − μ) with U Λ Uᵀ the covariance over N − 1. The images are read in blocks. From 3,072
+    values per image on, a line says first what it will take. Raises InputError for fewer than two images, and above 64
+    px in colour, where the matrix no longer fits.
+    """
+    count, shape = images01.shape[0], triple(images01.shape[1:])
+    size = math.prod(shape)
+    if count < 2:
+        raise InputError(
+            f"ZCA whitening was asked for {count} training image(s); it needs at least 2, so use --data.whiten "
+            f"standard."
+        )
+    if size > LARGEST_ZCA:
+        raise InputError(
+            f"ZCA whitening of {shape} images needs a {size}×{size} matrix; use --data.whiten standard, or --data.size "
+            f"64 or less."
+        )
+    if size >= TOLD and not progress.Output.quiet:
+        cost = zca_cost(count, size)
+        progress.console().print(
+            f"Fitting ZCA: {count:,} images of {size:,} values, a matrix of {size:,}×{size:,}; about "
+            f"{status.duration(cost.seconds)}, "
+            f"{status.size(cost.memory)} of memory.",
+            highlight=False,
+        )
+    moments = covariance(images01)
+    values, vectors = torch.linalg.eigh(moments.covariance)
+    return Preprocessing(
+        "zca",
+        shape,
+        mean=moments.mean.float(),
+        eigenvalues=values.float(),
+        eigenvectors=vectors.float().contiguous(),
+        eps=float(eps),
+        statistics=moments.digest,
+    )
+
+
+def zca_cost(count: int, size: int) -> Cost:
+    """What `fit_zca` takes for `count` uint8 images of `size` values, from the same operations on a matrix of 512×512,
+    timed just now.
+
+    Products grow with D², the eigenvectors with D³. Memory: the covariance, the copy that becomes its eigenvectors and
+        LAPACK's workspace
+    of two more (syevd) in float64, with what else is alive then: 5.25 D² of them were seen at D = 2,028, and 5.5 are
+    counted.
+    """
+    tried = min(size, TRIED)
+    block = torch.linspace(-1, 1, EXACT_ROWS * tried).square().sin().view(EXACT_ROWS, tried)
+    products = torch.eye(tried, dtype=torch.float64)
+
+    def multiply() -> object:
+        return products.add_(block.T @ block)
+
+    growth = size / tried
+    multiplied, solved = _timed(multiply), _timed(lambda: torch.linalg.eigh(products))
+    seconds = math.ceil(count / EXACT_ROWS) * multiplied * growth**2 + solved * growth**3
+    return Cost(seconds, 44 * size**2 + 4 * min(count, EXACT_ROWS) * size)
+
+
+def _timed(operation: Callable[[], object]) -> float:
+    """Seconds for which this thread computed in the faster of two runs after a warm-up: what it takes beside no other
+    work."""
+    taken = []
+    for _ in range(3):
+        began = time.thread_time()
+        operation()
+        taken.append(time.thread_time() - began)
+    return min(taken[1:])
+
+
+MIDDLE = 128
+EXACT_ROWS = 1024
+"""128² × 1024 = 2²⁴: a float32 product of so many rows of uint8 − 128 is exact in whatever order it is summed."""
+SUMMED = 1 << 22
+"""Values that are summed at once: 1,024 images at 32 px, fewer of larger ones. Sums of bytes are exact whatever the
+blocks."""
+
+
+@dataclass(frozen=True)
+class ChannelMoments:
+    """Mean and (population) standard deviation per channel, `[C]` float64, in units of [0, 1] images."""
+
+    mean: Float[Tensor, " C"]
+    std: Float[Tensor, " C"]
+
+
+@dataclass(frozen=True)
+class Covariance:
+    """Mean `[D]` and covariance over N − 1 `[D, D]`, float64, with a digest of both."""
+
+    mean: Float[Tensor, " D"]
+    covariance: Float[Tensor, "D D"]
+    digest: str
+
+
+def channel_moments(images: Rows) -> ChannelMoments:
+    """The moments of every channel over all images and positions, in one pass over blocks."""
+    channels = images.shape[1]
+    total = torch.zeros(channels, dtype=torch.float64)
+    squares = torch.zeros(channels, dtype=torch.float64)
+    for block in _float64_blocks(images):
+        total += block.sum(dim=(0, 2, 3))
+        squares += block.square().sum(dim=(0, 2, 3))
+    count = math.prod(images.shape) / channels
+    unit = _unit(images)
+    mean = total / count
+    variance = (squares / count - mean.square()).clamp(min=0)
+    return ChannelMoments(mean / unit, variance.sqrt() / unit)
+
+
+def covariance(images: Rows) -> Covariance:
+    """Mean and covariance of the flattened images; memory: a few D×D matrices and one block, never N×D in float.
+
+    uint8 pixels are moved by 128 towards 0 first, which changes no covariance and lets four times as many rows be
+    summed exactly.
+    """
+    count, size, unit = images.shape[0], math.prod(images.shape[1:]), _unit(images)
+    whole = images.dtype == torch.uint8
+    middle = MIDDLE if whole else 0
+    total = torch.zeros(size, dtype=torch.float64)
+    products = torch.zeros(size, size, dtype=torch.float64)
+    for start in range(0, count, EXACT_ROWS):
+        block = (
+            images[start : start + EXACT_ROWS]
+            .detach()
+            .to("cpu")
+            .flatten(1)
+            .to(torch.float32 if whole else torch.float64)
+            - middle
+        )
+        total += block.sum(dim=0, dtype=torch.float64)
+        products += block.T @ block
+    mean = total / count
+    for rows in range(0, size, EXACT_ROWS):  # in place: another D×D matrix would be the largest thing in memory
+        products[rows : rows + EXACT_ROWS].sub_(torch.outer(total[rows : rows + EXACT_ROWS], mean))
+    products.div_((count - 1) * unit**2)
+    mean = (mean + middle) / unit
+    return Covariance(
+        mean, products, hashlib.sha256((tensor_digest(mean) + tensor_digest(products)).encode()).hexdigest()[:12]
+    )
+
+
+def _float64_blocks(images: Rows) -> Iterator[Float[Tensor, "B C H W"]]:
+    rows = max(1, min(EXACT_ROWS, SUMMED // math.prod(images.shape[1:])))
+    for start in range(0, images.shape[0], rows):
+        yield images[start : start + rows].detach().to("cpu", torch.float64)
+
+
+def _unit(images: Rows) -> float:
+    """The value that stands for 1: uint8 pixels count to 255."""
+    return 255.0 if images.dtype == torch.uint8 else 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,7 @@ from torch import Tensor
 from ..runtime.errors import InputError, unknown
 from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Labels
-from .dataset import Split
-from .raw import RawData, rows_of
+from .dataset import RawData, Split, rows_of
 
 Rows = Int[Tensor, " rows"]
 """Indices of some images."""
@@ -97,7 +96,7 @@ def with_classes(raw: RawData, choice: ClassChoice) -> RawData:
         return Split(rows_of(whole, chosen.rows).images, chosen.labels)
 
     test = None if raw.test is None else part(raw.test)
-    return RawData(raw.name, tuple(raw.classes[label] for label in kept), part(raw.train), test)
+    return replace(raw, classes=tuple(raw.classes[label] for label in kept), train=part(raw.train), test=test)
 
 
 def first_of_each(labels: Labels, classes: int, per_class: int | None) -> Rows:

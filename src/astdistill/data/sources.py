@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ..runtime.errors import InputError, unknown
-from . import imagenet
 from .cache import PixelAllocator, cached_data
-from .dataset import DataConfig
-from .decoding import decoded, padded, resized
+from .dataset import DataConfig, RawData, Source, Split, rows_of
+from .decoding import decoded, from_npz, padded, resized
 from .digests import FileSet
-from .hub import from_hub, from_parquet
-from .image_folders import class_folders, digits, from_npz, from_picture_folder, has_pictures
-from .raw import RawData
-from .selection import ClassChoice, with_classes
-from .tiny_imagenet import content_files, is_tiny_imagenet, tiny_imagenet
+from .hub import from_hub, from_parquet, prepared_files, table_source
+from .image_folders import (
+    IMAGENET_NAMES,
+    IMAGENET_SIZE,
+    TINY_IMAGENET,
+    check_all_classes,
+    class_folders,
+    from_picture_folder,
+    has_pictures,
+    is_tiny_imagenet,
+    named_by_wnid,
+    no_imagenet,
+    subset_classes,
+    tiny_imagenet,
+    tiny_imagenet_files,
+)
+from .selection import ClassChoice, stratified, with_classes
 
 HUB = {
     "cifar10": "uoft-cs/cifar10",
@@ -27,12 +43,15 @@ HUB = {
     "svhn": "ufldl-stanford/svhn:cropped_digits",
     "tiny_imagenet": "zh-plus/tiny-imagenet",
 }
-NAMES = ("digits", *HUB, *imagenet.NAMES)
+NAMES = ("digits", *HUB, *IMAGENET_NAMES)
 UNPADDED, PADDED = (1, 28, 28), 32
 """Channels, height and width that get a border, and the side they get, as in all published trajectory matching."""
+DIGITS_TEST = 360
 IN_MEMORY = "tensors:"
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and deviation per channel."""
+Opened = AbstractContextManager[Source]
+"""A source that can be read for as long as the block lasts."""
 CIFAR: Statistics = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 """For CIFAR-100 too."""
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -73,7 +92,7 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
     source, path = config.source, _local(config.source)
     if source == "digits":
         raw = _shaped(digits(), request)
-    elif source in imagenet.NAMES:
+    elif source in IMAGENET_NAMES:
         raw = _from_imagenet(path, request, source)
     elif source in HUB and not path.is_dir():
         _check_root()
@@ -89,21 +108,37 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
     return bordered(raw, config.size)
 
 
+def digits() -> RawData:
+    """Scikit-learn's 1,797 grey 8×8 digits, 1,437 for training and 360 for testing, divided per class by a fixed
+    seed."""
+    from sklearn.datasets import load_digits
+
+    found: Any = load_digits()
+    labels = torch.as_tensor(found.target, dtype=torch.int64)
+    pixels = torch.as_tensor(found.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # stored as 0..16
+    whole = Split(pixels, labels)
+    division = stratified(labels, 10, DIGITS_TEST, 0, "digits test part")
+    return RawData(
+        "digits", tuple(map(str, range(10))), rows_of(whole, division.stay), rows_of(whole, division.held_out)
+    )
+
+
 def bordered(raw: RawData, size: int | None) -> RawData:
     """The set with its single-channel 28×28 images, whatever its name, padded to 32×32 unless a `size` was asked
     for."""
     parts = [part for part in (raw.train, raw.test) if part is not None]
     if size is not None or any(tuple(part.images.shape[1:]) != UNPADDED for part in parts):
         return raw
-    return raw.map_pixels(lambda pixels: padded(pixels, PADDED))
+    summary = raw.summary.with_read(f"images of 28×28 padded to {PADDED}×{PADDED}")
+    return replace(raw.map_pixels(lambda pixels: padded(pixels, PADDED)), summary=summary)
 
 
 def _local(source: str) -> Path:
     """Where a source lies on this machine, if it does."""
     root = os.environ.get("ASTDISTILL_DATA")
-    if source not in (*HUB, *imagenet.NAMES):
+    if source not in (*HUB, *IMAGENET_NAMES):
         return Path(source).expanduser()
-    name = "imagenet" if source in imagenet.NAMES else source
+    name = "imagenet" if source in IMAGENET_NAMES else source
     return Path(root).expanduser() / name if root else Path(os.devnull)
 
 
@@ -136,29 +171,40 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+def _decoded(
+    name: str, files: FileSet, key: Callable[[str], object], opened: Callable[[], Opened], request: Request
+) -> RawData:
+    """The wanted pictures of a source, which is opened only where the cache, asked by `key`, has not decoded it."""
+
+    def build(allocator: PixelAllocator) -> RawData:
+        with opened() as source:
+            return decoded(source, request.choice, request.size, allocator)
+
+    return cached_data(name, files, key, build, request.verify)
+
+
 def _from_hub(repository: str, name: str, request: Request) -> RawData:
-    table = from_hub(repository, name, request.image_column, request.label_column)
-    files = table.files()
-    if not files:
-        return decoded(table.encoded(), request.choice, request.size)
-    return cached_data(
-        name,
-        FileSet(files),
-        request.key,
-        lambda allocator: decoded(table.encoded(), request.choice, request.size, allocator),
-        request.verify,
-    )
+    splits = from_hub(repository)
+    files = prepared_files(splits)
+
+    def opened() -> Opened:
+        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column))
+
+    if files.files:
+        return _decoded(name, files, request.key, opened, request)
+    with opened() as source:
+        return decoded(source, request.choice, request.size)
 
 
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
     """ImageNet, or a subset of it, of which the request may choose classes in turn."""
     if not folder.is_dir():
-        raise imagenet.nowhere(source)
-    folders, wanted = class_folders(folder), imagenet.subset(source)
-    if imagenet.named_by_wnid(folders):
-        imagenet.check_all_classes(folder, folders, source)
+        raise no_imagenet(source)
+    folders, wanted = class_folders(folder), subset_classes(source)
+    if named_by_wnid(folders):
+        check_all_classes(folder, folders, source)
     first = request.choice if wanted is None else ClassChoice(wanted)
-    raw = replace(_from_folder(folder, replace(request, choice=first, size=request.size or imagenet.SIZE)), name=source)
+    raw = replace(_from_folder(folder, replace(request, choice=first, size=request.size or IMAGENET_SIZE)), name=source)
     return raw if wanted is None else with_classes(raw, request.choice)
 
 
@@ -166,19 +212,17 @@ def _from_folder(folder: Path, request: Request) -> RawData:
     if is_tiny_imagenet(folder):
         return _from_tiny_imagenet(folder, request)
     # ImageNet has a million pictures, too many to look for anything else among them.
-    parquet = [] if imagenet.named_by_wnid(class_folders(folder)) else sorted(folder.rglob("*.parquet"))
+    parquet = [] if named_by_wnid(class_folders(folder)) else sorted(folder.rglob("*.parquet"))
     return _from_parquet(folder, parquet, request) if parquet else _from_pictures(folder, request)
 
 
-def _from_parquet(folder: Path, files: list[Path], request: Request) -> RawData:
-    def build(allocator: PixelAllocator) -> RawData:
-        with from_parquet(folder, files, request.image_column, request.label_column) as table:
-            return decoded(table.encoded(), request.choice, request.size, allocator)
+def _from_parquet(folder: Path, paths: list[Path], request: Request) -> RawData:
+    name, files = folder.resolve().name, FileSet(paths, folder)
 
-    name = folder.resolve().name
-    return cached_data(
-        name, FileSet(files, folder), lambda content: [name, *request.key(content)], build, request.verify
-    )
+    def opened() -> Opened:
+        return from_parquet(folder, files, request.image_column, request.label_column)
+
+    return _decoded(name, files, lambda content: [name, *request.key(content)], opened, request)
 
 
 def _from_pictures(folder: Path, request: Request) -> RawData:
@@ -187,24 +231,21 @@ def _from_pictures(folder: Path, request: Request) -> RawData:
             f"{folder} holds no parquet files and no pictures; expected {folder}/train-*.parquet or "
             f"{folder}/train/<class>/*.png."
         )
-    name, found = folder.resolve().name, from_picture_folder(folder, request.choice)
-    return cached_data(
-        name,
-        FileSet(found.files, folder),
-        lambda content: [name, *request.key(content), *found.words],
-        lambda allocator: decoded(found.encoded, request.choice, request.size, allocator),
-        request.verify,
-    )
+    source = from_picture_folder(folder, request.choice)
+
+    def key(content: str) -> list[object]:
+        return [source.name, *request.key(content), *source.words]
+
+    raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
+    return replace(
+        raw, summary=source.summary
+    )  # what is left out now; the cache does not follow files that do not count
 
 
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
-    def build(allocator: PixelAllocator) -> RawData:
-        with tiny_imagenet(path) as encoded:
-            return decoded(encoded, request.choice, request.size, allocator)
-
-    files = FileSet(content_files(path), path if path.is_dir() else None)
-    return cached_data(
-        "tiny_imagenet", files, lambda content: ["tiny_imagenet", *request.key(content)], build, request.verify
+    name, files = TINY_IMAGENET, tiny_imagenet_files(path)
+    return _decoded(
+        name, files, lambda content: [name, *request.key(content)], lambda: tiny_imagenet(path, files), request
     )
 
 

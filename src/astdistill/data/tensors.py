@@ -11,10 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..runtime.errors import InputError
-from .dataset import Dataset, Split
-from .decoding import Layout, Picture, from_array, from_tensor, picture_pixels, resized, stacked
+from .dataset import Dataset, RawData, Split, checked_count, checked_labels, class_names
+from .decoding import Layout, from_array, from_tensor, picture_pixels, resized, stacked
 from .loading import assemble, resolved
-from .raw import RawData, checked_count, checked_labels, class_names
 from .selection import ClassChoice, with_classes
 from .sources import IN_MEMORY, bordered
 
@@ -94,15 +93,15 @@ def _tensor_part(images: Tensor, labels: Any, classes: int, where: str) -> Split
 def _torch_part(part: Any, where: str, size: int | None) -> Split:
     labels: list[int] = []
 
-    def pictures() -> Iterator[Picture]:
+    def pictures() -> Iterator[Tensor]:
         for row in range(len(part)):
             image, label = part[row]
             labels.append(_label(label, row, where))
-            yield Picture(resized(_pixels(image, where).unsqueeze(0), size)[0], f"image {row} of {where}")
+            yield resized(_pixels(image, where).unsqueeze(0), size)[0]
 
     if not len(part):
         raise InputError(f"{where} holds no images; give at least one per class.")
-    pixels = stacked(pictures(), len(part))
+    pixels = stacked(pictures(), len(part), lambda row: f"image {row} of {where}")
     return Split(pixels, torch.tensor(labels, dtype=torch.int64))
 
 

@@ -13,10 +13,10 @@ import torch
 from rich.table import Table
 
 from ..data.dataset import DataConfig
-from ..data.imagenet import SIZE, SUBSETS
+from ..data.image_folders import IMAGENET_SIZE, IMAGENET_SUBSETS
 from ..data.loading import load_dataset
+from ..data.preprocessing import zca_cost
 from ..data.storage import held_bytes, residence
-from ..data.whitening import zca_cost
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from ..experts.recipe import ExpertRecipe
 from ..methods.estimators import Backprop
@@ -58,7 +58,10 @@ NAMED = {
     "fashion_mnist": DatasetSize((1, 32, 32), 10, 60000, 10000),
     "svhn": DatasetSize((3, 32, 32), 10, 73257, 26032),
     "tiny_imagenet": DatasetSize((3, 64, 64), 200, 100000, 10000),
-    **{f"imagenet-{subset}": DatasetSize((3, SIZE, SIZE), 10, 13000, 500) for subset in SUBSETS},
+    **{
+        f"imagenet-{subset}": DatasetSize((3, IMAGENET_SIZE, IMAGENET_SIZE), 10, 13000, 500)
+        for subset in IMAGENET_SUBSETS
+    },
 }
 """A class of ILSVRC-2012 has 732 to 1,300 training images; those of the subsets are counted with the most."""
 
