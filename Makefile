@@ -26,7 +26,7 @@ demo: $(VENV)/installed  ## AST on digits: ten images that train a network
 	$(BIN)/astdistill demo
 
 test: $(VENV)/tested  ## every test; FAST=1 leaves out those marked slow
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_FLAGS) $(if $(FAST),-m 'not slow')
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS) $(if $(FAST),-m 'not slow')
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check src tests benchmarks examples

@@ -24,17 +24,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-DEAR = {"made", "demo", "finished", "cifar_folder", "far"}
-"""Fixtures that are made once for many tests, and take seconds."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`, tests that share a dear fixture go to one worker, so that it is made once."""
-    for item in items:
-        for name in DEAR.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(name))
-
-
 @pytest.fixture(autouse=True)
 def _quiet() -> None:
     from astdistill.runtime.progress import be_quiet

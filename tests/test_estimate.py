@@ -180,9 +180,8 @@ def test_the_work_of_every_stage_is_written_out() -> None:
     forward, train = network.multiply_adds(FORWARD), network.multiply_adds(TRAIN)
     assert experts.work == 5 * 15 * (5000 * network.multiply_adds(PENALISED) + 1000 * forward)
     assert distillation.work == 400 * 10 * 100 * network.multiply_adds(TRAIN.plus(WALK))
-    epochs = cell.evaluation.recipe.full_epochs or 300
-    # The set, random and K-means images, and all images.
-    assert evaluation.work == 5 * (3 * 300 * 100 * train + epochs * 5000 * train + 4 * 1000 * forward)
+    # The set, random and K-means images, and all images; E epochs are E + 1 passes.
+    assert evaluation.work == 5 * (3 * 301 * 100 * train + 301 * 5000 * train + 4 * 1000 * forward)
 
 
 def test_the_work_of_matching_distributions_is_what_its_step_computes() -> None:
@@ -207,7 +206,7 @@ def test_validation_is_a_part_of_the_distillation() -> None:
 def test_each_network_of_the_evaluation_costs_its_own() -> None:
     cell = PRESETS["digits-ipc1"]
     wider = cell.replace(evaluation=cell.evaluation.replace(architectures=("convnet-d2-w64", "mlp"), baselines=()))
-    steps = 5 * 300 * 10
+    steps = 5 * 301 * 10
     trained = sum(Network(name, (1, 8, 8), 10).multiply_adds(TRAIN) for name in ("convnet-d2-w64", "mlp"))
     tested = sum(Network(name, (1, 8, 8), 10).multiply_adds(FORWARD) for name in ("convnet-d2-w64", "mlp"))
     assert unmeasured(wider).stages[2].work == steps * trained + 5 * 360 * tested

@@ -87,14 +87,14 @@ def test_stopped_in_each_phase_and_resumed_it_ends_with_the_same_bits(
 def test_the_sentence_is_a_command_for_the_shell(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: type[BaseException], code: int
 ) -> None:
-    def verb(words: list[str]) -> None:
+    def verb(words: list[str]) -> int:
         if error is cli.Terminated:
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()
         raise error
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(cli, "_verb", lambda name: verb)
+    monkeypatch.setattr(cli, "_piped", verb)
     assert cli.main(["run", "digits-ipc1", "--out", "my runs/it's"]) == code
     said = capsys.readouterr().err
     command = said.partition("goes on with it: ")[2]

@@ -213,11 +213,11 @@ from pathlib import Path
 sys.path[:0] = {path!r}
 import jobs
 from astdistill.runtime.progress import Bar
-from astdistill.runtime.parallel import Crew, pool
+from astdistill.runtime.parallel import WorkerPlan, pool
 class Told(Bar):
     def step(self, units=1, note=""):
         print(note, flush=True)
-with pool(jobs.hold, Path({folder!r}), Crew(2, 1, asked=True), Told("", 2, 0, None), 2, 0) as run:
+with pool(jobs.hold, Path({folder!r}), WorkerPlan(2, 1, asked=True), Told("", 2, 0, None), 2, 0) as run:
     list(run([0, 1]))
 """
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from astdistill.cli.flags import Parser
+from astdistill.cli.commands import Command
+from astdistill.cli.flags import Word
 from astdistill.data.dataset import Dataset
 from astdistill.data.tensors import dataset_from_tensors
 from astdistill.distillation.loop import distill
@@ -26,6 +27,8 @@ from astdistill.experiment.work import Costs, Speed
 from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
 from astdistill.methods.method import Method
+from astdistill.runtime.config import Record
+from astdistill.runtime.errors import unknown
 from astdistill.runtime.files import write_json
 from astdistill.runtime.progress import bar, be_quiet, quietly
 from astdistill.runtime.provenance import provenance, without_places
@@ -159,15 +162,30 @@ def _timed(work: Callable[[], object]) -> Seconds:
     return Seconds(*(after - before for before, after in zip(began, _now(), strict=True)))
 
 
+class EstimateFlags(Record):
+    """Estimates beside what is then taken: portions of six presets, estimated and run on random images."""
+
+    case: Annotated[tuple[str, ...], Word(metavar="CASE", repeated=True)] = ()
+    """Measure only this case; may be repeated."""
+    n: Annotated[int, Word(flag="-n")] = 3
+    """Repetitions."""
+    to: Annotated[Path | None, Word(flag="json", metavar="FILE")] = None
+    """Write the figures, with machine and versions, to FILE."""
+
+
 def estimate(words: list[str]) -> None:
-    """`make bench NAME=estimate`: measure, and show the ratios."""
-    parser = Parser(prog="python -m suite estimate", description=__doc__)
-    parser.add_argument("-n", type=int, default=3, help="repetitions (default 3)")
-    parser.add_argument("--case", action="append", choices=list(CASES), help="only this one; may be repeated")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures, with machine and versions")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
-    given = parser.parse_args(words)
-    be_quiet(given.quiet)
+    """`make bench NAME=estimate`: measure, and show the ratios. Raises InputError for a case that there is not."""
+    made = Command("estimate", lambda given: _estimate(given, words), EstimateFlags)
+    made.prog = "python -m suite estimate"
+    with made.make_context("estimate", list(words), obj={}) as ctx:
+        be_quiet(ctx.params["quiet"])
+        made.call(ctx)
+
+
+def _estimate(given: EstimateFlags, words: list[str]) -> None:
+    for case in given.case:
+        if case not in CASES:
+            raise unknown("case", case, CASES)
     rows: dict[tuple[str, str], Row] = {}
     speed = Speed("cpu")
     with bar("estimates (portions)", given.n * len(given.case or CASES)) as progress:
@@ -181,9 +199,9 @@ def estimate(words: list[str]) -> None:
                     row.taken.append(taken)
                 progress.step(note=case)
     Console().print(_table(list(rows.values()), speed.load))
-    if given.json is not None:
+    if given.to is not None:
         origin = provenance() | {"arguments": without_places(["suite", "estimate", *words]), "load": speed.load}
-        write_json(given.json, origin | {"rows": [vars(row) | {"ratios": row.ratios} for row in rows.values()]})
+        write_json(given.to, origin | {"rows": [vars(row) | {"ratios": row.ratios} for row in rows.values()]})
 
 
 def _table(rows: list[Row], load: float) -> Table:

@@ -86,7 +86,7 @@ def test_one_file_of_arrays_holds_everything(tmp_path: Path, format: str, make: 
         arrays = {name: tensor.numpy() for name, tensor in loaded.items()}
     assert classes == CLASSES
     assert header == json.loads(json.dumps(synthetic.published().header()))
-    assert header["provenance"]["settings"] == {"inner_steps": 12}
+    assert header["provenance"]["settings"]["inner_steps"] == 12
     expected = {
         "images": synthetic.images,
         "pixels": synthetic.pixels(),

@@ -219,7 +219,9 @@ def test_a_diverging_recipe_is_named_and_earlier_experts_are_kept(
     from astdistill.experts import training
 
     wild = TINY_RECIPE.replace(lr=1e6, penalty=1.0)
-    with pytest.raises(DivergedError, match=r"Expert 0 of .* stopped being finite in epoch \d \(rate 1e\+06\); lower"):
+    with pytest.raises(
+        DivergedError, match=r"Expert 0 of .* stopped being finite in epoch \d \(learning rate 1e\+06\); lower"
+    ):
         tiny_experts(tmp_path / "wild", blobs(), recipe=wild)
     assert not list((tmp_path / "wild").glob("*/*[0-9].safetensors"))
 

@@ -17,7 +17,7 @@ from ..data.imagenet import SIZE, SUBSETS
 from ..data.loading import load_dataset
 from ..data.storage import held_bytes, residence
 from ..data.whitening import zca_cost
-from ..evaluation.protocol import EvalRecipe, architectures
+from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from ..experts.recipe import ExpertRecipe
 from ..methods.estimators import Backprop
 from ..methods.outer_step import StepWork
@@ -215,7 +215,7 @@ class _Stages:
         disk = 2 * images + sets * (images + whitening)
         if settings.validate_every:
             networks = settings.iterations // settings.validate_every * settings.validate_networks
-            recipe = experiment.evaluation.recipe.replace(epochs=settings.validate_epochs)
+            recipe = MTT_PROTOCOL.replace(epochs=settings.validate_epochs, released_count=False)
             cost = cost + self._network_trained(student, recipe, self._seen, self.known.validation).times(networks)
         memory = self._data + SETS * images + students + self._held(student, work)
         return Stage(f"{settings.iterations} outer steps", cost.work, cost.seconds, memory, disk)
