@@ -150,7 +150,7 @@ loss_decay gp weight_perturb agg_middle_loss balance_loss lr_label
 SHORTCUTS = {"--data", "--init", "--method", "--part", "--without", "--protocol", "--log"}
 """Flags that are read before the fields of an experiment."""
 OF_COMPONENTS = {"--method.perturb.factor", "--method.estimator.k", "--method.step.rate-logits"}
-"""Flags of components that no method of the package has by default."""
+"""Flags of components that no method of the package has: `--part` or a method of the reader's own puts them there."""
 
 
 def flags(record: Record, before: str = "--") -> set[str]:
