@@ -87,7 +87,7 @@ static void pull_back(const float *z, Stats s, v gamma, v beta, const float *b, 
     for (long p = 0; p < height * width; p++) store(bz + p * L, slope * load(bz + p * L) + along * load(z + p * L) + constant);
 }
 
-/* The same for the pair (output, tangent of the output), with adjoints (b, a). See docs/architecture.md for the formula. */
+/* The same for the pair (output, tangent of the output), with adjoints (b, a). See docs/how-it-works.md for the formula. */
 static void pull_back_pair(const float *z, const float *zdot, Stats s, v gamma, v gammadot, v beta, const float *a, const float *b, long height,
                            long width, float *az, float *bz, float *dgamma, float *dbeta) {
     float pixels = (float)(height * width);
