@@ -49,6 +49,32 @@ def resized_slowly(image: Tensor, size: int) -> Tensor:
     return small[:, top : top + size, left : left + size]
 
 
+def squashed_slowly(image: Tensor, size: int) -> Tensor:
+    """One image `[C, h, w]` in float64 at `size` pixels a side, each a mean of the four pixels around its place.
+
+    Pixel k covers k to k + 1 and has its value in the middle, k + ½; beyond the outermost middles the value stays.
+    """
+    channels, height, width = image.shape
+    found = torch.zeros(channels, size, size, dtype=torch.float64)
+    for row in range(size):
+        top, bottom, down = _neighbours((row + 0.5) * height / size - 0.5, height)
+        for column in range(size):
+            left, right, across = _neighbours((column + 0.5) * width / size - 0.5, width)
+            for channel in range(channels):
+                corners = image[channel].double()
+                upper = corners[top, left] * (1 - across) + corners[top, right] * across
+                lower = corners[bottom, left] * (1 - across) + corners[bottom, right] * across
+                found[channel, row, column] = upper * (1 - down) + lower * down
+    return found
+
+
+def _neighbours(place: float, length: int) -> tuple[int, int, float]:
+    """The pixels before and after a place, and how far it lies from the one to the other."""
+    place = min(max(place, 0.0), length - 1.0)
+    before = math.floor(place)
+    return before, min(before + 1, length - 1), place - before
+
+
 def _weights(given: int, wanted: int) -> Tensor:
     """The share `[wanted, given]` of each given pixel in each wanted one."""
     step = given / wanted

@@ -331,3 +331,10 @@ def test_words_choose_presets(words: list[str], names: set[str]) -> None:
 def test_words_that_choose_nothing_are_refused(words: list[str], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         matching(words)
+
+
+def test_only_the_subsets_of_imagenet_are_squashed() -> None:
+    """As MTT's and FTD's released code does; one's own pictures are cropped."""
+    squashed = {name for name, found in PRESETS.items() if found.data.resize == "squash"}
+    assert squashed == {name for name in PRESETS if name.startswith("imagenet-")}
+    assert len(squashed) == 4 * len(IMAGENET_SUBSETS)

@@ -25,7 +25,12 @@ def test_a_folder_says_what_it_did_not_read(tmp_path: Path, write_pictures: Call
         for name in "ab":
             write_pictures(pets / part / name, 2)
     assert load_dataset(str(pets), size=8).summary == Summary(
-        ("training part: folder train", "test part: folder test"), ("folder val, which is not read",)
+        (
+            "training part: folder train",
+            "test part: folder test",
+            "images of 8×8 pixels: short side resized, centre cropped",
+        ),
+        ("folder val, which is not read",),
     )
     for number in range(5):
         (pets / "train" / "a" / f"note{number}.txt").write_text("no picture")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from pydantic import Field
+from pydantic import Field, model_serializer
 from torch import Tensor
 
 from ..runtime.config import Record
@@ -19,6 +19,8 @@ from ..runtime.shapes import Batch, Images, Labels
 from .digests import FileSet
 from .preprocessing import Preprocessing
 from .storage import StoredImages, chosen_rows, in_batches
+
+Resize = Literal["crop", "squash"]
 
 
 class DataConfig(Record):
@@ -47,14 +49,23 @@ class DataConfig(Record):
     label_column: str | None = None
     """Column holding the labels, where it cannot be found by itself."""
     size: int | None = Field(default=None, ge=8)
-    """Resize the short side to this many pixels and crop the centre; without it single-channel 28×28 images, of
-    whatever source, are padded to 32×32 (give 28 to keep them), and ImageNet and its subsets get 128."""
+    """Resize to this many pixels a side; without it single-channel 28×28 images, of whatever source, are padded to
+    32×32 (give 28 to keep them), and ImageNet and its subsets get 128."""
+    resize: Resize = "crop"
+    """How, where there is a size: crop resizes the short side (bilinear, antialiased) and crops the centre; squash
+    resizes each side by itself (bilinear, not antialiased), as the released code of MTT and FTD does with ImageNet's
+    subsets."""
     memory: Literal["auto", "float32", "uint8", "disk"] = "auto"
     """How images are kept: float32 preprocesses them once, uint8 keeps a quarter of that and preprocesses each batch,
     disk reads each batch from a file of the cache, for sets larger than memory. auto takes the first that fits, on an
     accelerator uint8 before float32. It changes results by no more than rounding."""
     seed: int = 0
     """Chooses the held-out images and, where a source has no test part, the test images."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """`resize` is written where it is not the only way of earlier versions, so that their runs stay the same."""
+        return {name: value for name, value in handler(self).items() if (name, value) != ("resize", "crop")}
 
 
 @dataclass(frozen=True)

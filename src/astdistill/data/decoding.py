@@ -20,7 +20,7 @@ from torch import Tensor
 from ..runtime import progress
 from ..runtime.errors import InputError, unknown
 from ..runtime.shapes import Pixels
-from .dataset import RawData, Source, Split, Summary, checked_count, checked_labels, class_names
+from .dataset import RawData, Resize, Source, Split, Summary, checked_count, checked_labels, class_names
 from .selection import ClassChoice, kept_labels, renumbered
 from .storage import StoredImages
 
@@ -165,11 +165,16 @@ def _seen_layout(values: Tensor, where: str) -> Layout:
     )
 
 
-def resized(pixels: UInt8[Tensor, "N C h w"], size: int | None) -> Pixels:
-    """The images with their short side resized to `size` (bilinear, antialiased, aspect ratio kept) and the centre
-    cropped to a square."""
+def resized(pixels: UInt8[Tensor, "N C h w"], size: int | None, how: Resize = "crop") -> Pixels:
+    """The images as squares of `size` pixels a side; as they are where they have that size, or none is asked for.
+
+    'crop' resizes the short side (bilinear, antialiased, aspect ratio kept) and crops the centre; 'squash' see
+    `squashed`.
+    """
     if size is None or pixels.shape[2:] == (size, size):
         return pixels
+    if how == "squash":
+        return squashed(pixels, size)
     height, width = pixels.shape[2:]
     scale = size / min(height, width)
     target = (max(size, round(height * scale)), max(size, round(width * scale)))
@@ -177,6 +182,23 @@ def resized(pixels: UInt8[Tensor, "N C h w"], size: int | None) -> Pixels:
         pixels = torch.nn.functional.interpolate(pixels, size=target, mode="bilinear", antialias=True)
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
     return pixels[:, :, top : top + size, left : left + size].contiguous()
+
+
+def squashed(pixels: UInt8[Tensor, "N C h w"], size: int) -> Pixels:
+    """The images with both sides resized to `size`, the aspect ratio lost, by bilinear interpolation without
+    antialiasing.
+
+    A pixel is a mean of the four around its place, pixels counting as centres of squares and the border repeated:
+    `interpolate(mode="bilinear", align_corners=False)` in float32, which is what torchvision's `Resize((size, size))`
+    made of float tensors before it had `antialias`, and what it does now with `antialias=False`. The result is rounded
+    to 256 levels, where released code goes on with fractions.
+    """
+    found = pixels.new_empty(*pixels.shape[:2], size, size)
+    for start in range(0, len(pixels), CHUNK):
+        block = pixels[start : start + CHUNK].to(torch.float32)
+        block = torch.nn.functional.interpolate(block, size=(size, size), mode="bilinear", align_corners=False)
+        found[start : start + CHUNK] = block.round().to(torch.uint8)
+    return found
 
 
 def padded(pixels: UInt8[Tensor, "N C h w"], to: int) -> Pixels:
@@ -193,6 +215,7 @@ DEEP_MODES = ("I", "I;16", "I;16B", "I;16L")
 
 
 PARTS = {"train": "training part", "test": "test part"}
+Sized = Callable[[Pixels], Pixels]
 
 
 def in_memory(*shape: int) -> Pixels:
@@ -200,16 +223,15 @@ def in_memory(*shape: int) -> Pixels:
     return torch.empty(shape, dtype=torch.uint8)
 
 
-def decoded(
-    source: Source, choice: ClassChoice, size: int | None, allocator: Callable[..., Pixels] = in_memory
-) -> RawData:
+def decoded(source: Source, choice: ClassChoice, sized: Sized, allocator: Callable[..., Pixels] = in_memory) -> RawData:
     """The pixels of the chosen classes, all of one size and one number of channels (grey only if every picture is
     grey).
 
-    `allocator(N, C, H, W)` makes the blocks of uint8 that they are written to.
+    `sized` changes the size of images `[N, C, H, W]`; `allocator(N, C, H, W)` makes the blocks of uint8 that they are
+    written to.
     """
     kept = kept_labels(source.classes, choice)
-    parts = {part: _decoded_part(source, part, kept, size, allocator) for part in PARTS if part in source.labels}
+    parts = {part: _decoded_part(source, part, kept, sized, allocator) for part in PARTS if part in source.labels}
     train, test = parts["train"], parts.get("test")
     if test is not None:
         if train.images.shape[2:] != test.images.shape[2:]:
@@ -266,23 +288,23 @@ def stacked(
 
 
 def _decoded_part(
-    source: Source, part: str, kept: Sequence[int], size: int | None, allocator: Callable[..., Pixels]
+    source: Source, part: str, kept: Sequence[int], sized: Sized, allocator: Callable[..., Pixels]
 ) -> Split:
     name, chosen = f"{source.name} ({PARTS[part]})", renumbered(source.labels[part], kept)
     rows: list[int] = chosen.rows.tolist()
     if not rows:
         raise InputError(f"{name} holds no images of the classes asked for; choose others with --data.classes.")
-    pictures = _pictures(source, part, rows, size)
+    pictures = _pictures(source, part, rows, sized)
     pixels = stacked(pictures, len(rows), lambda place: source.where(part, rows[place]), allocator)
     return checked_count(pixels, chosen.labels, name)
 
 
-def _pictures(source: Source, part: str, rows: list[int], size: int | None) -> Iterator[UInt8[Tensor, "C H W"]]:
+def _pictures(source: Source, part: str, rows: list[int], sized: Sized) -> Iterator[UInt8[Tensor, "C H W"]]:
     with progress.bar("Decoding images", len(rows), unit="images") as bar:
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             for row, data in zip(chunk, source.fetch(part, chunk), strict=True):
-                yield resized(_decode(data, source.where(part, row)).unsqueeze(0), size)[0]
+                yield sized(_decode(data, source.where(part, row)).unsqueeze(0))[0]
             bar.step(len(chunk))
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from ..runtime.errors import InputError, unknown
+from ..runtime.shapes import Pixels
 from .cache import PixelAllocator, cached_data
-from .dataset import DataConfig, RawData, Source, Split, rows_of
+from .dataset import DataConfig, RawData, Resize, Source, Split, rows_of
 from .decoding import decoded, from_npz, padded, resized
 from .digests import FileSet
 from .hub import from_hub, from_parquet, prepared_files, table_source
@@ -44,6 +45,11 @@ HUB = {
     "tiny_imagenet": "zh-plus/tiny-imagenet",
 }
 NAMES = ("digits", *HUB, *IMAGENET_NAMES)
+DEFAULT_SIZES = dict.fromkeys(IMAGENET_NAMES, IMAGENET_SIZE)
+RESIZED: dict[Resize, str] = {
+    "crop": "short side resized, centre cropped",
+    "squash": "squashed, not antialiased",
+}
 UNPADDED, PADDED = (1, 28, 28), 32
 """Channels, height and width that get a border, and the side they get, as in all published trajectory matching."""
 DIGITS_TEST = 360
@@ -63,6 +69,7 @@ class Request:
 
     choice: ClassChoice
     size: int | None
+    resize: Resize
     image_column: str | None
     label_column: str | None
     verify: bool = False
@@ -70,7 +77,13 @@ class Request:
 
     def key(self, of: str) -> list[object]:
         """A JSON-ready value that differs when the decoded pixels of content `of` would."""
-        return [of, self.choice.classes, self.choice.first, self.size, self.image_column, self.label_column]
+        names = [of, self.choice.classes, self.choice.first, self.size, self.image_column, self.label_column]
+        unusual = [{"resize": self.resize}] * (self.size is not None and self.resize != "crop")
+        return [*names, *unusual]
+
+    def sized(self, pixels: Pixels) -> Pixels:
+        """The images in the size that is wanted."""
+        return resized(pixels, self.size, self.resize)
 
 
 def read(config: DataConfig, verify: bool = False) -> RawData:
@@ -82,14 +95,23 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
     Single-channel 28×28 images of any source are padded to 32×32. A `config.size` changes both.
     Raises InputError for anything else and for every fault of the data itself.
     """
+    size = config.size or DEFAULT_SIZES.get(config.source)
     request = Request(
         ClassChoice(config.classes, config.first_classes),
-        config.size,
+        size,
+        config.resize,
         config.image_column,
         config.label_column,
         verify,
     )
-    source, path = config.source, _local(config.source)
+    raw = bordered(_found(config.source, request), size)
+    if size is None:
+        return raw
+    return replace(raw, summary=raw.summary.with_read(f"images of {size}×{size} pixels: {RESIZED[config.resize]}"))
+
+
+def _found(source: str, request: Request) -> RawData:
+    path = _local(source)
     if source == "digits":
         raw = _shaped(digits(), request)
     elif source in IMAGENET_NAMES:
@@ -105,7 +127,7 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
         raw = _from_hub(source, source.partition(":")[0].rpartition("/")[2], request)
     else:
         raise _nowhere(source)
-    return bordered(raw, config.size)
+    return raw
 
 
 def digits() -> RawData:
@@ -178,7 +200,7 @@ def _decoded(
 
     def build(allocator: PixelAllocator) -> RawData:
         with opened() as source:
-            return decoded(source, request.choice, request.size, allocator)
+            return decoded(source, request.choice, request.sized, allocator)
 
     return cached_data(name, files, key, build, request.verify)
 
@@ -193,7 +215,7 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
     if files.files:
         return _decoded(name, files, request.key, opened, request)
     with opened() as source:
-        return decoded(source, request.choice, request.size)
+        return decoded(source, request.choice, request.sized)
 
 
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
@@ -204,7 +226,7 @@ def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
     if named_by_wnid(folders):
         check_all_classes(folder, folders, source)
     first = request.choice if wanted is None else ClassChoice(wanted)
-    raw = replace(_from_folder(folder, replace(request, choice=first, size=request.size or IMAGENET_SIZE)), name=source)
+    raw = replace(_from_folder(folder, replace(request, choice=first)), name=source)
     return raw if wanted is None else with_classes(raw, request.choice)
 
 
@@ -263,7 +285,7 @@ def _from_file(path: Path, request: Request) -> RawData:
 
 def _shaped(raw: RawData, request: Request) -> RawData:
     chosen = with_classes(raw, request.choice)
-    return chosen.map_pixels(lambda pixels: resized(pixels, request.size))
+    return chosen.map_pixels(request.sized)
 
 
 def _nowhere(source: str) -> InputError:

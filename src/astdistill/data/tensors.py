@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..runtime.errors import InputError
-from .dataset import Dataset, RawData, Split, checked_count, checked_labels, class_names
+from .dataset import DataConfig, Dataset, RawData, Split, checked_count, checked_labels, class_names
 from .decoding import Layout, from_array, from_tensor, picture_pixels, resized, stacked
 from .loading import assemble, resolved
 from .selection import ClassChoice, with_classes
@@ -33,7 +33,7 @@ def dataset_from_tensors(
     """A data set of images `[N, C, H, W]` (or grey `[N, H, W]`), uint8 or float in [0, 1], with integer labels 0..K−1.
 
     `classes` names the classes; without it they are numbered. Floats are rounded to 256 levels; every channel is kept.
-    `fields` are others of `DataConfig`: first_classes, per_class, validation, size, seed. Without a `size`,
+    `fields` are others of `DataConfig`: first_classes, per_class, validation, size, resize, seed. Without a `size`,
     single-channel 28×28 images are padded to 32×32. Raises InputError as `load_dataset` does.
     """
     names = class_names(train_labels, classes, name)
@@ -62,9 +62,9 @@ def dataset_from_torch(
     """
     name = name or type(train).__name__
     found = classes if classes is not None else getattr(train, "classes", None)
-    size = resolved("own", dict(fields)).size
+    config = resolved("own", dict(fields))
     first, second = (
-        _torch_part(part, f"{name} ({which} part)", size) for part, which in ((train, "training"), (test, "test"))
+        _torch_part(part, f"{name} ({which} part)", config) for part, which in ((train, "training"), (test, "test"))
     )
     names = class_names(first.labels, found, name)
     for part, which in ((first, "training"), (second, "test")):
@@ -75,7 +75,7 @@ def dataset_from_torch(
 def _dataset(raw: RawData, whiten: str, device: str | torch.device, fields: dict[str, Any]) -> Dataset:
     config = resolved(f"{IN_MEMORY}{raw.name}", {"whiten": whiten, **fields})
     chosen = with_classes(raw, ClassChoice(first=config.first_classes)).map_pixels(
-        lambda pixels: resized(pixels, config.size)
+        lambda pixels: resized(pixels, config.size, config.resize)
     )
     if chosen.test is not None and chosen.train.images.shape[1:] != chosen.test.images.shape[1:]:
         shapes = [tuple(part.images.shape[1:]) for part in (chosen.train, chosen.test)]
@@ -90,14 +90,14 @@ def _tensor_part(images: Tensor, labels: Any, classes: int, where: str) -> Split
     return checked_count(from_tensor(torch.as_tensor(images), where), checked_labels(labels, classes, where), where)
 
 
-def _torch_part(part: Any, where: str, size: int | None) -> Split:
+def _torch_part(part: Any, where: str, config: DataConfig) -> Split:
     labels: list[int] = []
 
     def pictures() -> Iterator[Tensor]:
         for row in range(len(part)):
             image, label = part[row]
             labels.append(_label(label, row, where))
-            yield resized(_pixels(image, where).unsqueeze(0), size)[0]
+            yield resized(_pixels(image, where).unsqueeze(0), config.size, config.resize)[0]
 
     if not len(part):
         raise InputError(f"{where} holds no images; give at least one per class.")
