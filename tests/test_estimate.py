@@ -40,6 +40,7 @@ from astdistill.experiment.work import (
     training_passes,
     unroll_passes,
 )
+from astdistill.experts.recipe import ExpertRecipe
 from astdistill.methods.estimators import Backprop, FirstOrder, Recompute, Truncated
 from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, FTD, MTT
 from astdistill.models.flat import FlatModel
@@ -367,3 +368,14 @@ def test_memory_goes_by_where_the_images_are_kept() -> None:
     held = {kind: known.held(data.replace(memory=kind), "cpu") for kind in ("float32", "uint8", "disk")}
     assert held == {"float32": 60000 * 3072 * 4, "uint8": 60000 * 3072, "disk": 0}
     assert known.held(data.replace(memory="disk", whiten="zca"), "cpu") == 2 * 4 * 3072**2
+
+
+def test_a_sharpness_aware_step_takes_the_time_of_two_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One second for whatever step is timed, so that the counts alone decide."""
+    monkeypatch.setattr(Speed, "_measured", lambda speed, step: 1.0)
+    network = Network("convnet-d2-w4", (1, 8, 8), 10)
+    plain, sharp = (
+        Costs("cpu", Speed("cpu")).training(network, ExpertRecipe(sam_rho=rho), 640, 64) for rho in (0.0, 0.01)
+    )
+    assert sharp.work == 2 * plain.work
+    assert sharp.seconds == 2 * plain.seconds > 0

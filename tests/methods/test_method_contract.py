@@ -218,6 +218,7 @@ def test_the_set_says_what_the_method_did(
         assert torch.equal(found.targets, torch.eye(3).repeat_interleave(IPC, 0))
 
 
+@pytest.mark.drawn
 def test_a_run_goes_on_to_the_same_bits_and_is_shown_and_exported_as_what_it_is(
     tmp_path: Path, method: Method, dataset: Dataset, experts: TrajectoryStore, followed: TrajectoryStore | None
 ) -> None:

@@ -263,11 +263,16 @@ class Costs:
         return self.networks.setdefault((chosen(), wanted), wanted)
 
     def training(self, network: Network, recipe: ExpertRecipe, images: float, batch: int) -> Cost:
-        """Training on so many images in all, in batches; augmentation and the optimiser's step are timed with it."""
+        """Training on so many images in all, in batches; augmentation and the optimiser's step are timed with it.
+
+        Sharpness-aware minimisation is counted as the two steps that it is, and one of them is timed.
+        """
         sample, each = self._sample(network, batch), network.multiply_adds(training_passes(recipe))
         form = recipe.penalty_form if recipe.penalty else ""
         kind = "training", network.model, network.shape, network.engine, form, recipe.augmentation, sample
-        return self._cost(kind, images * each, sample * each, lambda: _training(network, recipe, sample))
+        once = recipe.replace(sam_rho=0.0)
+        part = sample * network.multiply_adds(training_passes(once))
+        return self._cost(kind, images * each, part, lambda: _training(network, once, sample))
 
     def forward(self, network: Network, images: float) -> Cost:
         """The logits of so many images, as they are tested."""
@@ -324,8 +329,7 @@ def _random(network: Network, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _training(network: Network, recipe: ExpertRecipe, count: int) -> Callable[[], None]:
-    # At sharpness 0: the second half of such a step is counted, and costs what the first one does.
-    recipe, generator = recipe.replace(sam_rho=0.0, lr=1e-6), rng(0, "speed")
+    recipe, generator = recipe.replace(lr=1e-6), rng(0, "speed")
     images, targets = _random(network, count)
     trainee = Trainee(copy.deepcopy(network.module).to(network.device))
     optimiser = make_optimiser(trainee, recipe, 0)
