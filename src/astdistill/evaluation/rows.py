@@ -94,8 +94,8 @@ class Testing:
             raise InputError(f"There is no split '{self.split}'; evaluate on 'test' or 'validation'.")
         if self.dataset.validation is None:
             raise InputError(
-                f"'{self.dataset.name}' was loaded without held-out images; load it with validation=0.1 to evaluate on "
-                f"them."
+                f"'{self.dataset.name}' was loaded without held-out images; "
+                "load it with validation=0.1 to evaluate on them."
             )
         return self.dataset.validation
 

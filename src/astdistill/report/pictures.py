@@ -209,8 +209,8 @@ def save_textures(synthetic: SyntheticSet, folder: str | Path, tiles: int = 3) -
     """
     if synthetic.canvas == 1:
         raise InputError(
-            "The set holds ordinary images, whose sides do not fit each other; distil textures: astdistill run PRESET "
-            "--distill.canvas 2"
+            "The set holds ordinary images, whose sides do not fit each other; "
+            "distil textures: astdistill run PRESET --distill.canvas 2"
         )
     if tiles < 1:
         raise InputError(
