@@ -49,13 +49,18 @@ class NetworkCache:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        stored: dict[str, Any] = read_json(path) if path is not None and path.exists() else {}
-        self._stored = stored.get("networks", {}) if stored.get("format") == FORMAT else {}
+        self._stored: dict[str, Any] = {}
+        if path is not None and path.exists():
+            kept = read_json(path)
+            if kept.get("format") == FORMAT:
+                self._stored = kept.get("networks", {})
 
     @staticmethod
     def beside(out: Path | None) -> NetworkCache:
         """The cache of the folder `out`, which every table of that folder shares."""
-        return NetworkCache(None if out is None else RunDir(out).networks)
+        if out is None:
+            return NetworkCache(None)
+        return NetworkCache(RunDir(out).networks)
 
     def row(self, row: TableRow, common: Mapping[str, Any], seeds: int) -> CachedRow:
         """The first `seeds` networks of the row, as far as they are here; new ones are stored. `common` is what the
@@ -71,13 +76,11 @@ class NetworkCache:
         if stored is None:
             return None
         by_class, counts = stored.get("by_class"), stored.get("confusion")  # files of earlier versions have neither
-        return NetworkResult(
-            stored["final"],
-            stored["best"],
-            stored["diverged"],
-            None if by_class is None else tuple(by_class),
-            None if counts is None else tuple(map(tuple, counts)),
-        )
+        if by_class is not None:
+            by_class = tuple(by_class)
+        if counts is not None:
+            counts = tuple(map(tuple, counts))
+        return NetworkResult(stored["final"], stored["best"], stored["diverged"], by_class, counts)
 
     def _put(self, about: dict[str, Any], result: NetworkResult) -> None:
         """Store one result at once, with a readable note of what it is."""

@@ -41,7 +41,9 @@ class Memory:
     seed: int
 
     def __call__(self, k: int) -> SyntheticSet:
-        whole = self.source if isinstance(self.source, SyntheticSet) else self.source(k)
+        whole = self.source
+        if not isinstance(whole, SyntheticSet):
+            whole = whole(k)
         return of_classes(whole, arrived(self.classes, self.seen, self.seed, k))
 
 
@@ -90,7 +92,8 @@ def continual(
     check_steps(steps, dataset)
     recipe, (name, *_) = settled(synthetic, dataset, recipe, model)
     rate = (rates or {}).get(name)
-    synthetic = rate.given(synthetic) if rate else synthetic
+    if rate:
+        synthetic = rate.given(synthetic)
     count = len(dataset.classes)
     seen = tuple(accumulate(count // steps + (step < count % steps) for step in range(steps)))
     whole = {"synthetic": synthetic_row(name, synthetic, recipe)}
@@ -102,12 +105,12 @@ def continual(
     sizes = torch.bincount(dataset.test.labels.cpu(), minlength=count)
     by_step = [_on_seen(each, sizes, classes, seed) for each, classes in zip(kept, seen * len(whole), strict=True)]
     accuracies = {each: tuple(by_step[row * steps : (row + 1) * steps]) for row, each in enumerate(whole)}
-    found = Continual(
+    measured = Continual(
         recipe=recipe, model=name, subject=SetInfo.of(synthetic), seen=seen, accuracies=accuracies, rate=rate
     )
     if out is not None:
-        write_json(RunDir(out).continual, found.to_json())
-    return found
+        write_json(RunDir(out).continual, measured.to_json())
+    return measured
 
 
 def check_steps(steps: int, dataset: Dataset) -> None:
@@ -116,14 +119,14 @@ def check_steps(steps: int, dataset: Dataset) -> None:
     count = len(dataset.classes)
     if not 2 <= steps <= count:
         raise InputError(
-            f"{steps} steps were asked for, but {count} classes can arrive in 2 to {count}; choose --continual between "
-            f"these."
+            f"{steps} steps were asked for, but {count} classes can arrive in 2 to {count}; "
+            "choose --continual between these."
         )
     for name, tests in zip(dataset.classes, dataset.test.labels.bincount(minlength=count).tolist(), strict=True):
         if not tests:
             raise InputError(
-                f"Class '{name}' has no test images, which --continual needs of every class; leave the class or the "
-                f"flag out."
+                f"Class '{name}' has no test images, which --continual needs of every class; "
+                "leave the class or the flag out."
             )
 
 
@@ -144,21 +147,19 @@ def of_classes(synthetic: SyntheticSet, kept: Labels) -> SyntheticSet:
     return replace(synthetic, images=synthetic.images[rows.to(synthetic.images.device)], targets=targets)
 
 
-def continual_table(found: Continual) -> Tabulation:
+def continual_table(measured: Continual) -> Tabulation:
     """Accuracy by the number of classes seen."""
-    columns = (Column("memory", words=True), *(Column(f"{seen} classes") for seen in found.seen))
-    names = {"synthetic": f"synthetic, {found.model}", **BASELINE_NAMES}
-    rows = [(names[name], *map(spread, by_step)) for name, by_step in found.accuracies.items()]
-    sizes = [len(values) for by_step in found.accuracies.values() for values in by_step]
-    images = "image" if found.subject.ipc == 1 else "images"
+    columns = (Column("memory", words=True), *(Column(f"{seen} classes") for seen in measured.seen))
+    names = {"synthetic": f"synthetic, {measured.model}", **BASELINE_NAMES}
+    rows = [(names[name], *map(spread, by_step)) for name, by_step in measured.accuracies.items()]
+    sizes = [len(values) for by_step in measured.accuracies.values() for values in by_step]
+    ipc = measured.subject.ipc
     caption = (
-        f"{protocol_text(found.recipe, 'test', found.rate is not None)} on the classes seen, last epoch; every step "
-        f"trains from scratch "
-        f"on {found.subject.ipc} {images} of each class seen; {LABELS[found.subject.labels]}; {networks_text(sizes)}, "
-        f"each with its own "
-        "order of classes."
+        f"{protocol_text(measured.recipe, 'test', measured.rate is not None)} on the classes seen, last epoch; "
+        f"every step trains from scratch on {ipc} image{'s' * (ipc != 1)} of each class seen; "
+        f"{LABELS[measured.subject.labels]}; {networks_text(sizes)}, each with its own order of classes."
     )
-    return Tabulation(columns, tuple(rows), caption, f"Class-incremental learning in {len(found.seen)} steps")
+    return Tabulation(columns, tuple(rows), caption, f"Class-incremental learning in {len(measured.seen)} steps")
 
 
 def _arriving(row: TableRow, seen: int, classes: int, seed: int) -> TableRow:
@@ -183,9 +184,8 @@ def _on_seen(kept: CachedRow, sizes: Labels, seen: int, seed: int) -> tuple[floa
 
 
 def _of_seen(result: NetworkResult, sizes: Labels, seen: Labels) -> float:
-    if (
-        len(seen) == len(sizes) or result.by_class is None
-    ):  # a plain evaluation by an earlier version has no figures by class
+    # A plain evaluation by an earlier version has no figures by class.
+    if len(seen) == len(sizes) or result.by_class is None:
         return result.final
     right = sum((result.by_class[label] or 0.0) * int(sizes[label]) for label in seen.tolist())
     return right / int(sizes[seen].sum())

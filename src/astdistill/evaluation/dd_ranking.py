@@ -1,5 +1,5 @@
-"""DD-Ranking (arXiv 2505.13300): what a distilled set gives apart from its soft labels and its augmentation, from 0 to
-1."""
+"""DD-Ranking (arXiv 2505.13300): what a distilled set gives apart from its soft labels and its augmentation, from 0
+to 1."""
 
 from __future__ import annotations
 
@@ -136,7 +136,8 @@ def rank(
     check_gamma(gamma)
     recipe, (name, *_) = settled(synthetic, dataset, recipe, model)
     rate = (rates or {}).get(name)
-    synthetic = rate.given(synthetic) if rate else synthetic
+    if rate:
+        synthetic = rate.given(synthetic)
     plain = recipe.replace(augmentation="")
     rows = {
         "synthetic": synthetic_row(name, synthetic, recipe),
@@ -209,21 +210,21 @@ def hardened(synthetic: SyntheticSet) -> SyntheticSet:
 
 def ranking_table(ranking: Ranking) -> Tabulation:
     """The four scores with what goes into them."""
-    found = {name: spread(values) for name, values in ranking.accuracies}
+    reached = {name: spread(values) for name, values in ranking.accuracies}
     weight, gamma = ranking.weight, ranking.gamma
-    with_augmentation = f"{found['synthetic']} less {found['random']}"
-    without = f"{found['synthetic_plain']} less {found['random_plain']}"
+    with_augmentation = f"{reached['synthetic']} less {reached['random']}"
+    without = f"{reached['synthetic_plain']} less {reached['random_plain']}"
     rows = (
         (
             "HLR",
             _percent(ranking.hlr),
-            f"full data {found['full']} less synthetic with hard labels {found['synthetic_hard']}",
+            f"full data {reached['full']} less synthetic with hard labels {reached['synthetic_hard']}",
         ),
         (
             "IOR",
             _percent(ranking.ior),
-            f"synthetic with {LABELS[ranking.subject.labels]} {found['synthetic']} less random with "
-            f"{_labelled(ranking)} {found['random']}",
+            f"synthetic with {LABELS[ranking.subject.labels]} {reached['synthetic']} less random with "
+            f"{_labelled(ranking)} {reached['random']}",
         ),
         ("LRS", _share(ranking.lrs), f"α = {weight:g} IOR − {1 - weight:g} HLR, of accuracies from 0 to 1"),
         (
@@ -234,18 +235,18 @@ def ranking_table(ranking: Ranking) -> Tabulation:
     )
     columns = Column("score", words=True), Column("value", bold=True), Column("from", words=True)
     caption = (
-        f"DD-Ranking (arXiv 2505.13300), LRS and ARS from 0 to 1: (e^x − e^−1) / (e − e^−1) of α and β. "
-        f"{ranking.model}. "
-        f"{protocol_text(ranking.recipe, 'test', ranking.rate is not None)}, last epoch; random images have "
-        f"{_labelled(ranking)} and a fixed step size; {networks_text([len(ranking.lrs)])}."
+        "DD-Ranking (arXiv 2505.13300), LRS and ARS from 0 to 1: (e^x − e^−1) / (e − e^−1) of α and β. "
+        f"{ranking.model}. {protocol_text(ranking.recipe, 'test', ranking.rate is not None)}, last epoch; "
+        f"random images have {_labelled(ranking)} and a fixed step size; {networks_text([len(ranking.lrs)])}."
     )
     return Tabulation(columns, rows, caption, "Label-robust and augmentation-robust scores")
 
 
 def _labelled(ranking: Ranking) -> str:
     """What random images are labelled with, in words."""
-    same = ranking.random_labels == "same" and ranking.subject.labels == "soft"
-    return "the same soft labels" if same else "their own labels"
+    if ranking.random_labels == "same" and ranking.subject.labels == "soft":
+        return "the same soft labels"
+    return "their own labels"
 
 
 def _identity(row: TableRow) -> tuple[str, str]:

@@ -14,15 +14,14 @@ WHOLE = 20
 """Classes up to which a table has all of them."""
 ENDS = 10
 """Classes shown at either end of a longer table."""
-ABSENT = "–"
 
 
 def check_confusion(classes: Sequence[str]) -> None:
     """Raise InputError where there are too many classes for a confusion matrix to be kept."""
     if len(classes) > MOST_CONFUSED:
         raise InputError(
-            f"A confusion matrix is kept up to {MOST_CONFUSED} classes, and there are {len(classes)}; look at "
-            f"--per-class."
+            f"A confusion matrix is kept up to {MOST_CONFUSED} classes, and there are {len(classes)}; "
+            "look at --per-class."
         )
 
 
@@ -30,7 +29,7 @@ def by_class(scores: Scores) -> Tabulation:
     """The final accuracy of every class: the distilled set on each network, then the baselines.
 
     Above 20 classes: the ten best and the ten worst by the first column. Raises InputError for scores that were kept
-        without them.
+    without them.
     """
     entries = {model: entry for model, entry in scores.architecture.items()} | {
         BASELINE_NAMES[name]: entry for name, entry in scores.baselines.items()
@@ -41,10 +40,7 @@ def by_class(scores: Scores) -> Tabulation:
             "These scores were kept without figures by class, by an earlier version; evaluate again with another --out."
         )
     order, chosen = _chosen(next(iter(figures.values())))
-    rows = [
-        (scores.classes[label], *(spread(each[label]) if each[label] else ABSENT for each in figures.values()))
-        for label in order
-    ]
+    rows = [(scores.classes[label], *(spread(each[label]) for each in figures.values())) for label in order]
     columns = (Column("class", words=True), *(Column(name, bold=number == 0) for number, name in enumerate(figures)))
     return Tabulation(columns, tuple(rows), f"{chosen}{caption(scores)}", "Final accuracy by class")
 
@@ -54,19 +50,18 @@ def confusions(scores: Scores) -> Tabulation:
     together, in %.
 
     Up to 20 classes the whole matrix, a row for each true class; above, the 20 most frequent confusions. Raises
-    InputError where no counts
-    were kept: above 100 classes, or by an earlier version.
+    InputError where no counts were kept: above 100 classes, or by an earlier version.
     """
     check_confusion(scores.classes)
     model, entry = next(iter(scores.architecture.items()))
     counts = entry.counts
     if counts is None:
         raise InputError(
-            "These scores were kept without a confusion matrix, by an earlier version; evaluate again with another "
-            "--out."
+            "These scores were kept without a confusion matrix, by an earlier version; "
+            "evaluate again with another --out."
         )
     title = f"Confusion of {model}, % of each class"
-    shares = [[100 * count / sum(row) if sum(row) else 0.0 for count in row] for row in counts]
+    shares = [[100 * count / max(1, sum(row)) for count in row] for row in counts]
     if len(counts) <= WHOLE:
         columns = (Column("is \\ taken for", words=True), *(Column(name) for name in scores.classes))
         rows = [(name, *(f"{share:.0f}" for share in row)) for name, row in zip(scores.classes, shares, strict=True)]

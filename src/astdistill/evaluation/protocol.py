@@ -55,8 +55,8 @@ class EvalRecipe(Record):
     def _best_needs_checks(self) -> Self:
         if self.reported == "best" and not self.check_every:
             raise InputError(
-                "A recipe that reports the best accuracy never tests before the end; set check_every, for example to "
-                "20."
+                "A recipe that reports the best accuracy never tests before the end; "
+                "set check_every, for example to 20."
             )
         return self
 
@@ -88,7 +88,9 @@ class EvalRecipe(Record):
 
     def augmented(self, strategy: str) -> EvalRecipe:
         """The recipe with its augmentation settled: its own, or else `strategy`."""
-        return self if self.augmentation is not None else self.replace(augmentation=strategy)
+        if self.augmentation is not None:
+            return self
+        return self.replace(augmentation=strategy)
 
     def for_full_data(self) -> EvalRecipe:
         """The recipe that the full-data baseline runs: the same with `full_epochs` epochs."""
@@ -131,20 +133,24 @@ def architectures(wanted: str | Sequence[str] | None, student: str, shape: Shape
     that the student itself is trained once whatever pools it is in. Raises InputError where a pool needs a student, or
     an option that it has not.
     """
-    names = [wanted] if isinstance(wanted, str) else list(wanted or ["S"])
+    if isinstance(wanted, str):
+        wanted = [wanted]
+    names = wanted or ["S"]
     for name in names:
         if len(name) == 1 and name not in POOLS:
             raise unknown("pool of networks", name, POOLS)
-    found = [each for name in names for each in (_pool(name, student, shape) if name in POOLS else [name])]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(each for name in names for each in _pool(name, student, shape)))
 
 
-def _pool(letter: str, student: str, shape: Shape) -> list[str]:
+def _pool(name: str, student: str, shape: Shape) -> list[str]:
+    """The networks of a pool; any other name is that of one network."""
+    if name not in POOLS:
+        return [name]
     if not student:
         raise InputError(
             "Real images name no network of their own; say which to train, for example model='convnet-d3'."
         )
-    return POOLS[letter](student, shape)
+    return POOLS[name](student, shape)
 
 
 def _many(student: str, shape: Shape) -> list[str]:
@@ -155,16 +161,17 @@ def _many(student: str, shape: Shape) -> list[str]:
 def _spelled(student: str) -> Name:
     if ":" in student:
         raise InputError(
-            f"A pool that varies one option needs a student of the package's own, and '{student}' is not; use pool S "
-            f"or M."
+            f"A pool that varies one option needs a student of the package's own, and '{student}' is not; "
+            "use pool S or M."
         )
     return parse(student)
 
 
 def _depths(student: str, shape: Shape) -> list[str]:
-    name, size = _spelled(student), shape[1:]
-    most = deepest(size, name.options(size)["pooling"]) if name.family == "convnet" else 4
-    return [name.having("depth", depth, size) for depth in range(1, min(4, most) + 1)]
+    name, size, most = _spelled(student), shape[1:], 4
+    if name.family == "convnet":
+        most = min(most, deepest(size, name.options(size)["pooling"]))
+    return [name.having("depth", depth, size) for depth in range(1, most + 1)]
 
 
 def _varied(option: str, values: Sequence[Any]) -> Callable[[str, Shape], list[str]]:

@@ -48,19 +48,22 @@ def search_rates(
             f"The recipe fixes the step size at {recipe.lr:g}, so there is none to search; leave its lr out."
         )
     recipe, models = settled(synthetic, dataset, recipe, model)
-    own = synthetic.lr if float(synthetic.lr) > 0 else synthetic.lr.new_tensor(REAL_LR)
+    own = synthetic.lr
+    if not float(own) > 0:
+        own = own.new_tensor(REAL_LR)
     tried = [replace(synthetic, lr=own * factor) for factor in sorted(factors)]
     held_out = _with_validation(dataset, seed)
     rows = [synthetic_row(name, each, recipe) for name in models for each in tried]
     kept = train_rows(rows, Testing(held_out, "validation", seed, seeds), NetworkCache.beside(out), workers)
     finals = [each.entry().final for each in kept]
+    judged_on = "the validation split"
+    if dataset.validation is None:
+        judged_on = f"{SHARE:.0%} of the training images"
     return {
         name: SearchedRate(
             rates=tuple(float(each.lr) for each in tried),
             accuracies=tuple(finals[number * len(tried) : (number + 1) * len(tried)]),
-            judged_on="the validation split"
-            if dataset.validation is not None
-            else f"{SHARE:.0%} of the training images",
+            judged_on=judged_on,
         )
         for number, name in enumerate(models)
     }
@@ -75,19 +78,18 @@ def rates_table(rates: Mapping[str, SearchedRate], recipe: EvalRecipe) -> Tabula
         Column("chosen", words=True),
     )
     rows = [
-        (name, f"{rate:.4g}", spread(accuracies), "*" if rate == found.best else "")
-        for name, found in rates.items()
-        for rate, accuracies in zip(found.rates, found.accuracies, strict=True)
+        (name, f"{rate:.4g}", spread(accuracies), "*" * (rate == searched.best))
+        for name, searched in rates.items()
+        for rate, accuracies in zip(searched.rates, searched.accuracies, strict=True)
     ]
-    edge = [name for name, found in rates.items() if found.best in (min(found.rates), max(found.rates))]
-    beyond = (
-        f" The best of {', '.join(edge)} is at the end of the grid; one beyond it may be better: --lr NUMBER."
-        if edge
-        else ""
-    )
-    judged = next(iter(rates.values())).judged_on if rates else "no images"
-    sizes = [len(accuracies) for found in rates.values() for accuracies in found.accuracies]
-    caption = f"{protocol_text(recipe, 'validation')}, last epoch, judged on {judged}; {networks_text(sizes)}.{beyond}"
+    judged = next((searched.judged_on for searched in rates.values()), "no images")
+    sizes = [len(accuracies) for searched in rates.values() for accuracies in searched.accuracies]
+    caption = f"{protocol_text(recipe, 'validation')}, last epoch, judged on {judged}; {networks_text(sizes)}."
+    edge = [name for name, searched in rates.items() if searched.best in (min(searched.rates), max(searched.rates))]
+    if edge:
+        caption += (
+            f" The best of {', '.join(edge)} is at the end of the grid; one beyond it may be better: --lr NUMBER."
+        )
     return Tabulation(columns, tuple(rows), caption, "Searched step sizes")
 
 

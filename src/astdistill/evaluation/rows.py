@@ -64,12 +64,15 @@ class TableRow:
 
     def examples(self, dataset: Dataset, k: int) -> Examples:
         """The images and targets of network k, on the device of the data set."""
-        chosen = self.source(k) if callable(self.source) else self.source
-        device, lr = dataset.device, self.recipe.lr
+        chosen, device, lr = self.source, dataset.device, self.recipe.lr
+        if callable(chosen):
+            chosen = chosen(k)
         if isinstance(chosen, SyntheticSet):
             check_same_space(chosen, dataset)
             return TensorExamples.of(chosen, lr, device)
-        return RealExamples(chosen.to(device), len(dataset.classes), REAL_LR if lr is None else lr)
+        if lr is None:
+            lr = REAL_LR
+        return RealExamples(chosen.to(device), len(dataset.classes), lr)
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class Testing:
             raise InputError(f"There is no split '{self.split}'; evaluate on 'test' or 'validation'.")
         if self.dataset.validation is None:
             raise InputError(
-                f"'{self.dataset.name}' was loaded without held-out images; load it with validation=0.1 to evaluate on "
-                f"them."
+                f"'{self.dataset.name}' was loaded without held-out images; "
+                "load it with validation=0.1 to evaluate on them."
             )
         return self.dataset.validation
 
@@ -157,8 +160,7 @@ class Draw:
     seed: int
 
     def __call__(self, k: int) -> SyntheticSet:
-        choose = random_real if self.baseline == "random" else kmeans_real
-        return choose(self.dataset, self.ipc, derive(self.seed, "baseline", k))
+        return CHOOSERS[self.baseline](self.dataset, self.ipc, derive(self.seed, "baseline", k))
 
 
 def random_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
@@ -183,6 +185,9 @@ def kmeans_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
         return representatives(features, ipc, seed=derive(seed, "kmeans-real", label))
 
     return _real(dataset, ipc, nearest, "K-means real images")
+
+
+CHOOSERS = {"random": random_real, "kmeans": kmeans_real}
 
 
 def _real(dataset: Dataset, ipc: int, choose: Callable[[Labels, int], Labels], method: str) -> SyntheticSet:
@@ -212,8 +217,10 @@ def content(synthetic: SyntheticSet) -> str:
     state = hashlib.sha256()
     for tensor in (synthetic.images, synthetic.targets, synthetic.lr):
         state.update(_title(tuple(tensor.shape), tensor.dtype) + _bytes(tensor))
-    texture = "" if synthetic.texture == ORDINARY else f"-{synthetic.texture.digest()}"
-    return state.hexdigest()[:DIGITS] + synthetic.labels + texture
+    digest = state.hexdigest()[:DIGITS] + synthetic.labels
+    if synthetic.texture == ORDINARY:
+        return digest
+    return f"{digest}-{synthetic.texture.digest()}"
 
 
 def tested_content(split: Split, preprocessing: Preprocessing) -> str:
@@ -252,14 +259,13 @@ def check_same_space(synthetic: SyntheticSet, dataset: Dataset) -> None:
     if synthetic.preprocessing.hash != dataset.preprocessing.hash:
         raise InputError(
             f"The set's images are preprocessed ({synthetic.data.whiten}) otherwise than '{dataset.name}' "
-            f"({dataset.config.whiten}), "
-            f"so a network trained on one cannot be tested on the other; {remedy}"
+            f"({dataset.config.whiten}), so a network trained on one cannot be tested on the other; {remedy}"
         )
 
 
 def _few(classes: tuple[str, ...]) -> str:
     shown = ", ".join(classes[:3])
-    return f"{len(classes)} classes ({shown}{', …' if len(classes) > 3 else ''})"
+    return f"{len(classes)} classes ({shown}{', …' * (len(classes) > 3)})"
 
 
 def _how(synthetic: SyntheticSet) -> str:

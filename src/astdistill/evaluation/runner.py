@@ -83,7 +83,7 @@ def evaluate(
         source = _Chosen({k: synthetic(k) for k in range(seeds) if any(k not in known[name] for name in names)})
     images = _images_seen(source)
     cached = [CachedRow(TableRow(name, name, source, images, recipe), known[name]) for name in names]
-    purpose = " for validation" if split == "validation" else ""
+    purpose = " for validation" * (split == "validation")
     title = f"training {', '.join(names)} on {_title(synthetic)}{purpose} (images seen)"
     with computing(engine, threads):
         _train_missing(cached, testing, workers, title, lambda row, k: on_result(row.row.model, k, row.results[k]))
@@ -211,7 +211,9 @@ class _Chosen(dict[int, SyntheticSet | Split]):
 
 def _images_seen(source: Source) -> int:
     """How many images one network sees in an epoch."""
-    sets = source.values() if isinstance(source, _Chosen) else [source]
+    sets = [source]
+    if isinstance(source, _Chosen):
+        sets = list(source.values())
     synthetic = [each.seen for each in sets if isinstance(each, SyntheticSet)]
     return max(synthetic + [len(each) for each in sets if isinstance(each, Split)], default=0)
 
@@ -219,4 +221,6 @@ def _images_seen(source: Source) -> int:
 def _title(source: Source) -> str:
     if isinstance(source, SyntheticSet):
         return f"{len(source.images)} synthetic images"
-    return f"{len(source)} real images" if isinstance(source, Split) else "real images"
+    if isinstance(source, Split):
+        return f"{len(source)} real images"
+    return "real images"

@@ -84,13 +84,15 @@ class RowScores(Record):
         """The entry of these networks, in order of their seeds."""
         final = tuple(result.final for result in results)
         checks = [result.best for result in results if result.best is not None]
-        best = tuple(checks) if checks else None
-        chosen = best if reported == "best" and best is not None else final
+        best = tuple(checks) or None
+        chosen = final
+        if reported == "best":
+            chosen = best or final
         return RowScores(
             final=final,
             best=best,
             mean=statistics.fmean(chosen),
-            std=statistics.stdev(chosen) if len(chosen) > 1 else None,
+            std=deviation(chosen),
             n=len(final),
             diverged=sum(result.diverged for result in results),
             by_class=_unless_empty([result.by_class for result in results]),
@@ -106,7 +108,7 @@ class RowScores(Record):
     @property
     def text(self) -> str:
         """`mean ± std` in percent with one decimal; no spread where n = 1."""
-        return f"{self.mean:.1f}" if self.std is None else f"{self.mean:.1f} ± {self.std:.1f}"
+        return plus_minus(self.mean, self.std)
 
 
 class SetInfo(Record):
@@ -126,10 +128,15 @@ class SetInfo(Record):
     def of(synthetic: SyntheticSet) -> SetInfo:
         """The subject that a distilled set is."""
         config = synthetic.data
-        chosen = [f"{len(synthetic.classes)} classes"] if config.classes or config.first_classes else []
-        chosen += [f"{config.per_class} images each"] if config.per_class else []
+        name, chosen = Path(config.source.removeprefix("tensors:")).name, []
+        if config.classes or config.first_classes:
+            chosen.append(f"{len(synthetic.classes)} classes")
+        if config.per_class:
+            chosen.append(f"{config.per_class} images each")
+        if chosen:
+            name += f" ({', '.join(chosen)})"
         return SetInfo(
-            data=Path(config.source.removeprefix("tensors:")).name + (f" ({', '.join(chosen)})" if chosen else ""),
+            data=name,
             whiten=config.whiten,
             ipc=synthetic.ipc,
             method=synthetic.method,
@@ -161,7 +168,9 @@ class SearchedRate(Record):
 
 def _unless_empty(figures: Sequence[Figure | None]) -> tuple[Figure | None, ...]:
     """The figures of all networks, or () where no network has any."""
-    return () if all(figure is None for figure in figures) else tuple(figures)
+    if all(figure is None for figure in figures):
+        return ()
+    return tuple(figures)
 
 
 class Scores(Record):
@@ -200,18 +209,37 @@ class Scores(Record):
     def read(cls, path: str | Path) -> Self:
         """The scores in a file or a run folder. Raises InputError for anything else."""
         file = Path(path)
-        file = RunDir(file).scores if file.is_dir() else file
+        if file.is_dir():
+            file = RunDir(file).scores
         return read_as(cls, read_json(file), file, "scores")
 
 
 BASELINE_NAMES = {"random": "random real images", "kmeans": "K-means real images", "full": "full data"}
 LABELS = {"hard": "hard labels", "soft": "soft labels"}
+ABSENT = "–"
+"""The cell of a table for what was not measured."""
 
 
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """`mean ± standard deviation`, with the one decimal of accuracies in percent or with so many `digits`."""
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation (divided by n − 1); None for one value, whose spread is unknown."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values)
+
+
+def plus_minus(mean: float, std: float | None, digits: int = 1) -> str:
+    """`mean ± std`, or the mean alone where the spread is unknown."""
+    if std is None:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def spread(values: Sequence[float] | None, digits: int = 1) -> str:
+    """`mean ± standard deviation`, with the one decimal of accuracies in percent or with so many `digits`; `ABSENT` for
+    no values."""
+    if not values:
+        return ABSENT
+    return plus_minus(statistics.fmean(values), deviation(values), digits)
 
 
 def protocol_text(recipe: EvalRecipe, split: str, searched: bool = False) -> str:
@@ -220,42 +248,45 @@ def protocol_text(recipe: EvalRecipe, split: str, searched: bool = False) -> str
 
     `searched` says that held-out images chose the step size of the distilled set.
     """
-    augmentation = (
-        ""
-        if recipe.augmentation == STRATEGY
-        else f"augmentation {(recipe.augmentation or 'none').replace('_', ', ')}; "
-    )
-    fixed = "" if recipe.lr is None else f"step size {recipe.lr:g}; "
-    rate = "step size of the set searched on held-out training images; " if searched else fixed
-    return f"Protocol {recipe.name}: {_counted(recipe)}, {augmentation}{rate}{split} accuracy in %"
+    words = []
+    if recipe.augmentation != STRATEGY:
+        words.append(f"augmentation {(recipe.augmentation or 'none').replace('_', ', ')}")
+    if searched:
+        words.append("step size of the set searched on held-out training images")
+    elif recipe.lr is not None:
+        words.append(f"step size {recipe.lr:g}")
+    words.append(f"{split} accuracy in %")
+    return f"Protocol {recipe.name}: {_counted(recipe)}, {'; '.join(words)}"
 
 
 def _counted(recipe: EvalRecipe) -> str:
     """Its epochs, and the passes where these are more, as in the released scripts."""
-    epochs = f"{recipe.epochs} epochs" if recipe.epochs > 1 else "1 epoch"
-    return f"{epochs} ({recipe.passes} passes)" if recipe.released_count else epochs
+    epochs = "1 epoch"
+    if recipe.epochs > 1:
+        epochs = f"{recipe.epochs} epochs"
+    if recipe.released_count:
+        return f"{epochs} ({recipe.passes} passes)"
+    return epochs
 
 
 def networks_text(sizes: Sequence[int]) -> str:
     """How many networks stand behind the figures of a table."""
     least, most = min(sizes, default=0), max(sizes, default=0)
-    n = str(least) if least == most else f"{least} to {most}"
-    return f"mean ± standard deviation over n = {n} fresh {'network' if n == '1' else 'networks'}"
+    n = " to ".join(map(str, sorted({least, most})))
+    return f"mean ± standard deviation over n = {n} fresh network{'s' * (n != '1')}"
 
 
 def caption(scores: Scores) -> str:
     """One sentence naming the protocol, what is reported, the labels, the spread and the number of networks."""
     recipe = scores.recipe
-    which = (
-        "the last epoch"
-        if recipe.reported == "final"
-        else f"the best of checks on the {scores.split} images every {recipe.check_every} epochs"
-    )
-    labels = f"; {LABELS[scores.subject.labels]}" if scores.subject else ""
-    sizes = [entry.n for entry in _entries(scores)]
-    return (
-        f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {which}{labels}; {networks_text(sizes)}."
-    )
+    which = "the last epoch"
+    if recipe.reported == "best":
+        which = f"the best of checks on the {scores.split} images every {recipe.check_every} epochs"
+    words = [f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {which}"]
+    if scores.subject:
+        words.append(LABELS[scores.subject.labels])
+    words.append(networks_text([entry.n for entry in _entries(scores)]))
+    return f"{'; '.join(words)}."
 
 
 def table(scores: Scores) -> Tabulation:
@@ -263,17 +294,15 @@ def table(scores: Scores) -> Tabulation:
     named = {f"synthetic, {model}": entry for model, entry in scores.architecture.items()}
     named |= {_baseline(name, scores): entry for name, entry in scores.baselines.items()}
     cells = [_row(name, entry, scores) for name, entry in named.items()]
-    columns = [
-        Column(name, name == "trained on", name.startswith(scores.recipe.reported))
-        for name in (cells[0] if cells else ())
-    ]
+    names = next(iter(cells), {})
+    columns = [Column(name, name == "trained on", name.startswith(scores.recipe.reported)) for name in names]
     return Tabulation(tuple(columns), tuple(tuple(row.values()) for row in cells), caption(scores))
 
 
 def _row(name: str, entry: RowScores, scores: Scores) -> dict[str, str]:
     cells = {"trained on": name, "final": spread(entry.final)}
     if any(each.best for each in _entries(scores)):
-        cells[f"best on {scores.split}"] = spread(entry.best) if entry.best else "–"
+        cells[f"best on {scores.split}"] = spread(entry.best)
     cells["n"] = str(entry.n)
     if scores.diverged:
         cells["diverged"] = str(entry.diverged)
@@ -286,4 +315,6 @@ def _entries(scores: Scores) -> list[RowScores]:
 
 def _baseline(name: str, scores: Scores) -> str:
     label = BASELINE_NAMES.get(name, name)
-    return f"{label}, {scores.recipe.full_epochs} epochs" if name == "full" and scores.recipe.full_epochs else label
+    if name == "full" and scores.recipe.full_epochs:
+        return f"{label}, {scores.recipe.full_epochs} epochs"
+    return label

@@ -60,13 +60,14 @@ class TensorExamples(Examples):
     ) -> TensorExamples:
         """What a distilled set teaches, at the step size `lr` or, for None, its own. Raises InputError for one that is
         not positive."""
-        rate = float(synthetic.lr) if lr is None else lr
-        if not rate > 0:
+        if lr is None:
+            lr = float(synthetic.lr)
+        if not lr > 0:
             raise InputError(
-                f"The set's learned step size is {rate:g}, with which no network trains; give the recipe a positive lr."
+                f"The set's learned step size is {lr:g}, with which no network trains; give the recipe a positive lr."
             )
         images, targets = (tensor.detach().to(device, dtype) for tensor in (synthetic.images, synthetic.probabilities))
-        return TensorExamples(images, targets, rate, synthetic.texture)
+        return TensorExamples(images, targets, lr, synthetic.texture)
 
     @property
     def classes(self) -> int:
@@ -145,7 +146,9 @@ def train_network(
     final = 100 * float(counts.trace()) / len(tested)
     if recipe.check_every:
         best = max(best or 0.0, final)
-    kept = tuple(map(tuple, counts.tolist())) if len(counts) <= MOST_CONFUSED else None
+    kept = None
+    if len(counts) <= MOST_CONFUSED:
+        kept = tuple(map(tuple, counts.tolist()))
     return NetworkResult(final, best, not bool(total.isfinite()), _by_class(counts), kept)
 
 
@@ -172,7 +175,9 @@ def _by_class(counts: Confusion) -> tuple[float | None, ...]:
 
 
 def _decayed(trainee: Trainee, lr: float, recipe: EvalRecipe) -> torch.optim.SGD:
-    momentum = recipe.momentum if recipe.momentum_after is None else recipe.momentum_after
+    momentum = recipe.momentum_after
+    if momentum is None:
+        momentum = recipe.momentum
     return torch.optim.SGD(
         [trainee.theta], lr=lr * recipe.decay_factor, momentum=momentum, weight_decay=recipe.weight_decay
     )

@@ -51,13 +51,13 @@ class Distilled(SyntheticSet):
         Takes any module from images `[B, C, H, W]` to logits `[B, K]`, with batch norm and dropout too, on whatever
         device it lies; parameters with `requires_grad` False stay as they are. `recipe` is the protocol (MTT's, arXiv
         2203.11932: 1000 epochs, the learning rate dropped at half), in which `epochs` and `lr` replace a field each;
-            what it leaves open is the set's: learned step size,
-        augmentation, hard or soft labels, crops of textures. The same arguments give the same bits on a CPU.
+        what it leaves open is the set's: learned step size, augmentation, hard or soft labels, crops of textures. The
+        same arguments give the same bits on a CPU.
 
         The network sees whitened images, and so must it when it is used:
-            `network(synthetic.preprocessing.apply(images01))`, or
-        `synthetic.accuracy(network, images01, labels)`. Raises InputError for a network that does not fit, before it is
-        touched, and DivergedError where the loss stopped being finite.
+        `network(synthetic.preprocessing.apply(images01))`, or `synthetic.accuracy(network, images01, labels)`. Raises
+        InputError for a network that does not fit, before it is touched, and DivergedError where the loss stopped being
+        finite.
         """
         changes = {name: value for name, value in (("epochs", epochs), ("lr", lr)) if value is not None}
         recipe = recipe.replace(**changes).augmented(self.augmentation)
@@ -74,8 +74,7 @@ class Distilled(SyntheticSet):
         if not bool(total.isfinite()):
             raise DivergedError(
                 f"The training loss of {type(network).__name__} stopped being finite at step size {examples.lr:g}; "
-                f"train a new network "
-                f"with a smaller one: train(network, lr={examples.lr / 10:.3g})."
+                f"train a new network with a smaller one: train(network, lr={examples.lr / 10:.3g})."
             )
         return network
 
@@ -104,7 +103,9 @@ class Distilled(SyntheticSet):
 
         With `pixels`, images are in [0, 1] with the whitening undone, for networks that have their own normalisation.
         """
-        return DistilledImages(self, self.pixels() if pixels else self.images.detach().cpu(), seed)
+        if pixels:
+            return DistilledImages(self, self.pixels(), seed)
+        return DistilledImages(self, self.images.detach().cpu(), seed)
 
     def export(self, format: str, folder: str | Path, *, scores: Scores | None = None) -> Path:
         """The new `folder`, which holds the set as the files of `format`; see `astdistill.export`."""
@@ -120,19 +121,19 @@ class Distilled(SyntheticSet):
             )
         if len({(part.device, part.dtype) for part in network.parameters()}) > 1:
             raise InputError(
-                f"{name} has parameters on several devices or of several dtypes; move it whole: network.to('cpu', "
-                f"torch.float32)"
+                f"{name} has parameters on several devices or of several dtypes; "
+                "move it whole: network.to('cpu', torch.float32)"
             )
         remedy = f"astdistill.build_model('convnet-d3', {self.shape}, {len(self.classes)}) makes one that does."
         logits = self._tried(
             network, torch.zeros(2, channels, height, width, device=learned[0].device, dtype=learned[0].dtype), remedy
         )
         if not isinstance(logits, Tensor) or tuple(logits.shape) != (2, len(self.classes)):
-            found = (
-                f"logits of shape {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            )
+            given = f"a {type(logits).__name__}"
+            if isinstance(logits, Tensor):
+                given = f"logits of shape {list(logits.shape)}"
             raise InputError(
-                f"{name} gives {found} for 2 images, and the set has {len(self.classes)} classes; {remedy}"
+                f"{name} gives {given} for 2 images, and the set has {len(self.classes)} classes; {remedy}"
             )
         return learned
 
@@ -145,8 +146,8 @@ class Distilled(SyntheticSet):
         except (RuntimeError, ValueError) as error:
             first = str(error).partition("\n")[0]
             raise InputError(
-                f"{type(network).__name__} does not take images of shape {self.shape} ({first}), which this set's "
-                f"have; {remedy}"
+                f"{type(network).__name__} does not take images of shape {self.shape} ({first}), "
+                f"which this set's have; {remedy}"
             ) from error
         finally:
             network.train(mode)
@@ -154,8 +155,8 @@ class Distilled(SyntheticSet):
     def _check_photos(self, images01: Images, labels: Labels) -> None:
         if images01.ndim != 4 or tuple(images01.shape[1:]) != self.shape or not len(images01):
             raise InputError(
-                f"Images of shape {tuple(images01.shape)} were given; give [N, {', '.join(map(str, self.shape))}] in "
-                f"[0, 1]."
+                f"Images of shape {tuple(images01.shape)} were given; "
+                f"give [N, {', '.join(map(str, self.shape))}] in [0, 1]."
             )
         low, high = float(images01.min()), float(images01.max())
         if not (low >= -0.01 and high <= 1.01):
@@ -165,8 +166,7 @@ class Distilled(SyntheticSet):
         if labels.shape != (len(images01),) or int(labels.min()) < 0 or int(labels.max()) >= len(self.classes):
             raise InputError(
                 f"Labels of shape {tuple(labels.shape)} were given for {len(images01)} images; give one class number "
-                f"from 0 to "
-                f"{len(self.classes) - 1} for each, in the order of synthetic.classes."
+                f"from 0 to {len(self.classes) - 1} for each, in the order of synthetic.classes."
             )
 
 
@@ -176,13 +176,14 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
 
     Of textures each item is a random circular crop, of which every canvas has `canvas_samples`; the crops of an epoch
     depend on `seed`, `epoch` and the item's number alone, and `set_epoch` moves on to the next. Augmentation is not in
-    here, since one is drawn for a
-    whole batch: `SyntheticSet.augmentation` names it.
+    here, since one is drawn for a whole batch: `SyntheticSet.augmentation` names it.
     """
 
     def __init__(self, synthetic: SyntheticSet, images: Images, seed: int = 0) -> None:
         self.classes = synthetic.classes
-        self.targets = synthetic.hard_labels.cpu() if synthetic.certain else synthetic.probabilities.detach().cpu()
+        self.targets: Tensor = synthetic.probabilities.detach().cpu()
+        if synthetic.certain:
+            self.targets = synthetic.hard_labels.cpu()
         self.images = images
         self.seed, self.epoch = seed, 0
         self._texture, self._size = synthetic.texture, synthetic.shape[1:]
@@ -201,7 +202,9 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
         index, row = index % len(self), index % len(self.images)
         crops = self._texture.draw(1, self._size, rng(self.seed, "crop", self.epoch, index))
         image, target = crops(self.images[row : row + 1])[0], self.targets[row]
-        return image, int(target) if target.ndim == 0 else target
+        if target.ndim == 0:
+            return image, int(target)
+        return image, target
 
 
 def load(path: str | Path) -> Distilled:

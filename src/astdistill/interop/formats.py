@@ -37,15 +37,15 @@ ARRAYS = "images (as networks see them), pixels, labels, targets, lr, preprocess
 def _tensors(synthetic: SyntheticSet) -> dict[str, Tensor]:
     """The numbers of the set, on the CPU: images and pixels `[N, C, H, W]`, labels `[N]`, targets `[N, K]` as
     distributions, lr."""
-    found = {
+    tensors = {
         "images": synthetic.images,
         "pixels": synthetic.pixels(),
         "labels": synthetic.hard_labels,
         "targets": synthetic.probabilities,
         "lr": synthetic.lr,
     }
-    found |= {f"preprocessing.{name}": tensor for name, tensor in synthetic.preprocessing.tensors().items()}
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
+    tensors |= {f"preprocessing.{name}": tensor for name, tensor in synthetic.preprocessing.tensors().items()}
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _write_npz(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
@@ -90,8 +90,8 @@ def _write(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
 
 MTT = Format(
     "mtt",
-    f"{IMAGES} [N, C, H, W] as networks see them, {LABELS} (numbers, or logits) and {RATE}, for the scripts of MTT and "
-    f"its successors",
+    f"{IMAGES} [N, C, H, W] as networks see them, {LABELS} (numbers, or logits) and {RATE}, "
+    "for the scripts of MTT and its successors",
     _write,
 )
 RANGES = "unclipped/ranges.csv"
@@ -124,7 +124,6 @@ def _stretched(images: Images) -> Images:
 PNG = Format(
     "png",
     "clipped/0000-CLASS.png and so on with whitening undone and cut to [0, 1], unclipped/ with each image in its own "
-    "range "
-    f"(told by {RANGES}), and a labelled grid of each",
+    f"range (told by {RANGES}), and a labelled grid of each",
     _write_png,
 )

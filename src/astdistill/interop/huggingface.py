@@ -20,6 +20,8 @@ from ..runtime.tables import markdown
 from .formats import Format
 
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
+SIZES = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
+"""The hub's words for how many images there are, below each number."""
 WHITENING = {
     "none": "pixels in [0, 1]: nothing was subtracted or divided",
     "standard": "pixels less the mean and divided by the deviation of their channel",
@@ -30,7 +32,7 @@ WHITENING = {
 def card(synthetic: SyntheticSet, scores: Scores | None, parts: str) -> str:
     """README.md of the folder, with the front matter that the hub reads; `parts` are the parquet files of the train
     split."""
-    title = f"{_title(synthetic)}, {synthetic.ipc} distilled {'image' if synthetic.ipc == 1 else 'images'} per class"
+    title = f"{_title(synthetic)}, {synthetic.ipc} distilled image{'s' * (synthetic.ipc != 1)} per class"
     sections = {
         "Figures": _figures(scores),
         "Columns": _columns(synthetic),
@@ -39,12 +41,12 @@ def card(synthetic: SyntheticSet, scores: Scores | None, parts: str) -> str:
         "Citation": _citation(synthetic.method),
     }
     body = "\n\n".join(f"## {head}\n\n{text}" for head, text in sections.items())
-    family = _family(synthetic.method)
-    way = f" by {family}" if family else ""
+    family, way = _family(synthetic.method), ""
+    if family:
+        way = f" by {family}"
     return (
         f"---\n{_front(synthetic, title, parts)}\n---\n\n# {title}\n\n![The distilled images]({RunDir.images})\n\n"
-        f"A synthetic data set made{way} with astdistill: networks are trained on these images "
-        f"alone.\n\n{body}\n"
+        f"A synthetic data set made{way} with astdistill: networks are trained on these images alone.\n\n{body}\n"
     )
 
 
@@ -59,7 +61,9 @@ def _method(name: str) -> Method | None:
 def _family(name: str) -> str:
     """What its outer step says that it is."""
     method = _method(name)
-    return method.step.family if method else ""
+    if method is None:
+        return ""
+    return method.step.family
 
 
 def _front(synthetic: SyntheticSet, title: str, parts: str) -> str:
@@ -77,9 +81,10 @@ def _front(synthetic: SyntheticSet, title: str, parts: str) -> str:
 
 
 def _size(count: int) -> str:
-    return (
-        "n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K" if count < 100_000 else "100K<n<1M"
-    )
+    for above, word in SIZES.items():
+        if count < above:
+            return word
+    return "100K<n<1M"
 
 
 def _title(synthetic: SyntheticSet) -> str:
@@ -87,7 +92,9 @@ def _title(synthetic: SyntheticSet) -> str:
 
 
 def _figures(scores: Scores | None) -> str:
-    return "No network has been evaluated yet." if scores is None else markdown(table(scores)).strip()
+    if scores is None:
+        return "No network has been evaluated yet."
+    return markdown(table(scores)).strip()
 
 
 def _columns(synthetic: SyntheticSet) -> str:
@@ -103,25 +110,22 @@ def _columns(synthetic: SyntheticSet) -> str:
     textures = ""
     if synthetic.canvas > 1:
         textures = (
-            f" Images are textures without borders, {synthetic.canvas} times as large as what a network sees: it "
-            f"learns from random "
-            f"circular crops of {height // synthetic.canvas} × {width // synthetic.canvas}, {synthetic.canvas_samples} "
-            f"of each in a step."
+            f" Images are textures without borders, {synthetic.canvas} times as large as what a network sees: "
+            f"it learns from random circular crops of {height // synthetic.canvas} × {width // synthetic.canvas}, "
+            f"{synthetic.canvas_samples} of each in a step."
         )
     return (
-        f"| column | |\n|---|---|\n{lines}\n\n8 bits lose what lies between their steps and outside [0, 1]: train on "
-        f"`values`, which are "
-        f"exact. They are {WHITENING[synthetic.preprocessing.kind]}, and images to be tested on must be prepared by "
-        f"the same numbers, "
-        f"which `synthetic.safetensors` holds.{textures}"
+        f"| column | |\n|---|---|\n{lines}\n\n8 bits lose what lies between their steps and outside [0, 1]: "
+        f"train on `values`, which are exact. They are {WHITENING[synthetic.preprocessing.kind]}, and images to be "
+        f"tested on must be prepared by the same numbers, which `synthetic.safetensors` holds.{textures}"
     )
 
 
 def _use(synthetic: SyntheticSet) -> str:
     augmentation = synthetic.augmentation.replace("_", ", ") or "none"
     return (
-        "The images alone, by `datasets.load_dataset`; or with step size, augmentation and whitening, from a copy of "
-        "this folder:\n\n"
+        "The images alone, by `datasets.load_dataset`; "
+        "or with step size, augmentation and whitening, from a copy of this folder:\n\n"
         '```python\nimport astdistill as ad\nsynthetic = ad.load("synthetic.safetensors")\n'
         "network = synthetic.train(my_network)\n"
         "logits = network(synthetic.preprocessing.apply(photos))    # photos in [0, 1]\n```\n\n"
@@ -132,7 +136,9 @@ def _use(synthetic: SyntheticSet) -> str:
 def _learned(name: str) -> str:
     """A word for the step size of a set by the method called `name`: it was learned, as far as is known."""
     method = _method(name)
-    return "" if method and "lr" not in method.learn else "learned "
+    if method is not None and "lr" not in method.learn:
+        return ""
+    return "learned "
 
 
 def _made(synthetic: SyntheticSet) -> str:
@@ -153,24 +159,25 @@ def _made(synthetic: SyntheticSet) -> str:
     }
     lines = "\n".join(f"* {name}: {value}" for name, value in facts.items())
     settings = _read_settings(known.get("settings", {}), _method(synthetic.method))
-    return f"{lines}\n\n```json\n{json.dumps(settings, indent=2)}\n```" if settings else lines
+    if not settings:
+        return lines
+    return f"{lines}\n\n```json\n{json.dumps(settings, indent=2)}\n```"
 
 
 def _read_settings(settings: dict[str, Any], method: Method | None) -> dict[str, Any]:
     """Those of the distillation's settings that the method's outer step reads."""
-    ignored = method.step.ignores if method else ()
-    return {name: value for name, value in settings.items() if not f"distill.{name}".startswith(ignored)}
+    if method is None:
+        return settings
+    return {name: value for name, value in settings.items() if not f"distill.{name}".startswith(method.step.ignores)}
 
 
 def _citation(method: str) -> str:
     """The paper of the method, where the method is known."""
     known = _method(method)
+    if not method:
+        return "The method is not known."
     if known is None:
-        return (
-            f"The method '{method}' names no paper; ask whoever published this set."
-            if method
-            else "The method is not known."
-        )
+        return f"The method '{method}' names no paper; ask whoever published this set."
     paper = known.paper
     links = "".join(f" <https://arxiv.org/abs/{number}>" for number in ARXIV.findall(paper))
     return f"Please cite the paper of the method: {paper}.{links}"
@@ -222,12 +229,14 @@ def _encoded(synthetic: SyntheticSet) -> list[bytes]:
     """The pixels as PNG files: one channel grey, three as RGB, any other number as their grey mean."""
     from PIL import Image
 
-    found = []
-    for picture in colours(synthetic.pixels()):
+    pictures, files = colours(synthetic.pixels()), []
+    if synthetic.images.shape[1] != 3:
+        pictures = pictures[..., 0]
+    for picture in pictures:
         stream = io.BytesIO()
-        Image.fromarray(picture if synthetic.images.shape[1] == 3 else picture[..., 0]).save(stream, "PNG")
-        found.append(stream.getvalue())
-    return found
+        Image.fromarray(picture).save(stream, "PNG")
+        files.append(stream.getvalue())
+    return files
 
 
 HUGGINGFACE = Format(
@@ -253,8 +262,8 @@ def check_push(name: str) -> None:
         ) from error
     if get_token() is None:
         raise InputError(
-            "Nobody is logged in to the Hugging Face hub here; type: hf auth login (or set HF_TOKEN), then this "
-            "command again."
+            "Nobody is logged in to the Hugging Face hub here; "
+            "type: hf auth login (or set HF_TOKEN), then this command again."
         )
 
 
@@ -279,7 +288,7 @@ def push(folder: Path, name: str, private: bool = False) -> str:
     except Exception as error:  # each version of the library has another HTTP client, with its own errors
         first = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"The hub did not take '{name}' ({first}); {folder} is whole, so try again with: hf upload {name} {folder} "
-            f"--repo-type dataset"
+            f"The hub did not take '{name}' ({first}); {folder} is whole, "
+            f"so try again with: hf upload {name} {folder} --repo-type dataset"
         ) from error
     return str(address)

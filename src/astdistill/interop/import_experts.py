@@ -75,17 +75,19 @@ class Layout:
     def _remedy(self, found: Sequence[Shape]) -> str:
         fits = fitting_model(found, self.image, self.classes)
         if fits:
-            larger = ", or the size of larger images with --data.size" if "nopool" in fits else ""
+            larger = ""
+            if "nopool" in fits:
+                larger = ", or the size of larger images with --data.size"
             return f"give --model {fits}, which has these shapes{larger}."
         told = found[-1][0] if found and found[-1] else 0
         if told and told != self.classes:
             return (
-                f"these experts seem to tell {told} classes apart: name the data that they learned from with --data "
-                f"and --data.*."
+                f"these experts seem to tell {told} classes apart: "
+                "name the data that they learned from with --data and --data.*."
             )
         return (
-            "name the network with --model, and the data and the image size that it learned from with --data and "
-            "--data.size."
+            "name the network with --model, "
+            "and the data and the image size that it learned from with --data and --data.size."
         )
 
 
@@ -109,7 +111,9 @@ def fitting_model(found: Sequence[Shape], image: tuple[int, int, int], classes: 
 
 def _candidates(width: int) -> Iterator[str]:
     """ConvNets of every depth whose first layer has `width` channels, then the other families."""
-    said = "" if width == 128 else f"-w{width}"
+    said = f"-w{width}"
+    if width == 128:
+        said = ""
     for pooling in ("", "-nopool"):
         for norm in ("", "-nonorm"):
             yield from (f"convnet-d{depth}{said}{norm}{pooling}" for depth in range(1, MAX_DEPTH + 1))
@@ -199,8 +203,9 @@ def buffer_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
     files = [numbered[number] for number in sorted(filter(str.isdigit, numbered), key=int)]
     if not files:
         there = sorted(path.name for path in folder.glob("*.pt"))
-        other = "a distilled set is read with: astdistill import-set"
-        advice = other if "images_best.pt" in there else "files of other names are named one by one"
+        advice = "files of other names are named one by one"
+        if "images_best.pt" in there:
+            advice = "a distilled set is read with: astdistill import-set"
         raise InputError(f"{folder} holds no {NAME}0.pt (it has {', '.join(there[:5]) or 'no .pt file'}); {advice}.")
     return files
 
@@ -216,12 +221,12 @@ def last_accuracy(store: TrajectoryStore, dataset: Dataset, images: int = 1000) 
 
 def _experts(path: Path) -> list[Expert]:
     """The experts of one file. Raises InputError where it is no list of lists of lists of tensors."""
-    found: Any = read_pickle(path)
+    experts: Any = read_pickle(path)
     form = f"{path} is not a list of experts, each a list of rows, each a list of tensors"
     remedy = "name files that buffer.py of MTT or a successor wrote"
-    if not isinstance(found, list) or not found or not all(isinstance(expert, list | tuple) for expert in found):
-        raise InputError(f"{form}, but a {type(found).__name__}; {remedy}.")
-    for number, expert in enumerate(found):
+    if not isinstance(experts, list) or not experts or not all(isinstance(expert, list | tuple) for expert in experts):
+        raise InputError(f"{form}, but a {type(experts).__name__}; {remedy}.")
+    for number, expert in enumerate(experts):
         rows = [
             row for row in expert if isinstance(row, list | tuple) and all(isinstance(part, Tensor) for part in row)
         ]
@@ -231,7 +236,7 @@ def _experts(path: Path) -> list[Expert]:
             raise InputError(
                 f"Expert {number} of {path} has {len(expert)} row(s) and so no epoch to match; leave its file out."
             )
-    return found
+    return experts
 
 
 def _check_moves(expert: Expert, where: str) -> None:
@@ -240,9 +245,8 @@ def _check_moves(expert: Expert, where: str) -> None:
     if all(torch.equal(part, other) for row in others for part, other in zip(first, row, strict=True)):
         raise InputError(
             f"The {len(expert)} rows of {where} are all equal, so that there is nothing to match: p.detach().cpu() "
-            f"does not copy on a CPU, "
-            f"and every row became the end of the training; train these experts again, with astdistill experts PRESET, "
-            f"or with .clone()."
+            "does not copy on a CPU, and every row became the end of the training; "
+            "train these experts again, with astdistill experts PRESET, or with .clone()."
         )
 
 
@@ -293,8 +297,8 @@ def _write_file(buffer: Buffer, paths: Sequence[Path], identity: StoreIdentity, 
         if not bool(rows.isfinite().all()):
             epoch = int((~rows.isfinite()).any(dim=1).nonzero()[0])
             raise InputError(
-                f"Row {epoch} of expert {number} of {buffer.path} holds numbers that are not finite; leave its file "
-                f"out."
+                f"Row {epoch} of expert {number} of {buffer.path} holds numbers that are not finite; "
+                "leave its file out."
             )
         steps = [float(step.double().square().sum()) for step in rows.diff(dim=0)]
         header = {

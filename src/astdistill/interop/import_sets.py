@@ -45,13 +45,12 @@ def read_pickle(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of other pickle protocols; what matters is said below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as error:
-        found = FOREIGN.search(str(error))
-        if found is None:
+        foreign = FOREIGN.search(str(error))
+        if foreign is None:
             raise _broken(path, error) from error
         raise InputError(
-            f"{path} holds '{found[1]}', which is no tensor, list or number, and was not loaded: reading such a file "
-            f"can run a program on "
-            f"this machine; take one that torch.save wrote of tensors alone."
+            f"{path} holds '{foreign[1]}', which is no tensor, list or number, and was not loaded: reading such a file "
+            "can run a program on this machine; take one that torch.save wrote of tensors alone."
         ) from error
     except PermissionError:
         raise
@@ -61,9 +60,9 @@ def read_pickle(path: Path) -> Any:
 
 def _broken(path: Path, error: Exception) -> InputError:
     first = str(error).partition("\n")[0].partition(". ")[0]
-    why = (
-        f" ({first})" if " " in first else ""
-    )  # the bare key or number that a broken pickle trips over tells nobody anything
+    why = ""
+    if " " in first:  # the bare key or number that a broken pickle trips over tells nobody anything
+        why = f" ({first})"
     return InputError(f"{path} is not a whole file of torch.save{why}; copy it again from where it was made.")
 
 
@@ -105,7 +104,9 @@ def import_set(
     augmentation = checked(augmentation)
     _check_student(momentum, canvas, canvas_samples)
     texture = TextureSpec(canvas=canvas, samples=canvas_samples)
-    prefix = AVERAGED if (folder / f"{AVERAGED}{IMAGES}").is_file() else ""
+    prefix = ""
+    if (folder / f"{AVERAGED}{IMAGES}").is_file():
+        prefix = AVERAGED
     images = _images(folder / f"{prefix}{IMAGES}", dataset, texture)
     rate = _rate(folder, lr)
     kind, images, targets = _labelled(folder / f"{prefix}{LABELS}", images, dataset)
@@ -147,22 +148,21 @@ def _images(path: Path, dataset: Dataset, texture: TextureSpec) -> Images:
         folder = path.parent
         there = ", ".join(sorted(path.name for path in folder.glob("*.pt"))[:5]) or "no .pt file"
         raise InputError(
-            f"{folder} holds no {IMAGES} (it has {there}); name the folder that distill.py of MTT or a successor wrote "
-            f"to."
+            f"{folder} holds no {IMAGES} (it has {there}); "
+            "name the folder that distill.py of MTT or a successor wrote to."
         )
     images = _tensor(path, read_pickle(path)).float()
     wanted = texture.extent(dataset.shape)
     if images.ndim != 4 or tuple(images.shape[1:]) != wanted:
         raise InputError(
-            f"{path} has shape {list(images.shape)}, and images of '{dataset.name}' {list(wanted)}; name "
-            f"the data that "
-            f"it was distilled from with --data, their size with --data.size, and of textures the --canvas."
+            f"{path} has shape {list(images.shape)}, and images of '{dataset.name}' {list(wanted)}; name the data "
+            "that it was distilled from with --data, their size with --data.size, and of textures the --canvas."
         )
     if not len(images) or len(images) % len(dataset.classes):
         raise InputError(
             f"{path} holds {len(images)} images, which cannot be the same number of each of the "
-            f"{len(dataset.classes)} classes "
-            f"of '{dataset.name}'; name the data that it was distilled from with --data and --data.*."
+            f"{len(dataset.classes)} classes of '{dataset.name}'; "
+            "name the data that it was distilled from with --data and --data.*."
         )
     return images.clone()
 
@@ -177,12 +177,13 @@ def _labelled(path: Path, images: Images, dataset: Dataset) -> tuple[Literal["ha
         if tuple(labels.shape) != (len(images), classes):
             raise InputError(
                 f"{path} has shape {list(labels.shape)}, where {len(images)} images of {classes} classes want "
-                f"{[len(images), classes]}; "
-                f"name the data that the set was distilled from with --data and --data.*."
+                f"{[len(images), classes]}; name the data that the set was distilled from with --data and --data.*."
             )
         soft = labels.float().clone()
         if not torch.equal(soft, one_hot(soft.argmax(dim=1), classes)):
-            return "soft", images, logits_of(soft) if _distributions(soft) else soft
+            if _distributions(soft):
+                soft = logits_of(soft)
+            return "soft", images, soft
         labels = soft.argmax(dim=1)
     numbers = _numbers(path, labels, len(images), dataset)
     order = numbers.argsort(stable=True)
@@ -205,8 +206,8 @@ def _numbers(path: Path, labels: Tensor, count: int, dataset: Dataset) -> Labels
     if int(sizes.min()) != int(sizes.max()):
         few, many = int(sizes.argmin()), int(sizes.argmax())
         raise InputError(
-            f"{path} gives class {few} {int(sizes[few])} images and class {many} {int(sizes[many])}; take a set with "
-            f"as many of each class."
+            f"{path} gives class {few} {int(sizes[few])} images and class {many} {int(sizes[many])}; "
+            "take a set with as many of each class."
         )
     return numbers
 
@@ -215,8 +216,8 @@ def _rate(folder: Path, given: float | None) -> float:
     path = next((folder / name for name in RATES if (folder / name).is_file()), None)
     if given is None and path is None:
         raise InputError(
-            f"{folder} holds no {' or '.join(RATES)}; give the learned step size of the set, as its log shows it, with "
-            f"--lr."
+            f"{folder} holds no {' or '.join(RATES)}; "
+            "give the learned step size of the set, as its log shows it, with --lr."
         )
     rate, where = (
         (_number(read_pickle(path)), str(path)) if given is None and path is not None else (given or 0.0, "--lr")
@@ -228,20 +229,24 @@ def _rate(folder: Path, given: float | None) -> float:
     return rate
 
 
-def _number(found: Any) -> float:
+def _number(value: Any) -> float:
     """The one number in a tensor or beside none; NaN for anything else."""
-    if isinstance(found, Tensor) and found.numel() == 1:
-        return float(found.detach())
-    return float(found) if isinstance(found, int | float) else math.nan
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value.detach())
+    if isinstance(value, int | float):
+        return float(value)
+    return math.nan
 
 
-def _tensor(path: Path, found: Any) -> Tensor:
-    if not isinstance(found, Tensor) or not bool(found.isfinite().all()):
-        what = "numbers that are not finite" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+def _tensor(path: Path, value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or not bool(value.isfinite().all()):
+        what = f"a {type(value).__name__}"
+        if isinstance(value, Tensor):
+            what = "numbers that are not finite"
         raise InputError(
             f"{path} holds {what}, where a tensor of finite numbers is due; take the file of another iteration."
         )
-    return found.detach()
+    return value.detach()
 
 
 def _distributions(rows: Targets) -> bool:

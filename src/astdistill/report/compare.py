@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe
 from ..evaluation.scores import (
+    ABSENT,
     LABELS,
     Published,
     RowScores,
@@ -23,7 +24,6 @@ from ..runtime.run_dir import RunDir
 from ..runtime.tables import Column, Tabulation
 from .run import RunReader
 
-ABSENT = "–"
 BASELINES = {"random": "random real", "kmeans": "K-means real", "full": "full data"}
 """Baselines by the head of their column."""
 WHOSE = tuple(Column(name, words=True) for name in ("run", "data", "ipc", "method", "network"))
@@ -42,11 +42,9 @@ class Finished:
     @property
     def network(self) -> str:
         """The network that the run's own column shows: its student, or else the first that was evaluated."""
-        return (
-            self.subject.model
-            if self.subject.model in self.scores.architecture
-            else next(iter(self.scores.architecture))
-        )
+        if self.subject.model in self.scores.architecture:
+            return self.subject.model
+        return next(iter(self.scores.architecture))
 
     @property
     def entry(self) -> RowScores:
@@ -56,7 +54,9 @@ class Finished:
     @property
     def baselines(self) -> dict[str, RowScores]:
         """Real images on that network; the evaluation trains them on its first one alone."""
-        return self.scores.baselines if self.network == next(iter(self.scores.architecture)) else {}
+        if self.network != next(iter(self.scores.architecture)):
+            return {}
+        return self.scores.baselines
 
 
 def read_finished(path: Path) -> Finished:
@@ -64,7 +64,9 @@ def read_finished(path: Path) -> Finished:
 
     Raises InputError for a folder that is not there, has no scores yet, or lies beside no distilled set.
     """
-    evaluation = RunDir(path.parent if path.name == RunDir.scores else path)
+    evaluation = RunDir(path)
+    if path.name == RunDir.scores:
+        evaluation = RunDir(path.parent)
     folder = evaluation.folder
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; name finished runs, for example: astdistill compare runs/*")
@@ -77,20 +79,22 @@ def read_finished(path: Path) -> Finished:
     scores = Scores.read(evaluation.scores)
     if not scores.architecture:
         raise InputError(
-            f"{folder} has no finished network of the distilled set yet; go on with: astdistill evaluate "
-            f"{run.dir.folder}"
+            f"{folder} has no finished network of the distilled set yet; "
+            f"go on with: astdistill evaluate {run.dir.folder}"
         )
     subject = scores.subject or _subject(run, evaluation)
-    named = run.dir.folder if run.config else folder
-    return Finished(named.name, folder, scores, subject, run.published)
+    name = folder.name
+    if run.config:
+        name = run.dir.folder.name
+    return Finished(name, folder, scores, subject, run.published)
 
 
 def _subject(run: RunReader, evaluation: RunDir) -> SetInfo:
     """What scores of an earlier version are about: they do not say so themselves."""
     if run.synthetic is None:
         raise InputError(
-            f"{evaluation.scores} does not say what it is about; evaluate again: astdistill evaluate SET --out "
-            f"{evaluation.folder}"
+            f"{evaluation.scores} does not say what it is about; "
+            f"evaluate again: astdistill evaluate SET --out {evaluation.folder}"
         )
     return SetInfo.of(run.synthetic)
 
@@ -146,19 +150,29 @@ def _main(group: Group) -> Tabulation:
     sources = list(dict.fromkeys(run.published.source for run in group.runs if _published(run, group)))
     rows = [_row(run, group, shown, sources) for run in group.runs]
     columns = [*WHOSE, Column("final", bold=reported == "final"), *_best(group), Column("n")]
-    columns += [*([Column("published")] if sources else []), *(Column(BASELINES[name]) for name in shown)]
+    if sources:
+        columns.append(Column("published"))
+    columns += [Column(BASELINES[name]) for name in shown]
     return Tabulation(tuple(columns), tuple(rows), _caption(group, shown, bool(sources)), group.title, tuple(sources))
 
 
 def _row(run: Finished, group: Group, shown: Sequence[str], sources: Sequence[str]) -> tuple[str, ...]:
     cells = [*_whose(run), run.network, spread(run.entry.final)]
     if _best(group):
-        cells.append(spread(run.entry.best) if run.entry.best else ABSENT)
+        cells.append(spread(run.entry.best))
     cells.append(str(run.entry.n))
-    if sources:
-        known = _published(run, group)
-        cells.append(f"{run.published.accuracy} [{sources.index(run.published.source) + 1}]" if known else ABSENT)
-    return tuple([*cells, *(spread(run.baselines[name].final) if name in run.baselines else ABSENT for name in shown)])
+    if _published(run, group):
+        cells.append(f"{run.published.accuracy} [{sources.index(run.published.source) + 1}]")
+    elif sources:
+        cells.append(ABSENT)
+    return tuple([*cells, *(_final(run.baselines.get(name)) for name in shown)])
+
+
+def _final(entry: RowScores | None) -> str:
+    """What the networks of a row reach, or that there is no such row."""
+    if entry is None:
+        return ABSENT
+    return spread(entry.final)
 
 
 def _architectures(group: Group) -> list[Tabulation]:
@@ -168,10 +182,7 @@ def _architectures(group: Group) -> list[Tabulation]:
         return []
     names = list(dict.fromkeys(name for run in runs for name in run.scores.architecture))
     entries = [[run.scores.architecture.get(name) for name in names] for run in runs]
-    rows = [
-        (*_whose(run), *(spread(entry.final) if entry else ABSENT for entry in row))
-        for run, row in zip(runs, entries, strict=True)
-    ]
+    rows = [(*_whose(run), *map(_final, row)) for run, row in zip(runs, entries, strict=True)]
     caption = f"{group.measured}; {networks_text([entry.n for row in entries for entry in row if entry])}."
     columns = (*WHOSE[:-1], *(Column(name) for name in names))
     return [Tabulation(columns, tuple(rows), caption, f"{group.title}, across architectures")]
@@ -184,7 +195,9 @@ def _whose(run: Finished) -> list[str]:
 
 def _best(group: Group) -> list[Column]:
     """A column for the figures that tested images chose, where the protocol has them."""
-    return [Column(f"best on {group.split}", bold=group.recipe.reported == "best")] if group.recipe.check_every else []
+    if not group.recipe.check_every:
+        return []
+    return [Column(f"best on {group.split}", bold=group.recipe.reported == "best")]
 
 
 def _published(run: Finished, group: Group) -> bool:
@@ -201,9 +214,6 @@ def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
     sizes = [entry.n for run in group.runs for entry in (run.entry, *run.baselines.values())]
     sentence = f"{'; '.join([*words, networks_text(sizes)])}."
     same = MTT_PROTOCOL.replace(augmentation=recipe.augmentation, full_epochs=recipe.full_epochs)
-    other = (
-        f" Published figures: protocol {MTT_PROTOCOL.name}, {MTT_PROTOCOL.epochs} epochs."
-        if published and recipe != same
-        else ""
-    )
-    return sentence + other
+    if published and recipe != same:
+        sentence += f" Published figures: protocol {MTT_PROTOCOL.name}, {MTT_PROTOCOL.epochs} epochs."
+    return sentence

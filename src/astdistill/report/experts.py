@@ -29,7 +29,7 @@ def described(recipe: ExpertRecipe) -> str:
         "Adam": recipe.optimiser == "adam",
         f"momentum {recipe.momentum:g}": recipe.momentum,
         "clipping": recipe.clipped_epochs,
-        f"penalty {recipe.penalty:g}{' per pixel' if recipe.penalty_form == 'pixel' else ''}": recipe.penalty,
+        f"penalty {recipe.penalty:g}{' per pixel' * (recipe.penalty_form == 'pixel')}": recipe.penalty,
         f"{'adaptive ' * recipe.adaptive_sam}sharpness {recipe.sam_rho:g}": recipe.sam_rho,
     }
     return ", ".join(word for word, used in words.items() if used) or "plain SGD"
@@ -39,7 +39,7 @@ def record_experts(experts: TrajectoryStore, out: Path) -> None:
     """Write `out`/experts.json: the curves of these experts, and those of every store beside theirs with the same data
     and network."""
     own = experts.identity
-    found = [_entry(experts, True)]
+    stores = [_entry(experts, True)]
     for place in sorted(experts.folder.parent.glob("*/recipe.json")):
         if place.parent == experts.folder:
             continue
@@ -47,10 +47,10 @@ def record_experts(experts: TrajectoryStore, out: Path) -> None:
             store = TrajectoryStore.open(place.parent)
             related = (store.identity.fingerprint, store.identity.model) == (own.fingerprint, own.model)
             if related and len(store):
-                found.append(_entry(store, False))
+                stores.append(_entry(store, False))
         except (InputError, ValueError):
             continue  # another version's store, or a broken one, is no reason to stop a run
-    write_json(RunDir(out).experts, {"stores": found})
+    write_json(RunDir(out).experts, {"stores": stores})
 
 
 def read_experts(out: Path) -> list[StoreCurves]:
@@ -63,23 +63,25 @@ def read_experts(out: Path) -> list[StoreCurves]:
     if not path.exists():
         return []
     try:
-        found = [_store_curves(entry) for entry in read_json(path)["stores"]]
+        stores = [_store_curves(entry) for entry in read_json(path)["stores"]]
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} does not hold the curves of experts ({error}); delete it, and the run's own command writes "
-            f"it again."
+            f"{path} does not hold the curves of experts ({error}); "
+            "delete it, and the run's own command writes it again."
         ) from error
-    names = [each.name for each in found]
+    names = [each.name for each in stores]
     for number, name in enumerate(names):
         if name in names[:number]:
-            found[number] = replace(found[number], name=f"{name} ({names[: number + 1].count(name)})")
-    return [each for each in found if len({len(curve.step_squared) for curve in each.curves}) == 1]
+            stores[number] = replace(stores[number], name=f"{name} ({names[: number + 1].count(name)})")
+    return [each for each in stores if len({len(curve.step_squared) for curve in each.curves}) == 1]
 
 
 def _store_curves(entry: dict[str, Any]) -> StoreCurves:
-    name = "imported" if entry["imported"] else described(ExpertRecipe.model_validate(entry["recipe"]))
+    name = "imported"
+    if not entry["imported"]:
+        name = described(ExpertRecipe.model_validate(entry["recipe"]))
     return StoreCurves(name, entry["own"], [ExpertCurve(**curve) for curve in entry["curves"]])
 
 
@@ -122,7 +124,9 @@ def expert_progress(folder: Path, config: dict[str, Any], data: str | None) -> E
 def _epochs(config: dict[str, Any]) -> int:
     """How many epochs each expert is trained for, which a run notes as a number."""
     stop, whole = config["experts"].get("stop_after"), int(config["method"]["expert"]["epochs"])
-    return stop if isinstance(stop, int) else whole
+    if isinstance(stop, int):
+        return stop
+    return whole
 
 
 def _store_of(folder: Path, config: dict[str, Any], data: str | None) -> Path | None:

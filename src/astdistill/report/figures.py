@@ -58,8 +58,10 @@ def logarithmic(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,), numticks=30))
+    (low, high), subs = axes.get_ylim(), (1,)
+    if high / low < 300:
+        subs = (1, 2, 5)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=30))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
@@ -132,17 +134,12 @@ def save_curves(
 def draw_loss(axes: Axes, loss: Curve) -> None:
     """Every loss as a faint dot, the trend as a line, broken iterations as red ticks at the bottom."""
     few = len(loss.values) <= FEW
-    axes.plot(
-        loss.iterations,
-        loss.values,
-        "o",
-        color=COLOURS[0] if few else FAINT,
-        markersize=4 if few else 2,
-        alpha=1 if few else 0.5,
-        linewidth=0,
-    )
-    middle = loss.values if few else trend(loss.values)
-    axes.plot(loss.iterations, middle, color=COLOURS[0], linewidth=1.7, label=None if few else "moving median")
+    if few:
+        axes.plot(loss.iterations, loss.values, "o", color=COLOURS[0], markersize=4, alpha=1, linewidth=0)
+        axes.plot(loss.iterations, loss.values, color=COLOURS[0], linewidth=1.7)
+    else:
+        axes.plot(loss.iterations, loss.values, "o", color=FAINT, markersize=2, alpha=0.5, linewidth=0)
+        axes.plot(loss.iterations, trend(loss.values), color=COLOURS[0], linewidth=1.7, label="moving median")
     if loss.broken:
         heights = np.zeros(len(loss.broken))
         label = f"not finite ({len(loss.broken)})"
@@ -187,9 +184,11 @@ def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) 
         label = f"{name} (n = {len(curves)})"
         band(steps, [curve.step_squared for curve in curves], colour, "-", label, of_logarithm=True)
         for which, line in (("test", "-"), ("train", "--")):
-            values = [getattr(curve, f"{which}_accuracy") for curve in curves]
+            values, label = [getattr(curve, f"{which}_accuracy") for curve in curves], which
+            if len(stores) > 1:
+                label = f"{name}, {which}"
             if all(values):
-                band(accuracy, values, colour, line, f"{name}, {which}" if len(stores) > 1 else which)
+                band(accuracy, values, colour, line, label)
     logarithmic(steps)
     for axes in (steps, accuracy):
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -207,8 +206,9 @@ def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
         caption="Last epoch, mean ± standard deviation over experts; squared step: range over epochs of the mean.",
         caption_justify="left",
     )
-    for column in ("experts", "n", "epochs", "test, %", "train, %", "squared step"):
-        shown.add_column(column, justify="left" if column == "experts" else "right")
+    shown.add_column("experts")
+    for column in ("n", "epochs", "test, %", "train, %", "squared step"):
+        shown.add_column(column, justify="right")
     for name, curves in stores.items():
         _check(name, curves)
         steps = np.array([curve.step_squared for curve in curves]).mean(axis=0)
@@ -217,8 +217,8 @@ def quality_table(stores: Mapping[str, Sequence[ExpertCurve]]) -> Table:
             name,
             str(len(curves)),
             str(len(steps)),
-            spread(tested) if tested else "–",
-            spread(trained) if trained else "–",
+            spread(tested),
+            spread(trained),
             f"{steps.min():.2g} – {steps.max():.2g}",
         )
     return shown
@@ -233,16 +233,18 @@ def epoch_table(name: str, curves: Sequence[ExpertCurve]) -> Table:
     """
     _check(name, curves)
     n = len(curves)
-    over = f"mean ± standard deviation over n = {n} experts" if n > 1 else "n = 1 expert, so no deviation"
+    over = "n = 1 expert, so no deviation"
+    if n > 1:
+        over = f"mean ± standard deviation over n = {n} experts"
     shown = Table(caption=f"{name}: {over}; squared step: ‖θ_e − θ_(e−1)‖².", caption_justify="left")
     for column in ("epoch", "train, %", "test, %", "squared step"):
         shown.add_column(column, justify="right")
-    tested, trained = map(all, _accuracies(curves))
+    tested, trained = _accuracies(curves)
     for epoch in range(len(curves[0].step_squared)):
         shown.add_row(
             str(epoch + 1),
-            spread([curve.train_accuracy[epoch] for curve in curves]) if trained else "–",
-            spread([curve.test_accuracy[epoch] for curve in curves]) if tested else "–",
+            spread(_in_epoch(trained, epoch)),
+            spread(_in_epoch(tested, epoch)),
             _step_spread([curve.step_squared[epoch] for curve in curves]),
         )
     return shown
@@ -253,6 +255,13 @@ def _accuracies(curves: Sequence[ExpertCurve]) -> tuple[list[list[float]], list[
     return [curve.test_accuracy for curve in curves], [curve.train_accuracy for curve in curves]
 
 
+def _in_epoch(lists: Sequence[Sequence[float]], epoch: int) -> list[float]:
+    """The accuracy of each expert after that epoch; none unless every expert has it."""
+    if not all(lists):
+        return []
+    return [values[epoch] for values in lists]
+
+
 def _check(name: str, curves: Sequence[ExpertCurve]) -> None:
     lengths = {
         len(values or curve.step_squared)
@@ -260,9 +269,11 @@ def _check(name: str, curves: Sequence[ExpertCurve]) -> None:
         for values in (curve.step_squared, curve.test_accuracy, curve.train_accuracy)
     }
     if len(lengths) != 1 or 0 in lengths:
-        found = "no expert" if not curves else f"curves of {', '.join(map(str, sorted(lengths)))} epochs"
+        held = "no expert"
+        if curves:
+            held = f"curves of {', '.join(map(str, sorted(lengths)))} epochs"
         raise InputError(
-            f"The store '{name}' holds {found}; give finished experts that were trained for the same number of epochs."
+            f"The store '{name}' holds {held}; give finished experts that were trained for the same number of epochs."
         )
 
 
@@ -271,20 +282,18 @@ def band(
 ) -> None:
     """The mean over experts and one deviation to both sides; on a log scale both are taken of the logarithm."""
     values = np.array(curves, dtype=float)
-    values = np.log(np.where(values > 0, values, np.nan)) if of_logarithm else values
-    mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
-    middle, low, high = (np.exp(each) if of_logarithm else each for each in (mean, mean - deviation, mean + deviation))
-    epochs = np.arange(1, values.shape[1] + 1)
-    axes.plot(
-        epochs,
-        middle,
-        line,
-        color=colour,
-        linewidth=1.7,
-        label=label,
-        marker="o" if len(epochs) <= FEW_EPOCHS else None,
-        markersize=3.5,
-    )
+    if of_logarithm:
+        values = np.log(np.where(values > 0, values, np.nan))
+    mean, deviation = values.mean(axis=0), np.zeros(values.shape[1])
+    if len(values) > 1:
+        deviation = values.std(axis=0, ddof=1)
+    middle, low, high = mean, mean - deviation, mean + deviation
+    if of_logarithm:
+        middle, low, high = map(np.exp, (middle, low, high))
+    epochs, marker = np.arange(1, values.shape[1] + 1), None
+    if len(epochs) <= FEW_EPOCHS:
+        marker = "o"
+    axes.plot(epochs, middle, line, color=colour, linewidth=1.7, label=label, marker=marker, markersize=3.5)
     axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
 
 
@@ -295,4 +304,6 @@ def _cycle(count: int) -> list[str]:
 def _step_spread(steps: Sequence[float]) -> str:
     """Significant digits instead of decimals, because steps range from hundredths to tens."""
     mean = f"{np.mean(steps):.3g}"
-    return f"{mean} ± {np.std(steps, ddof=1):.2g}" if len(steps) > 1 else mean
+    if len(steps) < 2:
+        return mean
+    return f"{mean} ± {np.std(steps, ddof=1):.2g}"

@@ -20,6 +20,8 @@ from .figures import INK, blank, save
 DPI = 100
 MARGIN, GAP, BETWEEN = 16, 3, 14
 """Output pixels around everything, between images, between classes."""
+IMAGE_SIZES = (20, 128), (200, 96), (math.inf, 56)
+"""About how many output pixels an image is wide, by how many images there are at most."""
 LONGEST_STRIP = 10
 """Images of one class side by side before the next line."""
 SMALLEST_FONT, LARGEST_FONT = 8.0, 13.0
@@ -51,7 +53,9 @@ class Layout:
     @property
     def between_rows(self) -> int:
         """Classes of one line of images each may stand as close as images do."""
-        return GAP if self.label_left and self.strip_rows == 1 else BETWEEN
+        if self.label_left and self.strip_rows == 1:
+            return GAP
+        return BETWEEN
 
     @property
     def width(self) -> int:
@@ -100,9 +104,10 @@ def save_picture(pixels: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
     """Write one image as PNG at its own size, whole or not at all; grey ones of a single channel."""
     from PIL import Image
 
-    grey = bool((pixels == pixels[..., :1]).all())
+    if (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
     with replacing(path) as temporary:
-        Image.fromarray(pixels[..., 0] if grey else pixels).save(temporary, format="PNG")
+        Image.fromarray(pixels).save(temporary, format="PNG")
 
 
 def file_name(label: str) -> str:
@@ -118,10 +123,12 @@ def sheet(pixels: Images, ipc: int) -> UInt8[np.ndarray, "height width 3"]:
 def arrange(classes: int, ipc: int, size: int, name_width: float, columns: int | None = None) -> Layout:
     """Where `classes` × `ipc` images of `size` pixels go; `name_width` is the longest name at the largest font, in
     output pixels."""
-    wanted = 128 if classes * ipc <= 20 else 96 if classes * ipc <= 200 else 56
+    wanted = next(width for most, width in IMAGE_SIZES if classes * ipc <= most)
     cell = size * max(1, round(wanted / size))
     strip = min(ipc, LONGEST_STRIP)
-    left, top = (0, 22) if ipc == 1 else (math.ceil(name_width) + 12, 0)
+    left, top = math.ceil(name_width) + 12, 0
+    if ipc == 1:
+        left, top = 0, 22
 
     def with_columns(count: int) -> Layout:
         return Layout(cell, strip, math.ceil(ipc / strip), count, math.ceil(classes / count), left, top)
@@ -136,8 +143,9 @@ def arrange(classes: int, ipc: int, size: int, name_width: float, columns: int |
 
 def colours(pixels: Images) -> UInt8[np.ndarray, "N H W 3"]:
     """Images in [0, 1] as 8-bit RGB: one channel grey, three as they are, any other number as their grey mean."""
-    shown = pixels if pixels.shape[1] == 3 else pixels.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    return shown.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    if pixels.shape[1] != 3:
+        pixels = pixels.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    return pixels.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _sheet(pixels: Images, layout: Layout, ipc: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -187,7 +195,9 @@ def _text_width(text: str, size: float) -> float:
     """Output pixels that `text` takes at a font of `size` output pixels."""
     from matplotlib.textpath import TextPath
 
-    return TextPath((0, 0), text, size=size).get_extents().width if text.strip() else 0.0
+    if not text.strip():
+        return 0.0
+    return TextPath((0, 0), text, size=size).get_extents().width
 
 
 def save_textures(synthetic: SyntheticSet, folder: str | Path, tiles: int = 3) -> list[Path]:
@@ -199,8 +209,8 @@ def save_textures(synthetic: SyntheticSet, folder: str | Path, tiles: int = 3) -
     """
     if synthetic.canvas == 1:
         raise InputError(
-            "The set holds ordinary images, whose sides do not fit each other; distil textures: astdistill run PRESET "
-            "--distill.canvas 2"
+            "The set holds ordinary images, whose sides do not fit each other; "
+            "distil textures: astdistill run PRESET --distill.canvas 2"
         )
     if tiles < 1:
         raise InputError(

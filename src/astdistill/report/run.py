@@ -51,11 +51,15 @@ class RunReader:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         known = _optional(self.dir.provenance)
-        return known or (self.synthetic.provenance if self.synthetic else {})
+        if known or self.synthetic is None:
+            return known
+        return self.synthetic.provenance
 
     @cached_property
     def synthetic(self) -> SyntheticSet | None:
-        return SyntheticSet.load(self.dir.synthetic) if self.dir.synthetic.exists() else None
+        if not self.dir.synthetic.exists():
+            return None
+        return SyntheticSet.load(self.dir.synthetic)
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -96,8 +100,10 @@ class RunReader:
         course, synthetic = read_course(self.dir.folder), self.synthetic
         if synthetic is None:
             return course
-        known = synthetic.provenance.get("iteration")
-        last = int(known) if known is not None else max((frame.iteration + 1 for frame in course), default=0)
+        last = synthetic.provenance.get("iteration")
+        if last is None:
+            last = max((frame.iteration + 1 for frame in course), default=0)
+        last = int(last)
         return [frame for frame in course if frame.iteration < last] + [Frame.of(synthetic, last)]
 
     @cached_property
@@ -117,16 +123,22 @@ class RunReader:
     @property
     def entry(self) -> RowScores | None:
         """The scores of the first network."""
-        return next(iter(self.scores.architecture.values()), None) if self.scores else None
+        if self.scores is None:
+            return None
+        return next(iter(self.scores.architecture.values()), None)
 
     @property
     def ending(self) -> str:
         """What the last frame is: the end of the run, or the set that held-out images chose."""
-        return "chosen on held-out images" if self.dir.last.exists() else "final"
+        if self.dir.last.exists():
+            return "chosen on held-out images"
+        return "final"
 
     @property
     def method(self) -> str:
-        own = self.synthetic.method if self.synthetic else self._method.get("name")
+        own = self._method.get("name")
+        if self.synthetic is not None:
+            own = self.synthetic.method
         return own or "unknown method"
 
     @property
@@ -139,7 +151,9 @@ class RunReader:
             kind = find_component(named["part"])
         except InputError:
             return OuterStep
-        return kind if isinstance(kind, type) and issubclass(kind, OuterStep) else OuterStep
+        if isinstance(kind, type) and issubclass(kind, OuterStep):
+            return kind
+        return OuterStep
 
     @property
     def learns_lr(self) -> bool:
@@ -197,7 +211,9 @@ class RunReader:
     def expert_progress(self) -> ExpertProgress | None:
         """How far its experts are; None where their store is not begun, or not seen from here."""
         data = _optional(self.dir.provenance).get("data")
-        return expert_progress(self.dir.folder, self.config, data) if self.has_experts else None
+        if not self.has_experts:
+            return None
+        return expert_progress(self.dir.folder, self.config, data)
 
 
 def read_run(folder: str | Path) -> RunReader:
@@ -215,13 +231,15 @@ def read_run(folder: str | Path) -> RunReader:
             f"{folder} is no run but holds some; name them: {shlex.join(['astdistill', 'report', *map(str, inside)])}"
         )
     raise InputError(
-        f"{folder} holds no run (no config.json, no synthetic.safetensors); make one with: astdistill run PRESET --out "
-        f"FOLDER"
+        f"{folder} holds no run (no config.json, no synthetic.safetensors); "
+        "make one with: astdistill run PRESET --out FOLDER"
     )
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    return read_json(path)
 
 
 def _evaluations(run: RunDir, name: str, read: Callable[[Path], Value]) -> dict[str, Value]:

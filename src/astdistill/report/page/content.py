@@ -42,35 +42,42 @@ def subtitle(run: RunReader) -> str:
     """One line: how many images of which data, by which method, for which network."""
     if run.synthetic is None:
         return f"{run.method}, not distilled yet"
-    found = run.synthetic
-    images = f"{len(found.images):,} synthetic {'images' if found.canvas == 1 else 'textures'}, {found.ipc} per class"
-    return " · ".join(word for word in (images, found.method, found.published().data.source, found.model) if word)
+    synthetic, kind = run.synthetic, "images"
+    if synthetic.canvas != 1:
+        kind = "textures"
+    images = f"{len(synthetic.images):,} synthetic {kind}, {synthetic.ipc} per class"
+    words = images, synthetic.method, synthetic.published().data.source, synthetic.model
+    return " · ".join(filter(None, words))
 
 
 def bars(run: RunReader) -> list[Bar]:
     """The headline beside its baselines and the published figure, from low to high."""
     if run.entry is None or run.scores is None:
         return []
-    found = []
-    for name, entry in [("these images", run.entry), *run.scores.baselines.items()]:
-        kind = "own" if name == "these images" else name
-        deviation = entry.std or 0.0
-        bounds = (max(0.0, entry.mean - deviation), min(100.0, entry.mean + deviation)) if deviation else (None, None)
-        found.append(Bar(BASELINE_NAMES.get(name, name), entry.mean, entry.text, kind, *bounds))
+    names, shown = {"own": "these images", **BASELINE_NAMES}, []
+    for kind, entry in {"own": run.entry, **run.scores.baselines}.items():
+        low = high = None
+        if entry.std:
+            low, high = max(0.0, entry.mean - entry.std), min(100.0, entry.mean + entry.std)
+        shown.append(Bar(names.get(kind, kind), entry.mean, entry.text, kind, low, high))
     published = run.published.accuracy
     if published is not None:
-        found.append(Bar("published", published, f"{published:.1f}", "published"))
-    return sorted(found, key=lambda bar: bar.value)
+        shown.append(Bar("published", published, f"{published:.1f}", "published"))
+    return sorted(shown, key=lambda bar: bar.value)
 
 
 def published(run: RunReader) -> str:
     """Where the published figure stands."""
-    return "" if run.published.accuracy is None else run.published.source
+    if run.published.accuracy is None:
+        return ""
+    return run.published.source
 
 
 def protocol(run: RunReader) -> str:
     """The sentence that no accuracy goes without."""
-    return caption(run.scores) if run.scores else ""
+    if run.scores is None:
+        return ""
+    return caption(run.scores)
 
 
 def steps(run: RunReader) -> str:
@@ -79,56 +86,63 @@ def steps(run: RunReader) -> str:
         return ""
     skipped, passed = (sum(word in line for line in run.metrics) for word in ("skipped", "passed"))
     reasons = {str(line["skipped"]) for line in run.metrics if "skipped" in line}
-    why = f" ({'; '.join(sorted(reasons)[:2])})" if reasons else ""
-    over = f", {passed:,} passed over by the method's threshold" if passed else ""
-    rates = [float(line["lr"]) for line in run.metrics]
-    rate = f"; η went from {rates[0]:.4g} to {rates[-1]:.4g}" if run.learns_lr else ""
-    return f"{len(run.metrics):,} outer steps, {skipped:,} skipped{why}{over}{rate}."
+    told = f"{len(run.metrics):,} outer steps, {skipped:,} skipped"
+    if reasons:
+        told += f" ({'; '.join(sorted(reasons)[:2])})"
+    if passed:
+        told += f", {passed:,} passed over by the method's threshold"
+    if run.learns_lr:
+        first, last = (float(run.metrics[place]["lr"]) for place in (0, -1))
+        told += f"; η went from {first:.4g} to {last:.4g}"
+    return f"{told}."
 
 
 def about(runs: Sequence[RunReader]) -> list[str]:
     """What the outer steps of these runs do, each kind once, and what η is where one of them learned it."""
-    found = list(dict.fromkeys(run.step.about for run in runs if run.step.about))
+    sentences = list(dict.fromkeys(run.step.about for run in runs if run.step.about))
     learned = "η is the step size for training on these images, learned with them."
     if any(run.learns_lr for run in runs):
-        found[-1:] = [f"{found[-1]} {learned}"] if found else [learned]
-    return found
+        sentences[-1:] = [" ".join([*sentences[-1:], learned])]
+    return sentences
 
 
 def score_tables(run: RunReader) -> list[Tabulation]:
     """Every evaluation that trained several networks, searched step sizes, or was not the run's own."""
-    found = []
+    tables = []
     for name, scores in {run.name: run.scores, **run.other_scores}.items():
         if scores is None:
             continue
-        if len(scores.architecture) > 1 or name in run.other_scores:
-            found.append(replace(table(scores), title=name if name in run.other_scores else ""))
+        if name in run.other_scores:
+            tables.append(replace(table(scores), title=name))
+        elif len(scores.architecture) > 1:
+            tables.append(table(scores))
         if scores.rates:
-            found.append(rates_table(scores.rates, scores.recipe))
-    return found
+            tables.append(rates_table(scores.rates, scores.recipe))
+    return tables
 
 
 def elsewhere(runs: Sequence[RunReader]) -> str:
     """What the section of `score_tables` is called."""
-    several = any(
-        len(scores.architecture) > 1 for run in runs for scores in (run.scores, *run.other_scores.values()) if scores
-    )
-    return "On other networks" if several else "Other evaluations"
+    if any(len(scores.architecture) > 1 for run in runs for scores in run.evaluations.values()):
+        return "On other networks"
+    return "Other evaluations"
 
 
 def rankings(run: RunReader) -> list[Tabulation]:
     """DD-Ranking's scores of every evaluation that asked for them."""
-    return [_titled(ranking_table(found), name, run.ranking) for name, found in run.ranking.items()]
+    return [_titled(ranking_table(ranking), name, run.ranking) for name, ranking in run.ranking.items()]
 
 
 def arrivals(run: RunReader) -> list[Tabulation]:
     """Class-incremental learning of every evaluation that asked for it."""
-    return [_titled(continual_table(found), name, run.arriving) for name, found in run.arriving.items()]
+    return [_titled(continual_table(measured), name, run.arriving) for name, measured in run.arriving.items()]
 
 
-def _titled(found: Tabulation, name: str, among: Mapping[str, object]) -> Tabulation:
+def _titled(shown: Tabulation, name: str, among: Mapping[str, object]) -> Tabulation:
     """The table, told apart from others of its kind by the folder of its evaluation."""
-    return replace(found, title=f"{found.title}: {name}" if len(among) > 1 else found.title)
+    if len(among) < 2:
+        return shown
+    return replace(shown, title=f"{shown.title}: {name}")
 
 
 def costs(run: RunReader) -> Tabulation | None:
@@ -144,10 +158,13 @@ def costs(run: RunReader) -> Tabulation | None:
             cells.append([name, duration(sum(line["seconds"] for line in own)), _memory(memory), _memory(accelerator)])
     if step:
         median = statistics.median(step.values())
-        cells.append(["one outer step (median)", duration(median) if median >= 1 else f"{median:.2g} s", "", ""])
+        taken = f"{median:.2g} s"
+        if median >= 1:
+            taken = duration(median)
+        cells.append(["one outer step (median)", taken, "", ""])
     if not cells:
         return None
-    used = 4 if any(row[3] for row in cells) else 3
+    used = 3 + any(row[3] for row in cells)
     columns = [Column("stage", words=True), Column("time"), Column("peak memory"), Column("accelerator")]
     note = "Memory is the largest process's peak up to the end of that stage. A resumed stage counts every call."
     return Tabulation(tuple(columns[:used]), tuple(tuple(row[:used]) for row in cells), note)
@@ -158,16 +175,19 @@ def settings(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
 
     Of paths the page gives the last name alone, since it is made to be handed on; `config.json` has them whole.
     """
-    whole = [run.config or (run.synthetic.provenance.get("settings", {}) if run.synthetic else {}) for run in runs]
-    flat = [_read_by(run, _flat(without_places(each))) for run, each in zip(runs, whole, strict=True)]
+    flat = [_settings(run) for run in runs]
     names = list(dict.fromkeys(name for each in flat for name in each))
-    values = [(name, [_word(each[name]) if name in each else "–" for each in flat]) for name in names]
-    return [(name, found, len(set(found)) > 1) for name, found in values]
+    values = [(name, [_word(each.get(name)) for each in flat]) for name in names]
+    return [(name, words, len(set(words)) > 1) for name, words in values]
 
 
-def _read_by(run: RunReader, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings without those that the run's outer step does not read."""
-    return {name: value for name, value in settings.items() if not name.startswith(run.step.ignores)}
+def _settings(run: RunReader) -> dict[str, Any]:
+    """The settings of the run, or those that its set was made with, without those that its outer step does not read."""
+    whole = run.config
+    if not whole and run.synthetic is not None:
+        whole = run.synthetic.provenance.get("settings", {})
+    flat = _flat(without_places(whole))
+    return {name: value for name, value in flat.items() if not name.startswith(run.step.ignores)}
 
 
 def provenance(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
@@ -176,14 +196,8 @@ def provenance(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
     for run in runs:
         whole = without_places(run.provenance)
         plain = {name: value for name, value in whole.items() if name not in HIDDEN}
-        flat.append(
-            _flat(
-                plain
-                | whole.get("machine", {})
-                | whole.get("versions", {})
-                | {"resumed": len(whole.get("resumed", []))}
-            )
-        )
+        plain |= whole.get("machine", {}) | whole.get("versions", {})
+        flat.append(_flat(plain | {"resumed": len(whole.get("resumed", []))}))
     names = list(dict.fromkeys(name for each in flat for name in each))
     return [(name, [_word(each.get(name)) for each in flat], False) for name in names]
 
@@ -191,35 +205,38 @@ def provenance(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
 def command(run: RunReader) -> str:
     """The command line that made the run, of paths the last name alone; '' for a run that another program made."""
     program, *words = without_places(run.provenance.get("arguments") or [""])
-    return shlex.join(["astdistill", *words]) if PurePath(program).name in PROGRAMS else ""
+    if PurePath(program).name not in PROGRAMS:
+        return ""
+    return shlex.join(["astdistill", *words])
 
 
 def missing(run: RunReader) -> list[str]:
     """Sentences that name what is not there and the command that makes it."""
-    found = []
+    told = []
     if run.synthetic is None:
-        found.append("The run has not ended: type its command again and it goes on from where it stopped.")
+        told.append("The run has not ended: type its command again and it goes on from where it stopped.")
     elif run.scores is None:
-        found.append(f"Not evaluated yet; type: {run.word('evaluate')}")
-    elif not any(run.entry.by_class if run.entry else ()):
-        found.append(f"Accuracy by class was not kept; type: {run.word('evaluate')}")
+        told.append(f"Not evaluated yet; type: {run.word('evaluate')}")
+    elif run.entry is None or not any(run.entry.by_class):
+        told.append(f"Accuracy by class was not kept; type: {run.word('evaluate')}")
     if run.synthetic is not None and not run.metrics:
-        found.append(
+        told.append(
             "No log of the distillation lies beside the set; a run folder from astdistill run or distill has one."
         )
     if run.metrics and len(run.frames) < 2:
-        found.append("The run kept no images on the way; a new one does, unless --distill.no-snapshots is given.")
+        told.append("The run kept no images on the way; a new one does, unless --distill.no-snapshots is given.")
     if run.metrics and run.has_experts and not run.experts:
-        found.append("The experts' curves are not kept with this run; the run's own command, typed again, adds them.")
-    return found
+        told.append("The experts' curves are not kept with this run; the run's own command, typed again, adds them.")
+    return told
 
 
 def headline(run: RunReader) -> str:
     """What the large number means, in one sentence."""
     if run.entry is None or run.scores is None or run.synthetic is None:
         return ""
-    count, n = len(run.synthetic.images), run.entry.n
-    networks = "a network" if n == 1 else f"{n} networks"
+    count, networks = len(run.synthetic.images), "a network"
+    if run.entry.n > 1:
+        networks = f"{run.entry.n} networks"
     return f"{run.scores.split} accuracy of {networks} trained on nothing but these {count:,} images"
 
 
@@ -234,8 +251,12 @@ def _word(value: Any) -> str:
         return "–"
     if isinstance(value, list):
         return " ".join(map(str, value)) or "–"
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return value
+    return json.dumps(value)
 
 
 def _memory(mib: float) -> str:
-    return size(mib * 2**20) if mib else ""
+    if not mib:
+        return ""
+    return size(mib * 2**20)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from ...distillation.snapshots import StartMap
 from ...evaluation.continual import Continual
-from ...evaluation.scores import BASELINE_NAMES
+from ...evaluation.scores import BASELINE_NAMES, deviation
 from ...experts.recipe import ExpertCurve
 from ..figures import COLOURS, INK, band, curve, draw_loss, logarithmic, tidy, trend
 from ..run import RunReader
@@ -40,18 +40,28 @@ def clusters(run: RunReader, number: int) -> list[tuple[str, Markup]]:
         return []
     start, classes = run.start, run.synthetic.classes
     whole = run.synthetic.canvas == 1 and bool(run.frames) and run.frames[0].iteration == 0
-    images = colours(run.frames[0].pixels) if whole else None  # a canvas is made of several chosen images
+    images = None  # a canvas is made of several chosen images
+    if whole:
+        images = colours(run.frames[0].pixels)
     if len(start.chosen) == len(classes):
         return [("All classes", _together(start, classes, images, f"start-{number}"))]
     shown = range(min(MOST_CLASSES, len(classes)))
-    kept = 0 if images is None else len(images) // len(classes)
-    found = []
+    pictures = []
     for label in shown:
-        own = None if images is None else images[label * kept : (label + 1) * kept]
-        found.append(
-            (_plain(classes[label]), _apart(start, label, own, f"start-{number}-{label}", MOST_POINTS // len(shown)))
-        )
-    return found
+        own = _of_class(label, len(classes), images)
+        picture = _apart(start, label, own, f"start-{number}-{label}", MOST_POINTS // len(shown))
+        pictures.append((_plain(classes[label]), picture))
+    return pictures
+
+
+def _of_class(
+    label: int, classes: int, images: UInt8[np.ndarray, "N H W 3"] | None
+) -> UInt8[np.ndarray, "n H W 3"] | None:
+    """The images of one class among those of all, of which each has as many."""
+    if images is None:
+        return None
+    kept = len(images) // classes
+    return images[label * kept : (label + 1) * kept]
 
 
 def left_out(run: RunReader) -> int:
@@ -71,10 +81,11 @@ def _together(
         own = points[labels == label][::every]
         axes.plot(own[:, 0], own[:, 1], "o", markersize=2.8, color=colour(label), alpha=0.45, markeredgewidth=0)
     _bare(figure, axes)
-    few = len(classes) <= MOST_NAMES
-    names = [_plain(name) if few else "" for name in classes]
+    size, names = 12, [""] * len(classes)
+    if len(classes) <= MOST_NAMES:
+        size, names = 24, list(map(_plain, classes))
     edges = [colour(label) for label in range(len(classes))]
-    _mark(axes, points[start.chosen.numpy()], images, edges, 24 if few else 12, names)
+    _mark(axes, points[start.chosen.numpy()], images, edges, size, names)
     return svg(figure, name, "An expert's logits of the training images in two dimensions, with the chosen images")
 
 
@@ -92,7 +103,10 @@ def _apart(start: StartMap, label: int, images: UInt8[np.ndarray, "N H W 3"] | N
     rows = start.chosen[start.classes[start.chosen] == label].numpy() - first
     edges = [colour(int(members[row])) for row in rows]
     _bare(figure, axes)
-    _mark(axes, points[rows], images, edges, 17 if len(rows) <= 12 else 11, [""] * len(rows))
+    size = 11
+    if len(rows) <= 12:
+        size = 17
+    _mark(axes, points[rows], images, edges, size, [""] * len(rows))
     return svg(figure, name, f"Clusters of one class, number {label}, with the chosen images")
 
 
@@ -130,12 +144,9 @@ def _mark(
             offset = np.zeros(2)
         else:
             picture = OffsetImage(images[index], zoom=size / images.shape[2], interpolation="nearest", dpi_cor=True)
-            away = abs(offset).max() > 0.5
-            line = (
-                {"arrowstyle": "-", "color": edges[index], "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
-                if away
-                else None
-            )
+            line = None
+            if abs(offset).max() > 0.5:
+                line = {"arrowstyle": "-", "color": edges[index], "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
             frame = {"edgecolor": edges[index], "linewidth": 1.6}
             axes.add_artist(
                 AnnotationBbox(
@@ -190,17 +201,17 @@ def colour(number: int) -> str:
 
 def loss(runs: Sequence[RunReader]) -> Markup | None:
     """The loss over the iterations: for one run every step and the trend, for several their trends."""
-    found = {run.name: curve(run.metrics, "loss") for run in runs}
-    if not any(each.values or each.broken for each in found.values()):
+    losses = {run.name: curve(run.metrics, "loss") for run in runs}
+    if not any(each.values or each.broken for each in losses.values()):
         return None
     figure, axes = panel()
     tidy(axes, "", "iteration", loss_name(runs))
     if len(runs) == 1:
-        draw_loss(axes, found[runs[0].name])
+        draw_loss(axes, losses[runs[0].name])
         if axes.get_legend():
             _legend(axes, 8)
     else:
-        for number, (name, each) in enumerate(found.items()):
+        for number, (name, each) in enumerate(losses.items()):
             axes.plot(each.iterations, trend(each.values), color=colour(number), linewidth=1.7, label=name)
         _legend(axes, 8)
     return svg(figure, "loss", f"{loss_name(runs).capitalize()} over the iterations")
@@ -231,17 +242,18 @@ def held_out(runs: Sequence[RunReader]) -> Markup | None:
 
 
 def _lines(runs: Sequence[RunReader], field: str, name: str, y: str, told: str, line: str) -> Markup | None:
-    found = {run.name: curve(run.metrics, field) for run in runs}
-    if not any(each.values for each in found.values()):
+    logged = {run.name: curve(run.metrics, field) for run in runs}
+    if not any(each.values for each in logged.values()):
         return None
     figure, axes = panel()
     tidy(axes, "", "iteration", y)
-    for number, (label, each) in enumerate(found.items()):
-        if each.values:
-            few = "o-" if len(each.values) <= 2 else line
-            axes.plot(
-                each.iterations, each.values, few, color=colour(number), linewidth=1.7, markersize=3.5, label=label
-            )
+    for number, (label, each) in enumerate(logged.items()):
+        if not each.values:
+            continue
+        style = line
+        if len(each.values) <= 2:
+            style = "o-"
+        axes.plot(each.iterations, each.values, style, color=colour(number), linewidth=1.7, markersize=3.5, label=label)
     if len(runs) > 1:
         _legend(axes, 8)
     return svg(figure, name, told)
@@ -277,42 +289,47 @@ def expert_accuracy(runs: Sequence[RunReader]) -> Markup | None:
 
     def draw(axes: Axes) -> None:
         schools = _schools(runs)
+        alone = len(schools) == 1
         for number, (name, curves) in enumerate(schools.items()):
-            alone = len(schools) == 1
+            if alone:
+                name = "test"
             if all(each.test_accuracy for each in curves):
-                band(axes, [each.test_accuracy for each in curves], colour(number), "-", "test" if alone else name)
+                band(axes, [each.test_accuracy for each in curves], colour(number), "-", name)
             if alone and all(each.train_accuracy for each in curves):
                 band(axes, [each.train_accuracy for each in curves], colour(number), "--", "train")
 
     return _experts(runs, draw, "accuracy, %", "expert-accuracy", "Accuracy of the experts after each epoch")
 
 
-def arriving(found: Continual, name: str) -> Markup:
+def arriving(measured: Continual, name: str) -> Markup:
     """Accuracy on the classes seen, by their number: the distilled memory and those of real images, bands one deviation
     to both sides."""
     figure, axes = panel()
     tidy(axes, "", "classes seen", "accuracy on them, %")
-    for number, (memory, by_step) in enumerate(found.accuracies.items()):
+    for number, (memory, by_step) in enumerate(measured.accuracies.items()):
         means = np.array([statistics.fmean(values) for values in by_step])
-        spreads = np.array([statistics.stdev(values) if len(values) > 1 else 0.0 for values in by_step])
+        spreads = np.array([deviation(values) or 0.0 for values in by_step])
         label = BASELINE_NAMES.get(memory, "these images")
-        axes.plot(found.seen, means, "o-", color=colour(number), linewidth=1.7, markersize=3.5, label=label)
-        axes.fill_between(
-            found.seen, means - spreads, np.minimum(means + spreads, 100), color=colour(number), alpha=0.16, linewidth=0
-        )
-    axes.set_xticks(found.seen)
+        axes.plot(measured.seen, means, "o-", color=colour(number), linewidth=1.7, markersize=3.5, label=label)
+        low, high = means - spreads, np.minimum(means + spreads, 100)
+        axes.fill_between(measured.seen, low, high, color=colour(number), alpha=0.16, linewidth=0)
+    axes.set_xticks(measured.seen)
     _legend(axes, 8)
     return svg(figure, name, "Accuracy on the classes seen after each step")
 
 
 def _schools(runs: Sequence[RunReader]) -> dict[str, list[ExpertCurve]]:
     """The curves of every store that the runs know of; what several runs know is shown once."""
-    found: dict[str, list[ExpertCurve]] = {}
+    schools: dict[str, list[ExpertCurve]] = {}
     for run in runs:
         for each in run.experts:
-            if each.curves not in found.values():
-                found[f"{each.name}, {run.name}" if each.name in found else each.name] = each.curves
-    return found
+            if each.curves in schools.values():
+                continue
+            name = each.name
+            if name in schools:
+                name = f"{name}, {run.name}"
+            schools[name] = each.curves
+    return schools
 
 
 def _legend(axes: Axes, size: float) -> None:

@@ -67,18 +67,17 @@ def sheets(frames: Sequence[Frame], budget: int) -> Sheets:
 
 def thinned(frames: Sequence[Frame]) -> list[Frame]:
     """Every second frame, with the first and the last, or the last alone where there are no others."""
-    return [*frames[:-1:2], frames[-1]] if len(frames) > 2 else [frames[-1]]
+    if len(frames) <= 2:
+        return [frames[-1]]
+    return [*frames[:-1:2], frames[-1]]
 
 
 def colours(pixels: UInt8[Tensor, "N C H W"]) -> UInt8[np.ndarray, "N H W 3"]:
     """Pixels of any number of channels in red, green and blue: three as they are, others as the grey mean over their
     channels."""
-    grey = (
-        pixels
-        if pixels.shape[1] == 3
-        else pixels.float().mean(dim=1, keepdim=True).round().byte().expand(-1, 3, -1, -1)
-    )
-    return grey.permute(0, 2, 3, 1).contiguous().numpy()
+    if pixels.shape[1] != 3:
+        pixels = pixels.float().mean(dim=1, keepdim=True).round().byte().expand(-1, 3, -1, -1)
+    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def laid_out(images: UInt8[np.ndarray, "N H W 3"], columns: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -101,12 +100,14 @@ def encoded(picture: UInt8[np.ndarray, "height width 3"], quality: int) -> bytes
 
     stream = io.BytesIO()
     lossless = quality == LOSSLESS
-    Image.fromarray(picture).save(stream, "WEBP", lossless=lossless, quality=80 if lossless else quality, method=4)
+    if lossless:
+        quality = 80  # then it says how long to look for a small file
+    Image.fromarray(picture).save(stream, "WEBP", lossless=lossless, quality=quality, method=4)
     return stream.getvalue()
 
 
-FEWEST = 20
-"""Up to so many images are shown largest."""
+FEWEST, MANY = 20, 120
+"""Up to so many images are shown largest, and up to so many are shown large on a desk."""
 LABELS, FEW = 5, 200
 """Classes named of a soft label; above so many images only three, because every frame has its own."""
 
@@ -139,50 +140,72 @@ def gallery(run: RunReader, number: int, budget: int) -> Gallery | None:
     if not run.frames or run.synthetic is None:
         return None
     classes = [name.replace("_", " ") for name in run.synthetic.classes]
-    found = sheets(run.frames, budget)
-    count = len(found.frames[-1].pixels)
+    written = sheets(run.frames, budget)
+    count = len(written.frames[-1].pixels)
     ipc = count // len(classes)
     tiles = [
-        Tile(index, *found.place(index), f"{classes[index // ipc]}, image {index % ipc + 1}") for index in range(count)
+        Tile(index, *written.place(index), f"{classes[index // ipc]}, image {index % ipc + 1}")
+        for index in range(count)
     ]
-    soft = run.synthetic.labels == "soft"
-    captions = [f"{'initial, ' if frame.iteration == 0 else ''}iteration {frame.iteration:,}" for frame in found.frames]
-    captions[-1] = f"{run.ending}, iteration {found.frames[-1].iteration:,}"
+    captions = [f"iteration {frame.iteration:,}" for frame in written.frames]
+    if written.frames[0].iteration == 0:
+        captions[0] = f"initial, {captions[0]}"
+    captions[-1] = f"{run.ending}, iteration {written.frames[-1].iteration:,}"
     return Gallery(
         groups=[(name, tiles[label * ipc : (label + 1) * ipc]) for label, name in enumerate(classes)],
         single=ipc == 1,
         few=count <= FEWEST,
-        style=_style(found, count, ipc),
+        style=_style(written, count, ipc),
         script={
             "run": number,
-            "sheets": found.addresses[:-1],
+            "sheets": written.addresses[:-1],
             "captions": captions,
-            "rates": [frame.lr for frame in found.frames],
+            "rates": [frame.lr for frame in written.frames],
             "classes": classes,
-            "soft": [_soft(frame, LABELS if count <= FEW else 3) for frame in found.frames] if soft else None,
+            "soft": _soft_labels(run.synthetic, written.frames),
         },
         captions=captions,
-        note=_note(ipc, run.synthetic, found.lossless),
+        note=_note(ipc, run.synthetic, written.lossless),
     )
 
 
-def _style(found: Sheets, count: int, ipc: int) -> str:
+def _style(shown: Sheets, count: int, ipc: int) -> str:
     """CSS variables: the sheet, its size, and the tile's on a desk and on a phone, in whole multiples of the image's
     own pixels."""
-    wanted = (192, 96) if count <= FEWEST else (96, 64) if count <= 120 else (64, 64)
-    large, small = (max(1, round(each / found.width)) * found.width for each in wanted)
-    across = (
-        (5 if count <= FEWEST else 10)
-        if ipc == 1
-        else min(ipc, 10)
-        if count <= 120
-        else min(ipc, 5 if ipc <= 10 else 15)
-    )
+    wanted = 64, 64
+    if count <= FEWEST:
+        wanted = 192, 96
+    elif count <= MANY:
+        wanted = 96, 64
+    large, small = (max(1, round(each / shown.width)) * shown.width for each in wanted)
     return (
-        f"--sheet:url({found.addresses[-1]});--width:{found.width};--height:{found.height};--border:{BORDER};"
-        f"--columns:{found.columns};--rows:{found.rows};"
-        f"--large:{large}px;--small:{small}px;--across:{across}"
+        f"--sheet:url({shown.addresses[-1]});--width:{shown.width};--height:{shown.height};--border:{BORDER};"
+        f"--columns:{shown.columns};--rows:{shown.rows};"
+        f"--large:{large}px;--small:{small}px;--across:{_across(count, ipc)}"
     )
+
+
+def _across(count: int, ipc: int) -> int:
+    """How many tiles stand side by side."""
+    if ipc == 1 and count <= FEWEST:
+        return 5
+    if ipc == 1:
+        return 10
+    if count <= MANY:
+        return min(ipc, 10)
+    if ipc <= 10:
+        return min(ipc, 5)
+    return min(ipc, 15)
+
+
+def _soft_labels(synthetic: SyntheticSet, frames: Sequence[Frame]) -> list[list[list[list[int]]]] | None:
+    """The most probable classes of every image in every frame; None where labels are hard."""
+    if synthetic.labels == "hard":
+        return None
+    most = 3
+    if len(frames[-1].pixels) <= FEW:
+        most = LABELS
+    return [_soft(frame, most) for frame in frames]
 
 
 def _soft(frame: Frame, most: int) -> list[list[list[int]]]:
@@ -195,11 +218,16 @@ def _soft(frame: Frame, most: int) -> list[list[list[int]]]:
 
 
 def _note(shown: int, synthetic: SyntheticSet, lossless: bool) -> str:
-    words = [] if shown == synthetic.ipc else [f"The first {shown} of {synthetic.ipc} images of each class."]
+    words = []
+    if shown != synthetic.ipc:
+        words.append(f"The first {shown} of {synthetic.ipc} images of each class.")
     if synthetic.canvas > 1:
-        crops = f"{synthetic.canvas_samples} random crops" if synthetic.canvas_samples > 1 else "a random crop"
+        crops = "a random crop"
+        if synthetic.canvas_samples > 1:
+            crops = f"{synthetic.canvas_samples} random crops"
         words.append(
             f"Textures, {synthetic.canvas} times as high and wide as an image; networks see {crops} of each in a step."
         )
-    words += [] if lossless else ["Compressed for this page; the exact images are in the run's synthetic.safetensors."]
+    if not lossless:
+        words.append("Compressed for this page; the exact images are in the run's synthetic.safetensors.")
     return " ".join(words)

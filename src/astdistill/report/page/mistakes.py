@@ -30,8 +30,10 @@ class Confusion:
     share: float
 
 
-def accuracies(entry: RowScores, classes: Sequence[str]) -> list[tuple[str, float]]:
+def accuracies(entry: RowScores | None, classes: Sequence[str]) -> list[tuple[str, float]]:
     """Classes with their mean accuracy in percent, best first; empty where nobody counted."""
+    if entry is None:
+        return []
     kept = [each for each in entry.by_class if each is not None]
     means = []
     for name, values in zip(classes, zip(*kept, strict=True), strict=False):
@@ -41,25 +43,23 @@ def accuracies(entry: RowScores, classes: Sequence[str]) -> list[tuple[str, floa
     return sorted(means, key=lambda each: -each[1])
 
 
-def confusions(entry: RowScores, classes: Sequence[str]) -> list[Confusion]:
-    """The most frequent mistakes over all networks."""
-    if entry.counts is None:
+def confusions(entry: RowScores | None, classes: Sequence[str]) -> list[Confusion]:
+    """The most frequent mistakes over all networks; empty where nobody counted."""
+    if entry is None or entry.counts is None:
         return []
     shares = _shares(entry)
     np.fill_diagonal(shares, 0)
-    found = []
+    names, mistakes = [name.replace("_", " ") for name in classes], []
     for place in np.argsort(-shares, axis=None, kind="stable")[:MOST_CONFUSIONS]:
         row, column = divmod(int(place), len(shares))
         if shares[row, column] > 0:
-            found.append(
-                Confusion(classes[row].replace("_", " "), classes[column].replace("_", " "), float(shares[row, column]))
-            )
-    return found
+            mistakes.append(Confusion(names[row], names[column], float(shares[row, column])))
+    return mistakes
 
 
-def matrix(entry: RowScores, classes: Sequence[str], name: str) -> Markup | None:
+def matrix(entry: RowScores | None, classes: Sequence[str], name: str) -> Markup | None:
     """The confusion matrix in percent of each class, rows true, columns read; None where nobody counted."""
-    if entry.counts is None:
+    if entry is None or entry.counts is None:
         return None
     shares = _shares(entry)
     count = len(shares)
@@ -70,16 +70,10 @@ def matrix(entry: RowScores, classes: Sequence[str], name: str) -> Markup | None
     axes.imshow(cells, interpolation="none", aspect="equal")
     if count <= NUMBERED:
         for row, column in np.argwhere(shares >= 0.5):
-            share = shares[row, column]
-            axes.text(
-                column,
-                row,
-                f"{share:.0f}",
-                ha="center",
-                va="center",
-                fontsize=7.5,
-                color="white" if share > PALE else INK,
-            )
+            share, ink = shares[row, column], INK
+            if share > PALE:
+                ink = "white"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color=ink)
     _named(axes, [each.replace("_", " ") for each in classes])
     return svg(figure, name, "Confusion matrix: true class by row, predicted class by column, percent of the row")
 
@@ -87,13 +81,16 @@ def matrix(entry: RowScores, classes: Sequence[str], name: str) -> Markup | None
 def _named(axes, names: Sequence[str]) -> None:
     axes.set_xlabel("predicted class", fontsize=9, color=INK)
     axes.set_ylabel("true class", fontsize=9, color=INK)
-    axes.tick_params(labelsize=8 if len(names) <= NUMBERED else 6.5, colors=INK, length=0)
+    letters = 6.5
+    if len(names) <= NUMBERED:
+        letters = 8
+    axes.tick_params(labelsize=letters, colors=INK, length=0)
     for side in axes.spines.values():
         side.set_visible(False)
     if len(names) <= NAMED:
         axes.set_yticks(range(len(names)), names, parse_math=False)
         long = max(map(len, names)) > 3
-        axes.set_xticks(range(len(names)), names, rotation=90 if long else 0, parse_math=False)
+        axes.set_xticks(range(len(names)), names, rotation=90 * long, parse_math=False)
 
 
 def _shares(entry: RowScores) -> np.ndarray:

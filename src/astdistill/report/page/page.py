@@ -62,11 +62,14 @@ def rendered(runs: Sequence[RunReader]) -> str:
     from jinja2 import Environment, PackageLoader
 
     runs, here = _apart(runs), resources.files(__package__ or "")
+    title = f"{len(runs)} runs"
+    if len(runs) < 4:
+        title = " and ".join(run.name for run in runs)
     pages = Environment(
         loader=PackageLoader(__package__ or "", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     return pages.get_template("page.html").render(
-        title=" and ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs",
+        title=title,
         style=(here / "page.css").read_text(encoding="utf-8"),
         script=(here / "page.js").read_text(encoding="utf-8"),
         elsewhere=content.elsewhere(runs),
@@ -97,13 +100,20 @@ def _apart(runs: Sequence[RunReader]) -> list[RunReader]:
 
 def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
     """Everything that the page says of one run alone."""
-    entry, classes = run.entry, run.synthetic.classes if run.synthetic else ()
+    entry, classes, score = run.entry, (), ""
+    if entry is not None:
+        score = entry.text
+    if run.synthetic is not None:
+        classes = run.synthetic.classes
+    arriving = [
+        figures.arriving(measured, f"arriving-{number}-{place}") for place, measured in enumerate(run.arriving.values())
+    ]
     return {
         "name": run.name,
         "folder": run.place,
         "number": number,
         "subtitle": content.subtitle(run),
-        "score": entry.text if entry else "",
+        "score": score,
         "headline": content.headline(run),
         "bars": content.bars(run),
         "published": content.published(run),
@@ -113,26 +123,17 @@ def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
         "gallery": gallery(run, number, budget),
         "clusters": figures.clusters(run, number),
         "clusters_left": figures.left_out(run),
-        "classes": mistakes.accuracies(entry, classes) if entry else [],
-        "confusions": mistakes.confusions(entry, classes) if entry else [],
-        "matrix": mistakes.matrix(entry, classes, f"confusion-{number}") if entry else None,
+        "classes": mistakes.accuracies(entry, classes),
+        "confusions": mistakes.confusions(entry, classes),
+        "matrix": mistakes.matrix(entry, classes, f"confusion-{number}"),
         "tables": content.score_tables(run),
         "rankings": content.rankings(run),
-        "arrivals": list(
-            zip(
-                [
-                    figures.arriving(found, f"arriving-{number}-{place}")
-                    for place, found in enumerate(run.arriving.values())
-                ],
-                content.arrivals(run),
-                strict=True,
-            )
-        ),
+        "arrivals": list(zip(arriving, content.arrivals(run), strict=True)),
         "costs": content.costs(run),
         "command": content.command(run),
     }
 
 
-def _drawn(*found: tuple[str, Markup | None]) -> list[tuple[str, Markup]]:
+def _drawn(*drawings: tuple[str, Markup | None]) -> list[tuple[str, Markup]]:
     """Figures with their titles, without those that have nothing to show."""
-    return [(title, drawing) for title, drawing in found if drawing is not None]
+    return [(title, drawing) for title, drawing in drawings if drawing is not None]
