@@ -328,7 +328,7 @@ def test_presets_show_times_when_asked(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr(Speed, "_measured", lambda self, step: 1.0)
     assert exit_code("presets", "digits", "--time", "--quiet") == 0
     shown = capsys.readouterr().out
-    assert shown.split()[:9] == ["preset", "T/M/t", "%", "work", "experts", "distil", "evaluate", "memory", "disk"]
+    assert shown.split()[:9] == ["preset", "T/M/t", "%", "peer", "work", "experts", "distil", "evaluate", "memory"]
     assert exit_code("presets", "digits", "--time", "--json", "--quiet") == 0
     stages = json.loads(capsys.readouterr().out)["presets"][0]["stages"]
     assert all(stage["seconds"] > 0 for stage in stages)

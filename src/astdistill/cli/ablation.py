@@ -63,8 +63,7 @@ def variants(experiment: Experiment) -> dict[str, Experiment]:
     """The experiment whole, without each part that its method has, and without all of them. Raises InputError if it has
     none."""
     method = experiment.method
-    found = {part: method.without(part) for part in PARTS}
-    on = {part: without for part, without in found.items() if without != method}
+    on = {part: without for part in PARTS if (without := method.without(part)) != method}
     if not on:
         raise InputError(
             f"'{method.name}' has none of AST's six parts ({', '.join(PARTS)}); name a --base whose method is ast."
@@ -73,7 +72,8 @@ def variants(experiment: Experiment) -> dict[str, Experiment]:
     for part in on:
         none = none.without(part)
     methods = {method.name: method} | {f"without {part}": without for part, without in on.items()}
-    methods |= {NONE: none} if len(on) > 1 else {}
+    if len(on) > 1:
+        methods[NONE] = none
     return {name: experiment.replace(method=each) for name, each in methods.items()}
 
 
@@ -100,19 +100,19 @@ def ablate(
     every run. `on_run` is told the name of each finished run and its scores.
     """
     final: dict[str, list[tuple[float, ...]]] = {}
-    found: Ablation | None = None
+    ablation: Ablation | None = None
     for folder, name, each in runs(experiment, seeds):
         console().print(f"{folder}:", highlight=False)
         scores = run_experiment(each, out / folder, loggers)
         final.setdefault(name, []).append(next(iter(scores.architecture.values())).final)
         rows = tuple(AblationRow(variant=variant, final=tuple(values)) for variant, values in final.items())
-        found = Ablation(
+        ablation = Ablation(
             base=experiment.name, method=experiment.method.name, seeds=seeds, protocol=caption(scores), rows=rows
         )
-        write_json(out / "ablation.json", found.to_json())
+        write_json(out / "ablation.json", ablation.to_json())
         on_run(folder, scores)
-    assert found is not None
-    return found
+    assert ablation is not None
+    return ablation
 
 
 def runs(experiment: Experiment, seeds: int) -> Iterator[tuple[str, str, Experiment]]:
@@ -127,14 +127,10 @@ COLUMNS = Column("variant", words=True), Column("accuracy, %"), Column("change, 
 
 def table(ablation: Ablation) -> Tabulation:
     """The ablation as a table; spreads are over seeds."""
+    changes = ["", *(spread(ablation.change(row)) for row in ablation.rows[1:])]
     rows = tuple(
-        (
-            row.variant,
-            spread(row.means),
-            spread(ablation.change(row)) if number else "",
-            f"{len(row.final)} × {len(row.final[0])}",
-        )
-        for number, row in enumerate(ablation.rows)
+        (row.variant, spread(row.means), change, f"{len(row.final)} × {len(row.final[0])}")
+        for row, change in zip(ablation.rows, changes, strict=True)
     )
     return Tabulation(COLUMNS, rows, _caption(ablation), title=f"{ablation.method} on {ablation.base}")
 
@@ -158,7 +154,7 @@ class AblationChanges(Changes):
 
 def _base(changes: AblationChanges, rest: Sequence[str]) -> str:
     if not changes.base:
-        base = rest[0] if rest else "cifar100-ten-ipc10"
+        base = next(iter(rest), "cifar100-ten-ipc10")
         raise InputError(
             f"The ablation needs the preset that it takes apart: astdistill run ablation --base {base} --seeds 3"
         )
@@ -194,12 +190,15 @@ def _estimate(request: Request, seeds: int, out: Path) -> None:
         first = seeded(each, 0)
         with using(each.engine):
             stages = counted(first, dataset_size(first), costs).stages
-        spent = sum(stage.seconds for stage in stages[:-2])
-        recipe = each.method.expert
-        seconds = seeds * (0.0 if recipe in trained else spent), seeds * sum(stage.seconds for stage in stages[-2:])
+        recipe, spent, experts = each.method.expert, 0.0, "shared"
+        if recipe not in trained:
+            spent = seeds * sum(stage.seconds for stage in stages[:-2])
+        if spent:
+            experts = duration(spent)
+        rest = seeds * sum(stage.seconds for stage in stages[-2:])
         trained.add(recipe)
-        whole += sum(seconds)
-        rows.append((name, duration(seconds[0]) if seconds[0] else "shared", duration(seconds[1])))
+        whole += spent + rest
+        rows.append((name, experts, duration(rest)))
     rows.append(("together", "", duration(whole)))
     columns = Column("variant", words=True), Column("experts"), Column("distillation and evaluation")
     words = (

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ..runtime.config import Record
 from ..runtime.errors import InputError, refused
 from ..runtime.progress import quietly
-from .flags import Flag, Place, Positional, Typed, names_of, params_of, words_for_click
+from .flags import Flag, Place, Positional, Typed, kind_of, names_of, params_of, words_for_click
 
 COLUMNS = 80
 """Help is no wider, so that it reads the same on every terminal."""
@@ -72,12 +72,14 @@ class Command(click.Command):
             typed = _typed(ctx.params.get(str(param.name)), param, self.prog)
             if typed is not None:
                 changes[param.place[1:]] = typed.value
-        kind = base if isinstance(base, type) else type(base)
-        required = [name for name, info in kind.model_fields.items() if isinstance(base, type) and info.is_required()]
+        fields_of_base = kind_of(base).model_fields
+        required = [name for name, info in fields_of_base.items() if isinstance(base, type) and info.is_required()]
         absent = [name for name in required if not any(place[0] == name for place in changes)]
         if absent:
             names = [next(param.flag for param in fields if param.place == (at, name)) for name in absent]
-            verb = "are" if len(names) > 1 else "is"
+            verb = "is"
+            if len(names) > 1:
+                verb = "are"
             raise InputError(f"{' and '.join(names)} {verb} missing; see: {self.prog} --help")
         return _changed(base, changes, (), self.prog)
 
@@ -114,7 +116,7 @@ class Command(click.Command):
         _section(page, "", [*words, *(_row(flag, brief) for flag in first)])
         rest = [flag for flag in flags if flag not in first and isinstance(flag, Flag)]
         if brief:
-            groups = _groups(rest, lambda name: name.partition(".")[0] if "." in name else "")
+            groups = _groups(rest, _outermost)
             _section(page, "More, all of which --help-all shows:", [_summary(*each) for each in groups.items()])
             return page.getvalue()
         for name, each in _groups(rest, lambda name: name.rpartition(".")[0]).items():
@@ -124,19 +126,32 @@ class Command(click.Command):
 
 def _groups(flags: Iterable[Flag], group: Callable[[str], str]) -> dict[str, list[Flag]]:
     """The flags by the group of their names, in the order of the first of each."""
-    found: dict[str, list[Flag]] = {}
+    groups: dict[str, list[Flag]] = {}
     for flag in flags:
-        found.setdefault(group(flag.flag), []).append(flag)
-    return found
+        groups.setdefault(group(flag.flag), []).append(flag)
+    return groups
+
+
+def _outermost(name: str) -> str:
+    """The part of a flag's name before its first dot; empty for one without dots."""
+    head, dot, _ = name.partition(".")
+    if not dot:
+        return ""
+    return head
 
 
 def _end(flag: Flag) -> str:
-    return flag.place[-1] if len(flag.place) == 2 else flag.place[1]
+    """The field of the command's own record that the flag sets, or sets something in."""
+    return flag.place[1]
 
 
 def _summary(name: str, flags: list[Flag]) -> tuple[str, str]:
     ends = ", ".join(flag.flag.removeprefix(f"{name}.").removeprefix("--") for flag in flags)
-    return f"{name}.*" if name else "others", ends if len(ends) < 48 else f"{ends[:44].rpartition(', ')[0]}, …"
+    if len(ends) >= 48:
+        ends = f"{ends[:44].rpartition(', ')[0]}, …"
+    if not name:
+        return "others", ends
+    return f"{name}.*", ends
 
 
 def _row(param: click.Option, brief: bool) -> tuple[str, str]:
@@ -170,21 +185,33 @@ def _help(brief: bool) -> Callable[[click.Context, click.Parameter, bool], None]
 def _typed(value: Any, param: Any, prog: str) -> Typed | None:
     """What was typed for a flag or a word, if anything was."""
     if isinstance(param, Positional):
-        words = list(value) if param.kind.many else [value]
-        return Typed(param.kind.read(words, prog)) if value not in (None, ()) else None
+        if value in (None, ()):
+            return None
+        words = [value]
+        if param.kind.many:
+            words = list(value)
+        return Typed(param.kind.read(words, prog))
     if param.repeated:
-        return Typed(tuple(each for typed in value for each in typed.value)) if value else None
-    return value if isinstance(value, Typed | None) else Typed(value)
+        if not value:
+            return None
+        return Typed(tuple(each for typed in value for each in typed.value))
+    if isinstance(value, Typed | None):
+        return value
+    return Typed(value)
 
 
 def _changed(base: Record | type[Record], changes: Mapping[Place, Any], at: Place, prog: str) -> Any:
     """The record with the values at their places, from the innermost records outwards."""
-    kind = base if isinstance(base, type) else type(base)
-    values = {} if isinstance(base, type) else {name: getattr(base, name) for name in kind.model_fields}
+    kind, values = kind_of(base), {}
+    if not isinstance(base, type):
+        values = {name: getattr(base, name) for name in kind.model_fields}
     for name in dict.fromkeys(place[0] for place in changes):
         below = {place[1:]: value for place, value in changes.items() if place[0] == name and place[1:]}
         inner = values.get(name, kind.model_fields[name].default)
-        values[name] = _changed(inner, below, (*at, name), prog) if below else changes[(name,)]
+        if below:
+            values[name] = _changed(inner, below, (*at, name), prog)
+        else:
+            values[name] = changes[(name,)]
     try:
         return kind.model_validate(values)
     except ValidationError as error:

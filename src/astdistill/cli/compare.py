@@ -51,7 +51,10 @@ def compare(given: Compare) -> None:
         check_folder(out, "--out", file=True)
     if format != "text":
         text = "\n".join(map(RENDERINGS[format], tables))
-        print(text, end="") if out is None else write_text(out, text)
+        if out is None:
+            print(text, end="")
+        else:
+            write_text(out, text)
     elif out is None:
         Console().print(together(tables))
     else:

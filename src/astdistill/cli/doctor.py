@@ -69,8 +69,8 @@ def judged(losses: list[float], equal: bool, seconds: float) -> Finding:
         fault = "a resumed run ended with other bits than one that was not stopped"
     else:
         text = (
-            f"ten digits distilled in {seconds:.0f} s: loss {first:.3f} to {last:.3f}, and a resumed run ended "
-            f"bit-equal"
+            f"ten digits distilled in {seconds:.0f} s: loss {first:.3f} to {last:.3f}, "
+            "and a resumed run ended bit-equal"
         )
         return Finding(name=TRIAL, state="good", text=text)
     return Finding(

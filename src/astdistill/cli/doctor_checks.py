@@ -30,7 +30,7 @@ from ..runtime.files import cache_folder
 from ..runtime.parallel import cores
 from ..runtime.seeds import rng, seeded
 from ..runtime.status import size
-from .findings import Finding, shortened
+from .findings import Finding, judged, shortened
 
 SHAPE, CLASSES = (3, 32, 32), 10
 LEAST_COSINE = 1 - 1e-6
@@ -54,37 +54,33 @@ def kernels() -> Iterator[Finding]:
     theta, direction, images, targets = (part.double() for part in given)
     exact = EagerEngine(FlatModel(module.double())).directional(theta, direction, images, targets)
     cosine = min(_cosine(ours.theta, exact.theta), _cosine(ours.images, exact.images))
-    good = cosine >= LEAST_COSINE
     text = f"kernels built, {lanes(library)} channels at once; cosine with torch in float64: {cosine:.8f}"
-    advice = "" if good else f"set {VARIABLE}=eager, and report this with your compiler's version"
-    yield Finding(name="native engine", state="good" if good else "bad", text=text, advice=advice)
+    advice = f"set {VARIABLE}=eager, and report this with your compiler's version"
+    yield judged("native engine", cosine >= LEAST_COSINE, text, advice)
+
+
+def _devices() -> list[str]:
+    """The kinds of devices that torch can use here."""
+    if torch.cuda.is_available():
+        return ["cpu", "cuda"]
+    return ["cpu"]
 
 
 def compiler() -> Iterator[Finding]:
     """Whether torch.compile works, on the CPU and on a GPU if there is one."""
-    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+    needs = {"cpu": "a C++ compiler (g++)", "cuda": "triton and a C compiler"}
+    for device in _devices():
         name = f"torch.compile, {device}"
         numbers = torch.linspace(0, 1, 64, device=device)
         try:
-            found = torch.compile(_curve, fullgraph=True)(numbers)
+            compiled = torch.compile(_curve, fullgraph=True)(numbers)
         except Exception as error:  # whatever the compilers below torch raise
             text = f"does not work: {type(error).__name__}: {shortened(str(error))}"
-            needs = "a C++ compiler (g++)" if device == "cpu" else "triton and a C compiler"
-            yield Finding(
-                name=name,
-                state="note",
-                text=text,
-                advice=f"it needs {needs}; without it --engine compiled runs as eager",
-            )
+            advice = f"it needs {needs[device]}; without it --engine compiled runs as eager"
+            yield Finding(name=name, state="note", text=text, advice=advice)
             continue
-        right = torch.allclose(found, _curve(numbers))
-        text = "works" if right else "gives other numbers than torch itself"
-        yield Finding(
-            name=name,
-            state="good" if right else "bad",
-            text=text,
-            advice="" if right else "do not use --engine compiled",
-        )
+        right, fault = torch.allclose(compiled, _curve(numbers)), "gives other numbers than torch itself"
+        yield judged(name, right, "works", "do not use --engine compiled", fault=fault)
 
 
 def _curve(numbers: Tensor) -> Tensor:
@@ -94,34 +90,32 @@ def _curve(numbers: Tensor) -> Tensor:
 def gpus() -> Iterator[Finding]:
     """The CUDA devices that torch sees, and their free memory."""
     if not torch.cuda.is_available():
-        build = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
+        build = "torch is built without CUDA"
+        if torch.version.cuda:
+            build = f"torch is built for CUDA {torch.version.cuda}"
         yield Finding(name="GPU", state="note", text=f"none; {build}; everything runs on the CPU")
         return
     for number in range(torch.cuda.device_count()):
         free, whole = torch.cuda.mem_get_info(number)
-        text = (
-            f"{torch.cuda.get_device_name(number)}, {size(free)} of {size(whole)} free; use it with --device "
-            f"cuda:{number}"
-        )
+        room = f"{size(free)} of {size(whole)} free"
+        text = f"{torch.cuda.get_device_name(number)}, {room}; use it with --device cuda:{number}"
         yield Finding(name=f"GPU {number}", state="good", text=text)
 
 
 def engine() -> Iterator[Finding]:
     """The engine that is taken on each kind of device, and its rate."""
-    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+    asked = "chosen by auto"
+    if os.environ.get(VARIABLE, "auto") != "auto":
+        asked = f"${VARIABLE} asks for it"
+    for device in _devices():
         model, (theta, _, images, targets) = _problem(*TIMED, device=device)
         taken = engine_of(model)
         seconds = _fastest(lambda: taken.gradient(theta, images, targets), device)  # noqa: B023  (called at once)
-        asked = f"${VARIABLE} asks for it" if os.environ.get(VARIABLE, "auto") != "auto" else "chosen by auto"
         text = (
-            f"{engine_name(model, theta, images)} ({asked}): {TIMED[1] / seconds:,.0f} images a second, gradient of "
-            f"{TIMED[0]}"
+            f"{engine_name(model, theta, images)} ({asked}): {TIMED[1] / seconds:,.0f} images a second, "
+            f"gradient of {TIMED[0]}, 32 px, batch {TIMED[1]}, {torch.get_num_threads()} threads"
         )
-        yield Finding(
-            name=f"engine, {device}",
-            state="good",
-            text=f"{text}, 32 px, batch {TIMED[1]}, {torch.get_num_threads()} threads",
-        )
+        yield Finding(name=f"engine, {device}", state="good", text=text)
 
 
 def _fastest(step: Any, device: str) -> float:
@@ -166,16 +160,9 @@ def versions() -> Iterator[Finding]:
         )
         return
     faults = [fault for each in required if (fault := _fault(each))]
-    shown = [PACKAGE, *SHOWN]
-    text = ", ".join(
-        [f"Python {platform.python_version()}", *(f"{name} {found}" for name in shown if (found := _version(name)))]
-    )
-    yield Finding(
-        name="versions",
-        state="bad" if faults else "good",
-        text=f"{text}; {'; '.join(faults)}" if faults else text,
-        advice=f"pip install --upgrade {PACKAGE}" if faults else "",
-    )
+    installed = [f"{name} {version}" for name in (PACKAGE, *SHOWN) if (version := _version(name))]
+    text = ", ".join([f"Python {platform.python_version()}", *installed])
+    yield judged("versions", not faults, "; ".join([text, *faults]), f"pip install --upgrade {PACKAGE}")
 
 
 def extras() -> Iterator[Finding]:
@@ -187,23 +174,18 @@ def extras() -> Iterator[Finding]:
     for name in sorted(names):
         faults = [fault for each in _required(name) if (fault := _fault(each))]
         packages = ", ".join(f"{each.name} {_version(each.name)}" for each in _required(name))
-        yield Finding(
-            name=f"extra {name}",
-            state="note" if faults else "good",
-            text="; ".join(faults) if faults else packages,
-            advice=f"pip install '{PACKAGE}[{name}]'" if faults else "",
-        )
+        advice = f"pip install '{PACKAGE}[{name}]'"
+        yield judged(f"extra {name}", not faults, packages, advice, "note", fault="; ".join(faults))
 
 
 def _required(extra: str) -> list[Requirement]:
     """What the extra needs, or with "" what the package itself needs, on this system."""
-    found = [Requirement(text) for text in importlib.metadata.requires(PACKAGE) or []]
-    plain = [each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]
-    return (
-        plain
-        if not extra
-        else [each for each in found if each not in plain and each.marker and each.marker.evaluate({"extra": extra})]
-    )
+    declared = [Requirement(text) for text in importlib.metadata.requires(PACKAGE) or []]
+    plain = [each for each in declared if each.marker is None or each.marker.evaluate({"extra": ""})]
+    if not extra:
+        return plain
+    others = [each for each in declared if each not in plain]
+    return [each for each in others if each.marker and each.marker.evaluate({"extra": extra})]
 
 
 def _version(name: str) -> str | None:
@@ -215,12 +197,12 @@ def _version(name: str) -> str | None:
 
 def _fault(wanted: Requirement) -> str:
     """What is wrong with an installed package, or nothing."""
-    found = _version(wanted.name)
-    if found is None:
+    version = _version(wanted.name)
+    if version is None:
         return f"{wanted.name} is not installed"
-    return (
-        "" if wanted.specifier.contains(found, prereleases=True) else f"{wanted.name} {found} is not {wanted.specifier}"
-    )
+    if wanted.specifier.contains(version, prereleases=True):
+        return ""
+    return f"{wanted.name} {version} is not {wanted.specifier}"
 
 
 LEAST = 10**9
@@ -236,23 +218,23 @@ def memory() -> Iterator[Finding]:
     """Cores, and the memory that this process may still take."""
     free = free_memory()
     if free is None:
-        yield Finding(
-            name="memory", state="note", text=f"{cores()} cores; this system does not say how much memory is free"
-        )
+        text = f"{cores()} cores; this system does not say how much memory is free"
+        yield Finding(name="memory", state="note", text=text)
         return
-    advice = "" if free >= LEAST else "close other programs, or raise the container's limit"
     text = f"{size(free)} free, {cores()} cores that this process may use"
-    yield Finding(name="memory", state="bad" if advice else "good", text=text, advice=advice)
+    yield judged("memory", free >= LEAST, text, "close other programs, or raise the container's limit")
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
     """Bytes that this process may still allocate: what the machine has available, or less where its control group says
     so."""
-    found = _group_memory(root)
+    limits = _group_memory(root)
     with suppress(OSError, ValueError, StopIteration):
         lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
-        found.append(1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
-    return max(0, min(found)) if found else None
+        limits.append(1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    if not limits:
+        return None
+    return max(0, min(limits))
 
 
 def _group_memory(root: Path) -> list[int]:
@@ -263,10 +245,12 @@ def _group_memory(root: Path) -> list[int]:
             controllers, path = line.split(":", 2)[1:]
             if controllers and "memory" not in controllers.split(","):
                 continue
-            base = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+            base = root / "sys/fs/cgroup"
+            if controllers:
+                base /= "memory"
             inner = base / path.lstrip("/")
             groups = [inner, *(place for place in inner.parents if place.is_relative_to(base))]
-            left += [found for group in groups if (found := _left(group)) is not None]
+            left += [room for group in groups if (room := _left(group)) is not None]
     return left
 
 
@@ -288,20 +272,16 @@ def disks() -> Iterator[Finding]:
     }
     for name, place in wanted.items():
         there = next(folder for folder in (place, *place.parents) if folder.exists())
-        held = f"; the cache holds {size(_held(place))}" if name == "disk, cache" and place.is_dir() else ""
         free = shutil.disk_usage(there).free
-        text = f"{size(free)} free at {place}{held}"
+        text = f"{size(free)} free at {place}"
+        if name == "disk, cache" and place.is_dir():
+            text += f"; the cache holds {size(_held(place))}"
         if not there.is_dir():
             yield Finding(name=name, state="bad", text=f"{there} is a file, not a folder", advice="move it away")
         elif not os.access(there, os.W_OK | os.X_OK):
             yield Finding(name=name, state="bad", text=f"{there} cannot be written to", advice=_elsewhere(name))
         else:
-            yield Finding(
-                name=name,
-                state="good" if free >= LEAST else "bad",
-                text=text,
-                advice="" if free >= LEAST else _elsewhere(name),
-            )
+            yield judged(name, free >= LEAST, text, _elsewhere(name))
 
 
 def _elsewhere(name: str) -> str:
@@ -326,9 +306,10 @@ def data(network: bool) -> Iterator[Finding]:
         text = f"ASTDISTILL_DATA names {folder}, which is no folder"
         yield Finding(name="data", state="bad", text=text, advice="correct it, or unset it to let the hub be asked")
     else:
-        found = [name for name in (*HUB, "imagenet") if (folder / name).is_dir()]
-        text = f"{', '.join(found)} in {folder}" if found else f"none of {', '.join((*HUB, 'imagenet'))} is in {folder}"
-        yield Finding(name="data", state="good" if found else "note", text=text)
+        known = *HUB, "imagenet"
+        sets = ", ".join(name for name in known if (folder / name).is_dir())
+        fault = f"none of {', '.join(known)} is in {folder}"
+        yield judged("data", bool(sets), f"{sets} in {folder}", "", "note", fault)
     if network:
         yield _hub()
 

@@ -90,8 +90,7 @@ def evaluate(given: Evaluate) -> None:
     """Show scores; the page of the set's run shows them too."""
     with using(given.engine), limited(given.threads):
         run = RunDir(_evaluate(given)).home()
-    page = renew_page(run.folder) if run else None
-    if page:
+    if run and (page := renew_page(run.folder)):
         Console().print(f"Look at:   {page}", highlight=False)
 
 
@@ -100,10 +99,11 @@ def _evaluate(given: Evaluate) -> Path:
     check_device(given.device)
     check_gamma(given.gamma)
     synthetic = load(given.path)
-    fixed = given.lr if isinstance(given.lr, float) else None
-    recipe = _recipe(protocol(given.protocol), {"epochs": given.epochs, "full_epochs": given.full_epochs, "lr": fixed})
-    config = synthetic.data.replace(source=synthetic.data.source if given.data is None else given.data)
-    dataset = load_dataset(config, device=given.device)
+    recipe = _recipe(given)
+    source = given.data
+    if source is None:
+        source = synthetic.data.source
+    dataset = load_dataset(synthetic.data.replace(source=source), device=given.device)
     if not synthetic.preprocessing.whole:
         synthetic = synthetic.completed(dataset.preprocessing)
     if given.confusion:
@@ -130,15 +130,11 @@ def _evaluate(given: Evaluate) -> Path:
     for part in (part for part, asked in wanted if asked):
         show(part(scores))
     if given.ranking:
-        show(
-            ranking_table(
-                rank(synthetic, dataset, recipe, gamma=given.gamma, random_labels=given.random_labels, **common)
-            )
-        )
+        ranking = rank(synthetic, dataset, recipe, gamma=given.gamma, random_labels=given.random_labels, **common)
+        show(ranking_table(ranking))
     if given.continual is not None:
-        show(
-            continual_table(continual(synthetic, dataset, given.continual, recipe, baselines=given.baselines, **common))
-        )
+        measured = continual(synthetic, dataset, given.continual, recipe, baselines=given.baselines, **common)
+        show(continual_table(measured))
     console.print(f"Numbers:   {RunDir(folder).scores}", highlight=False)
     return folder
 
@@ -146,15 +142,20 @@ def _evaluate(given: Evaluate) -> Path:
 def _folder(given: Evaluate, recipe: EvalRecipe) -> Path:
     """The folder beside the set that is named after what is evaluated, and how."""
     path, run = given.path, RunDir.around(given.path)
-    rate = [] if given.lr == "learned" else [f"lr-{given.lr}"]
-    # last.safetensors is not a run's result
-    other = [path.stem] if path.is_file() and path != run.synthetic else []
-    return run.evaluation(*other, given.protocol, f"{recipe.epochs}-epochs", *rate, *given.architectures).folder
+    words = [given.protocol, f"{recipe.epochs}-epochs"]
+    if path.is_file() and path != run.synthetic:  # last.safetensors is not a run's result
+        words.insert(0, path.stem)
+    if given.lr != "learned":
+        words.append(f"lr-{given.lr}")
+    return run.evaluation(*words, *given.architectures).folder
 
 
-def _recipe(recipe: EvalRecipe, typed: dict[str, float | None]) -> EvalRecipe:
+def _recipe(given: Evaluate) -> EvalRecipe:
     """The protocol with the values that were typed. Raises InputError for one that is out of range."""
+    typed: dict[str, Any] = {"epochs": given.epochs, "full_epochs": given.full_epochs}
+    if isinstance(given.lr, float):
+        typed["lr"] = given.lr
     try:
-        return recipe.replace(**{name: value for name, value in typed.items() if value is not None})
+        return protocol(given.protocol).replace(**{name: value for name, value in typed.items() if value is not None})
     except ValidationError as error:
         raise refused(error, prog="astdistill evaluate") from error

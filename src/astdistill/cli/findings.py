@@ -25,6 +25,16 @@ class Finding(Record):
     """What to type or to change; empty where there is nothing to mend."""
 
 
+def judged(
+    name: str, good: bool, text: str, advice: str, otherwise: Literal["note", "bad"] = "bad", fault: str = ""
+) -> Finding:
+    """A thing that is good, or else is `otherwise`; then `fault`, if there is one, stands for the text, with the
+    advice."""
+    if good:
+        return Finding(name=name, state="good", text=text)
+    return Finding(name=name, state=otherwise, text=fault or text, advice=advice)
+
+
 def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
     """The findings of a check; one that breaks is itself a finding, so that the others are still shown."""
     try:
@@ -43,15 +53,19 @@ def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Findi
 def shortened(text: str, length: int = 200) -> str:
     """The text on one line, cut off at `length` characters."""
     line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[:length]} …"
+    if len(line) <= length:
+        return line
+    return f"{line[:length]} …"
 
 
 def table(findings: Iterable[Finding]) -> Table:
     """The findings for the terminal."""
     shown = Table(show_header=False, box=None, padding=(0, 1))
     for finding in findings:
-        advice = f"\n[bold]→ {escape(finding.advice)}[/]" if finding.advice else ""
-        shown.add_row(MARKS[finding.state], finding.name, escape(finding.text) + advice)
+        text = escape(finding.text)
+        if finding.advice:
+            text += f"\n[bold]→ {escape(finding.advice)}[/]"
+        shown.add_row(MARKS[finding.state], finding.name, text)
     return shown
 
 

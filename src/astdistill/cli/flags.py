@@ -66,7 +66,9 @@ class Kind(click.ParamType):
         self.leaves = list(dict.fromkeys(_leaves(annotation)))
         self.choices = [leaf for leaf in self.leaves if isinstance(leaf, str)]
         self.types = [leaf for leaf in self.leaves if leaf in WANTED]
-        self.nothing = [["None"]] if str in self.types else [["None"], ["none"]]
+        self.nothing = [["None"]]
+        if str not in self.types:
+            self.nothing.append(["none"])
         self.many = any(get_origin(part) is tuple for part in (annotation, *get_args(annotation)))
         self.metavar = word.metavar or "|".join([*self.choices, *(WANTED[kind][0] for kind in self.types)])
 
@@ -74,15 +76,22 @@ class Kind(click.ParamType):
         """What the words of one flag mean. Raises InputError for words that the type does not take."""
         if not isinstance(value, str):
             return value
-        words = value.split(END)[:-1] if END in value or not value else [value]
-        return Typed(self.read(words, ctx.command_path if ctx else "astdistill"))
+        words, prog = [value], "astdistill"
+        if END in value or not value:
+            words = value.split(END)[:-1]
+        if ctx is not None:
+            prog = ctx.command_path
+        return Typed(self.read(words, prog))
 
     def read(self, words: list[str], prog: str) -> Any:
         """The value of the words. Raises InputError, which names the flag, the word, what is allowed, and `prog`."""
         if types.NoneType in self.leaves and words in self.nothing:
             return None
+        typed: Any = words
+        if not self.many:
+            typed = words[-1]
         try:
-            return TypeAdapter(self.annotation).validate_python(words if self.many else words[-1])
+            return TypeAdapter(self.annotation).validate_python(typed)
         except ValidationError as error:
             raise self._refused(error, words, prog) from error
 
@@ -94,14 +103,15 @@ class Kind(click.ParamType):
         if self.choices and not self.types:
             return unknown(self.flag, bad, self.choices)
         wanted = [*(WANTED[kind][1] for kind in self.types), *self.choices]
-        choice = ", ".join([*wanted[:-2], " or ".join(wanted[-2:])])
-        return InputError(f"{self.flag} cannot be '{bad}'; give {choice}. See: {prog} --help")
+        return InputError(f"{self.flag} cannot be '{bad}'; give {_either(wanted)}. See: {prog} --help")
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The choices, or the shell's own files."""
-        files = [CompletionItem(incomplete, type="file")] if Path in self.types else []
         names = [*self.choices, *self.word.names()]
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)] + files
+        items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        if Path in self.types:
+            items.append(CompletionItem(incomplete, type="file"))
+        return items
 
 
 class Flag(click.Option):
@@ -109,33 +119,43 @@ class Flag(click.Option):
 
     def __init__(self, place: Place, name: str, info: FieldInfo, default: Any, hidden: bool = False) -> None:
         word = _word(info)
-        kind, switch = Kind(info.annotation, name, word), info.annotation is bool
-        head, _, tail = name.removeprefix("--").rpartition(".")
-        self.opposite = f"--{head}{head and '.'}no-{tail}" if switch else ""
+        kind = Kind(info.annotation, name, word)
         variable = f"{name.strip('-').replace('-', '_').replace('.', '__')}__flag"
-        names = [variable, f"{name}/{self.opposite}" if switch else name]
-        how = {"default": None, "is_flag": True} if switch else {"type": kind, "multiple": word.repeated}
-        super().__init__(names, hidden=hidden, **how)
+        self.opposite, spelled = "", name
+        how: dict[str, Any] = {"type": kind, "multiple": word.repeated}
+        if info.annotation is bool:
+            head, dot, tail = name.removeprefix("--").rpartition(".")
+            self.opposite = f"--{head}{dot}no-{tail}"
+            spelled, how = f"{name}/{self.opposite}", {"default": None, "is_flag": True}
+        super().__init__([variable, spelled], hidden=hidden, **how)
         self.place, self.flag, self.kind, self.repeated, self.shown = place, name, kind, word.repeated, default
         self.about = " ".join((info.description or "").replace("`", "").split())
 
     def row(self, brief: bool) -> tuple[str, str]:
         """What help says of it: the flag with its value, and its sentence (all of them unless `brief`) with the
         default."""
-        value = "" if self.is_flag else f" {self.kind.metavar}{' ...' * self.kind.many}"
+        value, about = "", self.about
+        if not self.is_flag:
+            value = f" {self.kind.metavar}{' ...' * self.kind.many}"
         if len(value) > 26:
             value = " NAME"
-        about = self.about.partition(". ")[0].rstrip(".") if brief else self.about
-        choices = f" One of: {', '.join(self.kind.choices)}." if value == " NAME" and self.kind.choices else ""
-        return self.flag + value, f"{about}{'' if brief else choices}{self._default()}"
+        if brief:
+            about = about.partition(". ")[0].rstrip(".")
+        elif value == " NAME" and self.kind.choices:
+            about += f" One of: {', '.join(self.kind.choices)}."
+        return self.flag + value, about + self._default()
 
     def _default(self) -> str:
         if self.shown is None or self.shown is False or self.shown in ((), "") or self.required:
             return ""
         if self.shown is True:
             return f" (default; {self.opposite} switches it off)"
-        shown = " ".join(map(str, self.shown)) if isinstance(self.shown, tuple) else str(self.shown)
-        return f" (default: {shown})" if len(shown) < 40 else ""
+        shown = str(self.shown)
+        if isinstance(self.shown, tuple):
+            shown = " ".join(map(str, self.shown))
+        if len(shown) >= 40:
+            return ""
+        return f" (default: {shown})"
 
 
 class Positional(click.Argument):
@@ -144,8 +164,10 @@ class Positional(click.Argument):
     def __init__(self, place: Place, info: FieldInfo) -> None:
         word = _word(info)
         name = word.metavar or place[-1].upper()
-        kind = Kind(info.annotation, name, word)
-        super().__init__([f"{place[-1]}__word"], type=_One(kind), nargs=-1 if kind.many else 1, required=False)
+        kind, count = Kind(info.annotation, name, word), 1
+        if kind.many:
+            count = -1  # click's word for any number
+        super().__init__([f"{place[-1]}__word"], type=_One(kind), nargs=count, required=False)
         self.place, self.kind, self.flag = place, kind, name
         self.about = " ".join((info.description or "").split())
 
@@ -171,21 +193,34 @@ def params_of(record: Record | type[Record], at: Place = ("",), moved: Mapping[s
     A record that is None has no flags. Names that fields had once are flags too, hidden from help: those in `renamed`
     of a record's class, and dotted ones in `moved`.
     """
-    found = list(_params(record, at))
-    names = {param.flag for param in found}
+    params = list(_params(record, at))
+    names = {param.flag for param in params}
     for old, new in (moved or {}).items():
         flag, target = _flag(("", *old.split("."))), _flag(("", *new.split(".")))
-        known = [param for param in found if isinstance(param, Flag) and param.flag == target]
-        found += [_alias(param, flag) for param in known[:1] if flag not in names]
-    return found
+        known = [param for param in params if isinstance(param, Flag) and param.flag == target]
+        params += [_alias(param, flag) for param in known[:1] if flag not in names]
+    return params
+
+
+def kind_of(record: Record | type[Record]) -> type[Record]:
+    """The class of a record, or that class itself."""
+    if isinstance(record, type):
+        return record
+    return type(record)
+
+
+def _value(record: Record | type[Record], name: str) -> Any:
+    """What a field holds in the record, or in a new one of that class."""
+    if isinstance(record, type):
+        return record.model_fields[name].get_default(call_default_factory=True)
+    return getattr(record, name)
 
 
 def _params(record: Record | type[Record], at: Place) -> Iterator[Any]:
-    kind = record if isinstance(record, type) else type(record)
+    kind = kind_of(record)
     inner: list[tuple[Any, Place]] = []
     for name, info in kind.model_fields.items():
-        value = info.get_default(call_default_factory=True) if isinstance(record, type) else getattr(record, name)
-        place, word = (*at, name), _word(info)
+        value, place, word = _value(record, name), (*at, name), _word(info)
         if isinstance(value, Record):
             inner.append((value, place))
             if word.short:
@@ -193,7 +228,9 @@ def _params(record: Record | type[Record], at: Place) -> Iterator[Any]:
         elif word.positional:
             yield Positional(place, info)
         elif not any(_is_record(leaf) for leaf in _leaves(info.annotation)):
-            flag = Flag(place, _flag((*at, word.flag or name)), info, None if info.is_required() else value)
+            if info.is_required():
+                value = None
+            flag = Flag(place, _flag((*at, word.flag or name)), info, value)
             yield flag
             old = [old for old, new in getattr(kind, "renamed", {}).items() if new == name]
             yield from (_alias(flag, _flag((*at, each))) for each in old)
@@ -227,9 +264,12 @@ def _leaves(annotation: Any) -> Iterator[Any]:
         yield from inside
     elif origin in (Union, types.UnionType, tuple):
         for part in inside:
-            yield from _leaves(part) if part is not ... else ()
+            if part is not ...:
+                yield from _leaves(part)
+    elif origin is Annotated:
+        yield from _leaves(inside[0])
     else:
-        yield from _leaves(inside[0]) if origin is Annotated else (annotation,)
+        yield annotation
 
 
 def words_for_click(words: Sequence[str], params: Iterable[Any], prog: str, lenient: bool = False) -> list[str]:
@@ -260,10 +300,10 @@ def words_for_click(words: Sequence[str], params: Iterable[Any], prog: str, leni
             values, flag = [value], typed[name]
             if not equals:
                 values = _values(rest, flag)
-            empty = flag.kind.many and not flag.repeated
-            if not (values or empty or lenient):
+            if values or (flag.kind.many and not flag.repeated):
+                out += [name, END.join([*values, ""])]
+            elif not lenient:
                 raise InputError(f"{name} needs a value; see: {prog} --help")
-            out += [name, END.join([*values, ""])] if values or empty else []
     return out
 
 
@@ -274,8 +314,10 @@ def names_of(param: click.Option) -> list[str]:
 
 def _values(rest: list[str], flag: Flag) -> list[str]:
     """Take the values of a flag from the words that follow it."""
-    limit = len(rest) if flag.kind.many else 1
-    count = next((number for number, word in enumerate(rest[:limit]) if _is_flag(word)), min(limit, len(rest)))
+    within = rest
+    if not flag.kind.many:
+        within = rest[:1]
+    count = next((number for number, word in enumerate(within) if _is_flag(word)), len(within))
     values, rest[:] = rest[:count], rest[count:]
     return values
 
@@ -297,5 +339,12 @@ def no_flag(word: str, flags: Iterable[str], prog: str) -> InputError:
     ends += [flag for flag in known if flag.rpartition(".")[2].startswith(f"{wanted}-")]
     one_of_each = {flag.rpartition(".")[0]: flag for flag in reversed(ends)}
     near = sorted(one_of_each.values(), key=ends.index)[:3] or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    hint = f" Did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?" if near else ""
+    hint = ""
+    if near:
+        hint = f" Did you mean {_either(near)}?"
     return InputError(f"There is no flag {word}.{hint} All are listed by: {prog} --help-all")
+
+
+def _either(words: Sequence[str]) -> str:
+    """`one, two or three`."""
+    return ", ".join([*words[:-2], " or ".join(words[-2:])])

@@ -63,11 +63,11 @@ def import_buffers(given: ImportBuffers) -> None:
         )
     buffers.buffer_files(files)
     dataset = load_dataset(given.data)
-    found = buffers.import_buffers(files, dataset, model=model, recipe=recipe, store=store, dtype=given.dtype)
-    save_quality({method: found.curves()}, found.folder / "quality.png")
-    reads, chance = buffers.last_accuracy(found, dataset), 100 / len(dataset.classes)
+    experts = buffers.import_buffers(files, dataset, model=model, recipe=recipe, store=store, dtype=given.dtype)
+    save_quality({method: experts.curves()}, experts.folder / "quality.png")
+    reads, chance = buffers.last_accuracy(experts, dataset), 100 / len(dataset.classes)
     console = Console()
-    console.print(f"Experts: {found.folder} ({len(found)} of {found.epochs} epochs)", highlight=False)
+    console.print(f"Experts: {experts.folder} ({len(experts)} of {experts.epochs} epochs)", highlight=False)
     console.print(
         f"Check:   the first one's last row reads {reads:.1f} % of test images; chance is {chance:.1f} %.",
         highlight=False,
@@ -75,11 +75,14 @@ def import_buffers(given: ImportBuffers) -> None:
     if reads < 2 * chance:
         console.print(
             "[yellow]That is hardly better than chance: were they trained on other data, in another order of the "
-            "classes, or otherwise "
-            "whitened (--data.whiten zca, or standard)?[/yellow]"
+            "classes, or otherwise whitened (--data.whiten zca, or standard)?[/yellow]"
         )
-    where = "" if store == Path("experts") else f" --experts.store {store}"
-    console.print(f"Next:    astdistill distill PRESET{where} --experts.imported {found.folder.name}", highlight=False)
+    where = ""
+    if store != Path("experts"):
+        where = f" --experts.store {store}"
+    console.print(
+        f"Next:    astdistill distill PRESET{where} --experts.imported {experts.folder.name}", highlight=False
+    )
 
 
 class ImportSet(Record):
@@ -149,8 +152,8 @@ def export(given: Export) -> None:
         huggingface.check_push(push)
     elif private:
         raise InputError(
-            f"Nothing is uploaded that could be private; name it: astdistill export {path} --format huggingface --push "
-            f"NAME --private"
+            "Nothing is uploaded that could be private; "
+            f"name it: astdistill export {path} --format huggingface --push NAME --private"
         )
     folder = given.out or home.exports / format
     catalogue.export(synthetic, format, folder, scores=_scores(path, home))
@@ -168,8 +171,9 @@ def export(given: Export) -> None:
 
 def _scores(path: Path, home: RunDir) -> Scores | None:
     """The scores beside the set, which are those of the run's result and of no other file in its folder."""
-    named = path in (home.folder, home.synthetic)
-    return Scores.read(home.scores) if named and home.scores.is_file() else None
+    if path not in (home.folder, home.synthetic) or not home.scores.is_file():
+        return None
+    return Scores.read(home.scores)
 
 
 def _check_data(data: DataConfig) -> None:

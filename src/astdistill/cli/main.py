@@ -90,14 +90,14 @@ class Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The verb that the words begin with, and the words after it. Raises InputError where there is none."""
-        length = 2 if " ".join(args[:2]) in HOMES else 1
+        length = 1 + (" ".join(args[:2]) in HOMES)
         name = " ".join(args[:length])
-        found = self.get_command(ctx, name)
-        if found is None and not ctx.resilient_parsing:
+        command = self.get_command(ctx, name)
+        if command is None and not ctx.resilient_parsing:
             from ..runtime.errors import unknown
 
             raise unknown("command", name, VERBS)
-        return name, found, args[length:]
+        return name, command, args[length:]
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """The verbs that begin so, without importing any."""
@@ -133,15 +133,21 @@ def main(words: Sequence[str] | None = None) -> int:
     141 nobody reads what is printed, 143 SIGTERM. Signal handlers are afterwards what they were."""
     if COMPLETE in os.environ:
         return shell_complete(cli, {}, "astdistill", COMPLETE, os.environ[COMPLETE])
-    words = list(sys.argv[1:] if words is None else words)
+    if words is None:
+        words = sys.argv[1:]
+    words = list(words)
     try:
         with _terminable():
             return _piped(words)
     except KeyboardInterrupt as stopped:
         again = shlex.join(["astdistill", *words])
-        kept = "What is done is kept; this goes on with it" if _verb(words) in RESUMED else "This begins again"
+        kept = "This begins again"
+        if _verb(words) in RESUMED:
+            kept = "What is done is kept; this goes on with it"
         _tell(f"\nStopped. {kept}: {again}")
-        return 143 if isinstance(stopped, Terminated) else 130
+        if isinstance(stopped, Terminated):
+            return 143
+        return 130
 
 
 class Terminated(KeyboardInterrupt):
@@ -217,12 +223,15 @@ def _guarded(words: list[str]) -> int:
 
 
 def _invoked(words: list[str], meta: dict[str, Any]) -> int:
-    words = ["--help", *words[1:]] if words[:1] == ["help"] else words
+    if words[:1] == ["help"]:
+        words = ["--help", *words[1:]]
     with cli.make_context("astdistill", words) as ctx:
         meta["verbose"] = ctx.params["verbose"]
         ctx.obj = meta
-        found = cli.invoke(ctx)
-        return found if isinstance(found, int) else 0
+        answer = cli.invoke(ctx)
+    if isinstance(answer, int):
+        return answer
+    return 0
 
 
 def _sentence(error: Exception, verb: str) -> tuple[int, str]:
@@ -238,15 +247,18 @@ def _sentence(error: Exception, verb: str) -> tuple[int, str]:
     if isinstance(error, DivergedError):
         return 1, str(error)
     if isinstance(error, OSError) and error.errno in (*FULL, *PLACES):
-        where = f" at {str(error.filename)[:200]}" if error.filename else ""
-        mend = "free some space, or name" if error.errno in FULL else "name"
+        where, mend = "", "name"
+        if error.filename:
+            where = f" at {str(error.filename)[:200]}"
+        if error.errno in FULL:
+            mend = "free some space, or name"
         return 1, f"{error.strerror}{where}; {mend} another {STORES.get(verb, '--out')}. What is done is kept."
     wanted = MEMORY.search(f"{type(error).__name__}: {error}")
     if wanted is None or not isinstance(error, MemoryError | RuntimeError):
         raise error
     return 1, (
-        f"The memory did not suffice ({wanted[0]}); ask for fewer or smaller images, a smaller network, or one "
-        f"--workers. What is done is kept."
+        f"The memory did not suffice ({wanted[0]}); ask for fewer or smaller images, a smaller network, "
+        "or one --workers. What is done is kept."
     )
 
 

@@ -142,7 +142,8 @@ class PresetCommand(Command):
                 raise
             name = ""
         self.prog = self._prog.format(name or "PRESET")
-        self.cell = preset(name) if name and not (ctx.resilient_parsing and name not in PRESETS) else self.cell
+        if name in PRESETS or (name and not ctx.resilient_parsing):
+            self.cell = preset(name)
         check_loggers(changes.log)
         self.experiment = changed(self.cell, changes)
         self._offer(self.experiment)
@@ -206,7 +207,9 @@ def _published(experiment: Experiment, cell: Experiment) -> Experiment:
     kept = (experiment.model, experiment.ipc, method.name) == (cell.model, cell.ipc, published.name)
     labels = (method.labels, method.learn) == (published.labels, published.learn)
     data = experiment.data.replace(source=cell.data.source, memory=cell.data.memory) == cell.data
-    return experiment if kept and labels and data else experiment.replace(published=Published())
+    if kept and labels and data:
+        return experiment
+    return experiment.replace(published=Published())
 
 
 def _init(start: str) -> ImageInit:

@@ -46,10 +46,15 @@ class Presets(Record):
 @command("presets")
 def presets(given: Presets) -> None:
     """Show the presets that fit the words, as a table or as JSON."""
-    found = matching(list(given.words))
-    (check_device if given.time else supported)(given.device)
-    with using(given.engine):
-        costs = _measured(found, given.device) if given.time else _counted(found, Costs(given.device))
+    cells = matching(list(given.words))
+    if given.time:
+        check_device(given.device)
+        with using(given.engine):
+            costs = _measured(cells, given.device)
+    else:
+        supported(given.device)
+        with using(given.engine):
+            costs = _counted(cells, Costs(given.device))
     speed = costs[0][1].speed
     if given.as_json:
         print(json.dumps(_listing(costs, speed, given.device), indent=2))
@@ -60,15 +65,15 @@ def presets(given: Presets) -> None:
 Costed = list[tuple[Experiment, Estimate]]
 
 
-def _counted(found: Sequence[Experiment], costs: Costs) -> Costed:
-    return [(each, counted(each, dataset_size(each), costs)) for each in found]
+def _counted(cells: Sequence[Experiment], costs: Costs) -> Costed:
+    return [(each, counted(each, dataset_size(each), costs)) for each in cells]
 
 
-def _measured(found: Sequence[Experiment], device: str) -> Costed:
+def _measured(cells: Sequence[Experiment], device: str) -> Costed:
     """The costs with their times; presets of one network share what is measured."""
     costs, measured = Costs(device, Speed(device)), []
-    with bar("measuring this machine (presets)", len(found)) as progress:
-        for each in found:
+    with bar("measuring this machine (presets)", len(cells)) as progress:
+        for each in cells:
             measured += _counted([each], costs)
             progress.step()
     return measured
@@ -78,23 +83,29 @@ def _table(costs: Costed, speed: Speed | None, device: str) -> Table:
     shown = Table(
         caption=_caption(speed, device), caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
     )
-    times = () if speed is None else ("experts", "distil", "evaluate")
-    for column in ("preset", "T/M/t", "%", "work", *times, "memory", "disk"):
-        shown.add_column(column, no_wrap=True, justify="left" if column == "preset" else "right")
-    for cell, found in costs:
-        settings, whole = cell.distill, found.together
+    times = ()
+    if speed is not None:
+        times = ("experts", "distil", "evaluate")
+    shown.add_column("preset", no_wrap=True)
+    for column in ("T/M/t", "%", "peer", "work", *times, "memory", "disk"):
+        shown.add_column(column, no_wrap=True, justify="right")
+    for cell, cost in costs:
+        settings, whole = cell.distill, cost.together
         steps = f"{settings.inner_steps}/{settings.matched_epochs}/{settings.max_start_epoch}"
-        taken = [duration(stage.seconds) for stage in found.stages] if times else []
+        taken = []
+        if speed is not None:
+            taken = [duration(stage.seconds) for stage in cost.stages]
         counts = operations(whole.work), *taken, size(whole.memory), size(whole.disk)
-        shown.add_row(cell.name, steps, str(cell.published.accuracy or "-"), *counts)
+        figures = (str(figure or "-") for figure in (cell.published.accuracy, cell.published.peer.accuracy))
+        shown.add_row(cell.name, steps, *figures, *counts)
     return shown
 
 
 def _caption(speed: Speed | None, device: str) -> str:
     columns = (
-        "T inner steps, M matched epochs, start epochs below t; %: the published test accuracy at the final epoch "
-        "(hard labels, or datm's learned ones), - where there is none. Where it stands and which settings are "
-        "borrowed: --json. Work: multiply-adds."
+        "A name without a method is AST's. T inner steps, M matched epochs, start epochs below t; %: the test accuracy "
+        "that the method's authors published (hard labels, or datm's learned ones), - where none is known; peer: the "
+        "best of other methods with hard labels. Sources and borrowed settings: --json. Work: multiply-adds."
     )
     if speed is None:
         return f"{columns} Times on this machine: --time."
@@ -102,12 +113,15 @@ def _caption(speed: Speed | None, device: str) -> str:
 
 
 def _listing(costs: Costed, speed: Speed | None, device: str) -> dict[str, Any]:
-    measured = None if speed is None else {"share": speed.share, "load": speed.load}
-    about = {"device": device, "machine": machine(device) if speed else machine(), "measured": measured}
-    return about | {"presets": [_described(cell, found) for cell, found in costs]}
+    if speed is None:
+        about = {"device": device, "machine": machine(), "measured": None}
+    else:
+        measured = {"share": speed.share, "load": speed.load}
+        about = {"device": device, "machine": machine(device), "measured": measured}
+    return about | {"presets": [_described(cell, cost) for cell, cost in costs]}
 
 
-def _described(cell: Experiment, found: Estimate) -> dict[str, Any]:
+def _described(cell: Experiment, cost: Estimate) -> dict[str, Any]:
     return {
         "preset": cell.name,
         "data": cell.data.source,
@@ -118,14 +132,18 @@ def _described(cell: Experiment, found: Estimate) -> dict[str, Any]:
         "settings": cell.distill.to_json(),
         "published": cell.published.accuracy,
         "source": cell.published.source,
-        "stages": [_cost(stage) for stage in found.stages],
-        "together": _cost(found.together),
+        "peer": cell.published.peer.accuracy,
+        "peer_source": cell.published.peer.source,
+        "stages": [_cost(stage) for stage in cost.stages],
+        "together": _cost(cost.together),
     }
 
 
 def _cost(stage: Stage) -> dict[str, str | float | int | None]:
     """A stage in multiply-adds, seconds and bytes; no seconds where nothing was measured, because JSON has no word for
     what is not a number."""
-    seconds = None if math.isnan(stage.seconds) else stage.seconds
+    seconds = stage.seconds
+    if math.isnan(seconds):
+        seconds = None
     shown = {"stage": stage.name, "multiply_adds": round(stage.work), "seconds": seconds}
     return shown | {"memory": stage.memory, "disk": stage.disk}

@@ -53,8 +53,10 @@ class Report(Record):
 @command("report")
 def report(given: Report) -> None:
     """Write the page, say where it is."""
-    runs = given.runs
-    file = given.out or RunDir(runs[0] if len(runs) == 1 else Path()).page
+    runs, folder = given.runs, Path()
+    if len(runs) == 1:
+        folder = runs[0]
+    file = given.out or RunDir(folder).page
     if file.is_dir():
         raise InputError(f"--out {file} is a folder; name a file in it: --out {RunDir(file).page}")
     check_folder(file, "--out", file=True)

@@ -42,8 +42,8 @@ def train(request: Request) -> None:
     experiment = request.experiment
     if experiment.method.expert is None:
         raise InputError(
-            f"Method '{experiment.method.name}' trains no experts; distil at once with: astdistill run "
-            f"{experiment.name} --method {experiment.method.name}"
+            f"Method '{experiment.method.name}' trains no experts; "
+            f"distil at once with: astdistill run {experiment.name} --method {experiment.method.name}"
         )
     if only_estimate(request):
         return
@@ -56,8 +56,10 @@ def train(request: Request) -> None:
     console = Console()
     console.print(epoch_table(experiment.method.name, store.curves()))
     console.print(quality_table({experiment.method.name: store.curves()}))
+    console.print(f"Experts: {store.folder}", highlight=False)
     figure = store.folder / "quality.png"
-    console.print(f"Experts: {store.folder}" + (f"\nFigure:  {figure}" if figure.exists() else ""), highlight=False)
+    if figure.exists():
+        console.print(f"Figure:  {figure}", highlight=False)
 
 
 def distil(request: Request) -> None:
@@ -76,11 +78,10 @@ def distil(request: Request) -> None:
 def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
     console = Console()
     console.print(terminal(table(scores)))
-    if experiment.published.accuracy is not None:
-        console.print(
-            f"Published for {experiment.name}: {experiment.published.accuracy} % ({experiment.published.source}).",
-            highlight=False,
-        )
+    published = experiment.published
+    for word, figure in {"Published": published, "Best peer": published.peer}.items():
+        if figure.accuracy is not None:
+            console.print(f"{word} for {experiment.name}: {figure.accuracy} % ({figure.source}).", highlight=False)
     run = RunDir(out)
     for path in (run.page, run.images):
         if path.exists():
@@ -95,9 +96,9 @@ def only_estimate(request: Request) -> bool:
     check_device(request.experiment.device)
     check_numbers(request.experiment)
     with using(request.experiment.engine), limited(request.changes.threads):
-        found = estimate.estimate(request.experiment)
+        cost = estimate.estimate(request.experiment)
     print(json.dumps(request.experiment.to_json(), indent=2))
-    Console().print(estimate.table(request.experiment, found))
+    Console().print(estimate.table(request.experiment, cost))
     Console().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)
     return True
 

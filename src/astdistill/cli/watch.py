@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..evaluation.scores import Scores
+from ..evaluation.scores import Scores, spread
 from ..report.run import RunReader
 from ..runtime.config import Record
 from ..runtime.errors import InputError
@@ -47,10 +47,11 @@ def screen(view: RunReader) -> Table:
 
 def _rows(view: RunReader) -> Iterator[tuple[str, ProgressBar | str, str]]:
     if view.expert_progress is not None:
-        seen, each = view.expert_progress, view.expert_progress.accuracies
-        spread = f" ± {statistics.stdev(each):.1f}" if len(each) > 1 else ""
-        reached = f", test {statistics.fmean(each):.1f}{spread} % so far" if each else ""
-        yield "experts", _bar(seen.epochs, seen.of), f"{seen.finished}/{seen.count} finished{reached}"
+        seen = view.expert_progress
+        text = f"{seen.finished}/{seen.count} finished"
+        if seen.accuracies:
+            text += f", test {spread(seen.accuracies)} % so far"
+        yield "experts", _bar(seen.epochs, seen.of), text
     if view.metrics:
         yield from _distillation(view)
     yield from _scores(view)
@@ -104,7 +105,9 @@ def ending(view: RunReader) -> str:
 
 
 def _bar(done: int, total: int | None) -> ProgressBar | str:
-    return "" if total is None else ProgressBar(total=max(1, total), completed=done, width=20)
+    if total is None:
+        return ""
+    return ProgressBar(total=max(1, total), completed=done, width=20)
 
 
 def finite(lines: Sequence[dict[str, Any]], name: str) -> list[float]:
@@ -124,7 +127,9 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     edges = [round(place * len(values) / width) for place in range(width + 1)]
     medians = [statistics.median(values[first:last]) for first, last in pairwise(edges)]
     low, span = min(medians), max(medians) - min(medians)
-    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1)) if span > 0 else 0] for value in medians)
+    if span == 0:
+        return BLOCKS[0] * width
+    return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in medians)
 
 
 def look(folder: Path) -> RunReader | None:
@@ -180,7 +185,11 @@ def _follow(run: Path, view: RunReader | None, every: float) -> None:
         while idle < 2:  # a run that has just claimed its folder says a moment later that it is at work
             if view is not None:
                 live.update(screen(view), refresh=True)
-                idle = 0 if view.running else 2 if view.ended else idle + 1
+                idle += 1
+                if view.running:
+                    idle = 0
+                elif view.ended:
+                    idle = 2
             if idle < 2:
                 time.sleep(every)
                 view = look(run)

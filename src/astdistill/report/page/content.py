@@ -51,7 +51,7 @@ def subtitle(run: RunReader) -> str:
 
 
 def bars(run: RunReader) -> list[Bar]:
-    """The headline beside its baselines and the published figure, from low to high."""
+    """The headline beside its baselines and the published figures, from low to high."""
     if run.entry is None or run.scores is None:
         return []
     names, shown = {"own": "these images", **BASELINE_NAMES}, []
@@ -63,14 +63,17 @@ def bars(run: RunReader) -> list[Bar]:
     published = run.published.accuracy
     if published is not None:
         shown.append(Bar("published", published, f"{published:.1f}", "published"))
+    peer = run.published.peer.accuracy
+    if peer is not None:
+        shown.append(Bar("best peer", peer, f"{peer:.1f}", "published"))
     return sorted(shown, key=lambda bar: bar.value)
 
 
 def published(run: RunReader) -> str:
-    """Where the published figure stands."""
-    if run.published.accuracy is None:
-        return ""
-    return run.published.source
+    """Where the published figures stand: the method's own, and the best of other methods."""
+    own, peer = run.published, run.published.peer
+    texts = {f"Published: {own.source}.": own.accuracy, f"Best peer: {peer.source}.": peer.accuracy}
+    return " ".join(text for text, accuracy in texts.items() if accuracy is not None)
 
 
 def protocol(run: RunReader) -> str:
