@@ -184,6 +184,8 @@ class Cost:
 
 SAMPLES = {"native": 1e9, "eager": 4e9, "compiled": 1e11, "compiled-bfloat16": 1e11}
 """Multiply-adds of the forward pass in a measured part of a step: enough to fill an engine's parts, or a card."""
+MOST_IMAGES = 1024
+"""The most images of a measured part: those of a narrow network take longer than their multiply-adds say."""
 ENOUGH_S = 0.1
 """A part is repeated until it has taken so long: other augmentations are drawn each time."""
 OWN_SHARE = 0.8
@@ -312,9 +314,9 @@ class Costs:
         return Cost(work, self.speed.seconds(kind, work, part, make))
 
     def _sample(self, network: Network, images: int, engine: str = "") -> int:
-        """Images of the measured part: as many of these as `SAMPLES` allows."""
+        """Images of the measured part: as many of these as `SAMPLES` and `MOST_IMAGES` allow."""
         each = max(1, network.multiply_adds(FORWARD))
-        return max(1, min(images, round(SAMPLES[engine or network.engine] / each)))
+        return max(1, min(images, MOST_IMAGES, round(SAMPLES[engine or network.engine] / each)))
 
 
 AUGMENTED = 256
