@@ -1,5 +1,4 @@
-"""DM: matching distributions of features (Zhao & Bilen, Dataset Condensation with Distribution Matching, arXiv
-2110.04181)."""
+"""DM (Zhao & Bilen, Dataset Condensation with Distribution Matching, arXiv 2110.04181): matches means of features."""
 
 from __future__ import annotations
 
@@ -21,44 +20,31 @@ TOGETHER = 1024
 
 
 class DistributionMatching(OuterStep):
-    """Σ_c ‖mean f(A_c(real_c)) − mean f(A_c(X_c))‖², f the features of a new random network before its linear layer
-    (Algorithm 1).
-
-    A_c is one augmentation for all images of a class in a step. η is not learned: evaluation has `lr_init`, 0.01 as for
-        real images.
-    """
+    """Σ_c ‖mean f(A_c(real_c)) − mean f(A_c(X_c))‖² (Algorithm 1), f the features of a new random network before its
+    linear layer, A_c one augmentation for all images of a class. η is not learned: evaluation has `lr_init`."""
 
     family: ClassVar[str] = "distribution matching"
     loss_name: ClassVar[str] = "distribution distance"
     about: ClassVar[str] = (
         "Each outer step draws a network with random parameters and real images, and moves the images of each class so "
-        "that their mean "
-        "features come nearer to the real ones’. The distance is squared and added up over the classes. Single values "
-        "scatter."
+        "that their mean features come nearer to the real ones’. The distance is squared and added up over the classes."
     )
     batch_real: int = Field(default=256, ge=1)
     """Real images of each class in one step; all of a class that has fewer."""
 
     def usual_settings(self, ipc: int) -> Mapping[str, int | float | None]:
-        return {
-            "iterations": 20_000,
-            "lr_img": 10.0 if ipc >= 100 else 1.0,
-            "outer_momentum": 0.5,
-            "lr_init": 0.01,
-            "batch_syn": None,
-        }
+        rates = {"lr_img": 10.0 if ipc >= 100 else 1.0, "lr_init": 0.01, "outer_momentum": 0.5}
+        return {"iterations": 20_000, "batch_syn": None, **rates}
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         seen, real = images * settings.texture.samples, classes * self.batch_real
-        return StepWork(
-            forward=real, backward=seen, augmented=seen + real, at_once=min(seen + real, max(TOGETHER, real // classes))
-        )
+        at_once = min(seen + real, max(TOGETHER, real // classes))
+        return StepWork(forward=real, backward=seen, augmented=seen + real, at_once=at_once)
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
         theta = setup.fresh(seed, iteration).to(variables.images.dtype)
-        own = [
-            images.detach().clone().requires_grad_() for images in variables.images.chunk(len(setup.dataset.classes))
-        ]
+        by_class = variables.images.detach().chunk(len(setup.dataset.classes))
+        own = [images.clone().requires_grad_() for images in by_class]
         together = max(1, TOGETHER // max(self.batch_real, len(own[0]) * setup.settings.texture.samples))
         loss, slopes = variables.images.new_zeros(()), []
         for labels in torch.arange(len(own)).split(together):
@@ -72,12 +58,8 @@ class DistributionMatching(OuterStep):
 
     def _pair(self, setup: Setup, images: Images, label: int, iteration: int, seed: int) -> tuple[Batch, Batch]:
         """Real images of one class and what is seen of its synthetic `images`, under the same augmentation."""
-        data, texture, purpose, members = (
-            setup.dataset,
-            setup.settings.texture,
-            (iteration, label),
-            setup.dataset.train.of_class(label),
-        )
+        data, texture, purpose = setup.dataset, setup.settings.texture, (iteration, label)
+        members = data.train.of_class(label)
         chosen = torch.randperm(len(members), generator=rng(seed, "real", *purpose))[: self.batch_real]
         looks = images.repeat(texture.samples, 1, 1, 1)
         crops = texture.draw(len(looks), (data.shape[1], data.shape[2]), rng(seed, "crops", *purpose)).to(data.device)
@@ -92,11 +74,6 @@ def _means(setup: Setup, theta: torch.Tensor, classes: list[Batch]) -> torch.Ten
     return torch.stack([each.mean(dim=0) for each in features])
 
 
-DM = Method(
-    name="dm",
-    paper="Zhao & Bilen, Dataset Condensation with Distribution Matching, arXiv 2110.04181, Algorithm 1",
-    step=DistributionMatching(),
-    expert=None,
-    learn=("images",),
-)
+PAPER = "Zhao & Bilen, Dataset Condensation with Distribution Matching, arXiv 2110.04181, Algorithm 1"
+DM = Method(name="dm", paper=PAPER, step=DistributionMatching(), expert=None, learn=("images",))
 """Random networks alone, no experts; published with real initial images and standardised data."""
