@@ -16,6 +16,7 @@ from ..experiment.config import Experiment, Published
 from ..experiment.presets import PRESETS, preset, with_method
 from ..methods.initialisation import FileInit, ImageInit, NoiseInit, RealInit, RepresentativeInit
 from ..methods.method import PARTS, Method
+from ..methods.outer_step import OuterStep
 from ..methods.registry import methods
 from ..runtime.config import Component, Record, built_in_components, find_component, renamed_fields
 from ..runtime.errors import InputError, unknown
@@ -231,7 +232,10 @@ def _with_part(method: Method, assignment: str) -> Method:
         raise InputError(
             f"'{name}' is no part for '{field}'; name a subclass of {_kind(field).__name__} as package.module:Class."
         )
-    return method.replace(**{field: kind()})
+    made = kind()
+    if isinstance(made, OuterStep):
+        made = made.with_numbers_of(method.step)
+    return method.replace(**{field: made})
 
 
 def _kind(field: str) -> type[Component]:

@@ -82,11 +82,10 @@ def _table(costs: Costed, speed: Speed | None, device: str) -> Table:
     for column in ("preset", "T/M/t", "%", "work", *times, "memory", "disk"):
         shown.add_column(column, no_wrap=True, justify="left" if column == "preset" else "right")
     for cell, found in costs:
-        settings, whole = cell.distill, found.together
-        steps = f"{settings.inner_steps}/{settings.matched_epochs}/{settings.max_start_epoch}"
+        whole = found.together
         taken = [duration(stage.seconds) for stage in found.stages] if times else []
         counts = operations(whole.work), *taken, size(whole.memory), size(whole.disk)
-        shown.add_row(cell.name, steps, str(cell.published.accuracy or "-"), *counts)
+        shown.add_row(cell.name, cell.method.step.counts, str(cell.published.accuracy or "-"), *counts)
     return shown
 
 
@@ -115,6 +114,7 @@ def _described(cell: Experiment, found: Estimate) -> dict[str, Any]:
         "model": cell.model,
         "method": cell.method.name,
         "ipc": cell.ipc,
+        "step": cell.method.step.to_json(),
         "settings": cell.distill.to_json(),
         "published": cell.published.accuracy,
         "source": cell.published.source,

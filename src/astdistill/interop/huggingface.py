@@ -152,7 +152,8 @@ def _made(synthetic: SyntheticSet) -> str:
         },
     }
     lines = "\n".join(f"* {name}: {value}" for name, value in facts.items())
-    settings = _read_settings(known.get("settings", {}), _method(synthetic.method))
+    step = {"step": known["step"]} if "step" in known else {}
+    settings = step | _read_settings(known.get("settings", {}), _method(synthetic.method))
     return f"{lines}\n\n```json\n{json.dumps(settings, indent=2)}\n```" if settings else lines
 
 

@@ -45,7 +45,6 @@ class DistributionMatching(OuterStep):
             "lr_img": 10.0 if ipc >= 100 else 1.0,
             "outer_momentum": 0.5,
             "lr_init": 0.01,
-            "batch_syn": None,
         }
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:

@@ -20,7 +20,7 @@ from ...runtime.tables import Column, Tabulation
 from ..run import RunReader
 
 STAGES = ("experts", "distillation", "evaluation")
-HIDDEN = ("versions", "machine", "resumed", "settings", "best")
+HIDDEN = ("versions", "machine", "resumed", "settings", "step", "best")
 """Parts of the provenance that have a row of their own, or stand elsewhere."""
 PROGRAMS = ("astdistill", "__main__.py", "cli.py")
 """What the command line's own file is called."""
@@ -158,11 +158,19 @@ def settings(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
 
     Of paths the page gives the last name alone, since it is made to be handed on; `config.json` has them whole.
     """
-    whole = [run.config or (run.synthetic.provenance.get("settings", {}) if run.synthetic else {}) for run in runs]
+    whole = [_settings_of(run) for run in runs]
     flat = [_read_by(run, _flat(without_places(each))) for run, each in zip(runs, whole, strict=True)]
     names = list(dict.fromkeys(name for each in flat for name in each))
     values = [(name, [_word(each[name]) if name in each else "–" for each in flat]) for name in names]
     return [(name, found, len(set(found)) > 1) for name, found in values]
+
+
+def _settings_of(run: RunReader) -> dict[str, Any]:
+    """The settings of a run, or where there is its set alone what that says it was made with."""
+    if run.config or run.synthetic is None:
+        return run.config
+    known = run.synthetic.provenance
+    return {**known.get("settings", {}), **{name: known[name] for name in ("step",) if name in known}}
 
 
 def _read_by(run: RunReader, settings: dict[str, Any]) -> dict[str, Any]:
