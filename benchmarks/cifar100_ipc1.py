@@ -87,8 +87,11 @@ def cell(options: argparse.Namespace) -> Any:
         data=full.data.replace(per_class=8),
         model="convnet-d2-w4",
         experts=full.experts.replace(count=2),
-        method=full.method.replace(expert=full.method.expert.replace(epochs=4, batch=16)),
-        distill=full.distill.replace(iterations=3, inner_steps=4, matched_epochs=2, max_start_epoch=2, lr_img=1.0),
+        method=full.method.replace(
+            expert=full.method.expert.replace(epochs=4, batch=16),
+            step=full.method.step.replace(syn_steps=4, expert_epochs=2, max_start_epoch=2),
+        ),
+        distill=full.distill.replace(iterations=3, lr_img=1.0),
         evaluation=full.evaluation.replace(recipe=full.evaluation.recipe.replace(epochs=2, full_epochs=1), networks=2),
     )
 

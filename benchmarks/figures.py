@@ -40,8 +40,9 @@ def cells(tiny: bool) -> dict[str, Experiment]:
     """The demo's cell by MTT and by AST."""
     cell = preset("digits-ipc1")
     if tiny:
-        method = cell.method.replace(expert=cell.method.expert.replace(epochs=4))
-        settings = cell.distill.replace(iterations=10, inner_steps=4, max_start_epoch=2)
+        step = cell.method.step.replace(syn_steps=4, max_start_epoch=2)
+        method = cell.method.replace(expert=cell.method.expert.replace(epochs=4), step=step)
+        settings = cell.distill.replace(iterations=10)
         cell = cell.replace(
             model="convnet-d1-w4", method=method, distill=settings, experts=cell.experts.replace(count=1)
         )
@@ -58,16 +59,16 @@ def trained(cell: Experiment, method: Method, dataset: Dataset, work: Path) -> T
 def students(cell: Experiment, segment: Segment, images: Tensor, targets: Tensor, lr: float) -> list[Tensor]:
     """θ_0 … θ_T of a student that starts at the segment and trains on these images; the same augmentations for any
     images."""
-    settings, shape = cell.distill, (images.shape[1], images.shape[2], images.shape[3])
+    step, shape = cell.method.step, (images.shape[1], images.shape[2], images.shape[3])
     plan = draw_plan(
-        settings.inner_steps,
+        step.syn_steps,
         len(images),
-        settings.batch_syn,
-        settings.augmentation,
+        step.batch_syn,
+        cell.distill.augmentation,
         shape,
         rng(0, "figure", segment.epoch),
     )
-    weight = cell.method.weight(segment.epoch, settings.max_start_epoch)
+    weight = cell.method.weight(segment.epoch, step.max_start_epoch)
     inner = InnerLoop(FlatModel(build_model(cell.model, shape, targets.shape[1])), plan, cell.method.momentum, weight)
     return inner.trajectory(segment.start, Variables(images, targets, torch.tensor(lr))).students
 
@@ -96,7 +97,7 @@ def figure_segment(
 ) -> None:
     """One expert's trajectory with a segment and the students on it; and the students of every start epoch, in units of
     their segments."""
-    starts, matched = cell.distill.max_start_epoch, cell.distill.matched_epochs
+    starts, matched = cell.method.step.max_start_epoch, cell.method.step.expert_epochs
     shown = experts.segment(EXPERT, starts // 3, matched)
     rows = experts.rows(EXPERT, 0, experts.epochs + 1)
     courses = {name: torch.stack(students(cell, shown, *each)) for name, each in sets.items()}
@@ -233,7 +234,7 @@ def draw_start(axes: Axes, cell: Experiment, dataset: Dataset, work: Path, label
 
 def draw_balance(axes: Axes, cell: Experiment) -> None:
     tidy(axes, "4 Balanced inner loss", "start epoch t", "weight of the student's loss")
-    epochs, bound = range(cell.distill.max_start_epoch), cell.distill.max_start_epoch
+    epochs, bound = range(cell.method.step.max_start_epoch), cell.method.step.max_start_epoch
     for name, method, colour in (("sound", cell.method, COLOURS[0]), ("as released", AST_AS_RELEASED, COLOURS[1])):
         axes.plot(
             epochs, [method.weight(epoch, bound) for epoch in epochs], "o-", color=colour, markersize=3.5, label=name
@@ -245,13 +246,14 @@ def draw_intermediate(
     axes: Axes, cell: Experiment, experts: TrajectoryStore, distilled: tuple[Tensor, Tensor, float]
 ) -> None:
     tidy(axes, "5 Intermediate matching", "inner step", "squared distance, in segments")
-    segment = experts.segment(EXPERT, cell.distill.max_start_epoch // 3, cell.distill.matched_epochs)
+    step = cell.method.step
+    segment = experts.segment(EXPERT, step.max_start_epoch // 3, step.expert_epochs)
     course = torch.stack(students(cell, segment, *distilled))
-    read = cell.method.loss(segment, segment.start, cell.distill.inner_steps).at
-    for number, (target, step, colour) in enumerate(zip(segment.checkpoints, read, COLOURS, strict=False), start=1):
+    read = cell.method.loss(segment, segment.start, step.syn_steps).at
+    for number, (target, taken, colour) in enumerate(zip(segment.checkpoints, read, COLOURS, strict=False), start=1):
         losses = (course - target).square().sum(dim=1) / (segment.start - target).square().sum()
-        axes.plot(losses, color=colour, label=f"to θ*$_{{t+{number}}}$, read at {step}")
-        axes.plot(step, losses[step], "o", color=colour)
+        axes.plot(losses, color=colour, label=f"to θ*$_{{t+{number}}}$, read at {taken}")
+        axes.plot(taken, losses[taken], "o", color=colour)
 
 
 def draw_perturbation(axes: Axes) -> None:

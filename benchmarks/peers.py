@@ -43,8 +43,8 @@ METHODS: dict[str, Method] = {
     "ast-soft":   AST.replace(name="ast-soft", labels=ExpertLabels(), learn=("images", "targets", "lr")),
 }
 STEPS: dict[int, dict[str, Any]] = {
-    1:  {"iterations": 1000, "inner_steps": 20, "matched_epochs": 2, "max_start_epoch": 8},
-    10: {"iterations": 400,  "inner_steps": 10, "matched_epochs": 2, "max_start_epoch": 8},
+    1:  {"iterations": 1000, "syn_steps": 20},
+    10: {"iterations": 400,  "syn_steps": 10},
 }
 RATES: dict[tuple[str, int], dict[str, float]] = {
     ("ast", 1):        {"lr_init": 1e-3, "lr_lr": 1e-7},
@@ -60,14 +60,16 @@ publishes for one image per class."""
 def cell(options: argparse.Namespace, method: str, ipc: int, seed: int) -> Experiment:
     """One run of the table."""
     whole = preset("cifar100-ten-ipc10")
-    whole = with_method(whole, "mtt").replace(method=METHODS[method].replace(expert=_budget(whole, METHODS[method])))
+    step = whole.method.step.replace(syn_steps=STEPS[ipc]["syn_steps"], expert_epochs=2, max_start_epoch=8)
+    own = METHODS[method].replace(expert=_budget(whole, METHODS[method]), step=step)
+    whole = with_method(whole, "mtt").replace(method=own)
     whole = whole.replace(
         name=f"cifar100-ten-ipc{ipc}-{method}",
         data=whole.data.replace(source=str(options.data)),
         experts=whole.experts.replace(seed=seed, store=options.out / "experts"),
         ipc=ipc,
         seed=seed,
-        distill=whole.distill.replace(**STEPS[ipc], **RATES.get((method, ipc), {})),
+        distill=whole.distill.replace(iterations=STEPS[ipc]["iterations"], **RATES.get((method, ipc), {})),
         evaluation=whole.evaluation.replace(baselines=("random", "kmeans") if method == "mtt" else ()),
         workers=options.workers,
     )
@@ -84,10 +86,11 @@ def _tiny(whole: Experiment) -> Experiment:
         data=whole.data.replace(per_class=12, first_classes=None),
         model="convnet-d2-w4",
         experts=whole.experts.replace(count=2),
-        method=whole.method.replace(expert=whole.method.expert.replace(epochs=4, batch=16)),
-        distill=whole.distill.replace(
-            iterations=2, inner_steps=4, max_start_epoch=2 if whole.method.name != "datm" else 3, lr_img=1.0
+        method=whole.method.replace(
+            expert=whole.method.expert.replace(epochs=4, batch=16),
+            step=whole.method.step.replace(syn_steps=4, max_start_epoch=2 + (whole.method.name == "datm")),
         ),
+        distill=whole.distill.replace(iterations=2, lr_img=1.0),
         evaluation=whole.evaluation.replace(
             recipe=whole.evaluation.recipe.replace(epochs=2, full_epochs=1), networks=2
         ),

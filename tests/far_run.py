@@ -29,28 +29,29 @@ from astdistill.methods.estimators import Backprop, Truncated
 from astdistill.methods.initialisation import NoiseInit
 from astdistill.methods.method import Method
 from astdistill.methods.outer import LossThreshold
+from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.models.registry import build_model
 from astdistill.runtime.seeds import to_device
 
 EPOCHS, STEPS = 2, 3
-SETTINGS = DistillSettings(
-    iterations=STEPS, inner_steps=3, max_start_epoch=1, matched_epochs=1, lr_img=1.0, checkpoint_seconds=1e9
-)
+SETTINGS = DistillSettings(iterations=STEPS, lr_img=1.0, checkpoint_seconds=1e9)
+STEP = TrajectoryMatching(syn_steps=3, max_start_epoch=1, expert_epochs=1)
 FAMILIES = ["mlp", "lenet", "alexnet-w8", "vgg11-w8", "resnet18-w8", "resnet18-w8-ap", "vit", "convnet-d3-w8-batchnorm"]
-BACKPROP = ad.methods.MTT.replace(estimator=Backprop(), init=NoiseInit())
+MTT = ad.methods.MTT.replace(step=STEP)
+BACKPROP = MTT.replace(estimator=Backprop(), init=NoiseInit())
 CASES: dict[str, tuple[Method, dict[str, Any], DistillSettings]] = {
     **{
-        name.lower(): (getattr(ad.methods, name), {}, SETTINGS)
+        name.lower(): (getattr(ad.methods, name).replace(step=STEP), {}, SETTINGS)
         for name in ("MTT", "AST", "FTD", "TESLA", "DATM", "ATT", "AST_AS_RELEASED")
     },
     "backprop": (BACKPROP, {"whiten": "zca"}, SETTINGS.replace(outer_optimiser="adam", outer_grad_norm=1.0)),
     "truncated": (
-        ad.methods.AST.replace(estimator=Truncated(k=2)),
+        ad.methods.AST.replace(estimator=Truncated(k=2), step=STEP.replace(trajectories=2, batch_syn=2)),
         {"memory": "uint8"},
-        SETTINGS.replace(trajectories=2, batch_syn=2),
+        SETTINGS,
     ),
-    "textures": (ad.methods.MTT, {"memory": "disk", "whiten": "zca"}, SETTINGS.replace(canvas=2)),
-    "passed over": (ad.methods.MTT.replace(step_filter=LossThreshold(threshold=1e-6)), {}, SETTINGS),
+    "textures": (MTT, {"memory": "disk", "whiten": "zca"}, SETTINGS.replace(canvas=2)),
+    "passed over": (MTT.replace(step_filter=LossThreshold(threshold=1e-6)), {}, SETTINGS),
 }
 RECIPES = {
     "plain": TINY_RECIPE,

@@ -18,7 +18,7 @@ from astdistill.runtime.tables import markdown
 
 TINY = [
     "--experts.count", "1", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "2",
-    "--distill.max-start-epoch", "2", "--distill.inner-steps", "2", "--evaluation.recipe.epochs", "2", "--evaluation.networks", "2",
+    "--method.step.max-start-epoch", "2", "--method.step.syn-steps", "2", "--evaluation.recipe.epochs", "2", "--evaluation.networks", "2",
     "--data.per-class", "8", "--quiet",
 ]  # fmt: skip
 

@@ -200,7 +200,7 @@ def test_a_setting_stops_at_its_limit_and_goes_on(
     """Portions of two steps until four of five are done by a limit that nothing fits into, and then the rest."""
     words = ["cifar100-ten-ipc10", "--data", data, "--data.first-classes", "None", "--ipc", 1, "--quiet"]
     words += ["--model", "convnet-d2-w4", "--experts.count", 2, "--experts.stop-after", 4]
-    words += ["--experts.store", tmp_path / "e", "--method.expert.epochs", 6, "--distill.max-start-epoch", 3]
+    words += ["--experts.store", tmp_path / "e", "--method.expert.epochs", 6, "--method.step.max-start-epoch", 3]
     words += ["--distill.lr-lr", 0, "--out", tmp_path / "run", "--portion", 2, "--distill.iterations"]
     assert run(cells, monkeypatch, *words, 4, "--seconds", 0.001) == STOPPED
     assert "experts: 2 of 4 epochs" in capsys.readouterr().out

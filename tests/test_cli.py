@@ -20,7 +20,7 @@ from astdistill.experiment.work import Speed
 
 TINY = [
     "--experts.count", "2", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "4",
-    "--distill.max-start-epoch", "2", "--distill.inner-steps", "4", "--evaluation.recipe.epochs", "4",
+    "--method.step.max-start-epoch", "2", "--method.step.syn-steps", "4", "--evaluation.recipe.epochs", "4",
     "--evaluation.recipe.full-epochs", "1", "--evaluation.networks", "2", "--quiet",
 ]  # fmt: skip
 
@@ -181,7 +181,7 @@ def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
 ) -> None:
     assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d3-w8", "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert json.loads(shown[: shown.rindex("}") + 1])["distill"]["inner_steps"] == 20
+    assert json.loads(shown[: shown.rindex("}") + 1])["method"]["step"]["syn_steps"] == 20
     assert "100 experts of 50 epochs" in shown
     assert "together" in shown
     assert list(tmp_path.iterdir()) == []
@@ -201,7 +201,10 @@ def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
         (["run", "digits-ipc1", "--data.source", "cifar11"], "Did you mean 'cifar10'?"),
         (["run", "digits-ipc1", "--ipc", "1000"], "choose --ipc between 1 and"),
         (["run", "digits-ipc1", "--device", "cudaa"], "is not a device"),
-        (["run", "digits-ipc1", *TINY, "--distill.max-start-epoch", "3"], "--distill.max-start-epoch 2 or less"),
+        (
+            ["run", "digits-ipc1", *TINY, "--method.step.max-start-epoch", "3"],
+            "--method.step.max-start-epoch 2 or less",
+        ),
         (["run", "digits-ipc1", *TINY, "--distill.validate-every", "2"], "--data.validation 0.1"),
         (["run", "digits-ipc1", "--method", "ast-as-released", *TINY], "multiple of 10"),
         (["run", "digits-ipc1", "--model", "convnet-d3-batchnorm", *TINY[6:]], "norm='instance'"),

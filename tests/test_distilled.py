@@ -248,8 +248,9 @@ def test_crops_of_textures_lie_on_the_torus_and_change_with_the_epoch() -> None:
 def test_what_the_package_gives_has_its_uses(tmp_path: Path) -> None:
     data = dataset()
     store = tiny_experts(tmp_path / "experts", data, count=1)
-    settings = ad.DistillSettings(iterations=1, inner_steps=2, max_start_epoch=1)
-    made = ad.distill(data, store, settings=settings, out=tmp_path / "run")
+    method = ad.methods.MTT.replace(step=ad.methods.TrajectoryMatching(syn_steps=2, max_start_epoch=1))
+    settings = ad.DistillSettings(iterations=1)
+    made = ad.distill(data, store, method=method, settings=settings, out=tmp_path / "run")
     found = ad.load(tmp_path / "run")
     for each in (made, found, ad.Distilled.load(tmp_path / "run")):
         assert type(each) is ad.Distilled

@@ -30,8 +30,8 @@ TINY = {
     "--method.expert.epochs": "3",
     "--model": "convnet-d1-w4",
     "--distill.iterations": "2",
-    "--distill.max-start-epoch": "2",
-    "--distill.inner-steps": "2",
+    "--method.step.max-start-epoch": "2",
+    "--method.step.syn-steps": "2",
     "--evaluation.recipe.epochs": "2",
     "--evaluation.recipe.full-epochs": "1",
     "--evaluation.networks": "1",
@@ -60,7 +60,9 @@ def smaller(words: list[str]) -> list[str]:
         validates = "--distill.validate-every" in words
         mine = {flag: count for flag, count in TINY.items() if validates or not flag.startswith("--distill.validate")}
         if find_method(words[words.index("--method") + 1] if "--method" in words else "ast").expert is None:
-            del mine["--method.expert.epochs"]  # a method without experts has no such flag
+            mine = {
+                flag: count for flag, count in mine.items() if not flag.startswith("--method.")
+            }  # it has no such flag
         for flag in ("--distill.validate-every", "--distill.iterations"):
             if flag in words:
                 words[words.index(flag) + 1] = mine.pop(flag)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from short_methods import with_numbers
 from torch.utils.flop_counter import FlopCounterMode
 from weighing import saved_bytes
 
@@ -216,7 +217,8 @@ def test_each_network_of_the_evaluation_costs_its_own() -> None:
 def test_memory_grows_by_the_students_that_are_kept() -> None:
     cell = PRESETS["cifar100-ten-ipc10"].replace(model="convnet-d3-w8")
     few, many = (
-        unmeasured(cell.replace(distill=cell.distill.replace(inner_steps=steps))).stages[1].memory for steps in (10, 40)
+        unmeasured(cell.replace(method=with_numbers(cell.method, syn_steps=steps))).stages[1].memory
+        for steps in (10, 40)
     )
     assert many - few == 30 * 4 * Network(cell.model, (3, 32, 32), 10).parameters
 

@@ -13,14 +13,18 @@ import pytest
 import torch
 from problems import blobs
 from pydantic import ValidationError
+from short_methods import MTT, with_numbers
 
 from astdistill.autodiff.dispatch import chosen, using
 from astdistill.cli.options import parse
 from astdistill.distillation import DistillSettings, distill
 from astdistill.evaluation import MTT_PROTOCOL, evaluate
 from astdistill.experiment import pipeline as stages
+from astdistill.experiment.config import Experiment
 from astdistill.experiment.presets import preset
 from astdistill.experts import ExpertRecipe, train_experts
+from astdistill.methods.distribution_matching import DM
+from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.parallel import WorkerPlan, pool
 from astdistill.runtime.progress import bar
@@ -110,12 +114,12 @@ def test_engine_device_and_threads_are_arguments_and_are_put_back(tmp_path: Path
     experts = train_experts(
         data, model="convnet-d1-w4", recipe=ExpertRecipe(epochs=2), count=1, store=tmp_path, workers=1, **how
     )
-    settings = DistillSettings(iterations=1, inner_steps=1, matched_epochs=1, max_start_epoch=1)
+    settings, method = DistillSettings(iterations=1), with_numbers(MTT, syn_steps=1, expert_epochs=1, max_start_epoch=1)
 
     def note(*_: object) -> None:
         heard.append((chosen(), torch.get_num_threads()))
 
-    made = distill(data, experts, settings=settings, observers=[note], **how)
+    made = distill(data, experts, method=method, settings=settings, observers=[note], **how)
     evaluate(made, data, recipe=MTT_PROTOCOL.replace(epochs=1), seeds=1, on_result=note, workers=1, **how)
     assert heard == [("eager", before + 1)] * 2
     assert (chosen(), torch.get_num_threads()) == ("auto", before)
@@ -142,3 +146,28 @@ def test_a_worker_is_told_its_engine_as_data(monkeypatch: pytest.MonkeyPatch) ->
         pool(jobs.engine, chosen(), WorkerPlan(2, 1, asked=True), progress, 2, 0.0) as work,
     ):
         assert [found for _, found in work([0, 1])] == [("eager", None)] * 2
+
+
+def test_numbers_that_belong_to_the_step_are_refused_among_the_settings_with_their_place() -> None:
+    place = r"'inner_steps'; give method\.replace\(step=TrajectoryMatching\(syn_steps=\.\.\.\)\) in its place"
+    with pytest.raises(ValidationError, match=f"DistillSettings no longer has {place}"):
+        DistillSettings.model_validate({"inner_steps": 5})
+    with pytest.raises(InputError, match=f"DistillSettings no longer has {place}"):
+        DistillSettings().replace(inner_steps=5)
+
+
+def test_numbers_that_every_run_had_go_to_the_step_or_nowhere() -> None:
+    old = {"inner_steps": 5, "matched_epochs": 1, "max_start_epoch": 3, "batch_syn": 2, "trajectories": 2}
+    numbers = {"syn_steps": 5, "expert_epochs": 1, "max_start_epoch": 3, "batch_syn": 2, "trajectories": 2}
+    step = TrajectoryMatching.model_validate(numbers)
+    written = {"name": "x", "distill": old | {"lr_img": 3.0}}
+    for method in ({}, {"method": MTT}, {"method": {"name": "mtt", "paper": ""}}):
+        found = Experiment.model_validate(written | method)
+        assert (found.method.step, found.distill.lr_img) == (step, 3.0)
+    for method in (DM, DM.to_json()):
+        found = Experiment.model_validate(written | {"method": method})
+        assert (found.method, found.distill.lr_img) == (DM, 3.0)
+    with pytest.raises(
+        ValidationError, match=r"'distill\.inner_steps' is now called 'method\.step\.syn_steps', and both"
+    ):
+        Experiment.model_validate(written | {"method": MTT.to_json()})

@@ -26,7 +26,7 @@ except ImportError:  # Windows
 
 TINY = (
     "--experts.count", "1", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "3",
-    "--distill.max-start-epoch", "2", "--distill.inner-steps", "4", "--evaluation.recipe.epochs", "2", "--evaluation.networks", "1",
+    "--method.step.max-start-epoch", "2", "--method.step.syn-steps", "4", "--evaluation.recipe.epochs", "2", "--evaluation.networks", "1",
     "--evaluation.baselines", "random", "--data.per-class", "6", "--quiet",
 )  # fmt: skip
 RUN = ("run", "digits-ipc1", *TINY)

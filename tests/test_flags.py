@@ -21,6 +21,7 @@ from astdistill.cli.main import VERBS, cli, main
 from astdistill.cli.options import parse
 from astdistill.distillation.settings import DistillSettings
 from astdistill.experiment import config
+from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.progress import Output
@@ -33,7 +34,7 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     ((*RUN, "--ipc", "two"), f"--ipc cannot be 'two'; give a whole number. {HELP}"),
     ((*RUN, "--ipc"), "--ipc needs a value; see: astdistill run digits-ipc1 --help"),
     ((*RUN, "--workers", "x"), f"--workers cannot be 'x'; give a whole number. {HELP}"),
-    ((*RUN, "--distill.inner-steps", "-3"), f"--distill.inner-steps cannot be -3; choose 1 or more. {HELP}"),
+    ((*RUN, "--method.step.syn-steps", "-3"), f"--method.step.syn-steps cannot be -3; choose 1 or more. {HELP}"),
     ((*RUN, "--distill.lr-img", "0"), f"--distill.lr-img cannot be 0.0; choose a number above 0. {HELP}"),
     ((*RUN, "--distill.lr-img", "inf"), f"--distill.lr-img cannot be inf; choose a finite number. {HELP}"),
     ((*RUN, "--method.momentum", "2"), f"--method.momentum cannot be 2.0; choose a number below 1. {HELP}"),
@@ -276,14 +277,37 @@ def test_flags_may_stand_before_the_preset() -> None:
 def test_names_of_earlier_versions_are_taken_and_hidden(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(DistillSettings, "renamed", {"student_steps": "inner_steps"}, raising=False)
+    monkeypatch.setattr(DistillSettings, "renamed", {"rate": "lr_img"}, raising=False)
     monkeypatch.setattr(config, "MOVED", {"expert.number": "experts.count"}, raising=False)
-    found = parse("run", ["digits-ipc1", "--distill.student-steps", "7", "--expert.number", "3"]).experiment
-    assert (found.distill.inner_steps, found.experts.count) == (7, 3)
+    found = parse("run", ["digits-ipc1", "--distill.rate", "7", "--expert.number", "3"]).experiment
+    assert (found.distill.lr_img, found.experts.count) == (7, 3)
     main(["run", "digits-ipc1", "--help-all"])
     shown = capsys.readouterr().out
-    assert "student-steps" not in shown
+    assert "distill.rate" not in shown
     assert "expert.number" not in shown
+
+
+def test_numbers_of_trajectory_matching_are_taken_where_they_were_and_offered_to_no_other_family(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--distill.inner-steps", "7", "--distill.matched-epochs", "1", "--distill.batch-syn", "5"]
+    found = parse("run", ["digits-ipc1", *words, "--method.step.max-start-epoch", "4"]).experiment.method.step
+    assert found == TrajectoryMatching(syn_steps=7, expert_epochs=1, max_start_epoch=4, batch_syn=5)
+    for method, shown in (("ast", True), ("dm", False)):
+        main(["run", "digits-ipc1", "--method", method, "--help-all"])
+        text = capsys.readouterr().out
+        assert ("--method.step.syn-steps" in text) is shown
+        assert "inner-steps" not in text
+        assert "--distill.trajectories" not in text
+    for flag in ("--distill.inner-steps", "--method.step.syn-steps"):
+        assert main(["run", "digits-ipc1", "--method", "dm", flag, "7"]) == 2
+        assert f"There is no flag {flag}." in capsys.readouterr().err
+
+
+def test_another_step_of_the_family_keeps_the_numbers() -> None:
+    part = ["--part", "step=users_paper:Halved"]
+    found = parse("run", ["digits-ipc1", "--distill.inner-steps", "7", *part]).experiment.method.step
+    assert (type(found).__name__, found.counts) == ("Halved", "7/2/10")
 
 
 def test_a_rate_without_a_place_names_three_that_have_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,8 @@ one thread, engine auto (the kernels for `ast`, `demo` and `short`; torch's own 
 `NAME-half` is a run that was killed in its sixth outer step of twelve, as its `state.safetensors` says; `NAME-whole` is
 the result of the same run when nothing stopped it, with the same `experts`. `demo-whole` is `astdistill demo`, and
 `short-whole` the same preset with one expert, ten iterations and one network. Commit, arguments and machine were taken
-out of their provenance; `written.json` says what rounding depends on.
+out of their provenance; `written.json` says what rounding depends on. `dm-half` and `dm-whole` are of commit e83d00e:
+five and twelve iterations of `digits-ipc1 --method dm`, with numbers of trajectory matching among its settings.
 
 Where all of that is the same here, every comparison is exact. Another processor, compiler or torch rounds otherwise,
 which the twelve steps leave below 1e-6 (measured between the two engines): there the resumed images are compared within
@@ -23,8 +24,9 @@ import pytest
 import torch
 
 from astdistill.experiment.config import Experiment
-from astdistill.experiment.pipeline import run_experiment
+from astdistill.experiment.pipeline import prepare, run_experiment
 from astdistill.experts.store import TrajectoryStore
+from astdistill.methods.distribution_matching import DM
 from astdistill.report.compare import compared, read_finished
 from astdistill.runtime.config import by_todays_names
 from astdistill.runtime.files import load_tensors, read_json, read_lines
@@ -111,12 +113,37 @@ def test_a_killed_run_of_an_earlier_version_goes_on_to_the_same_bits(name: str) 
         assert line == other | near
 
 
+def test_a_run_goes_on_whose_settings_held_numbers_that_its_step_does_not_read() -> None:
+    """They are still what its saved state is known by, also when the run is cut off before it saves its own."""
+    half, written = Path("dm-half"), read_json(Path("dm-half/config.json"))
+    experiment = Experiment.model_validate(written)
+    assert (written["distill"]["inner_steps"], written["distill"]["max_start_epoch"]) == (20, 10)
+    assert not {"inner_steps", "syn_steps"} & experiment.to_json()["distill"].keys()
+    assert experiment.method == DM
+    longer = experiment.replace(
+        distill=experiment.distill.replace(iterations=12), evaluation=experiment.evaluation.replace(baselines=())
+    )
+    for _ in range(2):
+        prepare(longer, half)
+    run_experiment(longer, half)
+    assert [line["iteration"] for line in read_lines(half / "metrics.jsonl")] == list(range(12))
+    assert_same_set(half, Path("dm-whole"), 1e-5)
+    again = load_tensors(half / "state.safetensors")[1]["key"]
+    shutil.rmtree(half)
+    run_experiment(longer, half)
+    assert load_tensors(half / "state.safetensors")[1]["key"] == again
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_a_configuration_of_an_earlier_version_is_the_same_experiment(name: str) -> None:
     written = read_json(Path(f"{name}-half/config.json"))
     experiment = Experiment.model_validate(written)
     assert all(part.startswith("astdistill.") for part in parts_of(written))
-    assert parts_of(experiment.to_json()) == parts_of(by_todays_names(written))
+    assert parts_of(experiment.to_json()) == ["TrajectoryMatching", *parts_of(by_todays_names(written))]
+    step, settings = experiment.to_json()["method"]["step"], written["distill"]
+    assert [step[name] for name in ("syn_steps", "expert_epochs", "max_start_epoch", "batch_syn", "trajectories")] == [
+        settings[name] for name in ("inner_steps", "matched_epochs", "max_start_epoch", "batch_syn", "trajectories")
+    ]
     assert Experiment.model_validate(experiment.to_json()) == experiment
     assert experiment.method.name == name
 

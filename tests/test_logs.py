@@ -17,6 +17,7 @@ from killing import Killed
 from PIL import Image
 from problems import blobs, same_set, tiny_experts
 from rich.console import Console
+from short_methods import AST, with_numbers
 
 from astdistill.cli.options import parse
 from astdistill.data.dataset import Dataset
@@ -28,7 +29,6 @@ from astdistill.evaluation.runner import evaluate
 from astdistill.evaluation.scores import Scores
 from astdistill.experiment.pipeline import Recorder
 from astdistill.experts.store import TrajectoryStore
-from astdistill.methods.trajectory_matching import AST
 from astdistill.runtime import progress
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.tracking import Log, check_loggers, open_log
@@ -40,14 +40,13 @@ needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reas
 
 SETTINGS = DistillSettings(
     iterations=6,
-    inner_steps=3,
-    max_start_epoch=3,
     lr_img=20.0,
     lr_lr=1e-3,
     lr_init=0.05,
     augmentation="flip",
     checkpoint_seconds=0.0,
 )
+SHORT = with_numbers(AST, syn_steps=3, max_start_epoch=3, batch_syn=None)
 
 
 class Kept:
@@ -91,7 +90,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Traje
 @pytest.fixture(scope="module")
 def alone(dataset: Dataset, experts: TrajectoryStore) -> SyntheticSet:
     """The set of a run that nobody logs."""
-    return distill(dataset, experts, method=AST, ipc=2, settings=SETTINGS)
+    return distill(dataset, experts, method=SHORT, ipc=2, settings=SETTINGS)
 
 
 @pytest.fixture
@@ -106,7 +105,13 @@ def test_every_step_is_logged_and_changes_no_bit(
 ) -> None:
     kept = Kept()
     found = distill(
-        dataset, experts, method=AST, ipc=2, settings=SETTINGS, out=tmp_path, observers=[Recorder(Log({"kept": kept}))]
+        dataset,
+        experts,
+        method=SHORT,
+        ipc=2,
+        settings=SETTINGS,
+        out=tmp_path,
+        observers=[Recorder(Log({"kept": kept}))],
     )
     assert same_set(found, alone)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -131,7 +136,7 @@ def test_the_norm_is_that_of_the_meta_gradient(dataset: Dataset, experts: Trajec
     from astdistill.models.registry import build_model
 
     model = FlatModel(build_model(experts.identity.model, dataset.shape, len(dataset.classes)))
-    run = Distillation(dataset, experts, AST, 2, SETTINGS, None, 0, model)
+    run = Distillation(dataset, experts, SHORT, 2, SETTINGS, None, 0, model)
     state, kept = run.start(), Kept()
     gradient = run.gradient(state)
     Recorder(Log({"kept": kept}))(run, state, run.advance(state))
@@ -164,7 +169,7 @@ def test_a_sink_that_fails_is_told_of_once_and_the_run_goes_on(
     good, bad = Kept(), Kept()
     bad.broken = True
     log = Log({"bad": bad, "good": good})
-    found = distill(dataset, experts, method=AST, ipc=2, settings=SETTINGS, observers=[Recorder(log)])
+    found = distill(dataset, experts, method=SHORT, ipc=2, settings=SETTINGS, observers=[Recorder(log)])
     assert same_set(found, alone)
     assert len(good.of("distillation", "loss")) == 6
     assert shown.getvalue().count("The logger bad failed (OSError: No space left on device) and logs no more") == 1
@@ -222,7 +227,7 @@ def test_tensorboard_reads_a_resumed_run_back_without_a_step_twice(
             recorder = Recorder(log)
             recorder.experts(experts)
             settings = SETTINGS.replace(**changes)
-            distill(dataset, experts, method=AST, ipc=2, settings=settings, out=tmp_path, observers=[recorder, *more])
+            distill(dataset, experts, method=SHORT, ipc=2, settings=settings, out=tmp_path, observers=[recorder, *more])
 
     with pytest.raises(Killed):
         go(kill, checkpoint_seconds=1e9)

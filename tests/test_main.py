@@ -79,7 +79,7 @@ def test_main_returns_a_code_and_leaves_signals_as_they_were(
 
 RUN = (
     "run", "digits-ipc1", "--data.per-class", "6", "--experts.count", "1", "--method.expert.epochs", "3", "--model", "convnet-d1-w4",
-    "--distill.iterations", "3", "--distill.max-start-epoch", "2", "--distill.inner-steps", "2", "--evaluation.recipe.epochs", "2",
+    "--distill.iterations", "3", "--method.step.max-start-epoch", "2", "--method.step.syn-steps", "2", "--evaluation.recipe.epochs", "2",
     "--evaluation.networks", "1", "--evaluation.baselines", "random",
 )  # fmt: skip
 

@@ -13,7 +13,8 @@ SMALLER = {
     "from IPython.display import Image\n": "",  # Jupyter is no dependency of the tests
     'preset("digits-ipc1")': 'preset("digits-ipc1").replace(model="convnet-d1-w4")',
     "recipe=cell.method.expert, count=cell.experts.count": "recipe=cell.method.expert.replace(epochs=3), count=1",
-    "settings=cell.distill": "settings=cell.distill.replace(iterations=2, inner_steps=3, max_start_epoch=1)",
+    "method=cell.method,": "method=cell.method.replace(step=cell.method.step.replace(syn_steps=3, max_start_epoch=1)),",
+    "settings=cell.distill": "settings=cell.distill.replace(iterations=2)",
     "recipe=cell.evaluation.recipe, seeds=5": "recipe=cell.evaluation.recipe.replace(epochs=2), seeds=2",
     "epochs=300": "epochs=2",
 }

@@ -18,8 +18,10 @@ from astdistill.data.synthetic import load
 from astdistill.experiment.config import Experiment, Published, check_numbers
 from astdistill.experiment.cost import dataset_size
 from astdistill.experiment.presets import CELLS, PRESETS, matching, with_method
+from astdistill.methods.distribution_matching import DM
 from astdistill.methods.initialisation import HardLabels
 from astdistill.methods.outer import LossThreshold
+from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.methods.segments import GrowingWindow
 from astdistill.methods.trajectory_matching import AST, MTT
 from astdistill.models.registry import build_model
@@ -27,7 +29,7 @@ from astdistill.runtime.errors import InputError
 
 COUNTS = [
     "--experts.count", "1", "--method.expert.epochs", "4", "--method.expert.batch", "64", "--distill.iterations", "1",
-    "--distill.inner-steps", "3", "--distill.batch-syn", "20", "--distill.max-start-epoch", "1", "--evaluation.recipe.epochs", "1",
+    "--method.step.syn-steps", "3", "--method.step.batch-syn", "20", "--method.step.max-start-epoch", "1", "--evaluation.recipe.epochs", "1",
     "--evaluation.recipe.full-epochs", "1", "--evaluation.networks", "1", "--quiet",
 ]  # fmt: skip
 
@@ -155,7 +157,7 @@ def test_the_acceptance_cell_is_the_published_one() -> None:
         "convnet-d3",
         100,
     )
-    assert (settings.inner_steps, settings.matched_epochs, settings.max_start_epoch) == (20, 3, 20)
+    assert (cell.method.step.counts, cell.method.step.last_epoch) == ("20/3/20", 22)
     assert (settings.lr_img, settings.lr_lr, settings.lr_init, settings.iterations) == (1000, 1e-5, 0.01, 5000)
     assert (expert.epochs, expert.lr, expert.momentum, expert.weight_decay, expert.lr_drop) == (
         50,
@@ -173,19 +175,33 @@ def test_another_method_keeps_the_cell() -> None:
     assert cell.method.recipe.epochs == 15
     assert cell.method.recipe.momentum == 0.0
     assert cell.distill == PRESETS["cifar100-ten-ipc10"].distill
+    assert cell.method.step == PRESETS["cifar100-ten-ipc10"].method.step
+
+
+def test_numbers_of_an_outer_step_stay_where_another_method_has_the_same() -> None:
+    cell = PRESETS["cifar100-ipc50-mtt"]
+    assert cell.method.step.counts == "80/2/40"
+    for name in ("ast", "datm", "tesla", "users_paper:STEADY"):
+        assert with_method(cell, name).method.step == cell.method.step
+    alone = with_method(cell, "dm")
+    assert alone.method == DM
+    assert (
+        not {"syn_steps", "batch_syn", "inner_steps"} & (alone.method.step.to_json() | alone.distill.to_json()).keys()
+    )
 
 
 @pytest.mark.parametrize("name", published_cells.CELLS)
 def test_cells_are_the_published_ones(name: str) -> None:
     """Accuracy, T, M, start epochs, rates and batch of every cell, written out once more."""
-    cell, settings = PRESETS[name], PRESETS[name].distill
+    cell, settings, step = PRESETS[name], PRESETS[name].distill, PRESETS[name].method.step
+    assert isinstance(step, TrajectoryMatching)
     found = (
-        cell.published.accuracy, settings.inner_steps, settings.matched_epochs, settings.max_start_epoch,
-        settings.lr_img, settings.lr_lr, settings.batch_syn, cell.data.whiten, settings.lr_init,
+        cell.published.accuracy, step.syn_steps, step.expert_epochs, step.max_start_epoch,
+        settings.lr_img, settings.lr_lr, step.batch_syn, cell.data.whiten, settings.lr_init,
     )  # fmt: skip
     assert found == published_cells.CELLS[name]
     assert cell.experts.count == 100
-    assert settings.max_start_epoch - 1 + settings.matched_epochs <= cell.method.recipe.epochs
+    assert step.max_start_epoch - 1 + step.expert_epochs <= cell.method.recipe.epochs
     assert cell.method.recipe.epochs == (100 if cell.method.name == "datm" else 50)
 
 

@@ -23,7 +23,8 @@ SMALLER = {
     'model="convnet-d3"': 'model="convnet-d1-w4"',
     "recipe=ad.methods.AST.expert": "recipe=ad.methods.AST.expert.replace(epochs=4)",
     "count=100": "count=2",
-    "ipc=1,": "ipc=1, settings=ad.DistillSettings(iterations=2, inner_steps=3, max_start_epoch=2),",
+    "method=ad.methods.AST": "method=ad.methods.AST.replace(step=ad.methods.TrajectoryMatching(syn_steps=3, max_start_epoch=2))",
+    "ipc=1,": "ipc=1, settings=ad.DistillSettings(iterations=2),",
     "seeds=5": 'seeds=2, recipe=ad.PROTOCOLS["mtt"].replace(epochs=2)',
 }
 

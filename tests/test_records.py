@@ -123,6 +123,8 @@ def test_values_move_to_another_place() -> None:
     assert moved(tree, {"a.b": "d.f.g", "a.x": "d.y", "z.z": "d.z"}) == {"a": {"c": 2}, "d": {"e": None, "f": {"g": 1}}}
     assert tree == {"a": {"b": 1, "c": 2}, "d": {"e": None}}
     assert moved({"a": 2, "d": First()}, {"a": "d.whole"}) == {"d": {"whole": 2, "share": 0.5}}
+    both = moved({"a": 2, "b": 0.25, "d": First()}, {"a": "d.whole", "b": "d.share"})
+    assert both == {"d": {"whole": 2, "share": 0.25}}
     with pytest.raises(InputError, match=r"'a\.b' is now called 'd\.e', and both are given"):
         moved(tree, {"a.b": "d.e"})
 

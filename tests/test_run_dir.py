@@ -17,7 +17,7 @@ from astdistill.runtime.run_dir import Artefact, RunDir
 NAMED = {member.name for member in vars(RunDir).values() if isinstance(member, Artefact)}
 TINY = (
     "--experts.count", "1", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "3",
-    "--distill.max-start-epoch", "2", "--distill.inner-steps", "4", "--distill.validate-every", "1",
+    "--method.step.max-start-epoch", "2", "--method.step.syn-steps", "4", "--distill.validate-every", "1",
     "--distill.validate-epochs", "1", "--distill.validate-networks", "1", "--data.validation", "0.2",
     "--distill.canvas", "2", "--evaluation.recipe.epochs", "2", "--evaluation.networks", "1",
     "--evaluation.baselines", "random", "--data.per-class", "20", "--log", "tensorboard", "--quiet", "--out", "made",

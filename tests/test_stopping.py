@@ -19,7 +19,7 @@ from astdistill.runtime.files import load_tensors, read_lines
 
 WORDS = [
     "run", "digits-ipc1", "--data.per-class", "30", "--experts.count", "2", "--method.expert.epochs", "12", "--model", "convnet-d1-w4",
-    "--distill.iterations", "100", "--distill.max-start-epoch", "2", "--distill.inner-steps", "4", "--distill.checkpoint-seconds", "0.2",
+    "--distill.iterations", "100", "--method.step.max-start-epoch", "2", "--method.step.syn-steps", "4", "--distill.checkpoint-seconds", "0.2",
     "--evaluation.recipe.epochs", "60", "--evaluation.networks", "2", "--evaluation.baselines", "random", "--out", "a run", "--workers",
 ]  # fmt: skip
 

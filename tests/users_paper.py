@@ -7,6 +7,7 @@ import torch
 from astdistill.experts.store import Segment
 from astdistill.methods.estimators import Backprop, Estimator, Recompute
 from astdistill.methods.matching import FinalMatchingLoss, Matching, Objective
+from astdistill.methods.outer_step import Setup, TrajectoryMatching
 from astdistill.methods.segments import InnerWeight
 from astdistill.methods.trajectory_matching import MTT
 from astdistill.methods.unroll import InnerLoop, MetaGradient, Variables
@@ -30,6 +31,14 @@ class Ramp(InnerWeight):
 
     def __call__(self, epoch: int, max_start_epoch: int) -> float:
         return 1 + epoch / max_start_epoch
+
+
+class Halved(TrajectoryMatching):
+    """Half of the loss and its derivatives."""
+
+    def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
+        found = super().__call__(setup, variables, iteration, seed)
+        return MetaGradient(**{name: value / 2 for name, value in found.items()} | {"loss": found.loss / 2})
 
 
 class Faulty(Estimator):

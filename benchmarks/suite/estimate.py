@@ -84,10 +84,7 @@ def portion(case: str, store: Path) -> tuple[Experiment, Dataset, DatasetSize]:
     experiment = whole.replace(
         experts=whole.experts.replace(count=1, store=store, stop_after=None),
         method=_short(whole.method),
-        distill=whole.distill.replace(
-            iterations=OUTER, inner_steps=min(STEPS, whole.distill.inner_steps), matched_epochs=1, max_start_epoch=1,
-            snapshots=False, lr_lr=0.0,
-        ),
+        distill=whole.distill.replace(iterations=OUTER, snapshots=False, lr_lr=0.0),
         evaluation=whole.evaluation.replace(
             networks=1, baselines=(), recipe=whole.evaluation.recipe.replace(epochs=epochs)
         ),
@@ -103,10 +100,12 @@ def portion(case: str, store: Path) -> tuple[Experiment, Dataset, DatasetSize]:
 
 
 def _short(method: Method) -> Method:
-    """The same with experts of a few epochs, at a rate that leaves every number finite on random labels."""
+    """The same with few steps and experts of a few epochs, at a rate that leaves every number finite on random
+    labels."""
     if method.expert is None:
         return method
-    return method.replace(expert=method.recipe.replace(epochs=EPOCHS, lr=1e-5, loss_warmup_epochs=0))
+    step = method.step.replace(syn_steps=min(STEPS, method.step.syn_steps), expert_epochs=1, max_start_epoch=1)
+    return method.replace(expert=method.recipe.replace(epochs=EPOCHS, lr=1e-5, loss_warmup_epochs=0), step=step)
 
 
 def train(experiment: Experiment, dataset: Dataset) -> TrajectoryStore:

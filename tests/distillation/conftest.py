@@ -24,13 +24,9 @@ def experts(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Traje
 def settings() -> DistillSettings:
     return DistillSettings(
         iterations=8,
-        inner_steps=4,
-        matched_epochs=2,
-        max_start_epoch=4,
         lr_img=20.0,
         lr_lr=1e-3,
         lr_init=0.05,
-        batch_syn=4,
         augmentation="flip_scale",
         checkpoint_seconds=0.0,
         validate_epochs=3,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from short_methods import AST, MTT
 
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet, load, one_hot
@@ -13,7 +14,6 @@ from astdistill.distillation.loop import distill
 from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.snapshots import MOST_IMAGES, Frame, StartMap, due, forget, plane, read_course
 from astdistill.experts.store import TrajectoryStore
-from astdistill.methods.trajectory_matching import AST, MTT
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model
 from astdistill.runtime.files import read_lines

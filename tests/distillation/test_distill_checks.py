@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from problems import blobs, tiny_experts
+from short_methods import AST, AST_AS_RELEASED, MTT, with_numbers
 
 from astdistill.data.dataset import Dataset
 from astdistill.distillation.loop import distill
 from astdistill.distillation.settings import DistillSettings
 from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.method import Method
-from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, MTT
 from astdistill.runtime.errors import InputError
 
 
@@ -48,18 +48,17 @@ def test_segments_beyond_the_trajectory(
     """The trap: max_start_epoch + expert_epochs beyond the stored epochs was found at a random iteration."""
     sentence = (
         rf"{matched} matched epochs reach epoch {starts - 1 + matched}, but .* 6; choose "
-        rf"--distill.max-start-epoch {advice} or less"
+        rf"--method.step.max-start-epoch {advice} or less"
     )
-    check_refused(
-        sentence, dataset, experts, settings.replace(max_start_epoch=starts, matched_epochs=matched, inner_steps=8), out
-    )
+    method = with_numbers(AST, max_start_epoch=starts, expert_epochs=matched, syn_steps=8)
+    check_refused(sentence, dataset, experts, settings, out, method=method)
 
 
 def test_the_last_segment_that_fits_is_taken(
     dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
 ) -> None:
-    fits = settings.replace(max_start_epoch=5, matched_epochs=2, iterations=30, inner_steps=2)
-    assert distill(dataset, experts, method=MTT, ipc=1, settings=fits).provenance["iteration"] == 30
+    fits, longer = with_numbers(MTT, max_start_epoch=5, expert_epochs=2, syn_steps=2), settings.replace(iterations=30)
+    assert distill(dataset, experts, method=fits, ipc=1, settings=longer).provenance["iteration"] == 30
 
 
 @pytest.mark.parametrize(
@@ -110,9 +109,9 @@ def test_an_initialisation_that_cannot_serve(
 def test_more_matched_epochs_than_inner_steps(
     dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, out: Path
 ) -> None:
-    short = settings.replace(inner_steps=1)
-    check_refused("1 inner steps cannot visit 2 matched epochs", dataset, experts, short, out)
-    assert distill(dataset, experts, method=MTT, ipc=1, settings=short).ipc == 1
+    short = with_numbers(AST, syn_steps=1)
+    check_refused("1 inner steps cannot visit 2 matched epochs", dataset, experts, settings, out, method=short)
+    assert distill(dataset, experts, method=with_numbers(MTT, syn_steps=1), ipc=1, settings=settings).ipc == 1
 
 
 def test_validation_without_held_out_images(tmp_path: Path, settings: DistillSettings, out: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from problems import same_set
 from rich.console import Console
+from short_methods import AST, MTT
 from torch import Tensor
 
 from astdistill.data.dataset import Dataset, Split
@@ -22,10 +23,10 @@ from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
 from astdistill.experts.store import TrajectoryStore
+from astdistill.methods import trajectory_matching as own
 from astdistill.methods.initialisation import ExpertLabels
 from astdistill.methods.method import Method
 from astdistill.methods.outer import RawSyntheticLr
-from astdistill.methods.trajectory_matching import AST, MTT
 from astdistill.methods.unroll import Variables
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model
@@ -298,7 +299,7 @@ def test_the_raw_rate_is_learned_as_it_is(
 
 def test_defaults_are_the_published_ones() -> None:
     signature = inspect.signature(distill)
-    assert signature.parameters["method"].default is MTT
+    assert signature.parameters["method"].default is own.MTT
     assert (DistillSettings().iterations, DistillSettings().outer_momentum, DistillSettings().lr_init) == (
         5000,
         0.5,

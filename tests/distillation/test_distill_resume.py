@@ -9,6 +9,7 @@ import pytest
 import torch
 from killing import Killed, killed, killed_at_write
 from problems import same_set
+from short_methods import AST, with_numbers
 
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import load
@@ -19,7 +20,6 @@ from astdistill.distillation.snapshots import read_course
 from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.initialisation import ExpertLabels
 from astdistill.methods.method import Method
-from astdistill.methods.trajectory_matching import AST
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import load_tensors, read_lines
 
@@ -200,7 +200,8 @@ def test_a_broken_state_is_named(
         {"ipc": 1},
         {"seed": 1},
         {"lr_img": 21.0},
-        {"batch_syn": None},
+        {"method": with_numbers(AST, batch_syn=None)},
+        {"method": with_numbers(AST, syn_steps=5)},
         {"augmentation": "flip"},
         {"max_experts": 1},
         {"canvas": 2},

@@ -11,6 +11,7 @@ import pytest
 import torch
 import users_paper
 from rich.console import Console
+from short_methods import AST, MTT
 
 from astdistill.autodiff.training import pack
 from astdistill.data.dataset import Dataset
@@ -22,7 +23,6 @@ from astdistill.distillation.state import DistillState
 from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.method import Method
 from astdistill.methods.outer import RawSyntheticLr
-from astdistill.methods.trajectory_matching import AST, MTT
 from astdistill.methods.unroll import Variables
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model

@@ -10,6 +10,7 @@ import pytest
 import torch
 import users_paper
 from problems import same_set
+from short_methods import AST, DATM, MTT, STEP, TESLA, with_numbers
 
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import load
@@ -21,7 +22,6 @@ from astdistill.methods.initialisation import ExpertLabels
 from astdistill.methods.method import Method
 from astdistill.methods.outer import LossThreshold
 from astdistill.methods.segments import GrowingWindow
-from astdistill.methods.trajectory_matching import AST, DATM, MTT, TESLA
 from astdistill.methods.unroll import Variables
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model
@@ -43,7 +43,7 @@ def test_several_trajectories_are_averaged(
     dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
 ) -> None:
     """Each is the gradient of a run with that trajectory's seed, at the same images."""
-    run = run_of(dataset, experts, SOFT, settings.replace(trajectories=3))
+    run = run_of(dataset, experts, with_numbers(SOFT, trajectories=3), settings)
     state = run.start()
     found = run.gradient(state)
     seeds = [0, derive(0, "trajectory", 1), derive(0, "trajectory", 2)]
@@ -98,7 +98,7 @@ MADE_ANEW = TESLA.replace(ema_decay=0.5)
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
-        (SOFT, {"outer_optimiser": "adam", "lr_img": 0.03, "trajectories": 2}),
+        (with_numbers(SOFT, trajectories=2), {"outer_optimiser": "adam", "lr_img": 0.03}),
         (MADE_ANEW, {"outer_grad_norm": 0.1}),
         (DATM, {}),
     ],
@@ -118,14 +118,17 @@ def test_a_longer_run_goes_on_to_the_bits_of_one(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"trajectories": 2}, {"outer_optimiser": "adam"}, {"outer_grad_norm": 0.5}], ids=str
+    ("numbers", "changes"),
+    [({"trajectories": 2}, {}), ({}, {"outer_optimiser": "adam"}), ({}, {"outer_grad_norm": 0.5})],
+    ids=str,
 )
 def test_a_run_of_other_steps_is_not_resumed(
-    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, changes: dict
+    tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, numbers: dict, changes: dict
 ) -> None:
     distill(dataset, experts, method=SOFT, ipc=2, settings=settings.replace(iterations=1), out=tmp_path)
+    other = with_numbers(SOFT, **numbers)
     with pytest.raises(InputError, match="belongs to a run with other data, experts or settings"):
-        distill(dataset, experts, method=SOFT, ipc=2, settings=settings.replace(**changes), out=tmp_path)
+        distill(dataset, experts, method=other, ipc=2, settings=settings.replace(**changes), out=tmp_path)
     assert (
         distill(dataset, experts, method=SOFT, ipc=2, settings=settings.replace(max_passes=3), out=tmp_path).provenance[
             "iteration"
@@ -138,10 +141,10 @@ def test_the_saved_labels_are_those_of_the_last_target(
     dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
 ) -> None:
     found = distill(dataset, experts, method=MADE_ANEW, ipc=2, settings=settings, seed=4)
-    segment = MADE_ANEW.sample(experts, settings.iterations - 1, settings.max_start_epoch, settings.matched_epochs, 4)
+    segment = MADE_ANEW.sample(experts, settings.iterations - 1, STEP.max_start_epoch, STEP.expert_epochs, 4)
     network = build_model(experts.identity.model, dataset.shape, 3)
     FlatModel(network).load(
-        network, experts.rows(segment.expert, segment.epoch + settings.matched_epochs, segment.epoch + 3)[0]
+        network, experts.rows(segment.expert, segment.epoch + STEP.expert_epochs, segment.epoch + 3)[0]
     )
     with torch.no_grad():
         torch.testing.assert_close(found.targets, network.eval()(found.images), rtol=0, atol=1e-4)

@@ -14,8 +14,8 @@ from astdistill.data.synthetic import load
 from astdistill.experts.store import TrajectoryStore
 
 TINY = [
-    "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "4", "--distill.max-start-epoch", "2",
-    "--distill.inner-steps", "4", "--quiet",
+    "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "4", "--method.step.max-start-epoch", "2",
+    "--method.step.syn-steps", "4", "--quiet",
 ]  # fmt: skip
 DATA = ["--data", "digits"]
 
@@ -86,7 +86,7 @@ def test_imported_experts_that_do_not_fit_are_refused_before_anything_is_written
     for words, sentence in (
         ([*use[:2], "--experts.imported", f"{name[:-1]}x"], f"Did you mean '{name}'?"),
         ([*use, "--model", "convnet-d1-w5"], "give --model convnet-d1-w4."),
-        ([*use, "--distill.max-start-epoch", "3"], "--distill.max-start-epoch 2 or less"),
+        ([*use, "--method.step.max-start-epoch", "3"], "--method.step.max-start-epoch 2 or less"),
         ([*use, "--distill.max-experts", "3"], "holds 2; "),
         ([*use, "--data.whiten", "zca"], "were trained on other data (preprocessing"),
         ([*use, "--data.per-class", "50"], "were trained on other data"),

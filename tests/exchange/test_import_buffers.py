@@ -13,6 +13,7 @@ import pytest
 import torch
 from problems import TINY, TINY_RECIPE, blobs, tiny_experts
 from reference_mtt import PublishedConvNet, Rows, Touch, alias, published_rows, rows_of, trained, write_buffers
+from short_methods import AST, MTT, with_numbers
 from torch import Tensor
 
 import astdistill
@@ -23,7 +24,6 @@ from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
 from astdistill.interop import import_experts as buffers
 from astdistill.interop.import_experts import import_buffers, last_accuracy
-from astdistill.methods.trajectory_matching import AST
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model
 from astdistill.runtime.errors import InputError
@@ -57,8 +57,8 @@ def test_the_same_rows_distil_to_the_same_bits(tmp_path: Path, dataset: Dataset,
         assert torch.equal(imported.rows(expert, 0, 7), original.rows(expert, 0, 7))
     for mine, theirs in zip(imported.curves(), original.curves(), strict=True):
         assert mine.step_squared == pytest.approx(theirs.step_squared, rel=1e-12)
-    settings = DistillSettings(iterations=3, inner_steps=3, max_start_epoch=3, lr_img=1.0)
-    sets = [distill(dataset, store, method=AST, ipc=2, settings=settings) for store in (imported, original)]
+    method, settings = with_numbers(AST, syn_steps=3, max_start_epoch=3), DistillSettings(iterations=3, lr_img=1.0)
+    sets = [distill(dataset, store, method=method, ipc=2, settings=settings) for store in (imported, original)]
     assert torch.equal(sets[0].images, sets[1].images)
     assert torch.equal(sets[0].lr, sets[1].lr)
 
@@ -157,10 +157,10 @@ def test_shorter_experts_cut_the_store_to_their_length(tmp_path: Path, dataset: 
     assert store.epochs == store.identity.recipe.epochs == 2
     with pytest.raises(InputError, match=r"holds rows 0 to 2"):
         store.rows(0, 3, 4)
-    settings = DistillSettings(iterations=1, inner_steps=2, max_start_epoch=1, matched_epochs=2)
-    assert distill(dataset, store, settings=settings).provenance["iteration"] == 1
-    with pytest.raises(InputError, match=r"choose --distill\.max-start-epoch 1 or less"):
-        distill(dataset, store, settings=settings.replace(max_start_epoch=2))
+    method, settings = with_numbers(MTT, syn_steps=2, max_start_epoch=1), DistillSettings(iterations=1)
+    assert distill(dataset, store, method=method, settings=settings).provenance["iteration"] == 1
+    with pytest.raises(InputError, match=r"choose --method\.step\.max-start-epoch 1 or less"):
+        distill(dataset, store, method=with_numbers(method, max_start_epoch=2), settings=settings)
 
 
 @pytest.mark.parametrize(

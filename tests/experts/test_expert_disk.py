@@ -21,6 +21,7 @@ from astdistill.evaluation.protocol import MTT_PROTOCOL
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
+from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.methods.trajectory_matching import AST
 
 RECIPE = TINY_RECIPE.replace(epochs=5, batch=20)
@@ -89,14 +90,14 @@ def test_every_stage_reads_batches_and_all_come_to_the_same(
     class."""
     read = rows_read(monkeypatch)
     monkeypatch.setattr(accuracy, "BATCH", 16)
-    settings = DistillSettings(inner_steps=2, matched_epochs=1, max_start_epoch=2, iterations=3)
+    step, settings = TrajectoryMatching(syn_steps=2, expert_epochs=1, max_start_epoch=2), DistillSettings(iterations=3)
     results = []
     for kind in ("float32", "disk"):
         dataset = load_dataset(source, memory=kind)
         read.clear()
         experts = trained(tmp_path / kind, dataset)
         largest = max(read, default=0)
-        method = AST.replace(expert=RECIPE)
+        method = AST.replace(expert=RECIPE, step=step)
         synthetic = distill(dataset, experts, method=method, ipc=1, settings=settings)
         recipe = MTT_PROTOCOL.replace(epochs=2, full_epochs=2, batch=16)
         scores = evaluate_all(synthetic, dataset, recipe=recipe, seeds=1)

@@ -98,7 +98,7 @@ def test_a_stop_that_cannot_be_is_one_sentence(tmp_path: Path, stop: int) -> Non
 
 
 def cell(method: ad.Method, stop: int | str | None) -> Experiment:
-    settings = {"max_start_epoch": 5, "matched_epochs": 2}
+    settings = {"max_start_epoch": 5, "matched_epochs": 2}  # as files of earlier versions have them
     method = method.replace(expert=RECIPES["momentum"].replace(epochs=20))
     return Experiment.model_validate(
         {"name": "x", "method": method, "distill": settings, "experts": {"stop_after": stop}}

@@ -274,13 +274,7 @@ def test_a_preset_takes_the_rates_of_the_family(
     from astdistill.experiment.presets import preset, with_method
 
     found = with_method(preset("cifar100-ipc50"), "dm").distill
-    assert (found.iterations, found.lr_img, found.outer_momentum, found.batch_syn, found.lr_init) == (
-        20_000,
-        1.0,
-        0.5,
-        None,
-        0.01,
-    )
+    assert (found.iterations, found.lr_img, found.outer_momentum, found.lr_init) == (20_000, 1.0, 0.5, 0.01)
     assert DM.step.usual_settings(100)["lr_img"] == 10.0
     assert with_method(preset("cifar100-ipc50"), "mtt").distill == preset("cifar100-ipc50").distill
 

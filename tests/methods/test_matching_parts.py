@@ -122,7 +122,7 @@ def test_too_few_inner_steps_are_refused(matching_loss: MatchingLoss) -> None:
     matching_loss.check(3, 3)
     with pytest.raises(
         InputError,
-        match=r"2 inner steps cannot visit 3 matched epochs; choose --distill\.inner-steps of at least 3, or --without",
+        match=r"2 inner steps cannot visit 3 matched epochs; choose --method\.step\.syn-steps of at least 3, or --without",
     ):
         matching_loss.check(2, 3)
     FinalMatchingLoss().check(1, 3)

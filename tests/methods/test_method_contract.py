@@ -13,6 +13,7 @@ import reference
 import torch
 import users_paper
 from problems import problem
+from short_methods import with_numbers
 
 import astdistill.methods as folder
 from astdistill.data.dataset import Dataset
@@ -26,6 +27,7 @@ from astdistill.experts.store import Segment, TrajectoryStore
 from astdistill.interop.exporters import export
 from astdistill.methods import method as method_module
 from astdistill.methods.method import Method
+from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.methods.registry import find_method, methods
 from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, MTT
 from astdistill.methods.unroll import InnerLoop, Variables, draw_plan
@@ -39,27 +41,31 @@ NAMES = [*methods(), "users_paper:STEADY", "ast_soft_window:AST_SOFT_WINDOW"]
 STEPS, MATCHED, STARTS = 6, 2, 4
 SETTINGS = DistillSettings(
     iterations=20,
-    inner_steps=STEPS,
-    matched_epochs=MATCHED,
-    max_start_epoch=STARTS,
     lr_img=20.0,
     lr_lr=1e-4,
     lr_init=0.05,
     augmentation="flip",
 )
+STEP = TrajectoryMatching(syn_steps=STEPS, expert_epochs=MATCHED, max_start_epoch=STARTS)
 IPC = 10
 """A number that every initialisation can serve."""
 
 
+def short(name: str) -> Method:
+    """The method with numbers that the experts here are long enough for."""
+    found = find_method(name)
+    return found.replace(step=found.step.with_numbers_of(STEP))
+
+
 @pytest.fixture(params=NAMES)
 def method(request: pytest.FixtureRequest) -> Method:
-    return find_method(request.param)
+    return short(request.param)
 
 
 @pytest.fixture(params=[name for name in NAMES if find_method(name).step.needs_experts])
 def unrolled(request: pytest.FixtureRequest) -> Method:
     """Those whose outer step is a derivative through steps of training, for which there is a reference here."""
-    return find_method(request.param)
+    return short(request.param)
 
 
 @pytest.fixture
@@ -159,8 +165,8 @@ def test_an_outer_step_on_canvases_is_the_reference_gradient(
     unrolled: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
 ) -> None:
     """Textures for every method: its start, its labels, one step of it."""
-    method, texture = unrolled, TextureSpec(canvas=2, samples=2)
-    settings = SETTINGS.replace(batch_syn=7, canvas=2, canvas_samples=2, iterations=2)
+    method, texture = with_numbers(unrolled, batch_syn=7), TextureSpec(canvas=2, samples=2)
+    settings = SETTINGS.replace(canvas=2, canvas_samples=2, iterations=2)
     run = Distillation(dataset, experts, method, IPC, settings, None, 5, model)
     state = run.start()
     assert state.images.shape == (3 * IPC, 1, 16, 16)
@@ -192,7 +198,7 @@ def test_canvases_are_distilled(
     method: Method, dataset: Dataset, experts: TrajectoryStore, followed: TrajectoryStore | None
 ) -> None:
     """Textures for every method: the set that comes of it."""
-    settings = SETTINGS.replace(batch_syn=7, canvas=2, canvas_samples=2, iterations=2)
+    settings = SETTINGS.replace(canvas=2, canvas_samples=2, iterations=2)
     made = distill(dataset, followed, method=method, model=experts.identity.model, ipc=IPC, settings=settings)
     assert (made.canvas, made.canvas_samples, made.ipc, made.shape) == (2, 2, IPC, dataset.shape)
     assert bool(made.images.isfinite().all())
@@ -245,8 +251,8 @@ def test_an_outer_step_is_the_reference_gradient(
     unrolled: Method, dataset: Dataset, experts: TrajectoryStore, model: FlatModel
 ) -> None:
     """`Distillation.gradient` puts the decisions together: by hand, from the same draws, in float32."""
-    method = unrolled
-    run = Distillation(dataset, experts, method, IPC, SETTINGS.replace(batch_syn=7), None, 5, model)
+    method = with_numbers(unrolled, batch_syn=7)
+    run = Distillation(dataset, experts, method, IPC, SETTINGS, None, 5, model)
     state = run.start()
     state.counters.iteration = 3
     segment = method.sample(experts, 3, STARTS, MATCHED, 5)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from problems import TINY, TINY_RECIPE, blobs, tiny_experts
+from short_methods import AST, with_numbers
 
 from astdistill.distillation.loop import distill
 from astdistill.distillation.settings import DistillSettings
@@ -15,13 +16,12 @@ from astdistill.evaluation.protocol import MTT_PROTOCOL
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.experiment.presets import preset
 from astdistill.methods.initialisation import ExpertLabels
-from astdistill.methods.trajectory_matching import AST
 from astdistill.report.experts import record_experts
 from astdistill.runtime.files import write_json
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.status import stage
 
-SOFT = AST.replace(name="soft", labels=ExpertLabels(), learn=("images", "targets", "lr"))
+SOFT = with_numbers(AST, batch_syn=None).replace(name="soft", labels=ExpertLabels(), learn=("images", "targets", "lr"))
 
 
 @pytest.fixture
@@ -40,8 +40,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     experts, out = tiny_experts(root / "experts", dataset), root / "small"
     settings = DistillSettings(
         iterations=12,
-        inner_steps=4,
-        max_start_epoch=4,
         lr_img=20.0,
         lr_lr=1e-3,
         lr_init=0.05,

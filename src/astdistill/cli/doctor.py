@@ -20,6 +20,7 @@ from ..data.loading import load_dataset
 from ..distillation.loop import distill
 from ..distillation.settings import DistillSettings
 from ..experts.training import train_experts
+from ..methods.outer_step import TrajectoryMatching
 from ..methods.trajectory_matching import AST
 from ..runtime.config import Record
 from ..runtime.files import read_lines
@@ -46,12 +47,11 @@ def trial() -> Iterator[Finding]:
         experts = train_experts(
             dataset, model="convnet-d2-w16", recipe=recipe, count=2, store=folder / "experts", workers=1
         )
-        settings = DistillSettings(
-            iterations=STEPS, inner_steps=8, max_start_epoch=3, lr_img=30.0, lr_init=0.05, augmentation=""
-        )
-        once = distill(dataset, experts, method=AST, settings=settings, out=folder / "once")
-        distill(dataset, experts, method=AST, settings=settings.replace(iterations=STOPPED), out=folder / "twice")
-        twice = distill(dataset, experts, method=AST, settings=settings, out=folder / "twice")
+        method = AST.replace(step=TrajectoryMatching(syn_steps=8, max_start_epoch=3))
+        settings = DistillSettings(iterations=STEPS, lr_img=30.0, lr_init=0.05, augmentation="")
+        once = distill(dataset, experts, method=method, settings=settings, out=folder / "once")
+        distill(dataset, experts, method=method, settings=settings.replace(iterations=STOPPED), out=folder / "twice")
+        twice = distill(dataset, experts, method=method, settings=settings, out=folder / "twice")
         losses = [float(line["loss"]) for line in read_lines(RunDir(folder / "once").metrics)]
     seconds = time.perf_counter() - began
     equal = all(torch.equal(getattr(once, part), getattr(twice, part)) for part in ("images", "targets", "lr"))

@@ -16,6 +16,7 @@ from ..experiment.config import Experiment, Published
 from ..experiment.presets import PRESETS, preset, with_method
 from ..methods.initialisation import FileInit, ImageInit, NoiseInit, RealInit, RepresentativeInit
 from ..methods.method import PARTS, Method
+from ..methods.outer_step import OuterStep
 from ..methods.registry import methods
 from ..runtime.config import Component, Record, built_in_components, find_component, renamed_fields
 from ..runtime.errors import InputError, unknown
@@ -51,7 +52,7 @@ class Changes(Record):
     log: Annotated[tuple[str, ...], Word(repeated=True, names=lambda: LOGGERS)] = ()
     """Log to tensorboard or wandb as well."""
     protocol: Annotated[str | None, Word(names=lambda: PROTOCOLS)] = None
-    """Another evaluation protocol: mtt or ast-released."""
+    """Another evaluation protocol: mtt, ast-released, or datm-released."""
     out: Path | None = None
     """Run folder, resumed by the same command; none means a folder in runs/ named after the preset."""
     dry_run: bool = False
@@ -235,7 +236,10 @@ def _with_part(method: Method, assignment: str) -> Method:
         raise InputError(
             f"'{name}' is no part for '{field}'; name a subclass of {_kind(field).__name__} as package.module:Class."
         )
-    return method.replace(**{field: kind()})
+    made = kind()
+    if isinstance(made, OuterStep):
+        made = made.with_numbers_of(method.step)
+    return method.replace(**{field: made})
 
 
 def _kind(field: str) -> type[Component]:

@@ -90,14 +90,13 @@ def _table(costs: Costed, speed: Speed | None, device: str) -> Table:
     for column in ("T/M/t", "%", "peer", "work", *times, "memory", "disk"):
         shown.add_column(column, no_wrap=True, justify="right")
     for cell, cost in costs:
-        settings, whole = cell.distill, cost.together
-        steps = f"{settings.inner_steps}/{settings.matched_epochs}/{settings.max_start_epoch}"
+        whole = cost.together
         taken = []
         if speed is not None:
             taken = [duration(stage.seconds) for stage in cost.stages]
         counts = operations(whole.work), *taken, size(whole.memory), size(whole.disk)
         figures = (str(figure or "-") for figure in (cell.published.accuracy, cell.published.peer.accuracy))
-        shown.add_row(cell.name, steps, *figures, *counts)
+        shown.add_row(cell.name, cell.method.step.counts, *figures, *counts)
     return shown
 
 
@@ -129,6 +128,7 @@ def _described(cell: Experiment, cost: Estimate) -> dict[str, Any]:
         "model": cell.model,
         "method": cell.method.name,
         "ipc": cell.ipc,
+        "step": cell.method.step.to_json(),
         "settings": cell.distill.to_json(),
         "published": cell.published.accuracy,
         "source": cell.published.source,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,8 @@ from ..runtime.files import read_lines, rewrite_lines
 from ..runtime.progress import phase
 from ..runtime.provenance import provenance
 from ..runtime.run_dir import RunDir
-from ..runtime.seeds import derive
 from ..runtime.shapes import Images, Targets
-from .settings import DistillSettings
+from .settings import DistillSettings, first_written
 from .snapshots import StartMap
 from .state import DistillState
 
@@ -58,10 +57,13 @@ class Distillation:
     @property
     def key(self) -> str:
         """A digest of everything that the images depend on, so that only an equal run is resumed."""
-        settings = self.settings.first_written()
+        return self._key({})
+
+    def _key(self, former: Mapping[str, Any]) -> str:
+        """The key of a run that an earlier version began with settings that its step does not read."""
+        method, settings = first_written(self.method, self.settings, former)
         for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes", "snapshots"):
             settings.pop(free)
-        method = self.method.first_written()
         return digest(
             {"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, **self._learned_from}
         )
@@ -81,7 +83,8 @@ class Distillation:
         saved = RunDir(self.out).state if self.out else None
         classes, texture = len(self.dataset.classes), self.settings.texture
         if saved and saved.exists():
-            state = DistillState.read(saved, self.key, self.method, self.settings, self.device)
+            keys = {self.key, self._key(RunDir(saved.parent).former_settings)}
+            state = DistillState.read(saved, keys, self.method, self.settings, self.device)
             if state.counters.iteration > self.settings.iterations:
                 raise InputError(
                     f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were "
@@ -124,23 +127,15 @@ class Distillation:
         return self.dataset.device
 
     def gradient(self, state: DistillState) -> MetaGradient:
-        """The meta-gradient of outer step `state.counters.iteration`: a pure function of the state and the seed.
-
-        With several trajectories it is the mean of theirs; the first has the run's own seed, the others have one
-        derived from it.
-        """
+        """The meta-gradient of outer step `state.counters.iteration`: a pure function of the state and the seed."""
         return self.attempted(state)[0]
 
     def attempted(self, state: DistillState) -> tuple[MetaGradient, StepState]:
-        """The meta-gradient, and what the outer step is to keep if it is followed: of several trajectories, the
-        first's."""
-        seeds = [derive(self.seed, "trajectory", number) for number in range(1, self.settings.trajectories)]
-        setup, variables, iteration = self.setup, state.variables, state.counters.iteration
-        parts = [
-            self.method.step.advance(setup, variables, state.step.clone(), iteration, seed)
-            for seed in (self.seed, *seeds)
-        ]
-        return MetaGradient.mean([gradient for gradient, _ in parts]), parts[0][1].clone()
+        """The meta-gradient, and what the outer step is to keep if it is followed."""
+        gradient, kept = self.method.step.advance(
+            self.setup, state.variables, state.step.clone(), state.counters.iteration, self.seed
+        )
+        return gradient, kept.clone()
 
     def advance(
         self, state: DistillState, confirmed: Callable[[DistillState], None] = lambda state: None
@@ -201,6 +196,7 @@ class Distillation:
                 "skipped": state.counters.skipped,
                 "passed": state.counters.passed,
                 "seed": self.seed,
+                "step": self.method.step.to_json(),
                 "settings": self.settings.to_json(),
             },
         )

@@ -3,7 +3,8 @@ step."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,23 +13,54 @@ from ..data.dataset import Dataset
 from ..data.textures import TextureSpec
 from ..experts.store import TrajectoryStore
 from ..methods.method import Method
+from ..methods.outer_step import TrajectoryMatching
 from ..runtime.config import FINITE, Record
 from ..runtime.errors import InputError
 
+OF_THE_STEP: dict[str, Any] = {
+    "inner_steps": 20,
+    "matched_epochs": 2,
+    "max_start_epoch": 20,
+    "batch_syn": None,
+    "trajectories": 1,
+}
+"""Settings that belong to `TrajectoryMatching` now, and every run had at first, by the names and with the defaults of
+that time. The digests of runs still count them among the settings."""
+
+
+def unread(written: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    """Those of the first version's settings that the outer step of a method has no numbers for."""
+    own = method.step.first_written()
+    return {name: written[name] for name in OF_THE_STEP if name in written and name not in own}
+
+
+def first_written(
+    method: Method, settings: DistillSettings, former: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The method and the settings in the form of the first version, where the numbers of the outer step were settings.
+
+    `former` are those that the step has no numbers for, where the run did not have the defaults.
+    """
+    made, step = method.first_written(), method.step.first_written()
+    told = OF_THE_STEP | settings.first_written() | unread(former, method)
+    told |= {name: step.pop(name) for name in OF_THE_STEP if name in step}
+    made["step"] = step
+    if type(method.step) is TrajectoryMatching:
+        del made["step"]  # which every method had at first
+    return made, told
+
 
 class DistillSettings(Record):
-    """How long and how fast to distil; a preset brings its own numbers."""
+    """How long and how fast to distil, by whatever method; a preset brings its own numbers."""
 
     model_config = FINITE
+    gone: ClassVar[Mapping[str, str]] = {
+        old: f"method.replace(step=TrajectoryMatching({TrajectoryMatching.renamed.get(old, old)}=...))"
+        for old in OF_THE_STEP
+    }
 
     iterations: int = Field(default=5000, ge=1)
     """Outer steps. A finished run is continued by asking for more."""
-    inner_steps: int = Field(default=20, ge=1)
-    """T: student steps per outer step."""
-    matched_epochs: int = Field(default=2, ge=1)
-    """M: expert epochs that the student is to cover."""
-    max_start_epoch: int = Field(default=20, ge=1)
-    """Segments start at an expert epoch below this one."""
     lr_img: float = Field(default=1000.0, gt=0)
     """Outer learning rate of the images."""
     lr_lr: float = Field(default=1e-5, ge=0)
@@ -37,10 +69,6 @@ class DistillSettings(Record):
     """Outer learning rate of learned targets, for methods that learn them."""
     lr_init: float = Field(default=0.01, gt=0)
     """η_0: the student's step size at the start."""
-    batch_syn: int | None = Field(default=None, ge=1)
-    """Synthetic images per inner step; none means the whole set."""
-    trajectories: int = Field(default=1, ge=1)
-    """Segments per outer step, each with a student of its own; the step follows the mean of their meta-gradients."""
     outer_optimiser: Literal["sgd", "adam"] = "sgd"
     """What moves images, targets and step size; the published learning rates are those of sgd."""
     outer_momentum: float = Field(default=0.5, ge=0, lt=1)
@@ -56,7 +84,7 @@ class DistillSettings(Record):
     """k above 1 distils textures: each image is a canvas of k × k times the size without borders, of which the student
     sees random circular crops; it starts from k² images. 1 means ordinary images."""
     canvas_samples: int = Field(default=1, ge=1)
-    """Crops of each canvas in every inner step, and in every step of an evaluation."""
+    """Crops of each canvas in every step of a student, and in every step of an evaluation."""
     max_experts: int | None = Field(default=None, ge=1)
     """Use only the first so many experts of the store."""
     max_skips: int = Field(default=20, ge=1)
@@ -74,11 +102,6 @@ class DistillSettings(Record):
     snapshots: bool = True
     """Keep the images at iterations 0, 5, 10, 20, 30, 50, 100, … (at most 1000 of them) and how the first were chosen,
     for the report."""
-
-    @property
-    def last_epoch(self) -> int:
-        """The last expert epoch whose row a segment can hold."""
-        return self.max_start_epoch - 1 + self.matched_epochs
 
     @property
     def texture(self) -> TextureSpec:

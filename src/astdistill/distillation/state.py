@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -183,10 +183,12 @@ class DistillState:
         (self._untried or self._now()).save(path, {"key": key, "counters": vars(self.counters)})
 
     @staticmethod
-    def read(path: Path, key: str, method: Method, settings: DistillSettings, device: torch.device) -> DistillState:
-        """What `save` wrote. Raises InputError when the file belongs to a run of other settings."""
+    def read(
+        path: Path, keys: Collection[str], method: Method, settings: DistillSettings, device: torch.device
+    ) -> DistillState:
+        """What `save` wrote with one of `keys`. Raises InputError when the file belongs to a run of other settings."""
         written, header = load_tensors(path)
-        if header.get("key") != key:
+        if header.get("key") not in keys:
             raise InputError(
                 f"{path} belongs to a run with other data, experts or settings; choose another --out, or delete that "
                 f"folder."

@@ -17,14 +17,21 @@ from ..evaluation.rows import check_names
 from ..evaluation.scores import Published
 from ..experts.store import TrajectoryStore
 from ..methods.method import Method
+from ..methods.outer_step import TrajectoryMatching
 from ..methods.trajectory_matching import MTT
 from ..models.flat import FlatModel
 from ..models.registry import build_model
-from ..runtime.config import Record, moved
+from ..runtime.config import Record, find_component, moved
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import check_folder
 
-MOVED: Mapping[str, str] = {}
+MOVED: Mapping[str, str] = {
+    "distill.inner_steps": "method.step.syn_steps",
+    "distill.matched_epochs": "method.step.expert_epochs",
+    "distill.max_start_epoch": "method.step.max_start_epoch",
+    "distill.batch_syn": "method.step.batch_syn",
+    "distill.trajectories": "method.step.trajectories",
+}
 """Dotted paths of settings that an earlier version had elsewhere, with today's. They are read from files and on the
 command line. What has a new name inside the same record is in that record's `renamed`."""
 
@@ -92,7 +99,26 @@ class Experiment(Record):
     @model_validator(mode="before")
     @classmethod
     def _where_settings_are_today(cls, data: Any) -> Any:
-        return moved(data, MOVED) if isinstance(data, Mapping) else data
+        """Numbers that every run had at first go to the outer step, or nowhere where it has no such numbers."""
+        if not isinstance(data, Mapping):
+            return data
+        data = {"method": MTT, **data}
+        read = _fields_of_step(data["method"])
+        found = moved(data, {old: new for old, new in MOVED.items() if new.rpartition(".")[2] in read})
+        settings = found.get("distill")
+        if isinstance(settings, Mapping):
+            found["distill"] = {name: value for name, value in settings.items() if f"distill.{name}" not in MOVED}
+        return found
+
+
+def _fields_of_step(method: Any) -> Mapping[str, Any]:
+    """The fields that the outer step of a method has, which is given as a record or as a file has it."""
+    step = method.get("step") if isinstance(method, Mapping) else getattr(method, "step", None)
+    if isinstance(step, Record):
+        return type(step).model_fields
+    named = step.get("part") if isinstance(step, Mapping) else None
+    kind = find_component(named) if named else TrajectoryMatching
+    return getattr(kind, "model_fields", {})
 
 
 def expert_epochs(experiment: Experiment) -> int:
@@ -100,16 +126,16 @@ def expert_epochs(experiment: Experiment) -> int:
 
     Raises InputError where `stop_after` is less than is read, and for a method without experts.
     """
-    wanted, whole, read = experiment.experts.stop_after, experiment.method.recipe.epochs, experiment.distill.last_epoch
+    wanted, whole = experiment.experts.stop_after, experiment.method.recipe.epochs
+    read = experiment.method.step.last_epoch or whole
     if wanted is None or (wanted == "auto" and experiment.method.reads_trained):
         return whole
     if wanted == "auto":
         return min(read, whole)
     if not read <= wanted <= whole:
         raise InputError(
-            f"--experts.stop-after {wanted} was given, but this run reads experts up to epoch {read} "
-            f"(--distill.max-start-epoch − 1 + "
-            f"--distill.matched-epochs) of the {whole} of their recipe; choose {read} to {whole}, or auto."
+            f"--experts.stop-after {wanted} was given, but this run reads experts up to epoch {read} of the {whole} of "
+            f"their recipe (see --method.step); choose {read} to {whole}, or auto."
         )
     return wanted
 

@@ -209,7 +209,7 @@ class _Stages:
         """The outer steps, and the networks that are trained for validation."""
         experiment, settings, student = self.experiment, self.experiment.distill, self._network(self.experiment.model)
         work = experiment.method.step.work(settings, self._images, self.known.classes)
-        cost = self._outer_step(student, work).times(settings.iterations * settings.trajectories)
+        cost = self._outer_step(student, work).times(settings.iterations * work.repeats)
         images = 4 * self._images * math.prod(settings.texture.extent(self.known.shape))
         students = 4 * student.parameters * (8 + work.training_steps)
         sets = 3 if settings.validate_every else 1

@@ -17,6 +17,7 @@ from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet
 from ..distillation.loop import distill
 from ..distillation.run import Distillation, StepRecord
+from ..distillation.settings import unread
 from ..distillation.state import DistillState
 from ..evaluation.runner import evaluate_all
 from ..evaluation.scores import Scores
@@ -28,7 +29,7 @@ from ..report.figures import save_curves, save_quality
 from ..report.page.page import renew_page
 from ..report.pictures import save_grid, save_textures, sheet
 from ..runtime.devices import read
-from ..runtime.files import read_lines
+from ..runtime.files import read_json, read_lines
 from ..runtime.progress import write_status
 from ..runtime.run_dir import RunDir
 from ..runtime.status import stage
@@ -189,7 +190,10 @@ def prepare(experiment: Experiment, out: Path) -> Dataset:
     written."""
     dataset = load_data(experiment)
     check_experiment(experiment, dataset)
-    RunDir(out).claim(_noted(experiment).to_json(), dataset.fingerprint, experiment.device, read=_read_again)
+    folder = RunDir(out)
+    written = read_json(folder.config) if folder.config.exists() else {}
+    former = unread(written.get("distill", {}), experiment.method)
+    folder.claim(_noted(experiment).to_json(), dataset.fingerprint, experiment.device, read=_read_again, former=former)
     return dataset
 
 

@@ -14,6 +14,7 @@ from ..evaluation.scores import Peer
 from ..methods.initialisation import HardLabels
 from ..methods.method import Method
 from ..methods.outer import LossThreshold
+from ..methods.outer_step import TrajectoryMatching
 from ..methods.registry import find_method
 from ..methods.segments import GrowingWindow
 from ..methods.trajectory_matching import AST, DATM, FTD, MTT, TESLA
@@ -28,14 +29,12 @@ DIGITS = Experiment(
     model="convnet-d2-w32",
     experts=ExpertSettings(count=4),
     method=AST.replace(
-        expert=AST.recipe.replace(epochs=20, lr=0.01, loss_warmup_epochs=5, batch=128, augmentation=DIGITS_DSA)
+        expert=AST.recipe.replace(epochs=20, lr=0.01, loss_warmup_epochs=5, batch=128, augmentation=DIGITS_DSA),
+        step=TrajectoryMatching(syn_steps=20, expert_epochs=2, max_start_epoch=10),
     ),
     ipc=1,
     distill=DistillSettings(
         iterations=300,
-        inner_steps=20,
-        matched_epochs=2,
-        max_start_epoch=10,
         lr_img=10.0,
         lr_lr=1e-6,
         lr_init=0.01,
@@ -48,11 +47,12 @@ CIFAR_TEN = Experiment(
     data=DataConfig(source="cifar100", first_classes=10),
     model="convnet-d3-w32",
     experts=ExpertSettings(count=5),
-    method=AST.replace(expert=AST.recipe.replace(epochs=15)),
-    ipc=10,
-    distill=DistillSettings(
-        iterations=400, inner_steps=10, matched_epochs=2, max_start_epoch=8, lr_img=1000.0, lr_lr=1e-5
+    method=AST.replace(
+        expert=AST.recipe.replace(epochs=15),
+        step=TrajectoryMatching(syn_steps=10, expert_epochs=2, max_start_epoch=8),
     ),
+    ipc=10,
+    distill=DistillSettings(iterations=400, lr_img=1000.0, lr_lr=1e-5),
     evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300)),
 )
 SOURCES = {
@@ -88,6 +88,7 @@ def _cell(
     steps: tuple[int, int, int],
     borrowed: str = "",
     variant: str = "",
+    batch_syn: int | None = None,
     **settings: Any,
 ) -> Experiment:
     """One benchmark setting: 100 experts, ConvNet of width 128, η_0 0.01, 5000 iterations where `settings` say no other.
@@ -95,13 +96,8 @@ def _cell(
     `steps` are T, M and the bound of start epochs; `borrowed` says which settings are not the paper's own, or not known
     to be; `variant` is a further word of the name.
     """
-    inner_steps, matched_epochs, max_start_epoch = steps
-    settings = {
-        "inner_steps": inner_steps,
-        "matched_epochs": matched_epochs,
-        "max_start_epoch": max_start_epoch,
-        **settings,
-    }
+    numbers = dict(zip(("syn_steps", "expert_epochs", "max_start_epoch"), steps, strict=True))
+    step = TrajectoryMatching.model_validate({**numbers, "batch_syn": batch_syn})
     source = "; ".join(filter(None, (SOURCES[method.name], borrowed)))
     words = (data, f"ipc{ipc}", "" if method.name == AST.name else method.name, variant)
     peer = PEERS.get(f"{data}-ipc{ipc}", Peer()) if method.name == AST.name else Peer()
@@ -109,7 +105,7 @@ def _cell(
         name="-".join(filter(None, words)),
         data=DataConfig.model_validate({"source": data, "whiten": whiten}),
         model=f"convnet-d{DEPTHS.get(data, DEPTH_128)}",
-        method=method,
+        method=method.replace(step=step),
         ipc=ipc,
         distill=DistillSettings.model_validate({"lr_init": 0.01, "iterations": 5000, **settings}),
         published=Published(accuracy=accuracy, source=source, peer=peer),
@@ -149,11 +145,11 @@ def _datm(
 ) -> Experiment:
     """One of DATM's settings: 10000 iterations; `steps` are T, M and the window of start epochs, `grows` its first bound
     and its last step."""
-    inner_steps, matched_epochs, lower, upper = steps
+    syn_steps, expert_epochs, lower, upper = steps
     sample = GrowingWindow(lower=lower, begins=grows[0], full_by=grows[1])
     method = DATM.replace(sample=sample, step_filter=LossThreshold(threshold=threshold), ema_decay=ema_decay)
     return _cell(
-        method, data, ipc, "zca", accuracy, (inner_steps, matched_epochs, upper), "", iterations=10000, **settings
+        method, data, ipc, "zca", accuracy, (syn_steps, expert_epochs, upper), "", iterations=10000, **settings
     )
 
 
@@ -268,7 +264,8 @@ def preset(name: str) -> Experiment:
 
 
 def with_method(experiment: Experiment, method: str) -> Experiment:
-    """The same preset by another method: its decisions, the preset's own expert epochs, batch and augmentation.
+    """The same preset by another method: its decisions, the preset's own numbers of the outer step, expert epochs,
+    batch and augmentation.
 
     A method of another family brings the rates and counts that are usual there.
     """
@@ -280,7 +277,7 @@ def with_method(experiment: Experiment, method: str) -> Experiment:
     if found.expert is not None and kept is not None:
         expert = found.expert.replace(epochs=kept.epochs, batch=kept.batch, augmentation=kept.augmentation)
         found = found.replace(expert=expert)
-    return experiment.replace(method=found)
+    return experiment.replace(method=found.replace(step=found.step.with_numbers_of(experiment.method.step)))
 
 
 def matching(words: list[str]) -> list[Experiment]:

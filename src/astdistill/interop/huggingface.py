@@ -159,6 +159,7 @@ def _made(synthetic: SyntheticSet) -> str:
     }
     lines = "\n".join(f"* {name}: {value}" for name, value in facts.items())
     settings = _read_settings(known.get("settings", {}), _method(synthetic.method))
+    settings |= {name: known[name] for name in ("step",) if name in known}
     if not settings:
         return lines
     return f"{lines}\n\n```json\n{json.dumps(settings, indent=2)}\n```"

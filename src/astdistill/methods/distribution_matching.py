@@ -34,7 +34,7 @@ class DistributionMatching(OuterStep):
 
     def usual_settings(self, ipc: int) -> Mapping[str, int | float | None]:
         rates = {"lr_img": 10.0 if ipc >= 100 else 1.0, "lr_init": 0.01, "outer_momentum": 0.5}
-        return {"iterations": 20_000, "batch_syn": None, **rates}
+        return {"iterations": 20_000, **rates}
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         seen, real = images * settings.texture.samples, classes * self.batch_real

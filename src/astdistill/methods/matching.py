@@ -127,9 +127,8 @@ class IntermediateMatchingLoss(MatchingLoss):
     def check(self, steps: int, matched_epochs: int) -> None:
         if steps < matched_epochs:
             raise InputError(
-                f"{steps} inner steps cannot visit {matched_epochs} matched epochs; choose --distill.inner-steps of at "
-                f"least "
-                f"{matched_epochs}, or --without intermediate."
+                f"{steps} inner steps cannot visit {matched_epochs} matched epochs; choose --method.step.syn-steps of "
+                f"at least {matched_epochs}, or --without intermediate."
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..experts.recipe import ExpertRecipe
 from ..runtime.config import FINITE, Record
@@ -34,8 +34,8 @@ class Method(Record):
     paper: str
     """Where it comes from: title or arXiv number and what is its own."""
     step: OuterStep = TrajectoryMatching()
-    """What an outer step is: the family of the method. The fields about segments and students are read by those that
-    match trajectories."""
+    """What an outer step is: the family of the method, with its numbers. The fields about segments and students are
+    read by those that match trajectories."""
     expert: ExpertRecipe | None = ExpertRecipe()
     """How experts are trained; none where the method does without them."""
     init: ImageInit = RealInit()
@@ -56,6 +56,12 @@ class Method(Record):
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the moving average of X and Y that is saved and evaluated; 0 means the last ones are."""
     estimator: Estimator = Recompute()
+
+    @field_validator("step", mode="before")
+    @classmethod
+    def _of_trajectories_where_it_names_none(cls, step: Any) -> Any:
+        unnamed = isinstance(step, Mapping) and "part" not in step
+        return TrajectoryMatching.model_validate(step) if unnamed else step
 
     @model_validator(mode="after")
     def _has_what_it_learns(self) -> Self:
@@ -81,12 +87,11 @@ class Method(Record):
             )
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """The step and the batches are written where they are not those that every method had at first, so that runs
-        of that time stay the same."""
+    def first_written(self) -> dict[str, Any]:
+        """The step and the batches are left out where they are those that every method had at first, so that digests
+        are those of earlier versions."""
         first = {"step": self.step == TrajectoryMatching(), "batches": self.batches == "equal"}
-        return {name: value for name, value in handler(self).items() if not first.get(name)}
+        return {name: value for name, value in super().first_written().items() if not first.get(name)}
 
     @property
     def recipe(self) -> ExpertRecipe:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from pydantic import Field
 from torch import Tensor
 
 from ..data.dataset import Dataset
@@ -37,6 +38,7 @@ OF_TRAJECTORIES = (
         "method.weight",
     ),
     *(
+        "distill.batch_syn",
         "distill.inner_steps",
         "distill.matched_epochs",
         "distill.max_experts",
@@ -44,22 +46,13 @@ OF_TRAJECTORIES = (
         "distill.trajectories",
     ),
 )
-"""Settings that matching trajectories reads, and hardly another family."""
+"""Settings that matching trajectories reads, and hardly another family; some by the places that they have in the files
+of earlier versions."""
 
 
 class StepSettings(Protocol):
     """What an outer step reads of `DistillSettings`, which explain themselves there."""
 
-    @property
-    def inner_steps(self) -> int: ...
-    @property
-    def matched_epochs(self) -> int: ...
-    @property
-    def max_start_epoch(self) -> int: ...
-    @property
-    def last_epoch(self) -> int: ...
-    @property
-    def batch_syn(self) -> int | None: ...
     @property
     def augmentation(self) -> str: ...
     @property
@@ -110,6 +103,8 @@ class StepWork:
     """Steps of training through which the method's estimator differentiates."""
     batch: int = 0
     """Images in each of them."""
+    repeats: int = 1
+    """How often all of this is done, once after another."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +138,20 @@ class OuterStep(Component):
     """What an outer step does and what its loss means, for the reader of a report."""
     ignores: ClassVar[tuple[str, ...]] = OF_TRAJECTORIES
     """Settings, or the beginnings of their names, that it does not read; a report leaves them out."""
+
+    @property
+    def last_epoch(self) -> int | None:
+        """The last expert epoch whose row an outer step can read; None where any may be, or none is."""
+        return None
+
+    @property
+    def counts(self) -> str:
+        """Its numbers in few letters, as a table of presets has them."""
+        return "-"
+
+    def with_numbers_of(self, other: OuterStep) -> OuterStep:
+        """The step for a preset whose numbers are `other`'s, which it takes over where it has the same ones."""
+        return self
 
     def check(self, method: Method, settings: StepSettings, epochs: int | None, whose: str) -> None:
         """Raise InputError where settings contradict one another, or the number of epochs that the experts have, if
@@ -213,28 +222,59 @@ class TrajectoryMatching(OuterStep):
         "scatter."
     )
     ignores: ClassVar[tuple[str, ...]] = ()
+    renamed: ClassVar[Mapping[str, str]] = {"inner_steps": "syn_steps", "matched_epochs": "expert_epochs"}
+
+    syn_steps: int = Field(default=20, ge=1)
+    """T: student steps per outer step."""
+    expert_epochs: int = Field(default=2, ge=1)
+    """M: expert epochs that the student is to cover."""
+    max_start_epoch: int = Field(default=20, ge=1)
+    """Segments start at an expert epoch below this one."""
+    batch_syn: int | None = Field(default=None, ge=1)
+    """Synthetic images per student step; none means the whole set."""
+    trajectories: int = Field(default=1, ge=1)
+    """Segments per outer step, each with a student of its own; the step follows the mean of their meta-gradients."""
+
+    @property
+    def last_epoch(self) -> int | None:
+        return self.max_start_epoch - 1 + self.expert_epochs
+
+    @property
+    def counts(self) -> str:
+        return f"{self.syn_steps}/{self.expert_epochs}/{self.max_start_epoch}"
+
+    def with_numbers_of(self, other: OuterStep) -> OuterStep:
+        if not isinstance(other, TrajectoryMatching):
+            return self
+        return self.replace(**{name: getattr(other, name) for name in TrajectoryMatching.model_fields})
 
     def check(self, method: Method, settings: StepSettings, epochs: int | None, whose: str) -> None:
-        last = settings.last_epoch
+        last = self.max_start_epoch - 1 + self.expert_epochs
         if epochs is not None and last > epochs:
-            allowed = max(1, epochs - settings.matched_epochs + 1)
+            allowed = max(1, epochs - self.expert_epochs + 1)
             raise InputError(
-                f"Start epochs below {settings.max_start_epoch} and {settings.matched_epochs} matched epochs reach "
-                f"epoch {last}, but "
-                f"{whose} {epochs}; choose --distill.max-start-epoch {allowed} or less, or train longer experts."
+                f"Start epochs below {self.max_start_epoch} and {self.expert_epochs} matched epochs reach epoch "
+                f"{last}, but {whose} {epochs}; choose --method.step.max-start-epoch {allowed} or less, or train "
+                f"longer experts."
             )
-        method.sample.check(settings.max_start_epoch)
-        method.loss.check(settings.inner_steps, settings.matched_epochs)
+        method.sample.check(self.max_start_epoch)
+        method.loss.check(self.syn_steps, self.expert_epochs)
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
+        """The mean of the meta-gradients of its students: the first draws from `seed`, the others from one derived from
+        it."""
+        others = (derive(seed, "trajectory", number) for number in range(1, self.trajectories))
+        return MetaGradient.mean([self._followed(setup, variables, iteration, each) for each in (seed, *others)])
+
+    def _followed(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
         """The meta-gradient of one student, all of whose draws depend on `seed`."""
         method, settings = setup.method, setup.settings
         segment = self._segment(setup, iteration, seed)
         start = method.perturb(segment.start, setup.model, rng(seed, "perturb", iteration))
         plan = draw_plan(
-            settings.inner_steps,
+            self.syn_steps,
             len(variables.images),
-            settings.batch_syn,
+            self.batch_syn,
             settings.augmentation,
             setup.dataset.shape,
             rng(seed, "plan", iteration),
@@ -242,21 +282,21 @@ class TrajectoryMatching(OuterStep):
             settings.texture,
             method.batches == "released",
         )
-        weight = method.weight(segment.epoch, settings.max_start_epoch)
+        weight = method.weight(segment.epoch, self.max_start_epoch)
         inner = InnerLoop(setup.model, plan, method.momentum, weight, method.labels.kind)
         targets = method.labels.at(variables.targets, variables.images, segment, setup.classifier)
         variables = variables.replace(targets=targets)
-        return method.estimator(inner, start, variables, method.loss(segment, start, settings.inner_steps))
+        return method.estimator(inner, start, variables, method.loss(segment, start, self.syn_steps))
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
-        batch = min(settings.batch_syn or images, images) * settings.texture.samples
-        return StepWork(training_steps=settings.inner_steps, batch=batch)
+        batch = min(self.batch_syn or images, images) * settings.texture.samples
+        return StepWork(training_steps=self.syn_steps, batch=batch, repeats=self.trajectories)
 
     def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Targets:
         segment = self._segment(setup, iteration, seed)
         return setup.method.labels.at(variables.targets, variables.images, segment, setup.classifier)
 
     def _segment(self, setup: Setup, iteration: int, seed: int) -> Segment:
-        starts, matched = setup.settings.max_start_epoch, setup.settings.matched_epochs
         assert setup.experts is not None, "a method that needs experts has a recipe for them"
-        return setup.method.sample(setup.experts, iteration, starts, matched, seed).to(setup.dataset.device)
+        segment = setup.method.sample(setup.experts, iteration, self.max_start_epoch, self.expert_epochs, seed)
+        return segment.to(setup.dataset.device)

@@ -60,7 +60,7 @@ class GrowingWindow(SegmentSampler):
                 f"No window of start epochs begins at {self.lower} and first ends before {upper}, with all below "
                 f"{max_start_epoch}; choose "
                 f"--method.sample.lower below --method.sample.begins, and that no larger than "
-                f"--distill.max-start-epoch."
+                f"--method.step.max-start-epoch."
             )
 
     def upper(self, iteration: int, max_start_epoch: int) -> int:

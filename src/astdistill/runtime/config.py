@@ -68,17 +68,26 @@ class Record(BaseModel):
     """Fields that had another name in earlier versions: old name → today's. Old names are read as today's, and digests
     are made with the first one, so that a new name makes no other record. The first of several old names is listed
     first."""
+    gone: ClassVar[Mapping[str, str]] = {}
+    """Fields that another record has now: old name → how it is written today. They are refused with that."""
 
     @model_validator(mode="before")
     @classmethod
     def _by_todays_fields(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
+        return cls._read(data)
+
+    @classmethod
+    def _read(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by the fields of today. Raises InputError for those that another record has now."""
+        for name in cls.gone.keys() & data.keys():
+            raise InputError(f"{cls.__name__} no longer has '{name}'; give {cls.gone[name]} in its place.")
         return _with_keys(data, renamed_fields(cls))
 
     def replace(self, **changes: Any) -> Self:
         """The same record with some fields changed, validated again."""
-        known, changes = type(self).model_fields, _with_keys(changes, renamed_fields(type(self)))
+        known, changes = type(self).model_fields, self._read(changes)
         wrong = [name for name in changes if name not in known]
         if wrong:
             raise InputError(f"{type(self).__name__} has no field '{wrong[0]}'; its fields are {', '.join(known)}.")
@@ -229,11 +238,15 @@ def moved(tree: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
 
     Nothing given is changed. Raises InputError where both places have a value.
     """
-    changed = dict(tree)
+    changed, placed = dict(tree), set()
     for old, new in table.items():
         value = _taken(changed, old.split("."))
-        if value is not _ABSENT and not _put(changed, new.split("."), value):
+        if value is _ABSENT:
+            continue
+        if new in placed or _given(tree, new.split(".")):
             raise InputError(f"'{old}' is now called '{new}', and both are given; leave out '{old}'.")
+        _put(changed, new.split("."), value)
+        placed.add(new)
     return changed
 
 
@@ -249,19 +262,23 @@ def _taken(tree: dict[str, Any], path: list[str]) -> Any:
     return tree.pop(path[-1], _ABSENT)
 
 
-def _put(tree: dict[str, Any], path: list[str], value: Any) -> bool:
-    """Whether nothing was given at `path`, where the value is now; a record on the way becomes a dictionary of its
-    values, which are not counted as given."""
-    given = True
+def _given(tree: Any, path: list[str]) -> bool:
+    """Whether there is a value at `path`; those of a record on the way are not counted as given."""
+    for name in path:
+        if not isinstance(tree, Mapping) or name not in tree:
+            return False
+        tree = tree[name]
+    return True
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    """Put a value at `path`; a record on the way becomes a dictionary of its values."""
     for name in path[:-1]:
         inner = tree.get(name, {})
         if isinstance(inner, Record):
-            given, inner = False, inner.to_json()
+            inner = inner.to_json()
         tree[name] = tree = dict(inner or {})
-    if given and path[-1] in tree:
-        return False
     tree[path[-1]] = value
-    return True
 
 
 def import_name(path: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -11,6 +11,7 @@ from .errors import InputError
 from .files import check_folder, load_tensors, read_json, write_json
 from .provenance import provenance
 
+FORMER = "former_settings"
 FREE = (
     "data.source",
     "data.image_column",
@@ -142,10 +143,12 @@ class RunDir:
         fingerprint: str,
         device: str,
         read: Callable[[Any], dict[str, Any]] = by_todays_names,
+        former: Mapping[str, Any] | None = None,
     ) -> None:
         """Write config.json and provenance.json of a run on the data of `fingerprint`.
 
-        `read` gives what a config.json that is there already says, by the names of today.
+        `read` gives what a config.json that is there already says, by the names of today; `former` are settings in it
+        that nothing reads any more, and that `former_settings` is to find.
 
         Asking for more iterations, another evaluation or another place of data and experts continues the same run.
         Raises InputError, with nothing written, when the folder holds a run of other settings or data, one that is
@@ -161,7 +164,15 @@ class RunDir:
         # The configuration comes first: a folder that holds it is known as this run's, whatever happens before the
         # next file.
         write_json(self.config, settings)
-        self._add_provenance({**provenance(device), "data": fingerprint})
+        noted = {FORMER: dict(former)} if former else {}
+        self._add_provenance({**provenance(device), "data": fingerprint, **noted})
+
+    @property
+    def former_settings(self) -> dict[str, Any]:
+        """Settings of the version that began this run, which nothing reads any more but its saved state is known by."""
+        first = read_json(self.provenance) if self.provenance.exists() else {}
+        found = (place.get(FORMER, {}) for place in (first, *first.get("resumed", [])))
+        return {name: value for each in found for name, value in each.items()}
 
     @property
     def empty(self) -> bool:

@@ -20,7 +20,7 @@ from ...runtime.tables import Column, Tabulation
 from ..run import RunReader
 
 STAGES = ("experts", "distillation", "evaluation")
-HIDDEN = ("versions", "machine", "resumed", "settings", "best")
+HIDDEN = ("versions", "machine", "resumed", "settings", "step", "best")
 """Parts of the provenance that have a row of their own, or stand elsewhere."""
 PROGRAMS = ("astdistill", "__main__.py", "cli.py")
 """What the command line's own file is called."""
@@ -188,7 +188,8 @@ def _settings(run: RunReader) -> dict[str, Any]:
     """The settings of the run, or those that its set was made with, without those that its outer step does not read."""
     whole = run.config
     if not whole and run.synthetic is not None:
-        whole = run.synthetic.provenance.get("settings", {})
+        known = run.synthetic.provenance
+        whole = {**known.get("settings", {}), **{name: known[name] for name in ("step",) if name in known}}
     flat = _flat(without_places(whole))
     return {name: value for name, value in flat.items() if not name.startswith(run.step.ignores)}
 
