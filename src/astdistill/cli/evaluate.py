@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from rich.console import Console
 
 from ..autodiff.dispatch import EngineName, using
@@ -16,6 +16,7 @@ from ..evaluation.dd_ranking import RandomLabels, check_gamma, rank, ranking_tab
 from ..evaluation.per_class import by_class, check_confusion, confusions
 from ..evaluation.protocol import EvalRecipe, protocol
 from ..evaluation.rate_search import rates_table, search_rates
+from ..evaluation.rows import check_count
 from ..evaluation.runner import evaluate_all
 from ..evaluation.scores import SearchedRate, table
 from ..report.page.page import renew_page
@@ -42,9 +43,9 @@ class Evaluate(Record):
     """A run folder, or the synthetic.safetensors of one; nothing else of the run is needed."""
     protocol: Literal["mtt", "ast-released", "datm-released"] = "mtt"
     """Evaluation protocol."""
-    epochs: int | None = None
+    epochs: int | None = Field(default=None, ge=1)
     """Training epochs, where they are to differ from the protocol's."""
-    full_epochs: int | None = None
+    full_epochs: int | None = Field(default=None, ge=1)
     """Training epochs of the full-data baseline, where they are to differ from the others'."""
     lr: Annotated[float | Literal["learned", "search"], Word(metavar="NUMBER|learned|search")] = "learned"
     """Step size. learned takes the set's own (0.01 for real images), search the best multiple of it on held-out
@@ -59,9 +60,9 @@ class Evaluate(Record):
     """Where the data lies now, if elsewhere than when the set was made."""
     device: str = "cpu"
     """Where it is computed: cpu or cuda."""
-    workers: int | None = None
+    workers: int | None = Field(default=None, ge=1)
     """Networks trained side by side on a CPU; none means as many as there are cores."""
-    threads: int | None = None
+    threads: int | None = Field(default=None, ge=1)
     """Threads of the CPU; none means torch's own number."""
     engine: EngineName = "auto"
     """What computes derivatives; auto takes the fastest that can."""
@@ -98,6 +99,7 @@ def _evaluate(given: Evaluate) -> Path:
     """The folder that the scores lie in."""
     check_device(given.device)
     check_gamma(given.gamma)
+    check_count(given.networks)
     synthetic = load(given.path)
     recipe = _recipe(given)
     source = given.data

@@ -115,6 +115,7 @@ class ImportSet(Record):
 def import_set(given: ImportSet) -> None:
     """Read a distilled set into a run folder."""
     _check_data(given.data)
+    sets.check_set_folder(given.folder)  # before the data are read, which may take minutes
     settings = given.model_dump(exclude={"folder", "data"})
     sets.import_set(given.folder, load_dataset(given.data), **settings)
     out, run = given.out, RunDir(given.out)

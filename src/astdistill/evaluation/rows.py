@@ -103,16 +103,19 @@ class Testing:
         """Raise InputError unless there are images to test on, networks to train, and a network of each name: now, and
         not after hours of the one before it."""
         _ = self.images
-        if self.seeds < 1:
-            raise InputError(
-                f"{self.seeds} networks were asked for; train at least 1, and 5 for a spread that can be compared."
-            )
+        check_count(self.seeds)
         check_names(models, self.dataset)
 
     def common(self) -> dict[str, Any]:
         """What a cache notes of it."""
         tested = tested_content(self.images, self.dataset.preprocessing)
         return {"dataset": self.dataset.fingerprint, "split": self.split, "tested": tested, "seed": self.seed}
+
+
+def check_count(networks: int) -> None:
+    """Raise InputError for less than one network."""
+    if networks < 1:
+        raise InputError(f"{networks} networks were asked for; train at least 1, and 5 for a spread to compare.")
 
 
 def check_names(names: Sequence[str], dataset: Dataset) -> None:

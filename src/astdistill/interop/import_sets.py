@@ -98,8 +98,7 @@ def import_set(
     that do not fit `dataset`.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}; name the one that distill.py of MTT or a successor wrote to.")
+    check_set_folder(folder)
     build_model(model, dataset.shape, len(dataset.classes))
     augmentation = checked(augmentation)
     _check_student(momentum, canvas, canvas_samples)
@@ -133,6 +132,12 @@ def import_set(
             save_grid(synthetic, RunDir(temporary).images)
         renew_page(Path(out))
     return synthetic
+
+
+def check_set_folder(folder: Path) -> None:
+    """Raise InputError unless there is a folder of that name."""
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; name the one that distill.py of MTT or a successor wrote to.")
 
 
 def _check_student(momentum: float, canvas: int, canvas_samples: int) -> None:
