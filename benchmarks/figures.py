@@ -133,14 +133,14 @@ def figure_segment(
 
 
 def figure_loss(metrics: Path, out: Path) -> None:
-    """MTT's matching loss and step size over the outer steps."""
+    """MTT's matching loss and learning rate over the outer steps."""
     lines = read_lines(metrics)
     figure = blank(9.2, 3.2, DPI)
     loss, rate = figure.subplots(1, 2)
     tidy(loss, "Matching loss (MTT)", "outer step", "loss")
     loss.axhline(1, color=FAINT, linestyle=":", linewidth=1)
     draw_loss(loss, curve(lines, "loss"))
-    tidy(rate, "Learned step size η", "outer step", "η")
+    tidy(rate, "Learned learning rate η", "outer step", "η")
     rate.plot([line["iteration"] for line in lines], [line["lr"] for line in lines], color=COLOURS[2], linewidth=1.7)
     save(figure, out / "how-loss.png")
 

@@ -39,7 +39,7 @@ def spirals(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 # 2. The network. All its parameters are one vector θ [P], so that a training run is a path through one space. Every
-# function takes    a stack of networks, θ [n, P], as well: they are trained side by side and do not touch one another.
+# function takes a stack of networks, θ [n, P], as well: they are trained side by side and do not touch one another.
 
 WIDTH = 32
 SHAPES = (WIDTH, 2), (1, WIDTH), (WIDTH, WIDTH), (1, WIDTH), (CLASSES, WIDTH), (1, CLASSES)
@@ -94,10 +94,10 @@ def expert_paths(points: Tensor, labels: Tensor, generator: torch.Generator) -> 
 
 
 # 4. Distillation. A student starts where an expert stood after epoch t, takes a few steps on the distilled points X
-# alone, and should    arrive where the expert stood M epochs later: L = |θ_T − θ*_{t+M}|² / |θ*_t − θ*_{t+M}|². X and
-# the step size η follow −dL/dX and    −dL/dη, by back-propagation through all the steps. That keeps the graph of every
-# step, which here is a few megabytes; for images it    is gigabytes, and walking back one step at a time gives the same
-# gradient in constant memory. Here the shorter program is the better.
+# alone, and should arrive where the expert stood M epochs later: L = |θ_T − θ*_{t+M}|² / |θ*_t − θ*_{t+M}|². X and
+# the learning rate η follow −dL/dX and −dL/dη, by back-propagation through all the steps. That keeps the graph of
+# every step, which here is a few megabytes; for images it is gigabytes, and walking back one step at a time gives
+# the same gradient in constant memory. Here the shorter program is the better.
 
 
 def distil(
@@ -250,4 +250,4 @@ if __name__ == "__main__":
     draw(result, given.out)
     for name, values in result.accuracies.items():
         print(f"{name:<10}{spread(values)} of test points right ({len(values)} networks, mean ± standard deviation)")
-    print(f"Learned step size {result.rate:.3f}. Look at: {given.out}")
+    print(f"Learned learning rate {result.rate:.3f}. Look at: {given.out}")

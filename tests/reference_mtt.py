@@ -100,6 +100,7 @@ class Touch:
 
 
 def loss_of_set(folder: Path, network: nn.Module) -> tuple[Tensor, float]:
-    """The loss that a published evaluation takes on its first step, and its step size, from the three files alone."""
+    """The loss that a published evaluation takes on its first step, and its learning rate, from the three files
+    alone."""
     images, labels, lr = (torch.load(folder / f"{name}.pt") for name in ("images_best", "labels_best", "lr"))
     return nn.CrossEntropyLoss()(network(images), labels if labels.ndim == 1 else labels.softmax(1)), lr.item()

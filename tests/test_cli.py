@@ -113,12 +113,16 @@ def test_the_rate_is_learned_fixed_or_searched(capsys: pytest.CaptureFixture[str
     words = ["evaluate", "made", "--epochs", "2", "--networks", "1", "--baselines", "random", "--quiet"]
     for rate in (["0.03"], ["search", "--ranking", "--continual", "2"]):
         assert exit_code(*words, "--lr", *rate) == 0
-    assert "Searched step sizes" in page.read_text(encoding="utf-8")
+    assert "Searched learning rates" in page.read_text(encoding="utf-8")
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.endswith(f"Look at: {page}")
-    for sentence in ("step size 0.03; test accuracy", "Searched step sizes", "judged on 10% of the training images"):
+    for sentence in (
+        "learning rate 0.03; test accuracy",
+        "Searched learning rates",
+        "judged on 10% of the training images",
+    ):
         assert sentence in shown
-    assert shown.count("step size of the set searched on held-out training images") == 3, (
+    assert shown.count("learning rate of the set searched on held-out training images") == 3, (
         "the scores, the ranking, the arriving classes"
     )
     searched = json.loads(Path("made/evaluation-mtt-2-epochs-lr-search/scores.json").read_text())

@@ -171,10 +171,10 @@ def test_a_loss_that_is_not_finite_is_told() -> None:
     images = distilled().images.clone()
     images[0] = torch.nan
     with pytest.raises(
-        ad.DivergedError, match=r"stopped being finite at step size 0\.02; .* train\(network, lr=0\.002\)"
+        ad.DivergedError, match=r"stopped being finite at learning rate 0\.02; .* train\(network, lr=0\.002\)"
     ):
         distilled(images=images).train(network(), epochs=1)
-    with pytest.raises(ad.InputError, match="step size is -1"):
+    with pytest.raises(ad.InputError, match="learning rate is -1"):
         distilled(lr=torch.tensor(-1.0)).train(network(), epochs=1)
 
 

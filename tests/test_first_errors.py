@@ -118,7 +118,7 @@ def torn_picture() -> None:
 
 
 def theirs(*shape: int) -> Callable[[], None]:
-    """A folder as MTT writes it, with images of that shape and no file of the step size; empty without a shape."""
+    """A folder as MTT writes it, with images of that shape and no file of the learning rate; empty without a shape."""
 
     def made() -> None:
         Path("theirs").mkdir()
@@ -202,7 +202,7 @@ CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
     "no imported experts": (nothing, (*FRESH, "--experts.imported", "x"), "There is no store of experts 'x' in new-experts. Known: none"),
     "no set to import": (nothing, (*IMPORT, "--lr", "1"), "There is no folder theirs; name the one that distill.py"),
     "no images to import": (theirs(), (*IMPORT, "--lr", "1"), "theirs holds no images_best.pt"),
-    "no rate to import": (theirs(10, 1, 8, 8), IMPORT, "give the learned step size of the set"),
+    "no rate to import": (theirs(10, 1, 8, 8), IMPORT, "give the learned learning rate of the set"),
     "no momentum": (theirs(10, 1, 8, 8), (*IMPORT, "--lr", "1", "--momentum", "3"), "--momentum 3 was given; choose 0 or more"),
     "no such augmentation": (theirs(10, 1, 8, 8), (*IMPORT, "--lr", "1", "--augmentation", "flp"), "Did you mean 'flip'?"),
     "no canvas": (theirs(10, 1, 8, 8), (*IMPORT, "--lr", "1", "--canvas", "0"), "--canvas 0 was given; choose 1 or more"),

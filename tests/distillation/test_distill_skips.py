@@ -194,8 +194,8 @@ def test_one_good_step_starts_the_count_anew(
 @pytest.mark.parametrize(
     ("broken", "value", "cause"),
     [
-        ("lr", 1e6, r"the step size would become -\d.*; lower --distill.lr-lr, or learn its logarithm"),
-        ("lr", 50.1, r"the step size would become -0\.0001"),
+        ("lr", 1e6, r"the learning rate would become -\d.*; lower --distill.lr-lr, or learn its logarithm"),
+        ("lr", 50.1, r"the learning rate would become -0\.0001"),
         ("images", 3e38, "the images would stop being finite; lower --distill.lr-img"),
     ],
 )
@@ -243,12 +243,12 @@ def test_what_is_saved_during_a_step_is_the_state_before_it(
 def test_a_logarithmic_rate_that_leaves_the_numbers_is_refused(
     dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, gradient: float
 ) -> None:
-    """exp overflows to infinity and underflows to 0: neither is a step size."""
+    """exp overflows to infinity and underflows to 0: neither is a learning rate."""
     state = run_of(dataset, experts, AST, settings).start()
     refused = refusal(
         state, Variables(torch.zeros_like(state.images), torch.zeros_like(state.targets), torch.tensor(gradient))
     )
-    assert "the step size would become" in refused
+    assert "the learning rate would become" in refused
     assert float(state.lr) == pytest.approx(0.05)
 
 
@@ -258,7 +258,7 @@ def test_a_refused_raw_rate_is_logged_and_the_run_goes_on(
     method = MTT.replace(synthetic_lr=RawSyntheticLr())
     with pytest.raises(
         DivergedError,
-        match=r"because the step size would become -[^;]*; lower --distill.lr-lr[^;]*, and start in a new folder",
+        match=r"because the learning rate would become -[^;]*; lower --distill.lr-lr[^;]*, and start in a new folder",
     ):
         distill(
             dataset,

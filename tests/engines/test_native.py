@@ -266,7 +266,7 @@ def test_the_meta_gradient_is_that_of_back_propagation(momentum: float) -> None:
 
 
 class Steep:
-    """AST's outer step on a young expert, at step sizes that carry the student far: losses far above that of not
+    """AST's outer step on a young expert, at learning rates that carry the student far: losses far above that of not
     moving, which is 2."""
 
     def __init__(self) -> None:

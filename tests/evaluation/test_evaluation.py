@@ -75,7 +75,7 @@ def test_finished_networks_are_taken_over_and_new_ones_reported(blobs: Dataset, 
 
 
 def rates(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The step sizes that training is called with."""
+    """The learning rates that training is called with."""
     used: list[float] = []
 
     def note(network: object, examples: object, *_: object) -> NetworkResult:

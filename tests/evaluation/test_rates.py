@@ -1,4 +1,4 @@
-"""The searched step size: found where it must be, on images that are not those of the test."""
+"""The searched learning rate: found where it must be, on images that are not those of the test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Distil = Callable[..., SyntheticSet]
 
 
 def best_at(monkeypatch: pytest.MonkeyPatch, rate: float) -> list[Split]:
-    """Makes accuracy fall with the distance of the step size from `rate`; returns what networks were tested on."""
+    """Makes accuracy fall with the distance of the learning rate from `rate`; returns what networks were tested on."""
     seen: list[Split] = []
 
     def note(network: object, examples: Examples, recipe: EvalRecipe, tested: Split, *_: object) -> NetworkResult:
@@ -109,7 +109,7 @@ def test_the_found_rate_trains_the_set_and_baselines_keep_theirs(
 
 
 def test_a_fixed_rate_leaves_nothing_to_search(blobs: Dataset, distil: Distil) -> None:
-    with pytest.raises(InputError, match=r"fixes the step size at 0\.3"):
+    with pytest.raises(InputError, match=r"fixes the learning rate at 0\.3"):
         search_rates(distil(blobs), blobs, RECIPE.replace(lr=0.3))
 
 
@@ -123,7 +123,7 @@ def test_a_learned_rate_that_is_not_positive_is_searched_around_that_of_real_ima
 
 def test_a_searched_rate_is_used_and_named_by_every_table(blobs: Dataset, distil: Distil) -> None:
     found = SearchedRate(rates=(0.001, 0.2), accuracies=((90.0,), (10.0,)), judged_on="the validation split")
-    rates, words = {MODEL: found, "another": found}, "step size of the set searched on held-out training images"
+    rates, words = {MODEL: found, "another": found}, "learning rate of the set searched on held-out training images"
     ranking = rank(distil(blobs), blobs, RECIPE, seeds=1, rates=rates)
     assert ranking.accuracies == rank(found.given(distil(blobs)), blobs, RECIPE, seeds=1).accuracies
     assert words in ranking_table(ranking).caption

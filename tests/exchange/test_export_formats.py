@@ -201,9 +201,9 @@ def test_the_card_of_another_family_names_it_and_no_trajectories(tmp_path: Path)
     card = DatasetCard.load(export(made(method="dm"), "huggingface", tmp_path / "out") / "README.md")
     assert "made by distribution matching with astdistill" in card.text
     assert "distribution-matching" in card.data.to_dict()["tags"]
-    assert "The step size is" in card.text
+    assert "The learning rate is" in card.text
     assert '"lr_img"' in card.text
-    for word in ("trajector", "expert", "inner_steps", "matched_epochs", "max_start_epoch", "learned step size"):
+    for word in ("trajector", "expert", "inner_steps", "matched_epochs", "max_start_epoch", "learned learning rate"):
         assert word not in card.text.lower(), word
 
 

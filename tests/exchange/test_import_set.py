@@ -68,11 +68,11 @@ def test_everything_arrives_and_the_run_folder_can_be_evaluated(tmp_path: Path, 
 
 
 def test_ftds_moving_average_is_read_with_its_own_labels(tmp_path: Path, dataset: Dataset) -> None:
-    """FTD writes it apart, without a step size; beside the plain images it is what FTD's figures are of."""
+    """FTD writes it apart, without a learning rate; beside the plain images it is what FTD's figures are of."""
     averaged, labels = images() + 1.0, torch.tensor([0, 1, 2, 0, 1, 2])
     files = {"ema_images_best": averaged, "ema_labels_best": labels, "images_best": None, "labels_best": None}
     folder = write(tmp_path / "ftd", **files, lr=None)
-    with pytest.raises(InputError, match=r"holds no lr\.pt or lr_best\.pt; give the learned step size"):
+    with pytest.raises(InputError, match=r"holds no lr\.pt or lr_best\.pt; give the learned learning rate"):
         import_set(folder, dataset, model=TINY)
     wanted = averaged[[0, 3, 1, 4, 2, 5]]
     assert torch.equal(import_set(folder, dataset, model=TINY, lr=0.03).images, wanted)
@@ -160,9 +160,9 @@ def test_the_step_size_comes_from_its_file_or_the_flag(
         ({"labels_best": torch.full((6,), 0.5)}, r"class numbers are due"),
         ({"labels_best": logits(6, 10)}, r"has shape \[6, 10\], where 6 images of 3 classes want \[6, 3\]"),
         ({"labels_best": logits(5)}, r"has shape \[5, 3\]"),
-        ({"lr": None}, r"holds no lr\.pt or lr_best\.pt; give the learned step size .* with --lr"),
-        ({"lr": torch.tensor(-0.1)}, r"lr\.pt gives the step size -0\.1, with which no network trains"),
-        ({"lr": torch.tensor([0.1, 0.2])}, r"lr\.pt gives the step size nan"),
+        ({"lr": None}, r"holds no lr\.pt or lr_best\.pt; give the learned learning rate .* with --lr"),
+        ({"lr": torch.tensor(-0.1)}, r"lr\.pt gives the learning rate -0\.1, with which no network trains"),
+        ({"lr": torch.tensor([0.1, 0.2])}, r"lr\.pt gives the learning rate nan"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

@@ -244,7 +244,7 @@ def test_a_run_goes_on_to_the_same_bits_and_is_shown_and_exported_as_what_it_is(
     card = (export(found, "huggingface", tmp_path / "card") / "README.md").read_text(encoding="utf-8")
     assert f"made by {method.step.family} with astdistill" in card or method.name not in methods()
     if not method.step.needs_experts:
-        assert not re.search("trajector|expert|learned step size", card, flags=re.IGNORECASE)
+        assert not re.search("trajector|expert|learned learning rate", card, flags=re.IGNORECASE)
 
 
 def test_an_outer_step_is_the_reference_gradient(

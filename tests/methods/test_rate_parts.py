@@ -1,4 +1,4 @@
-"""The learned step size: what it may become, and the slope that carries its gradient."""
+"""The learned learning rate: what it may become, and the slope that carries its gradient."""
 
 from __future__ import annotations
 

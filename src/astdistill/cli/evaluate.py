@@ -48,7 +48,7 @@ class Evaluate(Record):
     full_epochs: int | None = Field(default=None, ge=1)
     """Training epochs of the full-data baseline, where they are to differ from the others'."""
     lr: Annotated[float | Literal["learned", "search"], Word(metavar="NUMBER|learned|search")] = "learned"
-    """Step size. learned takes the set's own (0.01 for real images), search the best multiple of it on held-out
+    """Learning rate. learned takes the set's own (0.01 for real images), search the best multiple of it on held-out
     training images, a number is taken for every row."""
     networks: int = 5
     """Freshly initialised networks for each row."""

@@ -90,13 +90,13 @@ class ImportSet(Record):
     in the files is run: those that hold more than tensors are refused."""
 
     folder: Annotated[Path, Word(positional=True)]
-    """Folder of the three files; labels and step size may be absent."""
+    """Folder of the three files; labels and learning rate may be absent."""
     data: Annotated[DataConfig, Word(short="source")] = DATA
     """What was distilled."""
     out: Path
     """New folder of synthetic.safetensors, its picture and its page."""
     lr: float | None = None
-    """The learned step size, where there is no file of it, or to replace it."""
+    """The learned learning rate, where there is no file of it, or to replace it."""
     model: str = "convnet-d3"
     """The network that the set was distilled with."""
     augmentation: str = STRATEGY

@@ -28,8 +28,8 @@ from .flags import Word
 
 
 def screen(view: RunReader) -> Table:
-    """One line for each thing there is to say: how it stands, the stages with their bars, loss, step size, validation,
-    scores."""
+    """One line for each thing there is to say: how it stands, the stages with their bars, loss, learning rate,
+    validation, scores."""
     config = view.config
     shown = Table.grid(padding=(0, 2))
     shown.add_column(style="bold", no_wrap=True)

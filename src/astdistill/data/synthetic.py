@@ -32,7 +32,7 @@ class SyntheticSet:
     """X, Y and η of a distillation, in the preprocessed space of the experts.
 
     images `[N, C, H, W]` and targets `[N, K]`, float32, N = K × ipc, grouped by class. Hard targets are one-hot rows;
-    soft targets are logits, to be passed through a softmax. `lr` is the learned step size η, a positive scalar.
+    soft targets are logits, to be passed through a softmax. `lr` is the learned learning rate η, a positive scalar.
     `augmentation` is the strategy that the student saw, `momentum` the inner momentum, `model` the name of the student
     network.
 

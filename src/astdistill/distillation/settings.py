@@ -64,13 +64,13 @@ class DistillSettings(Record):
     lr_img: float = Field(default=1000.0, gt=0)
     """Outer learning rate of the images."""
     lr_lr: float = Field(default=1e-5, ge=0)
-    """Outer learning rate of the learned step size η."""
+    """Outer learning rate of the learned learning rate η."""
     lr_targets: float = Field(default=10.0, ge=0)
     """Outer learning rate of learned targets, for methods that learn them."""
     lr_init: float = Field(default=0.01, gt=0)
-    """η_0: the student's step size at the start."""
+    """η_0: the student's learning rate at the start."""
     outer_optimiser: Literal["sgd", "adam"] = "sgd"
-    """What moves images, targets and step size; the published learning rates are those of sgd."""
+    """What moves images, targets and learning rate; the published learning rates are those of sgd."""
     outer_momentum: float = Field(default=0.5, ge=0, lt=1)
     """Momentum of the outer SGD; β_1 of the outer Adam, whose β_2 is 0.999."""
     targets_momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -144,7 +144,7 @@ class DistillState:
         """Empty, or why a step cannot be kept; `seen` are the numbers that `attempt` gave."""
         if not 0 < seen["new lr"] < math.inf:
             return (
-                f"the step size would become {seen['new lr']:g}; lower --distill.lr-lr, or learn its logarithm "
+                f"the learning rate would become {seen['new lr']:g}; lower --distill.lr-lr, or learn its logarithm "
                 f"(--part synthetic_lr=LogSyntheticLr)"
             )
         if not seen["set is finite"]:

@@ -58,7 +58,7 @@ class Continual(Record):
     accuracies: dict[str, tuple[tuple[float, ...], ...]]
     """'synthetic' and baselines; for each step one figure a network."""
     rate: SearchedRate | None = None
-    """Where the set's own step size was replaced by one that held-out images chose."""
+    """Where the set's own learning rate was replaced by one that held-out images chose."""
 
     @staticmethod
     def read(path: Path) -> Continual:

@@ -52,7 +52,7 @@ class Ranking(Record):
     subject: SetInfo
     accuracies: Measured
     rate: SearchedRate | None = None
-    """Where the set's own step size was replaced by one that held-out images chose."""
+    """Where the set's own learning rate was replaced by one that held-out images chose."""
     random_labels: RandomLabels = "own"
     """What the random images are labelled with. own: their classes; same: the set's labels of the same class, which for
     a set of hard labels is no other."""
@@ -130,8 +130,8 @@ def rank(
     says what random images are labelled with: same, as on the leaderboard, gives them the soft labels of the set, image
     for image within a class; own leaves them their hard labels. The authors' code has the teacher of the set's soft
     labels label the random images, where there is one; a set alone has no teacher. Real images learn at the recipe's
-    step size or 0.01, where the authors search one. The authors take the best test accuracy of each training, this the
-    last. Raises InputError for a γ outside [0, 1] and for a set that does not belong to `dataset`.
+    learning rate or 0.01, where the authors search one. The authors take the best test accuracy of each training, this
+    the last. Raises InputError for a γ outside [0, 1] and for a set that does not belong to `dataset`.
     """
     check_gamma(gamma)
     recipe, (name, *_) = settled(synthetic, dataset, recipe, model)
@@ -237,7 +237,7 @@ def ranking_table(ranking: Ranking) -> Tabulation:
     caption = (
         "DD-Ranking (arXiv 2505.13300), LRS and ARS from 0 to 1: (e^x − e^−1) / (e − e^−1) of α and β. "
         f"{ranking.model}. {protocol_text(ranking.recipe, 'test', ranking.rate is not None)}, last epoch; "
-        f"random images have {_labelled(ranking)} and a fixed step size; {networks_text([len(ranking.lrs)])}."
+        f"random images have {_labelled(ranking)} and a fixed learning rate; {networks_text([len(ranking.lrs)])}."
     )
     return Tabulation(columns, rows, caption, "Label-robust and augmentation-robust scores")
 

@@ -1,4 +1,4 @@
-"""A step size searched on held-out training images, one for each network; test images choose nothing."""
+"""A learning rate searched on held-out training images, one for each network; test images choose nothing."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def search_rates(
     seed: int = 0,
     workers: int | None = None,
 ) -> dict[str, SearchedRate]:
-    """For each network of `model` (None: the student) the multiple of the set's step size with the best mean accuracy
-    on held-out images.
+    """For each network of `model` (None: the student) the multiple of the set's learning rate with the best mean
+    accuracy on held-out images.
 
     Where `dataset` has no validation split, a tenth of each class's training images is tested on instead: the set may
     have been distilled from them, but no test image is looked at either way. At a tie the smaller one is taken. With
@@ -45,7 +45,7 @@ def search_rates(
     """
     if recipe.lr is not None:
         raise InputError(
-            f"The recipe fixes the step size at {recipe.lr:g}, so there is none to search; leave its lr out."
+            f"The recipe fixes the learning rate at {recipe.lr:g}, so there is none to search; leave its lr out."
         )
     recipe, models = settled(synthetic, dataset, recipe, model)
     own = synthetic.lr
@@ -73,7 +73,7 @@ def rates_table(rates: Mapping[str, SearchedRate], recipe: EvalRecipe) -> Tabula
     """The validation accuracy of every network at every rate; the chosen one is marked with *."""
     columns = (
         Column("network", words=True),
-        Column("step size"),
+        Column("learning rate"),
         Column("validation accuracy"),
         Column("chosen", words=True),
     )
@@ -90,7 +90,7 @@ def rates_table(rates: Mapping[str, SearchedRate], recipe: EvalRecipe) -> Tabula
         caption += (
             f" The best of {', '.join(edge)} is at the end of the grid; one beyond it may be better: --lr NUMBER."
         )
-    return Tabulation(columns, tuple(rows), caption, "Searched step sizes")
+    return Tabulation(columns, tuple(rows), caption, "Searched learning rates")
 
 
 def _with_validation(dataset: Dataset, seed: int) -> Dataset:

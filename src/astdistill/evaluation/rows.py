@@ -215,8 +215,8 @@ def _real(dataset: Dataset, ipc: int, choose: Callable[[Labels, int], Labels], m
 
 
 def content(synthetic: SyntheticSet) -> str:
-    """A hash of what a network learns from a set: images, targets, their kind, step size; of textures also what they
-    lie on."""
+    """A hash of what a network learns from a set: images, targets, their kind, learning rate; of textures also what
+    they lie on."""
     state = hashlib.sha256()
     for tensor in (synthetic.images, synthetic.targets, synthetic.lr):
         state.update(_title(tuple(tensor.shape), tensor.dtype) + _bytes(tensor))

@@ -111,8 +111,9 @@ def evaluate_all(
     `rates` (see `search_rates`) learns from the set at the rate found there. With `out`, a run folder, `scores.json` is
     rewritten after every finished network and `scores.partial.json` keeps each of them by what it depends on: the same
     command again trains only what is missing. On a CPU `workers` networks, of whatever row, are trained side by side
-    (None: one for each core). Baselines take the recipe's step size or 0.01; network k of 'random' and 'kmeans' sees
-    the images of draw k. Raises InputError for an unknown baseline and for a set that does not belong to `dataset`.
+    (None: one for each core). Baselines take the recipe's learning rate or 0.01; network k of 'random' and 'kmeans'
+    sees the images of draw k. Raises InputError for an unknown baseline and for a set that does not belong to
+    `dataset`.
     """
     recipe, models = settled(synthetic, dataset, recipe, model)
     used = {name: rate for name, rate in (rates or {}).items() if name in models}
@@ -198,7 +199,7 @@ def _warn_of_divergence(row: CachedRow) -> None:
     if entry.diverged:
         console().print(
             f"[yellow]{entry.diverged} of {entry.n} networks ({row.row.model}) met a training loss that is not finite; "
-            "their accuracy is counted as it is. Try a smaller step size.[/yellow]"
+            "their accuracy is counted as it is. Try a smaller learning rate.[/yellow]"
         )
 
 

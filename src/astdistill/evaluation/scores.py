@@ -146,7 +146,7 @@ class SetInfo(Record):
 
 
 class SearchedRate(Record):
-    """The step sizes that were tried for one network, and what held-out training images said of them."""
+    """The learning rates that were tried for one network, and what held-out training images said of them."""
 
     rates: tuple[float, ...]
     """Ascending."""
@@ -186,7 +186,7 @@ class Scores(Record):
     subject: SetInfo | None = None
     """What was evaluated; None for real images and in files of an earlier version."""
     rates: dict[str, SearchedRate] = Field(default_factory=dict)
-    """By network, where the set's own step size was replaced by one that held-out images chose; baselines keep
+    """By network, where the set's own learning rate was replaced by one that held-out images chose; baselines keep
     theirs."""
     classes: tuple[str, ...] = ()
     """Names, in the order of the figures by class; empty in files of an earlier version."""
@@ -243,18 +243,18 @@ def spread(values: Sequence[float] | None, digits: int = 1) -> str:
 
 
 def protocol_text(recipe: EvalRecipe, split: str, searched: bool = False) -> str:
-    """The recipe in words: its name, epochs, augmentation where it is not all of DSA, step size where it is not
+    """The recipe in words: its name, epochs, augmentation where it is not all of DSA, learning rate where it is not
     learned, the tested images.
 
-    `searched` says that held-out images chose the step size of the distilled set.
+    `searched` says that held-out images chose the learning rate of the distilled set.
     """
     words = []
     if recipe.augmentation != STRATEGY:
         words.append(f"augmentation {(recipe.augmentation or 'none').replace('_', ', ')}")
     if searched:
-        words.append("step size of the set searched on held-out training images")
+        words.append("learning rate of the set searched on held-out training images")
     elif recipe.lr is not None:
-        words.append(f"step size {recipe.lr:g}")
+        words.append(f"learning rate {recipe.lr:g}")
     words.append(f"{split} accuracy in %")
     return f"Protocol {recipe.name}: {_counted(recipe)}, {'; '.join(words)}"
 

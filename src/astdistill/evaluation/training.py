@@ -21,7 +21,7 @@ from .protocol import EvalRecipe
 
 
 class Examples(ABC):
-    """What one network learns from, the step size that suits it, and what the images lie on."""
+    """What one network learns from, the learning rate that suits it, and what the images lie on."""
 
     lr: float
     texture: TextureSpec = ORDINARY
@@ -58,13 +58,14 @@ class TensorExamples(Examples):
     def of(
         synthetic: SyntheticSet, lr: float | None, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> TensorExamples:
-        """What a distilled set teaches, at the step size `lr` or, for None, its own. Raises InputError for one that is
-        not positive."""
+        """What a distilled set teaches, at the learning rate `lr` or, for None, its own. Raises InputError for one that
+        is not positive."""
         if lr is None:
             lr = float(synthetic.lr)
         if not lr > 0:
             raise InputError(
-                f"The set's learned step size is {lr:g}, with which no network trains; give the recipe a positive lr."
+                f"The set's learned learning rate is {lr:g}, with which no network trains; give the recipe a positive "
+                f"lr."
             )
         images, targets = (tensor.detach().to(device, dtype) for tensor in (synthetic.images, synthetic.probabilities))
         return TensorExamples(images, targets, lr, synthetic.texture)

@@ -51,8 +51,8 @@ class Distilled(SyntheticSet):
         Takes any module from images `[B, C, H, W]` to logits `[B, K]`, with batch norm and dropout too, on whatever
         device it lies; parameters with `requires_grad` False stay as they are. `recipe` is the protocol (MTT's, arXiv
         2203.11932: 1000 epochs, the learning rate dropped at half), in which `epochs` and `lr` replace a field each;
-        what it leaves open is the set's: learned step size, augmentation, hard or soft labels, crops of textures. The
-        same arguments give the same bits on a CPU.
+        what it leaves open is the set's: learned learning rate, augmentation, hard or soft labels, crops of textures.
+        The same arguments give the same bits on a CPU.
 
         The network sees whitened images, and so must it when it is used:
         `network(synthetic.preprocessing.apply(images01))`, or `synthetic.accuracy(network, images01, labels)`. Raises
@@ -73,7 +73,7 @@ class Distilled(SyntheticSet):
         network.eval()
         if not bool(total.isfinite()):
             raise DivergedError(
-                f"The training loss of {type(network).__name__} stopped being finite at step size {examples.lr:g}; "
+                f"The training loss of {type(network).__name__} stopped being finite at learning rate {examples.lr:g}; "
                 f"train a new network with a smaller one: train(network, lr={examples.lr / 10:.3g})."
             )
         return network

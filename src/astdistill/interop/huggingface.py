@@ -125,16 +125,17 @@ def _use(synthetic: SyntheticSet) -> str:
     augmentation = synthetic.augmentation.replace("_", ", ") or "none"
     return (
         "The images alone, by `datasets.load_dataset`; "
-        "or with step size, augmentation and whitening, from a copy of this folder:\n\n"
+        "or with learning rate, augmentation and whitening, from a copy of this folder:\n\n"
         '```python\nimport astdistill as ad\nsynthetic = ad.load("synthetic.safetensors")\n'
         "network = synthetic.train(my_network)\n"
         "logits = network(synthetic.preprocessing.apply(photos))    # photos in [0, 1]\n```\n\n"
-        f"The {_learned(synthetic.method)}step size is {float(synthetic.lr):.6g}; augmentation by DSA: {augmentation}."
+        f"The {_learned(synthetic.method)}learning rate is {float(synthetic.lr):.6g}; augmentation by DSA: "
+        f"{augmentation}."
     )
 
 
 def _learned(name: str) -> str:
-    """A word for the step size of a set by the method called `name`: it was learned, as far as is known."""
+    """A word for the learning rate of a set by the method called `name`: it was learned, as far as is known."""
     method = _method(name)
     if method is not None and "lr" not in method.learn:
         return ""

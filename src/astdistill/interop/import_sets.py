@@ -67,7 +67,7 @@ def _broken(path: Path, error: Exception) -> InputError:
 
 
 RATES = (RATE, "lr_best.pt")
-"""The step size, under the name that each code base gives it."""
+"""The learning rate, under the name that each code base gives it."""
 AVERAGED = "ema_"
 """What FTD's names of files begin with where they hold the moving average, which is what its figures are of."""
 
@@ -90,7 +90,7 @@ def import_set(
 
     Images `[N, C, H, W]` are as networks see them, preprocessed as `dataset` is. Labels are numbers `[N]`, or
     distributions or their logits `[N, K]`; without their file, images count as grouped by class. Hard-labelled images
-    are put in the order of their classes. `lr` stands for the file of the step size, or replaces it. `model`,
+    are put in the order of their classes. `lr` stands for the file of the learning rate, or replaces it. `model`,
     `augmentation`, `momentum` and `method` say how the set was made, and `canvas` and `canvas_samples` what MTT's
     `--canvas_size` and `--canvas_samples` were: textures are `[N, C, k H, k W]`. Where `ema_images_best.pt` is there
     (FTD), it is read with `ema_labels_best.pt`, also beside `images_best.pt`. Raises InputError, with nothing
@@ -222,14 +222,14 @@ def _rate(folder: Path, given: float | None) -> float:
     if given is None and path is None:
         raise InputError(
             f"{folder} holds no {' or '.join(RATES)}; "
-            "give the learned step size of the set, as its log shows it, with --lr."
+            "give the learned learning rate of the set, as its log shows it, with --lr."
         )
     rate, where = (
         (_number(read_pickle(path)), str(path)) if given is None and path is not None else (given or 0.0, "--lr")
     )
     if not (math.isfinite(rate) and rate > 0):
         raise InputError(
-            f"{where} gives the step size {rate:g}, with which no network trains; give a positive one with --lr."
+            f"{where} gives the learning rate {rate:g}, with which no network trains; give a positive one with --lr."
         )
     return rate
 

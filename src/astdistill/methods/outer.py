@@ -1,4 +1,4 @@
-"""Which outer steps are taken, and how the learned step size η stays positive."""
+"""Which outer steps are taken, and how the learned learning rate η stays positive."""
 
 from __future__ import annotations
 

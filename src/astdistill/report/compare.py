@@ -107,7 +107,7 @@ class Group:
     recipe: EvalRecipe
     split: str
     searched: bool
-    """Whether held-out images chose the step size, rather than the distillation or the protocol."""
+    """Whether held-out images chose the learning rate, rather than the distillation or the protocol."""
     runs: tuple[Finished, ...]
 
     @property

@@ -118,7 +118,7 @@ def save_curves(
     tidy(axes[0], loss_name.capitalize(), "iteration", "loss")
     draw_loss(axes[0], loss)
     if learned_lr:
-        tidy(axes[1], "Learned step size", "iteration", "η")
+        tidy(axes[1], "Learned learning rate", "iteration", "η")
         axes[1].plot(rate.iterations, rate.values, color=COLOURS[2], linewidth=1.7)
     if tested.values:
         tidy(axes[-1], "Held-out accuracy", "iteration", "accuracy, %")

@@ -92,7 +92,7 @@ class RunDir:
     images = Artefact("images.png")
     """The distilled images as one picture."""
     curves = Artefact("curves.png")
-    """Loss and step size."""
+    """Loss and learning rate."""
     textures = Artefact("textures")
     """Folder of pictures that can be tiled."""
     exports = Artefact("exports")

@@ -103,14 +103,14 @@ def steps(run: RunReader) -> str:
 def about(runs: Sequence[RunReader]) -> list[str]:
     """What the outer steps of these runs do, each kind once, and what η is where one of them learned it."""
     sentences = list(dict.fromkeys(run.step.about for run in runs if run.step.about))
-    learned = "η is the step size for training on these images, learned with them."
+    learned = "η is the learning rate for training on these images, learned with them."
     if any(run.learns_lr for run in runs):
         sentences[-1:] = [" ".join([*sentences[-1:], learned])]
     return sentences
 
 
 def score_tables(run: RunReader) -> list[Tabulation]:
-    """Every evaluation that trained several networks, searched step sizes, or was not the run's own."""
+    """Every evaluation that trained several networks, searched learning rates, or was not the run's own."""
     tables = []
     for name, scores in {run.name: run.scores, **run.other_scores}.items():
         if scores is None:

@@ -223,13 +223,13 @@ def loss_name(runs: Sequence[RunReader]) -> str:
 
 
 def step_size(runs: Sequence[RunReader]) -> Markup | None:
-    """The step size η over the iterations, of the runs that learned it."""
+    """The learning rate η over the iterations, of the runs that learned it."""
     return _lines(
         [run for run in runs if run.learns_lr],
         "lr",
         "step-size",
-        "step size η",
-        "Learned step size over the iterations",
+        "learning rate η",
+        "Learned learning rate over the iterations",
         "-",
     )
 

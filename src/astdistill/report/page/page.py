@@ -77,7 +77,7 @@ def rendered(runs: Sequence[RunReader]) -> str:
         about=content.about(runs),
         course=_drawn(
             (figures.loss_name(runs).capitalize(), figures.loss(runs)),
-            ("Learned step size", figures.step_size(runs)),
+            ("Learned learning rate", figures.step_size(runs)),
             ("Held-out accuracy", figures.held_out(runs)),
         ),
         experts=_drawn(
