@@ -1,8 +1,7 @@
-"""Finished runs on other networks than their student, beside real images: the cross-architecture table.
+r"""Finished runs on other networks than their student, beside real images: the cross-architecture table.
 
-    python benchmarks/architectures.py --runs ast=runs/a0,runs/a1 mtt=runs/m0,runs/m1 --architectures convnet-d3-w32
-    resnet18-w16 \
-        --json benchmarks/results/NAME.json
+python benchmarks/architectures.py --runs ast=runs/a0,runs/a1 mtt=runs/m0,runs/m1 --architectures convnet-d3-w32
+resnet18-w16 \ --json benchmarks/results/NAME.json
 
 A row is a name and its runs, one a seed; every run gives `--networks` networks of each architecture. The row "random"
 draws real images anew for every run of the first row. Every evaluation resumes, and several processes may share the

@@ -38,8 +38,8 @@ INDEXED = {ops.index.Tensor, ops.index_put.default, ops.index_put_.default}
 waits: Counter[str] = Counter()
 """How often the host waited, by the place in astdistill."""
 uploads: Counter[str] = Counter()
-"""How often a tensor of the host was copied there otherwise than by `seeds.to_device`, which pins it: a card's host waits
-for these, too."""
+"""How often a tensor of the host was copied there otherwise than by `seeds.to_device`, which pins it: a card's host
+waits for these, too."""
 
 
 class Far(torch.Tensor):

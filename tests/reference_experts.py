@@ -88,8 +88,8 @@ def gradient(
 def direction(
     network: nn.Module, recipe: ExpertRecipe, clip: float, augmented: Tensor, labels: Tensor, penalised: Tensor
 ) -> list[Tensor]:
-    """That gradient, or g_p − α g_⊥ of GSAM, with SAM's climb or ASAM's: every number of every parameter by itself, the sums over all of them by
-    loops."""
+    """That gradient, or g_p − α g_⊥ of GSAM, with SAM's climb or ASAM's: every number of every parameter by itself, the
+    sums over all of them by loops."""
     clean = gradient(network, recipe, clip, augmented, labels, penalised)
     if not recipe.sam_rho:
         return clean

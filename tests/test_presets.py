@@ -266,7 +266,8 @@ def test_every_cell_names_its_method_and_source() -> None:
 
 
 def test_figures_of_others_never_stand_as_those_of_ast() -> None:
-    """Its own tables are not available: the column is empty, and the best of the others stands in a column of its own."""
+    """Its own tables are not available: the column is empty, and the best of the others stands in a column of its
+    own."""
     best = {"cifar10": (48.5, 67.7, 74.5), "cifar100": (26.1, 44.2, 51.2), "tiny_imagenet": (11.0, 25.8, None)}
     for cell in CELLS:
         if cell.method.name == "ast":

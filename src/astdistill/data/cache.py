@@ -184,8 +184,7 @@ def in_file(pixels: StoredImages, name: str) -> MappedImages:
     except OSError as error:
         raise InputError(
             f"The images of {name} cannot be kept in {path.parent} ({error}); name a folder with room in "
-            f"ASTDISTILL_CACHE, or set "
-            f"--data.memory uint8."
+            "ASTDISTILL_CACHE, or set --data.memory uint8."
         ) from error
     finally:
         with suppress(OSError):

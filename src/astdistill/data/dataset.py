@@ -28,10 +28,8 @@ class DataConfig(Record):
 
     source: str = "digits"
     """A name (digits, cifar10, cifar100, mnist, fashion_mnist, svhn, tiny_imagenet, imagenet, or its subsets
-    imagenet-nette, -woof, -fruit,
-    -meow, -squawk, -yellow), a hub name ('owner/name' or 'owner/name:configuration'), a folder of parquet files or
-      images, an .npz
-    file, or tiny-imagenet-200.zip."""
+    imagenet-nette, -woof, -fruit, -meow, -squawk, -yellow), a hub name ('owner/name' or 'owner/name:configuration'), a
+    folder of parquet files or images, an .npz file, or tiny-imagenet-200.zip."""
     whiten: Literal["none", "standard", "zca"] = "standard"
     """none keeps [0, 1]; standard subtracts the mean and divides by the deviation per channel (published values for
     CIFAR and ImageNet); zca is kornia's ZCA with eps 0.1."""
@@ -228,8 +226,7 @@ class Dataset:
         if not 1 <= ipc <= count:
             raise InputError(
                 f"{ipc} images per class were asked for, but class '{self.classes[smallest]}' has {count} training "
-                f"images; "
-                f"choose --ipc between 1 and {count}."
+                f"images; choose --ipc between 1 and {count}."
             )
 
 

@@ -189,8 +189,7 @@ def no_imagenet(source: str) -> InputError:
     """The error for a subset without ImageNet on this machine."""
     return InputError(
         f"{source} is cut out of a local copy of ILSVRC-2012; let the environment variable ASTDISTILL_DATA name the "
-        f"folder that holds "
-        "imagenet/train/<wnid>/*.JPEG and imagenet/val/<wnid>/*.JPEG (or its parquet files)."
+        "folder that holds imagenet/train/<wnid>/*.JPEG and imagenet/val/<wnid>/*.JPEG (or its parquet files)."
     )
 
 

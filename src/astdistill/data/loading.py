@@ -43,8 +43,8 @@ def load_dataset(
     `source` is a known name, a hub name, a folder, an .npz file, or a whole configuration, of which `fields` then
     change some. Single-channel 28×28 images of any source are padded to 32×32 unless `size` is given. Files whose path,
     size and times are as they were when they were last read are not read again, and images decoded before come from the
-    cache; `verify` reads and checks every byte of both.
-    Raises InputError, in one sentence, for anything that cannot be used.
+    cache; `verify` reads and checks every byte of both. Raises InputError, in one sentence, for anything that cannot be
+    used.
     """
     config = resolved(source, fields)
     return assemble(read(config, verify), config, device)

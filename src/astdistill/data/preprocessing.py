@@ -151,8 +151,7 @@ class Preprocessing:
         if not self.whole:
             raise InputError(
                 "This file was written without its ZCA matrix (compact), so its images cannot be shown or new ones "
-                "whitened; load the data "
-                "that it was made of and call synthetic.completed(dataset.preprocessing)."
+                "whitened; load the data that it was made of and call synthetic.completed(dataset.preprocessing)."
             )
         if self.kind == "none":
             return images
@@ -245,8 +244,7 @@ def fit_zca(images01: Rows, eps: float = 0.1) -> Preprocessing:
         cost = zca_cost(count, size)
         progress.console().print(
             f"Fitting ZCA: {count:,} images of {size:,} values, a matrix of {size:,}×{size:,}; about "
-            f"{status.duration(cost.seconds)}, "
-            f"{status.size(cost.memory)} of memory.",
+            f"{status.duration(cost.seconds)}, {status.size(cost.memory)} of memory.",
             highlight=False,
         )
     moments = covariance(images01)
@@ -267,9 +265,8 @@ def zca_cost(count: int, size: int) -> Cost:
     timed just now.
 
     Products grow with D², the eigenvectors with D³. Memory: the covariance, the copy that becomes its eigenvectors and
-        LAPACK's workspace
-    of two more (syevd) in float64, with what else is alive then: 5.25 D² of them were seen at D = 2,028, and 5.5 are
-    counted.
+    LAPACK's workspace of two more (syevd) in float64, with what else is alive then: 5.25 D² of them were seen at D =
+    2,028, and 5.5 are counted.
     """
     tried = min(size, TRIED)
     block = torch.linspace(-1, 1, EXACT_ROWS * tried).square().sin().view(EXACT_ROWS, tried)

@@ -259,9 +259,8 @@ def _from_pictures(folder: Path, request: Request) -> RawData:
         return [source.name, *request.key(content), *source.words]
 
     raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
-    return replace(
-        raw, summary=source.summary
-    )  # what is left out now; the cache does not follow files that do not count
+    # What is left out is said as it is now: the cache does not follow files that do not count.
+    return replace(raw, summary=source.summary)
 
 
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
@@ -277,8 +276,7 @@ def _from_file(path: Path, request: Request) -> RawData:
     if path.suffix != ".npz":
         raise InputError(
             f"{path} is a file that cannot be read as data; give an .npz file, tiny-imagenet-200.zip, or a folder of "
-            f"parquet files or "
-            "pictures."
+            "parquet files or pictures."
         )
     return _shaped(from_npz(path), request)
 

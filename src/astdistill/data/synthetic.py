@@ -127,8 +127,7 @@ class SyntheticSet:
         if preprocessing.hash != self.preprocessing.hash:
             raise InputError(
                 f"The set was made with the preprocessing {self.preprocessing.hash}, not {preprocessing.hash}; load "
-                f"the data as the set "
-                f"names it: load_dataset(synthetic.data)."
+                "the data as the set names it: load_dataset(synthetic.data)."
             )
         return replace(self, preprocessing=preprocessing)
 

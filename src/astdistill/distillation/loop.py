@@ -221,8 +221,7 @@ def _too_many(run: Distillation, line: StepRecord) -> str:
     remedy = remedy or "lower --distill.lr-img, --distill.lr-lr or --distill.lr-init"
     return (
         f"{run.settings.max_skips} outer steps in a row were skipped, the last, {line['iteration']}, because {cause}; "
-        f"{remedy}, and start "
-        f"in a new folder.{kept}"
+        f"{remedy}, and start in a new folder.{kept}"
     )
 
 

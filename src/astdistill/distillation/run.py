@@ -88,8 +88,7 @@ class Distillation:
             if state.counters.iteration > self.settings.iterations:
                 raise InputError(
                     f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were "
-                    f"asked for; "
-                    f"ask for more, or choose another --out."
+                    "asked for; ask for more, or choose another --out."
                 )
             self._keep_metrics(state.counters.iteration)
             return state

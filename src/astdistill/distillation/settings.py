@@ -128,8 +128,7 @@ def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc:
     if settings.validate_every and dataset.validation is None:
         raise InputError(
             "Evaluation during the distillation needs images held out of the training data; load them with "
-            "--data.validation 0.1, "
-            "or set --distill.validate-every 0. Test images are never used to choose."
+            "--data.validation 0.1, or set --distill.validate-every 0. Test images are never used to choose."
         )
 
 
@@ -142,8 +141,7 @@ def check_settings(
     if settings.canvas_samples > 1 and settings.canvas == 1:
         raise InputError(
             f"{settings.canvas_samples} crops of each canvas were asked for, but ordinary images are seen whole; add "
-            f"--distill.canvas 2, "
-            f"or leave out --distill.canvas-samples."
+            "--distill.canvas 2, or leave out --distill.canvas-samples."
         )
 
 

@@ -86,7 +86,7 @@ def continual(
     first ones one more where that does not divide. The network is the first of `model` (None: the student), learns from
     the set at the rate that `rates` (see `search_rates`) has for it, and has an output for every class from the start;
     soft labels lose their share of classes that have not arrived. 'full' among `baselines` is left out: a memory is
-    small. With `out`, networks that its ledger has are not trained again, and `continual.json` is written there. Raises
+    small. With `out`, networks that its cache has are not trained again, and `continual.json` is written there. Raises
     InputError for a number of steps that `check_steps` refuses.
     """
     check_steps(steps, dataset)

@@ -126,7 +126,7 @@ def rank(
     """The scores of `synthetic` on the first network of `model` (None: the student), under `recipe` and on the test
     images; where `rates` (see `search_rates`) has that network, at the rate found there.
 
-    With `out`, networks that its ledger has are not trained again, and `ranking.json` is written there. `random_labels`
+    With `out`, networks that its cache has are not trained again, and `ranking.json` is written there. `random_labels`
     says what random images are labelled with: same, as on the leaderboard, gives them the soft labels of the set, image
     for image within a class; own leaves them their hard labels. The authors' code has the teacher of the set's soft
     labels label the random images, where there is one; a set alone has no teacher. Real images learn at the recipe's

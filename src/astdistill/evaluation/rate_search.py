@@ -40,7 +40,7 @@ def search_rates(
 
     Where `dataset` has no validation split, a tenth of each class's training images is tested on instead: the set may
     have been distilled from them, but no test image is looked at either way. At a tie the smaller one is taken. With
-    `out`, networks that its ledger has are not trained again. Raises InputError where the recipe fixes the learning
+    `out`, networks that its cache has are not trained again. Raises InputError where the recipe fixes the learning
     rate.
     """
     if recipe.lr is not None:

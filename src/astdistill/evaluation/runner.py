@@ -33,7 +33,7 @@ def train_rows(
     """All rows with every network trained, those in the cache not again; `on_result` is told after each new one.
 
     On a CPU `workers` networks, of whatever row, are trained side by side (None: one for each core; their threads: see
-    `parallel.divide`). Raises InputError for what `Testing.check` refuses.
+    `parallel.plan_workers`). Raises InputError for what `Testing.check` refuses.
     """
     testing.check(list(dict.fromkeys(row.model for row in rows)))
     common = testing.common()

@@ -160,8 +160,7 @@ def check_numbers(experiment: Experiment) -> None:
     if (store / "recipe.json").exists():
         raise InputError(
             f"--experts.store {store} is a store itself, and others belong beside it; use its experts as they are with "
-            f"--experts.store "
-            f"{store.parent} --experts.imported {store.name}."
+            f"--experts.store {store.parent} --experts.imported {store.name}."
         )
     check_settings(experiment.method, experiment.distill, experiment.method.recipe.epochs)
     expert_epochs(experiment)
@@ -169,8 +168,7 @@ def check_numbers(experiment: Experiment) -> None:
     if wanted is not None and wanted > experiment.experts.count:
         raise InputError(
             f"--distill.max-experts {wanted} is more than the {experiment.experts.count} experts of this run; lower "
-            f"it, or raise "
-            f"--experts.count."
+            "it, or raise --experts.count."
         )
 
 
@@ -179,8 +177,7 @@ def _check_imported(experiment: Experiment) -> None:
     if store.identity.model != experiment.model:
         raise InputError(
             f"--model {experiment.model} was asked for, but the experts in {store.folder} are networks "
-            f"{store.identity.model}; give "
-            f"--model {store.identity.model}."
+            f"{store.identity.model}; give --model {store.identity.model}."
         )
     store.first(experiment.distill.max_experts or 1)
     check_settings(experiment.method, experiment.distill, store.epochs, f"the experts in {store.folder} have")

@@ -91,7 +91,8 @@ def _cell(
     batch_syn: int | None = None,
     **settings: Any,
 ) -> Experiment:
-    """One benchmark setting: 100 experts, ConvNet of width 128, η_0 0.01, 5000 iterations where `settings` say no other.
+    """One benchmark setting: 100 experts, ConvNet of width 128, η_0 0.01, 5000 iterations where `settings` say no
+    other.
 
     `steps` are T, M and the bound of start epochs; `borrowed` says which settings are not the paper's own, or not known
     to be; `variant` is a further word of the name.
@@ -143,8 +144,8 @@ def _datm(
     threshold: float,
     **settings: Any,
 ) -> Experiment:
-    """One of DATM's settings: 10000 iterations; `steps` are T, M and the window of start epochs, `grows` its first bound
-    and its last step."""
+    """One of DATM's settings: 10000 iterations; `steps` are T, M and the window of start epochs, `grows` its first
+    bound and its last step."""
     syn_steps, expert_epochs, lower, upper = steps
     sample = GrowingWindow(lower=lower, begins=grows[0], full_by=grows[1])
     method = DATM.replace(sample=sample, step_filter=LossThreshold(threshold=threshold), ema_decay=ema_decay)
@@ -169,8 +170,8 @@ def _ftd(
 
 
 def _subsets(subset: str, mtt: tuple[float, float], ftd: tuple[float, float]) -> tuple[Experiment, ...]:
-    """The settings of one of ImageNet's ten-class subsets at 128 px, 1 and 10 images per class, by MTT and FTD: pictures
-    squashed, as both released programs do."""
+    """The settings of one of ImageNet's ten-class subsets at 128 px, 1 and 10 images per class, by MTT and FTD:
+    pictures squashed, as both released programs do."""
     name, steps = f"imagenet-{subset}", (20, 2, 10)
     lr_img, rate = (1000, "") if subset == "fruit" else (10000, MTT_RATES)
     cells = (

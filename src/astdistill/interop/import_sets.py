@@ -165,9 +165,8 @@ def _images(path: Path, dataset: Dataset, texture: TextureSpec) -> Images:
         )
     if not len(images) or len(images) % len(dataset.classes):
         raise InputError(
-            f"{path} holds {len(images)} images, which cannot be the same number of each of the "
-            f"{len(dataset.classes)} classes of '{dataset.name}'; "
-            "name the data that it was distilled from with --data and --data.*."
+            f"{path} holds {len(images)} images, which cannot be the same number of each of the {len(dataset.classes)} "
+            f"classes of '{dataset.name}'; name the data that it was distilled from with --data and --data.*."
         )
     return images.clone()
 

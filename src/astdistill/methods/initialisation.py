@@ -106,7 +106,7 @@ class CorrectInit(ImageInit):
     §3.2).
 
     Where these are too few, those follow that it gets wrong by the least: by how far the logit of another class is
-        above their own.
+    above their own.
     """
 
     reads_trained: ClassVar[bool] = True
@@ -187,9 +187,8 @@ class RepresentativeInitAsReleased(ImageInit):
     def check(self, dataset: Dataset, ipc: int) -> None:
         if ipc % 10:
             raise InputError(
-                f"The released representative initialisation takes int(ipc/10) images from each of ten clusters, which "
-                f"is not {ipc} images "
-                f"per class; use a multiple of 10, or --method ast, or --without representative."
+                "The released representative initialisation takes int(ipc/10) images from each of ten clusters, which "
+                f"is not {ipc} images per class; use a multiple of 10, or --method ast, or --without representative."
             )
         if min(dataset.class_sizes()) < 10:
             raise InputError(

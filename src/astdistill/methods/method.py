@@ -82,8 +82,7 @@ class Method(Record):
         if self.expert is None and readers:
             raise InputError(
                 f"{type(readers[0]).__name__} reads experts, but method '{self.name}' trains none; choose a part that "
-                f"does without "
-                f"(--init real), or a method that matches trajectories (--method mtt)."
+                "does without (--init real), or a method that matches trajectories (--method mtt)."
             )
         return self
 

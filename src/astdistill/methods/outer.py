@@ -19,9 +19,8 @@ FINITE = "finite "
 class StepFilter(Component):
     """Takes every step whose loss and derivatives are finite; anything else is skipped, counted and named.
 
-    It decides by numbers that the host has read. What has to be read `measures` says, so that a run can read everything
-    about a step at
-    once: each look at a tensor of an accelerator waits for all the work before it.
+    It decides by numbers that the host has read. `measures` names what has to be read, so that a run can read
+    everything about a step at once: reading a tensor of an accelerator waits for all the work before it.
     """
 
     def measures(self, gradient: MetaGradient) -> dict[str, Scalar]:

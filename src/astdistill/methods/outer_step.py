@@ -215,11 +215,9 @@ class TrajectoryMatching(OuterStep):
     loss_name: ClassVar[str] = "matching loss"
     about: ClassVar[str] = (
         "Each outer step trains a student network on the images for a stretch and then changes them, so that the "
-        "student moves as an "
-        "expert did on the real data. The matching loss is the squared distance that stays between the two, as a share "
-        "of the expert’s "
-        "own way, added up over the epochs that are matched. Every step draws another stretch, so single losses "
-        "scatter."
+        "student moves as an expert did on the real data. The matching loss is the squared distance that stays between "
+        "the two, as a share of the expert’s own way, added up over the epochs that are matched. Every step draws "
+        "another stretch, so single losses scatter."
     )
     ignores: ClassVar[tuple[str, ...]] = ()
     renamed: ClassVar[Mapping[str, str]] = {"inner_steps": "syn_steps", "matched_epochs": "expert_epochs"}

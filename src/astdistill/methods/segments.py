@@ -58,9 +58,8 @@ class GrowingWindow(SegmentSampler):
         if not self.lower < upper <= max_start_epoch:
             raise InputError(
                 f"No window of start epochs begins at {self.lower} and first ends before {upper}, with all below "
-                f"{max_start_epoch}; choose "
-                f"--method.sample.lower below --method.sample.begins, and that no larger than "
-                f"--method.step.max-start-epoch."
+                f"{max_start_epoch}; choose --method.sample.lower below --method.sample.begins, and that no larger "
+                "than --method.step.max-start-epoch."
             )
 
     def upper(self, iteration: int, max_start_epoch: int) -> int:

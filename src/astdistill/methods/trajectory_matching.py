@@ -76,7 +76,8 @@ FTD = MTT.replace(
 """Sharpness-aware experts; the moving average of the images is what is saved.
 
 The experts climb adaptively, as in the released code, whose switch for it cannot be turned off; with
-`adaptive_sam=False` they climb as plain SAM does. ρ is 0.01 everywhere. α differs from one data set to another; 0.3 is what DATM's published commands give these experts.
+`adaptive_sam=False` they climb as plain SAM does. ρ is 0.01 everywhere. α differs from one data set to another; 0.3 is
+what DATM's published commands give these experts.
 """
 DATM = MTT.replace(
     name="datm",
