@@ -240,35 +240,8 @@ def test_help_shows_what_is_often_used_and_names_the_rest(capsys: pytest.Capture
 
 
 def test_flags_may_stand_before_the_preset() -> None:
-    before, after = (
-        parse("run", words)
-        for words in (
-            [
-                "--quiet",
-                "--ipc",
-                "2",
-                "--method",
-                "mtt",
-                "--evaluation.baselines",
-                "random",
-                "--device",
-                "cpu",
-                "digits-ipc1",
-            ],
-            [
-                "digits-ipc1",
-                "--quiet",
-                "--ipc",
-                "2",
-                "--method",
-                "mtt",
-                "--evaluation.baselines",
-                "random",
-                "--device",
-                "cpu",
-            ],
-        )
-    )
+    flags = "--quiet --ipc 2 --method mtt --evaluation.baselines random --device cpu".split()
+    before, after = parse("run", [*flags, "digits-ipc1"]), parse("run", ["digits-ipc1", *flags])
     assert before == after
     assert before.experiment.method.name == "mtt"
     assert (before.experiment.ipc, before.experiment.evaluation.baselines) == (2, ("random",))
