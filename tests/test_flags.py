@@ -240,7 +240,7 @@ def test_help_shows_what_is_often_used_and_names_the_rest(capsys: pytest.Capture
 
 
 def test_flags_may_stand_before_the_preset() -> None:
-    flags = "--quiet --ipc 2 --method mtt --evaluation.baselines random --device cpu".split()
+    flags = ["--quiet", "--ipc", "2", "--method", "mtt", "--evaluation.baselines", "random", "--device", "cpu"]
     before, after = parse("run", [*flags, "digits-ipc1"]), parse("run", ["digits-ipc1", *flags])
     assert before == after
     assert before.experiment.method.name == "mtt"
