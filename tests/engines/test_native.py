@@ -324,6 +324,52 @@ def test_a_kink_of_relu_is_what_float32_may_miss(monkeypatch: pytest.MonkeyPatch
     assert all(share < 0.1 * whole or share > 0.9 * whole for share in (moved(1, 0.25), moved(1, 0.5), moved(1, 0.75)))
 
 
+class NotedRelu(nn.Module):
+    """A ReLU that keeps its input; with `opposite`, that entry of it counts as being on the other side of zero."""
+
+    opposite: int | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.inputs, passed = inputs.detach().flatten(), (inputs > 0).flatten()
+        if self.opposite is not None:
+            passed[self.opposite] = ~passed[self.opposite]
+        return inputs * passed.view_as(inputs)
+
+
+@needs_compiler
+def test_at_a_kink_every_engine_takes_one_of_the_two_sides() -> None:
+    """With one ReLU input moved to within a rounding of zero, an engine's gradient is exactly that of one side or that
+    of the other; which one is left to rounding, and nothing else is lost."""
+    given = case("convnet-d2-w32")
+    network = build_model("convnet-d2-w32", *NETWORKS["convnet-d2-w32"][:2]).double()
+    assert isinstance(network, ConvNet)
+    assert isinstance(network.features[6], nn.ReLU)
+    network.features[6] = NotedRelu()
+    model, exact = FlatModel(network), given.double()
+    relu = model.module.get_submodule("features.6")
+    assert isinstance(relu, NotedRelu)
+
+    def side(theta: Tensor) -> Tensor:
+        theta = theta.double().requires_grad_()
+        loss = nn.functional.cross_entropy(model(theta, exact.images), exact.targets)
+        return torch.autograd.grad(loss, theta)[0]
+
+    side(given.theta)
+    nearest = int(relu.inputs.abs().argmin())
+    pixels = relu.inputs.numel() // (len(given.images) * 32)
+    offsets = model.layers[[name for name, _ in network.named_parameters()].index("features.5.bias")]
+    theta = given.theta.clone()
+    theta[offsets][nearest // pixels % 32] -= float(relu.inputs[nearest])
+    here = side(theta)
+    assert float(relu.inputs[nearest].abs()) < 1e-7
+    relu.opposite = nearest
+    there = side(theta)
+    assert error(here, there) > 1e-4
+    for fast in (EagerEngine(given.model), engine(given)):
+        found = fast.gradient(theta, given.images, given.targets).theta.detach()
+        assert min(error(found, here), error(found, there)) < 1e-5
+
+
 @needs_compiler
 def test_the_native_engine_is_chosen_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     given = case("convnet-d2-w32")
