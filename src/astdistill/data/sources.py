@@ -14,9 +14,11 @@ import torch
 
 from ..runtime.errors import InputError, unknown
 from ..runtime.shapes import Pixels
+from . import medmnist, saved
+from .array_files import array_folder, from_array_file
 from .cache import PixelAllocator, cached_data
 from .dataset import DataConfig, RawData, Resize, Source, Split, rows_of
-from .decoding import decoded, from_npz, padded, resized
+from .decoding import decoded, padded, resized
 from .digests import FileSet
 from .hub import from_hub, from_parquet, prepared_files, table_source
 from .image_folders import (
@@ -44,7 +46,7 @@ HUB = {
     "svhn": "ufldl-stanford/svhn:cropped_digits",
     "tiny_imagenet": "zh-plus/tiny-imagenet",
 }
-NAMES = ("digits", *HUB, *IMAGENET_NAMES)
+NAMES = ("digits", *HUB, *IMAGENET_NAMES, *medmnist.SETS)
 DEFAULT_SIZES = dict.fromkeys(IMAGENET_NAMES, IMAGENET_SIZE)
 RESIZED: dict[Resize, str] = {
     "crop": "short side resized, centre cropped",
@@ -114,6 +116,8 @@ def _found(source: str, request: Request) -> RawData:
     path = _local(source)
     if source == "digits":
         raw = _shaped(digits(), request)
+    elif source in medmnist.NAMES:
+        raw = _from_file(medmnist.file_of(source), request)
     elif source in IMAGENET_NAMES:
         raw = _from_imagenet(path, request, source)
     elif source in HUB and not path.is_dir():
@@ -233,6 +237,11 @@ def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
 def _from_folder(folder: Path, request: Request) -> RawData:
     if is_tiny_imagenet(folder):
         return _from_tiny_imagenet(folder, request)
+    if saved.is_saved(folder):
+        return _from_saved(folder, request)
+    arrays = array_folder(folder)
+    if arrays is not None:
+        return _shaped(arrays.read(request.label_column), request)
     # ImageNet has a million pictures, too many to look for anything else among them.
     parquet = [] if named_by_wnid(class_folders(folder)) else sorted(folder.rglob("*.parquet"))
     return _from_parquet(folder, parquet, request) if parquet else _from_pictures(folder, request)
@@ -243,6 +252,16 @@ def _from_parquet(folder: Path, paths: list[Path], request: Request) -> RawData:
 
     def opened() -> Opened:
         return from_parquet(folder, files, request.image_column, request.label_column)
+
+    return _decoded(name, files, lambda content: [name, *request.key(content)], opened, request)
+
+
+def _from_saved(folder: Path, request: Request) -> RawData:
+    name, files = folder.resolve().name, saved.saved_files(folder)
+
+    def opened() -> Opened:
+        splits = saved.from_saved(folder)
+        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column))
 
     return _decoded(name, files, lambda content: [name, *request.key(content)], opened, request)
 
@@ -273,17 +292,29 @@ def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
 def _from_file(path: Path, request: Request) -> RawData:
     if is_tiny_imagenet(path):
         return _from_tiny_imagenet(path, request)
-    if path.suffix != ".npz":
+    raw = from_array_file(path, request.label_column)
+    if raw is None:
         raise InputError(
-            f"{path} is a file that cannot be read as data; give an .npz file, tiny-imagenet-200.zip, or a folder of "
-            "parquet files or pictures."
+            f"{path} is a file that cannot be read as data; give an .npz, .mat or IDX file, tiny-imagenet-200.zip, or "
+            "a folder of pictures, parquet files or arrays."
         )
-    return _shaped(from_npz(path), request)
+    return _shaped(raw, request)
 
 
 def _shaped(raw: RawData, request: Request) -> RawData:
     chosen = with_classes(raw, request.choice)
-    return chosen.map_pixels(request.sized)
+    return alike(chosen.map_pixels(request.sized))
+
+
+def alike(raw: RawData) -> RawData:
+    """The set. Raises InputError unless training and test images have the same channels, height and width."""
+    if raw.test is not None and raw.train.images.shape[1:] != raw.test.images.shape[1:]:
+        shapes = [tuple(part.images.shape[1:]) for part in (raw.train, raw.test)]
+        raise InputError(
+            f"Training images of {raw.name} are {shapes[0]} and test images {shapes[1]}; give both the same channels "
+            f"and size."
+        )
+    return raw
 
 
 def _nowhere(source: str) -> InputError:
