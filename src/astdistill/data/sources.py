@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from .image_folders import (
     tiny_imagenet,
     tiny_imagenet_files,
 )
+from .levels import Opening
 from .selection import ClassChoice, stratified, with_classes
 
 HUB = {
@@ -63,6 +64,9 @@ CIFAR: Statistics = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+USUAL_OPENING = Opening()
+
+
 @dataclass(frozen=True)
 class Request:
     """What of a source is wanted, as far as it decides which pixels are decoded."""
@@ -72,6 +76,7 @@ class Request:
     resize: Resize
     image_column: str | None
     label_column: str | None
+    opening: Opening = USUAL_OPENING
     verify: bool = False
     """Whether every byte is read and checked, also of files that did not change."""
 
@@ -79,7 +84,8 @@ class Request:
         """A JSON-ready value that differs when the decoded pixels of content `of` would."""
         names = [of, self.choice.classes, self.choice.first, self.size, self.image_column, self.label_column]
         unusual = [{"resize": self.resize}] * (self.size is not None and self.resize != "crop")
-        return [*names, *unusual]
+        opened = [asdict(self.opening)] * (self.opening != USUAL_OPENING)
+        return [*names, *unusual, *opened]
 
     def sized(self, pixels: Pixels) -> Pixels:
         """The images in the size that is wanted."""
@@ -102,6 +108,7 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
         config.resize,
         config.image_column,
         config.label_column,
+        Opening(config.background, config.white_level),
         verify,
     )
     raw = bordered(_found(config.source, request), size)
@@ -200,7 +207,7 @@ def _decoded(
 
     def build(allocator: PixelAllocator) -> RawData:
         with opened() as source:
-            return decoded(source, request.choice, request.sized, allocator)
+            return decoded(source, request.choice, request.sized, allocator, request.opening)
 
     return cached_data(name, files, key, build, request.verify)
 
@@ -215,7 +222,7 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
     if files.files:
         return _decoded(name, files, request.key, opened, request)
     with opened() as source:
-        return decoded(source, request.choice, request.sized)
+        return decoded(source, request.choice, request.sized, opening=request.opening)
 
 
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
@@ -260,7 +267,7 @@ def _from_pictures(folder: Path, request: Request) -> RawData:
 
     raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
     # What is left out is said as it is now: the cache does not follow files that do not count.
-    return replace(raw, summary=source.summary)
+    return replace(raw, summary=replace(raw.summary, left_out=source.summary.left_out))
 
 
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..runtime.errors import InputError
 from .dataset import DataConfig, Dataset, RawData, Split, checked_count, checked_labels, class_names
-from .decoding import Layout, from_array, from_tensor, picture_pixels, resized, stacked
+from .decoding import Layout, from_array, from_tensor, resized, stacked
+from .levels import picture_pixels
 from .loading import assemble, resolved
 from .selection import ClassChoice, with_classes
 from .sources import IN_MEMORY, bordered
