@@ -74,7 +74,7 @@ def test_grey_palette_and_transparent_pictures(tmp_path: Path, write_pictures: C
         write_pictures(mixed / "test" / name, 2, mode="RGBA")
     Image.open(mixed / "test/a/000.png").convert("P").save(mixed / "test/a/001.png")
     assert load_dataset(str(grey)).shape == (1, 8, 8)
-    colour = load_dataset(str(mixed), whiten="none")
+    colour = load_dataset(str(mixed), whiten="none", background="drop")
     assert colour.shape == (3, 8, 8)
     assert torch.equal(colour.train.whole()[0, 0], colour.train.whole()[0, 2])
     rgba = torch.tensor(np.asarray(Image.open(mixed / "test/a/000.png"))).permute(2, 0, 1)

@@ -202,7 +202,7 @@ def test_pictures_with_other_channels_than_the_first_are_named(pixels: Callable[
     assert dataset_from_torch(grey_too, grey_too).shape == (3, 8, 8)
 
 
-def test_transparency_is_dropped_from_pictures_only(pixels: Callable[..., torch.Tensor]) -> None:
+def test_pictures_lose_their_transparency_and_arrays_do_not(pixels: Callable[..., torch.Tensor]) -> None:
     array = pixels(8, 8, 4).numpy()
     pictures, arrays = (Listed([(image, 0), (image, 1)]) for image in (Image.fromarray(array), array))
     assert dataset_from_torch(pictures, pictures).shape == (3, 8, 8)

@@ -39,33 +39,40 @@ UNREAD = {
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What is asked for of arrays: the name of the labels where there is a choice, and the value that is white."""
+
+    labels: str | None = None
+    white: float | None = None
+
+
+@dataclass(frozen=True)
 class ArrayFolder:
     """Files of one folder that make a data set, and what reads them."""
 
     folder: Path
-    read: Callable[[str | None], RawData]
-    """Takes the name of the label array that is asked for, where there is a choice."""
+    read: Callable[[Wanted], RawData]
 
 
-def from_array_file(path: Path, labels: str | None = None) -> RawData | None:
+def from_array_file(path: Path, wanted: Wanted = Wanted()) -> RawData | None:
     """The set in an .npz, .npy, .mat or IDX file; None where it is none of these.
 
     Raises InputError for a file that is, but cannot be read, and for pickles, which are never opened.
     """
     name = path.name.lower()
     if name.endswith(".npz"):
-        return from_npz(path)
+        return from_npz(path, wanted)
     if name.endswith(".npy"):
         raise InputError(
             f"{path} holds one array, images or labels; give the folder that holds both (x_train.npy, y_train.npy), or "
             "an .npz file."
         )
     if name.endswith(".mat"):
-        return set_of_arrays(_mat_arrays([path], path.stem, str(path)))
+        return set_of_arrays(_mat_arrays([path], path.stem, str(path)), wanted.white)
     if IDX.search(name):
-        return _from_idx(path.parent, _idx_group(path))
+        return _from_idx(path.parent, _idx_group(path), wanted)
     if is_cifar(path.parent) and not path.suffix:
-        return cifar_folder(path.parent, labels)
+        return cifar_folder(path.parent, wanted.labels)
     what = next((what for endings, what in UNREAD.items() if name.endswith(endings)), None)
     if what is not None:
         raise InputError(
@@ -92,18 +99,20 @@ def array_folder(folder: Path) -> ArrayFolder | None:
 
 def _reader(folder: Path) -> ArrayFolder | None:
     if is_cifar(folder):
-        return ArrayFolder(folder, lambda labels: cifar_folder(folder, labels))
+        return ArrayFolder(folder, lambda wanted: cifar_folder(folder, wanted.labels))
     names = _file_names(folder)
     if idx := [name for name in names if IDX.search(name)]:
-        return ArrayFolder(folder, lambda labels: _from_idx(folder, idx))
+        return ArrayFolder(folder, lambda wanted: _from_idx(folder, idx, wanted))
     if mats := [folder / name for name in names if SVHN_MAT.fullmatch(name)]:
-        return ArrayFolder(folder, lambda labels: set_of_arrays(_mat_arrays(mats, _folder_name(folder), str(folder))))
+        return ArrayFolder(
+            folder, lambda wanted: set_of_arrays(_mat_arrays(mats, _folder_name(folder), str(folder)), wanted.white)
+        )
     if _holds_folders(folder):
         return None
     if npys := [folder / name for name in names if name.lower().endswith(".npy")]:
-        return ArrayFolder(folder, lambda labels: set_of_arrays(_npy_arrays(npys, folder)))
+        return ArrayFolder(folder, lambda wanted: set_of_arrays(_npy_arrays(npys, folder), wanted.white))
     if npzs := [folder / name for name in names if name.lower().endswith(".npz")]:
-        return ArrayFolder(folder, lambda labels: _from_npzs(npzs, folder))
+        return ArrayFolder(folder, lambda wanted: _from_npzs(npzs, folder, wanted))
     return None
 
 
@@ -129,7 +138,7 @@ def _folder_name(folder: Path) -> str:
 # .npz and .npy
 
 
-def from_npz(path: Path) -> RawData:
+def from_npz(path: Path, wanted: Wanted = Wanted()) -> RawData:
     """The arrays of an .npz file: x_train, y_train and, if there, x_test, y_test (or images, labels, and other usual
     names); `classes` may name the classes.
 
@@ -139,7 +148,7 @@ def from_npz(path: Path) -> RawData:
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} cannot be read as an .npz file, or is only a part of one; write it with numpy.savez.")
     with _opened_npz(path) as arrays:
-        return set_of_arrays(arrays)
+        return set_of_arrays(arrays, wanted.white)
 
 
 @contextmanager
@@ -188,10 +197,10 @@ def _npy_arrays(paths: Sequence[Path], folder: Path) -> NamedArrays:
     return NamedArrays(_folder_name(folder), str(folder), folder.name, tuple(by_name), read)
 
 
-def _from_npzs(paths: Sequence[Path], folder: Path) -> RawData:
+def _from_npzs(paths: Sequence[Path], folder: Path, wanted: Wanted) -> RawData:
     """A folder with one .npz file, or with one for each part."""
     if len(paths) == 1:
-        return from_npz(paths[0])
+        return from_npz(paths[0], wanted)
     parts = [(split_of(path.stem), role_of(path.stem)) for path in paths]
     if any(part is None for part, _ in parts) or len(set(parts)) < len(parts):
         names = ", ".join(path.name for path in paths[:3])
@@ -207,13 +216,15 @@ def _from_npzs(paths: Sequence[Path], folder: Path) -> RawData:
         with _opened_npz(members[name]) as arrays:
             return arrays.read(name.rpartition("/")[2])
 
-    return set_of_arrays(NamedArrays(_folder_name(folder), str(folder), folder.name, tuple(members), read))
+    return set_of_arrays(
+        NamedArrays(_folder_name(folder), str(folder), folder.name, tuple(members), read), wanted.white
+    )
 
 
 # IDX
 
 
-def _from_idx(folder: Path, names: Sequence[str]) -> RawData:
+def _from_idx(folder: Path, names: Sequence[str], wanted: Wanted) -> RawData:
     """The set in the IDX files of these names. Raises InputError where they are of several sets."""
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -233,7 +244,7 @@ def _from_idx(folder: Path, names: Sequence[str]) -> RawData:
     if called.startswith("emnist"):
         turned = "images: as stored, which in EMNIST is with rows and columns exchanged"
         arrays = replace(arrays, said=Summary(read=(turned,)))
-    return set_of_arrays(arrays)
+    return set_of_arrays(arrays, wanted.white)
 
 
 def _one_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,11 +25,11 @@ DEPTHS = (10, 12, 14, 16)
 ROUNDING = 1e-4
 """So far a fraction may lie outside [0, 1] and still come of rounding."""
 DARK = 64
-"""Whole numbers 0..255 of which the largest is smaller may have had another largest value."""
+"""Whole numbers 0..255 of which the largest is smaller may have another white."""
 
 
 @dataclass(frozen=True)
-class Levels:
+class White:
     """What the numbers of some images mean: `top` is white, 0 is black."""
 
     top: float
@@ -39,9 +39,9 @@ class Levels:
     """What was decided although it could be meant otherwise."""
 
     def pixels(self, values: Any) -> Tensor:
-        """The values, a numpy array or a tensor, as a uint8 tensor of the same shape, a block at a time."""
-        if isinstance(values, Tensor) and values.dtype == torch.uint8:
-            return values
+        """The values, a numpy array or a tensor, as uint8 of the same shape, a block at a time."""
+        if isinstance(values, Tensor) and values.dtype == torch.uint8 and self.top == 255:
+            return values.contiguous()
         found = torch.empty(tuple(values.shape), dtype=torch.uint8)
         rows = max(1, VALUES // max(1, found[:1].numel()))
         for start in range(0, len(values), rows):
@@ -52,32 +52,75 @@ class Levels:
     def _scaled(self, block: Tensor) -> Tensor:
         if self.top == 255:
             return block.to(torch.uint8)
-        if self.top == 1:
+        if self.top == 1 and block.is_floating_point():
             return block.mul(255).round().clamp(0, 255).to(torch.uint8)
-        return block.to(torch.float64).mul(255 / self.top).round().to(torch.uint8)
+        return block.to(torch.float64).mul(255 / self.top).round().clamp(0, 255).to(torch.uint8)
 
 
-WHOLE = Levels(255.0)
-FRACTIONS = Levels(1.0)
+BYTES = White(255.0)
+FRACTIONS = White(1.0)
 
 
-def levels_of(arrays: Sequence[Any], where: str) -> Levels:
+@dataclass(frozen=True)
+class JointLevels:
+    """What the numbers of several parts mean: whole numbers of all parts the same, floats of all parts the same."""
+
+    whole: White = BYTES
+    floats: White = FRACTIONS
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """What was made of them, for the summary."""
+        return (*self.whole.read, *self.floats.read)
+
+    @property
+    def guessed(self) -> tuple[str, ...]:
+        """What was decided although it could be meant otherwise."""
+        return (*self.whole.guessed, *self.floats.guessed)
+
+    def pixels(self, values: Any) -> Tensor:
+        """The values, a numpy array or a tensor, as uint8 of the same shape."""
+        return {True: self.floats, False: self.whole}["float" in str(values.dtype)].pixels(values)
+
+
+def joint_levels(arrays: Sequence[Any], where: str, white: float | None = None) -> JointLevels:
+    """What the numbers of all these arrays or tensors mean; `white` is the white value where it was given.
+
+    Raises InputError as `levels_of` does.
+    """
+    floats = [array for array in arrays if "float" in str(array.dtype)]
+    whole = [array for array in arrays if "float" not in str(array.dtype)]
+    found = JointLevels()
+    if white is not None:
+        low, high = _extremes(arrays)
+        if not (low >= 0 and high <= white):
+            raise InputError(f"The images of {where} lie in [{low:g}, {high:g}], beyond the white level of {white:g}.")
+        given = White(white, (f"images: {white:g} is white",))
+        return JointLevels(given, given if not whole else White(white))
+    if whole:
+        found = replace(found, whole=levels_of(whole, where))
+    if floats:
+        found = replace(found, floats=levels_of(floats, where))
+    return found
+
+
+def levels_of(arrays: Sequence[Any], where: str) -> White:
     """What the numbers of all these arrays or tensors of one kind mean, by the least and the largest of them.
 
-    Bytes and whole numbers up to 255 are as they are, fractions in [0, 1] are shares of white, larger whole numbers
-    have the least usual depth that holds the largest one (10, 12, 14 or 16 bits). Raises InputError, with the factor
-    that would help, for anything else.
+    Bytes and whole numbers up to 255 are as they are, fractions in [0, 1] are shares of white, floats that are whole
+    numbers up to 255 are as they are, larger whole numbers have the least usual depth that holds the largest one (10,
+    12, 14 or 16 bits). Raises InputError, with the factor that would help, for anything else.
     """
     kinds = {str(array.dtype).removeprefix("torch.") for array in arrays}
     if any("bool" in kind or "complex" in kind for kind in kinds):
         raise InputError(f"The images of {where} are {' and '.join(kinds)}; give uint8 0..255, or floats in [0, 1].")
     low, high = _extremes(arrays)
     if all("int" in kind for kind in kinds):
-        return _whole_levels(low, high, where)
+        return _whole_levels(low, high, kinds, where)
     if low >= -ROUNDING and high <= 1 + ROUNDING:
         return FRACTIONS
     if low >= 0 and 1 < high <= 255 and all(_are_whole(array) for array in arrays):
-        return Levels(255.0, (f"images: floats that are whole numbers {low:g}..{high:g}, read as 0..255",))
+        return White(255.0, (f"images: floats that are whole numbers {low:g}..{high:g}, read as 0..255",))
     raise InputError(
         f"Float images of {where} lie in [{low:g}, {high:g}], not in [0, 1]; {undone(low, high)}, or give uint8."
     )
@@ -114,18 +157,21 @@ def to_uint8(values: Tensor, where: str) -> Tensor:
     return found.pixels(values)
 
 
-def _whole_levels(low: float, high: float, where: str) -> Levels:
+def _whole_levels(low: float, high: float, kinds: set[str], where: str) -> White:
+    flag = "(otherwise: --data.white-level)"
     if low >= 0 and high <= 255:
         if 0 < high < DARK:
-            return Levels(255.0, (), (f"images: the largest value is {high:g}, read as a share of 255",))
-        return WHOLE
+            return White(255.0, (), (f"images: the largest value is {high:g}, and 255 is white {flag}",))
+        return BYTES
     bits = next((bits for bits in DEPTHS if high < 1 << bits), None)
     if low < 0 or bits is None:
         raise InputError(
             f"Integer images of {where} lie in [{low:g}, {high:g}], not in [0, 255]; scale them, or give uint8."
         )
+    if "uint8" in kinds:
+        raise InputError(f"The parts of {where} are of types {' and '.join(sorted(kinds))}; store all images in one.")
     top = (1 << bits) - 1
-    return Levels(float(top), (), (f"images: the largest value is {high:g}, so {bits} bits, read as a share of {top}",))
+    return White(float(top), (), (f"images: the largest value is {high:g}, so {top} is white ({bits} bits) {flag}",))
 
 
 def _extremes(arrays: Sequence[Any]) -> tuple[float, float]:
@@ -152,7 +198,7 @@ def native(array: np.ndarray) -> np.ndarray:
 def _as_tensor(block: np.ndarray) -> Tensor:
     if block.dtype.kind in "ui" and block.dtype != np.uint8:
         block = block.astype(np.int64)
-    return torch.from_numpy(np.ascontiguousarray(block))
+    return torch.from_numpy(np.require(block, requirements=["C", "W"]))  # torch warns of what cannot be written
 
 
 def checked_layout(name: str) -> Layout:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from pydantic import Field, model_serializer
+from pydantic import Field, field_validator, model_serializer
 from torch import Tensor
 
 from ..runtime.config import Record
@@ -17,10 +17,15 @@ from ..runtime.errors import InputError
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Batch, Images, Labels
 from .digests import FileSet
+from .levels import background_colour
 from .preprocessing import Preprocessing
 from .storage import StoredImages, chosen_rows, in_batches
 
 Resize = Literal["crop", "squash"]
+
+
+NEW_DEFAULTS = (("resize", "crop"), ("background", "white"), ("white_level", None))
+"""Settings that earlier versions did not have, and their defaults."""
 
 
 class DataConfig(Record):
@@ -57,13 +62,26 @@ class DataConfig(Record):
     """How images are kept: float32 preprocesses them once, uint8 keeps a quarter of that and preprocesses each batch,
     disk reads each batch from a file of the cache, for sets larger than memory. auto takes the first that fits, on an
     accelerator uint8 before float32. It changes results by no more than rounding."""
+    background: str = "white"
+    """What lies behind transparent pixels: white, black, a colour such as '#ff8000', or drop, which shows the colour
+    that they hide. Opaque pictures are not changed by it."""
+    white_level: float | None = Field(default=None, gt=0)
+    """The value that is white in pictures and lists of more than 256 levels, where it cannot be told from the largest
+    value of the set: 4095 for 12 bits, 65535 for 16 bits, 1 for fractions."""
     seed: int = 0
     """Chooses the held-out images and, where a source has no test part, the test images."""
 
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, name: str) -> str:
+        background_colour(name)
+        return name
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """`resize` is written where it is not the only way of earlier versions, so that their runs stay the same."""
-        return {name: value for name, value in handler(self).items() if (name, value) != ("resize", "crop")}
+        """What earlier versions did not have is written where it is not as they did, so that their runs stay the
+        same."""
+        return {name: value for name, value in handler(self).items() if (name, value) not in NEW_DEFAULTS}
 
 
 @dataclass(frozen=True)
@@ -78,19 +96,24 @@ class Summary:
         """The same, and more that was read or made of it."""
         return replace(self, read=(*self.read, *words))
 
+    def with_guessed(self, *words: str) -> Summary:
+        """The same, and more that was guessed."""
+        return replace(self, guessed=(*self.guessed, *words))
+
 
 @dataclass(frozen=True)
 class Source:
     """Labelled pictures that are not decoded yet, so that classes can be chosen first.
 
     The parts are 'train' and, where the source has one, 'test'. `labels[part]` is `[N]` int64, `fetch(part, rows)`
-    gives the encoded bytes of some of its pictures, and `where(part, row)` names one in an error.
+    gives some of its pictures, as encoded bytes or as an array of what nested lists hold, and `where(part, row)` names
+    one in an error.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: Mapping[str, Labels]
-    fetch: Callable[[str, Sequence[int]], Sequence[bytes]]
+    fetch: Callable[[str, Sequence[int]], Sequence[bytes | np.ndarray]]
     where: Callable[[str, int], str]
     files: FileSet
     """Those that decide what is read; none where the pictures lie in memory."""

@@ -5,20 +5,21 @@ from __future__ import annotations
 import io
 import itertools
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ..runtime import progress
 from ..runtime.errors import InputError
 from ..runtime.shapes import Pixels
 from .dataset import RawData, Resize, Source, Split, checked_count
-from .selection import ClassChoice, kept_labels, renumbered
+from .levels import Levels, Opening, Values, list_values, picture_values
+from .selection import ClassChoice, SelectedRows, kept_labels, renumbered
 from .storage import StoredImages
 
 
@@ -66,11 +67,6 @@ def padded(pixels: UInt8[Tensor, "N C h w"], to: int) -> Pixels:
 
 
 CHUNK = 1000
-GREY_MODES = ("1", "L", "LA")
-DEEP_MODES = ("I", "I;16", "I;16B", "I;16L")
-"""Sixteen-bit grey; Pillow reads some of it into 32-bit integers."""
-
-
 PARTS = {"train": "training part", "test": "test part"}
 Sized = Callable[[Pixels], Pixels]
 
@@ -80,15 +76,24 @@ def in_memory(*shape: int) -> Pixels:
     return torch.empty(shape, dtype=torch.uint8)
 
 
-def decoded(source: Source, choice: ClassChoice, sized: Sized, allocator: Callable[..., Pixels] = in_memory) -> RawData:
+def decoded(
+    source: Source,
+    choice: ClassChoice,
+    sized: Sized,
+    allocator: Callable[..., Pixels] = in_memory,
+    opening: Opening | None = None,
+) -> RawData:
     """The pixels of the chosen classes, all of one size and one number of channels (grey only if every picture is
-    grey).
+    grey), in 256 levels.
 
     `sized` changes the size of images `[N, C, H, W]`; `allocator(N, C, H, W)` makes the blocks of uint8 that they are
     written to.
     """
     kept = kept_labels(source.classes, choice)
-    parts = {part: _decoded_part(source, part, kept, sized, allocator) for part in PARTS if part in source.labels}
+    opening = opening or Opening()
+    chosen = {part: _chosen(source, part, kept) for part in PARTS if part in source.labels}
+    levels = Levels(opening, lambda: _every_picture(source, chosen, opening))
+    parts = {part: _decoded_part(source, part, rows, sized, allocator, levels) for part, rows in chosen.items()}
     train, test = parts["train"], parts.get("test")
     if test is not None:
         if train.images.shape[2:] != test.images.shape[2:]:
@@ -100,20 +105,8 @@ def decoded(source: Source, choice: ClassChoice, sized: Sized, allocator: Callab
         train, test = (
             Split(_with_channels(part.images[:], channels, allocator), part.labels) for part in (train, test)
         )
-    return RawData(source.name, tuple(source.classes[label] for label in kept), train, test, source.summary)
-
-
-def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
-    """The pixels of one picture, turned upright: one channel for grey modes, three for all others; transparency is
-    dropped."""
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode in DEEP_MODES:
-        array = np.clip(np.asarray(upright, dtype=np.float64) / 257, 0, 255).round().astype(np.uint8)
-    else:
-        if upright.mode == "P" and "transparency" in upright.info:
-            upright = upright.convert("RGBA")  # Pillow warns on the direct way
-        array = np.array(upright.convert("L" if upright.mode in GREY_MODES else "RGB"))
-    return torch.from_numpy(array).unsqueeze(0) if array.ndim == 2 else torch.from_numpy(array).permute(2, 0, 1)
+    summary = source.summary.with_read(*levels.words()).with_guessed(*levels.guesses())
+    return RawData(source.name, tuple(source.classes[label] for label in kept), train, test, summary)
 
 
 def stacked(
@@ -144,32 +137,58 @@ def stacked(
     return block
 
 
+def _chosen(source: Source, part: str, kept: Sequence[int]) -> SelectedRows:
+    chosen = renumbered(source.labels[part], kept)
+    if not len(chosen.rows):
+        raise InputError(
+            f"{_named(source, part)} holds no images of the classes asked for; choose others with --data.classes."
+        )
+    return chosen
+
+
+def _named(source: Source, part: str) -> str:
+    return f"{source.name} ({PARTS[part]})"
+
+
 def _decoded_part(
-    source: Source, part: str, kept: Sequence[int], sized: Sized, allocator: Callable[..., Pixels]
+    source: Source, part: str, chosen: SelectedRows, sized: Sized, allocator: Callable[..., Pixels], levels: Levels
 ) -> Split:
-    name, chosen = f"{source.name} ({PARTS[part]})", renumbered(source.labels[part], kept)
     rows: list[int] = chosen.rows.tolist()
-    if not rows:
-        raise InputError(f"{name} holds no images of the classes asked for; choose others with --data.classes.")
-    pictures = _pictures(source, part, rows, sized)
+    pictures = _pictures(source, part, rows, sized, levels)
     pixels = stacked(pictures, len(rows), lambda place: source.where(part, rows[place]), allocator)
-    return checked_count(pixels, chosen.labels, name)
+    return checked_count(pixels, chosen.labels, _named(source, part))
 
 
-def _pictures(source: Source, part: str, rows: list[int], sized: Sized) -> Iterator[UInt8[Tensor, "C H W"]]:
+def _pictures(
+    source: Source, part: str, rows: list[int], sized: Sized, levels: Levels
+) -> Iterator[UInt8[Tensor, "C H W"]]:
     with progress.bar("Decoding images", len(rows), unit="images") as bar:
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            for row, data in zip(chunk, source.fetch(part, chunk), strict=True):
-                yield sized(_decode(data, source.where(part, row)).unsqueeze(0))[0]
-            bar.step(len(chunk))
+        for values in _opened(source, part, rows, levels.opening):
+            yield sized(levels.pixels(values).unsqueeze(0))[0]
+            bar.step(1)
 
 
-def _decode(data: bytes, where: str) -> UInt8[Tensor, "C H W"]:
-    stream = io.BytesIO(data)
+def _every_picture(source: Source, chosen: Mapping[str, SelectedRows], opening: Opening) -> Iterator[Values]:
+    """The values of all chosen pictures of all parts, to find their levels."""
+    with progress.phase(f"finding the levels of the pictures of {source.name}"):
+        for part, rows in chosen.items():
+            yield from _opened(source, part, rows.rows.tolist(), opening)
+
+
+def _opened(source: Source, part: str, rows: list[int], opening: Opening) -> Iterator[Values]:
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        for row, data in zip(chunk, source.fetch(part, chunk), strict=True):
+            yield _decode(data, source.where(part, row), opening)
+
+
+def _decode(data: bytes | np.ndarray, where: str, opening: Opening) -> Values:
+    stream = io.BytesIO(b"" if isinstance(data, np.ndarray) else data)
     try:
+        if isinstance(data, np.ndarray):
+            return list_values(data)
         with Image.open(stream) as picture:
-            return picture_pixels(picture)
+            return picture_values(picture, opening)
     # what Pillow raises on broken files depends on the format
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         why = str(error).replace(f" {stream!r}", "")  # Pillow names the bytes' address, which nobody knows

@@ -151,7 +151,7 @@ def _places(held: dict[Hashable, Any], where: str, image: str | None, label: str
     if label is not None:
         return Places(chosen, label, (), tuple(said))
     found = _label_place(chosen, fitting or names, where, held)
-    rivals = tuple(name for name in fitting if name != found)
+    rivals = tuple(name for name in fitting if name != found and found != _first_of(LABEL_KEYS, names))
     said += [f"{where}: the label is entry {found}, which could also be {_listed(rivals)}"] * bool(rivals)
     return Places(chosen, found, rivals, tuple(said))
 

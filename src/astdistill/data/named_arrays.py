@@ -3,14 +3,14 @@ names, else by their shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from ..runtime.errors import InputError
-from .arrays import Layout, Levels, channels_first, checked_layout, levels_of
+from .arrays import Layout, channels_first, checked_layout, joint_levels
 from .dataset import RawData, Split, Summary, checked_count
 from .labels import MISSING, numbered
 from .splits import BOUNDARY, split_of
@@ -69,12 +69,12 @@ class Parts:
     unused: tuple[str, ...] = ()
 
 
-def set_of_arrays(arrays: NamedArrays) -> RawData:
+def set_of_arrays(arrays: NamedArrays, white: float | None = None) -> RawData:
     """The set that these arrays hold: training images and labels and, if there, those of a test part.
 
     Images are `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` of bytes, whole numbers or fractions; labels are whole
-    numbers, text or flags, `[N]`, `[N, 1]` or one-hot `[N, K]`. Raises InputError naming the arrays where any of it
-    does not fit.
+    numbers, text or flags, `[N]`, `[N, 1]` or one-hot `[N, K]`. `white` is the value that is white, where it was given.
+    Raises InputError naming the arrays where any of it does not fit.
     """
     parts = found_parts(arrays)
     pairs = {part: pair for part, pair in (("train", parts.train), ("test", parts.test)) if pair is not None}
@@ -86,12 +86,12 @@ def set_of_arrays(arrays: NamedArrays) -> RawData:
     labels = numbered(_joined(list(whole.values())), classes, f"{arrays.short}, {parts.train.labels}")
     layout = checked_layout(str(np.asarray(arrays.read("layout")))) if "layout" in arrays.names else None
     images = {part: _images(arrays, pair, len(whole[part]), layout) for part, pair in pairs.items()}
-    levels = joint_levels(images, arrays.short)
+    levels = joint_levels(list(images.values()), arrays.short, white)
     counts = [len(part) for part in whole.values()]
     numbers = dict(zip(whole, labels.labels.split(counts), strict=True))
     splits, without = {}, []
     for part, pair in pairs.items():
-        pixels = levels.pixels(images.pop(part)).contiguous()
+        pixels = levels.pixels(images.pop(part))
         split = checked_count(pixels, numbers[part], f"{arrays.short}, {pair.images}")
         splits[part], missing = with_labels(split, f"{arrays.short}, {pair.labels}")
         without += [f"{missing} images of {pair.images}, which have no label"] * bool(missing)
@@ -102,21 +102,6 @@ def set_of_arrays(arrays: NamedArrays) -> RawData:
         (*parts.guessed, *levels.guessed, *arrays.said.guessed),
     )
     return RawData(arrays.name, labels.classes, splits["train"], splits.get("test"), summary)
-
-
-def joint_levels(images: Mapping[str, Any], where: str) -> Levels:
-    """What the numbers of all parts mean together. Raises InputError where bytes stand beside deeper whole numbers."""
-    kinds = {array.dtype.kind for array in images.values()}
-    if len(kinds) > 1 and "f" in kinds:
-        raise InputError(
-            f"The parts of {where} are of types {' and '.join(str(array.dtype) for array in images.values())}; store "
-            "all images in one type."
-        )
-    found = levels_of(list(images.values()), where)
-    types = {str(array.dtype) for array in images.values()}
-    if found.top > 255 and "uint8" in types and len(types) > 1:
-        raise InputError(f"The parts of {where} are of types {' and '.join(sorted(types))}; store all images in one.")
-    return found
 
 
 def with_labels(split: Split, where: str) -> tuple[Split, int]:
@@ -144,7 +129,7 @@ def found_parts(arrays: NamedArrays) -> Parts:
     if test_part is not None:
         test = pairs.pop(test_part)
     if test_part == "validation":
-        said = (f"the test part is {test.images}, {test.labels}: there is no other" if test else "",)
+        said = (f"the test part is {' and '.join(by_name['validation'])}, as there is no other",)
     unused = [
         f"validation part {pair.images}, {pair.labels}: not used; --data.validation holds out training images"
         for pair in pairs.values()

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from ..runtime.errors import InputError, unknown
 from ..runtime.shapes import Pixels
 from . import medmnist, saved
-from .array_files import array_folder, from_array_file
+from .array_files import Wanted, array_folder, from_array_file
 from .cache import PixelAllocator, cached_data
 from .dataset import DataConfig, RawData, Resize, Source, Split, rows_of
 from .decoding import decoded, padded, resized
@@ -36,6 +36,7 @@ from .image_folders import (
     tiny_imagenet,
     tiny_imagenet_files,
 )
+from .levels import Opening
 from .selection import ClassChoice, stratified, with_classes
 
 HUB = {
@@ -65,6 +66,9 @@ CIFAR: Statistics = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+USUAL_OPENING = Opening()
+
+
 @dataclass(frozen=True)
 class Request:
     """What of a source is wanted, as far as it decides which pixels are decoded."""
@@ -74,6 +78,7 @@ class Request:
     resize: Resize
     image_column: str | None
     label_column: str | None
+    opening: Opening = USUAL_OPENING
     verify: bool = False
     """Whether every byte is read and checked, also of files that did not change."""
 
@@ -81,7 +86,12 @@ class Request:
         """A JSON-ready value that differs when the decoded pixels of content `of` would."""
         names = [of, self.choice.classes, self.choice.first, self.size, self.image_column, self.label_column]
         unusual = [{"resize": self.resize}] * (self.size is not None and self.resize != "crop")
-        return [*names, *unusual]
+        opened = [asdict(self.opening)] * (self.opening != USUAL_OPENING)
+        return [*names, *unusual, *opened]
+
+    def of_arrays(self) -> Wanted:
+        """What of this arrays can have."""
+        return Wanted(self.label_column, self.opening.white_level)
 
     def sized(self, pixels: Pixels) -> Pixels:
         """The images in the size that is wanted."""
@@ -104,6 +114,7 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
         config.resize,
         config.image_column,
         config.label_column,
+        Opening(config.background, config.white_level),
         verify,
     )
     raw = bordered(_found(config.source, request), size)
@@ -204,7 +215,7 @@ def _decoded(
 
     def build(allocator: PixelAllocator) -> RawData:
         with opened() as source:
-            return decoded(source, request.choice, request.sized, allocator)
+            return decoded(source, request.choice, request.sized, allocator, request.opening)
 
     return cached_data(name, files, key, build, request.verify)
 
@@ -219,7 +230,7 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
     if files.files:
         return _decoded(name, files, request.key, opened, request)
     with opened() as source:
-        return decoded(source, request.choice, request.sized)
+        return decoded(source, request.choice, request.sized, opening=request.opening)
 
 
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
@@ -241,7 +252,7 @@ def _from_folder(folder: Path, request: Request) -> RawData:
         return _from_saved(folder, request)
     arrays = array_folder(folder)
     if arrays is not None:
-        return _shaped(arrays.read(request.label_column), request)
+        return _shaped(arrays.read(request.of_arrays()), request)
     # ImageNet has a million pictures, too many to look for anything else among them.
     parquet = [] if named_by_wnid(class_folders(folder)) else sorted(folder.rglob("*.parquet"))
     return _from_parquet(folder, parquet, request) if parquet else _from_pictures(folder, request)
@@ -279,7 +290,7 @@ def _from_pictures(folder: Path, request: Request) -> RawData:
 
     raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
     # What is left out is said as it is now: the cache does not follow files that do not count.
-    return replace(raw, summary=source.summary)
+    return replace(raw, summary=replace(raw.summary, left_out=source.summary.left_out))
 
 
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
@@ -292,7 +303,7 @@ def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
 def _from_file(path: Path, request: Request) -> RawData:
     if is_tiny_imagenet(path):
         return _from_tiny_imagenet(path, request)
-    raw = from_array_file(path, request.label_column)
+    raw = from_array_file(path, request.of_arrays())
     if raw is None:
         raise InputError(
             f"{path} is a file that cannot be read as data; give an .npz, .mat or IDX file, tiny-imagenet-200.zip, or "

@@ -13,13 +13,14 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..runtime.errors import InputError
-from .arrays import Layout, channels_first, channels_last, checked_tensor, from_array, from_tensor, levels_of
+from .arrays import Layout, channels_first, channels_last, checked_tensor, from_array, from_tensor, joint_levels
 from .dataset import DataConfig, Dataset, RawData, Split, Summary, checked_count
-from .decoding import decoded, picture_pixels, resized, stacked
+from .decoding import decoded, resized, stacked
 from .digests import FileSet
 from .hub import table_source
 from .items import Items, class_names_in, label_of
 from .labels import Numbered, numbered
+from .levels import Opening, picture_pixels
 from .loading import assemble, resolved
 from .named_arrays import one_each, with_labels
 from .selection import ClassChoice, renumbered, with_classes
@@ -49,12 +50,12 @@ def dataset_from_tensors(
     """
     parts = {"training": (train_images, train_labels), "test": (test_images, test_labels)}
     images = {part: _images(given, f"{name} ({part} part)") for part, (given, _) in parts.items()}
-    levels = levels_of(list(images.values()), name)
+    levels = joint_levels(list(images.values()), name, resolved("own", dict(fields)).white_level)
     labels = _numbered([given for _, given in parts.values()], classes, name)
     splits, without = [], []
     for (part, held), numbers in zip(images.items(), labels.labels, strict=True):
         where = f"{name} ({part} part)"
-        split, missing = with_labels(checked_count(levels.pixels(held).contiguous(), numbers, where), where)
+        split, missing = with_labels(checked_count(levels.pixels(held), numbers, where), where)
         splits.append(split)
         without += [f"{missing} images of the {part} part, which have no label"] * bool(missing)
     summary = Summary((*levels.read, *labels.words), tuple(without), levels.guessed)
@@ -78,7 +79,8 @@ def dataset_from_torch(
     the entries where their names do not tell. Images are Pillow pictures, uint8 arrays HWC, or tensors CHW in [0, 1];
     leave out transforms that normalise or augment. Labels are whole numbers of any type (int, bool, numpy, 0-dim
     tensor) or text. Class names come from `classes`, else from `train.classes`; a test part that numbers the same names
-    in another way is renumbered. Transparency of Pillow pictures is dropped; arrays and tensors keep every channel.
+    in another way is renumbered. Transparent pixels of
+    Pillow pictures are laid on white; arrays and tensors keep every channel.
     Without a `size`, single-channel 28×28 images are padded to 32×32. Raises InputError naming the image that cannot be
     used.
     """
@@ -120,7 +122,8 @@ def dataset_from_splits(source: Any, device: str | torch.device, fields: dict[st
     config = resolved(f"{IN_MEMORY}{name}", fields)
     table = table_source(name, splits, FileSet([]), config.image_column, config.label_column)
     choice = ClassChoice(config.classes, config.first_classes)
-    raw = decoded(table, choice, lambda pixels: resized(pixels, config.size, config.resize))
+    opening = Opening(config.background, config.white_level)
+    raw = decoded(table, choice, lambda pixels: resized(pixels, config.size, config.resize), opening=opening)
     return assemble(bordered(raw, config.size), config, device)
 
 
