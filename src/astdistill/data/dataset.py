@@ -33,8 +33,9 @@ class DataConfig(Record):
 
     source: str = "digits"
     """A name (digits, cifar10, cifar100, mnist, fashion_mnist, svhn, tiny_imagenet, imagenet, or its subsets
-    imagenet-nette, -woof, -fruit, -meow, -squawk, -yellow), a hub name ('owner/name' or 'owner/name:configuration'), a
-    folder of parquet files or images, an .npz file, or tiny-imagenet-200.zip."""
+    imagenet-nette, -woof, -fruit, -meow, -squawk, -yellow, or MedMNIST's such as pathmnist and pathmnist_64), a hub
+    name ('owner/name' or 'owner/name:configuration'), a folder of images, parquet files or arrays, an .npz, .mat or IDX
+    file, or tiny-imagenet-200.zip."""
     whiten: Literal["none", "standard", "zca"] = "standard"
     """none keeps [0, 1]; standard subtracts the mean and divides by the deviation per channel (published values for
     CIFAR and ImageNet); zca is kornia's ZCA with eps 0.1."""

@@ -78,6 +78,14 @@ FILE = re.compile(rf"({'|'.join((*SETS, MULTI_LABEL))})(?:_(64|128|224))?")
 NAMES = tuple(f"{name}{'' if size == 28 else f'_{size}'}" for name in (*SETS, MULTI_LABEL) for size in SIZES)
 
 
+def shape(name: str) -> tuple[int, int, int]:
+    """Channels, height and width of the images of a name, grey ones of 28 px with their border."""
+    channels = SETS[name.removesuffix("_64")].channels
+    if name.endswith("_64"):
+        return channels, 64, 64
+    return {1: (1, 32, 32), 3: (3, 28, 28)}[channels]
+
+
 def described(arrays: NamedArrays, stem: str) -> NamedArrays:
     """The arrays with the published names of the classes, where the file is called as one of these sets and names none
     itself."""
