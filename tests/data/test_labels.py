@@ -68,7 +68,7 @@ def test_names_are_those_of_the_numbers() -> None:
         ([[0, 1], [1]], None, "several values to an image"),
         (np.eye(3), None, r"shape \(3, 3\), several to an image"),
         ([["a", "b"], ["a"]], None, "several values to an image"),
-        ([1, "a"], None, r"a mixture \(int, str\)"),
+        ([1, "a"], None, "a mixture of int and str"),
         ([{"a": 1}], None, "several values to an image"),
         (np.array([1j, 2]), None, "of type complex128"),
         ([-1, 0, 1], None, "Label -1 of the data stands beside 0..1"),

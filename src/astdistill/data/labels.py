@@ -169,6 +169,11 @@ def _plain(values: list[Any], where: str) -> np.ndarray:
     """Objects as an array of one kind; missing ones become NaN or empty text."""
     values = [_single(value) for value in values]
     there = [value for value in values if not _is_missing(value)]
+    several = [value for value in there if isinstance(value, list | tuple | set | dict | np.ndarray | Tensor)]
+    if several:
+        raise InputError(
+            f"The labels of {where} hold several values to an image ({str(several[0])[:40]}); give one class per image."
+        )
     if all(isinstance(value, str | bytes) for value in there):
         return np.array(["" if _is_missing(value) else _text(value) for value in values], dtype=np.str_)
     whole = len(there) == len(values)
@@ -180,13 +185,9 @@ def _plain(values: list[Any], where: str) -> np.ndarray:
         return np.array([int(value) for value in values])
     if all(isinstance(value, numbers.Real) for value in there):
         return np.array([math.nan if _is_missing(value) else value for value in values], dtype=np.float64)
-    strange = next(value for value in there if not isinstance(value, numbers.Real)) if there else None
-    if isinstance(strange, list | tuple | set | dict | np.ndarray | Tensor):
-        raise InputError(
-            f"The labels of {where} hold several values to an image ({str(strange)[:40]}); give one class per image."
-        )
-    mixed = ", ".join(sorted({type(value).__name__ for value in there}))
-    raise InputError(f"The labels of {where} are a mixture ({mixed}); give one kind: whole numbers, text or flags.")
+    mixed = sorted({type(value).__name__ for value in there})
+    kinds = ("of type " if len(mixed) == 1 else "a mixture of ") + " and ".join(mixed)
+    raise InputError(f"The labels of {where} are {kinds}; give one kind: whole numbers, text or flags.")
 
 
 def _single(value: Any) -> Any:

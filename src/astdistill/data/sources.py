@@ -20,7 +20,7 @@ from .cache import PixelAllocator, cached_data
 from .dataset import DataConfig, RawData, Resize, Source, Split, rows_of
 from .decoding import decoded, padded, resized
 from .digests import FileSet
-from .hub import from_hub, from_parquet, prepared_files, table_source
+from .hub import from_hub, from_parquet, hub_file, parquet_folder, prepared_files, table_source
 from .image_folders import (
     IMAGENET_NAMES,
     IMAGENET_SIZE,
@@ -225,7 +225,8 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
     files = prepared_files(splits)
 
     def opened() -> Opened:
-        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column))
+        confined = dict.fromkeys(splits, hub_file)
+        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column, confined))
 
     if files.files:
         return _decoded(name, files, request.key, opened, request)
@@ -259,12 +260,12 @@ def _from_folder(folder: Path, request: Request) -> RawData:
 
 
 def _from_parquet(folder: Path, paths: list[Path], request: Request) -> RawData:
-    name, files = folder.resolve().name, FileSet(paths, folder)
+    given, name = parquet_folder(folder, paths), folder.resolve().name
 
     def opened() -> Opened:
-        return from_parquet(folder, files, request.image_column, request.label_column)
+        return from_parquet(given, request.image_column, request.label_column)
 
-    return _decoded(name, files, lambda content: [name, *request.key(content)], opened, request)
+    return _decoded(name, given.files(), lambda content: [name, *request.key(content)], opened, request)
 
 
 def _from_saved(folder: Path, request: Request) -> RawData:
