@@ -25,6 +25,8 @@ FINE, COARSE = "fine_labels", "coarse_labels"
 LABELS = ("labels", FINE, COARSE)
 KNOWN = {("airplane", "automobile", 10): "cifar10", ("apple", "aquarium_fish", 100): "cifar100"}
 """The names of the published sets, by their first two classes and how many there are."""
+FOLDERS = {"cifar-10": "cifar10", "cifar-100": "cifar100"}
+"""The same by how the published folders begin, for one without its names of classes."""
 RECORD = 3 * 32 * 32
 SEVERAL = 5
 """Batches of the published CIFAR-10."""
@@ -92,7 +94,11 @@ def _summary(trains: Sequence[Path], tests: Sequence[Path], kind: str, batches: 
 def _name(folder: Path, classes: tuple[str, ...]) -> str:
     """The published name where the classes are those of CIFAR, whose statistics then whiten; else the folder's."""
     first, second = (*classes, "", "")[:2]
-    return KNOWN.get((first, second, len(classes)), folder.resolve().name)
+    name = folder.resolve().name
+    published = FOLDERS.get("-".join(name.split("-")[:2]), name)
+    if (first, second) != ("0", "1"):
+        published = name
+    return KNOWN.get((first, second, len(classes)), published)
 
 
 def _label_kind(batches: Sequence[Batch], wanted: str | None, folder: Path) -> str:

@@ -22,6 +22,7 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(("x", "image", "images", "img", "imgs", "data", "pixels", "pictures", "features"), "images"),
     **dict.fromkeys(("y", "label", "labels", "target", "targets", "lbl", "lbls"), "labels"),
 }
+SHORT_PARTS = {"tr": "train", "te": "test", "ts": "test", "va": "validation"}
 FIRST_KEYS = (
     ("x_train", "y_train", "x_test", "y_test"),
     ("train_images", "train_labels", "test_images", "test_labels"),
@@ -174,8 +175,12 @@ def _roles(arrays: NamedArrays, names: Sequence[str]) -> dict[str, Names]:
     for name in names:
         role = role_of(name)
         if role is not None:
-            found.setdefault((split_of(name) or "", role), []).append(name)
+            found.setdefault((part_of(name), role), []).append(name)
     parts = {part for part, _ in found}
+    for part in parts - {""}:  # 'train' beside 'train_labels'
+        bare = [name for name in names if role_of(name) is None and part_of(name) == part and name.isalpha()]
+        if bare and (part, "images") not in found:
+            found[(part, "images")] = bare
     paired = [part for part in ("train", "test", "validation", "") if part in parts]
     result = {}
     for part in paired:
@@ -195,6 +200,12 @@ def _only(arrays: NamedArrays, names: Sequence[str]) -> str:
     raise InputError(
         f"{arrays.where} holds {' and '.join(names)}, which could be the same thing; keep one of them in the file."
     )
+
+
+def part_of(name: str) -> str:
+    """The part that a name speaks of, also in two letters (X_tr, X_te); '' where it speaks of none."""
+    short = (SHORT_PARTS.get(word.lower(), "") for word in BOUNDARY.split(name) if word)
+    return split_of(name) or next(filter(None, short), "")
 
 
 def role_of(name: str) -> Role | None:
@@ -256,6 +267,8 @@ def plain_text(value: Any) -> str:
 
 def one_each(labels: np.ndarray, where: str) -> np.ndarray:
     """Labels `[N]`: a column or row as it is, one-hot rows by the place of the one."""
+    if not labels.ndim:
+        raise InputError(f"The labels of {where} are a single value; give one class per image.")
     if labels.ndim == 2 and 1 in labels.shape:
         return labels.reshape(-1)
     if labels.ndim != 2 or labels.dtype.kind not in "uifb":
@@ -271,7 +284,7 @@ def one_each(labels: np.ndarray, where: str) -> np.ndarray:
 def _joined(labels: Sequence[np.ndarray]) -> np.ndarray:
     """The labels of all parts in a row; text and numbers are not mixed into text."""
     if len({array.dtype.kind in "US" for array in labels}) == 1:
-        return np.concatenate([array.reshape(-1) if array.ndim == 0 else array for array in labels])
+        return np.concatenate(list(labels))
     return np.array([value for array in labels for value in array.tolist()], dtype=object)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,13 @@ def is_saved(folder: Path) -> bool:
 def saved_files(folder: Path) -> FileSet:
     """The files that decide what is read."""
     return FileSet(sorted(path for path in folder.rglob("*") if path.suffix in (".arrow", ".json")), folder)
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """The files in the folder by their true paths: those that its tables may name as pictures."""
+    root = os.path.realpath(folder)
+    found = {os.path.realpath(path): path for path in folder.rglob("*") if path.is_file()}
+    return {real: path for real, path in found.items() if real.startswith(root + os.sep)}
 
 
 def from_saved(folder: Path) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from .cache import PixelAllocator, cached_data
 from .dataset import DataConfig, RawData, Resize, Source, Split, rows_of
 from .decoding import decoded, padded, resized
 from .digests import FileSet
-from .hub import from_hub, from_parquet, hub_file, parquet_folder, prepared_files, table_source
+from .hub import file_beside, from_hub, from_parquet, hub_file, parquet_folder, prepared_files, table_source
 from .image_folders import (
     IMAGENET_NAMES,
     IMAGENET_SIZE,
@@ -273,7 +273,8 @@ def _from_saved(folder: Path, request: Request) -> RawData:
 
     def opened() -> Opened:
         splits = saved.from_saved(folder)
-        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column))
+        confined = dict.fromkeys(splits, file_beside(folder, saved.files_below(folder)))
+        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column, confined))
 
     return _decoded(name, files, lambda content: [name, *request.key(content)], opened, request)
 

@@ -124,6 +124,9 @@ def dataset_from_splits(source: Any, device: str | torch.device, fields: dict[st
     choice = ClassChoice(config.classes, config.first_classes)
     opening = Opening(config.background, config.white_level)
     raw = decoded(table, choice, lambda pixels: resized(pixels, config.size, config.resize), opening=opening)
+    if any(split.format["type"] == "custom" for split in splits.values()):
+        words = "the transform that is set on the data set: its pictures are read as they are stored"
+        raw = replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, words)))
     return assemble(bordered(raw, config.size), config, device)
 
 
