@@ -217,9 +217,7 @@ CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
     "measured values for labels": (npz(images=IMAGES, labels=LABELS / 2), (*OWN, "own.npz"), "give one class per image, not a measured value"),
     "several labels to an image": (npz(images=IMAGES, labels=np.ones((len(LABELS), 3), int)), (*OWN, "own.npz"), "several to an image (multi-label)"),
     "unequal sizes": (pictures, (*OWN, "own"), "--data.size"),
-    "names in a table": (table_with_names, (*OWN, "own"), "--data.label-column"),
     "no such column": (table_with_names, (*OWN, "own", "--data.label-column", "animals"), "Did you mean 'animal'?"),
-    "words in the label column": (table_with_names, (*OWN, "own", "--data.label-column", "animal"), "give one integer 0..K-1 per image"),
 }  # fmt: skip
 
 
