@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_is_told() -> None:
             r"Images of shape \(2, 3, 8, 8\) were given; give \[N, 1, 8, 8\] in \[0, 1\]",
         ),
         (torch.rand(0, 1, 8, 8), torch.tensor([]), "Images of shape"),
-        (255 * torch.ones(2, 1, 8, 8), torch.tensor([0, 1]), r"reach from 255 to 255; .*divided by 255"),
+        (255 * torch.ones(2, 1, 8, 8), torch.tensor([0, 1]), r"reach from 255 to 255; .*images / 255"),
         (torch.rand(2, 1, 8, 8), torch.tensor([0]), r"Labels of shape \(1,\) were given for 2 images"),
         (torch.rand(2, 1, 8, 8), torch.tensor([0, 3]), "one class number from 0 to 2"),
     ],

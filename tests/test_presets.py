@@ -13,11 +13,12 @@ from PIL import Image
 
 from astdistill.cli.main import main
 from astdistill.cli.options import parse
+from astdistill.data import medmnist
 from astdistill.data.image_folders import IMAGENET_SUBSETS
 from astdistill.data.synthetic import load
 from astdistill.experiment.config import Experiment, Published, check_numbers
 from astdistill.experiment.cost import dataset_size
-from astdistill.experiment.presets import CELLS, PRESETS, matching, with_method
+from astdistill.experiment.presets import CELLS, MEDMNIST, PRESETS, matching, with_method
 from astdistill.methods.distribution_matching import DM
 from astdistill.methods.initialisation import HardLabels
 from astdistill.methods.outer import LossThreshold
@@ -111,6 +112,40 @@ def write_imagenet(data: Path) -> None:
         for number in range(3):
             write_picture(data / "imagenet" / "train" / wnids[index] / f"{number}.JPEG", 140, index + 1000 * number)
         write_picture(data / "imagenet" / "val" / wnids[index] / "val.JPEG", 140, index)
+
+
+def test_medmnist_runs_from_a_file_by_path_and_its_presets_say_whose_settings_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ASTDISTILL_DATA", raising=False)
+    arrays: dict[str, np.ndarray] = {}
+    for part in ("train", "val", "test"):
+        arrays[f"{part}_images"] = np.random.default_rng(0).integers(0, 256, (22, 28, 28), dtype=np.uint8)
+        arrays[f"{part}_labels"] = (np.arange(22) % 11)[:, None].astype(np.uint8)
+    np.savez(tmp_path / "organcmnist.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    words = [*COUNTS, "--data", "organcmnist.npz", "--model", "convnet-d2-w4"]
+    assert main(["run", "organcmnist-ipc1", *words]) == 0
+    synthetic = load("runs/organcmnist-ipc1")
+    assert (synthetic.classes[4], tuple(synthetic.images.shape)) == ("kidney-left", (11, 1, 32, 32))
+    capsys.readouterr()
+    assert main(["run", "bloodmnist_64-ipc1", *COUNTS]) == 2
+    assert "download bloodmnist_64.npz of MedMNIST" in capsys.readouterr().err
+
+
+def test_the_presets_of_medmnist() -> None:
+    assert len(MEDMNIST) == 44
+    assert {each.data.source for each in MEDMNIST} == set(medmnist.NAMES) - {"chestmnist", "chestmnist_64"}
+    for each in MEDMNIST:
+        assert each.method.name == "ast"
+        assert each.published.accuracy is None
+        assert "settings are ours" in each.published.source
+        assert each.method.expert is not None
+        mirrored = "flip" in each.distill.augmentation
+        assert mirrored == ("flip" in each.method.expert.augmentation) == (not each.data.source.startswith("organ"))
+        assert each.model == ("convnet-d4" if each.data.source.endswith("_64") else "convnet-d3")
+    assert PRESETS["breastmnist-ipc10"].method.expert.batch == 32  # pyright: ignore[reportOptionalMemberAccess]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +242,7 @@ def test_cells_are_the_published_ones(name: str) -> None:
 
 def test_no_cell_is_left_out() -> None:
     assert {cell.name for cell in CELLS} == set(published_cells.CELLS)
-    assert len(PRESETS) == len(CELLS) + 2  # no name twice
+    assert len(PRESETS) == len(CELLS) + len(MEDMNIST) + 2  # no name twice
 
 
 @pytest.mark.parametrize("name", published_cells.DATM)

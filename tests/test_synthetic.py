@@ -52,7 +52,7 @@ def test_every_field_comes_back_from_the_file_alone(tmp_path: Path, whiten: str)
                 assert new.hash == old.hash
                 assert new.describe() == old.describe()
                 assert all(torch.equal(new.tensors()[name], tensor) for name, tensor in old.tensors().items())
-                assert torch.equal(new.apply(made.images), old.apply(made.images))
+                assert torch.equal(new.map_batch(made.images), old.map_batch(made.images))
             elif isinstance(old, torch.Tensor):
                 assert torch.equal(new, old)
                 assert new.dtype == torch.float32

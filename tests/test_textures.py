@@ -92,7 +92,7 @@ def test_a_preprocessing_of_single_pixels_is_undone_exactly(canvas: int, size: t
     pixels = canvases(3, canvas, size)
     everywhere = Preprocessing.standard([0.4, 0.5, 0.6], [0.2, 0.3, 0.1])
     torch.testing.assert_close(
-        TextureSpec(canvas=canvas).undone(everywhere.apply(pixels), standard.invert), pixels, rtol=0, atol=1e-6
+        TextureSpec(canvas=canvas).undone(everywhere.map_batch(pixels), standard.invert), pixels, rtol=0, atol=1e-6
     )
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from astdistill.data.hub import split_files
 from astdistill.data.loading import load_dataset
+from astdistill.data.parquet import split_files
 from astdistill.runtime.errors import InputError
 
 NAMES = ["apple", "bear", "cup"]
@@ -98,7 +98,9 @@ def test_an_unreadable_row_is_named(tmp_path: Path, pixels: Callable[..., torch.
 def test_a_broken_parquet_file(parquet: Path) -> None:
     file = parquet / "data/train-00000-of-00002.parquet"
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"parquet files of .*things cannot be read"):
+    with pytest.raises(
+        InputError, match=r"The parquet file .*train-00000-of-00002.parquet cannot be read .*replace the broken file"
+    ):
         load_dataset(str(parquet))
 
 
@@ -126,7 +128,7 @@ def test_an_unlabelled_test_part_gives_way_to_validation(tmp_path: Path, pixels:
         (["train-0.parquet", "test-0.parquet"], {"train": ["train-0.parquet"], "test": ["test-0.parquet"]}),
         (
             ["data/train-0.parquet", "data/valid-0.parquet"],
-            {"train": ["data/train-0.parquet"], "valid": ["data/valid-0.parquet"]},
+            {"train": ["data/train-0.parquet"], "validation": ["data/valid-0.parquet"]},
         ),
         (["train/0000.parquet", "test/0000.parquet"], {"train": ["train/0000.parquet"], "test": ["test/0000.parquet"]}),
         (["trainer.parquet", "b.parquet"], {"train": ["trainer.parquet", "b.parquet"]}),
@@ -135,7 +137,7 @@ def test_an_unlabelled_test_part_gives_way_to_validation(tmp_path: Path, pixels:
 def test_split_files(files: list[str], expected: dict[str, list[str]]) -> None:
     folder = Path("set")
     assert split_files(folder, [folder / name for name in files]) == {
-        split: [str(folder / name) for name in names] for split, names in expected.items()
+        split: [folder / name for name in names] for split, names in expected.items()
     }
 
 
@@ -144,12 +146,12 @@ def test_two_configurations_in_one_folder_are_refused() -> None:
         split_files(Path("set"), [Path("set/full/train/0.parquet"), Path("set/small/train/0.parquet")])
 
 
-def test_a_label_column_of_text_is_refused(tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> None:
+def test_a_named_label_column_of_text_is_numbered(tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> None:
     features = datasets.Features({"img": datasets.Image(), "name": datasets.Value("string")})
-    cells = {"img": [png(image) for image in pixels(2, 3, 8, 8)], "name": ["a", "b"]}
+    cells = {"img": [png(image) for image in pixels(10, 3, 8, 8)], "name": ["b", "a"] * 5}
     datasets.Dataset.from_dict(cells, features=features).to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(InputError, match="give one integer"):
-        load_dataset(str(tmp_path), label_column="name")
+    found = load_dataset(str(tmp_path), label_column="name", whiten="none")
+    assert (found.classes, found.class_sizes()) == (("a", "b"), [4, 4])
 
 
 def both(train: datasets.Dataset, test: datasets.Dataset) -> datasets.DatasetDict:

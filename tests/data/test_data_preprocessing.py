@@ -167,3 +167,26 @@ def test_preprocessing_errors() -> None:
     side = int((LARGEST_ZCA // 3) ** 0.5) + 1
     with pytest.raises(InputError, match=r"--data\.size 64"):
         fit_zca(torch.zeros(2, 3, side, side, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (torch.full((2, 1, 4, 4), 255.0), r"reach from 255 to 255; .*: images / 255\."),
+        (torch.full((2, 1, 4, 4), 200, dtype=torch.uint8), r"are torch\.uint8 from 200 to 200; .*: images / 255\."),
+        (torch.full((2, 1, 4, 4), 4000.0), r": images / 65535\."),
+        (torch.linspace(-1, 1, 32).view(2, 1, 4, 4), r"from -1 to 1; .*: \(images \+ 1\) / 2\."),
+        (torch.linspace(-2.1, 2.6, 32).view(2, 1, 4, 4), "undo their normalisation first"),
+        (torch.full((2, 1, 4, 4), float("nan")), "give floats in"),
+        (torch.ones(2, 1, 4, 4, dtype=torch.bool), r"are torch\.bool"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["none", "standard"])
+def test_images_outside_the_unit_interval_are_refused_with_the_factor(
+    images: torch.Tensor, sentence: str, kind: str
+) -> None:
+    fitted = {"none": Preprocessing.none((1, 4, 4)), "standard": Preprocessing.standard([0.5], [0.25])}[kind]
+    with pytest.raises(InputError, match=sentence):
+        fitted.apply(images)
+    assert fitted.apply(torch.full((1, 1, 4, 4), 1.005)).shape == (1, 1, 4, 4)
+    assert fitted.apply(torch.empty(0, 1, 4, 4)).shape == (0, 1, 4, 4)

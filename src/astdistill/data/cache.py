@@ -80,7 +80,8 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})
 
 
-PIXELS_FORMAT = 1
+PIXELS_FORMAT = 2
+"""Earlier versions dropped transparency and the depth of pictures."""
 MANIFEST = "manifest"
 HEADER, SEAL = "data.json", "seal.json"
 DIGITS = 64

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from pydantic import Field, model_serializer
+from pydantic import Field, field_validator, model_serializer
 from torch import Tensor
 
 from ..runtime.config import Record
@@ -17,10 +17,15 @@ from ..runtime.errors import InputError
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Batch, Images, Labels
 from .digests import FileSet
+from .levels import background_colour
 from .preprocessing import Preprocessing
 from .storage import StoredImages, chosen_rows, in_batches
 
 Resize = Literal["crop", "squash"]
+
+
+NEW_DEFAULTS = (("resize", "crop"), ("background", "white"), ("white_level", None))
+"""Settings that earlier versions did not have, and their defaults."""
 
 
 class DataConfig(Record):
@@ -28,8 +33,9 @@ class DataConfig(Record):
 
     source: str = "digits"
     """A name (digits, cifar10, cifar100, mnist, fashion_mnist, svhn, tiny_imagenet, imagenet, or its subsets
-    imagenet-nette, -woof, -fruit, -meow, -squawk, -yellow), a hub name ('owner/name' or 'owner/name:configuration'), a
-    folder of parquet files or images, an .npz file, or tiny-imagenet-200.zip."""
+    imagenet-nette, -woof, -fruit, -meow, -squawk, -yellow, or MedMNIST's such as pathmnist and pathmnist_64), a hub
+    name ('owner/name' or 'owner/name:configuration'), a folder of images, parquet files or arrays, an .npz, .mat or IDX
+    file, or tiny-imagenet-200.zip."""
     whiten: Literal["none", "standard", "zca"] = "standard"
     """none keeps [0, 1]; standard subtracts the mean and divides by the deviation per channel (published values for
     CIFAR and ImageNet); zca is kornia's ZCA with eps 0.1."""
@@ -57,13 +63,26 @@ class DataConfig(Record):
     """How images are kept: float32 preprocesses them once, uint8 keeps a quarter of that and preprocesses each batch,
     disk reads each batch from a file of the cache, for sets larger than memory. auto takes the first that fits, on an
     accelerator uint8 before float32. It changes results by no more than rounding."""
+    background: str = "white"
+    """What lies behind transparent pixels: white, black, a colour such as '#ff8000', or drop, which shows the colour
+    that they hide. Opaque pictures are not changed by it."""
+    white_level: float | None = Field(default=None, gt=0)
+    """The value that is white in pictures and lists of more than 256 levels, where it cannot be told from the largest
+    value of the set: 4095 for 12 bits, 65535 for 16 bits, 1 for fractions."""
     seed: int = 0
     """Chooses the held-out images and, where a source has no test part, the test images."""
 
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, name: str) -> str:
+        background_colour(name)
+        return name
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """`resize` is written where it is not the only way of earlier versions, so that their runs stay the same."""
-        return {name: value for name, value in handler(self).items() if (name, value) != ("resize", "crop")}
+        """What earlier versions did not have is written where it is not as they did, so that their runs stay the
+        same."""
+        return {name: value for name, value in handler(self).items() if (name, value) not in NEW_DEFAULTS}
 
 
 @dataclass(frozen=True)
@@ -78,19 +97,24 @@ class Summary:
         """The same, and more that was read or made of it."""
         return replace(self, read=(*self.read, *words))
 
+    def with_guessed(self, *words: str) -> Summary:
+        """The same, and more that was guessed."""
+        return replace(self, guessed=(*self.guessed, *words))
+
 
 @dataclass(frozen=True)
 class Source:
     """Labelled pictures that are not decoded yet, so that classes can be chosen first.
 
     The parts are 'train' and, where the source has one, 'test'. `labels[part]` is `[N]` int64, `fetch(part, rows)`
-    gives the encoded bytes of some of its pictures, and `where(part, row)` names one in an error.
+    gives some of its pictures, as encoded bytes or as an array of what nested lists hold, and `where(part, row)` names
+    one in an error.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: Mapping[str, Labels]
-    fetch: Callable[[str, Sequence[int]], Sequence[bytes]]
+    fetch: Callable[[str, Sequence[int]], Sequence[bytes | np.ndarray]]
     where: Callable[[str, int], str]
     files: FileSet
     """Those that decide what is read; none where the pictures lie in memory."""
@@ -230,35 +254,6 @@ class Dataset:
             )
 
 
-def whole_numbers(labels: Any, where: str) -> Labels:
-    """The labels as `[N]` int64; `[N, 1]` is read as `[N]`. Raises InputError for names, fractions, missing values and
-    other shapes."""
-    given = labels if isinstance(labels, Tensor) else np.asarray(labels)
-    kind = str(given.dtype)
-    if "int" not in kind:
-        raise InputError(f"The labels of {where} are of type {kind}; give one integer 0..K-1 per image.")
-    values = (
-        torch.as_tensor(given if isinstance(given, Tensor) else given.astype(np.int64)).detach().to("cpu", torch.int64)
-    )
-    values = values.squeeze(1) if values.ndim == 2 and values.shape[1] == 1 else values
-    if values.ndim != 1:
-        raise InputError(f"The labels of {where} have shape {tuple(values.shape)}; give one integer 0..K-1 per image.")
-    return values
-
-
-def checked_labels(labels: Any, classes: int, where: str) -> Labels:
-    """The labels as `[N]` int64. Raises InputError unless they are whole numbers 0 … classes − 1."""
-    values = whole_numbers(labels, where)
-    outside = ((values < 0) | (values >= classes)).nonzero()
-    if len(outside):
-        row = int(outside[0])
-        raise InputError(
-            f"Label {int(values[row])} of {where} (image {row}) is not one of 0..{classes - 1}; renumber the labels or "
-            f"name every class."
-        )
-    return values
-
-
 def checked_count(pixels: UInt8[Tensor, "M C H W"], labels: Labels, where: str) -> Split:
     """The pair as a part. Raises InputError when there are not as many labels as images, or none at all."""
     if len(pixels) != len(labels):
@@ -266,15 +261,3 @@ def checked_count(pixels: UInt8[Tensor, "M C H W"], labels: Labels, where: str) 
     if not len(labels):
         raise InputError(f"{where} holds no images; give at least one per class.")
     return Split(pixels, labels)
-
-
-def class_names(labels: Any, names: Sequence[str] | None, where: str) -> tuple[str, ...]:
-    """The names given, or the numbers 0 … largest label. Raises InputError for repeated names or labels that are not
-    numbers."""
-    if names is None:
-        values = whole_numbers(labels, where)
-        return tuple(map(str, range(max(int(values.max()) + 1, 0) if len(values) else 0)))
-    repeated = [name for name in names if list(names).count(name) > 1]
-    if repeated:
-        raise InputError(f"The class name '{repeated[0]}' is given twice; every class needs its own name.")
-    return tuple(map(str, names))

@@ -1,168 +1,26 @@
-"""Images in any common form, .npz files and encoded pictures among them, as uint8 pixels `[N, C, H, W]`; resizing and
-padding."""
+"""Encoded pictures as uint8 pixels `[N, C, H, W]`; resizing and padding."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import struct
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ..runtime import progress
-from ..runtime.errors import InputError, unknown
+from ..runtime.errors import InputError
 from ..runtime.shapes import Pixels
-from .dataset import RawData, Resize, Source, Split, Summary, checked_count, checked_labels, class_names
-from .selection import ClassChoice, kept_labels, renumbered
+from .dataset import RawData, Resize, Source, Split, checked_count
+from .levels import Levels, Opening, Values, list_values, picture_values
+from .selection import ClassChoice, SelectedRows, kept_labels, renumbered
 from .storage import StoredImages
-
-Layout = Literal["NHWC", "NCHW"]
-"""Channels last or first; only arrays need it, tensors are always `[N, C, H, W]`."""
-ARRAY_KEYS = (
-    ("x_train", "y_train", "x_test", "y_test"),
-    ("train_images", "train_labels", "test_images", "test_labels"),
-    ("images", "labels", "test_images", "test_labels"),
-)
-LAST_CHANNELS = 4
-"""No image is so narrow, so a last axis of so few is not a width."""
-
-
-def to_uint8(values: Tensor, where: str) -> Tensor:
-    """The values as uint8, same shape: whole numbers 0..255 as they are, fractions in [0, 1] times 255, rounded.
-
-    Raises InputError for anything else; float images in 0..255 or already normalised would be read wrongly.
-    """
-    if values.dtype == torch.uint8:
-        return values
-    if values.dtype == torch.bool or values.is_complex():
-        raise InputError(f"The images of {where} are {values.dtype}; give uint8 0..255, or floats in [0, 1].")
-    low, high = (float(values.min()), float(values.max())) if values.numel() else (0.0, 0.0)
-    top = 1.0 if values.is_floating_point() else 255.0
-    if not (low >= 0.0 and high <= top):
-        kind = "Float" if values.is_floating_point() else "Integer"
-        raise InputError(
-            f"{kind} images of {where} lie in [{low:g}, {high:g}], not in [0, {top:g}]; undo their normalisation, or "
-            f"give uint8."
-        )
-    return values.mul(255).round().to(torch.uint8) if values.is_floating_point() else values.to(torch.uint8)
-
-
-def checked_layout(name: str) -> Layout:
-    """The layout of that name. Raises InputError for any other than NHWC and NCHW."""
-    found = next((layout for layout in get_args(Layout) if layout == name), None)
-    if found is None:
-        raise unknown("layout", name, get_args(Layout))
-    return found
-
-
-def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
-    """Pixels of a numpy array: `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels, none of them
-    dropped.
-
-    Without a `layout`, the channels are the last axis or the one after N, whichever is shorter than both other axes of
-    an image. Raises InputError where neither is (16 channels of 8×8), because it could be read both ways.
-    """
-    if array.dtype.kind not in "uif":
-        raise InputError(f"The images of {where} are of type {array.dtype}; give uint8 0..255, or floats in [0, 1].")
-    values = torch.from_numpy(
-        np.ascontiguousarray(array.astype(np.int64) if array.dtype.kind in "ui" and array.dtype != np.uint8 else array)
-    )
-    if values.ndim == 3:
-        values = values.unsqueeze(1)
-    elif values.ndim != 4 or 0 in values.shape[1:]:
-        raise InputError(
-            f"The images of {where} have shape {tuple(array.shape)}; give [N, H, W], [N, H, W, C] or [N, C, H, W]."
-        )
-    elif (layout or _seen_layout(values, where)) == "NHWC":
-        values = values.permute(0, 3, 1, 2)
-    return to_uint8(values, where).contiguous()
-
-
-def from_npz(path: Path) -> RawData:
-    """The arrays of an .npz file: x_train, y_train and, if there, x_test, y_test (or images, labels); `classes` may
-    name the classes.
-
-    Images are uint8, or floats in [0, 1], `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels,
-    all of which are kept; the channels are the axis that is shorter than height and width, or where `layout` ('NHWC' or
-    'NCHW') in the file says. Nothing is unpickled.
-    """
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} cannot be read as an .npz file, or is only a part of one; write it with numpy.savez.")
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} cannot be read as an .npz file of plain arrays ({error}); write it with numpy.savez."
-        ) from error
-    keys = next((keys for keys in ARRAY_KEYS if keys[0] in arrays and keys[1] in arrays), None)
-    if keys is None:
-        raise InputError(
-            f"{path} holds {', '.join(arrays) or 'nothing'}; it needs x_train and y_train (and x_test, y_test), or "
-            f"images and labels."
-        )
-    names = [str(name) for name in arrays["classes"].tolist()] if "classes" in arrays else None
-    classes = class_names(arrays[keys[1]], names, path.name)
-    layout = checked_layout(str(arrays["layout"])) if "layout" in arrays else None
-    train = _array_part(arrays[keys[0]], arrays[keys[1]], len(classes), layout, f"{path.name}, {keys[0]}")
-    if (keys[2] in arrays) != (keys[3] in arrays):
-        raise InputError(f"{path} holds only one of {keys[2]} and {keys[3]}; write both or neither.")
-    test = (
-        _array_part(arrays[keys[2]], arrays[keys[3]], len(classes), layout, f"{path.name}, {keys[2]}")
-        if keys[2] in arrays
-        else None
-    )
-    unread = [name for name in arrays if name not in (*keys, "classes", "layout")]
-    summary = Summary(
-        read=(f"arrays {', '.join(name for name in keys if name in arrays)}",),
-        left_out=tuple(f"array {name}, which has no known name" for name in unread),
-    )
-    return RawData(path.stem, classes, train, test, summary)
-
-
-def _array_part(images: Any, labels: Any, classes: int, layout: Layout | None, where: str) -> Split:
-    return checked_count(from_array(images, where, layout), checked_labels(labels, classes, where), where)
-
-
-def from_tensor(images: Tensor, where: str) -> Pixels:
-    """Pixels of a tensor `[N, C, H, W]` with any number of channels, or `[N, H, W]`.
-
-    Raises InputError for what was plainly meant as `[N, H, W, C]`: a last axis that is the shortest and either at most
-    4 long, or behind two equal ones.
-    """
-    values = images.detach().to("cpu")
-    values = values.unsqueeze(1) if values.ndim == 3 else values
-    if values.ndim != 4:
-        raise InputError(
-            f"The images of {where} have shape {tuple(images.shape)}; give [N, C, H, W], or [N, H, W] for grey images."
-        )
-    first, middle, last = values.shape[1:]
-    if last < min(first, middle) and (last <= LAST_CHANNELS or first == middle):
-        raise InputError(
-            f"The images of {where} have shape {tuple(images.shape)}, channels last; give images.permute(0, 3, 1, 2)."
-        )
-    return to_uint8(values, where).contiguous()
-
-
-def _seen_layout(values: Tensor, where: str) -> Layout:
-    first, middle, last = values.shape[1:]
-    if last < min(first, middle):
-        return "NHWC"
-    if first < min(middle, last):
-        return "NCHW"
-    raise InputError(
-        f"The images of {where} have shape {tuple(values.shape)}, which could be [N, H, W, C] or [N, C, H, W]; "
-        "in an .npz file store layout='NHWC' or layout='NCHW' beside them, or give dataset_from_tensors a tensor [N, "
-        "C, H, W]."
-    )
 
 
 def resized(pixels: UInt8[Tensor, "N C h w"], size: int | None, how: Resize = "crop") -> Pixels:
@@ -209,11 +67,6 @@ def padded(pixels: UInt8[Tensor, "N C h w"], to: int) -> Pixels:
 
 
 CHUNK = 1000
-GREY_MODES = ("1", "L", "LA")
-DEEP_MODES = ("I", "I;16", "I;16B", "I;16L")
-"""Sixteen-bit grey; Pillow reads some of it into 32-bit integers."""
-
-
 PARTS = {"train": "training part", "test": "test part"}
 Sized = Callable[[Pixels], Pixels]
 
@@ -223,15 +76,24 @@ def in_memory(*shape: int) -> Pixels:
     return torch.empty(shape, dtype=torch.uint8)
 
 
-def decoded(source: Source, choice: ClassChoice, sized: Sized, allocator: Callable[..., Pixels] = in_memory) -> RawData:
+def decoded(
+    source: Source,
+    choice: ClassChoice,
+    sized: Sized,
+    allocator: Callable[..., Pixels] = in_memory,
+    opening: Opening | None = None,
+) -> RawData:
     """The pixels of the chosen classes, all of one size and one number of channels (grey only if every picture is
-    grey).
+    grey), in 256 levels.
 
     `sized` changes the size of images `[N, C, H, W]`; `allocator(N, C, H, W)` makes the blocks of uint8 that they are
     written to.
     """
     kept = kept_labels(source.classes, choice)
-    parts = {part: _decoded_part(source, part, kept, sized, allocator) for part in PARTS if part in source.labels}
+    opening = opening or Opening()
+    chosen = {part: _chosen(source, part, kept) for part in PARTS if part in source.labels}
+    levels = Levels(opening, lambda: _every_picture(source, chosen, opening))
+    parts = {part: _decoded_part(source, part, rows, sized, allocator, levels) for part, rows in chosen.items()}
     train, test = parts["train"], parts.get("test")
     if test is not None:
         if train.images.shape[2:] != test.images.shape[2:]:
@@ -243,20 +105,8 @@ def decoded(source: Source, choice: ClassChoice, sized: Sized, allocator: Callab
         train, test = (
             Split(_with_channels(part.images[:], channels, allocator), part.labels) for part in (train, test)
         )
-    return RawData(source.name, tuple(source.classes[label] for label in kept), train, test, source.summary)
-
-
-def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
-    """The pixels of one picture, turned upright: one channel for grey modes, three for all others; transparency is
-    dropped."""
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode in DEEP_MODES:
-        array = np.clip(np.asarray(upright, dtype=np.float64) / 257, 0, 255).round().astype(np.uint8)
-    else:
-        if upright.mode == "P" and "transparency" in upright.info:
-            upright = upright.convert("RGBA")  # Pillow warns on the direct way
-        array = np.array(upright.convert("L" if upright.mode in GREY_MODES else "RGB"))
-    return torch.from_numpy(array).unsqueeze(0) if array.ndim == 2 else torch.from_numpy(array).permute(2, 0, 1)
+    summary = source.summary.with_read(*levels.words()).with_guessed(*levels.guesses())
+    return RawData(source.name, tuple(source.classes[label] for label in kept), train, test, summary)
 
 
 def stacked(
@@ -287,32 +137,58 @@ def stacked(
     return block
 
 
+def _chosen(source: Source, part: str, kept: Sequence[int]) -> SelectedRows:
+    chosen = renumbered(source.labels[part], kept)
+    if not len(chosen.rows):
+        raise InputError(
+            f"{_named(source, part)} holds no images of the classes asked for; choose others with --data.classes."
+        )
+    return chosen
+
+
+def _named(source: Source, part: str) -> str:
+    return f"{source.name} ({PARTS[part]})"
+
+
 def _decoded_part(
-    source: Source, part: str, kept: Sequence[int], sized: Sized, allocator: Callable[..., Pixels]
+    source: Source, part: str, chosen: SelectedRows, sized: Sized, allocator: Callable[..., Pixels], levels: Levels
 ) -> Split:
-    name, chosen = f"{source.name} ({PARTS[part]})", renumbered(source.labels[part], kept)
     rows: list[int] = chosen.rows.tolist()
-    if not rows:
-        raise InputError(f"{name} holds no images of the classes asked for; choose others with --data.classes.")
-    pictures = _pictures(source, part, rows, sized)
+    pictures = _pictures(source, part, rows, sized, levels)
     pixels = stacked(pictures, len(rows), lambda place: source.where(part, rows[place]), allocator)
-    return checked_count(pixels, chosen.labels, name)
+    return checked_count(pixels, chosen.labels, _named(source, part))
 
 
-def _pictures(source: Source, part: str, rows: list[int], sized: Sized) -> Iterator[UInt8[Tensor, "C H W"]]:
+def _pictures(
+    source: Source, part: str, rows: list[int], sized: Sized, levels: Levels
+) -> Iterator[UInt8[Tensor, "C H W"]]:
     with progress.bar("Decoding images", len(rows), unit="images") as bar:
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            for row, data in zip(chunk, source.fetch(part, chunk), strict=True):
-                yield sized(_decode(data, source.where(part, row)).unsqueeze(0))[0]
-            bar.step(len(chunk))
+        for values in _opened(source, part, rows, levels.opening):
+            yield sized(levels.pixels(values).unsqueeze(0))[0]
+            bar.step(1)
 
 
-def _decode(data: bytes, where: str) -> UInt8[Tensor, "C H W"]:
-    stream = io.BytesIO(data)
+def _every_picture(source: Source, chosen: Mapping[str, SelectedRows], opening: Opening) -> Iterator[Values]:
+    """The values of all chosen pictures of all parts, to find their levels."""
+    with progress.phase(f"finding the levels of the pictures of {source.name}"):
+        for part, rows in chosen.items():
+            yield from _opened(source, part, rows.rows.tolist(), opening)
+
+
+def _opened(source: Source, part: str, rows: list[int], opening: Opening) -> Iterator[Values]:
+    for start in range(0, len(rows), CHUNK):
+        chunk = rows[start : start + CHUNK]
+        for row, data in zip(chunk, source.fetch(part, chunk), strict=True):
+            yield _decode(data, source.where(part, row), opening)
+
+
+def _decode(data: bytes | np.ndarray, where: str, opening: Opening) -> Values:
+    stream = io.BytesIO(b"" if isinstance(data, np.ndarray) else data)
     try:
+        if isinstance(data, np.ndarray):
+            return list_values(data)
         with Image.open(stream) as picture:
-            return picture_pixels(picture)
+            return picture_values(picture, opening)
     # what Pillow raises on broken files depends on the format
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         why = str(error).replace(f" {stream!r}", "")  # Pillow names the bytes' address, which nobody knows

@@ -1,162 +1,310 @@
-"""Tables of pictures read with Hugging Face `datasets`: from the hub by name or from parquet files; which columns are
-meant."""
+"""Tables of pictures as Hugging Face `datasets` holds them: from the hub by name or from parquet files; their rows as
+pictures and labels."""
 
 from __future__ import annotations
 
 import logging
-import re
+import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from ..runtime.errors import InputError, unknown
+from ..runtime.errors import InputError
 from ..runtime.files import cache_folder
 from ..runtime.progress import phase
-from .dataset import Source, Summary, checked_labels, class_names, whole_numbers
+from .columns import Columns, find_columns, kind_of
+from .dataset import Source, Summary
+from .decoding import file_bytes
 from .digests import FileSet
+from .labels import MISSING, Numbered, numbered
+from .parquet import copied, pictures_beside, split_files
+from .splits import split_of
 
-USUAL_LABELS = ("label", "labels", "fine_label")
-"""Taken when several columns could be the label: CIFAR-100's 'fine_label' beside 'coarse_label'."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The two columns, the class names where the label column knows them, and others that could be the label."""
-
-    image: str
-    label: str
-    classes: tuple[str, ...] | None
-    rivals: tuple[str, ...] = ()
-
-
-def find_columns(features: Mapping[str, Any], image: str | None, label: str | None, where: str) -> Columns:
-    """The columns named, or the only ones of a fitting type: an image; a class label, else an integer.
-
-    `features` are those of a Hugging Face data set. Raises InputError listing the columns when none or several fit.
-    """
-    for kind, name in (("image column", image), ("label column", label)):
-        if name is not None and name not in features:
-            raise unknown(kind, name, features, where=f"in {where}")
-    images = [name for name, feature in features.items() if _is_image(feature)]
-    labels = [name for name, feature in features.items() if _class_names(feature)] or [
-        name for name, feature in features.items() if _is_whole(feature)
-    ]
-    chosen_image = image or _only(images, features, "image", where, ())
-    chosen_label = label or _only(labels, features, "label", where, USUAL_LABELS)
-    rivals = tuple(name for name in labels if label is None and name != chosen_label)
-    return Columns(chosen_image, chosen_label, _class_names(features[chosen_label]), rivals)
-
-
-def _only(fitting: list[str], features: Mapping[str, Any], kind: str, where: str, usual: tuple[str, ...]) -> str:
-    if len(fitting) == 1:
-        return fitting[0]
-    for name in usual:
-        if name in fitting:
-            return name
-    if not fitting:
-        raise InputError(
-            f"{where} has no {kind} column; it has {', '.join(features)}. Name the {kind} column with "
-            f"--data.{kind}-column."
-        )
-    raise InputError(
-        f"{where} has several columns that could be the {kind}: {', '.join(fitting)}; name one with "
-        f"--data.{kind}-column."
-    )
-
-
-def _is_image(feature: Any) -> bool:
-    return type(feature).__name__ == "Image" or (isinstance(feature, Mapping) and "bytes" in feature)
-
-
-def _class_names(feature: Any) -> tuple[str, ...] | None:
-    return tuple(feature.names) if type(feature).__name__ == "ClassLabel" and feature.names else None
-
-
-def _is_whole(feature: Any) -> bool:
-    return "int" in str(getattr(feature, "dtype", "")) and type(feature).__name__ == "Value"
-
-
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing", "validation", "valid", "val")
-"""The first that has labels is the test part: ImageNet's own test labels are all −1."""
+AT_ONCE = 100
+"""Rows of a column that are looked at together."""
+NAMED = 3
+"""Rows and files that a summary names of many."""
+Opened = Callable[[str], bytes]
+"""The bytes of the picture file that a cell names."""
 
 
 def table_source(
-    name: str, splits: Mapping[str, Any], files: FileSet, image_column: str | None, label_column: str | None
+    name: str,
+    splits: Mapping[str, Any],
+    files: FileSet,
+    image_column: str | None,
+    label_column: str | None,
+    opened: Mapping[str, Opened] | None = None,
 ) -> Source:
-    """The pictures of a data set's splits, not decoded yet.
+    """The pictures of a data set's splits, not decoded yet; rows without a label are left out.
 
-    Raises InputError for missing columns or labels that are not 0..K−1.
+    `opened` reads the pictures that cells of a split name by a path; without it any regular file is, as befits a table
+    that the caller made. Raises InputError for missing columns, for labels that are no classes, and for a picture that
+    may not be read.
     """
-    train = next((split for split in TRAIN_NAMES if split in splits), None)
-    if train is None:
+    ranked = _parts_of(splits)
+    train = _train_split(name, splits, ranked["train"])
+    columns = find_columns(
+        splits[train].features, image_column, label_column, name, lambda column: _values(splits[train], column)
+    )
+    test = next((split for split in ranked["test"] if _has_labels(splits[split], columns)), None)
+    used = {part: split for part, split in (("train", train), ("test", test)) if split is not None}
+    found = _numbered({part: splits[split] for part, split in used.items()}, columns, name)
+    labels = found.labels.split([len(splits[split]) for split in used.values()])
+    rows = {part: (its != MISSING).nonzero().squeeze(1) for part, its in zip(used, labels, strict=True)}
+    kept = {part: its[rows[part]] for part, its in zip(used, labels, strict=True)}
+    if not len(kept["train"]):
+        raise InputError(f"Column {columns.label} of {name}, {train} part, holds no labels; name another.")
+    places = {part: f"{name}, {split} part" for part, split in used.items()}
+    readers = {part: (opened or {}).get(split, any_file) for part, split in used.items()}
+    pictures = {part: _Pictures(splits[split], columns.image, readers[part]) for part, split in used.items()}
+    return Source(
+        name,
+        found.classes,
+        kept,
+        lambda part, chosen: pictures[part].read(rows[part][list(chosen)].tolist()),
+        lambda part, row: f"Image {int(rows[part][row])} of {places[part]}",
+        files,
+        _summary(used, columns, found, _left_out(splits, ranked, used, rows)),
+    )
+
+
+def _parts_of(splits: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The splits that could be the training part and the test part, those first that are called so and no more.
+
+    The first that has labels is the test part: ImageNet's own test labels are all −1.
+    """
+    order = {
+        "train": ("train", "training"),
+        "test": ("test", "testing"),
+        "validation": ("validation", "valid", "val"),
+    }
+    ranked = {
+        part: sorted(
+            (split for split in splits if split_of(split) == part),
+            key=lambda split, usual=usual: (split not in usual, usual.index(split) if split in usual else 0),
+        )
+        for part, usual in order.items()
+    }
+    return {"train": ranked["train"], "test": ranked["test"] + ranked["validation"]}
+
+
+def _train_split(name: str, splits: Mapping[str, Any], ranked: Sequence[str]) -> str:
+    if not ranked:
         raise InputError(
             f"{name} has no part called 'train', only {', '.join(splits)}; name another source with --data."
         )
-    columns = find_columns(splits[train].features, image_column, label_column, name)
-    classes = class_names(_labels(splits[train], columns), columns.classes, name)
-    test = _labelled_split(splits, columns, name)
-    used = {part: split for part, split in (("train", train), ("test", test)) if split is not None}
-    places = {part: f"{name}, {split} part" for part, split in used.items()}
-    labels = {
-        part: checked_labels(_labels(splits[split], columns), len(classes), places[part])
-        for part, split in used.items()
-    }
-    pictures = {part: _encoded_column(splits[split], columns.image) for part, split in used.items()}
-    return Source(
-        name,
-        classes,
-        labels,
-        lambda part, rows: [_bytes(cell) for cell in pictures[part][list(rows)][columns.image]],
-        lambda part, row: f"Image {row} of {places[part]}",
-        files,
-        _summary(splits, used, columns),
-    )
+    if len(ranked) > 1 and ranked[0] not in ("train", "training"):
+        raise InputError(
+            f"{name} has several parts that could be the training part: {', '.join(ranked)}; name another source with "
+            "--data."
+        )
+    return ranked[0]
 
 
-def _labelled_split(splits: Mapping[str, Any], columns: Columns, name: str) -> str | None:
-    """The split that is the test part, if there is one."""
-    for split in TEST_NAMES:
-        if split in splits and _has_labels(splits[split], columns, f"{name}, {split} part"):
-            return split
-    return None
+def _numbered(parts: Mapping[str, Any], columns: Columns, name: str) -> Numbered:
+    """The labels of all parts together, numbered alike; those of parts that number the same class names otherwise are
+    mapped by name."""
+    train = next(iter(parts.values())).features[columns.label]
+    names = _names_of(train)
+    given = [_labels(split, columns.label) for split in parts.values()]
+    if names or kind_of(train) == "text":
+        given = [
+            _as_text(labels, own) if (own := _names_of(split.features[columns.label])) != names else labels
+            for labels, split in zip(given, parts.values(), strict=True)
+        ]
+    where = f"{name}, column {columns.label}"
+    if names:
+        found = Numbered(torch.cat([numbered(labels, names, where).labels for labels in given]), names)
+    else:
+        found = numbered(_joined(given), None, where)
+    return found if columns.names is None else _named_by(found, parts, columns.names)
 
 
-def _encoded_column(split: Any, column: str) -> Any:
-    """The pictures of a split, as bytes."""
-    import datasets
-
-    return split.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+def _names_of(feature: Any) -> tuple[str, ...]:
+    """The class names of a column of class labels; none for any other."""
+    return tuple(feature.names or ()) if kind_of(feature) == "class" else ()
 
 
-def _summary(splits: Mapping[str, Any], used: Mapping[str, str], columns: Columns) -> Summary:
-    parts = (f"{'training' if part == 'train' else part} part: split {split}" for part, split in used.items())
+def _as_text(labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The class names that numbers stand for; other labels as they are."""
+    if not names:
+        return labels
+    told = [names[label] if label is not None and 0 <= label < len(names) else None for label in labels.tolist()]
+    return np.array(told, dtype=object)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> Any:
+    """All labels in a row, without making text of numbers."""
+    if len({labels.dtype.kind for labels in parts}) == 1:
+        return np.concatenate(parts)
+    return [label for labels in parts for label in labels.tolist()]
+
+
+def _named_by(found: Numbered, parts: Mapping[str, Any], column: str) -> Numbered:
+    """The same labels, their classes named by the column of text beside them."""
+    texts = list(_values(next(iter(parts.values())), column))
+    told = {label: str(text) for label, text in zip(found.labels.tolist(), texts, strict=False)}
+    classes = tuple(told.get(label, name) for label, name in enumerate(found.classes))
+    return Numbered(found.labels, classes, (*found.words, f"class names: column {column}"))
+
+
+def _labels(split: Any, column: str) -> np.ndarray:
+    """The labels of a split: numbers or flags where none is missing, otherwise objects."""
+    table = split.select_columns([column]).with_format("arrow")[:]
+    values = table.column(0)
+    if values.null_count == 0 and kind_of(split.features[column]) in ("class", "int", "flag", "float"):
+        return values.to_numpy()
+    kept = np.empty(len(values), dtype=object)
+    kept[:] = values.to_pylist()
+    return kept
+
+
+def _values(split: Any, column: str) -> Iterator[Any]:
+    for table in split.select_columns([column]).with_format("arrow").iter(batch_size=AT_ONCE):
+        yield from table.column(0).to_pylist()
+
+
+def _has_labels(split: Any, columns: Columns) -> bool:
+    """Whether any row has a label; −1 is none."""
+    if columns.label not in split.column_names:
+        return False
+    labels = _labels(split, columns.label)
+    if labels.dtype.kind in "iuf":
+        return bool((labels >= 0).any())
+    return any(label not in (None, "", MISSING) for label in labels.tolist())
+
+
+def _left_out(
+    splits: Mapping[str, Any],
+    ranked: Mapping[str, Sequence[str]],
+    used: Mapping[str, str],
+    rows: Mapping[str, torch.Tensor],
+) -> tuple[str, ...]:
+    """What was not read, and why."""
     unused = [split for split in splits if split not in used.values()]
-    rivals = f"the label is column {columns.label}, which could also be {', '.join(columns.rivals)}"
-    return Summary(
-        read=(*parts, f"images: column {columns.image}; labels: column {columns.label}"),
-        left_out=tuple(f"split {split}, {_why_unused(split, used)}" for split in unused),
-        guessed=(rivals,) * bool(columns.rivals),
-    )
+    words = [f"split {split}, {_why_unused(split, ranked, used)}" for split in unused]
+    for part, split in used.items():
+        without = torch.ones(len(splits[split]), dtype=torch.bool)
+        without[rows[part]] = False
+        if bool(without.any()):
+            named = ", ".join(map(str, without.nonzero().squeeze(1)[:NAMED].tolist()))
+            words.append(f"{int(without.sum())} images of split {split} without a label (such as rows {named})")
+    return tuple(words)
 
 
-def _why_unused(split: str, used: Mapping[str, str]) -> str:
-    """Test parts are tried in the order of their names until one has labels."""
-    if split not in TEST_NAMES:
+def _why_unused(split: str, ranked: Mapping[str, Sequence[str]], used: Mapping[str, str]) -> str:
+    """Test parts are tried in their order until one has labels."""
+    if split in ranked["train"]:
+        return f"since {used['train']} is the training part"
+    if split not in ranked["test"]:
         return "which is neither the training part nor a test part"
-    if "test" not in used or TEST_NAMES.index(split) < TEST_NAMES.index(used["test"]):
+    if "test" not in used or ranked["test"].index(split) < ranked["test"].index(used["test"]):
         return "which has no labels"
     return f"since {used['test']} is the test part"
 
 
+def _summary(used: Mapping[str, str], columns: Columns, found: Numbered, left_out: tuple[str, ...]) -> Summary:
+    parts = (f"{'training' if part == 'train' else part} part: split {split}" for part, split in used.items())
+    flag = "otherwise: --data.label-column"
+    rivals = f"the label is column {columns.label}, which could also be {', '.join(columns.rivals)} ({flag})"
+    by_kind = f"the label is column {columns.label}, since no column is called a label ({flag})"
+    return Summary(
+        read=(*parts, f"images: column {columns.image}; labels: column {columns.label}", *found.words),
+        left_out=left_out,
+        guessed=(*((rivals,) * bool(columns.rivals)), *((by_kind,) * (not columns.certain))),
+    )
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """The column of pictures of a split."""
+
+    split: Any
+    column: str
+    opened: Opened
+
+    def read(self, rows: list[int]) -> list[bytes | np.ndarray]:
+        """Some pictures, as encoded bytes or as an array of what their lists hold; an empty cell gives no bytes, which
+        are then refused with the row's name."""
+        cells = self.split.select_columns([self.column]).with_format("arrow")[rows].column(0)
+        return [self._picture(cell) for cell in cells]
+
+    def _picture(self, cell: Any) -> bytes | np.ndarray:
+        import pyarrow
+
+        value = cell.value if isinstance(cell, pyarrow.ExtensionScalar) else cell
+        if isinstance(value, pyarrow.ListScalar):
+            return b"" if value.values is None else _array(value.values)
+        plain = value.as_py()
+        if isinstance(plain, Mapping):
+            plain = plain.get("bytes") or plain.get("path")
+        return self.opened(plain) if isinstance(plain, str) else plain or b""
+
+
+def _array(values: Any) -> np.ndarray:
+    """Nested lists as an array; one that is ragged, or has holes, has no shape and is refused by that."""
+    import pyarrow
+
+    shape = [len(values)]
+    while isinstance(values, pyarrow.ListArray | pyarrow.LargeListArray | pyarrow.FixedSizeListArray):
+        lengths = values.value_lengths().unique() if not isinstance(values, pyarrow.FixedSizeListArray) else None
+        if values.null_count or (lengths is not None and len(lengths) != 1):
+            return np.empty((0, 0, 0, 0))
+        values = values.flatten()
+        shape.append(len(values) // max(1, int(np.prod(shape))))
+    return np.array(values.to_numpy(zero_copy_only=False)).reshape(shape)
+
+
+def any_file(path: str) -> bytes:
+    """A picture anywhere, by its path. Raises InputError for what is no regular file."""
+    if not os.path.isfile(path):
+        raise InputError(f"A cell names the picture '{path}', which is no file; check the path.")
+    return file_bytes(Path(path))
+
+
+def hub_file(path: str) -> bytes:
+    """A picture in the caches of the hub's libraries, by its path. Raises InputError for any other file."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    roots = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE)
+    true = os.path.realpath(path)
+    if not any(Path(true).is_relative_to(os.path.realpath(root)) for root in roots) or not os.path.isfile(true):
+        raise InputError(
+            f"A cell names the picture '{path}', which is no file of the Hugging Face caches, and no other is read; "
+            "give a data set that holds the bytes of its pictures."
+        )
+    return file_bytes(Path(true))
+
+
+def file_beside(folder: Path, known: Mapping[str, Path]) -> Opened:
+    """Reads the picture files that cells of a parquet file in `folder` name, among the `known` ones by their true
+    paths, and no others."""
+
+    def opened(path: str) -> bytes:
+        for name in (path, path.replace("\\", "/")):
+            place = folder / name
+            found = known.get(os.path.realpath(place)) if "\0" not in name else None
+            if found is not None:
+                return file_bytes(found)
+        raise InputError(
+            f"A cell names the picture '{path}', which is no file in {folder} or below it; paths in a parquet file are "
+            "looked for beside it and nowhere else."
+        )
+
+    return opened
+
+
 def prepared_files(splits: Mapping[str, Any]) -> FileSet:
     """The prepared files that hold the train and test parts, none when they lie in memory."""
-    parts = [name for name in (*TRAIN_NAMES, *TEST_NAMES) if name in splits]
+    parts = [split for ranked in _parts_of(splits).values() for split in ranked]
     return FileSet([Path(file["filename"]) for name in parts for file in splits[name].cache_files])
 
 
@@ -193,76 +341,60 @@ def _quiet(package: str) -> Iterator[None]:
         log.setLevel(before)
 
 
+@dataclass(frozen=True)
+class ParquetFolder:
+    """The parquet files of a folder by part, and the picture files beside them that their cells may name, by their true
+    paths."""
+
+    folder: Path
+    parts: Mapping[str, Sequence[Path]]
+    beside: Mapping[str, Path]
+    unread: Sequence[Path]
+    """Parquet files that are hidden, or belong to no part."""
+
+    def files(self) -> FileSet:
+        """Everything that decides what is read."""
+        tables = [path for paths in self.parts.values() for path in paths]
+        return FileSet(sorted({*tables, *self.beside.values()}), self.folder)
+
+
+def parquet_folder(folder: Path, paths: Sequence[Path]) -> ParquetFolder:
+    """What is read of a folder that holds these parquet files. Raises InputError as `split_files` does, and where none
+    of them can be meant."""
+    regular = [path for path in paths if path.is_file()]
+    parts = split_files(folder, regular)
+    if not parts:
+        raise InputError(f"All parquet files of {folder} are hidden ({paths[0].relative_to(folder)}); rename them.")
+    tables = [path for its in parts.values() for path in its]
+    return ParquetFolder(folder, parts, pictures_beside(tables), [path for path in paths if path not in set(tables)])
+
+
 @contextmanager
-def from_parquet(folder: Path, files: FileSet, image_column: str | None, label_column: str | None) -> Iterator[Source]:
+def from_parquet(given: ParquetFolder, image_column: str | None, label_column: str | None) -> Iterator[Source]:
     """The pictures in a folder's parquet files, in the hub's layout, for as long as the block lasts; no network is
     used."""
-    import datasets
-
     cache_folder().mkdir(parents=True, exist_ok=True)
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="parquet-", ignore_cleanup_errors=True) as place:
-            try:
-                splits = datasets.load_dataset("parquet", data_files=split_files(folder, files.files), cache_dir=place)
-            except Exception as error:  # pyarrow and datasets wrap a broken file in several unrelated types
-                reason = " ".join(str(error.__cause__ or error).split())[:300]
-                raise InputError(
-                    f"The parquet files of {folder} cannot be read ({reason}); replace the broken file."
-                ) from error
-            yield table_source(folder.resolve().name, _by_split(splits), files, image_column, label_column)
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="parquet-", ignore_cleanup_errors=True) as place:
+        splits = {part: copied(files, Path(place) / f"{part}.arrow") for part, files in given.parts.items()}
+        name = given.folder.resolve().name
+        beside = {part: file_beside(files[0].parent, given.beside) for part, files in given.parts.items()}
+        source = table_source(name, splits, given.files(), image_column, label_column, beside)
+        yield replace(source, summary=_with_files(source.summary, given))
 
 
-def split_files(folder: Path, files: Sequence[Path]) -> dict[str, list[str]]:
-    """The files of each part by the word that begins their name or that of the folder they lie in; all are training
-    files if none says so.
-
-    Raises InputError when the training files lie in several folders, which are then several data sets.
-    """
-    found: dict[str, list[Path]] = {}
-    for file in files:
-        split = _split_of(file, folder)
-        if split is not None:
-            found.setdefault(split, []).append(file)
-    if not found:
-        found = {"train": list(files)}
-    places = sorted({str(file.parent.relative_to(folder)) for file in found.get("train", [])})
-    if len(places) > 1:
-        raise InputError(
-            f"{folder} holds training files in several folders ({', '.join(places)}); name one of them with --data."
-        )
-    return {split: [str(file) for file in part] for split, part in found.items()}
+def _with_files(summary: Summary, given: ParquetFolder) -> Summary:
+    """The summary of the splits, and which files they are."""
+    tables = [f"split {part}: {_some(paths, given.folder)}" for part, paths in given.parts.items()]
+    unread = f"parquet files that belong to no part: {_some(given.unread, given.folder)}"
+    return replace(
+        summary, read=(*summary.read, *tables), left_out=(*summary.left_out, *((unread,) * bool(given.unread)))
+    )
 
 
-def _split_of(file: Path, folder: Path) -> str | None:
-    for word in (file.stem, file.parent.name if file.parent != folder else ""):
-        match = re.match(r"([a-z]+)(?![a-z])", word.lower())
-        if match and match.group(1) in (*TRAIN_NAMES, *TEST_NAMES):
-            return "train" if match.group(1) in TRAIN_NAMES else match.group(1)
-    return None
+def _some(paths: Sequence[Path], folder: Path) -> str:
+    named = ", ".join(path.relative_to(folder).as_posix() for path in paths[:NAMED])
+    return named + f" and {len(paths) - NAMED} more" * (len(paths) > NAMED)
 
 
 def _by_split(splits: Any) -> Mapping[str, Any]:
     return splits if isinstance(splits, Mapping) else {"train": splits}
-
-
-def _labels(split: Any, columns: Columns) -> np.ndarray:
-    return np.asarray(split.with_format("numpy")[columns.label][:])
-
-
-def _has_labels(split: Any, columns: Columns, where: str) -> bool:
-    return columns.label in split.column_names and bool((whole_numbers(_labels(split, columns), where) >= 0).any())
-
-
-def _bytes(cell: Mapping[str, Any] | None) -> bytes:
-    """The encoded picture in a cell; an empty cell gives no bytes, which are then refused with the row's name."""
-    if not cell:
-        return b""
-    if cell.get("bytes"):
-        return cell["bytes"]
-    path = cell.get("path")
-    return Path(path).read_bytes() if path and Path(path).exists() else b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -36,16 +37,20 @@ CACHED_ZCA = 1024
 
 
 def load_dataset(
-    source: str | DataConfig = "digits", *, device: str | torch.device = "cpu", verify: bool = False, **fields: Any
+    source: Any = "digits", *, device: str | torch.device = "cpu", verify: bool = False, **fields: Any
 ) -> Dataset:
     """The data set that `source` and the fields of `DataConfig` describe, preprocessed, on one device.
 
-    `source` is a known name, a hub name, a folder, an .npz file, or a whole configuration, of which `fields` then
-    change some. Single-channel 28×28 images of any source are padded to 32×32 unless `size` is given. Files whose path,
-    size and times are as they were when they were last read are not read again, and images decoded before come from the
-    cache; `verify` reads and checks every byte of both. Raises InputError, in one sentence, for anything that cannot be
-    used.
+    `source` is a known name, a hub name, a folder, a file of arrays, a Hugging Face `Dataset` or `DatasetDict`, or a
+    whole configuration, of which `fields` then change some. Single-channel 28×28 images of any source are padded to
+    32×32 unless `size` is given. Files whose path, size and times are as they were when they were last read are not
+    read again, and images decoded before come from the cache; `verify` reads and checks every byte of both. Raises
+    InputError, in one sentence, for anything that cannot be used.
     """
+    if not isinstance(source, str | os.PathLike | DataConfig):
+        from .tensors import dataset_from_splits  # which imports this module
+
+        return dataset_from_splits(source, device, fields)
     config = resolved(source, fields)
     return assemble(read(config, verify), config, device)
 
@@ -56,6 +61,10 @@ def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:
     for name in fields:
         if name not in known:
             raise unknown("data setting", name, known)
+    if isinstance(fields.get("classes"), str):
+        raise InputError(
+            f"classes is the text '{fields['classes']}'; give a list of names or numbers, such as ['cat', 'dog']."
+        )
     if fields.get("classes") is not None:
         fields = fields | {"classes": tuple(map(str, fields["classes"]))}
     start = (

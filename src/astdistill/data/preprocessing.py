@@ -71,7 +71,16 @@ class Preprocessing:
         return Preprocessing("standard", shape, mean=mean, std=std)
 
     def apply(self, images01: Images) -> Images:
-        """The images as a network sees them, same shape, device and dtype; a new tensor unless the kind is none."""
+        """The images as a network sees them, same shape, device and dtype; a new tensor unless the kind is none.
+
+        Raises InputError, with the factor that helps, for images that are not floats in [0, 1] (a hundredth more is
+        let pass).
+        """
+        check_unit(images01)
+        return self.map_batch(images01)
+
+    def map_batch(self, images01: Images) -> Images:
+        """What `apply` gives, without looking at the range: for batches of images that are known to be in [0, 1]."""
         return self._map(images01, forward=True)
 
     def invert(self, images: Images) -> Images:
@@ -181,6 +190,37 @@ class Preprocessing:
         """What each principal component is multiplied by."""
         scale = (_like(self.eigenvalues, images).clamp(min=0) + self.eps).sqrt()
         return 1 / scale if forward else scale
+
+
+BEYOND = 0.01
+"""So far outside [0, 1] pictures may reach: resizing with a sharp filter overshoots."""
+
+
+def check_unit(images01: Tensor) -> None:
+    """Raise InputError unless the images are floats in [0, 1], saying what would bring them there."""
+    if not images01.numel():
+        return
+    values = images01.detach()
+    if not values.is_floating_point():
+        values = values.float()  # flags have no extremes
+    low, high = (float(end) for end in values.aminmax())
+    if images01.is_floating_point() and low >= -BEYOND and high <= 1 + BEYOND:
+        return
+    given = f"The images reach from {low:g} to {high:g}"
+    if not images01.is_floating_point():
+        given = f"The images are {images01.dtype} from {low:g} to {high:g}"
+    raise InputError(f"{given}; give floats in [0, 1], not whitened: {_factor(low, high)}.")
+
+
+def _factor(low: float, high: float) -> str:
+    """What brings images of that range into [0, 1]."""
+    if low >= 0 and high <= 255:
+        return "images / 255"
+    if low >= 0 and high <= 65535:
+        return "images / 65535"
+    if low >= -1 - BEYOND and high <= 1 + BEYOND:
+        return "(images + 1) / 2"
+    return "undo their normalisation first"
 
 
 def fit_standard(images01: Rows) -> Preprocessing:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 
 from ..runtime.errors import InputError, unknown
 from ..runtime.shapes import Pixels
+from . import medmnist, saved
+from .array_files import Wanted, array_folder, from_array_file
 from .cache import PixelAllocator, cached_data
 from .dataset import DataConfig, RawData, Resize, Source, Split, rows_of
-from .decoding import decoded, from_npz, padded, resized
+from .decoding import decoded, padded, resized
 from .digests import FileSet
-from .hub import from_hub, from_parquet, prepared_files, table_source
+from .hub import file_beside, from_hub, from_parquet, hub_file, parquet_folder, prepared_files, table_source
 from .image_folders import (
     IMAGENET_NAMES,
     IMAGENET_SIZE,
@@ -34,6 +36,7 @@ from .image_folders import (
     tiny_imagenet,
     tiny_imagenet_files,
 )
+from .levels import Opening
 from .selection import ClassChoice, stratified, with_classes
 
 HUB = {
@@ -44,7 +47,7 @@ HUB = {
     "svhn": "ufldl-stanford/svhn:cropped_digits",
     "tiny_imagenet": "zh-plus/tiny-imagenet",
 }
-NAMES = ("digits", *HUB, *IMAGENET_NAMES)
+NAMES = ("digits", *HUB, *IMAGENET_NAMES, *medmnist.SETS)
 DEFAULT_SIZES = dict.fromkeys(IMAGENET_NAMES, IMAGENET_SIZE)
 RESIZED: dict[Resize, str] = {
     "crop": "short side resized, centre cropped",
@@ -63,6 +66,9 @@ CIFAR: Statistics = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+USUAL_OPENING = Opening()
+
+
 @dataclass(frozen=True)
 class Request:
     """What of a source is wanted, as far as it decides which pixels are decoded."""
@@ -72,6 +78,7 @@ class Request:
     resize: Resize
     image_column: str | None
     label_column: str | None
+    opening: Opening = USUAL_OPENING
     verify: bool = False
     """Whether every byte is read and checked, also of files that did not change."""
 
@@ -79,7 +86,12 @@ class Request:
         """A JSON-ready value that differs when the decoded pixels of content `of` would."""
         names = [of, self.choice.classes, self.choice.first, self.size, self.image_column, self.label_column]
         unusual = [{"resize": self.resize}] * (self.size is not None and self.resize != "crop")
-        return [*names, *unusual]
+        opened = [asdict(self.opening)] * (self.opening != USUAL_OPENING)
+        return [*names, *unusual, *opened]
+
+    def of_arrays(self) -> Wanted:
+        """What of this arrays can have."""
+        return Wanted(self.label_column, self.opening.white_level)
 
     def sized(self, pixels: Pixels) -> Pixels:
         """The images in the size that is wanted."""
@@ -102,6 +114,7 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
         config.resize,
         config.image_column,
         config.label_column,
+        Opening(config.background, config.white_level),
         verify,
     )
     raw = bordered(_found(config.source, request), size)
@@ -114,6 +127,8 @@ def _found(source: str, request: Request) -> RawData:
     path = _local(source)
     if source == "digits":
         raw = _shaped(digits(), request)
+    elif source in medmnist.NAMES:
+        raw = _from_file(medmnist.file_of(source), request)
     elif source in IMAGENET_NAMES:
         raw = _from_imagenet(path, request, source)
     elif source in HUB and not path.is_dir():
@@ -200,7 +215,7 @@ def _decoded(
 
     def build(allocator: PixelAllocator) -> RawData:
         with opened() as source:
-            return decoded(source, request.choice, request.sized, allocator)
+            return decoded(source, request.choice, request.sized, allocator, request.opening)
 
     return cached_data(name, files, key, build, request.verify)
 
@@ -210,12 +225,13 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
     files = prepared_files(splits)
 
     def opened() -> Opened:
-        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column))
+        confined = dict.fromkeys(splits, hub_file)
+        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column, confined))
 
     if files.files:
         return _decoded(name, files, request.key, opened, request)
     with opened() as source:
-        return decoded(source, request.choice, request.sized)
+        return decoded(source, request.choice, request.sized, opening=request.opening)
 
 
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
@@ -233,16 +249,32 @@ def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
 def _from_folder(folder: Path, request: Request) -> RawData:
     if is_tiny_imagenet(folder):
         return _from_tiny_imagenet(folder, request)
+    if saved.is_saved(folder):
+        return _from_saved(folder, request)
+    arrays = array_folder(folder)
+    if arrays is not None:
+        return _shaped(arrays.read(request.of_arrays()), request)
     # ImageNet has a million pictures, too many to look for anything else among them.
     parquet = [] if named_by_wnid(class_folders(folder)) else sorted(folder.rglob("*.parquet"))
     return _from_parquet(folder, parquet, request) if parquet else _from_pictures(folder, request)
 
 
 def _from_parquet(folder: Path, paths: list[Path], request: Request) -> RawData:
-    name, files = folder.resolve().name, FileSet(paths, folder)
+    given, name = parquet_folder(folder, paths), folder.resolve().name
 
     def opened() -> Opened:
-        return from_parquet(folder, files, request.image_column, request.label_column)
+        return from_parquet(given, request.image_column, request.label_column)
+
+    return _decoded(name, given.files(), lambda content: [name, *request.key(content)], opened, request)
+
+
+def _from_saved(folder: Path, request: Request) -> RawData:
+    name, files = folder.resolve().name, saved.saved_files(folder)
+
+    def opened() -> Opened:
+        splits = saved.from_saved(folder)
+        confined = dict.fromkeys(splits, file_beside(folder, saved.files_below(folder)))
+        return nullcontext(table_source(name, splits, files, request.image_column, request.label_column, confined))
 
     return _decoded(name, files, lambda content: [name, *request.key(content)], opened, request)
 
@@ -260,7 +292,7 @@ def _from_pictures(folder: Path, request: Request) -> RawData:
 
     raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
     # What is left out is said as it is now: the cache does not follow files that do not count.
-    return replace(raw, summary=source.summary)
+    return replace(raw, summary=replace(raw.summary, left_out=source.summary.left_out))
 
 
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
@@ -273,17 +305,29 @@ def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
 def _from_file(path: Path, request: Request) -> RawData:
     if is_tiny_imagenet(path):
         return _from_tiny_imagenet(path, request)
-    if path.suffix != ".npz":
+    raw = from_array_file(path, request.of_arrays())
+    if raw is None:
         raise InputError(
-            f"{path} is a file that cannot be read as data; give an .npz file, tiny-imagenet-200.zip, or a folder of "
-            "parquet files or pictures."
+            f"{path} is a file that cannot be read as data; give an .npz, .mat or IDX file, tiny-imagenet-200.zip, or "
+            "a folder of pictures, parquet files or arrays."
         )
-    return _shaped(from_npz(path), request)
+    return _shaped(raw, request)
 
 
 def _shaped(raw: RawData, request: Request) -> RawData:
     chosen = with_classes(raw, request.choice)
-    return chosen.map_pixels(request.sized)
+    return alike(chosen.map_pixels(request.sized))
+
+
+def alike(raw: RawData) -> RawData:
+    """The set. Raises InputError unless training and test images have the same channels, height and width."""
+    if raw.test is not None and raw.train.images.shape[1:] != raw.test.images.shape[1:]:
+        shapes = [tuple(part.images.shape[1:]) for part in (raw.train, raw.test)]
+        raise InputError(
+            f"Training images of {raw.name} are {shapes[0]} and test images {shapes[1]}; give both the same channels "
+            f"and size."
+        )
+    return raw
 
 
 def _nowhere(source: str) -> InputError:

@@ -128,7 +128,7 @@ class ByteImages(Holding):
         return self.pixels.device
 
     def __getitem__(self, indices: slice | Tensor) -> Images:
-        return self.preprocessing.apply(_unit(self.pixels[indices]))
+        return self.preprocessing.map_batch(_unit(self.pixels[indices]))
 
     def select(self, indices: Int[Tensor, " rows"]) -> Self:
         return replace(self, pixels=self.pixels[indices])
@@ -180,7 +180,7 @@ class MappedImages(Holding):
         pixels = self._pixels(indices)
         if self._preprocessing is None:
             return pixels
-        return self._preprocessing.apply(_unit(to_device(pixels, self._device)))
+        return self._preprocessing.map_batch(_unit(to_device(pixels, self._device)))
 
     def select(self, indices: Int[Tensor, " rows"]) -> MappedImages:
         rows = indices.cpu()
@@ -279,7 +279,7 @@ def float_images(pixels: StoredImages, preprocessing: Preprocessing, device: str
     # A product's last bits may depend on how many rows it has; what is done pixel by pixel takes small blocks.
     rows = BLOCK if preprocessing.kind == "zca" else max(1, VALUES // math.prod(shape[1:]))
     for start in range(0, len(pixels), rows):
-        found[start : start + rows] = here.apply(_unit(pixels[start : start + rows].to(device)))
+        found[start : start + rows] = here.map_batch(_unit(pixels[start : start + rows].to(device)))
     return found
 
 

@@ -1,28 +1,37 @@
-"""Your own images: tensors in memory, or any torch data set."""
+"""Your own images: tensors in memory, any torch data set, or Hugging Face data sets."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..runtime.errors import InputError
-from .dataset import DataConfig, Dataset, RawData, Split, checked_count, checked_labels, class_names
-from .decoding import Layout, from_array, from_tensor, picture_pixels, resized, stacked
+from .arrays import Layout, channels_first, channels_last, checked_tensor, from_array, from_tensor, joint_levels
+from .dataset import DataConfig, Dataset, RawData, Split, Summary, checked_count
+from .decoding import decoded, resized, stacked
+from .digests import FileSet
+from .hub import table_source
+from .items import Items, class_names_in, label_of
+from .labels import Numbered, numbered
+from .levels import Opening, picture_pixels
 from .loading import assemble, resolved
-from .selection import ClassChoice, with_classes
-from .sources import IN_MEMORY, bordered
+from .named_arrays import one_each, with_labels
+from .selection import ClassChoice, renumbered, with_classes
+from .sources import IN_MEMORY, alike, bordered
 
 
 def dataset_from_tensors(
-    train_images: Tensor,
-    train_labels: Tensor,
-    test_images: Tensor,
-    test_labels: Tensor,
+    train_images: Any,
+    train_labels: Any,
+    test_images: Any,
+    test_labels: Any,
     classes: Sequence[str] | None = None,
     *,
     whiten: str = "standard",
@@ -30,16 +39,27 @@ def dataset_from_tensors(
     device: str | torch.device = "cpu",
     **fields: Any,
 ) -> Dataset:
-    """A data set of images `[N, C, H, W]` (or grey `[N, H, W]`), uint8 or float in [0, 1], with integer labels 0..K−1.
+    """A data set of images `[N, C, H, W]` (or grey `[N, H, W]`), uint8 or float in [0, 1], with one label each.
 
-    `classes` names the classes; without it they are numbered. Floats are rounded to 256 levels; every channel is kept.
-    `fields` are others of `DataConfig`: first_classes, per_class, validation, size, resize, seed. Without a `size`,
-    single-channel 28×28 images are padded to 32×32. Raises InputError as `load_dataset` does.
+    Images may also be a list of tensors or arrays of one shape, or a numpy array, whose channels may be last. Whole
+    numbers above 255 are read by their depth, floats that are whole numbers up to 255 as such; floats are rounded to
+    256 levels; every channel is kept. Labels are whole numbers, text or flags; `classes` names the classes 0..K−1, and
+    without it their own values do. `fields` are others of `DataConfig`: first_classes, per_class, validation, size,
+    resize, seed. Without a `size`, single-channel 28×28 images are padded to 32×32. Raises InputError as `load_dataset`
+    does.
     """
-    names = class_names(train_labels, classes, name)
-    train = _tensor_part(train_images, train_labels, len(names), f"{name} (training part)")
-    test = _tensor_part(test_images, test_labels, len(names), f"{name} (test part)")
-    return _dataset(RawData(name, names, train, test), whiten, device, fields)
+    parts = {"training": (train_images, train_labels), "test": (test_images, test_labels)}
+    images = {part: _images(given, f"{name} ({part} part)") for part, (given, _) in parts.items()}
+    levels = joint_levels(list(images.values()), name, resolved("own", dict(fields)).white_level)
+    labels = _numbered([given for _, given in parts.values()], classes, name)
+    splits, without = [], []
+    for (part, held), numbers in zip(images.items(), labels.labels, strict=True):
+        where = f"{name} ({part} part)"
+        split, missing = with_labels(checked_count(levels.pixels(held), numbers, where), where)
+        splits.append(split)
+        without += [f"{missing} images of the {part} part, which have no label"] * bool(missing)
+    summary = Summary((*levels.read, *labels.words), tuple(without), levels.guessed)
+    return _dataset(RawData(name, labels.classes, splits[0], splits[1], summary), whiten, device, fields)
 
 
 def dataset_from_torch(
@@ -52,78 +72,233 @@ def dataset_from_torch(
     device: str | torch.device = "cpu",
     **fields: Any,
 ) -> Dataset:
-    """A data set of two `torch.utils.data.Dataset`s that give (image, label): Pillow pictures, uint8 arrays HWC, or
-    tensors CHW in [0, 1].
+    """A data set of two `torch.utils.data.Dataset`s, iterable ones, or DataLoaders, whose items hold an image and its
+    label.
 
-    Labels are whole numbers 0..K−1 of any type (int, bool, numpy, 0-dim tensor). Leave out transforms that normalise or
-    augment. Class names come from `classes`, else from `train.classes`. Transparency of Pillow pictures is dropped;
-    arrays and tensors keep every channel. Without a `size`, single-channel 28×28 images are padded to 32×32. Raises
-    InputError naming the image that cannot be used.
+    Items are pairs, longer tuples, named tuples, dictionaries or dataclasses; `image_column` and `label_column` name
+    the entries where their names do not tell. Images are Pillow pictures, uint8 arrays HWC, or tensors CHW in [0, 1];
+    leave out transforms that normalise or augment. Labels are whole numbers of any type (int, bool, numpy, 0-dim
+    tensor) or text. Class names come from `classes`, else from `train.classes`; a test part that numbers the same names
+    in another way is renumbered. Transparent pixels of
+    Pillow pictures are laid on white; arrays and tensors keep every channel.
+    Without a `size`, single-channel 28×28 images are padded to 32×32. Raises InputError naming the image that cannot be
+    used.
     """
     name = name or type(train).__name__
-    found = classes if classes is not None else getattr(train, "classes", None)
+    _check_names(classes)
     config = resolved("own", dict(fields))
-    first, second = (
-        _torch_part(part, f"{name} ({which} part)", config) for part, which in ((train, "training"), (test, "test"))
+    first = _part_of_items(train, f"{name} (training part)", config, None)
+    second = _part_of_items(test, f"{name} (test part)", config, isinstance(first.labels[0], str))
+    first_names, second_names = first.names, second.names
+    test_labels = second.labels
+    if first_names and second_names and first_names != second_names and not isinstance(test_labels[0], str):
+        test_labels = _by_name(test_labels, second_names, first_names, second.where)
+    labels = _numbered([first.labels, test_labels], classes or first_names, name)
+    splits = [
+        checked_count(part.pixels, numbers, part.where)
+        for part, numbers in zip((first, second), labels.labels, strict=True)
+    ]
+    said = Summary(labels.words, (), tuple(dict.fromkeys((*first.said, *second.said))))
+    raw = RawData(name, labels.classes, splits[0], splits[1], said)
+    return _dataset(raw if classes else _without_empty(raw), whiten, device, fields)
+
+
+def dataset_from_splits(source: Any, device: str | torch.device, fields: dict[str, Any]) -> Dataset:
+    """A data set of a Hugging Face `Dataset` or `DatasetDict`, or of a dictionary of data sets by their parts.
+
+    `fields` are those of `DataConfig`. Raises InputError for anything else in memory, saying which function takes it.
+    """
+    splits = source if isinstance(source, Mapping) else {"train": source}
+    if not splits or not all(_is_data(split) for split in splits.values()):
+        raise InputError(
+            f"A {type(source).__name__} is no data source; give a name, a path, a DataConfig or a Hugging Face data "
+            "set, or call dataset_from_torch(train, test) or dataset_from_tensors(images, labels, test_images, "
+            "test_labels)."
+        )
+    if not all(_is_table(split) for split in splits.values()):
+        return _of_iterables(splits, device, fields)
+    first = next(iter(splits.values()))
+    name = str(getattr(first.info, "dataset_name", None) or "own")
+    config = resolved(f"{IN_MEMORY}{name}", fields)
+    table = table_source(name, splits, FileSet([]), config.image_column, config.label_column)
+    choice = ClassChoice(config.classes, config.first_classes)
+    opening = Opening(config.background, config.white_level)
+    raw = decoded(table, choice, lambda pixels: resized(pixels, config.size, config.resize), opening=opening)
+    if any(split.format["type"] == "custom" for split in splits.values()):
+        words = "the transform that is set on the data set: its pictures are read as they are stored"
+        raw = replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, words)))
+    return assemble(bordered(raw, config.size), config, device)
+
+
+def _of_iterables(splits: Mapping[str, Any], device: str | torch.device, fields: dict[str, Any]) -> Dataset:
+    test = next((split for split in ("test", "validation", "val") if split in splits), None)
+    if "train" not in splits or test is None:
+        raise InputError(
+            f"The parts are called {', '.join(map(str, splits))}; call dataset_from_torch(train, test) and say which "
+            "are for training and for testing."
+        )
+    if fields.get("classes") is not None:
+        raise InputError(
+            "classes chooses among those of a named source; of data sets in memory give subsets, or call "
+            "dataset_from_torch, whose classes are their names."
+        )
+    return dataset_from_torch(splits["train"], splits[test], device=device, **fields)
+
+
+def _is_data(split: Any) -> bool:
+    return _is_table(split) or isinstance(split, torch.utils.data.Dataset | torch.utils.data.DataLoader) or (
+        type(split).__module__.startswith("datasets.") and hasattr(split, "__iter__")
+    )  # fmt: skip
+
+
+def _is_table(split: Any) -> bool:
+    """Whether it is a Hugging Face data set that lies in memory or in files."""
+    return (
+        type(split).__module__.startswith("datasets.") and hasattr(split, "cast_column") and hasattr(split, "__len__")
     )
-    names = class_names(first.labels, found, name)
-    for part, which in ((first, "training"), (second, "test")):
-        checked_labels(part.labels, len(names), f"{name} ({which} part)")
-    return _dataset(RawData(name, names, first, second), whiten, device, fields)
 
 
 def _dataset(raw: RawData, whiten: str, device: str | torch.device, fields: dict[str, Any]) -> Dataset:
     config = resolved(f"{IN_MEMORY}{raw.name}", {"whiten": whiten, **fields})
-    chosen = with_classes(raw, ClassChoice(first=config.first_classes)).map_pixels(
+    chosen = with_classes(raw, ClassChoice(config.classes, config.first_classes)).map_pixels(
         lambda pixels: resized(pixels, config.size, config.resize)
     )
-    if chosen.test is not None and chosen.train.images.shape[1:] != chosen.test.images.shape[1:]:
-        shapes = [tuple(part.images.shape[1:]) for part in (chosen.train, chosen.test)]
+    return assemble(bordered(alike(chosen), config.size), config, device)
+
+
+@dataclass(frozen=True)
+class NumberedParts:
+    """Class numbers of each part, the class names, and what was made of the labels."""
+
+    labels: list[Tensor]
+    classes: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+def _numbered(parts: Sequence[Any], names: Sequence[str] | None, where: str) -> NumberedParts:
+    """The labels of all parts in one numbering."""
+    _check_names(names)
+    held = [_label_list(part, where) for part in parts]
+    found: Numbered = numbered([label for part in held for label in part], names, where)
+    return NumberedParts(list(found.labels.split([len(part) for part in held])), found.classes, found.words)
+
+
+def _label_list(labels: Any, where: str) -> list[Any]:
+    if isinstance(labels, Tensor):
+        labels = labels.detach().to("cpu").numpy()
+    if not isinstance(labels, list | tuple) or (len(labels) and np.ndim(labels[0])):
+        labels = one_each(np.asarray(labels), where)
+        if labels.ndim != 1:
+            raise InputError(f"The labels of {where} have shape {labels.shape}; give one class per image.")
+        return labels.tolist()
+    return list(labels)
+
+
+def _check_names(names: Any) -> None:
+    if isinstance(names, str):
+        raise InputError(f"The classes are the text '{names}'; give a list of their names, such as ['cat', 'dog'].")
+
+
+def _images(images: Any, where: str) -> Any:
+    """The images `[N, C, H, W]`, not in 256 levels yet: a tensor on the CPU or an array."""
+    if isinstance(images, list | tuple):
+        images = _one_block(images, where)
+    if isinstance(images, Tensor):
+        return checked_tensor(images, where)
+    array = np.asarray(images)
+    layout: Layout | None = None
+    if array.ndim == 4:
+        layout = {True: "NHWC", False: "NCHW"}[channels_last(array.shape)]  # pyright: ignore[reportAssignmentType]
+    return channels_first(array, where, layout)
+
+
+def _one_block(images: Sequence[Any], where: str) -> Any:
+    """A list of tensors or arrays of one shape as one. Raises InputError naming two that differ."""
+    if not len(images):
+        raise InputError(f"{where} holds no images; give at least one per class.")
+    shapes = [tuple(np.shape(image)) for image in images]
+    row = next((row for row, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if row is not None:
         raise InputError(
-            f"Training images of {raw.name} are {shapes[0]} and test images {shapes[1]}; give both the same channels "
-            f"and size."
+            f"Images differ in shape: image 0 of {where} is {shapes[0]} and image {row} is {shapes[row]}; bring them "
+            "to one size first, or give dataset_from_torch a list of pairs and a size."
         )
-    return assemble(bordered(chosen, config.size), config, device)
+    if all(isinstance(image, Tensor) for image in images):
+        return torch.stack([image.detach().cpu() for image in images])
+    return np.stack([np.asarray(image) for image in images])
 
 
-def _tensor_part(images: Tensor, labels: Any, classes: int, where: str) -> Split:
-    return checked_count(from_tensor(torch.as_tensor(images), where), checked_labels(labels, classes, where), where)
+@dataclass(frozen=True)
+class ReadPart:
+    """Pixels and labels of one part, its class names where it has any, and what was decided about its items."""
+
+    pixels: Tensor
+    labels: list[Any]
+    names: tuple[str, ...] | None
+    said: tuple[str, ...]
+    where: str
 
 
-def _torch_part(part: Any, where: str, config: DataConfig) -> Split:
-    labels: list[int] = []
+def _part_of_items(part: Any, where: str, config: DataConfig, text: bool | None) -> ReadPart:
+    """All items of a part; `text` says whether labels are text, None that the first item decides."""
+    items, labels = Items(part, where, config.image_column, config.label_column), []
 
     def pictures() -> Iterator[Tensor]:
-        for row in range(len(part)):
-            image, label = part[row]
-            labels.append(_label(label, row, where))
+        is_text = text
+        for row, (image, label) in enumerate(items):
+            if is_text is None:
+                is_text = _is_text_only(label)
+            labels.append(label_of(label, row, where, is_text))
             yield resized(_pixels(image, where).unsqueeze(0), config.size, config.resize)[0]
 
-    if not len(part):
+    def called(row: int) -> str:
+        return f"image {row} of {where}"
+
+    if items.count is None:
+        listed = list(pictures())
+        pixels = stacked(iter(listed), len(listed), called) if listed else None
+    else:
+        pixels = stacked(pictures(), items.count, called) if items.count else None
+    if pixels is None or items.places is None:
         raise InputError(f"{where} holds no images; give at least one per class.")
-    pixels = stacked(pictures(), len(part), lambda row: f"image {row} of {where}")
-    return Split(pixels, torch.tensor(labels, dtype=torch.int64))
-
-
-def _label(label: Any, row: int, where: str) -> int:
-    try:
-        value = label.item() if hasattr(label, "item") else label  # numpy and torch, also one-element arrays
-        number = int(value)
-        whole = number == value
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        RuntimeError,
-    ):  # what `item` raises for several elements depends on the library
-        whole, number = False, 0
-    if not whole:
-        given = textwrap.shorten(repr(label), 60, placeholder=" …")
+    if items.places.rivals and len(labels) > 2 and labels == list(range(len(labels))):
         raise InputError(
-            f"The label of image {row} of {where} is {given}; labels are whole numbers 0..K-1, so give its class "
-            f"number."
+            f"Entry {items.places.label} of the items of {where} numbers the images, so it is no label; name another "
+            f"entry with label_column, or give pairs of an image and its label."
         )
-    return number
+    names = class_names_in(part, where, items.places.label)
+    return ReadPart(pixels, labels, names, (*items.said, *items.places.said), where)
+
+
+def _is_text_only(label: Any) -> bool:
+    return isinstance(label, str | bytes)
+
+
+def _by_name(labels: list[int], own: tuple[str, ...], wanted: tuple[str, ...], where: str) -> list[int]:
+    """Labels in the numbering of the training part, which has the same names in another order, or more of them."""
+    place = {name: number for number, name in enumerate(wanted)}
+    for row, label in enumerate(labels):
+        name = own[label] if 0 <= label < len(own) else str(label)
+        if name not in place:
+            raise InputError(
+                f"Image {row} of {where} is of class '{name}', which the training part does not have; take it out, or "
+                "name the classes of both parts alike."
+            )
+    return [place[own[label]] for label in labels]
+
+
+def _without_empty(raw: RawData) -> RawData:
+    """The set without classes that have a name but no image in any part, as those outside a subset have."""
+    parts = [part for part in (raw.train, raw.test) if part is not None]
+    used = torch.cat([part.labels for part in parts]).unique().tolist()
+    empty = [name for number, name in enumerate(raw.classes) if number not in set(used)]
+    if not empty:
+        return raw
+    splits = [Split(part.images, renumbered(part.labels, used).labels) for part in parts]
+    classes = tuple(raw.classes[number] for number in used)
+    words = f"{len(empty)} classes that have a name but no images ({', '.join(empty[:3])})"
+    summary = replace(raw.summary, left_out=(*raw.summary.left_out, words))
+    return replace(raw, classes=classes, train=splits[0], test=splits[-1], summary=summary)
 
 
 def _array_layout(image: Any) -> Layout | None:
@@ -133,6 +308,8 @@ def _array_layout(image: Any) -> Layout | None:
 
 
 def _pixels(image: Any, where: str) -> Tensor:
+    if isinstance(image, bytes):
+        image = _opened(image, where)
     if isinstance(image, Image.Image):
         return picture_pixels(image)
     if isinstance(image, Tensor):
@@ -140,3 +317,13 @@ def _pixels(image: Any, where: str) -> Tensor:
     if hasattr(image, "dtype"):
         return from_array(image[None], where, _array_layout(image))[0]
     raise InputError(f"{where} gives images of type {type(image).__name__}; give Pillow pictures, arrays or tensors.")
+
+
+def _opened(data: bytes, where: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise InputError(
+            f"{where} gives bytes that cannot be read as a picture ({type(error).__name__}); give encoded pictures, "
+            "arrays or tensors."
+        ) from error

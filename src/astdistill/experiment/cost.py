@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from rich.table import Table
 
+from ..data import medmnist
 from ..data.dataset import DataConfig
 from ..data.image_folders import IMAGENET_SIZE, IMAGENET_SUBSETS
 from ..data.loading import load_dataset
@@ -61,6 +62,11 @@ NAMED = {
     **{
         f"imagenet-{subset}": DatasetSize((3, IMAGENET_SIZE, IMAGENET_SIZE), 10, 13000, 500)
         for subset in IMAGENET_SUBSETS
+    },
+    **{
+        name: DatasetSize(medmnist.shape(name), len(held.classes), held.train, held.test)
+        for name in medmnist.NAMES
+        if (held := medmnist.SETS.get(name.removesuffix("_64"))) is not None
     },
 }
 """A class of ILSVRC-2012 has 732 to 1,300 training images; those of the subsets are counted with the most."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..data import medmnist
 from ..data.dataset import DataConfig
 from ..distillation.settings import DistillSettings
 from ..evaluation.protocol import MTT_PROTOCOL
@@ -73,7 +74,12 @@ PEERS = {
     "tiny_imagenet-ipc10": Peer(accuracy=25.8, source="ATT (arXiv 2407.14245)"),
 }
 """The best figure with hard labels and MTT's protocol that another method has published for the same setting."""
-DEPTHS = {"cifar10": 3, "cifar100": 3, "tiny_imagenet": 4}
+DEPTHS = {
+    "cifar10": 3,
+    "cifar100": 3,
+    "tiny_imagenet": 4,
+    **{name: 4 if name.endswith("_64") else 3 for name in medmnist.NAMES},
+}
 """The ConvNet's depth for 32 and 64 px."""
 DEPTH_128 = 5
 """Its depth for the subsets of ImageNet at 128 px."""
@@ -253,7 +259,43 @@ CELLS = (
 # fmt: on
 
 
-PRESETS: dict[str, Experiment] = {preset.name: preset for preset in (DIGITS, CIFAR_TEN, *CELLS)}
+MIRRORED = ("organamnist", "organcmnist", "organsmnist")
+"""Sets in which left and right are classes."""
+UNMIRRORED = "color_crop_cutout_scale_rotate"
+"""DSA without mirrored images."""
+FEW = 10000
+"""Sets of fewer training images get batches of 32, so that an epoch of the experts has enough steps."""
+MEDICAL = "settings are ours: no trajectory matching is published for MedMNIST; "
+MEDICAL_28 = f"{MEDICAL}those of CIFAR-100 are taken"
+MEDICAL_64 = f"{MEDICAL}those of Tiny ImageNet are taken"
+
+
+def _medical(data: str, train: int) -> tuple[Experiment, ...]:
+    """The settings of one set of MedMNIST by AST, 1 and 10 images per class, at 28 px (grey ones padded to 32) and 64
+    px."""
+    large = f"{data}_64"
+    cells = (
+        _cell(AST, data, 1, "standard", None, (20, 2, 20), MEDICAL_28, lr_img=1000, lr_lr=1e-5),
+        _cell(AST, data, 10, "standard", None, (20, 2, 30), MEDICAL_28, lr_img=1000, lr_lr=1e-5),
+        _cell(AST, large, 1, "standard", None, (10, 2, 10), MEDICAL_64, lr_img=10000, lr_lr=1e-4),
+        _cell(AST, large, 10, "standard", None, (20, 2, 40), MEDICAL_64, lr_img=10000, lr_lr=1e-4),
+    )
+    return tuple(_adapted(cell, data in MIRRORED, train < FEW) for cell in cells)
+
+
+def _adapted(cell: Experiment, unmirrored: bool, few: bool) -> Experiment:
+    assert cell.method.expert is not None  # AST trains some
+    expert = cell.method.expert
+    if few:
+        expert = expert.replace(batch=32)
+    if unmirrored:
+        expert = expert.replace(augmentation=UNMIRRORED)
+        cell = cell.replace(distill=cell.distill.replace(augmentation=UNMIRRORED))
+    return cell.replace(method=cell.method.replace(expert=expert))
+
+
+MEDMNIST = tuple(preset for name, held in medmnist.SETS.items() for preset in _medical(name, held.train))
+PRESETS: dict[str, Experiment] = {preset.name: preset for preset in (DIGITS, CIFAR_TEN, *CELLS, *MEDMNIST)}
 LISTED_BY = "astdistill presets"
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import distillation
 from ..autodiff.training import Trainee, accuracy
 from ..data.dataset import Split
+from ..data.preprocessing import check_unit
 from ..data.synthetic import SyntheticSet
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe
 from ..evaluation.scores import Scores
@@ -90,7 +91,7 @@ class Distilled(SyntheticSet):
         whitening = self.preprocessing.to(like.device).for_batches()
 
         def logits(batch: Batch) -> Logits:
-            return network(whitening.apply(batch.to(like.device)).to(like.dtype)).cpu()
+            return network(whitening.map_batch(batch.to(like.device)).to(like.dtype)).cpu()
 
         network.eval()
         try:
@@ -158,11 +159,7 @@ class Distilled(SyntheticSet):
                 f"Images of shape {tuple(images01.shape)} were given; "
                 f"give [N, {', '.join(map(str, self.shape))}] in [0, 1]."
             )
-        low, high = float(images01.min()), float(images01.max())
-        if not (low >= -0.01 and high <= 1.01):
-            raise InputError(
-                f"The images reach from {low:g} to {high:g}; give them in [0, 1], not whitened: bytes divided by 255."
-            )
+        check_unit(images01)
         if labels.shape != (len(images01),) or int(labels.min()) < 0 or int(labels.max()) >= len(self.classes):
             raise InputError(
                 f"Labels of shape {tuple(labels.shape)} were given for {len(images01)} images; give one class number "

@@ -1,0 +1,348 @@
+"""Files of arrays: .npz and .npy, IDX (MNIST's own format, also gzipped), and the .mat files of SVHN and others."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runtime.errors import InputError
+from . import medmnist
+from .cifar import cifar_folder, is_cifar
+from .dataset import RawData, Summary
+from .named_arrays import NamedArrays, role_of, set_of_arrays
+from .splits import split_of
+
+IDX = re.compile(r"[-._]idx\d?([-._]\w+)?(\.gz)?$", re.IGNORECASE)
+IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+SVHN_MAT = re.compile(r"(train|test|extra)_32x32\.mat", re.IGNORECASE)
+INSIDE = (
+    "cifar-10-batches-py", "cifar-100-python", "cifar-10-batches-bin", "cifar-100-binary",
+    "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw", "EMNIST/raw", "QMNIST/raw", "raw",
+)  # fmt: skip
+"""Folders that torchvision and the published archives make inside the one that is named."""
+UNREAD = {
+    (".pkl", ".pickle", ".pt", ".pth", ".joblib"): "a pickle, which runs code when it is opened",
+    (".h5", ".hdf5"): "an HDF5 file",
+    (".tar", ".gz", ".tgz", ".rar", ".7z"): "an archive",
+}
+"""Files that somebody may give, and what they are."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for of arrays: the name of the labels where there is a choice, and the value that is white."""
+
+    labels: str | None = None
+    white: float | None = None
+
+
+@dataclass(frozen=True)
+class ArrayFolder:
+    """Files of one folder that make a data set, and what reads them."""
+
+    folder: Path
+    read: Callable[[Wanted], RawData]
+
+
+def from_array_file(path: Path, wanted: Wanted = Wanted()) -> RawData | None:
+    """The set in an .npz, .npy, .mat or IDX file; None where it is none of these.
+
+    Raises InputError for a file that is, but cannot be read, and for pickles, which are never opened.
+    """
+    name = path.name.lower()
+    if name.endswith(".npz"):
+        return from_npz(path, wanted)
+    if name.endswith(".npy"):
+        raise InputError(
+            f"{path} holds one array, images or labels; give the folder that holds both (x_train.npy, y_train.npy), or "
+            "an .npz file."
+        )
+    if name.endswith(".mat"):
+        return set_of_arrays(_mat_arrays([path], path.stem, str(path)), wanted.white)
+    if IDX.search(name):
+        return _from_idx(path.parent, _idx_group(path), wanted)
+    if is_cifar(path.parent) and not path.suffix:
+        return cifar_folder(path.parent, wanted.labels)
+    what = next((what for endings, what in UNREAD.items() if name.endswith(endings)), None)
+    if what is not None:
+        raise InputError(
+            f"{path} is {what}, and is not read; unpack it or store its arrays with numpy.savez, and give that."
+        )
+    return None
+
+
+def array_folder(folder: Path) -> ArrayFolder | None:
+    """What reads a folder of array files; None where there are none.
+
+    Looks at the names in the folder, then into the folders that torchvision and the published archives make. Raises
+    InputError where several of these are there.
+    """
+    found = _reader(folder)
+    if found is not None:
+        return found
+    inside = [each for name in INSIDE if (folder / name).is_dir() and (each := _reader(folder / name)) is not None]
+    if len(inside) > 1:
+        places = " and ".join(str(each.folder) for each in inside)
+        raise InputError(f"{folder} holds several data sets, {places}; name one of them with --data.")
+    return next(iter(inside), None)
+
+
+def _reader(folder: Path) -> ArrayFolder | None:
+    if is_cifar(folder):
+        return ArrayFolder(folder, lambda wanted: cifar_folder(folder, wanted.labels))
+    names = _file_names(folder)
+    if idx := [name for name in names if IDX.search(name)]:
+        return ArrayFolder(folder, lambda wanted: _from_idx(folder, idx, wanted))
+    if mats := [folder / name for name in names if SVHN_MAT.fullmatch(name)]:
+        return ArrayFolder(
+            folder, lambda wanted: set_of_arrays(_mat_arrays(mats, _folder_name(folder), str(folder)), wanted.white)
+        )
+    if _holds_folders(folder):
+        return None
+    if npys := [folder / name for name in names if name.lower().endswith(".npy")]:
+        return ArrayFolder(folder, lambda wanted: set_of_arrays(_npy_arrays(npys, folder), wanted.white))
+    if npzs := [folder / name for name in names if name.lower().endswith(".npz")]:
+        return ArrayFolder(folder, lambda wanted: _from_npzs(npzs, folder, wanted))
+    return None
+
+
+def _file_names(folder: Path) -> list[str]:
+    try:
+        return sorted(each.name for each in folder.iterdir() if each.is_file() and not each.name.startswith("."))
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read ({error}); check its permissions, or give another --data."
+        ) from error
+
+
+def _holds_folders(folder: Path) -> bool:
+    return any(each.is_dir() and not each.name.startswith((".", "__")) for each in folder.iterdir())
+
+
+def _folder_name(folder: Path) -> str:
+    """The name of the folder, or of the one above where it is called 'raw'."""
+    whole = folder.resolve()
+    return whole.parent.name if whole.name == "raw" else whole.name
+
+
+# .npz and .npy
+
+
+def from_npz(path: Path, wanted: Wanted = Wanted()) -> RawData:
+    """The arrays of an .npz file: x_train, y_train and, if there, x_test, y_test (or images, labels, and other usual
+    names); `classes` may name the classes.
+
+    See `set_of_arrays`. `layout` ('NHWC' or 'NCHW') in the file says where the channels are, which else is the axis
+    shorter than height and width. Only the arrays that are needed are read; nothing is unpickled.
+    """
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} cannot be read as an .npz file, or is only a part of one; write it with numpy.savez.")
+    with _opened_npz(path) as arrays:
+        return set_of_arrays(arrays, wanted.white)
+
+
+@contextmanager
+def _opened_npz(path: Path) -> Iterator[NamedArrays]:
+    try:
+        opened = np.load(path, allow_pickle=False)
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen unrelated types
+        raise _broken_npz(path, "", error) from error
+    with opened as file:
+        arrays = NamedArrays(path.stem, str(path), path.name, tuple(file.files), lambda name: _member(file, name, path))
+        yield medmnist.described(arrays, path.stem)
+
+
+def _member(file: Any, name: str, path: Path) -> np.ndarray:
+    try:
+        held = file[name]
+    except Exception as error:  # as above
+        raise _broken_npz(path, name, error) from error
+    if not isinstance(held, np.ndarray):
+        raise InputError(f"{name} in {path} is not an array; write the file with numpy.savez.")
+    return held
+
+
+def _broken_npz(path: Path, name: str, error: Exception) -> InputError:
+    which = f", array {name}," if name else ""
+    if "allow_pickle" in str(error):
+        return InputError(
+            f"{path}{which} cannot be read as an .npz file of plain arrays: it holds Python objects, which are never "
+            f"unpickled; store numbers or text with numpy.savez."
+        )
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(
+        f"{path}{which} cannot be read as an .npz file of plain arrays ({reason}); write it with numpy.savez."
+    )
+
+
+def _npy_arrays(paths: Sequence[Path], folder: Path) -> NamedArrays:
+    by_name = {path.stem: path for path in paths}
+
+    def read(name: str) -> np.ndarray:
+        try:
+            return np.load(by_name[name], allow_pickle=False)
+        except Exception as error:  # as above
+            raise _broken_npz(by_name[name], "", error) from error
+
+    return NamedArrays(_folder_name(folder), str(folder), folder.name, tuple(by_name), read)
+
+
+def _from_npzs(paths: Sequence[Path], folder: Path, wanted: Wanted) -> RawData:
+    """A folder with one .npz file, or with one for each part."""
+    if len(paths) == 1:
+        return from_npz(paths[0], wanted)
+    parts = [(split_of(path.stem), role_of(path.stem)) for path in paths]
+    if any(part is None for part, _ in parts) or len(set(parts)) < len(parts):
+        names = ", ".join(path.name for path in paths[:3])
+        raise InputError(f"{folder} holds {len(paths)} .npz files ({names}); name one of them with --data.")
+    members: dict[str, Path] = {}
+    for path in paths:
+        if not zipfile.is_zipfile(path):
+            raise _broken_npz(path, "", ValueError("not a zip archive"))
+        with _opened_npz(path) as arrays:
+            members |= {f"{path.stem}/{name}": path for name in arrays.names}
+
+    def read(name: str) -> np.ndarray:
+        with _opened_npz(members[name]) as arrays:
+            return arrays.read(name.rpartition("/")[2])
+
+    return set_of_arrays(
+        NamedArrays(_folder_name(folder), str(folder), folder.name, tuple(members), read), wanted.white
+    )
+
+
+# IDX
+
+
+def _from_idx(folder: Path, names: Sequence[str], wanted: Wanted) -> RawData:
+    """The set in the IDX files of these names. Raises InputError where they are of several sets."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_idx_set(name), []).append(name)
+    if len(groups) > 1:
+        firsts = ", ".join(group[0] for group in groups.values())
+        raise InputError(f"{folder} holds IDX files of {len(groups)} sets; give a file of one of them: {firsts}.")
+    called = next(iter(groups))
+    files = _one_of_each(folder, names)
+    arrays = NamedArrays(
+        "-".join(filter(None, (_folder_name(folder), called))),
+        str(folder),
+        folder.name,
+        tuple(files),
+        lambda name: read_idx(files[name]),
+    )
+    if called.startswith("emnist"):
+        turned = "images: as stored, which in EMNIST is with rows and columns exchanged"
+        arrays = replace(arrays, said=Summary(read=(turned,)))
+    return set_of_arrays(arrays, wanted.white)
+
+
+def _one_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The files by a name that says part and role; of a file and its gzipped copy the file."""
+    found: dict[str, Path] = {}
+    for name in sorted(names, key=lambda name: name.lower().endswith(".gz"), reverse=True):
+        plain = re.sub(r"\.gz$", "", name, flags=re.IGNORECASE)
+        found[re.sub("t10k", "test", plain, flags=re.IGNORECASE)] = folder / name
+    return found
+
+
+def _idx_group(path: Path) -> list[str]:
+    """The IDX files beside one that belong to the same set."""
+    wanted = _idx_set(path.name)
+    return [name for name in _file_names(path.parent) if IDX.search(name) and _idx_set(name) == wanted]
+
+
+def _idx_set(name: str) -> str:
+    """What is left of a file name without part, role and format: 'emnist-letters', or nothing."""
+    plain = re.sub("t10k", "test", IDX.sub("", name), flags=re.IGNORECASE)
+    words = [word for word in re.split(r"[-._\s]+", plain) if word]
+    return "-".join(word.lower() for word in words if split_of(word) is None and role_of(word) is None)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array in an IDX file, gzipped or not: two zeros, a type, the number of axes, their lengths (big-endian), the
+    values.
+
+    Raises InputError for another header, and where there are fewer or more values than it says.
+    """
+    try:
+        with path.open("rb") as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if zipped else path.open("rb") as file:
+            return _idx_array(file, path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read as an IDX file ({error}); download it again.") from error
+
+
+def _idx_array(file: Any, path: Path) -> np.ndarray:
+    head = file.read(4)
+    kind = IDX_TYPES.get(head[2]) if len(head) == 4 and head[:2] == b"\0\0" else None
+    if kind is None or not 1 <= head[3] <= 4:
+        raise InputError(f"{path} is no IDX file: it begins with {head.hex(' ')}; download it again.")
+    shape = tuple(int(length) for length in np.frombuffer(file.read(4 * head[3]).ljust(4 * head[3], b"\0"), ">u4"))
+    wanted = math.prod(shape) * np.dtype(kind).itemsize
+    held = file.read(wanted + 1)
+    if len(held) != wanted:
+        more = {True: "more", False: f"{len(held)}"}[len(held) > wanted]
+        raise InputError(
+            f"{path} says that it holds {wanted} bytes of shape {shape}, but there are {more}; download it again."
+        )
+    return np.frombuffer(held, kind).reshape(shape)
+
+
+# .mat
+
+
+def _mat_arrays(paths: Sequence[Path], name: str, where: str) -> NamedArrays:
+    """The variables of .mat files up to version 7, by file and name where there are several files.
+
+    In those of SVHN label 10 is the digit 0, and `extra` holds half a million further images, which are not read.
+    """
+    svhn = all(SVHN_MAT.fullmatch(path.name) for path in paths)
+    used = [path for path in paths if not (svhn and len(paths) > 1 and path.name.lower().startswith("extra"))]
+    held: dict[str, np.ndarray] = {}
+    for path in used:
+        prefix = f"{path.stem}/" * (len(used) > 1)
+        held |= {f"{prefix}{key}": value for key, value in _mat(path).items()}
+    arrays = NamedArrays(name, where, where.rpartition("/")[2], tuple(held), held.__getitem__)
+    if not svhn:
+        return arrays
+    unused = [f"file {path.name}: further images" for path in paths if path not in used]
+    other = paths[0].with_name(paths[0].name.lower().replace("train", "test"))
+    if len(paths) == 1 and other != paths[0] and other.is_file():
+        unused.append(f"file {other.name}: give the folder to use it as the test part")
+    said = Summary(read=("labels: 10 is the digit 0",), left_out=tuple(unused))
+    return replace(arrays, relabelled=lambda labels: np.where(labels == 10, 0, labels), said=said)
+
+
+def _mat(path: Path) -> dict[str, np.ndarray]:
+    from scipy.io import loadmat
+
+    try:
+        held = loadmat(str(path))
+    except NotImplementedError as error:
+        raise InputError(
+            f"{path} is a .mat file of version 7.3, which is not read; save it in MATLAB with -v7, or as .npz."
+        ) from error
+    except Exception as error:  # scipy raises a dozen unrelated types for a broken file
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path} cannot be read as a .mat file ({reason}); download it again.") from error
+    return {key: _plain_cells(value) for key, value in held.items() if isinstance(value, np.ndarray)}
+
+
+def _plain_cells(value: np.ndarray) -> np.ndarray:
+    """Cells that hold a text each as text; all else as it is."""
+    if value.dtype.kind != "O":
+        return value
+    cells = [cell.item() if isinstance(cell, np.ndarray) and cell.size == 1 else cell for cell in value.reshape(-1)]
+    return np.array(cells) if all(isinstance(cell, str) for cell in cells) else value

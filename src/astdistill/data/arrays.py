@@ -1,0 +1,281 @@
+"""Arrays and tensors as uint8 pixels `[N, C, H, W]`: which axis holds the channels, and what the numbers mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..runtime.errors import InputError, unknown
+from ..runtime.shapes import Pixels
+
+Layout = Literal["NHWC", "NCHW"]
+"""Channels last or first; only arrays need it, tensors are always `[N, C, H, W]`."""
+LAST_CHANNELS = 4
+"""No image is so narrow, so a last axis of so few is not a width."""
+VALUES = 1 << 24
+"""Values that are converted at once."""
+DEPTHS = (10, 12, 14, 16)
+"""Bits per value that cameras and scanners write, beyond eight."""
+ROUNDING = 1e-4
+"""So far a fraction may lie outside [0, 1] and still come of rounding."""
+DARK = 64
+"""Whole numbers 0..255 of which the largest is smaller may have another white."""
+
+
+@dataclass(frozen=True)
+class White:
+    """What the numbers of some images mean: `top` is white, 0 is black."""
+
+    top: float
+    read: tuple[str, ...] = ()
+    """What was made of them, for the summary."""
+    guessed: tuple[str, ...] = ()
+    """What was decided although it could be meant otherwise."""
+
+    def pixels(self, values: Any) -> Tensor:
+        """The values, a numpy array or a tensor, as uint8 of the same shape, a block at a time."""
+        if isinstance(values, Tensor) and values.dtype == torch.uint8 and self.top == 255:
+            return values.contiguous()
+        found = torch.empty(tuple(values.shape), dtype=torch.uint8)
+        rows = max(1, VALUES // max(1, found[:1].numel()))
+        for start in range(0, len(values), rows):
+            block = values[start : start + rows]
+            found[start : start + rows] = self._scaled(block if isinstance(block, Tensor) else _as_tensor(block))
+        return found
+
+    def _scaled(self, block: Tensor) -> Tensor:
+        if self.top == 255:
+            return block.to(torch.uint8)
+        if self.top == 1 and block.is_floating_point():
+            return block.mul(255).round().clamp(0, 255).to(torch.uint8)
+        return block.to(torch.float64).mul(255 / self.top).round().clamp(0, 255).to(torch.uint8)
+
+
+BYTES = White(255.0)
+FRACTIONS = White(1.0)
+
+
+@dataclass(frozen=True)
+class JointLevels:
+    """What the numbers of several parts mean: whole numbers of all parts the same, floats of all parts the same."""
+
+    whole: White = BYTES
+    floats: White = FRACTIONS
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """What was made of them, for the summary."""
+        return (*self.whole.read, *self.floats.read)
+
+    @property
+    def guessed(self) -> tuple[str, ...]:
+        """What was decided although it could be meant otherwise."""
+        return (*self.whole.guessed, *self.floats.guessed)
+
+    def pixels(self, values: Any) -> Tensor:
+        """The values, a numpy array or a tensor, as uint8 of the same shape."""
+        return {True: self.floats, False: self.whole}["float" in str(values.dtype)].pixels(values)
+
+
+def joint_levels(arrays: Sequence[Any], where: str, white: float | None = None) -> JointLevels:
+    """What the numbers of all these arrays or tensors mean; `white` is the white value where it was given.
+
+    Raises InputError as `levels_of` does.
+    """
+    floats = [array for array in arrays if "float" in str(array.dtype)]
+    whole = [array for array in arrays if "float" not in str(array.dtype)]
+    found = JointLevels()
+    if white is not None:
+        low, high = _extremes(arrays)
+        if not (low >= 0 and high <= white):
+            raise InputError(f"The images of {where} lie in [{low:g}, {high:g}], beyond the white level of {white:g}.")
+        given = White(white, (f"images: {white:g} is white",))
+        return JointLevels(given, given if not whole else White(white))
+    if whole:
+        found = replace(found, whole=levels_of(whole, where))
+    if floats:
+        found = replace(found, floats=levels_of(floats, where))
+    return found
+
+
+def levels_of(arrays: Sequence[Any], where: str) -> White:
+    """What the numbers of all these arrays or tensors of one kind mean, by the least and the largest of them.
+
+    Bytes and whole numbers up to 255 are as they are, fractions in [0, 1] are shares of white, floats that are whole
+    numbers up to 255 are as they are, larger whole numbers have the least usual depth that holds the largest one (10,
+    12, 14 or 16 bits). Raises InputError, with the factor that would help, for anything else.
+    """
+    kinds = {str(array.dtype).removeprefix("torch.") for array in arrays}
+    if any("bool" in kind or "complex" in kind for kind in kinds):
+        raise InputError(f"The images of {where} are {' and '.join(kinds)}; give uint8 0..255, or floats in [0, 1].")
+    low, high = _extremes(arrays)
+    if all("int" in kind for kind in kinds):
+        return _whole_levels(low, high, kinds, where)
+    if low >= -ROUNDING and high <= 1 + ROUNDING:
+        return FRACTIONS
+    if low >= 0 and 1 < high <= 255 and all(_are_whole(array) for array in arrays):
+        return White(255.0, (f"images: floats that are whole numbers {low:g}..{high:g}, read as 0..255",))
+    raise InputError(
+        f"Float images of {where} lie in [{low:g}, {high:g}], not in [0, 1]; {undone(low, high)}, or give uint8."
+    )
+
+
+def undone(low: float, high: float) -> str:
+    """What brings numbers of that range into [0, 1], as far as it can be told."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "replace what is not a number"
+    if low >= 0 and high <= 255:
+        return "divide them by 255"
+    if low >= 0 and high <= 65535:
+        return "divide them by 65535"
+    if low >= -1 - ROUNDING and high <= 1 + ROUNDING:
+        return "undo their normalisation: (images + 1) / 2"
+    return "undo their normalisation"
+
+
+def to_uint8(values: Tensor, where: str) -> Tensor:
+    """The values as uint8, same shape: whole numbers 0..255 as they are, fractions in [0, 1] times 255, rounded.
+
+    Raises InputError for anything else. For a picture alone: what larger numbers mean is seen only in a whole set.
+    """
+    found = levels_of([values], where)
+    kind, top = "Integer", 255
+    if values.is_floating_point():
+        kind, top = "Float", 1
+    if found.top != top:
+        low, high = _extremes([values])
+        raise InputError(
+            f"{kind} images of {where} lie in [{low:g}, {high:g}], not in [0, {top}]; {undone(low, high)} as floats, "
+            f"or give uint8."
+        )
+    return found.pixels(values)
+
+
+def _whole_levels(low: float, high: float, kinds: set[str], where: str) -> White:
+    flag = "(otherwise: --data.white-level)"
+    if low >= 0 and high <= 255:
+        if 0 < high < DARK:
+            return White(255.0, (), (f"images: the largest value is {high:g}, and 255 is white {flag}",))
+        return BYTES
+    bits = next((bits for bits in DEPTHS if high < 1 << bits), None)
+    if low < 0 or bits is None:
+        raise InputError(
+            f"Integer images of {where} lie in [{low:g}, {high:g}], not in [0, 255]; scale them, or give uint8."
+        )
+    if "uint8" in kinds:
+        raise InputError(f"The parts of {where} are of types {' and '.join(sorted(kinds))}; store all images in one.")
+    top = (1 << bits) - 1
+    return White(float(top), (), (f"images: the largest value is {high:g}, so {top} is white ({bits} bits) {flag}",))
+
+
+def _extremes(arrays: Sequence[Any]) -> tuple[float, float]:
+    ends = [(float(array.min()), float(array.max())) for array in arrays if len(array) and 0 not in array.shape]
+    if not ends:
+        return 0.0, 0.0
+    lows, highs = zip(*ends, strict=True)
+    return float(np.min(lows)), float(np.max(highs))  # which hand on what is not a number
+
+
+def _are_whole(array: Any) -> bool:
+    rows = max(1, VALUES // max(1, int(np.prod(array.shape[1:]))))
+    blocks = (array[start : start + rows] for start in range(0, len(array), rows))
+    return all(bool((block == block.round()).all()) for block in blocks)
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The array in this machine's byte order, with numbers that torch knows."""
+    if array.dtype == np.longdouble:
+        return array.astype(np.float64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _as_tensor(block: np.ndarray) -> Tensor:
+    if block.dtype.kind in "ui" and block.dtype != np.uint8:
+        block = block.astype(np.int64)
+    return torch.from_numpy(np.require(block, requirements=["C", "W"]))  # torch warns of what cannot be written
+
+
+def checked_layout(name: str) -> Layout:
+    """The layout of that name. Raises InputError for any other than NHWC and NCHW."""
+    found = next((layout for layout in get_args(Layout) if layout == name), None)
+    if found is None:
+        raise unknown("layout", name, get_args(Layout))
+    return found
+
+
+def channels_first(array: Any, where: str, layout: Layout | None = None) -> np.ndarray:
+    """The array, native, as a view `[N, C, H, W]` of numbers.
+
+    Takes `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` with any number of channels, none of them dropped. Without a
+    `layout`, the channels are the last axis or the one after N, whichever is shorter than both other axes of an image.
+    Raises InputError where neither is (16 channels of 8×8), because it could be read both ways.
+    """
+    if array.dtype.kind not in "uif":
+        raise InputError(f"The images of {where} are of type {array.dtype}; give uint8 0..255, or floats in [0, 1].")
+    values = native(array)
+    if values.ndim == 3:
+        return values[:, None]
+    if values.ndim != 4 or 0 in values.shape[1:]:
+        raise InputError(
+            f"The images of {where} have shape {tuple(array.shape)}; give [N, H, W], [N, H, W, C] or [N, C, H, W]."
+        )
+    if (layout or _seen_layout(values, where)) == "NHWC":
+        return values.transpose(0, 3, 1, 2)
+    return values
+
+
+def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
+    """Pixels of a numpy array, by itself; see `channels_first` and `to_uint8`."""
+    return to_uint8(_as_tensor(channels_first(array, where, layout)), where).contiguous()
+
+
+def checked_tensor(images: Tensor, where: str) -> Tensor:
+    """The tensor, on the CPU, as `[N, C, H, W]` with any number of channels; `[N, H, W]` gets one.
+
+    Raises InputError for what was plainly meant as `[N, H, W, C]`.
+    """
+    values = images.detach().to("cpu")
+    if values.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        values = values.to(torch.int64)  # torch computes little with them
+    if values.ndim == 3:
+        values = values.unsqueeze(1)
+    if values.ndim != 4:
+        raise InputError(
+            f"The images of {where} have shape {tuple(images.shape)}; give [N, C, H, W], or [N, H, W] for grey images."
+        )
+    if channels_last(values.shape):
+        raise InputError(
+            f"The images of {where} have shape {tuple(images.shape)}, channels last; give images.permute(0, 3, 1, 2)."
+        )
+    return values
+
+
+def from_tensor(images: Tensor, where: str) -> Pixels:
+    """Pixels of a tensor, by itself; see `checked_tensor` and `to_uint8`."""
+    return to_uint8(checked_tensor(images, where), where).contiguous()
+
+
+def channels_last(shape: Sequence[int]) -> bool:
+    """Whether four axes are plainly `[N, H, W, C]`: the last is the shortest and either at most 4 long, or behind two
+    equal ones."""
+    first, middle, last = shape[1:]
+    return last < min(first, middle) and (last <= LAST_CHANNELS or first == middle)
+
+
+def _seen_layout(values: np.ndarray, where: str) -> Layout:
+    first, middle, last = values.shape[1:]
+    if last < min(first, middle):
+        return "NHWC"
+    if first < min(middle, last):
+        return "NCHW"
+    raise InputError(
+        f"The images of {where} have shape {tuple(values.shape)}, which could be [N, H, W, C] or [N, C, H, W]; "
+        "in an .npz file store layout='NHWC' or layout='NCHW' beside them, or give dataset_from_tensors a tensor [N, "
+        "C, H, W]."
+    )

@@ -1,0 +1,207 @@
+"""Labels of any kind as class numbers 0..K−1, with the names of the classes."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..runtime.errors import InputError
+from ..runtime.shapes import Labels
+
+MISSING = -1
+"""The class number of an image without a label."""
+SHOWN = 3
+"""Class names that a sentence gives of many."""
+
+
+class Numbered(NamedTuple):
+    """Labels `[N]` int64 in 0..K−1, −1 where one is missing; the K class names; what was made of the labels, in plain
+    sentences (none where they were numbers 0..K−1 already)."""
+
+    labels: Labels
+    classes: tuple[str, ...]
+    words: tuple[str, ...] = ()
+
+
+def numbered(labels: Any, names: Sequence[str] | None = None, where: str = "the data") -> Numbered:
+    """The labels of all parts together, `[N]` or `[N, 1]`: numbers, flags, text or bytes, in an array, tensor or list.
+
+    Whole numbers 0..K−1 stay as they are. All others are numbered in sorted order, and their own values are the names
+    of the classes: no number is counted up to. None, NaN and empty text are missing labels, −1; so is −1 where `names`
+    gives the names of 0..K−1. Text beside `names` is looked up in them. Raises InputError for several labels to an
+    image, fractions, a mixture of kinds, and numbers that `names` does not reach.
+    """
+    values, present = _values(labels, where)
+    if names is None:
+        return _in_order(values, present, where)
+    repeated = [name for name in names if list(names).count(name) > 1]
+    if repeated:
+        raise InputError(f"The class name '{repeated[0]}' is given twice; every class needs its own name.")
+    return _by_names(values, present, tuple(map(str, names)), where)
+
+
+def _by_names(values: np.ndarray, present: np.ndarray, names: tuple[str, ...], where: str) -> Numbered:
+    if values.dtype.kind == "U":
+        place = {name: number for number, name in enumerate(names)}
+        strange = sorted(set(values.tolist()) - set(place))
+        if strange:
+            raise InputError(f"The label '{strange[0]}' of {where} is none of the classes {_some(names)}; name it too.")
+        values = np.array([place[name] for name in values.tolist()], dtype=np.int64)
+    outside = np.flatnonzero((values < MISSING) | (values >= len(names)))
+    if len(outside):
+        row = int(np.flatnonzero(present)[outside[0]])
+        raise InputError(
+            f"Label {values[outside[0]]} of {where} (image {row}) is not one of 0..{len(names) - 1}; renumber the "
+            "labels or name every class."
+        )
+    return Numbered(_spread(values, present), names)
+
+
+def _in_order(values: np.ndarray, present: np.ndarray, where: str) -> Numbered:
+    kinds, codes = np.unique(values, return_inverse=True)
+    if kinds.dtype.kind == "U":
+        order = _text_order(kinds)
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        kinds, codes = kinds[order], place[codes]
+    elif kinds.dtype.kind in "iu" and len(kinds) > 1 and int(kinds[0]) == MISSING and int(kinds[1]) == 0:
+        raise InputError(
+            f"Label -1 of {where} stands beside 0..{kinds[-1]} and may mean that there is none; take those images out, "
+            "or number the classes from 0."
+        )
+    classes = tuple(str(kind) for kind in kinds.tolist())
+    return Numbered(_spread(codes.reshape(-1), present), classes, _words(kinds, classes))
+
+
+def _words(kinds: np.ndarray, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """What was made of the labels."""
+    last = len(classes) - 1
+    if not classes or (kinds.dtype.kind in "iu" and (int(kinds[0]), int(kinds[-1])) == (0, last)):
+        return ()
+    kind = {"U": "text", "b": "flags"}.get(kinds.dtype.kind, "numbers other than 0..K-1")
+    return (f"labels: {kind}, numbered 0..{last} in sorted order ({_some(classes)})",)
+
+
+def _text_order(kinds: np.ndarray) -> np.ndarray:
+    """Sorted places of different texts: as numbers where all of them are whole numbers, so that '10' follows '9'."""
+    texts = kinds.tolist()
+    if all(text.isascii() and text.isdecimal() and str(int(text)) == text for text in texts):
+        return np.argsort([int(text) for text in texts], kind="stable")
+    return np.arange(len(texts))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f", … {names[-1]}" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _spread(codes: np.ndarray, present: np.ndarray) -> Labels:
+    """The class numbers of all images, given those of the images that have a label."""
+    spread = np.full(len(present), MISSING, dtype=np.int64)
+    spread[present] = codes
+    return torch.from_numpy(spread)
+
+
+def _values(labels: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """The labels that are there, as whole numbers, flags or text, and which images have one `[N]`."""
+    array = _array(labels)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise InputError(
+            f"The labels of {where} have shape {tuple(array.shape)}, several to an image; give one label per image "
+            "(of one-hot rows, the place of the one)."
+        )
+    if array.dtype.kind == "O":
+        array = _plain(array.tolist(), where)
+    if array.dtype.kind == "S":
+        array = np.array([_text(value) for value in array.tolist()], dtype=np.str_)
+    return _checked(array, where)
+
+
+def _array(labels: Any) -> np.ndarray:
+    if isinstance(labels, Tensor):
+        plain = labels.detach().to("cpu")
+        return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    if isinstance(labels, np.ndarray):
+        return labels
+    values = list(labels)
+    kept = np.empty(len(values), dtype=object)  # numpy would make texts of a mixture of numbers and texts
+    kept[:] = values
+    return kept
+
+
+def _checked(array: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    kind = array.dtype.kind
+    if kind == "U":
+        present = np.char.strip(array) != ""
+        return array[present], present
+    if kind == "f":
+        present = ~np.isnan(array)
+        return _whole(array[present], where), present
+    if kind not in "biu":
+        raise InputError(
+            f"The labels of {where} are of type {array.dtype}; give one whole number, text or flag per image."
+        )
+    return array, np.ones(len(array), dtype=bool)
+
+
+def _whole(values: np.ndarray, where: str) -> np.ndarray:
+    """Floating-point labels as whole numbers."""
+    strange = values[~np.isfinite(values) | (values != np.round(values))]
+    if len(strange):
+        raise InputError(
+            f"The labels of {where} hold {strange[0]:g}, which is no whole number; give one class per image, not a "
+            "measured value."
+        )
+    if len(values) and float(np.abs(values).max()) >= 2.0**63:
+        raise InputError(f"The labels of {where} reach {np.abs(values).max():g}; give whole numbers below 2**63.")
+    return values.astype(np.int64)
+
+
+def _plain(values: list[Any], where: str) -> np.ndarray:
+    """Objects as an array of one kind; missing ones become NaN or empty text."""
+    values = [_single(value) for value in values]
+    there = [value for value in values if not _is_missing(value)]
+    several = [value for value in there if isinstance(value, list | tuple | set | dict | np.ndarray | Tensor)]
+    if several:
+        raise InputError(
+            f"The labels of {where} hold several values to an image ({str(several[0])[:40]}); give one class per image."
+        )
+    if all(isinstance(value, str | bytes) for value in there):
+        return np.array(["" if _is_missing(value) else _text(value) for value in values], dtype=np.str_)
+    whole = len(there) == len(values)
+    if all(isinstance(value, bool | np.bool_) for value in there):
+        if whole:
+            return np.array(values, dtype=bool)
+        return np.array(["" if _is_missing(value) else str(bool(value)) for value in values], dtype=np.str_)
+    if all(isinstance(value, numbers.Integral) for value in there) and whole:
+        return np.array([int(value) for value in values])
+    if all(isinstance(value, numbers.Real) for value in there):
+        return np.array([math.nan if _is_missing(value) else value for value in values], dtype=np.float64)
+    mixed = sorted({type(value).__name__ for value in there})
+    kinds = ("of type " if len(mixed) == 1 else "a mixture of ") + " and ".join(mixed)
+    raise InputError(f"The labels of {where} are {kinds}; give one kind: whole numbers, text or flags.")
+
+
+def _single(value: Any) -> Any:
+    """The value itself, or the only one in a list, array or tensor."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return value[0]
+    if isinstance(value, np.ndarray | np.generic | Tensor) and math.prod(value.shape) == 1:
+        return value.item()
+    return value
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("utf-8", errors="backslashreplace")

@@ -1,0 +1,325 @@
+"""From pictures and lists of any mode and depth to 256 levels: transparency, orientation, and which value is white."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..runtime.errors import InputError
+
+GREY_MODES = ("1", "L", "LA", "La")
+SHORT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+"""Sixteen-bit grey."""
+DEEP_MODES = (*SHORT_MODES, "I", "F")
+"""Grey of more than eight bits: whole numbers of 16 or 32 bits, and floating-point numbers."""
+COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
+DROP = "drop"
+WHOLE_DEPTHS = (255, 1023, 4095, 16383, 65535)
+"""The largest whole numbers of 8, 10, 12, 14 and 16 bits."""
+FEW = 16
+"""Whole numbers up to here are taken for so many levels (scikit-learn's digits), not for a dark picture of 256."""
+HALF = 128
+"""Fractions that reach neither this nor exceed 1 are no picture of 256 levels."""
+FRAMES = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")
+"""Formats whose further frames or pages are said; a phone's second picture in a JPEG (MPO) is none."""
+ORIENTATION = 0x0112
+"""The EXIF tag that says how the camera was held."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How pictures are opened: what lies behind transparent pixels ('white', 'black', '#rrggbb', or 'drop' to show the
+    colour that they hide), and the value that is white in pictures of more than eight bits (None: as they tell)."""
+
+    background: str = "white"
+    white_level: float | None = None
+
+    def colour(self) -> tuple[int, int, int]:
+        """Red, green and blue behind transparent pixels, 0..255."""
+        return background_colour(self.background)
+
+
+def background_colour(name: str) -> tuple[int, int, int]:
+    """Red, green and blue of a background. Raises InputError for what names no colour; 'drop' counts as white."""
+    if name in (*COLOURS, DROP):
+        return COLOURS.get(name, COLOURS["white"])
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", name):
+        raise InputError(
+            f"The background '{name}' is no colour; choose --data.background white, black, drop, or '#rrggbb' such as "
+            "'#ff8000'."
+        )
+    red, green, blue = bytes.fromhex(name[1:])
+    return red, green, blue
+
+
+class Values(NamedTuple):
+    """A picture as it was stored, `[C, H, W]`; `kind` says what it is where that is not 256 levels, `white` the value
+    that is white where the file says so, and `notes` what was done to it."""
+
+    values: np.ndarray
+    kind: str = ""
+    white: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+SHORT, COLOUR16 = "16-bit grey pictures", "16-bit colour pictures"
+KINDS = {"I": "32-bit integer pictures", "F": "floating-point pictures"}
+TURNED = "turned upright as their EXIF orientation says"
+FRAME = "with several frames or pages, of which the first was read"
+TRANSPARENT = "with transparent pixels"
+
+
+def picture_values(picture: Image.Image, opening: Opening) -> Values:
+    """The values of one picture, turned upright: one channel for grey modes, three for all others.
+
+    Raises ValueError for what cannot be shown: negative values, values that are no numbers.
+    """
+    rawmode = _rawmode(picture)
+    turned = (picture.getexif().get(ORIENTATION, 1) != 1) * (TURNED,)
+    upright = ImageOps.exif_transpose(picture)
+    notes = (*turned, *(_has_frames(picture) * (FRAME,)))
+    if upright.mode in DEEP_MODES:
+        return _deep(picture, upright, rawmode, opening, notes)
+    shown, was_transparent = _shown(upright, opening)
+    array = np.array(shown)
+    channels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return Values(channels, COLOUR16 * (";16" in rawmode), None, (*notes, *(was_transparent * (TRANSPARENT,))))
+
+
+def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
+    """The pixels of one picture of no set, on white where it is transparent, its largest value taken for that of the
+    set. Raises ValueError as `picture_values` does."""
+    values = picture_values(picture, Opening())
+    return Levels(Opening(), lambda: [values]).pixels(values)
+
+
+def list_values(array: np.ndarray) -> Values:
+    """The values of nested lists, `[H, W]`, `[H, W, C]` or `[C, H, W]`, or of a flattened square `[H·W]`.
+
+    Without an axis that is shorter than both others the channels could be either. Raises ValueError for that, for
+    other shapes, negative values, and values that are no numbers.
+    """
+    channels = _channels_first(array)
+    if array.dtype == np.uint8:
+        return Values(channels)
+    if array.dtype == np.bool_:
+        return Values(channels, "lists of flags", 1.0)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"its values are of type {array.dtype}, and pixels are numbers")
+    kind = {"f": "floating-point lists"}.get(array.dtype.kind, "integer lists")
+    return Values(_checked(channels), kind)
+
+
+def _channels_first(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 1:
+        side = round(array.size**0.5)
+        if side * side != array.size or not side:
+            raise ValueError(f"its {array.size} numbers in a row are no square of grey pixels, so height is not known")
+        return array.reshape(1, side, side)
+    if array.ndim == 2 and array.size:
+        return array[None]
+    if array.ndim != 3 or not array.size:
+        raise ValueError(f"its lists have shape {array.shape}; [H, W], [H, W, C] and [C, H, W] are pictures")
+    first, middle, last = array.shape
+    if last < min(first, middle):
+        return array.transpose(2, 0, 1)
+    if first < min(middle, last):
+        return array
+    raise ValueError(f"its lists have shape {array.shape}, which could be [H, W, C] or [C, H, W]")
+
+
+def _rawmode(picture: Image.Image) -> str:
+    """How a file's pixels are stored, as Pillow calls it; nothing once they are read."""
+    tiles = getattr(picture, "tile", None)
+    if not tiles:
+        return ""
+    args = tiles[0][3]
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _has_frames(picture: Image.Image) -> bool:
+    if picture.format not in FRAMES:
+        return False
+    try:
+        return bool(getattr(picture, "is_animated", False))
+    except (OSError, EOFError, SyntaxError, ValueError):  # a later frame is broken, and only the first is read
+        return False
+
+
+def _deep(picture: Image.Image, upright: Image.Image, rawmode: str, opening: Opening, notes: tuple[str, ...]) -> Values:
+    """A grey picture of more than eight bits, not brought to 256 levels yet."""
+    array = _checked(np.asarray(upright)[None])
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int) and opening.background != DROP and bool((array == clear).any()):
+        raise ValueError("it has 16 bits and transparent pixels; save it with 8 bits, or set --data.background drop")
+    white = _declared(picture, rawmode)
+    if _is_white_zero(picture):
+        if upright.mode not in SHORT_MODES:
+            raise ValueError("0 is white in it, and it has 32 bits; save it with 0 for black")
+        array = np.uint16(white or 65535) - array
+    return Values(array, KINDS.get(upright.mode, SHORT), white, notes)
+
+
+def _declared(picture: Image.Image, rawmode: str) -> float | None:
+    """The value that is white, where the format says so: Pillow brings PGM with more than 256 levels to 16 bits."""
+    if picture.format == "PPM":
+        return 65535.0
+    return {"I;12": 4095.0}.get(rawmode)
+
+
+def _is_white_zero(picture: Image.Image) -> bool:
+    """Whether a TIFF file stores white as 0, which Pillow minds for 8 bits only."""
+    tags: Any = getattr(picture, "tag_v2", None)
+    return tags is not None and tags.get(262) == 0
+
+
+def _checked(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
+        raise ValueError("it holds values that are no numbers (NaN or infinite)")
+    if array.dtype.kind in "if" and array.size and array.min() < 0:
+        raise ValueError(f"its values go down to {array.min():g}, and pixels are 0 or more; shift them first")
+    return array
+
+
+def _shown(picture: Image.Image, opening: Opening) -> tuple[Image.Image, bool]:
+    """The picture without transparency, grey or RGB, and whether it had transparent pixels. An opaque one keeps its
+    bits."""
+    grey = picture.mode in GREY_MODES
+    plain = "L" if grey else "RGB"
+    if not picture.has_transparency_data:
+        return picture.convert(plain), False
+    whole = picture if picture.mode in ("LA", "RGBA") else picture.convert("LA" if grey else "RGBA")
+    lowest, _ = whole.getchannel("A").getextrema()
+    if lowest == 255:
+        return whole.convert(plain), False
+    if opening.background == DROP:
+        return whole.convert(plain), True
+    colour = opening.colour()
+    if len(set(colour)) > 1:
+        plain = "RGB"
+    behind = Image.new("RGBA", picture.size, (*colour, 255))
+    return Image.alpha_composite(behind, whole.convert("RGBA")).convert(plain), True
+
+
+class Range(NamedTuple):
+    """What the values of a kind have in common over the whole set: the largest, whether all are whole numbers, and
+    whether all are 16-bit values that are multiples of 257, as 8-bit ones become."""
+
+    top: float = 0.0
+    whole: bool = True
+    spread: bool = True
+
+    def with_values(self, values: np.ndarray) -> Range:
+        """The same, with those of one more picture."""
+        is_whole = values.dtype.kind != "f" or bool((values == np.rint(values)).all())
+        spread = self.spread and values.dtype.itemsize == 2 and not bool((values % 257).any())
+        return Range(max(self.top, float(values.max(initial=0))), self.whole and is_whole, spread)
+
+
+class Levels:
+    """Brings the pictures of one set to 256 levels, all of a kind by the same factor, so that a dark one stays dark.
+
+    `every` gives the values of every picture of the set once more; it is asked only where there are pictures whose
+    white value no file tells. `words` and `guesses` say, once all are read, what was done.
+    """
+
+    def __init__(self, opening: Opening, every: Callable[[], Iterable[Values]]) -> None:
+        self.opening, self._every = opening, every
+        self._ranges: dict[str, Range] = {}
+        self._said: Counter[str] = Counter()
+        self._whites: dict[str, tuple[float, bool]] = {}
+
+    def pixels(self, picture: Values) -> UInt8[Tensor, "C H W"]:
+        """One picture in 256 levels."""
+        self._said.update(picture.notes)
+        if not picture.kind:
+            return _tensor(picture.values)
+        white = self._white(picture)
+        if picture.kind == COLOUR16:
+            return _tensor(picture.values)
+        scaled = picture.values.astype(np.float64) * 255 / white
+        return _tensor(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+
+    def words(self) -> tuple[str, ...]:
+        """What was read, in sentences."""
+        counted = [f"{_pictures(self._said[note])} {note}" for note in (TURNED, FRAME) if self._said[note]]
+        sure = [f"{kind}: {white:g} is white" for kind, (white, certain) in self._whites.items() if certain]
+        return (*counted, *sure)
+
+    def guesses(self) -> tuple[str, ...]:
+        """What could have been read otherwise, in sentences."""
+        clear = f"{_pictures(self._said[TRANSPARENT])} {TRANSPARENT}, "
+        done = {DROP: "whose transparency was dropped"}.get(
+            self.opening.background, f"laid on {self.opening.background}"
+        )
+        unsure = [
+            f"{kind} reach {self._ranges[kind].top:g}, so {white:g} is white (otherwise: --data.white-level)"
+            for kind, (white, certain) in self._whites.items()
+            if not certain
+        ]
+        return (*((clear + done + " (otherwise: --data.background)",) * bool(self._said[TRANSPARENT])), *unsure)
+
+    def _white(self, picture: Values) -> float:
+        if picture.white is not None:
+            self._whites.setdefault(f"{picture.kind} with a depth of their own", (picture.white, True))
+            return picture.white
+        if picture.kind not in self._whites:
+            self._survey()
+            self._whites[picture.kind] = self._chosen(picture.kind)
+        return self._whites[picture.kind][0]
+
+    def _chosen(self, kind: str) -> tuple[float, bool]:
+        """The white value of a kind, and whether no other was possible."""
+        if self.opening.white_level is not None:
+            return self.opening.white_level, True
+        found = self._ranges[kind]
+        if kind == COLOUR16:
+            return _colour_white(found.top), True
+        if kind == SHORT and (found.top > WHOLE_DEPTHS[-2] or (found.spread and found.top)):
+            return 65535.0, True
+        return _white_of(found), not found.whole and found.top <= 1
+
+    def _survey(self) -> None:
+        """Find the range of every kind."""
+        if self._ranges:
+            return
+        for picture in self._every():
+            if picture.kind and picture.white is None:
+                self._ranges[picture.kind] = self._ranges.get(picture.kind, Range()).with_values(picture.values)
+
+
+def _white_of(found: Range) -> float:
+    if found.top <= 1:
+        return 1.0 if found.top else 255.0
+    if found.whole:
+        if found.top <= FEW:
+            return found.top
+        return float(next((depth for depth in WHOLE_DEPTHS if found.top <= depth), found.top))
+    return 255.0 if HALF <= found.top <= 255 else found.top
+
+
+def _colour_white(top: float) -> float:
+    """Pillow gives the upper eight of 16 bits of colour: pictures of 14 bits and fewer would lose most of theirs."""
+    if top < 64:
+        raise InputError(
+            f"16-bit colour pictures of this set reach only about {top * 256:g} of 65535, so they hold fewer bits, of "
+            "which most would be lost; save them with 8 bits a channel, or set --data.white-level 65535."
+        )
+    return 65535.0
+
+
+def _pictures(count: int) -> str:
+    return f"{count} picture" + "s" * (count != 1)
+
+
+def _tensor(array: np.ndarray) -> UInt8[Tensor, "C H W"]:
+    return torch.from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,212 @@
+"""Parquet files of a folder: which part each belongs to, their rows as one table, and the pictures that lie beside
+them."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import InputError
+from .splits import split_of
+
+SHARD = re.compile(r"[-_.]?\d+[-_.]of[-_.]\d+.*$|[-_.]?\d+$")
+"""The number of a file among those of one part: train-00000-of-00002."""
+BATCH = 100
+"""Rows that are copied at once."""
+
+
+def split_files(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """The files of the parts 'train', 'test' and 'validation' by a word of their name, else of the folders they lie
+    in; files without any are the training part where no others are, and otherwise belong to none.
+
+    Hidden files and folders are left out. Raises InputError where the files of a part lie in several folders, or are
+    called as several sets are.
+    """
+    parts: dict[str, list[Path]] = {}
+    for file in files:
+        if not any(piece.startswith(".") for piece in file.relative_to(folder).parts):
+            parts.setdefault(_part_of(file.relative_to(folder)), []).append(file)
+    if "train" not in parts and "" in parts:
+        parts["train"] = parts.pop("")
+        if len(parts) == 1:
+            _check_one_folder(folder, "train", parts["train"])
+            return parts
+    parts.pop("", None)
+    for part, its in parts.items():
+        _check_one_folder(folder, part, its)
+        named = sorted({_base(file.relative_to(folder)) for file in its})
+        if len(named) > 1:
+            raise InputError(
+                f"{folder} holds several sets of {_called(part)} files ({', '.join(named)}); keep the files of one set "
+                "in a folder of its own, and name it with --data."
+            )
+    return parts
+
+
+def _check_one_folder(folder: Path, part: str, files: Sequence[Path]) -> None:
+    places = sorted({file.parent.relative_to(folder).as_posix() for file in files})
+    if len(places) > 1:
+        raise InputError(
+            f"{folder} holds {_called(part)} files in several folders ({', '.join(places)}); name one of them with "
+            "--data."
+        )
+
+
+def _called(part: str) -> str:
+    return {"train": "training"}.get(part, part)
+
+
+def _part_of(file: Path) -> str:
+    """The part that a file's name speaks of, or else the nearest of its folders; '' for none."""
+    names = (file.stem, *(place.name for place in file.parents if place.name))
+    return next((part for name in names if (part := split_of(name))), "")
+
+
+def _base(file: Path) -> str:
+    """What the numbered files of one part have in common: nothing where the folder tells the part."""
+    return SHARD.sub("", file.stem) if split_of(file.stem) else ""
+
+
+def pictures_beside(files: Sequence[Path]) -> dict[str, Path]:
+    """The regular files below the folders in which the parquet files lie, by their whole true path, where some cell may
+    name a picture by a path instead of holding its bytes; none where no cell does.
+
+    Links to folders are not gone into, and hidden folders are left out.
+    """
+    places = sorted({file.parent for file in files if _may_name_files(file)})
+    return {
+        str(path.resolve()): path
+        for place in places
+        for path in _regular_files(place)
+        if path.suffix.lower() != ".parquet" and path not in files
+    }
+
+
+def _regular_files(place: Path) -> list[Path]:
+    found = []
+    for root, folders, names in os.walk(place):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(root) / name for name in sorted(names))
+        found += [path for path in paths if stat.S_ISREG(path.lstat().st_mode)]
+    return found
+
+
+def _may_name_files(file: Path) -> bool:
+    """Whether pictures may lie outside: a column of paths has some beside which no bytes are, or is all there is.
+
+    Only the end of the file is read. A file that cannot be read is refused later.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(file) as opened:
+            schema, told = opened.schema_arrow, opened.metadata
+            kept = {
+                told.row_group(0).column(number).path_in_schema: _nulls(told, number)
+                for number in range(told.num_columns if told.num_row_groups else 0)
+            }
+    except (pyarrow.ArrowException, OSError):
+        return False
+    bytes_in = {path: nulls for path, nulls in kept.items() if path.endswith(".bytes")}
+    paths = [path for path in kept if path.endswith(".path") and f"{path[:-5]}.bytes" not in kept]
+    texts = any(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) for kind in schema.types)
+    return bool(paths) or any(bytes_in.values()) or (texts and not bytes_in)
+
+
+def _nulls(told: Any, column: int) -> int:
+    """Rows without a value in a column; one where the file does not tell."""
+    chunks = [told.row_group(group).column(column) for group in range(told.num_row_groups)]
+    counts = [chunk.statistics.null_count if chunk.is_stats_set else None for chunk in chunks]
+    return sum(1 if count is None else count for count in counts)
+
+
+def copied(files: Sequence[Path], place: Path) -> Any:
+    """The rows of some files as one Hugging Face data set, whose pictures stay in a file at `place`.
+
+    Raises InputError for a broken file, and for files whose columns or class names differ.
+    """
+    import datasets
+    import pyarrow
+    from datasets.table import table_cast
+
+    try:
+        features = _features(files)
+        schema = features.arrow_schema
+        with pyarrow.OSFile(str(place), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
+            for file in files:
+                for batch in _batches(file):
+                    writer.write_table(table_cast(batch, schema))
+        return datasets.Dataset.from_file(str(place))
+    except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise InputError(f"{_named(files)} cannot be read ({reason}); replace the broken file.") from error
+
+
+def _named(files: Sequence[Path]) -> str:
+    more = f" and {len(files) - 1} more of that part" * (len(files) > 1)
+    return f"The parquet file {files[0]}{more}"
+
+
+def _batches(file: Path) -> Any:
+    import pyarrow
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(file, pre_buffer=False) as opened:
+        for batch in opened.iter_batches(batch_size=BATCH):
+            table = pyarrow.Table.from_batches([batch])
+            yield table.cast(_undivided(table.schema))
+
+
+def _features(files: Sequence[Path]) -> Any:
+    """The columns of all files together, as Hugging Face types."""
+    import datasets
+    import pyarrow
+    from pyarrow import parquet
+
+    schemas = []
+    for file in files:
+        try:
+            schemas.append(_undivided(parquet.read_schema(file)))
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise InputError(f"The parquet file {file} cannot be read ({error}); replace the broken file.") from error
+    first, told = schemas[0], datasets.Features.from_arrow_schema(schemas[0])
+    for file, schema in zip(files, schemas, strict=True):
+        _check_same(told, datasets.Features.from_arrow_schema(schema), files[0], file)
+    try:
+        whole = pyarrow.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options="permissive")
+    except pyarrow.ArrowException as error:
+        raise InputError(
+            f"The parquet files beside {files[0]} have columns of different types ({error}); write them alike."
+        ) from error
+    return datasets.Features.from_arrow_schema(whole.with_metadata(first.metadata))
+
+
+def _check_same(first: Mapping[str, Any], other: Mapping[str, Any], one: Path, file: Path) -> None:
+    if set(first) != set(other):
+        raise InputError(
+            f"{one.name} has the columns {', '.join(first)} and {file.name} has {', '.join(other)}; give files with "
+            "the same columns."
+        )
+    for name in first:
+        names = [getattr(feature, "names", None) for feature in (first[name], other[name])]
+        if names[0] != names[1]:
+            raise InputError(
+                f"The class names of column {name} differ between {one.name} and {file.name}; write both with the same."
+            )
+
+
+def _undivided(schema: Any) -> Any:
+    """The columns with categories as what they stand for."""
+    import pyarrow
+
+    fields = [
+        field.with_type(field.type.value_type) if pyarrow.types.is_dictionary(field.type) else field for field in schema
+    ]
+    return pyarrow.schema(fields, metadata=schema.metadata)

@@ -1,0 +1,48 @@
+"""Folders that Hugging Face `datasets` wrote with `save_to_disk`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import InputError
+from .digests import FileSet
+
+MARKS = ("state.json", "dataset_info.json")
+"""Files that a saved set has, and each split of a saved dictionary of sets."""
+DICTIONARY = "dataset_dict.json"
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return (folder / DICTIONARY).is_file() or all((folder / mark).is_file() for mark in MARKS)
+
+
+def saved_files(folder: Path) -> FileSet:
+    """The files that decide what is read."""
+    return FileSet(sorted(path for path in folder.rglob("*") if path.suffix in (".arrow", ".json")), folder)
+
+
+def files_below(folder: Path) -> dict[str, Path]:
+    """The files in the folder by their true paths: those that its tables may name as pictures."""
+    root = os.path.realpath(folder)
+    found = {os.path.realpath(path): path for path in folder.rglob("*") if path.is_file()}
+    return {real: path for real, path in found.items() if real.startswith(root + os.sep)}
+
+
+def from_saved(folder: Path) -> Mapping[str, Any]:
+    """The splits of a saved folder, mapped from its files. Raises InputError where one is absent or broken."""
+    import datasets
+
+    try:
+        held = datasets.load_from_disk(str(folder))
+    except Exception as error:  # datasets and pyarrow raise a dozen unrelated types
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{folder} cannot be read as a folder of datasets.save_to_disk ({reason}); save it again."
+        ) from error
+    if isinstance(held, datasets.DatasetDict):
+        return {str(name): split for name, split in held.items()}
+    return {"train": held}

@@ -1,0 +1,356 @@
+"""Tables as strangers write them: labels of any kind, pictures as bytes, paths and lists, and parts by file name."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+
+from astdistill.data.dataset import Dataset
+from astdistill.data.loading import load_dataset
+from astdistill.data.parquet import split_files
+from astdistill.runtime.errors import InputError
+
+
+def png(number: int) -> bytes:
+    """A grey picture whose pixels are its number."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8), number, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def cells(count: int, first: int = 0) -> list[dict[str, Any]]:
+    return [{"bytes": png(first + number), "path": None} for number in range(count)]
+
+
+def write(path: Path, **columns: Any) -> Path:
+    """A parquet file as pandas writes it; `image` holds the pictures 0, 1, 2, … unless it is given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = len(next(iter(columns.values())))
+    pd.DataFrame({"image": cells(count), **columns}).to_parquet(path)
+    return path.parent
+
+
+def read(folder: Path, **fields: Any) -> Dataset:
+    return load_dataset(str(folder), whiten="none", **fields)
+
+
+def by_number(found: Dataset) -> dict[int, str]:
+    """The class of each picture, of both parts, by its pixels."""
+    return {
+        round(float(images[row, 0, 0, 0]) * 255): found.classes[label]
+        for part in (found.train, found.test)
+        for images in [part.whole()]
+        for row, label in enumerate(part.labels.tolist())
+    }
+
+
+@pytest.mark.parametrize(
+    ("column", "labels", "names"),
+    [
+        ("label", ["cat", "dog"], ["cat", "dog"]),
+        ("class", ["dog", "cat"], ["dog", "cat"]),
+        ("target", [7.0, 3.0], ["7", "3"]),
+        ("y", [True, False], ["True", "False"]),
+        ("Category", pd.Categorical(["b", "a"]), ["b", "a"]),
+        ("class_name", [b"b", b"a"], ["b", "a"]),
+        ("label", pd.Categorical([5, 3]), ["5", "3"]),
+        ("label", [1, 2], ["1", "2"]),
+        ("labels", [20230001, 19991231], ["20230001", "19991231"]),
+        ("species", ["Iris", "Rosa"], ["Iris", "Rosa"]),
+        ("label", np.array([4, 200], dtype=np.uint8), ["4", "200"]),
+        ("label", [[3], [1]], ["3", "1"]),
+        ("label", ["10", "9"], ["10", "9"]),
+    ],
+)
+@pytest.mark.parametrize("beside", [{}, {"fold": [0, 1, 2] * 4}, {"__index_level_0__": [*range(12)]}, {"id": [0] * 12}])
+def test_labels_of_any_kind(
+    tmp_path: Path, column: str, labels: Any, names: list[str], beside: dict[str, list[int]]
+) -> None:
+    given = labels if isinstance(labels, pd.Categorical) else pd.Series(list(labels))
+    found = read(write(tmp_path / "set/train.parquet", **{column: pd.Series(given).iloc[[0, 1] * 6].array}, **beside))
+    assert by_number(found) == {number: names[number % 2] for number in range(12)}
+    order = sorted(names, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
+    assert found.classes == tuple(order)
+
+
+def test_a_shuffled_frame_keeps_its_labels(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"image": cells(20), "label": ["cat", "dog"] * 10}).sample(frac=1, random_state=0)
+    frame.to_parquet(tmp_path / "train.parquet")
+    assert "__index_level_0__" in pyarrow.parquet.read_schema(tmp_path / "train.parquet").names
+    assert by_number(read(tmp_path)) == {number: ["cat", "dog"][number % 2] for number in range(20)}
+
+
+def test_missing_labels_are_left_out_and_said(tmp_path: Path) -> None:
+    labels: list[Any] = ["cat", "dog"] * 6
+    labels[3] = labels[8] = None
+    labels[5] = ""
+    found = read(write(tmp_path / "train.parquet", label=labels))
+    assert by_number(found) == {n: ["cat", "dog"][n % 2] for n in range(12) if n not in (3, 5, 8)}
+    assert found.summary.left_out == ("3 images of split train without a label (such as rows 3, 5, 8)",)
+    numbers = pd.array([0, 1, None] * 4, dtype="Int64")
+    assert read(write(tmp_path / "numbers/train.parquet", label=numbers)).classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ([["cat"], ["cat", "dog"]], r"column label hold several values to an image"),
+        ([[0, 1], [1, 0]], r"column label hold several values to an image"),
+        ([0.5, 1.25], r"column label hold 0.5, which is no whole number"),
+        ([{"a": 1}, {"a": 2}], r"column label hold several values to an image"),
+        ([None, None], r"Column label of set, train part, holds no labels"),
+        (pd.to_datetime(["2020-01-01", "2020-01-02"]), r"column label are of type datetime"),
+        ([-1, 0, 1], r"Label -1 of set, column label stands beside 0..1"),
+        (["cat"], r"The data hold 1 class\(es\) \(cat\); at least two"),
+    ],
+)
+def test_labels_that_are_none_are_refused_by_name(tmp_path: Path, labels: Any, sentence: str) -> None:
+    count = 12 // len(labels)
+    with pytest.raises(InputError, match=sentence):
+        read(write(tmp_path / "set/train.parquet", label=list(labels) * count, fold=[0, 1] * 6))
+
+
+def test_no_column_of_numbers_is_taken_for_a_label(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set/train.parquet", fold=[0, 1] * 5, name=["a", "b"] * 5)
+    with pytest.raises(
+        InputError, match=r"set has no label column called like one .*fold \(whole numbers\), name \(te"
+    ):
+        read(folder)
+    assert read(folder, label_column="name").classes == ("a", "b")
+
+
+def test_text_names_the_numbers(tmp_path: Path) -> None:
+    columns = {"label": [3, 1] * 6, "label_name": ["dog", "cat"] * 6}
+    found = read(write(tmp_path / "train.parquet", **columns))
+    assert found.classes == ("cat", "dog")
+    assert by_number(found) == {number: ["dog", "cat"][number % 2] for number in range(12)}
+    assert "class names: column label_name" in found.summary.read
+    other = {"label": [0, 1] * 6, "label_name": ["dog", "cat", "cup"] * 4}
+    with pytest.raises(InputError, match="several columns that could be the label: label, label_name; name one"):
+        read(write(tmp_path / "other/train.parquet", **other))
+
+
+def test_parts_are_mapped_by_class_name(tmp_path: Path) -> None:
+    for part, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        labels = [names.index(name) for name in ("cat", "dog")] * 3
+        first = 100 * (part == "test")
+        table = datasets.Dataset.from_dict({"image": cells(6, first), "label": labels}, features=features)
+        table.to_parquet(tmp_path / f"{part}.parquet")
+    found = read(tmp_path)
+    assert found.classes == ("cat", "dog")
+    assert by_number(found) == {base + n: ["cat", "dog"][n % 2] for base in (0, 100) for n in range(6)}
+
+
+def test_parts_with_other_classes(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", label=["cat", "dog"] * 3)
+    write(tmp_path / "test.parquet", label=["dog", "cup"])
+    with pytest.raises(InputError, match="Class 'cup' has no training images"):
+        read(tmp_path)
+    write(tmp_path / "test.parquet", label=["dog", "dog"])
+    assert read(tmp_path).test.labels.tolist() == [1, 1]
+    write(tmp_path / "test.parquet", label=[1, 0])
+    with pytest.raises(InputError, match=r"column label are a mixture of int and str"):
+        read(tmp_path)
+
+
+LISTS = np.arange(64).reshape(8, 8) * 4
+
+
+@pytest.mark.parametrize(
+    ("array", "scale"),
+    [
+        (LISTS, 1),
+        (LISTS.astype(np.uint8), 1),
+        (LISTS / 252, 255 / 252),
+        (LISTS.astype(np.float32), 1),
+        (LISTS * 16, 255 / 4095 * 16),
+        (LISTS.reshape(64), 1),
+        (np.stack([LISTS] * 3), 1),
+        (np.stack([LISTS] * 3, axis=2), 1),
+        (LISTS[None], 1),
+        (LISTS[..., None], 1),
+        (LISTS > 100, 0),
+    ],
+)
+@pytest.mark.parametrize("column", ["image", "pixels"])
+def test_nested_lists_are_pictures(tmp_path: Path, array: np.ndarray, scale: float, column: str) -> None:
+    frame = pd.DataFrame({column: [array.tolist() for _ in range(10)], "label": [0, 1] * 5})
+    if array.dtype == np.uint8:
+        kind = pa.list_(pa.list_(pa.uint8()))
+        table = pa.table({column: pa.array(frame[column].tolist(), type=kind), "label": frame["label"].tolist()})
+        pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    else:
+        frame.to_parquet(tmp_path / "train.parquet")
+    pixels = (read(tmp_path).train.whole() * 255).round()
+    expected = torch.from_numpy(np.where(LISTS > 100, 255, 0) if not scale else np.rint(LISTS * scale))
+    assert pixels.shape[1] == (3 if 3 in array.shape else 1)
+    assert torch.equal(pixels[3, -1], expected.float())
+
+
+def test_one_scale_for_the_whole_set(tmp_path: Path) -> None:
+    bright, dark = LISTS * 100, LISTS
+    columns = {"label": [0, 1] * 5, "image": [bright.tolist(), dark.tolist()] * 5}
+    found = read(write(tmp_path / "train.parquet", **columns))
+    tops = [int((found.train.whole()[found.train.labels == label] * 255).round().max()) for label in (0, 1)]
+    assert tops == [round(25200 / 65535 * 255), 1]
+    assert found.summary.guessed == ("integer lists reach 25200, so 65535 is white (otherwise: --data.white-level)",)
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        ([[1, 2], [3]], "its lists have shape"),
+        ([1, 2, 3], "its 3 numbers in a row are no square"),
+        ([[-1, 2], [3, 4]], "go down to -1"),
+        ([[None, 2.5], [3, 4]], "no numbers"),
+        (np.zeros((4, 4, 4)).tolist(), r"which could be \[H, W, C\] or \[C, H, W\]"),
+        (np.zeros((2, 2, 2, 2)).tolist(), "its lists have shape"),
+        ([["a", "b"], ["c", "d"]], "its values are of type"),
+    ],
+)
+def test_lists_that_are_no_pictures(tmp_path: Path, cell: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=rf"Image 0 of .*, train part cannot be read as an image \(.*{sentence}"):
+        read(write(tmp_path / "train.parquet", label=[0, 1] * 5, image=[cell] * 10))
+
+
+def test_hugging_face_arrays_are_pictures(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Array3D((3, 8, 8), "uint8"), "label": datasets.Value("int64")})
+    pictures = np.arange(10 * 192, dtype=np.uint8).reshape(10, 3, 8, 8)
+    datasets.Dataset.from_dict({"image": pictures, "label": [0, 1] * 5}, features=features).to_parquet(
+        tmp_path / "train.parquet"
+    )
+    datasets.Dataset.from_dict({"image": pictures, "label": [0, 1] * 5}, features=features).to_parquet(
+        tmp_path / "test.parquet"
+    )
+    assert np.array_equal((read(tmp_path).test.whole() * 255).round().numpy(), pictures)
+
+
+def placed(folder: Path, names: Sequence[Any], **more: Any) -> Path:
+    """A table whose cells name pictures, and the pictures 0, 1, … in `imgs/`."""
+    (folder / "imgs").mkdir(parents=True)
+    for number in range(10):
+        (folder / "imgs" / f"{number}.png").write_bytes(png(number))
+    write(folder / "train.parquet", label=[0, 1] * 5, image=list(names), **more)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "form", ["imgs/{}.png", "./imgs/{}.png", "{}/imgs/{}.png", "imgs\\{}.png", "imgs/../imgs/{}.png"]
+)
+@pytest.mark.parametrize("as_cells", [False, True])
+def test_paths_beside_the_file(tmp_path: Path, form: str, as_cells: bool) -> None:
+    folder = tmp_path / "set"
+    texts = [form.format(*([folder] * (form.count("{}") - 1)), number) for number in range(10)]
+    names: Any = [{"bytes": None, "path": text} for text in texts] if as_cells else texts
+    found = read(placed(folder, names))
+    assert by_number(found) == {number: str(number % 2) for number in range(10)}
+    (folder / "imgs/3.png").write_bytes(png(99))  # a changed picture is a changed set
+    assert 99 in by_number(read(folder))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.png",
+        "{}/secret.png",
+        "link.png",
+        "out/secret.png",
+        "pipe.png",
+        "/dev/zero",
+        "imgs/77.png",
+        "file://x",
+    ],
+)
+@pytest.mark.parametrize("as_cells", [False, True])
+def test_no_other_file_is_opened(tmp_path: Path, name: str, as_cells: bool) -> None:
+    (tmp_path / "secret.png").write_bytes(png(200))
+    names: list[Any] = [f"imgs/{number}.png" for number in range(10)]
+    names[4] = name.format(tmp_path)
+    folder = placed(tmp_path / "set", [{"bytes": None, "path": text} for text in names] if as_cells else names)
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "out").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe.png")
+    with pytest.raises(InputError, match=r"A cell names the picture '.*', which is no file in .*set or below it"):
+        read(folder)
+
+
+def test_an_empty_cell_is_named(tmp_path: Path) -> None:
+    pictures: list[Any] = cells(10)
+    pictures[6] = {"bytes": None, "path": None}
+    pictures[7] = None
+    with pytest.raises(InputError, match=r"Image 6 of .*, train part cannot be read as an image"):
+        read(write(tmp_path / "train.parquet", label=[0, 1] * 5, image=pictures))
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("mnist_train.parquet", "mnist_test.parquet"),
+        ("pets-train-00000-of-00001.parquet", "pets-test-00000-of-00001.parquet"),
+        ("train.parquet", "dev.parquet"),
+        ("Train.parquet", "eval.parquet"),
+        ("TRAINING.parquet", "Testing.parquet"),
+        ("trn.parquet", "tst.parquet"),
+        ("data/train-00000-of-00001-a1b2c3d4e5f6.parquet", "data/validation-00000-of-00001-0f9e8d7c.parquet"),
+        ("train_data/0.parquet", "holdout/0.parquet"),
+        ("all.parquet", "test.parquet"),
+        ("[x]{y}train*.parquet", "[x]{y}test*.parquet"),
+    ],
+)
+def test_parts_by_file_name(tmp_path: Path, train: str, test: str) -> None:
+    folder = tmp_path / "set [1]"
+    write(folder / train, label=[0, 1] * 5)
+    write(folder / test, label=[0, 1] * 3, image=cells(6, 100))
+    found = read(folder)
+    assert (len(found.train), len(found.test)) == (10, 6)
+    assert float(found.test.whole().min()) * 255 == pytest.approx(100)
+
+
+def test_several_sets_of_one_part_are_a_question(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("mnist_train.parquet", "svhn_train.parquet", "test.parquet")]
+    with pytest.raises(InputError, match=r"several sets of training files \(mnist_train, svhn_train\)"):
+        split_files(tmp_path, files)
+    with pytest.raises(InputError, match=r"several sets of validation files \(dev, val\)"):
+        split_files(tmp_path, [tmp_path / name for name in ("train.parquet", "dev.parquet", "val.parquet")])
+    with pytest.raises(InputError, match=r"holds training files in several folders \(\., small\); name one"):
+        split_files(tmp_path, [tmp_path / "a.parquet", tmp_path / "small/b.parquet"])
+
+
+def test_hidden_and_foreign_files_are_left_out_and_said(tmp_path: Path) -> None:
+    write(tmp_path / "set/train.parquet", label=[0, 1] * 5)
+    write(tmp_path / "set/.ipynb_checkpoints/train-checkpoint.parquet", label=[1, 0] * 5)
+    write(tmp_path / "set/.cache/x/train.parquet", label=[1, 0] * 5)
+    write(tmp_path / "set/notes.parquet", label=[1, 0] * 5)
+    os.mkfifo(tmp_path / "set/pipe.parquet")
+    found = read(tmp_path / "set")
+    assert len(found.train) + len(found.test) == 10
+    assert found.summary.left_out[0].startswith("parquet files that belong to no part: ")
+    assert "and 1 more" in found.summary.left_out[0]
+
+
+def test_files_of_a_part_that_differ(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.parquet", label=[0, 1] * 5)
+    write(tmp_path / "train-1.parquet", target=[0, 1] * 5)
+    with pytest.raises(
+        InputError, match=r"train-0.parquet has the columns image, label and train-1.parquet has image, t"
+    ):
+        read(tmp_path)
+    write(tmp_path / "train-1.parquet", label=["a", "b"] * 5)
+    with pytest.raises(InputError, match="columns of different types"):
+        read(tmp_path)
+    named = [{"bytes": png(50), "path": "a.png"}] * 10
+    write(tmp_path / "train-1.parquet", label=np.array([0, 1] * 5, dtype=np.int8), image=named)
+    assert sorted(by_number(read(tmp_path))) == [*range(10), 50]
