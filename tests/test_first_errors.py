@@ -218,7 +218,6 @@ CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
     "unequal sizes": (pictures, (*OWN, "own"), "--data.size"),
     "names in a table": (table_with_names, (*OWN, "own"), "--data.label-column"),
     "no such column": (table_with_names, (*OWN, "own", "--data.label-column", "animals"), "Did you mean 'animal'?"),
-    "words in the label column": (table_with_names, (*OWN, "own", "--data.label-column", "animal"), "give one integer 0..K-1 per image"),
 }  # fmt: skip
 
 
