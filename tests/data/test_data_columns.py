@@ -81,7 +81,7 @@ def test_column_errors(features: dict[str, Any], image: str | None, label: str |
     [
         (2, ["label", "Labels", "y", "class_name", "ClassName", "fine_label", "image_label", "target", "category_id"]),
         (2, ["labelId", "label_idx", "ground_truth", "CLASS", "cls", "dx", "Finding Labels"]),
-        (1, ["species", "Diagnosis", "digit", "breed_name", "animal_type", "letter"]),
+        (1, ["species", "Diagnosis", "digit", "breed_name", "leaf_disease", "letter"]),
         (0, ["num_classes", "label_source", "is_target", "index", "__index_level_0__", "fold", "flag", "id", "x", ""]),
         (0, ["supercategory", "target_size", "file_type", "classifier", "year", "name", "text"]),
     ],

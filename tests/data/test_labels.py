@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from astdistill.runtime.errors import InputError
         (torch.tensor([1.0, 0.0], dtype=torch.bfloat16), [1, 0], ("0", "1")),
         ([torch.tensor(1), torch.tensor(0)], [1, 0], ("0", "1")),
         ([np.int8(1), np.int8(0)], [1, 0], ("0", "1")),
+        ([Decimal(3), Decimal("2.0")], [1, 0], ("2", "3")),
     ],
 )
 def test_any_labels_are_numbered_in_sorted_order(labels: Any, codes: list[int], classes: tuple[str, ...]) -> None:

@@ -118,6 +118,14 @@ def test_files_that_tell_their_depth(tmp_path: Path) -> None:
     Image.fromarray((RAMP * 257).astype(np.uint16)).save(buffer, "TIFF", tiffinfo=zero)
     found = read(folder(tmp_path / "white_is_zero", buffer.getvalue(), buffer.getvalue(), ending="tif"))
     assert np.array_equal(both(found)[0][0], 255 - RAMP)
+    buffer = io.BytesIO()
+    Image.fromarray((RAMP * 16).astype(np.uint16)).save(buffer, "TIFF", tiffinfo=zero)
+    found = read(folder(tmp_path / "twelve_bits", buffer.getvalue(), buffer.getvalue(), ending="tif"))
+    np.testing.assert_allclose(both(found)[0][0], 255 - RAMP * 16 / 4095 * 255, atol=0.51)
+    buffer = io.BytesIO()
+    Image.fromarray((RAMP / 255).astype(np.float32)).save(buffer, "PPM")
+    found = read(folder(tmp_path / "pfm", buffer.getvalue(), buffer.getvalue(), ending="ppm"))
+    assert np.array_equal(both(found)[0][0], RAMP)
 
 
 @pytest.mark.parametrize(

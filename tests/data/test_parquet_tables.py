@@ -354,3 +354,46 @@ def test_files_of_a_part_that_differ(tmp_path: Path) -> None:
     named = [{"bytes": png(50), "path": "a.png"}] * 10
     write(tmp_path / "train-1.parquet", label=np.array([0, 1] * 5, dtype=np.int8), image=named)
     assert sorted(by_number(read(tmp_path))) == [*range(10), 50]
+
+
+def test_a_column_says_the_part(tmp_path: Path) -> None:
+    parts = ["train"] * 8 + ["Test"] * 3 + ["val"]
+    found = read(write(tmp_path / "all.parquet", label=["a", "b"] * 6, split=parts))
+    assert (len(found.train), len(found.test)) == (8, 3)
+    assert by_number(found) == {number: "ab"[number % 2] for number in range(11)}
+    assert "parts: column split" in found.summary.read
+    assert found.summary.left_out == ("split validation, since test is the test part",)
+    other = read(write(tmp_path / "other/all.parquet", label=["a", "b"] * 6, split=["north", "south"] * 6))
+    assert len(other.train) + len(other.test) == 12
+
+
+def test_a_column_of_parts_opens_no_other_files(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(png(200))
+    names = [f"imgs/{number}.png" for number in range(9)] + ["../secret.png"]
+    with pytest.raises(InputError, match=r"which is no file in .*set or below it"):
+        read(placed(tmp_path / "set", names, split=["train"] * 6 + ["test"] * 4))
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"image": ["a cat"] * 10}, "A cell names the picture 'a cat', which is no file in"),
+        ({"image": [b"GIF"] * 10}, "Image 0 of set, train part cannot be read as an image"),
+        ({"image": [1] * 10}, r"set has no image column; it has image \(whole numbers\), label"),
+        ({f"pixel{n}": [0] * 10 for n in range(20)} | {"image": [0] * 10}, r"pixel6 .* and 14 more\. Name the image"),
+    ],
+)
+def test_refusals_name_the_cause(tmp_path: Path, columns: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        read(write(tmp_path / "set/train.parquet", **columns, label=[0, 1] * 5))
+
+
+def test_parts_with_other_columns_and_no_regular_file(tmp_path: Path) -> None:
+    write(tmp_path / "set/train.parquet", label=[0, 1] * 5)
+    pd.DataFrame({"picture": cells(2), "label": [0, 1]}).to_parquet(tmp_path / "set/test.parquet")
+    with pytest.raises(InputError, match=r"no image column 'image' in set, test part\. .*Known: label, picture"):
+        read(tmp_path / "set")
+    (tmp_path / "pipes").mkdir()
+    os.mkfifo(tmp_path / "pipes/train.parquet")
+    with pytest.raises(InputError, match=r"is no regular file, so .* holds no parquet files"):
+        read(tmp_path / "pipes")

@@ -20,8 +20,7 @@ LABEL_WORDS = (
 LABEL_NAMES = ("y", "gt", "ground_truth", "truth", "dx")
 KIND_WORDS = (
     *("species", "diagnosis", "breed", "digit", "letter", "character", "disease", "emotion", "expression", "variety"),
-    *("cultivar", "genus", "family", "kind", "type", "grade", "concept", "animal", "fruit", "flower", "plant", "food"),
-    *("object", "sign", "tag", "finding", "style", "brand", "gender", "sentiment"),
+    *("cultivar", "genus", "family", "kind", "type", "grade", "concept", "finding"),
 )
 """What classes are often called; taken where no column is called a label."""
 COUNTED = ("num", "n", "number", "count", "is", "has", "no")
@@ -50,6 +49,10 @@ NEVER = ("split", "fold", "part", "subset", "partition")
 """Names of class labels that tell parts, not classes."""
 PICTURE_NAMES = ("image", "img", "picture", "photo", "pixels", "pixel_values", "pixel", "images", "data", "x", "values")
 """Names of columns of flat lists that are pictures."""
+CALLED = 4
+"""The first of these name pictures also where the column's content is refused later."""
+TOLD = 8
+"""Columns that a sentence lists of many."""
 Values = Callable[[str], Iterable[Any]]
 """The values of a column, as Python objects, read as they are asked for."""
 
@@ -148,6 +151,7 @@ class _Table:
             [name for name in others if _depth(self.features[name]) > 1 and not rank_of(name)],
             [name for name in others if kinds[name] == "text" and _is_picture_name(self._first(name))],
             [name for name in others if kinds[name] == "list" and name.lower() in PICTURE_NAMES],
+            [name for name in others if kinds[name] in ("text", "bytes") and name.lower() in PICTURE_NAMES[:CALLED]],
         ]
         fitting = next((names for names in sure if names), [])
         if len(fitting) == 1:
@@ -212,7 +216,8 @@ class _Table:
                 f"{self.where} has several columns that could be the {kind}: {', '.join(fitting)}; name one with "
                 f"--data.{kind}-column."
             )
-        there = ", ".join(f"{name} ({_told(feature)})" for name, feature in self.features.items())
+        columns = [f"{name} ({_told(feature)})" for name, feature in self.features.items()]
+        there = ", ".join(columns[:TOLD]) + f" and {len(columns) - TOLD} more" * (len(columns) > TOLD)
         called = {"label": " called like one (label, class, target, category, …)"}.get(kind, "")
         return InputError(
             f"{self.where} has no {kind} column{called}; it has {there}. Name the {kind} column with "

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, unknown
 from ..runtime.files import cache_folder
 from ..runtime.progress import phase
 from .columns import Columns, find_columns, kind_of
@@ -26,6 +26,8 @@ from .labels import MISSING, Numbered, numbered
 from .parquet import copied, pictures_beside, split_files
 from .splits import split_of
 
+PART_COLUMNS = ("split", "subset", "partition", "part", "set", "usage", "phase", "fold")
+"""Names of columns that may say which part a row belongs to, where all rows lie in one table."""
 AT_ONCE = 100
 """Rows of a column that are looked at together."""
 NAMED = 3
@@ -48,6 +50,7 @@ def table_source(
     that the caller made. Raises InputError for missing columns, for labels that are no classes, and for a picture that
     may not be read.
     """
+    splits, opened, by_column = _by_column(splits, opened or {}, label_column)
     ranked = _parts_of(splits)
     train = _train_split(name, splits, ranked["train"])
     columns = find_columns(
@@ -55,6 +58,9 @@ def table_source(
     )
     test = next((split for split in ranked["test"] if _has_labels(splits[split], columns)), None)
     used = {part: split for part, split in (("train", train), ("test", test)) if split is not None}
+    for split in used.values():
+        if columns.image not in splits[split].column_names:
+            raise unknown("image column", columns.image, splits[split].column_names, where=f"in {name}, {split} part")
     found = _numbered({part: splits[split] for part, split in used.items()}, columns, name)
     labels = found.labels.split([len(splits[split]) for split in used.values()])
     rows = {part: (its != MISSING).nonzero().squeeze(1) for part, its in zip(used, labels, strict=True)}
@@ -62,7 +68,7 @@ def table_source(
     if not len(kept["train"]):
         raise InputError(f"Column {columns.label} of {name}, {train} part, holds no labels; name another.")
     places = {part: f"{name}, {split} part" for part, split in used.items()}
-    readers = {part: (opened or {}).get(split, any_file) for part, split in used.items()}
+    readers = {part: opened.get(split, any_file) for part, split in used.items()}
     pictures = {part: _Pictures(splits[split], columns.image, readers[part]) for part, split in used.items()}
     return Source(
         name,
@@ -71,8 +77,29 @@ def table_source(
         lambda part, chosen: pictures[part].read(rows[part][list(chosen)].tolist()),
         lambda part, row: f"Image {int(rows[part][row])} of {places[part]}",
         files,
-        _summary(used, columns, found, _left_out(splits, ranked, used, rows)),
+        _summary(used, columns, found, _left_out(splits, ranked, used, rows)).with_read(*by_column),
     )
+
+
+def _by_column(
+    splits: Mapping[str, Any], opened: Mapping[str, Opened], label: str | None
+) -> tuple[Mapping[str, Any], Mapping[str, Opened], tuple[str, ...]]:
+    """One table divided by a column of part names such as 'train' and 'test', and the words for it; else all as it
+    is."""
+    if len(splits) != 1:
+        return splits, opened, ()
+    ((only, table),) = splits.items()
+    for column in table.column_names:
+        if column.lower() not in PART_COLUMNS or column == label:
+            continue
+        names = _names_of(table.features[column])
+        told = [names[value] if names and value is not None else value for value in _values(table, column)]
+        parts = [split_of(value) if isinstance(value, str) else None for value in told]
+        if "train" in parts and None not in parts and len(set(parts)) > 1:
+            rows = [(part, [row for row, its in enumerate(parts) if its == part]) for part in dict.fromkeys(parts)]
+            readers = {str(part): opened[only] for part, _ in rows if only in opened}
+            return {str(part): table.select(its) for part, its in rows}, readers, (f"parts: column {column}",)
+    return splits, opened, ()
 
 
 def _parts_of(splits: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -362,6 +389,8 @@ def parquet_folder(folder: Path, paths: Sequence[Path]) -> ParquetFolder:
     """What is read of a folder that holds these parquet files. Raises InputError as `split_files` does, and where none
     of them can be meant."""
     regular = [path for path in paths if path.is_file()]
+    if not regular:
+        raise InputError(f"{paths[0]} is no regular file, so {folder} holds no parquet files; name another folder.")
     parts = split_files(folder, regular)
     if not parts:
         raise InputError(f"All parquet files of {folder} are hidden ({paths[0].relative_to(folder)}); rename them.")
@@ -384,7 +413,9 @@ def from_parquet(given: ParquetFolder, image_column: str | None, label_column: s
 
 def _with_files(summary: Summary, given: ParquetFolder) -> Summary:
     """The summary of the splits, and which files they are."""
-    tables = [f"split {part}: {_some(paths, given.folder)}" for part, paths in given.parts.items()]
+    said = " ".join(summary.read)
+    used = {part: paths for part, paths in given.parts.items() if f"part: split {part}" in said}
+    tables = [f"split {part}: {_some(paths, given.folder)}" for part, paths in used.items()]
     unread = f"parquet files that belong to no part: {_some(given.unread, given.folder)}"
     return replace(
         summary, read=(*summary.read, *tables), left_out=(*summary.left_out, *((unread,) * bool(given.unread)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -191,7 +192,9 @@ def _plain(values: list[Any], where: str) -> np.ndarray:
 
 
 def _single(value: Any) -> Any:
-    """The value itself, or the only one in a list, array or tensor."""
+    """The value itself, or the only one in a list, array or tensor; a decimal as a number."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, list | tuple) and len(value) == 1:
         return value[0]
     if isinstance(value, np.ndarray | np.generic | Tensor) and math.prod(value.shape) == 1:

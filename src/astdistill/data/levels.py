@@ -72,6 +72,7 @@ class Values(NamedTuple):
 
 
 SHORT, COLOUR16 = "16-bit grey pictures", "16-bit colour pictures"
+INVERTED = " stored with 0 for white"
 KINDS = {"I": "32-bit integer pictures", "F": "floating-point pictures"}
 TURNED = "turned upright as their EXIF orientation says"
 FRAME = "with several frames or pages, of which the first was read"
@@ -161,17 +162,13 @@ def _deep(picture: Image.Image, upright: Image.Image, rawmode: str, opening: Ope
     clear = picture.info.get("transparency")
     if isinstance(clear, int) and opening.background != DROP and bool((array == clear).any()):
         raise ValueError("it has 16 bits and transparent pixels; save it with 8 bits, or set --data.background drop")
-    white = _declared(picture, rawmode)
-    if _is_white_zero(picture):
-        if upright.mode not in SHORT_MODES:
-            raise ValueError("0 is white in it, and it has 32 bits; save it with 0 for black")
-        array = np.uint16(white or 65535) - array
-    return Values(array, KINDS.get(upright.mode, SHORT), white, notes)
+    kind = KINDS.get(upright.mode, SHORT) + INVERTED * _is_white_zero(picture)
+    return Values(array, kind, _declared(upright.mode, picture.format, rawmode), notes)
 
 
-def _declared(picture: Image.Image, rawmode: str) -> float | None:
+def _declared(mode: str, form: str | None, rawmode: str) -> float | None:
     """The value that is white, where the format says so: Pillow brings PGM with more than 256 levels to 16 bits."""
-    if picture.format == "PPM":
+    if form == "PPM" and mode != "F":
         return 65535.0
     return {"I;12": 4095.0}.get(rawmode)
 
@@ -246,8 +243,8 @@ class Levels:
         white = self._white(picture)
         if picture.kind == COLOUR16:
             return _tensor(picture.values)
-        scaled = picture.values.astype(np.float64) * 255 / white
-        return _tensor(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+        scaled = np.clip(np.rint(picture.values.astype(np.float64) * 255 / white), 0, 255).astype(np.uint8)
+        return _tensor(255 - scaled if picture.kind.endswith(INVERTED) else scaled)
 
     def words(self) -> tuple[str, ...]:
         """What was read, in sentences."""
@@ -284,7 +281,7 @@ class Levels:
         found = self._ranges[kind]
         if kind == COLOUR16:
             return _colour_white(found.top), True
-        if kind == SHORT and (found.top > WHOLE_DEPTHS[-2] or (found.spread and found.top)):
+        if kind.startswith(SHORT) and (found.top > WHOLE_DEPTHS[-2] or (found.spread and found.top)):
             return 65535.0, True
         return _white_of(found), not found.whole and found.top <= 1
 
