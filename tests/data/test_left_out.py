@@ -298,3 +298,27 @@ def test_pictures_are_fetched_together_as_far_as_they_are_small(
     source = Source("own", ("a", "b"), {"train": labels}, fetch, lambda *_: "", FileSet([]), Summary())
     assert len(decoding.decoded(source, ClassChoice(), lambda pixels: pixels).train) == 2500
     assert (sum(asked), max(asked)) == (2500, most)
+
+
+def test_tiny_imagenet_one_folder_further_down(tmp_path: Path, write_pictures: Callable[..., None]) -> None:
+    root = tmp_path / "data" / "tiny-imagenet-200"
+    for wnid in ("n01", "n02"):
+        write_pictures(root / "train" / wnid / "images", 2)
+    write_pictures(root / "val" / "images", 2)
+    (root / "wnids.txt").write_text("n02\nn01\n")
+    (root / "val" / "val_annotations.txt").write_text("000.png\tn02\n001.png\tn01\n")
+    data = load_dataset(str(tmp_path / "data"))
+    assert (data.name, data.class_sizes(), data.test.labels.tolist()) == ("tiny_imagenet", [2, 2], [0, 1])
+    assert data.summary.read[-1] == "everything lies in folder tiny-imagenet-200"
+
+
+def test_pictures_beside_parquet_files_are_said(
+    tmp_path: Path, cifar_folder: Path, write_pictures: Callable[..., None]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for file in sorted((cifar_folder / "cifar10").glob("*.parquet")):
+        os.link(file, tmp_path / "in" / file.name)
+    write_pictures(tmp_path / "in" / "assets", 2)
+    write_pictures(tmp_path / "in" / ".git", 1)
+    data = load_dataset(str(tmp_path / "in"), first_classes=2)
+    assert data.summary.left_out[-1] == "2 picture files beside the parquet files (000.png, 001.png)"

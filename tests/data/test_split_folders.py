@@ -237,3 +237,31 @@ def test_named_parts_are_written_only_where_they_are_given(tree: Tree) -> None:
     assert again.config.model_dump()["train_part"] == "train"
     with pytest.raises(InputError, match="is no folder of pictures"):
         load_dataset("digits", train_part="train")
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("cat/a/train", "cat/a/test", "dog/a/train", "dog/a/test"),
+        ("seen/train/cat", "seen/train/dog", "unseen/test/cat", "unseen/test/dog"),
+        ("cat/train", "dog/train"),
+    ],
+)
+def test_parts_at_a_depth_where_none_are_looked_for_are_a_sentence(tree: Tree, folders: tuple[str, ...]) -> None:
+    source = tree(TRAIN, *folders)
+    with pytest.raises(InputError, match=r"called like parts.*--data\.train-part \. if all of"):
+        load_dataset(source)
+    assert len(load_dataset(source, train_part=".").classes) == 2
+
+
+def test_an_empty_test_part_and_a_class_without_one_are_said(tree: Tree, tmp_path: Path) -> None:
+    source = tree(TRAIN, *both("train"))
+    (tmp_path / "in" / "test" / "cat").mkdir(parents=True)
+    assert load_dataset(source).summary.left_out == ("folder test, which holds no pictures",)
+
+
+def test_a_class_whose_pictures_are_all_for_training(tree: Tree) -> None:
+    tree(TRAIN, "cat/train", "dog/train")
+    data = load_dataset(tree(TEST, "cat/test"))
+    assert sizes(data) == (("cat", "dog"), [TRAIN, TRAIN], [TEST, 0])
+    assert data.summary.left_out == ("classes without test pictures: 1 (dog)",)

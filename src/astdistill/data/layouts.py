@@ -264,7 +264,7 @@ class _Finder:
         if whole:
             raise InputError(
                 f"In {self._at()} class {text_of(divided[0].name)} is divided into parts and class "
-                f"{text_of(whole[0].name)} is not; divide every class, or none of them."
+                f"{text_of(whole[0].name)} is not; divide every class, or none, or name a folder below it with --data."
             )
         return self._divided(divided, UNNAMED)
 
@@ -290,6 +290,7 @@ class _Finder:
         read = {*train.values(), *test.values()}
         unread = {part.name for place in places for part in self.listing.subfolders(place) if part not in read}
         stray = [path for place in places for path in self.listing.entries(place).pictures]
+        absent = [name for name in sorted(train) if test and name not in test]
         return Layout(
             train,
             test or None,
@@ -297,6 +298,7 @@ class _Finder:
             (
                 *(f"folders {text_of(name)} of the classes, which are not read" for name in sorted(unread)),
                 *_stray(stray),
+                *_untested(absent),
             ),
             tuple(self.notes),
             (self.root, *places),
@@ -324,6 +326,7 @@ class _Finder:
         """The folders of the root as classes."""
         places = self.listing.entries(self.root).folders
         self._check_numbered()
+        self._check_deeper()
         return self._layout({place.name: place for place in places}, self.root, None, ())
 
     def _check_numbered(self) -> None:
@@ -340,6 +343,20 @@ class _Finder:
             f"so they could be parts or classes; name parts: --data.train-part {first} --data.test-part {second}, or "
             f"give --data.train-part {HERE} if they are the classes."
         )
+
+    def _check_deeper(self) -> None:
+        """Raise InputError where a class holds nothing but parts, which would become one."""
+        for place in self.listing.subfolders(self.root):
+            inner = place
+            while (only := _only(inner, self.listing)) and split_of(only.name) is None:
+                inner = only
+            parts = list(self.listing.subfolders(inner))
+            if parts and all(split_of(part.name) and PLAIN.fullmatch(part.name.lower()) for part in parts):
+                raise InputError(
+                    f"{text_of(inner)} holds {names(parts)}, which are called like parts, but {self._at()} is not "
+                    f"divided so; name another folder with --data, or give --data.train-part {HERE} if all of "
+                    f"{text_of(place.name)} is one class."
+                )
 
     def _class_places(self, part: Path) -> Iterator[Path]:
         """The class folders of a part that hold pictures."""
@@ -361,20 +378,19 @@ class _Finder:
     # sentences
 
     def _layout(self, classes: Places, train: Path, test: Path | None, left_out: tuple[str, ...]) -> Layout:
-        tests, absent = None, tuple[str, ...]()
+        tests, absent = None, list[str]()
         if test is not None:
             tests = self._checked_test(test, classes)
-            absent = tuple(name for name in sorted(classes) if name not in tests)
+            absent = [name for name in sorted(classes) if name not in tests]
         parts = (train,) if test is None else (train, test)
         roots = dict.fromkeys([self.root, *parts, *(self._part_root(part) for part in parts)])
         stray = [path for root in roots for path in self.listing.entries(root).pictures]
         same = _same([*classes.values(), *(tests or {}).values()])
-        notes = (f"classes without test pictures: {len(absent)} ({some(map(Path, absent))})",) * bool(absent)
         return Layout(
             classes,
             tests,
             (*self._through(), f"training part: folder {self._name(train)}", *_test_words(test and self._name(test))),
-            (*left_out, *_stray(stray), *notes),
+            (*left_out, *self._empty(train), *_stray(stray), *_untested(absent)),
             (*self.notes, *_alike(classes), *same, *self._nested(classes)),
             tuple(roots),
         )
@@ -411,6 +427,12 @@ class _Finder:
             f"folders inside class folders count to the class, such as {some(places)} to {text_of(name)} (where these "
             "are the classes, name the folder that holds them with --data or --data.train-part)",
         )
+
+    def _empty(self, train: Path) -> Iterator[str]:
+        """A word on folders beside the training part that hold no pictures."""
+        beside = () if train == self.root else self.listing.entries(self.root).folders
+        empty = (place for place in beside if not self.listing.has_pictures(place))
+        return (f"folder {text_of(place.name)}, which holds no pictures" for place in empty)
 
     def _through(self) -> tuple[str, ...]:
         """A word on the folders that were looked through."""
@@ -476,6 +498,10 @@ def _test_words(where: str | None) -> tuple[str, ...]:
     if not where:
         return ()
     return (f"test part: {'folders' if where.endswith(' of the classes') else 'folder'} {where}",)
+
+
+def _untested(absent: Sequence[str]) -> tuple[str, ...]:
+    return (f"classes without test pictures: {len(absent)} ({some(map(Path, absent))})",) * bool(absent)
 
 
 def _stray(pictures: Sequence[Path]) -> tuple[str, ...]:

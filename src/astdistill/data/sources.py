@@ -273,14 +273,16 @@ def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
 def _from_folder(folder: Path, request: Request) -> RawData:
     listing = Listing()
     inside = listing.entries(folder).folders
-    tiny = [place for place in (folder, *inside) if is_tiny_imagenet(place)]
+    tiny = [place for place in (folder, *inside * (len(inside) == 1)) if is_tiny_imagenet(place)]
     parquet = [] if tiny else _parquet_files(folder, listing)
     if not tiny and not parquet:
         return _from_pictures(folder, request, listing)
     if request.parts != UNNAMED:
         raise _no_parts(str(folder))
     if not parquet:
-        return _from_tiny_imagenet(tiny[0], request)
+        raw = _from_tiny_imagenet(tiny[0], request)
+        through = (f"everything lies in folder {text_of(tiny[0].name)}",) * (tiny[0] != folder)
+        return replace(raw, summary=raw.summary.with_read(*through))
     raw, pictures = _from_parquet(folder, parquet, request), listing.walk(folder).pictures
     beside = (f"{len(pictures)} picture files beside the parquet files ({some(pictures)})",) * bool(pictures)
     return replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, *beside)))
