@@ -25,6 +25,7 @@ from ..runtime.shapes import Pixels
 from .dataset import RawData, Split, Summary
 from .decoding import in_memory
 from .digests import FileSet, Manifest, Stamp, read_notes, tensor_digest, write_notes
+from .listing import text_of
 from .storage import MappedImages, StoredImages, pixel_digest
 
 FORMAT = 1
@@ -166,7 +167,7 @@ def cached_data(
 
 def _root(files: FileSet) -> str:
     """Where the files lie: that of which a manifest is."""
-    return str((files.folder or files.files[0].parent).resolve())
+    return text_of((files.folder or files.files[0].parent).resolve())
 
 
 def in_file(pixels: StoredImages, name: str) -> MappedImages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
@@ -24,7 +24,13 @@ from .storage import StoredImages, chosen_rows, in_batches
 Resize = Literal["crop", "squash"]
 
 
-NEW_DEFAULTS = (("resize", "crop"), ("background", "white"), ("white_level", None))
+NEW_DEFAULTS = (
+    ("resize", "crop"),
+    ("background", "white"),
+    ("white_level", None),
+    ("train_part", None),
+    ("test_part", None),
+)
 """Settings that earlier versions did not have, and their defaults."""
 
 
@@ -52,6 +58,11 @@ class DataConfig(Record):
     """Column holding the images, where it cannot be found by itself."""
     label_column: str | None = None
     """Column holding the labels, where it cannot be found by itself."""
+    train_part: str | None = None
+    """The folder that holds the training images, inside the source or inside each of its classes, where it cannot be
+    found by itself; '.' says that the folders of the source are its classes."""
+    test_part: str | None = None
+    """The same for the test images."""
     size: int | None = Field(default=None, ge=8)
     """Resize to this many pixels a side; without it single-channel 28×28 images, of whatever source, are padded to
     32×32 (give 28 to keep them), and ImageNet and its subsets get 128."""
@@ -114,13 +125,15 @@ class Source:
     name: str
     classes: tuple[str, ...]
     labels: Mapping[str, Labels]
-    fetch: Callable[[str, Sequence[int]], Sequence[bytes | np.ndarray]]
+    fetch: Callable[[str, Sequence[int]], Iterable[bytes | np.ndarray]]
     where: Callable[[str, int], str]
     files: FileSet
     """Those that decide what is read; none where the pictures lie in memory."""
     summary: Summary
     words: tuple[str, ...] = ()
     """Class names that are in none of these files."""
+    places: tuple[tuple[str, int, str], ...] = ()
+    """Part, label and folder of what is read, where folders tell them."""
 
 
 class Labelled(NamedTuple):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
+import stat
 import struct
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,7 @@ from ..runtime.errors import InputError
 from ..runtime.shapes import Pixels
 from .dataset import RawData, Resize, Source, Split, checked_count
 from .levels import Levels, Opening, Values, list_values, picture_values
+from .listing import text_of
 from .selection import ClassChoice, SelectedRows, kept_labels, renumbered
 from .storage import StoredImages
 
@@ -67,6 +72,18 @@ def padded(pixels: UInt8[Tensor, "N C h w"], to: int) -> Pixels:
 
 
 CHUNK = 1000
+FETCHED = 1 << 24
+"""Bytes of encoded pictures that are held at once, where they are fetched together."""
+LARGEST_FILE = 1 << 30
+"""Bytes of one picture's file."""
+MOST_PIXELS = 89_478_485
+"""Pixels of one picture, known before it is decoded; from here on Pillow warns of a bomb."""
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "BMP", "DIB", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "SGI", "SUN", "PCX"),
+    *("ICO", "TGA"),
+)
+"""Formats by Pillow's names, whatever the ending of the file. None of them starts a program, as EPS does, or opens
+another file; TGA, which begins with nothing of its own, is tried last."""
 PARTS = {"train": "training part", "test": "test part"}
 Sized = Callable[[Pixels], Pixels]
 
@@ -176,10 +193,19 @@ def _every_picture(source: Source, chosen: Mapping[str, SelectedRows], opening: 
 
 
 def _opened(source: Source, part: str, rows: list[int], opening: Opening) -> Iterator[Values]:
-    for start in range(0, len(rows), CHUNK):
-        chunk = rows[start : start + CHUNK]
+    """The values of the pictures, one after another. So many are fetched at once that their bytes stay near `FETCHED`,
+    as far as those before tell."""
+    start, count, largest = 0, 1, 1
+    while start < len(rows):
+        chunk = rows[start : start + count]
         for row, data in zip(chunk, source.fetch(part, chunk), strict=True):
+            largest = max(largest, _size_in_memory(data))
             yield _decode(data, source.where(part, row), opening)
+        start, count = start + len(chunk), max(1, min(2 * count, CHUNK, FETCHED // largest))
+
+
+def _size_in_memory(data: bytes | np.ndarray) -> int:
+    return data.nbytes if isinstance(data, np.ndarray) else len(data)
 
 
 def _decode(data: bytes | np.ndarray, where: str, opening: Opening) -> Values:
@@ -187,20 +213,43 @@ def _decode(data: bytes | np.ndarray, where: str, opening: Opening) -> Values:
     try:
         if isinstance(data, np.ndarray):
             return list_values(data)
-        with Image.open(stream) as picture:
-            return picture_values(picture, opening)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS is the same bound
+            with Image.open(stream, formats=readable_formats()) as picture:
+                if picture.width * picture.height > MOST_PIXELS:
+                    raise Image.DecompressionBombError
+                return picture_values(picture, opening)
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{where} has more than the {MOST_PIXELS:,} pixels that a picture may have; make it smaller or take it out."
+        ) from error
     # what Pillow raises on broken files depends on the format
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         why = str(error).replace(f" {stream!r}", "")  # Pillow names the bytes' address, which nobody knows
         raise InputError(f"{where} cannot be read as an image ({why}); replace it or take it out.") from error
 
 
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """The formats that are read, as far as this Pillow knows them."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def file_bytes(path: Path) -> bytes:
-    """The bytes of a file. Raises InputError naming it when it cannot be read."""
+    """The bytes of a regular file. Raises InputError naming it when it cannot be read, is none, or is too large."""
+    where = text_of(path)
     try:
-        return path.read_bytes()
+        # A pipe without a writer would hold up an open that waits.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise InputError(f"{where} is a pipe, device or socket, not a picture file; take it out.")
+            if found.st_size > LARGEST_FILE:
+                raise InputError(f"{where} is larger than {LARGEST_FILE >> 20} MiB; make it smaller, or take it out.")
+            return file.read()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}); check its permissions.") from error
+        raise InputError(f"{where} cannot be read ({error.strerror}); check its permissions.") from error
 
 
 def _with_channels(block: UInt8[Tensor, "N c H W"], channels: int, allocator: Callable[..., Pixels]) -> Pixels:

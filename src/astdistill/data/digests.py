@@ -17,6 +17,7 @@ from torch import Tensor
 from ..runtime.config import digest
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
+from .listing import text_of
 
 READ = 1 << 20
 """Bytes of a file that are read at once."""
@@ -73,11 +74,13 @@ class Stamp:
 class FileSet:
     """The files that decide what a source holds, in the order in which they count.
 
-    With `folder`, their paths below it are part of the content; without, only their bytes are.
+    With `folder`, their paths below it are part of the content; without, only their bytes are. None may have more than
+    `largest` bytes.
     """
 
     files: Sequence[Path]
     folder: Path | None = None
+    largest: int | None = None
 
     def content(self) -> str:
         """The SHA-256 of every byte. Times of change play no part: a copy of a folder is the same content.
@@ -97,7 +100,7 @@ class FileSet:
         return whole.hexdigest()
 
     def stamp(self) -> Stamp:
-        """The files as the file system lists them. Raises InputError naming a file that is not there.
+        """The files as the file system lists them. Raises InputError naming a file that is not there, or too large.
 
         The time of the last change of the file itself (ctime) cannot be set by a program, so that it tells a file of
         the old size whose time was put back. On Windows it is the time of creation.
@@ -108,6 +111,10 @@ class FileSet:
                 found = path.stat()
             except OSError as error:
                 raise _unreadable(path, error) from error
+            if self.largest is not None and found.st_size > self.largest:
+                raise InputError(
+                    f"{text_of(path)} is larger than {self.largest >> 20} MiB; make it smaller, or take it out."
+                )
             place = self._below(path) or str(path.absolute())
             state.update(_encoded(f"{place}\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\n"))
             newest = max(newest, found.st_mtime_ns, found.st_ctime_ns)
@@ -174,4 +181,4 @@ def _encoded(text: str) -> bytes:
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path} cannot be read ({error}); check its permissions.")
+    return InputError(f"{text_of(path)} cannot be read ({error.strerror}); check its permissions.")

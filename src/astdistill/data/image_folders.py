@@ -3,11 +3,11 @@ ImageNet as it was published: tiny-imagenet-200.zip, or the folder that it unpac
 
 from __future__ import annotations
 
-import re
+import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,111 +15,99 @@ import torch
 from ..runtime.errors import InputError
 from ..runtime.shapes import Labels
 from .dataset import Source, Summary
-from .decoding import file_bytes
+from .decoding import LARGEST_FILE, file_bytes
 from .digests import FileSet
+from .layouts import UNNAMED, WNID, PartNames, folder_layout
+from .listing import Listing, Walked, is_picture, text_of
 from .selection import ClassChoice, kept_labels
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
-NAMED = 3
-"""Files that a summary names of those that were left out."""
+
+def class_folders(folder: Path, listing: Listing) -> tuple[str, ...]:
+    """The names of the class folders of the training part, or of the folder itself where it has none; in alphabetical
+    order."""
+    return folder_layout(folder, listing).classes
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the class folders in `train/`, or in the folder itself where it has no training part; in
-    alphabetical order."""
-    return tuple(place.name for place in _subfolders(_subfolder(folder, TRAIN_FOLDERS) or folder))
+def from_picture_folder(folder: Path, choice: ClassChoice, listing: Listing, parts: PartNames = UNNAMED) -> Source:
+    """The pictures of a folder that is divided as `folder_layout` says; classes in alphabetical order.
 
-
-def from_picture_folder(folder: Path, choice: ClassChoice) -> Source:
-    """The pictures in `train/<class>/` and `test|val/<class>/`, or in `<class>/` alone; classes in alphabetical order.
-
-    Only the folders of the chosen classes are looked into. Classes named by WordNet identifiers get words where
-    words.txt lies beside `train/`. Raises InputError for a folder without pictures, a class without any, or a test
-    class that is not trained on.
+    Only the folders of the chosen classes are read. Classes named by WordNet identifiers get words where words.txt
+    lies beside the training part. Raises InputError for a folder without pictures, a class without any, or a test class
+    that is not trained on.
     """
-    train, folders = _subfolder(folder, TRAIN_FOLDERS), class_folders(folder)
-    root, words = train or folder, _wnid_words(folder, folders)
-    chosen = {label: folders[label] for label in kept_labels(words or folders, choice)} if folders else {}
-    listed = {"train": _files_of(root, chosen)}
-    if not any(is_picture(path.name) for _, path in listed["train"]):
-        raise InputError(
-            f"{folder} holds no pictures in class folders; expected {folder}/train/<class>/*.png, or "
-            f"{folder}/<class>/*.png."
-        )
-    test = train and _test_folder(folder, folders)
-    if test is not None:
-        listed["test"] = _files_of(test, chosen)
-    pictures = {part: [pair for pair in pairs if is_picture(pair[1].name)] for part, pairs in listed.items()}
-    others = [path for pairs in listed.values() for _, path in pairs if not is_picture(path.name)]
+    layout = folder_layout(folder, listing, parts)
+    folders, beside = layout.classes, sorted(layout.beside)
+    words = next((found for place in beside if (found := _wnid_words(place, folders))), ())
+    named = words or _printable(folders)
+    chosen = {label: folders[label] for label in kept_labels(named, choice)} if folders else {}
+    rest, pictures = _files_beside(beside, listing), dict[str, list[tuple[int, Path]]]()
+    for part in ("train", "test"):
+        pictures[part] = _labelled(getattr(layout, part) or {}, chosen, listing, rest)
+    if not pictures["train"]:
+        raise _no_pictures(folder, rest)
+    if not pictures["test"] and layout.test is None:
+        del pictures["test"]
+    said, places = layout.summary, {"train": layout.train, "test": layout.test or {}}
     return Source(
-        folder.resolve().name,
-        words or folders,
+        text_of(folder.resolve().name),
+        named,
         {part: _labels_of(pairs) for part, pairs in pictures.items()},
-        lambda part, rows: [file_bytes(pictures[part][row][1]) for row in rows],
-        lambda part, row: str(pictures[part][row][1]),
-        FileSet(sorted(path for pairs in pictures.values() for _, path in pairs), folder),
-        _folder_summary(folder, root, test, [path for path in others if path.is_file()]),
+        lambda part, rows: (file_bytes(pictures[part][row][1]) for row in rows),
+        lambda part, row: text_of(pictures[part][row][1]),
+        FileSet(sorted(path for pairs in pictures.values() for _, path in pairs), folder, LARGEST_FILE),
+        replace(said, left_out=(*said.left_out, *rest.left_out())),
         words,
+        tuple(
+            (part, label, places[part][name].relative_to(folder).as_posix())
+            for part in places
+            for label, name in sorted(chosen.items())
+            if name in places[part]
+        ),
     )
 
 
-def _files_of(root: Path, chosen: Mapping[int, str]) -> list[tuple[int, Path]]:
-    """Everything below the class folders of the chosen labels, with its label: by label, then by path."""
-    return [(label, path) for label in sorted(chosen) for path in sorted((root / chosen[label]).rglob("*"))]
+def _labelled(
+    places: Mapping[str, Path], chosen: Mapping[int, str], listing: Listing, rest: Walked
+) -> list[tuple[int, Path]]:
+    """The pictures of the chosen labels with their labels: by label, then by path. All else goes to `rest`."""
+    found = list[tuple[int, Path]]()
+    for label, name in sorted(chosen.items()):
+        if name in places:
+            walked = listing.walk(places[name])
+            found += [(label, path) for path in walked.pictures]
+            rest.extend(walked)
+    rest.pictures.clear()
+    return found
+
+
+def _files_beside(folders: Iterable[Path], listing: Listing) -> Walked:
+    """What lies in folders that hold class folders, beside these."""
+    rest = Walked()
+    for folder in folders:
+        rest.add(listing.entries(folder))
+    rest.others = [path for path in rest.others if path.name not in WORDS]
+    return rest
+
+
+def _no_pictures(folder: Path, rest: Walked) -> InputError:
+    why = " and ".join(rest.left_out())
+    return InputError(
+        f"{text_of(folder)} holds no pictures in class folders{why and f', but {why}'}; expected "
+        f"{text_of(folder)}/train/<class>/*.png, or {text_of(folder)}/<class>/*.png."
+    )
+
+
+def _printable(folders: Sequence[str]) -> tuple[str, ...]:
+    """The class names as text. Raises InputError where two become the same."""
+    printed = tuple(map(text_of, folders))
+    twice = [name for name in printed if name not in folders and printed.count(name) > 1]
+    if twice:
+        raise InputError(f"Two class folders are both called {twice[0]} when written as text; rename one of them.")
+    return printed
 
 
 def _labels_of(labelled: Sequence[tuple[int, Path | str]]) -> Labels:
     return torch.tensor([label for label, _ in labelled], dtype=torch.int64)
-
-
-def _folder_summary(folder: Path, root: Path, test: Path | None, others: Sequence[Path]) -> Summary:
-    named = {"training": root, "test": test}
-    read = [f"{part} part: folder {place.name}" for part, place in named.items() if place is not None]
-    unused = [name for name in (*TRAIN_FOLDERS, *TEST_FOLDERS) if (folder / name).is_dir()]
-    left_out = [f"folder {name}, which is not read" for name in unused if folder / name not in (root, test)]
-    if others:
-        left_out.append(f"{len(others)} files that are no pictures ({', '.join(path.name for path in others[:NAMED])})")
-    return Summary(tuple(read), tuple(left_out))
-
-
-def picture_files(folder: Path) -> list[Path]:
-    """Every picture below a folder, sorted by path."""
-    return sorted(path for path in folder.rglob("*") if is_picture(path.name))
-
-
-def has_pictures(folder: Path) -> bool:
-    """Whether there is any picture below a folder."""
-    return any(is_picture(path.name) for path in folder.rglob("*"))
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file name ends as a picture's does; hidden files are none."""
-    return name.lower().endswith(PICTURES) and not name.startswith(".")
-
-
-def _test_folder(folder: Path, classes: Sequence[str]) -> Path | None:
-    """The first test part with class folders: ImageNet's own `test/` has none."""
-    parts = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
-    for part in parts:
-        names = [place.name for place in _subfolders(part)]
-        foreign = [name for name in names if name not in classes]
-        if foreign:
-            raise InputError(
-                f"{part} holds a class '{foreign[0]}' that the training part does not; rename it or take it out."
-            )
-        if names:
-            return part
-    return parts[0] if parts else None
-
-
-def _subfolder(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 IMAGENET_CLASSES = 1000
@@ -137,7 +125,6 @@ IMAGENET_SUBSETS: dict[str, tuple[int, ...]] = {
 place here."""
 IMAGENET_NAMES = ("imagenet", *(f"imagenet-{name}" for name in IMAGENET_SUBSETS))
 WORDS = ("words.txt", "LOC_synset_mapping.txt")
-WNID = re.compile(r"n\d{8}")
 
 
 def subset_classes(source: str) -> tuple[str, ...] | None:
@@ -212,7 +199,11 @@ class Tree:
 
 def is_tiny_imagenet(path: Path) -> bool:
     """Whether a folder has this layout, or a file is a zip archive, which is read as no other."""
-    return path.suffix.lower() == ".zip" if path.is_file() else all((path / mark).is_file() for mark in TINY_MARKS)
+    return (
+        path.suffix.lower() == ".zip"
+        if os.path.isfile(path)
+        else all(os.path.isfile(path / mark) for mark in TINY_MARKS)
+    )
 
 
 def tiny_imagenet_files(path: Path) -> FileSet:
@@ -220,7 +211,7 @@ def tiny_imagenet_files(path: Path) -> FileSet:
     if path.is_file():
         return FileSet([path])
     lists = [path / name for name in (*TINY_MARKS, "words.txt") if (path / name).is_file()]
-    return FileSet([*lists, *picture_files(path)], path)
+    return FileSet([*lists, *Listing().walk(path).pictures], path)
 
 
 @contextmanager
@@ -266,7 +257,7 @@ def _tree_source(tree: Tree, files: FileSet) -> Source:
         TINY_IMAGENET,
         classes,
         {part: _labels_of(pairs) for part, pairs in pictures.items()},
-        lambda part, rows: [tree.read(pictures[part][row][1]) for row in rows],
+        lambda part, rows: (tree.read(pictures[part][row][1]) for row in rows),
         lambda part, row: f"{tree.where}, {pictures[part][row][1]}",
         files,
         Summary(
@@ -298,6 +289,8 @@ def _annotated(tree: Tree, label: dict[str, int]) -> list[tuple[int, str]]:
 
 
 def _unzipped(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    if archive.getinfo(name).file_size > LARGEST_FILE:
+        raise InputError(f"{name} in {path} is larger than {LARGEST_FILE >> 20} MiB; take it out of the archive.")
     try:
         return archive.read(name)
     except (OSError, zipfile.BadZipFile, EOFError) as error:

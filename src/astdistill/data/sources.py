@@ -28,7 +28,6 @@ from .image_folders import (
     check_all_classes,
     class_folders,
     from_picture_folder,
-    has_pictures,
     is_tiny_imagenet,
     named_by_wnid,
     no_imagenet,
@@ -36,7 +35,9 @@ from .image_folders import (
     tiny_imagenet,
     tiny_imagenet_files,
 )
+from .layouts import UNNAMED, PartNames, unwrapped
 from .levels import Opening
+from .listing import Listing, Walked, kind_of, some, text_of
 from .selection import ClassChoice, stratified, with_classes
 
 HUB = {
@@ -79,6 +80,7 @@ class Request:
     image_column: str | None
     label_column: str | None
     opening: Opening = USUAL_OPENING
+    parts: PartNames = UNNAMED
     verify: bool = False
     """Whether every byte is read and checked, also of files that did not change."""
 
@@ -115,6 +117,7 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
         config.image_column,
         config.label_column,
         Opening(config.background, config.white_level),
+        PartNames(config.train_part, config.test_part),
         verify,
     )
     raw = bordered(_found(config.source, request), size)
@@ -125,24 +128,61 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
 
 def _found(source: str, request: Request) -> RawData:
     path = _local(source)
+    kind = kind_of(path)
+    if request.parts != UNNAMED and kind != "folder":
+        raise _no_parts(source)
     if source == "digits":
         raw = _shaped(digits(), request)
     elif source in medmnist.NAMES:
         raw = _from_file(medmnist.file_of(source), request)
     elif source in IMAGENET_NAMES:
         raw = _from_imagenet(path, request, source)
-    elif source in HUB and not path.is_dir():
+    elif source in HUB and kind != "folder":
         _check_root()
-        raw = _from_hub(HUB[source], source, request)
-    elif path.is_dir():
-        raw = _from_folder(path, request)
-    elif path.is_file():
-        raw = _from_file(path, request)
+        raw = _from_known(source, request)
+    elif kind:
+        raw = _from_path(path, kind, request)
     elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", source) and not source.endswith(".npz"):
         raw = _from_hub(source, source.partition(":")[0].rpartition("/")[2], request)
     else:
         raise _nowhere(source)
-    return raw
+    said = raw.summary
+    return replace(raw, summary=replace(said, guessed=(*said.guessed, *_namesake(source, path))))
+
+
+def _from_path(path: Path, kind: str, request: Request) -> RawData:
+    if kind == "folder":
+        return _from_folder(path, request)
+    if kind == "file":
+        return _from_file(path, request)
+    raise InputError(f"{text_of(path)} is a pipe, device or socket; name a file or folder with --data.")
+
+
+def _namesake(source: str, path: Path) -> tuple[str, ...]:
+    """A note where a known name is also that of a file or folder here, or a folder is called as a set of the hub."""
+    here = Path(source)
+    if source in NAMES and path != here and kind_of(here):
+        return (f"the known data set {source}, not {here.absolute()} (--data ./{source} reads that)",)
+    if source == "digits" and kind_of(here):
+        return (f"scikit-learn's digits, not {here.absolute()} (--data ./digits reads that)",)
+    if source in HUB.values() and path == here:
+        return (f"the folder {here.absolute()}, not the hub's {source} (which a start in another folder reads)",)
+    return ()
+
+
+def _from_known(source: str, request: Request) -> RawData:
+    """A set of the hub by its known name."""
+    try:
+        return _from_hub(HUB[source], source, request)
+    except InputError as error:
+        raise _pointed_here(error, source) from error
+
+
+def _pointed_here(error: InputError, source: str) -> InputError:
+    """The error for a known set that cannot be had, which points to what is called so in the working folder."""
+    if not kind_of(Path(source)):
+        return error
+    return InputError(f"{error} What is called {source} here is read with --data ./{source}.")
 
 
 def digits() -> RawData:
@@ -237,8 +277,8 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
     """ImageNet, or a subset of it, of which the request may choose classes in turn."""
     if not folder.is_dir():
-        raise no_imagenet(source)
-    folders, wanted = class_folders(folder), subset_classes(source)
+        raise _pointed_here(no_imagenet(source), source)
+    folders, wanted = class_folders(folder, Listing()), subset_classes(source)
     if named_by_wnid(folders):
         check_all_classes(folder, folders, source)
     first = request.choice if wanted is None else ClassChoice(wanted)
@@ -247,25 +287,53 @@ def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:
 
 
 def _from_folder(folder: Path, request: Request) -> RawData:
-    if is_tiny_imagenet(folder):
-        return _from_tiny_imagenet(folder, request)
+    listing = Listing()
+    inside = listing.entries(folder).folders
+    tiny = [place for place in (folder, *inside * (len(inside) == 1)) if is_tiny_imagenet(place)]
+    arrays = None if tiny else _arrays_in(folder, request)
+    parquet = [] if tiny or arrays is not None else _parquet_files(folder, listing)
+    if not tiny and not parquet and arrays is None:
+        return _from_pictures(folder, request, listing)
+    if request.parts != UNNAMED:
+        raise _no_parts(str(folder))
+    if arrays is not None:
+        return arrays
+    if parquet:
+        return _from_parquet(folder, parquet, request, listing)
+    raw = _from_tiny_imagenet(tiny[0], request)
+    through = (f"everything lies in folder {text_of(tiny[0].name)}",) * (tiny[0] != folder)
+    return replace(raw, summary=raw.summary.with_read(*through))
+
+
+def _arrays_in(folder: Path, request: Request) -> RawData | None:
+    """What a folder holds that `datasets.save_to_disk` or a program that writes arrays made, or None."""
     if saved.is_saved(folder):
         return _from_saved(folder, request)
     arrays = array_folder(folder)
-    if arrays is not None:
-        return _shaped(arrays.read(request.of_arrays()), request)
-    # ImageNet has a million pictures, too many to look for anything else among them.
-    parquet = [] if named_by_wnid(class_folders(folder)) else sorted(folder.rglob("*.parquet"))
-    return _from_parquet(folder, parquet, request) if parquet else _from_pictures(folder, request)
+    return None if arrays is None else _shaped(arrays.read(request.of_arrays()), request)
 
 
-def _from_parquet(folder: Path, paths: list[Path], request: Request) -> RawData:
-    given, name = parquet_folder(folder, paths), folder.resolve().name
+def _parquet_files(folder: Path, listing: Listing) -> list[Path]:
+    """All parquet files of a folder; ImageNet has a million pictures, too many to look for anything else among them."""
+    root = unwrapped(folder, listing)
+    for place in (root, *listing.entries(root).folders):
+        if named_by_wnid([path.name for path in listing.entries(place).folders]):
+            return []
+    return [path for path in listing.walk(folder).others if path.suffix == ".parquet"]
+
+
+def _from_parquet(folder: Path, paths: list[Path], request: Request, listing: Listing) -> RawData:
+    given, name = parquet_folder(folder, paths), text_of(folder.resolve().name)
 
     def opened() -> Opened:
         return from_parquet(given, request.image_column, request.label_column)
 
-    return _decoded(name, given.files(), lambda content: [name, *request.key(content)], opened, request)
+    raw = _decoded(name, given.files(), lambda content: [name, *request.key(content)], opened, request)
+    walked, named = listing.walk(folder), set(given.beside.values())
+    pictures = [path for path in walked.pictures if path not in named]
+    beside = (f"{len(pictures)} picture files beside the parquet files ({some(pictures)})",) * bool(pictures)
+    unseen = Walked(hidden=walked.hidden, special=walked.special).left_out()
+    return replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, *beside, *unseen)))
 
 
 def _from_saved(folder: Path, request: Request) -> RawData:
@@ -279,20 +347,28 @@ def _from_saved(folder: Path, request: Request) -> RawData:
     return _decoded(name, files, lambda content: [name, *request.key(content)], opened, request)
 
 
-def _from_pictures(folder: Path, request: Request) -> RawData:
-    if not has_pictures(folder):
+def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
+    if not listing.has_pictures(folder):
+        where, why = text_of(folder), " and ".join(listing.walk(folder).left_out())
         raise InputError(
-            f"{folder} holds no parquet files and no pictures; expected {folder}/train-*.parquet or "
-            f"{folder}/train/<class>/*.png."
+            f"{where} holds no parquet files and no pictures{why and f', but {why}'}; expected {where}/train-*.parquet "
+            f"or {where}/train/<class>/*.png."
         )
-    source = from_picture_folder(folder, request.choice)
+    source = from_picture_folder(folder, request.choice, listing, request.parts)
 
     def key(content: str) -> list[object]:
-        return [source.name, *request.key(content), *source.words]
+        return [source.name, *request.key(content), *source.words, *source.places]
 
     raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
     # What is left out is said as it is now: the cache does not follow files that do not count.
     return replace(raw, summary=replace(raw.summary, left_out=source.summary.left_out))
+
+
+def _no_parts(source: str) -> InputError:
+    return InputError(
+        f"--data.train-part and --data.test-part name folders of pictures, and {text_of(source)} is no folder of "
+        "pictures; leave them out."
+    )
 
 
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:

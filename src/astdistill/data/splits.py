@@ -14,6 +14,8 @@ WORDS: dict[str, PartName] = {
 }
 SUFFIX = re.compile(r"(.+?)(?:data)?(?:sets?|data|images|imgs?|pictures|split|part)")
 """What is written onto a word without a break: trainset, testdata, valimages."""
+PLAIN = re.compile(rf"((?:{'|'.join(WORDS)}|hold.?out|sets?|data|images?|imgs?|pictures|part|split|\d+)[\W_]*)+")
+"""A name, in lower case, that says nothing else than which part it is."""
 BOUNDARY = re.compile(r"[\W_]+|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])|(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 """Between words: signs, digits beside letters, and capitals as in trainSet, TrainSet and TESTSet."""
 
