@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar
 
 import click
 from pydantic import Field
 
+from ..data.dataset import DataConfig
+from ..data.sources import published_name
 from ..evaluation.protocol import PROTOCOLS, protocol
 from ..experiment import config
 from ..experiment.config import Experiment, Published
@@ -37,8 +39,8 @@ class Changes(Record):
     )  # fmt: skip
 
     data: Annotated[str | None, Word(metavar="PATH")] = None
-    """Data of your own. A folder of parquet files or images, an .npz file, or a name of the Hugging Face hub; all else
-    stays as in the preset."""
+    """Data of your own. A folder of parquet files or images, an .npz file, or a name of the Hugging Face hub. All else
+    stays as in the preset, but for its choice of classes, which other data do not have."""
     method: Annotated[str | None, Word(names=methods)] = None
     """Another method: ast, ast-as-released, att, datm, datm-as-released, dm, ftd, mtt, tesla, or package.module:NAME of
     yours."""
@@ -198,8 +200,16 @@ def changed(experiment: Experiment, changes: Changes) -> Experiment:
     if changes.data == "":
         raise InputError("--data names nothing; give a folder, a file or a name, for example --data digits")
     if changes.data is not None:
-        experiment = experiment.replace(data=experiment.data.replace(source=changes.data))
+        experiment = experiment.replace(data=_of_source(experiment.data, changes.data))
     return experiment
+
+
+def _of_source(data: DataConfig, source: str) -> DataConfig:
+    """The configuration with another source. Which classes are taken, and in which size, was said of the preset's own
+    data, and holds for these wherever they lie, but for no others."""
+    if published_name(PurePath(source).name) == data.source:
+        return data.replace(source=source)
+    return data.replace(source=source, classes=None, first_classes=None, size=None)
 
 
 def _published(experiment: Experiment, cell: Experiment) -> Experiment:

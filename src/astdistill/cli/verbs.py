@@ -8,9 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from ..autodiff.dispatch import using
+from ..data.description import Description, item, shape_text
 from ..evaluation.scores import Scores, table
 from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers, load_data
+from ..experiment.cost import DatasetSize
 from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tracked
 from ..report.figures import epoch_table, quality_table
 from ..report.page.page import renew_page
@@ -19,6 +21,7 @@ from ..runtime.errors import InputError
 from ..runtime.parallel import limited
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import terminal
+from .data import tell
 from .options import Changes, PresetCommand, Request
 
 FIRST = (
@@ -33,7 +36,7 @@ def run_preset(request: Request) -> None:
         return
     check_device(request.experiment.device)
     with limited(request.changes.threads):
-        scores = run_experiment(request.experiment, request.out, request.log)
+        scores = run_experiment(request.experiment, request.out, request.log, tell)
     _show(scores, request.out, request.experiment)
 
 
@@ -51,6 +54,7 @@ def train(request: Request) -> None:
     check_numbers(experiment)
     with limited(request.changes.threads):
         dataset = load_data(experiment)
+        tell(Description.of(dataset, experiment.ipc))
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
             store = obtain_experts(experiment, dataset, recorder)
     console = Console()
@@ -68,7 +72,7 @@ def distil(request: Request) -> None:
         return
     check_device(request.experiment.device)
     with limited(request.changes.threads):
-        dataset = prepare(request.experiment, request.out)
+        dataset = prepare(request.experiment, request.out, tell)
         with tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
     shown = renew_page(request.out) or RunDir(request.out).images
@@ -89,6 +93,20 @@ def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
     console.print(f"Numbers:   {run.scores}", highlight=False)
 
 
+def described(experiment: Experiment) -> DatasetSize:
+    """The size of the data, once what is read of them was printed; data with a name of their own are not read."""
+    dataset = estimate.read_for_size(experiment.data)
+    known = estimate.dataset_size(experiment, dataset)
+    if dataset is not None:
+        print(Description.of(dataset, experiment.ipc).text())
+        return known
+    print(f"Data: {experiment.data.source}, known by name and not read for an estimate")
+    for line in item("images", f"about {known.train:,} training, {known.test:,} test; {shape_text(known.shape)}"):
+        print(line)
+    print(*item("classes", str(known.classes)))
+    return known
+
+
 def only_estimate(request: Request) -> bool:
     """Print what would be run and what it would cost, if only that was asked for."""
     if not request.dry_run:
@@ -96,7 +114,8 @@ def only_estimate(request: Request) -> bool:
     check_device(request.experiment.device)
     check_numbers(request.experiment)
     with using(request.experiment.engine), limited(request.changes.threads):
-        cost = estimate.estimate(request.experiment)
+        known = described(request.experiment)
+        cost = estimate.estimate(request.experiment, known)
     print(json.dumps(request.experiment.to_json(), indent=2))
     Console().print(estimate.table(request.experiment, cost))
     Console().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)
