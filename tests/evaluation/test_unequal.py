@@ -53,7 +53,7 @@ def test_balanced_accuracy_is_the_mean_over_classes_and_the_majority_is_a_row(
     assert "n = 2 fresh networks" in shown.caption
     assert Scores.read(tmp_path) == found
     written = json.loads((tmp_path / "scores.json").read_text())
-    assert written["majority"]["balanced"] == list(found.majority.balanced)
+    assert written["majority"]["balanced"] == list(found.majority.balanced or ())
     assert written["architecture"]["convnet-d1-w4"]["balanced"]
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from ..data.description import Description, item
+import textwrap
+
+from ..data.description import COLUMNS, Description, item
 from ..runtime import progress
+
+FLAG_COLUMNS = 35
+WHY = " " * (FLAG_COLUMNS + 4)
+"""What stands before a reason in lines of its own."""
 
 
 def tell(description: Description) -> None:
@@ -24,6 +30,13 @@ def tell_briefly(description: Description) -> None:
 def plain(text: str) -> None:
     """Write lines as they are."""
     progress.console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def chosen(flag: str, why: str) -> list[str]:
+    """A flag with its value and why it has it, in lines of at most 80 columns."""
+    if len(flag) > FLAG_COLUMNS:
+        return [f"  {flag}", *textwrap.wrap(why, COLUMNS, initial_indent=WHY, subsequent_indent=WHY)]
+    return textwrap.wrap(why, COLUMNS, initial_indent=f"  {flag:<{FLAG_COLUMNS}}  ", subsequent_indent=WHY)
 
 
 def _warn(description: Description) -> None:

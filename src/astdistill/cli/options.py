@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -16,6 +17,7 @@ from ..evaluation.protocol import PROTOCOLS, protocol
 from ..experiment import config
 from ..experiment.config import Experiment, Published
 from ..experiment.presets import PRESETS, preset, with_method
+from ..experiment.proposal import Proposal, propose
 from ..methods.initialisation import FileInit, ImageInit, NoiseInit, RealInit, RepresentativeInit
 from ..methods.method import PARTS, Method
 from ..methods.outer_step import OuterStep
@@ -40,7 +42,8 @@ class Changes(Record):
 
     data: Annotated[str | None, Word(metavar="PATH")] = None
     """Data of your own. A folder of parquet files or images, an .npz file, or a name of the Hugging Face hub. All else
-    stays as in the preset, but for its choice of classes, which other data do not have."""
+    stays as in the preset, but for its choice of classes, which other data do not have; without a preset, settings are
+    chosen for the data."""
     method: Annotated[str | None, Word(names=methods)] = None
     """Another method: ast, ast-as-released, att, datm, datm-as-released, dm, ftd, mtt, tesla, or package.module:NAME of
     yours."""
@@ -56,7 +59,7 @@ class Changes(Record):
     protocol: Annotated[str | None, Word(names=lambda: PROTOCOLS)] = None
     """Another evaluation protocol: mtt, ast-released, or datm-released."""
     out: Path | None = None
-    """Run folder, resumed by the same command; none means a folder in runs/ named after the preset."""
+    """Run folder, resumed by the same command; none means a folder in runs/ named after the preset, or the data."""
     dry_run: bool = False
     """Show settings, memory, disk and time, and stop."""
     threads: int | None = Field(default=None, ge=1)
@@ -77,6 +80,10 @@ class Request:
     experiment: Experiment
     out: Path
     changes: Changes
+    proposal: Proposal | None = None
+    """What was chosen for data without a preset."""
+    base: Experiment | None = None
+    """The preset, where one was named."""
 
     @property
     def dry_run(self) -> bool:
@@ -89,12 +96,15 @@ class Request:
 
 
 def named(verb: str) -> Callable[[Any, Sequence[str]], str]:
-    """A function from changes and words left over to the preset, which the first word is. Raises InputError where there
-    is none."""
+    """A function from changes and words left over to the preset, which the first word is; '' where there is none, but
+    data of the user's own. Raises InputError where there is neither."""
 
     def of(changes: PresetChanges, rest: Sequence[str]) -> str:
-        if not changes.preset:
-            raise InputError(f"Name a preset: astdistill {verb} PRESET. They are listed by: astdistill presets")
+        if not changes.preset and not changes.data:
+            raise InputError(
+                f"Name a preset: astdistill {verb} PRESET. They are listed by: astdistill presets. Or give pictures of "
+                f"your own: astdistill {verb} --data FOLDER"
+            )
         return changes.preset
 
     return of
@@ -127,6 +137,7 @@ class PresetCommand(Command):
         self._about, self._named, self._folder = about, preset or named(name), folder
         self._prog = prog.replace("{verb}", name)
         self.cell = self.experiment = next(iter(PRESETS.values()))
+        self.proposal: Proposal | None = None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words twice: for the preset and its changes, whatever the others are; then all of them.
@@ -145,13 +156,23 @@ class PresetCommand(Command):
             if not asked:
                 raise
             name = ""
-        self.prog = self._prog.format(name or "PRESET")
+        self.prog, self.proposal = self._prog.format(name or "PRESET"), None
         if name in PRESETS or (name and not ctx.resilient_parsing):
             self.cell = preset(name)
+        elif changes.data and not name and not asked:
+            self.prog = self._prog.format(shlex.join(["--data", changes.data]))
+            self.proposal = self._proposal(first, changes.data)
+            self.cell = self.proposal.experiment
         check_loggers(changes.log)
         self.experiment = changed(self.cell, changes)
         self._offer(self.experiment)
         return super().parse_args(ctx, args)
+
+    def _proposal(self, typed: click.Context, source: str) -> Proposal:
+        """Settings for data without a preset, with what was typed of the data and of the images per class."""
+        base = self.experiment.replace(data=DataConfig(source=source))
+        given = self.record(typed, base.replace(ipc=1), FIELDS)
+        return propose(given.data, given.ipc)
 
     def _offer(self, experiment: Experiment) -> None:
         own = params_of(experiment, (FIELDS,), getattr(config, "MOVED", {}))
@@ -166,7 +187,10 @@ class PresetCommand(Command):
         """What was asked for. Raises InputError for values that cannot be."""
         changes = self.record(ctx, self.kind)
         experiment = _published(self.record(ctx, self.experiment, FIELDS), self.cell)
-        return Request(experiment, changes.out or Path("runs", self._folder.format(self.cell.name)), changes)
+        out, base = changes.out or Path("runs", self._folder.format(self.cell.name)), self.cell
+        if self.proposal is not None:
+            base = None
+        return Request(experiment, out, changes, self.proposal, base)
 
     def get_usage(self, ctx: click.Context) -> str:
         return f"usage: {self.prog} [FLAGS]"
@@ -207,7 +231,7 @@ def changed(experiment: Experiment, changes: Changes) -> Experiment:
 def _of_source(data: DataConfig, source: str) -> DataConfig:
     """The configuration with another source. Which classes are taken, and in which size, was said of the preset's own
     data, and holds for these wherever they lie, but for no others."""
-    if published_name(PurePath(source).name) == data.source:
+    if data.source in (source, published_name(PurePath(source).name)):
         return data.replace(source=source)
     return data.replace(source=source, classes=None, first_classes=None, size=None)
 

@@ -113,8 +113,10 @@ class Estimate:
         return Stage("together", work, seconds, memory, disk)
 
 
-def estimate(experiment: Experiment, known: DatasetSize) -> Estimate:
-    """The stages with their cost, at a speed that is measured now; a whitening that has to be fitted is one of them."""
+def estimate(experiment: Experiment, known: DatasetSize | None = None) -> Estimate:
+    """The stages with their cost, at a speed that is measured now; a whitening that has to be fitted is one of them.
+    Data whose size is not `known` are read for it."""
+    known = known or dataset_size(experiment)
     with phase("measuring this machine"):
         found = counted(experiment, known, Costs(experiment.device, Speed(experiment.device)))
         if experiment.data.whiten == "zca":
