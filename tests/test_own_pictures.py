@@ -23,7 +23,6 @@ from astdistill.experiment.cost import DatasetSize, counted
 from astdistill.experiment.presets import preset
 from astdistill.experiment.proposal import BUDGET, Proposal, propose
 from astdistill.experiment.work import Costs
-from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.models.registry import build_model
 from astdistill.runtime.errors import InputError
 
@@ -116,13 +115,12 @@ def test_counts_go_with_the_images_and_stay_within_the_budget(tmp_path: Path) ->
     assert few.method.recipe.batch == 8
     assert few.distill.iterations < many.distill.iterations
     assert few.method.recipe.epochs > many.method.recipe.epochs
-    for found, known in {
-        few: DatasetSize((3, 16, 16), 2, 19, 5),
-        many: DatasetSize((3, 32, 32), 10, 73257, 26032),
-        large: DatasetSize((3, 128, 128), 2, 144, 36),
-    }.items():
-        assert isinstance(found.method.step, TrajectoryMatching)
-        assert found.method.step.last_epoch <= found.method.recipe.epochs
+    for found, known in (
+        (few, DatasetSize((3, 16, 16), 2, 19, 5)),
+        (many, DatasetSize((3, 32, 32), 10, 73257, 26032)),
+        (large, DatasetSize((3, 128, 128), 2, 144, 36)),
+    ):
+        assert (found.method.step.last_epoch or 0) <= found.method.recipe.epochs
         assert counted(found, known, Costs("cpu")).together.work <= BUDGET
     assert many.experts.count < few.experts.count
 

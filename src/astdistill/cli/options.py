@@ -89,6 +89,12 @@ class Request:
     def dry_run(self) -> bool:
         return self.changes.dry_run
 
+    def words(self, verb: str) -> str:
+        """What the command line of another verb for the same begins with."""
+        if self.base is not None:
+            return f"astdistill {verb} {self.base.name}"
+        return shlex.join(["astdistill", verb, "--data", str(self.changes.data)])
+
     @property
     def log(self) -> tuple[str, ...]:
         """Loggers by name."""

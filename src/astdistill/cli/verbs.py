@@ -50,7 +50,7 @@ def train(request: Request) -> None:
     if experiment.method.expert is None:
         raise InputError(
             f"Method '{experiment.method.name}' trains no experts; "
-            f"distil at once with: astdistill run {experiment.name} --method {experiment.method.name}"
+            f"distil at once with: {request.words('run')} --method {experiment.method.name}"
         )
     if only_estimate(request):
         return

@@ -246,7 +246,8 @@ def _one_colour(dataset: Dataset) -> tuple[int, int]:
     """How many of some training images, evenly chosen, are of one colour, and how many were looked at."""
     count = min(LOOKED_AT, len(dataset.train))
     rows = torch.linspace(0, len(dataset.train) - 1, count).round().to(torch.int64)
-    pixels = dataset.preprocessing.invert(dataset.train.batch(rows.to(dataset.device))).flatten(2)
+    images = next(dataset.train.batches(count, rows)).images
+    pixels = dataset.preprocessing.invert(images).flatten(2)
     plain = (pixels.amax(2) - pixels.amin(2) < 1 / 512).all(1)
     return int(plain.sum()), count
 

@@ -35,6 +35,9 @@ BATCHES = 8, 256
 EXPERT_STEPS = 600
 """Training steps of an expert, where its epochs allow."""
 EPOCHS = 15, 40
+EARLY = 5
+"""Segments begin in the first so many parts of the experts' epochs: on digits of 32 px the set reached 93 %, and 88 %
+where they began in the first half, in which little is learnt any more."""
 ITERATIONS = 100, 400
 IMAGE_RATES = {8: 10.0, 16: 100.0, 32: 1000.0, 64: 10_000.0, 128: 10_000.0}
 """First learning rates of the images by pixels a side."""
@@ -48,7 +51,7 @@ SHORTER: tuple[dict[str, Any], ...] = (
     {"experts.count": 3},
     {"evaluation.recipe.full_epochs": 10},
     {"distill.iterations": 200},
-    {"method.expert.epochs": 10, "method.step.max_start_epoch": 5},
+    {"method.expert.epochs": 10},
     {"experts.count": 2},
     {"width": 16},
     {"distill.iterations": 100},
@@ -113,7 +116,7 @@ def propose(data: DataConfig, ipc: int = 1) -> Proposal:
         Choice("method.expert.batch", f"{steps} step{'s' * (steps > 1)} in an epoch"),
         Choice("method.expert.epochs", reason),
         Choice("experts.count", reason),
-        Choice("method.step.max_start_epoch", "half of the experts' epochs"),
+        Choice("method.step.max_start_epoch", "the first fifth, where experts learn most"),
         Choice("distill.iterations", reason),
         Choice("distill.lr_img", f"a first value for {side}×{side} pixels"),
         Choice("distill.augmentation", why_augmented),
@@ -129,7 +132,7 @@ def _experiment(data: DataConfig, side: int, batch: int, images: int, augmentati
     epochs = _within(EPOCHS, EXPERT_STEPS / math.ceil(images / batch))
     full = _within(FULL_EPOCHS, FULL_STEPS / math.ceil(images / MTT_PROTOCOL.batch))
     recipe = AST.recipe.replace(epochs=epochs, batch=batch, augmentation=augmentation)
-    step = TrajectoryMatching(syn_steps=10, expert_epochs=2, max_start_epoch=epochs // 2)
+    step = TrajectoryMatching(syn_steps=10, expert_epochs=2, max_start_epoch=epochs // EARLY)
     return Experiment(
         name=_name(data.source),
         data=data,
@@ -137,7 +140,7 @@ def _experiment(data: DataConfig, side: int, batch: int, images: int, augmentati
         experts=ExpertSettings(count=5),
         method=AST.replace(expert=recipe, step=step),
         distill=DistillSettings(
-            iterations=_within(ITERATIONS, 100 * round(images / 1000)),
+            iterations=_within(ITERATIONS, 100 * math.ceil(images / 500)),
             lr_img=IMAGE_RATES[_power_of_two(side)],
             lr_lr=1e-7,
             lr_init=0.001,
