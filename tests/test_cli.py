@@ -185,7 +185,7 @@ def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
 ) -> None:
     assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d3-w8", "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert json.loads(shown[: shown.rindex("}") + 1])["method"]["step"]["syn_steps"] == 20
+    assert json.loads(shown[shown.index("{") : shown.rindex("}") + 1])["method"]["step"]["syn_steps"] == 20
     assert "100 experts of 50 epochs" in shown
     assert "together" in shown
     assert list(tmp_path.iterdir()) == []

@@ -157,7 +157,7 @@ def test_preset_dry_runs_with_its_estimate(
     monkeypatch.chdir(tmp_path)
     assert main(["run", name, "--dry-run", "--model", "convnet-d2-w4"]) == 0
     shown = capsys.readouterr().out
-    resolved = Experiment.model_validate(json.loads(shown[: shown.rindex("}") + 1]))
+    resolved = Experiment.model_validate(json.loads(shown[shown.index("{") : shown.rindex("}") + 1]))
     assert resolved == PRESETS[name].replace(model="convnet-d2-w4", published=Published())
     for stage in (
         f"{PRESETS[name].experts.count} experts",

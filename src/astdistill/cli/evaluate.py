@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from rich.console import Console
 
 from ..autodiff.dispatch import EngineName, using
+from ..data.description import Description
 from ..data.loading import load_dataset
 from ..data.synthetic import load
 from ..evaluation.continual import check_steps, continual, continual_table
@@ -28,6 +29,7 @@ from ..runtime.parallel import limited
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import Tabulation, terminal
 from .commands import command
+from .data import tell_briefly
 from .flags import Word
 
 
@@ -106,6 +108,7 @@ def _evaluate(given: Evaluate) -> Path:
     if source is None:
         source = synthetic.data.source
     dataset = load_dataset(synthetic.data.replace(source=source), device=given.device)
+    tell_briefly(Description.of(dataset, synthetic.ipc))
     if not synthetic.preprocessing.whole:
         synthetic = synthetic.completed(dataset.preprocessing)
     if given.confusion:

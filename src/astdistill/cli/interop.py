@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..data.augmentation import STRATEGY
 from ..data.dataset import DataConfig
+from ..data.description import Description
 from ..data.loading import load_dataset
 from ..data.synthetic import load
 from ..evaluation.scores import Scores
@@ -23,6 +24,7 @@ from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
 from .commands import command
+from .data import tell_briefly
 from .flags import Word
 
 SHOWN = 12
@@ -63,6 +65,7 @@ def import_buffers(given: ImportBuffers) -> None:
         )
     buffers.buffer_files(files)
     dataset = load_dataset(given.data)
+    tell_briefly(Description.of(dataset))
     experts = buffers.import_buffers(files, dataset, model=model, recipe=recipe, store=store, dtype=given.dtype)
     save_quality({method: experts.curves()}, experts.folder / "quality.png")
     reads, chance = buffers.last_accuracy(experts, dataset), 100 / len(dataset.classes)
@@ -117,7 +120,9 @@ def import_set(given: ImportSet) -> None:
     _check_data(given.data)
     sets.check_set_folder(given.folder)  # before the data are read, which may take minutes
     settings = given.model_dump(exclude={"folder", "data"})
-    sets.import_set(given.folder, load_dataset(given.data), **settings)
+    dataset = load_dataset(given.data)
+    tell_briefly(Description.of(dataset))
+    sets.import_set(given.folder, dataset, **settings)
     out, run = given.out, RunDir(given.out)
     shown = next(path for path in (run.page, run.images) if path.exists())
     Console().print(f"Look at:  {shown}\nNext:     astdistill evaluate {out}", highlight=False)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar
 
 import click
 from pydantic import Field
 
+from ..data.dataset import DataConfig
+from ..data.sources import published_name
 from ..evaluation.protocol import PROTOCOLS, protocol
 from ..experiment import config
 from ..experiment.config import Experiment, Published
 from ..experiment.presets import PRESETS, preset, with_method
+from ..experiment.proposal import Proposal, propose
 from ..methods.initialisation import FileInit, ImageInit, NoiseInit, RealInit, RepresentativeInit
 from ..methods.method import PARTS, Method
 from ..methods.outer_step import OuterStep
@@ -37,8 +41,9 @@ class Changes(Record):
     )  # fmt: skip
 
     data: Annotated[str | None, Word(metavar="PATH")] = None
-    """Data of your own. A folder of parquet files or images, an .npz file, or a name of the Hugging Face hub; all else
-    stays as in the preset."""
+    """Data of your own. A folder of parquet files or images, an .npz file, or a name of the Hugging Face hub. All else
+    stays as in the preset, but for its choice of classes, which other data do not have; without a preset, settings are
+    chosen for the data."""
     method: Annotated[str | None, Word(names=methods)] = None
     """Another method: ast, ast-as-released, att, datm, datm-as-released, dm, ftd, mtt, tesla, or package.module:NAME of
     yours."""
@@ -54,7 +59,7 @@ class Changes(Record):
     protocol: Annotated[str | None, Word(names=lambda: PROTOCOLS)] = None
     """Another evaluation protocol: mtt, ast-released, or datm-released."""
     out: Path | None = None
-    """Run folder, resumed by the same command; none means a folder in runs/ named after the preset."""
+    """Run folder, resumed by the same command; none means a folder in runs/ named after the preset, or the data."""
     dry_run: bool = False
     """Show settings, memory, disk and time, and stop."""
     threads: int | None = Field(default=None, ge=1)
@@ -75,10 +80,20 @@ class Request:
     experiment: Experiment
     out: Path
     changes: Changes
+    proposal: Proposal | None = None
+    """What was chosen for data without a preset."""
+    base: Experiment | None = None
+    """The preset, where one was named."""
 
     @property
     def dry_run(self) -> bool:
         return self.changes.dry_run
+
+    def words(self, verb: str) -> str:
+        """What the command line of another verb for the same begins with."""
+        if self.base is not None:
+            return f"astdistill {verb} {self.base.name}"
+        return shlex.join(["astdistill", verb, "--data", str(self.changes.data)])
 
     @property
     def log(self) -> tuple[str, ...]:
@@ -87,12 +102,15 @@ class Request:
 
 
 def named(verb: str) -> Callable[[Any, Sequence[str]], str]:
-    """A function from changes and words left over to the preset, which the first word is. Raises InputError where there
-    is none."""
+    """A function from changes and words left over to the preset, which the first word is; '' where there is none, but
+    data of the user's own. Raises InputError where there is neither."""
 
     def of(changes: PresetChanges, rest: Sequence[str]) -> str:
-        if not changes.preset:
-            raise InputError(f"Name a preset: astdistill {verb} PRESET. They are listed by: astdistill presets")
+        if not changes.preset and not changes.data:
+            raise InputError(
+                f"Name a preset: astdistill {verb} PRESET. They are listed by: astdistill presets. Or give pictures of "
+                f"your own: astdistill {verb} --data FOLDER"
+            )
         return changes.preset
 
     return of
@@ -125,6 +143,7 @@ class PresetCommand(Command):
         self._about, self._named, self._folder = about, preset or named(name), folder
         self._prog = prog.replace("{verb}", name)
         self.cell = self.experiment = next(iter(PRESETS.values()))
+        self.proposal: Proposal | None = None
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words twice: for the preset and its changes, whatever the others are; then all of them.
@@ -143,13 +162,23 @@ class PresetCommand(Command):
             if not asked:
                 raise
             name = ""
-        self.prog = self._prog.format(name or "PRESET")
+        self.prog, self.proposal = self._prog.format(name or "PRESET"), None
         if name in PRESETS or (name and not ctx.resilient_parsing):
             self.cell = preset(name)
+        elif changes.data and not name and not asked:
+            self.prog = self._prog.format(shlex.join(["--data", changes.data]))
+            self.proposal = self._proposal(first, changes.data)
+            self.cell = self.proposal.experiment
         check_loggers(changes.log)
         self.experiment = changed(self.cell, changes)
         self._offer(self.experiment)
         return super().parse_args(ctx, args)
+
+    def _proposal(self, typed: click.Context, source: str) -> Proposal:
+        """Settings for data without a preset, with what was typed of the data and of the images per class."""
+        base = self.experiment.replace(data=DataConfig(source=source))
+        given = self.record(typed, base.replace(ipc=1), FIELDS)
+        return propose(given.data, given.ipc)
 
     def _offer(self, experiment: Experiment) -> None:
         own = params_of(experiment, (FIELDS,), getattr(config, "MOVED", {}))
@@ -164,7 +193,10 @@ class PresetCommand(Command):
         """What was asked for. Raises InputError for values that cannot be."""
         changes = self.record(ctx, self.kind)
         experiment = _published(self.record(ctx, self.experiment, FIELDS), self.cell)
-        return Request(experiment, changes.out or Path("runs", self._folder.format(self.cell.name)), changes)
+        out, base = changes.out or Path("runs", self._folder.format(self.cell.name)), self.cell
+        if self.proposal is not None:
+            base = None
+        return Request(experiment, out, changes, self.proposal, base)
 
     def get_usage(self, ctx: click.Context) -> str:
         return f"usage: {self.prog} [FLAGS]"
@@ -198,8 +230,16 @@ def changed(experiment: Experiment, changes: Changes) -> Experiment:
     if changes.data == "":
         raise InputError("--data names nothing; give a folder, a file or a name, for example --data digits")
     if changes.data is not None:
-        experiment = experiment.replace(data=experiment.data.replace(source=changes.data))
+        experiment = experiment.replace(data=_of_source(experiment.data, changes.data))
     return experiment
+
+
+def _of_source(data: DataConfig, source: str) -> DataConfig:
+    """The configuration with another source. Which classes are taken, and in which size, was said of the preset's own
+    data, and holds for these wherever they lie, but for no others."""
+    if data.source in (source, published_name(PurePath(source).name)):
+        return data.replace(source=source)
+    return data.replace(source=source, classes=None, first_classes=None, size=None)
 
 
 def _published(experiment: Experiment, cell: Experiment) -> Experiment:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from ..autodiff.dispatch import using
+from ..data.description import COLUMNS, Description, item, shape_text
 from ..evaluation.scores import Scores, table
 from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers, load_data
+from ..experiment.cost import DatasetSize, Estimate
 from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tracked
 from ..report.figures import epoch_table, quality_table
 from ..report.page.page import renew_page
+from ..runtime import progress
 from ..runtime.devices import check_device
 from ..runtime.errors import InputError
 from ..runtime.parallel import limited
 from ..runtime.run_dir import RunDir
+from ..runtime.status import duration, size
 from ..runtime.tables import terminal
+from .data import chosen, plain, tell
 from .options import Changes, PresetCommand, Request
 
 FIRST = (
-    "The first word, PRESET, is listed by: astdistill presets. --data, --method, --init, --part, --without and "
-    "--protocol change it before other flags are read."
+    "The first word, PRESET, is listed by: astdistill presets; without it, settings are chosen for --data. --data, "
+    "--method, --init, --part, --without and --protocol change it before other flags are read."
 )
 
 
@@ -33,7 +40,7 @@ def run_preset(request: Request) -> None:
         return
     check_device(request.experiment.device)
     with limited(request.changes.threads):
-        scores = run_experiment(request.experiment, request.out, request.log)
+        scores = run_experiment(request.experiment, request.out, request.log, teller(request))
     _show(scores, request.out, request.experiment)
 
 
@@ -43,7 +50,7 @@ def train(request: Request) -> None:
     if experiment.method.expert is None:
         raise InputError(
             f"Method '{experiment.method.name}' trains no experts; "
-            f"distil at once with: astdistill run {experiment.name} --method {experiment.method.name}"
+            f"distil at once with: {request.words('run')} --method {experiment.method.name}"
         )
     if only_estimate(request):
         return
@@ -51,6 +58,7 @@ def train(request: Request) -> None:
     check_numbers(experiment)
     with limited(request.changes.threads):
         dataset = load_data(experiment)
+        teller(request)(Description.of(dataset, experiment.ipc))
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
             store = obtain_experts(experiment, dataset, recorder)
     console = Console()
@@ -68,7 +76,7 @@ def distil(request: Request) -> None:
         return
     check_device(request.experiment.device)
     with limited(request.changes.threads):
-        dataset = prepare(request.experiment, request.out)
+        dataset = prepare(request.experiment, request.out, teller(request))
         with tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
     shown = renew_page(request.out) or RunDir(request.out).images
@@ -89,6 +97,71 @@ def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
     console.print(f"Numbers:   {run.scores}", highlight=False)
 
 
+def teller(request: Request) -> Callable[[Description], None]:
+    """Says what was read, which settings were chosen for it, and, where no preset says so, what the run will take."""
+
+    def told(description: Description) -> None:
+        tell(description)
+        if progress.is_quiet():
+            return
+        for line in reasons(request):
+            plain(line)
+        if request.proposal is not None:
+            with using(request.experiment.engine):
+                plain(expected(estimate.estimate(request.experiment, size_of(description))))
+
+    return told
+
+
+def size_of(description: Description) -> DatasetSize:
+    """The size of the described data."""
+    parts = description.parts
+    count = parts["training"], parts["test"], parts.get("validation", 0)
+    return DatasetSize(description.shape, len(description.classes), *count)
+
+
+def expected(cost: Estimate) -> str:
+    """The time of an estimate in a sentence."""
+    stages = ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in cost.stages)
+    whole = cost.together
+    words = f"Estimated for this machine: {duration(whole.seconds)} ({stages}) and {size(whole.memory)} of memory."
+    return "\n".join(textwrap.wrap(words, COLUMNS))
+
+
+def reasons(request: Request) -> list[str]:
+    """What was chosen for the data, or what is taken from a preset of other data, in lines of at most 80 columns."""
+    if request.proposal is not None:
+        rows = request.proposal.told(request.experiment)
+        return [
+            "Chosen for these data; each flag takes another value:",
+            *(line for row in rows for line in chosen(*row)),
+        ]
+    base = request.base
+    if base is None or request.changes.data is None or request.changes.data == base.data.source:
+        return []
+    experiment = request.experiment
+    words = f"method {experiment.method.name}, network {experiment.model}, ipc {experiment.ipc} and all other numbers"
+    words = f"From the preset {base.name}: {words}"
+    left = base.data.first_classes or len(base.data.classes or ())
+    if left and not experiment.data.first_classes and not experiment.data.classes:
+        words += f"; not its choice of {left} classes of {base.data.source}"
+    return textwrap.wrap(f"{words}.", COLUMNS)
+
+
+def described(experiment: Experiment) -> DatasetSize:
+    """The size of the data, once what is read of them was printed; data with a name of their own are not read."""
+    dataset = estimate.read_for_size(experiment.data)
+    known = estimate.dataset_size(experiment, dataset)
+    if dataset is not None:
+        print(Description.of(dataset, experiment.ipc).text())
+        return known
+    print(f"Data: {experiment.data.source}, known by name and not read for an estimate")
+    for line in item("images", f"about {known.train:,} training, {known.test:,} test; {shape_text(known.shape)}"):
+        print(line)
+    print(*item("classes", str(known.classes)))
+    return known
+
+
 def only_estimate(request: Request) -> bool:
     """Print what would be run and what it would cost, if only that was asked for."""
     if not request.dry_run:
@@ -96,7 +169,10 @@ def only_estimate(request: Request) -> bool:
     check_device(request.experiment.device)
     check_numbers(request.experiment)
     with using(request.experiment.engine), limited(request.changes.threads):
-        cost = estimate.estimate(request.experiment)
+        known = described(request.experiment)
+        for line in reasons(request):
+            print(line)
+        cost = estimate.estimate(request.experiment, known)
     print(json.dumps(request.experiment.to_json(), indent=2))
     Console().print(estimate.table(request.experiment, cost))
     Console().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)

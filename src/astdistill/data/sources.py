@@ -17,7 +17,7 @@ from ..runtime.shapes import Pixels
 from . import medmnist, saved
 from .array_files import Wanted, array_folder, from_array_file
 from .cache import PixelAllocator, cached_data
-from .dataset import DataConfig, RawData, Resize, Source, Split, rows_of
+from .dataset import DataConfig, RawData, Resize, Source, Split, Summary, rows_of
 from .decoding import decoded, padded, resized
 from .digests import FileSet
 from .hub import file_beside, from_hub, from_parquet, hub_file, parquet_folder, prepared_files, table_source
@@ -83,6 +83,8 @@ class Request:
     parts: PartNames = UNNAMED
     verify: bool = False
     """Whether every byte is read and checked, also of files that did not change."""
+    look: Callable[[Source], RawData] | None = None
+    """What is done with pictures in the place of decoding them."""
 
     def key(self, of: str) -> list[object]:
         """A JSON-ready value that differs when the decoded pixels of content `of` would."""
@@ -109,21 +111,31 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
     Single-channel 28×28 images of any source are padded to 32×32. A `config.size` changes both.
     Raises InputError for anything else and for every fault of the data itself.
     """
-    size = config.size or DEFAULT_SIZES.get(config.source)
-    request = Request(
+    request = _request(config, verify=verify)
+    size = request.size
+    raw = bordered(_found(config.source, request), size)
+    if size is None:
+        return raw
+    return replace(raw, summary=raw.summary.with_read(f"images of {size}×{size} pixels: {RESIZED[config.resize]}"))
+
+
+def looked_at(config: DataConfig, look: Callable[[Source], RawData]) -> RawData:
+    """The images that a configuration names, where these are pictures what `look` makes of them in the place of
+    decoding; nothing is resized."""
+    return _found(config.source, _request(config, look=look))
+
+
+def _request(config: DataConfig, **how: Any) -> Request:
+    return Request(
         ClassChoice(config.classes, config.first_classes),
-        size,
+        config.size or DEFAULT_SIZES.get(config.source),
         config.resize,
         config.image_column,
         config.label_column,
         Opening(config.background, config.white_level),
         PartNames(config.train_part, config.test_part),
-        verify,
+        **how,
     )
-    raw = bordered(_found(config.source, request), size)
-    if size is None:
-        return raw
-    return replace(raw, summary=raw.summary.with_read(f"images of {size}×{size} pixels: {RESIZED[config.resize]}"))
 
 
 def _found(source: str, request: Request) -> RawData:
@@ -196,7 +208,11 @@ def digits() -> RawData:
     whole = Split(pixels, labels)
     division = stratified(labels, 10, DIGITS_TEST, 0, "digits test part")
     return RawData(
-        "digits", tuple(map(str, range(10))), rows_of(whole, division.stay), rows_of(whole, division.held_out)
+        "digits",
+        tuple(map(str, range(10))),
+        rows_of(whole, division.stay),
+        rows_of(whole, division.held_out),
+        Summary((f"test part: {DIGITS_TEST} of its images, drawn of every class by a fixed seed",)),
     )
 
 
@@ -251,12 +267,19 @@ def _plain(name: str) -> str:
 def _decoded(
     name: str, files: FileSet, key: Callable[[str], object], opened: Callable[[], Opened], request: Request
 ) -> RawData:
-    """The wanted pictures of a source, which is opened only where the cache, asked by `key`, has not decoded it."""
+    """The wanted pictures of a source, which is opened only where the cache, asked by `key`, has not decoded it, or
+    where it has no files."""
 
     def build(allocator: PixelAllocator) -> RawData:
         with opened() as source:
             return decoded(source, request.choice, request.sized, allocator, request.opening)
 
+    if request.look is not None:
+        with opened() as source:
+            return request.look(source)
+    if not files.files:
+        with opened() as source:
+            return decoded(source, request.choice, request.sized, opening=request.opening)
     return cached_data(name, files, key, build, request.verify)
 
 
@@ -268,10 +291,7 @@ def _from_hub(repository: str, name: str, request: Request) -> RawData:
         confined = dict.fromkeys(splits, hub_file)
         return nullcontext(table_source(name, splits, files, request.image_column, request.label_column, confined))
 
-    if files.files:
-        return _decoded(name, files, request.key, opened, request)
-    with opened() as source:
-        return decoded(source, request.choice, request.sized, opening=request.opening)
+    return _decoded(name, files, request.key, opened, request)
 
 
 def _from_imagenet(folder: Path, request: Request, source: str) -> RawData:

@@ -35,9 +35,9 @@ class CachedRow:
         self._keep(k, result)
         self.results[k] = result
 
-    def entry(self) -> RowScores:
-        """What the finished networks reach."""
-        return RowScores.of([self.results[k] for k in sorted(self.results)], self.row.recipe.reported)
+    def entry(self, unequal: bool = False) -> RowScores:
+        """What the finished networks reach, with balanced accuracies where the tested classes are `unequal`."""
+        return RowScores.of([self.results[k] for k in sorted(self.results)], self.row.recipe.reported, unequal)
 
 
 class NetworkCache:

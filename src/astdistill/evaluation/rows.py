@@ -23,10 +23,13 @@ from ..runtime.parallel import training_seconds
 from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Labels
 from .protocol import EvalRecipe, architectures
+from .scores import RowScores
 from .training import Examples, RealExamples, TensorExamples
 
 REAL_LR = 0.01
 """The rate for real images where the recipe leaves it to the set: that of MTT's experts."""
+UNEQUAL = 1.2
+"""So many times the images of the smallest tested class in the largest one: accuracy alone does not say enough then."""
 DIGITS = 16
 INVERTED = 1 << 28
 """Bytes of images whose preprocessing is undone at once."""
@@ -98,6 +101,18 @@ class Testing:
                 "load it with validation=0.1 to evaluate on them."
             )
         return self.dataset.validation
+
+    @property
+    def majority(self) -> RowScores | None:
+        """What it gives to answer with the largest training class always; None where the tested classes have about as
+        many images each, so that accuracy says all."""
+        sizes = torch.bincount(self.images.labels, minlength=len(self.dataset.classes)).tolist()
+        if max(sizes) < UNEQUAL * min(sizes):
+            return None
+        trained = self.dataset.class_sizes()
+        largest = trained.index(max(trained))
+        present = sum(size > 0 for size in sizes)
+        return RowScores.constant(100 * sizes[largest] / sum(sizes), 100 * (sizes[largest] > 0) / present)
 
     def check(self, models: Sequence[str]) -> None:
         """Raise InputError unless there are images to test on, networks to train, and a network of each name: now, and

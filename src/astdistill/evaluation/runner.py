@@ -87,8 +87,16 @@ def evaluate(
     title = f"training {', '.join(names)} on {_title(synthetic)}{purpose} (images seen)"
     with computing(engine, threads):
         _train_missing(cached, testing, workers, title, lambda row, k: on_result(row.row.model, k, row.results[k]))
-    entries = {row.row.model: row.entry() for row in cached}
-    return Scores(recipe=recipe, split=split, architecture=entries, subject=subject, classes=dataset.classes)
+    majority = testing.majority
+    entries = {row.row.model: row.entry(majority is not None) for row in cached}
+    return Scores(
+        recipe=recipe,
+        split=split,
+        architecture=entries,
+        subject=subject,
+        classes=dataset.classes,
+        majority=majority,
+    )
 
 
 def evaluate_all(
@@ -121,8 +129,15 @@ def evaluate_all(
     rows = [synthetic_row(name, sets.get(name, synthetic), recipe) for name in models]
     rows += [baseline_row(name, models[0], synthetic.ipc, dataset, recipe, seed) for name in baselines]
 
+    testing = Testing(dataset, split, seed, seeds)
+    majority = testing.majority
+
     def publish(cached: Sequence[CachedRow]) -> Scores:
-        entries = [(number, each.row.name, each.entry()) for number, each in enumerate(cached) if each.results]
+        entries = [
+            (number, each.row.name, each.entry(majority is not None))
+            for number, each in enumerate(cached)
+            if each.results
+        ]
         scores = Scores(
             recipe=recipe,
             split=split,
@@ -131,12 +146,13 @@ def evaluate_all(
             subject=SetInfo.of(synthetic),
             rates=used,
             classes=dataset.classes,
+            majority=majority,
         )
         if out is not None:
             scores.write(RunDir(out).scores)
         return scores
 
-    return publish(train_rows(rows, Testing(dataset, split, seed, seeds), NetworkCache.beside(out), workers, publish))
+    return publish(train_rows(rows, testing, NetworkCache.beside(out), workers, publish))
 
 
 def _train_missing(

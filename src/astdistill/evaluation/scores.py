@@ -4,12 +4,12 @@ labels."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from ..data.augmentation import STRATEGY
 from ..data.synthetic import SyntheticSet
@@ -78,16 +78,28 @@ class RowScores(Record):
     confusion: tuple[tuple[tuple[int, ...], ...] | None, ...] = ()
     """Each network's tested images of each class (row) by the class they were taken for (column); None above 100
     classes."""
+    balanced: tuple[float, ...] | None = None
+    """Each network's balanced accuracy: the mean of its final accuracies by class, in percent. None, and not written,
+    where the tested classes have about as many images each."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """What only unequal classes need is written for these alone."""
+        return {name: value for name, value in handler(self).items() if name != "balanced" or value is not None}
 
     @staticmethod
-    def of(results: Sequence[NetworkResult], reported: Literal["final", "best"]) -> RowScores:
-        """The entry of these networks, in order of their seeds."""
+    def of(results: Sequence[NetworkResult], reported: Literal["final", "best"], unequal: bool = False) -> RowScores:
+        """The entry of these networks, in order of their seeds; with balanced accuracies where classes are
+        `unequal`."""
         final = tuple(result.final for result in results)
         checks = [result.best for result in results if result.best is not None]
         best = tuple(checks) or None
         chosen = final
         if reported == "best":
             chosen = best or final
+        balanced = None
+        if unequal:
+            balanced = tuple(mean_recall(result.by_class) for result in results if result.by_class) or None
         return RowScores(
             final=final,
             best=best,
@@ -97,7 +109,13 @@ class RowScores(Record):
             diverged=sum(result.diverged for result in results),
             by_class=_unless_empty([result.by_class for result in results]),
             confusion=_unless_empty([result.confusion for result in results]),
+            balanced=balanced,
         )
+
+    @staticmethod
+    def constant(accuracy: float, balanced: float) -> RowScores:
+        """The entry of an answer that is always the same, which has no spread."""
+        return RowScores(final=(accuracy,), mean=accuracy, std=None, n=1, balanced=(balanced,))
 
     @property
     def counts(self) -> tuple[tuple[int, ...], ...] | None:
@@ -190,6 +208,14 @@ class Scores(Record):
     theirs."""
     classes: tuple[str, ...] = ()
     """Names, in the order of the figures by class; empty in files of an earlier version."""
+    majority: RowScores | None = None
+    """What it gives to answer with the largest training class always; None, and not written, where the tested classes
+    have about as many images each."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """What only unequal classes need is written for these alone."""
+        return {name: value for name, value in handler(self).items() if name != "majority" or value is not None}
 
     @property
     def diverged(self) -> int:
@@ -218,6 +244,15 @@ BASELINE_NAMES = {"random": "random real images", "kmeans": "K-means real images
 LABELS = {"hard": "hard labels", "soft": "soft labels"}
 ABSENT = "–"
 """The cell of a table for what was not measured."""
+
+
+MAJORITY_NAME = "majority class"
+"""The row of `Scores.majority`."""
+
+
+def mean_recall(by_class: Sequence[float | None]) -> float:
+    """The mean of the accuracies by class, without classes that have no images."""
+    return statistics.fmean(value for value in by_class if value is not None)
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -285,6 +320,8 @@ def caption(scores: Scores) -> str:
     words = [f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {which}"]
     if scores.subject:
         words.append(LABELS[scores.subject.labels])
+    if scores.majority is not None:
+        words.append("balanced: mean of the final accuracies by class")
     words.append(networks_text([entry.n for entry in _entries(scores)]))
     return f"{'; '.join(words)}."
 
@@ -293,6 +330,8 @@ def table(scores: Scores) -> Tabulation:
     """The synthetic set on every network first, then the baselines, with the protocol as the caption."""
     named = {f"synthetic, {model}": entry for model, entry in scores.architecture.items()}
     named |= {_baseline(name, scores): entry for name, entry in scores.baselines.items()}
+    if scores.majority is not None:
+        named[MAJORITY_NAME] = scores.majority
     cells = [_row(name, entry, scores) for name, entry in named.items()]
     names = next(iter(cells), {})
     columns = [Column(name, name == "trained on", name.startswith(scores.recipe.reported)) for name in names]
@@ -303,6 +342,8 @@ def _row(name: str, entry: RowScores, scores: Scores) -> dict[str, str]:
     cells = {"trained on": name, "final": spread(entry.final)}
     if any(each.best for each in _entries(scores)):
         cells[f"best on {scores.split}"] = spread(entry.best)
+    if scores.majority is not None:
+        cells["balanced"] = spread(entry.balanced)
     cells["n"] = str(entry.n)
     if scores.diverged:
         cells["diverged"] = str(entry.diverged)

@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 
 from ..data import medmnist
-from ..data.dataset import DataConfig
+from ..data.dataset import DataConfig, Dataset
 from ..data.image_folders import IMAGENET_SIZE, IMAGENET_SUBSETS
 from ..data.loading import load_dataset
 from ..data.preprocessing import zca_cost
@@ -72,11 +72,17 @@ NAMED = {
 """A class of ILSVRC-2012 has 732 to 1,300 training images; those of the subsets are counted with the most."""
 
 
-def dataset_size(experiment: Experiment) -> DatasetSize:
-    """The data set's size: known for named sets, read from disk for all others."""
-    data = experiment.data
-    if data.source not in NAMED or data.size is not None:
-        dataset = load_dataset(data.replace(whiten="none"))  # to fit a whitening is one of the stages
+def read_for_size(data: DataConfig) -> Dataset | None:
+    """The data set, where its size is known only once it is read; None for named sets."""
+    if data.source in NAMED and data.size is None:
+        return None
+    return load_dataset(data.replace(whiten="none"))  # to fit a whitening is one of the stages
+
+
+def dataset_size(experiment: Experiment, dataset: Dataset | None = None) -> DatasetSize:
+    """The data set's size: known for named sets, and for all others that of `dataset`, or else read from disk."""
+    data, dataset = experiment.data, dataset or read_for_size(experiment.data)
+    if dataset is not None:
         held_out = 0 if dataset.validation is None else len(dataset.validation)
         return DatasetSize(dataset.shape, len(dataset.classes), len(dataset.train), len(dataset.test), held_out)
     whole = NAMED[data.source]
@@ -113,9 +119,10 @@ class Estimate:
         return Stage("together", work, seconds, memory, disk)
 
 
-def estimate(experiment: Experiment) -> Estimate:
-    """The stages with their cost, at a speed that is measured now; a whitening that has to be fitted is one of them."""
-    known = dataset_size(experiment)
+def estimate(experiment: Experiment, known: DatasetSize | None = None) -> Estimate:
+    """The stages with their cost, at a speed that is measured now; a whitening that has to be fitted is one of them.
+    Data whose size is not `known` are read for it."""
+    known = known or dataset_size(experiment)
     with phase("measuring this machine"):
         found = counted(experiment, known, Costs(experiment.device, Speed(experiment.device)))
         if experiment.data.whiten == "zca":

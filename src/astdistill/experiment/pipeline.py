@@ -4,7 +4,7 @@ when."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..autodiff.dispatch import using
 from ..data.dataset import Dataset
+from ..data.description import Description
 from ..data.synthetic import SyntheticSet
 from ..distillation.loop import distill
 from ..distillation.run import Distillation, StepRecord
@@ -114,6 +115,10 @@ def _some(values: Tensor) -> np.ndarray:
 SILENT = Recorder(Log({}))
 
 
+def untold(description: Description) -> None:
+    """What was read of the data is said to nobody; it stands on the page and in provenance.json."""
+
+
 def obtain_experts(experiment: Experiment, dataset: Dataset, recorder: Recorder = SILENT) -> TrajectoryStore:
     """The experts: imported ones as they are, others trained where they are missing, with the quality figure beside
     them."""
@@ -185,15 +190,24 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
         )
 
 
-def prepare(experiment: Experiment, out: Path) -> Dataset:
-    """The data, once everything that can be checked has been, and `out` is this run's. Raises InputError with nothing
-    written."""
+def prepare(experiment: Experiment, out: Path, tell: Callable[[Description], None] = untold) -> Dataset:
+    """The data, once everything that can be checked has been, and `out` is this run's. `tell` is told first what was
+    read. Raises InputError with nothing written."""
     dataset = load_data(experiment)
+    description = Description.of(dataset, experiment.ipc)
+    tell(description)
     check_experiment(experiment, dataset)
     folder = RunDir(out)
     written = read_json(folder.config) if folder.config.exists() else {}
     former = unread(written.get("distill", {}), experiment.method)
-    folder.claim(_noted(experiment).to_json(), dataset.fingerprint, experiment.device, read=_read_again, former=former)
+    folder.claim(
+        _noted(experiment).to_json(),
+        dataset.fingerprint,
+        experiment.device,
+        read=_read_again,
+        former=former,
+        about=description.to_json(),
+    )
     return dataset
 
 
@@ -227,13 +241,18 @@ def distill_experiment(experiment: Experiment, dataset: Dataset, out: Path, reco
         return obtain_synthetic(experiment, dataset, experts, out, recorder)
 
 
-def run_experiment(experiment: Experiment, out: Path, loggers: Sequence[str] = ()) -> Scores:
+def run_experiment(
+    experiment: Experiment,
+    out: Path,
+    loggers: Sequence[str] = (),
+    tell: Callable[[Description], None] = untold,
+) -> Scores:
     """Every stage in order; each resumes from what `out` and the expert store already hold. No result depends on the
-    `loggers`.
+    `loggers`; `tell` is told what was read of the data before anything is spent.
 
     `out`/report.html shows the whole.
     """
-    dataset = prepare(experiment, out)
+    dataset = prepare(experiment, out, tell)
     with tracked(experiment, out, loggers) as recorder:
         synthetic = distill_experiment(experiment, dataset, out, recorder)
         with stage("evaluation", out):

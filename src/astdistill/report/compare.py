@@ -11,6 +11,7 @@ from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe
 from ..evaluation.scores import (
     ABSENT,
     LABELS,
+    MAJORITY_NAME,
     Published,
     RowScores,
     Scores,
@@ -149,10 +150,11 @@ def _main(group: Group) -> Tabulation:
     shown = [name for name in BASELINES if any(name in run.baselines for run in group.runs)]
     sources = list(dict.fromkeys(run.published.source for run in group.runs if _published(run, group)))
     rows = [_row(run, group, shown, sources) for run in group.runs]
-    columns = [*WHOSE, Column("final", bold=reported == "final"), *_best(group), Column("n")]
+    columns = [*WHOSE, Column("final", bold=reported == "final"), *_best(group), *_balanced(group), Column("n")]
     if sources:
         columns.append(Column("published"))
     columns += [Column(BASELINES[name]) for name in shown]
+    columns += [Column(MAJORITY_NAME)] * len(_balanced(group))
     return Tabulation(tuple(columns), tuple(rows), _caption(group, shown, bool(sources)), group.title, tuple(sources))
 
 
@@ -160,12 +162,14 @@ def _row(run: Finished, group: Group, shown: Sequence[str], sources: Sequence[st
     cells = [*_whose(run), run.network, spread(run.entry.final)]
     if _best(group):
         cells.append(spread(run.entry.best))
+    cells += [spread(run.entry.balanced)] * len(_balanced(group))
     cells.append(str(run.entry.n))
     if _published(run, group):
         cells.append(f"{run.published.accuracy} [{sources.index(run.published.source) + 1}]")
     elif sources:
         cells.append(ABSENT)
-    return tuple([*cells, *(_final(run.baselines.get(name)) for name in shown)])
+    majority = [_final(run.scores.majority)] * len(_balanced(group))
+    return tuple([*cells, *(_final(run.baselines.get(name)) for name in shown), *majority])
 
 
 def _final(entry: RowScores | None) -> str:
@@ -200,6 +204,13 @@ def _best(group: Group) -> list[Column]:
     return [Column(f"best on {group.split}", bold=group.recipe.reported == "best")]
 
 
+def _balanced(group: Group) -> list[Column]:
+    """A column for balanced accuracy, where the classes of one run are unequal."""
+    if all(run.entry.balanced is None for run in group.runs):
+        return []
+    return [Column("balanced")]
+
+
 def _published(run: Finished, group: Group) -> bool:
     """Whether a published figure stands beside the run: it is one of test images and of the student."""
     return run.published.accuracy is not None and group.split == "test" and run.network == run.subject.model
@@ -211,6 +222,8 @@ def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
         words.append(f"best: of checks on the {group.split} images every {recipe.check_every} epochs")
     if "full" in shown and recipe.full_epochs:
         words.append(f"full data {recipe.full_epochs} epochs")
+    if _balanced(group):
+        words.append("balanced: mean of the final accuracies by class")
     sizes = [entry.n for run in group.runs for entry in (run.entry, *run.baselines.values())]
     sentence = f"{'; '.join([*words, networks_text(sizes)])}."
     same = MTT_PROTOCOL.replace(augmentation=recipe.augmentation, full_epochs=recipe.full_epochs)

@@ -10,17 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..data.description import Description
 from ..data.synthetic import SyntheticSet
 from ..distillation.snapshots import Frame, StartMap, read_course
 from ..evaluation.continual import Continual
 from ..evaluation.dd_ranking import Ranking
-from ..evaluation.scores import Published, RowScores, Scores
+from ..evaluation.scores import Published, RowScores, Scores, read_as
 from ..methods.outer_step import OuterStep, TrajectoryMatching
 from ..runtime.config import by_todays_names, find_component
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, read_lines
 from ..runtime.provenance import as_shown
-from ..runtime.run_dir import RunDir
+from ..runtime.run_dir import DESCRIPTION, RunDir
 from ..runtime.status import Status, alive, read_status
 from .experts import ExpertProgress, StoreCurves, expert_progress, read_experts
 
@@ -54,6 +55,14 @@ class RunReader:
         if known or self.synthetic is None:
             return known
         return self.synthetic.provenance
+
+    @cached_property
+    def description(self) -> Description | None:
+        """What was read of the data; None for runs of earlier versions, and sets without a run."""
+        known = _optional(self.dir.provenance).get(DESCRIPTION)
+        if known is None:
+            return None
+        return read_as(Description, known, self.dir.provenance, "what was read of the data")
 
     @cached_property
     def synthetic(self) -> SyntheticSet | None:

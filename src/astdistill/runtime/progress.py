@@ -50,6 +50,11 @@ def be_quiet(quiet: bool) -> None:
     Output.quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Whether progress is shown to nobody."""
+    return Output.quiet
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
     """No progress bars inside this block, for work that is a step of something already shown."""

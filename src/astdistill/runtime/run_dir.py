@@ -12,6 +12,8 @@ from .files import check_folder, load_tensors, read_json, write_json
 from .provenance import provenance
 
 FORMER = "former_settings"
+DESCRIPTION = "data_read"
+"""The part of provenance.json that says what was read of the data."""
 FREE = (
     "data.source",
     "data.image_column",
@@ -144,8 +146,11 @@ class RunDir:
         device: str,
         read: Callable[[Any], dict[str, Any]] = by_todays_names,
         former: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         """Write config.json and provenance.json of a run on the data of `fingerprint`.
+
+        `about` is what was read of the data, for provenance.json.
 
         `read` gives what a config.json that is there already says, by the names of today; `former` are settings in it
         that nothing reads any more, and that `former_settings` is to find.
@@ -165,7 +170,8 @@ class RunDir:
         # next file.
         write_json(self.config, settings)
         noted = {FORMER: dict(former)} if former else {}
-        self._add_provenance({**provenance(device), "data": fingerprint, **noted})
+        described = {DESCRIPTION: dict(about)} if about else {}
+        self._add_provenance({**provenance(device), "data": fingerprint, **described, **noted})
 
     @property
     def former_settings(self) -> dict[str, Any]:

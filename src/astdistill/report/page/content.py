@@ -10,17 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from ...data.description import Description, shape_text, without_source
 from ...evaluation.continual import continual_table
 from ...evaluation.dd_ranking import ranking_table
 from ...evaluation.rate_search import rates_table
-from ...evaluation.scores import BASELINE_NAMES, caption, table
-from ...runtime.provenance import without_places
+from ...evaluation.scores import BASELINE_NAMES, MAJORITY_NAME, caption, spread, table
+from ...runtime.provenance import own_name, without_places
+from ...runtime.run_dir import DESCRIPTION
 from ...runtime.status import duration, size
 from ...runtime.tables import Column, Tabulation
 from ..run import RunReader
 
 STAGES = ("experts", "distillation", "evaluation")
-HIDDEN = ("versions", "machine", "resumed", "settings", "step", "best")
+HIDDEN = ("versions", "machine", "resumed", "settings", "step", "best", DESCRIPTION)
 """Parts of the provenance that have a row of their own, or stand elsewhere."""
 PROGRAMS = ("astdistill", "__main__.py", "cli.py")
 """What the command line's own file is called."""
@@ -54,8 +56,11 @@ def bars(run: RunReader) -> list[Bar]:
     """The headline beside its baselines and the published figures, from low to high."""
     if run.entry is None or run.scores is None:
         return []
-    names, shown = {"own": "these images", **BASELINE_NAMES}, []
-    for kind, entry in {"own": run.entry, **run.scores.baselines}.items():
+    names, shown = {"own": "these images", **BASELINE_NAMES, "majority": MAJORITY_NAME}, []
+    rows = {"own": run.entry, **run.scores.baselines}
+    if run.scores.majority is not None:
+        rows["majority"] = run.scores.majority
+    for kind, entry in rows.items():
         low = high = None
         if entry.std:
             low, high = max(0.0, entry.mean - entry.std), min(100.0, entry.mean + entry.std)
@@ -146,6 +151,34 @@ def _titled(shown: Tabulation, name: str, among: Mapping[str, object]) -> Tabula
     if len(among) < 2:
         return shown
     return replace(shown, title=f"{shown.title}: {name}")
+
+
+@dataclass(frozen=True)
+class DataRead:
+    """What the page says was read of a run's data: heads with sentences, the classes, and what is odd."""
+
+    said: tuple[tuple[str, str], ...]
+    classes: Tabulation
+    warnings: tuple[str, ...]
+
+
+def data_read(run: RunReader) -> DataRead | None:
+    """What was read of the data, of paths the last name alone; None where that was not kept."""
+    if run.description is None:
+        return None
+    known = run.description
+    own = own_name(known.source) or known.source
+    images = ", ".join(f"{count:,} {name}" for name, count in known.parts.items())
+    said = [("source", own), ("images", f"{images}; {shape_text(known.shape)}"), ("test part", known.test_part)]
+    said += [(head, sentence) for head, sentences in _sentences(known).items() for sentence in sentences]
+    heads, *rows = known.rows()
+    columns = Column(heads[0], words=True), *(Column(head) for head in heads[1:])
+    shown = Tabulation(columns, tuple(rows), "Images of each class.")
+    return DataRead(tuple((head, without_source(text, known.source)) for head, text in said), shown, known.warnings)
+
+
+def _sentences(known: Description) -> dict[str, tuple[str, ...]]:
+    return {"read": known.read, "left out": known.left_out, "guessed": known.guessed}
 
 
 def costs(run: RunReader) -> Tabulation | None:
@@ -241,7 +274,10 @@ def headline(run: RunReader) -> str:
     count, networks = len(run.synthetic.images), "a network"
     if run.entry.n > 1:
         networks = f"{run.entry.n} networks"
-    return f"{run.scores.split} accuracy of {networks} trained on nothing but these {count:,} images"
+    accuracy = f"{run.scores.split} accuracy of {networks} trained on nothing but these {count:,} images"
+    if run.entry.balanced:
+        accuracy += f"; balanced accuracy, the mean over the classes: {spread(run.entry.balanced)} %"
+    return accuracy
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -129,6 +129,7 @@ def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
         "tables": content.score_tables(run),
         "rankings": content.rankings(run),
         "arrivals": list(zip(arriving, content.arrivals(run), strict=True)),
+        "data": content.data_read(run),
         "costs": content.costs(run),
         "command": content.command(run),
     }

@@ -1,0 +1,285 @@
+"""What was read of a source, for people and for files: classes with their counts, where the test part came from, what
+was resized, left out and guessed, and what is odd about it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from rich.cells import cell_len, set_cell_size
+
+from ..runtime.config import Record
+from .dataset import Dataset, Split
+from .splits import WORDS, split_of
+from .storage import ByteImages
+
+COLUMNS = 80
+WHOLE = 30
+"""Classes up to which a description lists all of them."""
+FIRST, LAST = 8, 2
+"""Classes that a longer list begins and ends with."""
+NAME_COLUMNS = 40
+NAMED = 3
+"""Classes that a warning names."""
+FEW_TEST, FEW_TRAIN = 20, 5
+HALF = 0.5
+LOOKED_AT = 256
+"""Training images that are looked at for one colour throughout."""
+COMPARED = 1 << 28
+"""Values of images in memory up to which test images are looked for among the training images."""
+GLANCED_AT = 64
+"""Values of an image that are compared first."""
+TEST_PART = "test part"
+"""What the sentence of a summary begins with that says where the test images come from."""
+OWN_TEST = "the source's own"
+FOLD = re.compile(r"(cv|fold|split|part|batch|shard)[\W_]*\d+", re.IGNORECASE)
+
+
+class ClassCounts(Record):
+    """How many images of one class there are in each part."""
+
+    name: str
+    train: int
+    validation: int
+    test: int
+
+
+class Description(Record):
+    """What was read, as text of 80 columns and as JSON (`to_json`). Names are written so that every terminal and file
+    takes them."""
+
+    source: str
+    """As it was named."""
+    name: str
+    shape: tuple[int, int, int]
+    """Channels, height and width of every image."""
+    classes: tuple[ClassCounts, ...]
+    """In the order of their labels."""
+    test_part: str
+    """Where the test images come from."""
+    read: tuple[str, ...] = ()
+    """What was read and made of it, resizing included."""
+    left_out: tuple[str, ...] = ()
+    """What was not read, and why."""
+    guessed: tuple[str, ...] = ()
+    """What could have been read otherwise, and the flag that decides it."""
+    warnings: tuple[str, ...] = ()
+    """What is odd."""
+
+    @staticmethod
+    def of(dataset: Dataset, ipc: int = 1) -> Description:
+        """The description of a data set, of which `ipc` synthetic images per class are to be made."""
+        read = [said for said in dataset.summary.read if not said.startswith(TEST_PART)]
+        test = [said[len(TEST_PART) :].lstrip(": ") for said in dataset.summary.read if said.startswith(TEST_PART)]
+        counts = _counts(dataset)
+        return Description(
+            source=printable(dataset.config.source),
+            name=printable(dataset.name),
+            shape=dataset.shape,
+            classes=counts,
+            test_part=printable("; ".join(test) or OWN_TEST),
+            read=tuple(map(printable, read)),
+            left_out=tuple(map(printable, dataset.summary.left_out)),
+            guessed=tuple(map(printable, dataset.summary.guessed)),
+            warnings=tuple([*_odd_counts(counts, ipc), *_odd_names(counts), *_odd_images(dataset)]),
+        )
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Images by part, without a validation part where there is none."""
+        sums = {name: sum(getattr(each, field) for each in self.classes) for name, field in FIELDS.items()}
+        return {name: count for name, count in sums.items() if count or name != "validation"}
+
+    @property
+    def line(self) -> str:
+        """One line: the name, the images of each part, the classes and the shape."""
+        images = ", ".join(f"{count:,} {name}" for name, count in self.parts.items())
+        return f"{self.name}: {images} images of {len(self.classes)} classes, {shape_text(self.shape)}"
+
+    def text(self) -> str:
+        """The description in lines of at most 80 columns."""
+        images = ", ".join(f"{count:,} {name}" for name, count in self.parts.items())
+        lines = [_cut(f"Data: {self.source}", COLUMNS)]
+        lines += item("images", f"{images}; {shape_text(self.shape)}")
+        lines += item("test part", self.test_part)
+        for head, said in {"read": self.read, "left out": self.left_out, "guessed": self.guessed}.items():
+            lines += [line for sentence in said for line in item(head, sentence)]
+        lines += item("classes", self._sizes())
+        lines += self._table()
+        lines += [line for warning in self.warnings for line in item("warning", warning)]
+        return "\n".join(lines)
+
+    def _sizes(self) -> str:
+        least, most = (choose(self.classes, key=lambda each: each.train) for choose in (min, max))
+        if least.train == most.train:
+            return f"{len(self.classes)}, each with {least.train:,} training images"
+        return (
+            f"{len(self.classes)}, with {least.train:,} ({_cut(least.name, NAME_COLUMNS)}) to {most.train:,} "
+            f"({_cut(most.name, NAME_COLUMNS)}) training images"
+        )
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The classes with their counts, after a row of heads: all of them, or the first and the last of many."""
+        heads = list(self.parts)
+        rows = [(each.name, *(f"{getattr(each, FIELDS[head]):,}" for head in heads)) for each in self.classes]
+        if len(rows) > WHOLE:
+            between = f"… {len(rows) - FIRST - LAST} more"
+            rows = [*rows[:FIRST], (between, *([""] * len(heads))), *rows[-LAST:]]
+        return [("class", *heads), *rows]
+
+    def _table(self) -> list[str]:
+        rows = [(_cut(name, NAME_COLUMNS), *counts) for name, *counts in self.rows()]
+        widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+        return [
+            f"{INDENT}{set_cell_size(row[0], widths[0])}"
+            + "".join(f"  {count:>{width}}" for count, width in zip(row[1:], widths[1:], strict=True))
+            for row in rows
+        ]
+
+
+FIELDS = {"training": "train", "validation": "validation", "test": "test"}
+"""The parts, as people call them, with their fields of `ClassCounts`."""
+INDENT = " " * 13
+
+
+def printable(text: Any) -> str:
+    """The text with what no terminal shows (control characters, bytes that are no text) written as escapes."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(text))
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Size and channels in words."""
+    channels, height, width = shape
+    kinds = {1: "grey (1 channel)", 3: "colour (3 channels)"}
+    return f"{height}×{width} pixels, {kinds.get(channels) or f'{channels} channels'}"
+
+
+def without_source(sentence: str, source: str) -> str:
+    """The sentence with the own name of the source in the place of its path."""
+    return sentence.replace(source, PurePath(source).name or source)
+
+
+def item(head: str, sentence: str) -> list[str]:
+    """A head and a sentence, in lines of at most 80 columns."""
+    return textwrap.wrap(
+        sentence, COLUMNS, initial_indent=f"  {head:<{len(INDENT) - 2}}", subsequent_indent=INDENT
+    ) or [f"  {head}"]
+
+
+def _cut(text: str, columns: int) -> str:
+    if cell_len(text) <= columns:
+        return text
+    return set_cell_size(text, columns - 1) + "…"
+
+
+def _counts(dataset: Dataset) -> tuple[ClassCounts, ...]:
+    names, parts = dataset.classes, (dataset.train, dataset.validation, dataset.test)
+    counts = [_per_class(part, len(names)) for part in parts]
+    return tuple(
+        ClassCounts(name=printable(name), train=train, validation=validation, test=test)
+        for name, train, validation, test in zip(names, *counts, strict=True)
+    )
+
+
+def _per_class(part: Split | None, classes: int) -> list[int]:
+    if part is None:
+        return [0] * classes
+    return torch.bincount(part.labels, minlength=classes).tolist()
+
+
+def named(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    shown = ", ".join(_cut(name, NAME_COLUMNS) for name in names[:NAMED])
+    if len(names) > NAMED:
+        return f"{shown} and {len(names) - NAMED:,} more"
+    return shown
+
+
+def _odd_counts(counts: Sequence[ClassCounts], ipc: int) -> Iterator[str]:
+    images, tested = (sum(getattr(each, field) for each in counts) for field in ("train", "test"))
+    most = max(counts, key=lambda each: each.train)
+    if len(counts) > 2 and most.train >= HALF * images:
+        yield (
+            f"class {_cut(most.name, NAME_COLUMNS)} has {most.train / images:.0%} of the training images; look at the "
+            "balanced accuracy"
+        )
+    if tested < FEW_TEST:
+        yield f"only {tested} test images: one of them is {100 / tested:.1f} points of accuracy"
+    untested = [each.name for each in counts if not each.test]
+    if untested:
+        yield f"no test image of {len(untested)} of {len(counts)} classes ({named(untested)})"
+    least = max(FEW_TRAIN, ipc)
+    few = [f"{_cut(each.name, NAME_COLUMNS)} {each.train}" for each in counts if each.train < least]
+    if few:
+        yield f"fewer than {least} training images in {len(few)} of {len(counts)} classes ({named(few)})"
+
+
+def _odd_names(counts: Sequence[ClassCounts]) -> Iterator[str]:
+    """Classes that are called like parts of a data set. One called train among others may well be a class."""
+    names = [each.name for each in counts]
+    parts = {name: split_of(name) for name in names if split_of(name) is not None}
+    alone = [name for name in parts if WORDS.get(name.lower()) in ("test", "validation")]
+    folds = [name for name in names if FOLD.fullmatch(name)]
+    if len(set(parts.values())) > 1 or alone:
+        yield f"classes called like parts of a data set ({named(list(parts))}): is --data the folder of the classes?"
+    elif len(folds) > 1:
+        yield f"classes called like folds of a data set ({named(folds)}): is --data the folder of the classes?"
+
+
+def _odd_images(dataset: Dataset) -> Iterator[str]:
+    plain, looked_at = _one_colour(dataset)
+    if plain and plain >= HALF * looked_at:
+        share = "all"
+        if plain < looked_at:
+            share = f"{plain / looked_at:.0%} of"
+        yield f"{share} training images are of one colour throughout: are they masks, or of other levels than thought?"
+    copies = _in_both(dataset)
+    if copies:
+        yield f"{copies:,} of {len(dataset.test):,} test images are among the training images, pixel by pixel"
+
+
+def _one_colour(dataset: Dataset) -> tuple[int, int]:
+    """How many of some training images, evenly chosen, are of one colour, and how many were looked at."""
+    count = min(LOOKED_AT, len(dataset.train))
+    rows = torch.linspace(0, len(dataset.train) - 1, count).round().to(torch.int64)
+    images = next(dataset.train.batches(count, rows)).images
+    pixels = dataset.preprocessing.invert(images).flatten(2)
+    plain = (pixels.amax(2) - pixels.amin(2) < 1 / 512).all(1)
+    return int(plain.sum()), count
+
+
+def _in_both(dataset: Dataset) -> int:
+    """Test images that are training images too, to the last bit; 0 where to know would mean to read or to move the
+    images, or would take long."""
+    train, test = (_in_memory(part) for part in (dataset.train, dataset.test))
+    if train is None or test is None or train.numel() + test.numel() > COMPARED:
+        return 0
+    step = max(1, train[0].numel() // GLANCED_AT)
+    glances = [_hashes(part.flatten(1)[:, ::step]) for part in (train, test)]
+    known, wanted = map(set, glances)
+    # Whole images are compared only where a few of their values agree.
+    alike = [
+        [number for number, glance in enumerate(own) if glance in other]
+        for own, other in zip(glances, (wanted, known), strict=True)
+    ]
+    whole, tested = (_hashes(part.flatten(1)[rows]) for part, rows in zip((train, test), alike, strict=True))
+    found = set(whole)
+    return sum(each in found for each in tested)
+
+
+def _in_memory(part: Split) -> torch.Tensor | None:
+    images = part.images
+    if isinstance(images, ByteImages):
+        images = images.pixels
+    if isinstance(images, torch.Tensor) and images.device.type == "cpu":
+        return images
+    return None
+
+
+def _hashes(rows: torch.Tensor) -> list[bytes]:
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows.numpy()]
