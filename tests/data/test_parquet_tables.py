@@ -400,3 +400,11 @@ def test_parts_with_other_columns_and_no_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipes/train.parquet")
     with pytest.raises(InputError, match=r"holds no parquet files and no pictures, but 1 links to nothing, pipes"):
         read(tmp_path / "pipes")
+
+
+def test_a_single_file_is_a_table(tmp_path: Path) -> None:
+    """Also where its name speaks of a part: there is no other. What lies beside it is not looked at."""
+    write(tmp_path / "pets_test.parquet", label=["cat", "dog"] * 5)
+    write(tmp_path / "other.parquet", label=[0, 1] * 5)
+    found = read(tmp_path / "pets_test.parquet")
+    assert (found.name, found.classes, len(found.train), len(found.test)) == ("pets_test", ("cat", "dog"), 8, 2)

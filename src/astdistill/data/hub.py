@@ -23,6 +23,7 @@ from .dataset import Source, Summary
 from .decoding import file_bytes
 from .digests import FileSet
 from .labels import MISSING, Numbered, numbered
+from .listing import text_of
 from .parquet import copied, pictures_beside, split_files
 from .splits import split_of
 
@@ -373,6 +374,7 @@ class ParquetFolder:
     """The parquet files of a folder by part, and the picture files beside them that their cells may name, by their true
     paths."""
 
+    name: str
     folder: Path
     parts: Mapping[str, Sequence[Path]]
     beside: Mapping[str, Path]
@@ -395,7 +397,13 @@ def parquet_folder(folder: Path, paths: Sequence[Path]) -> ParquetFolder:
     if not parts:
         raise InputError(f"All parquet files of {folder} are hidden ({paths[0].relative_to(folder)}); rename them.")
     tables = [path for its in parts.values() for path in its]
-    return ParquetFolder(folder, parts, pictures_beside(tables), [path for path in paths if path not in set(tables)])
+    unread = [path for path in paths if path not in set(tables)]
+    return ParquetFolder(text_of(folder.resolve().name), folder, parts, pictures_beside(tables), unread)
+
+
+def parquet_file(path: Path) -> ParquetFolder:
+    """A single table, whatever its name says; a column of part names may divide it."""
+    return ParquetFolder(text_of(path.stem), path.parent, {"train": [path]}, pictures_beside([path]), ())
 
 
 @contextmanager
@@ -405,9 +413,8 @@ def from_parquet(given: ParquetFolder, image_column: str | None, label_column: s
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="parquet-", ignore_cleanup_errors=True) as place:
         splits = {part: copied(files, Path(place) / f"{part}.arrow") for part, files in given.parts.items()}
-        name = given.folder.resolve().name
         beside = {part: file_beside(files[0].parent, given.beside) for part, files in given.parts.items()}
-        source = table_source(name, splits, given.files(), image_column, label_column, beside)
+        source = table_source(given.name, splits, given.files(), image_column, label_column, beside)
         yield replace(source, summary=_with_files(source.summary, given))
 
 

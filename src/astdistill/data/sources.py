@@ -20,7 +20,17 @@ from .cache import PixelAllocator, cached_data
 from .dataset import DataConfig, RawData, Resize, Source, Split, Summary, rows_of
 from .decoding import decoded, padded, resized
 from .digests import FileSet
-from .hub import file_beside, from_hub, from_parquet, hub_file, parquet_folder, prepared_files, table_source
+from .hub import (
+    ParquetFolder,
+    file_beside,
+    from_hub,
+    from_parquet,
+    hub_file,
+    parquet_file,
+    parquet_folder,
+    prepared_files,
+    table_source,
+)
 from .image_folders import (
     IMAGENET_NAMES,
     IMAGENET_SIZE,
@@ -343,17 +353,20 @@ def _parquet_files(folder: Path, listing: Listing) -> list[Path]:
 
 
 def _from_parquet(folder: Path, paths: list[Path], request: Request, listing: Listing) -> RawData:
-    given, name = parquet_folder(folder, paths), text_of(folder.resolve().name)
-
-    def opened() -> Opened:
-        return from_parquet(given, request.image_column, request.label_column)
-
-    raw = _decoded(name, given.files(), lambda content: [name, *request.key(content)], opened, request)
+    given = parquet_folder(folder, paths)
+    raw = _from_tables(given, request)
     walked, named = listing.walk(folder), set(given.beside.values())
     pictures = [path for path in walked.pictures if path not in named]
     beside = (f"{len(pictures)} picture files beside the parquet files ({some(pictures)})",) * bool(pictures)
     unseen = Walked(hidden=walked.hidden, special=walked.special).left_out()
     return replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, *beside, *unseen)))
+
+
+def _from_tables(given: ParquetFolder, request: Request) -> RawData:
+    def opened() -> Opened:
+        return from_parquet(given, request.image_column, request.label_column)
+
+    return _decoded(given.name, given.files(), lambda content: [given.name, *request.key(content)], opened, request)
 
 
 def _from_saved(folder: Path, request: Request) -> RawData:
@@ -401,11 +414,13 @@ def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
 def _from_file(path: Path, request: Request) -> RawData:
     if is_tiny_imagenet(path):
         return _from_tiny_imagenet(path, request)
+    if path.suffix.lower() == ".parquet":
+        return _from_tables(parquet_file(path), request)
     raw = from_array_file(path, request.of_arrays())
     if raw is None:
         raise InputError(
-            f"{path} is a file that cannot be read as data; give an .npz, .mat or IDX file, tiny-imagenet-200.zip, or "
-            "a folder of pictures, parquet files or arrays."
+            f"{path} is a file that cannot be read as data; give a .parquet, .npz, .mat or IDX file, "
+            "tiny-imagenet-200.zip, or a folder of pictures, parquet files or arrays."
         )
     return _shaped(raw, request)
 
