@@ -17,12 +17,16 @@ from ..data.dataset import DataConfig, Dataset
 from ..data.preprocessing import Preprocessing
 from ..runtime.config import Record
 from ..runtime.errors import InputError
-from ..runtime.files import load_tensors, read_json, save_tensors, write_json
+from ..runtime.files import DIGESTS, altered_row, header_digest, load_tensors, read_json, save_tensors, write_json
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Params, Rows
 from .recipe import ExpertCurve, ExpertRecipe
 
 FORMAT = 1
+PREPROCESSING = "preprocessing.safetensors"
+ROW_TYPES = {"F32": "float32", "BF16": "bfloat16"}
+"""What safetensors calls the types of rows, and torch."""
+MEND = "delete it and run the same command again"
 
 
 class StoreIdentity(Record):
@@ -74,14 +78,21 @@ class TrajectoryStore:
     until: int | None = None
     """Use only the rows up to this epoch; none means as many as every expert has."""
     _open: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
+    _sums: dict[int, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def create(root: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> TrajectoryStore:
         """The store of `identity` under `root`, made if it is not there."""
         folder = root / identity.digest()
-        if not (folder / "recipe.json").exists():
+        if not (folder / "recipe.json").exists() or not (folder / PREPROCESSING).exists():
             describe_store(folder, identity, data, preprocessing)
-        return TrajectoryStore.open(folder)
+        store = TrajectoryStore.open(folder)
+        if store.identity.digest() != folder.name:
+            raise InputError(
+                f"{folder / 'recipe.json'} was changed after it was written: it describes experts of another folder "
+                f"({store.identity.digest()}); {MEND}."
+            )
+        return store
 
     @staticmethod
     def open(folder: str | Path, limit: int | None = None) -> TrajectoryStore:
@@ -103,7 +114,7 @@ class TrajectoryStore:
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of that data."""
-        tensors, header = load_tensors(self.folder / "preprocessing.safetensors")
+        tensors, header = load_tensors(self.folder / PREPROCESSING, mend=MEND)
         return Preprocessing.restore(header["preprocessing"], tensors)
 
     def experts(self) -> list[int]:
@@ -157,7 +168,47 @@ class TrajectoryStore:
                 f"holds rows 0 to {count - 1}."
             )
         # A copy: float32 rows would be views of the mapped file, and writing into them would change every later read.
-        return rows[first:last].to(torch.float32, copy=True)
+        found = rows[first:last].clone()
+        if (wanted := self._digests(expert)) and (altered := altered_row(found, wanted[first:last])) is not None:
+            raise InputError(
+                f"{self.path(expert)} was changed after it was written: row {first + altered} of expert {expert} no "
+                f"longer has its digest; {self._mend}."
+            )
+        return found.to(torch.float32)
+
+    @property
+    def _mend(self) -> str:
+        """What to do about a file of an expert that is not what was written."""
+        if self.identity.imported:
+            return f"delete the folder {self.folder} and import the experts again: astdistill import-buffers"
+        return f"{MEND}, or train that expert with: astdistill experts PRESET"
+
+    def _digests(self, expert: int) -> list[str]:
+        """Those of all rows of one expert; none where an earlier version wrote its file."""
+        if expert not in self._sums:
+            self._sums[expert] = self._checked_digests(expert)
+        return self._sums[expert]
+
+    def _checked_digests(self, expert: int) -> list[str]:
+        file = self._handle(expert)
+        words = file.metadata() or {}
+        if DIGESTS not in words:
+            return []
+        rows = file.get_slice("rows")
+        shape = [f"torch.{ROW_TYPES.get(rows.get_dtype(), '')}", rows.get_shape()]
+        found: Any = None
+        try:
+            said = json.loads(words[DIGESTS])
+            found, sums = said["tensors"]["rows"], said["tensors"]
+            sound = said["header"] == header_digest({"rows": shape}, words, sums) and isinstance(found, list)
+        except (ValueError, KeyError, TypeError):
+            sound = False
+        if not sound:
+            raise InputError(
+                f"{self.path(expert)} was changed after it was written: the header of expert {expert} no longer has "
+                f"its digest; {self._mend}."
+            )
+        return found
 
     def segment(self, expert: int, epoch: int, length: int) -> Segment:
         """The segment of `length` epochs of one expert that starts at `epoch`."""
@@ -217,9 +268,7 @@ def _only_store(root: Path) -> Path:
 
 def describe_store(folder: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> None:
     """Write what makes a folder of trajectories a store; `recipe.json` comes last."""
-    save_tensors(
-        folder / "preprocessing.safetensors", preprocessing.tensors(), {"preprocessing": preprocessing.describe()}
-    )
+    save_tensors(folder / PREPROCESSING, preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
     write_json(folder / "recipe.json", {"identity": identity.to_json(), "data": data.to_json()})
 
 
