@@ -19,7 +19,7 @@ from ..runtime.errors import InputError
 from ..runtime.parallel import limited
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import terminal
-from .options import Changes, PresetCommand, Request
+from .options import Changes, ExpertChanges, PresetCommand, Request
 
 FIRST = (
     "The first word, PRESET, is listed by: astdistill presets. --data, --method, --init, --part, --without and "
@@ -52,7 +52,7 @@ def train(request: Request) -> None:
     with limited(request.changes.threads):
         dataset = load_data(experiment)
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
-            store = obtain_experts(experiment, dataset, recorder)
+            store = obtain_experts(experiment, dataset, recorder, shard_of(request))
     console = Console()
     console.print(epoch_table(experiment.method.name, store.curves()))
     console.print(quality_table({experiment.method.name: store.curves()}))
@@ -62,6 +62,13 @@ def train(request: Request) -> None:
         console.print(f"Figure:  {figure}", highlight=False)
 
 
+def shard_of(request: Request) -> str | None:
+    """The share of the experts that this process trains, where not all of them."""
+    if isinstance(request.changes, ExpertChanges):
+        return request.changes.shard
+    return None
+
+
 def distil(request: Request) -> None:
     """A distilled set, without its evaluation."""
     if only_estimate(request):
@@ -69,7 +76,7 @@ def distil(request: Request) -> None:
     check_device(request.experiment.device)
     with limited(request.changes.threads):
         dataset = prepare(request.experiment, request.out)
-        with tracked(request.experiment, request.out, request.log) as recorder:
+        with RunDir(request.out).writing(), tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
     shown = renew_page(request.out) or RunDir(request.out).images
     Console().print(f"Look at:  {shown}\nNext:     astdistill evaluate {request.out}", highlight=False)
@@ -113,5 +120,7 @@ demo = PresetCommand(
     prog="astdistill {verb}",
 )
 run = PresetCommand("run", run_preset, f"A preset from data to scores. {FIRST}")
-experts = PresetCommand("experts", train, f"Train the experts of a preset and show their quality. {FIRST}")
+experts = PresetCommand(
+    "experts", train, f"Train the experts of a preset and show their quality. {FIRST}", kind=ExpertChanges
+)
 distill = PresetCommand("distill", distil, f"Distil a preset, without evaluation. {FIRST}")

@@ -114,9 +114,11 @@ def _some(values: Tensor) -> np.ndarray:
 SILENT = Recorder(Log({}))
 
 
-def obtain_experts(experiment: Experiment, dataset: Dataset, recorder: Recorder = SILENT) -> TrajectoryStore:
-    """The experts: imported ones as they are, others trained where they are missing, with the quality figure beside
-    them."""
+def obtain_experts(
+    experiment: Experiment, dataset: Dataset, recorder: Recorder = SILENT, shard: str | None = None
+) -> TrajectoryStore:
+    """The experts: imported ones as they are, others trained where they are missing, or only those of a shard (see
+    `train_experts`), with the quality figure beside them."""
     wanted = experiment.experts
     if wanted.imported is not None:
         return imported_experts(experiment)
@@ -131,6 +133,7 @@ def obtain_experts(experiment: Experiment, dataset: Dataset, recorder: Recorder 
             dtype=wanted.dtype,
             workers=experiment.workers,
             stop_after=expert_epochs(experiment),
+            shard=shard,
         )
     recorder.experts(store)
     save_quality({experiment.method.name: store.curves()}, store.folder / "quality.png")
@@ -187,10 +190,11 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
 
 def prepare(experiment: Experiment, out: Path) -> Dataset:
     """The data, once everything that can be checked has been, and `out` is this run's. Raises InputError with nothing
-    written."""
+    written, also where another process is at work on that run."""
+    folder = RunDir(out)
+    folder.check_free()
     dataset = load_data(experiment)
     check_experiment(experiment, dataset)
-    folder = RunDir(out)
     written = read_json(folder.config) if folder.config.exists() else {}
     former = unread(written.get("distill", {}), experiment.method)
     folder.claim(_noted(experiment).to_json(), dataset.fingerprint, experiment.device, read=_read_again, former=former)
@@ -234,7 +238,7 @@ def run_experiment(experiment: Experiment, out: Path, loggers: Sequence[str] = (
     `out`/report.html shows the whole.
     """
     dataset = prepare(experiment, out)
-    with tracked(experiment, out, loggers) as recorder:
+    with RunDir(out).writing(), tracked(experiment, out, loggers) as recorder:
         synthetic = distill_experiment(experiment, dataset, out, recorder)
         with stage("evaluation", out):
             scores = obtain_scores(experiment, dataset, synthetic, out)
