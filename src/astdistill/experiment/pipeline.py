@@ -29,7 +29,7 @@ from ..report.figures import save_curves, save_quality
 from ..report.page.page import renew_page
 from ..report.pictures import save_grid, save_textures, sheet
 from ..runtime.devices import read
-from ..runtime.files import read_json, read_lines
+from ..runtime.files import check_folder, read_json, read_lines
 from ..runtime.progress import write_status
 from ..runtime.run_dir import RunDir
 from ..runtime.status import stage
@@ -197,7 +197,11 @@ def prepare(experiment: Experiment, out: Path) -> Dataset:
     check_experiment(experiment, dataset)
     written = read_json(folder.config) if folder.config.exists() else {}
     former = unread(written.get("distill", {}), experiment.method)
-    folder.claim(_noted(experiment).to_json(), dataset.fingerprint, experiment.device, read=_read_again, former=former)
+    check_folder(out, "--out")
+    with folder.writing():
+        folder.claim(
+            _noted(experiment).to_json(), dataset.fingerprint, experiment.device, read=_read_again, former=former
+        )
     return dataset
 
 

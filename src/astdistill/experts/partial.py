@@ -16,7 +16,15 @@ from torch import Tensor
 
 from ..autodiff.training import pack, unpack
 from ..runtime.errors import DivergedError, FolderGoneError, InputError
-from ..runtime.files import abandoned, altered_row, fingerprint, load_tensors, naming, save_tensors
+from ..runtime.files import (
+    abandoned,
+    altered_row,
+    fingerprint,
+    load_tensors,
+    naming,
+    remove_folder,
+    save_tensors,
+)
 from ..runtime.owners import new_tag, owner_alive
 from ..runtime.shapes import Params, Rows
 from .recipe import ExpertCurve
@@ -70,7 +78,7 @@ class PartialTrajectory:
             for folder in folders(store, expert):
                 with suppress(OSError):  # another process may remove it, too
                     if folder.name == f"{expert:03d}{ENDING}" or abandoned(folder):
-                        shutil.rmtree(folder, ignore_errors=True)
+                        remove_folder(folder)
 
     def _take_over(self) -> None:
         """Begin with the folder of this expert that is furthest: renamed, where nobody is at it any more; a copy, where
@@ -78,13 +86,22 @@ class PartialTrajectory:
         known = {folder: _epochs(folder) for folder in folders(self.store, self.expert)}
         for folder in sorted(known, key=lambda each: -known[each]):
             left = folder == self.free or owner_alive(folder.name) is False
-            if left:
-                check_rows(folder, self.expert, self.parameters)
-                with suppress(OSError):  # another process has been faster
-                    folder.rename(self.folder)
-                    return
+            if left and self._take(folder):
+                return
             if not left and known[folder] > 0 and self._copy(folder):
                 return
+
+    def _take(self, folder: Path) -> bool:
+        """Rename the folder to this process's own; False where another process has been faster. Raises InputError where
+        something in it is not what was written."""
+        try:
+            check_rows(folder, self.expert, self.parameters)
+            folder.rename(self.folder)
+        except (InputError, OSError):
+            if folder.exists():
+                raise
+            return False
+        return True
 
     def _copy(self, folder: Path) -> bool:
         """Copy what another process has, which may be writing it: the state first, which never names more rows than
@@ -113,7 +130,7 @@ class PartialTrajectory:
                 return
             if _epochs(self.free) >= _epochs(self.folder):
                 break
-            shutil.rmtree(self.free, ignore_errors=True)
+            remove_folder(self.free)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def restore(self, theta: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,8 @@ from .recipe import ExpertCurve, ExpertRecipe
 
 FORMAT = 1
 PREPROCESSING = "preprocessing.safetensors"
+DIGEST = re.compile("[0-9a-f]{12}")
+"""The name of a folder that is a store's own, the digest of its identity."""
 ROW_TYPES = {"F32": "float32", "BF16": "bfloat16"}
 """What safetensors calls the types of rows, and torch."""
 MEND = "delete it and run the same command again"
@@ -86,13 +89,7 @@ class TrajectoryStore:
         folder = root / identity.digest()
         if not (folder / "recipe.json").exists() or not (folder / PREPROCESSING).exists():
             describe_store(folder, identity, data, preprocessing)
-        store = TrajectoryStore.open(folder)
-        if store.identity.digest() != folder.name:
-            raise InputError(
-                f"{folder / 'recipe.json'} was changed after it was written: it describes experts of another folder "
-                f"({store.identity.digest()}); {MEND}."
-            )
-        return store
+        return TrajectoryStore.open(folder)
 
     @staticmethod
     def open(folder: str | Path, limit: int | None = None) -> TrajectoryStore:
@@ -109,6 +106,11 @@ class TrajectoryStore:
             raise InputError(
                 f"{recipe} does not describe experts ({where}: {first['msg']}); move {folder} away and train again."
             ) from error
+        if DIGEST.fullmatch(folder.name) and folder.name != identity.digest():
+            raise InputError(
+                f"{recipe} was changed after it was written: it describes experts of a folder {identity.digest()}; "
+                f"{MEND}, or call the folder so, if it is you who renamed it."
+            )
         return TrajectoryStore(folder, identity, limit)
 
     @property
@@ -169,7 +171,8 @@ class TrajectoryStore:
             )
         # A copy: float32 rows would be views of the mapped file, and writing into them would change every later read.
         found = rows[first:last].clone()
-        if (wanted := self._digests(expert)) and (altered := altered_row(found, wanted[first:last])) is not None:
+        wanted = self._sums[expert]
+        if wanted and (altered := altered_row(found, wanted[first:last])) is not None:
             raise InputError(
                 f"{self.path(expert)} was changed after it was written: row {first + altered} of expert {expert} no "
                 f"longer has its digest; {self._mend}."
@@ -183,32 +186,28 @@ class TrajectoryStore:
             return f"delete the folder {self.folder} and import the experts again: astdistill import-buffers"
         return f"{MEND}, or train that expert with: astdistill experts PRESET"
 
-    def _digests(self, expert: int) -> list[str]:
-        """Those of all rows of one expert; none where an earlier version wrote its file."""
-        if expert not in self._sums:
-            self._sums[expert] = self._checked_digests(expert)
-        return self._sums[expert]
-
-    def _checked_digests(self, expert: int) -> list[str]:
-        file = self._handle(expert)
+    def _checked_digests(self, path: Path, file: Any) -> list[str]:
+        """Those of all rows of a file; none where an earlier version wrote it. Raises InputError where what it says of
+        itself is not what was written."""
         words = file.metadata() or {}
         if DIGESTS not in words:
             return []
-        rows = file.get_slice("rows")
+        rows, found = file.get_slice("rows"), None
         shape = [f"torch.{ROW_TYPES.get(rows.get_dtype(), '')}", rows.get_shape()]
-        found: Any = None
         try:
             said = json.loads(words[DIGESTS])
             found, sums = said["tensors"]["rows"], said["tensors"]
-            sound = said["header"] == header_digest({"rows": shape}, words, sums) and isinstance(found, list)
+            sound = said["header"] == header_digest({"rows": shape}, words, sums)
         except (ValueError, KeyError, TypeError):
             sound = False
         if not sound:
             raise InputError(
-                f"{self.path(expert)} was changed after it was written: the header of expert {expert} no longer has "
-                f"its digest; {self._mend}."
+                f"{path} was changed after it was written: the header of expert {int(path.stem)} no longer has its "
+                f"digest; {self._mend}."
             )
-        return found
+        if isinstance(found, list):
+            return found
+        return []
 
     def segment(self, expert: int, epoch: int, length: int) -> Segment:
         """The segment of `length` epochs of one expert that starts at `epoch`."""
@@ -224,8 +223,10 @@ class TrajectoryStore:
         if expert not in self._open:
             path = self.path(expert)
             with self._reading(path):
-                self._open[expert] = safe_open(path, framework="pt").__enter__()
-            self._check_rows(path, self._open[expert])
+                file = safe_open(path, framework="pt").__enter__()
+                self._sums[expert] = self._checked_digests(path, file)
+                self._check_rows(path, file)
+            self._open[expert] = file
         return self._open[expert]
 
     @staticmethod
@@ -233,7 +234,9 @@ class TrajectoryStore:
     def _reading(path: Path) -> Iterator[None]:
         try:
             yield
-        except (SafetensorError, OSError) as error:
+        except InputError:
+            raise
+        except (SafetensorError, OSError, ValueError) as error:
             raise InputError(
                 f"{path} is not a whole trajectory ({error}); delete it and run the same command again."
             ) from error

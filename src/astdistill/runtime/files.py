@@ -33,16 +33,20 @@ NUMBERS = re.compile(r'\[\n\s+([^][{}"]+)\n\s+\]')
 DIGESTS = "digests"
 """The word under which a safetensors file of ours has the digests of its contents."""
 OURS = re.compile(rf"\..+\.{TAG}\.tmp")
-FORMERLY = re.compile(r"\.(config|provenance|state|synthetic|last|best|scores|recipe|[0-9]+)\..+\.[a-z0-9_]{8}\.tmp")
-"""Names of temporary files: today's, and those that the first version gave to files of runs and stores."""
+FORMERLY = re.compile(
+    r"\.(config|provenance|state|synthetic|last|best|scores|recipe|[0-9]+)\..+\.[a-z0-9_]{8}\.tmp"
+    r"|\..+-[0-9a-f]{12}\.(npy\.[0-9]+\.tmp|partial)"
+)
+"""Names of temporary files and folders: today's; and those of the first version, in runs, stores and the cache."""
 ABANDONED_S = 86400.0
 """Seconds without a change after which a temporary file of a process that cannot be asked is removed."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What a file system says that has no locks."""
 _SWEPT: set[tuple[int, str]] = set()
 """By process and path, the folders whose left-over temporary files have been removed."""
-_TAKEN: dict[str, tuple[int, Path, tuple[int, int]]] = {}
-"""By path, folders that a process (its number) has for itself: the file that says so, with its device and number."""
+_TAKEN: dict[str, tuple[int, Path, int]] = {}
+"""By path, folders that a process (its number) has for itself: the file that says so, by name and open, so that no
+later file is taken for it."""
 
 
 @contextmanager
@@ -92,8 +96,7 @@ def beside(path: Path, folder: bool = False) -> Path:
     temporary = path.with_name(f".{path.name}.{new_tag()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if (os.getpid(), str(path.parent.absolute())) not in _SWEPT:
-            sweep(path.parent)
+        sweep_once(path.parent)
         if folder:
             temporary.mkdir()
         else:
@@ -102,6 +105,12 @@ def beside(path: Path, folder: bool = False) -> Path:
         error.filename = str(path)
         raise
     return temporary
+
+
+def sweep_once(folder: Path) -> None:
+    """`sweep`, unless this process has done so before."""
+    if (os.getpid(), str(folder.absolute())) not in _SWEPT:
+        sweep(folder)
 
 
 def sweep(folder: Path) -> None:
@@ -124,6 +133,14 @@ def _remove_abandoned(path: Path) -> None:
             path.unlink()
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that another process may rename at the same time: either finds it whole, or not at all."""
+    aside = folder.with_name(f".{folder.name}.{new_tag()}.tmp")
+    with suppress(OSError):
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def abandoned(path: Path) -> bool:
     """Whether the process that a name belongs to is gone; where that cannot be known, whether nothing has changed for a
     day. Raises OSError where there is no such file."""
@@ -136,13 +153,14 @@ def abandoned(path: Path) -> bool:
 
 def take(folder: Path, by: Path) -> None:
     """Let nothing be written to `folder` from now on unless the file `by` is there, the same as now."""
-    is_now = by.stat()
-    _TAKEN[_absolute(folder)] = os.getpid(), by, (is_now.st_dev, is_now.st_ino)
+    _TAKEN[_absolute(folder)] = os.getpid(), by, os.open(by, os.O_RDONLY)
 
 
 def give_back(folder: Path) -> None:
     """Undo `take`."""
-    _TAKEN.pop(_absolute(folder), None)
+    taken = _TAKEN.pop(_absolute(folder), None)
+    if taken is not None:
+        os.close(taken[2])
 
 
 def check_taken(path: Path) -> None:
@@ -150,17 +168,17 @@ def check_taken(path: Path) -> None:
     if not _TAKEN:
         return
     place = _absolute(path)
-    for folder, (pid, by, wanted) in _TAKEN.items():
+    for folder, (pid, by, handle) in list(_TAKEN.items()):
         if pid != os.getpid() or not (place == folder or place.startswith(folder + os.sep)):
             continue
         try:
-            is_now = by.stat()
+            ours = os.path.samestat(by.stat(), os.fstat(handle))
         except OSError as error:
             raise FolderGoneError(
                 f"{folder} was deleted or moved while this process was writing to it, so nothing more is written; move "
                 "it back, or begin anew, with the same command."
             ) from error
-        if (is_now.st_dev, is_now.st_ino) != wanted:
+        if not ours:
             raise FolderGoneError(
                 f"Another process has taken over {folder}, so this one writes nothing more to it; let that one end, or "
                 "name another --out."

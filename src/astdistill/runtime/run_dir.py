@@ -21,6 +21,7 @@ from .files import (
     give_back,
     load_tensors,
     lock,
+    naming,
     read_json,
     sweep,
     take,
@@ -225,10 +226,15 @@ class RunDir:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            return
+            held = True
         if not held:
             raise self._busy(self._owner())
-        stack.callback(self.lock.unlink, missing_ok=True)
+        stack.callback(self._unlock, os.getpid())
+
+    def _unlock(self, process: int) -> None:
+        """Remove the lock's file, while it is held; a process that was forked meanwhile does not."""
+        if os.getpid() == process:
+            self.lock.unlink(missing_ok=True)
 
     def _sign(self, stack: ExitStack) -> None:
         """Say in the folder that it is this process's, by a file that one process alone can make. Raises InputError
@@ -236,7 +242,8 @@ class RunDir:
         self._clear()
         temporary = beside(self.writer)
         try:
-            temporary.write_text(json.dumps(Owner.present().to_json()), encoding="utf-8")
+            with naming(self.writer):
+                temporary.write_text(json.dumps(Owner.present().to_json()), encoding="utf-8")
             try:
                 os.link(temporary, self.writer)
             except FileExistsError:
