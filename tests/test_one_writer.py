@@ -155,7 +155,8 @@ def test_a_process_of_another_machine_counts_until_it_is_silent(silent: bool, tm
     theirs = Owner("node7", "0123abcd", 4711, "5", time.time())
     write_json(run.writer, theirs.to_json())
     if silent:
-        os.utime(run.writer, (time.time() - SILENT_S - 1,) * 2)
+        before = time.time() - SILENT_S - 1
+        os.utime(run.writer, (before, before))
         with run.writing():
             assert json.loads(run.writer.read_text())["pid"] == os.getpid()
         return
