@@ -44,7 +44,7 @@ def test_every_file_of_a_run_is_named_by_the_run_folder(made: RunDir) -> None:
     left = {path.name for path in made.folder.iterdir()} | {path.name for path in further.folder.iterdir()}
     assert left - NAMED == {further.folder.name}
     # What only a process at work has, and another logger's folder.
-    assert NAMED - left == {RunDir.live, RunDir.wandb}
+    assert NAMED - left == {RunDir.live, RunDir.wandb, RunDir.lock, RunDir.writer}
     assert [path.name for path in made.frames()] == ["000000.safetensors"]
     assert made.frame(0) == made.frames()[0]
 

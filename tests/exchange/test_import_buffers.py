@@ -255,13 +255,13 @@ def test_a_stopped_import_goes_on_and_ends_the_same(
     whole = import_buffers(folder, dataset, model=TINY, store=tmp_path / "whole")
     save, saved = buffers.save_tensors, []
 
-    def stops(path: Path, *rest: Any) -> None:
+    def stops(path: Path, *rest: Any, **more: Any) -> None:
         if path.name == "002.safetensors" and not saved.count(path.name):
             saved.append(path.name)
             (path.parent / f".{path.name}.abc.tmp").write_text("cut short")
             raise KeyboardInterrupt
         saved.append(path.name)
-        save(path, *rest)
+        save(path, *rest, **more)
 
     monkeypatch.setattr(buffers, "save_tensors", stops)
     with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -91,14 +92,14 @@ class Evaluate(Record):
 @command("evaluate")
 def evaluate(given: Evaluate) -> None:
     """Show scores; the page of the set's run shows them too."""
-    with using(given.engine), limited(given.threads):
-        run = RunDir(_evaluate(given)).home()
+    with using(given.engine), limited(given.threads), ExitStack() as stack:
+        run = RunDir(_evaluate(given, stack)).home()
     if run and (page := renew_page(run.folder)):
         Console().print(f"Look at:   {page}", highlight=False)
 
 
-def _evaluate(given: Evaluate) -> Path:
-    """The folder that the scores lie in."""
+def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
+    """The folder that the scores lie in, which is this process's alone until `stack` is closed."""
     check_device(given.device)
     check_gamma(given.gamma)
     check_count(given.networks)
@@ -117,6 +118,7 @@ def _evaluate(given: Evaluate) -> Path:
         check_steps(given.continual, dataset)
     folder = given.out or _folder(given, recipe)
     check_folder(folder, "--out")
+    stack.enter_context(RunDir(folder).writing())
     console = Console()
 
     def show(shown: Tabulation) -> None:

@@ -31,6 +31,7 @@ VERBS = {
     "export": "a distilled set for other programs (huggingface, mtt, npz, png, torch): export runs/NAME --format png",
     "compare": "finished runs beside published figures and baselines: astdistill compare runs/NAME ... --format latex",
     "watch": "follow a run from another terminal: astdistill watch runs/NAME",
+    "verify": "whether a store, a run or a distilled set is still what was written: astdistill verify PATH",
     "doctor": "whether this machine has what it takes: versions, memory, disk, GPUs, engines, extras, and a self-check",
     "presets": "what can be run by name: published figures, memory, disk and time on this machine",
 }
@@ -238,13 +239,13 @@ def _sentence(error: Exception, verb: str) -> tuple[int, str]:
     """The exit code and the sentence for an error that a user can mend; raises any other."""
     from pydantic import ValidationError
 
-    from ..runtime.errors import DivergedError, InputError, refused
+    from ..runtime.errors import DivergedError, FolderGoneError, InputError, refused
 
     if isinstance(error, InputError | ValidationError):
         return 2, str(refused(error))
     if isinstance(error, click.ClickException):
         return 2, f"{error.format_message().rstrip('.')}; see: astdistill {verb and f'{verb} '}--help"
-    if isinstance(error, DivergedError):
+    if isinstance(error, DivergedError | FolderGoneError):
         return 1, str(error)
     if isinstance(error, OSError) and error.errno in (*FULL, *PLACES):
         where, mend = "", "name"

@@ -73,6 +73,16 @@ class PresetChanges(Changes):
     preset: Annotated[str, Word(positional=True, names=lambda: PRESETS)] = ""
 
 
+class ExpertChanges(PresetChanges):
+    """The same, and the share of the experts that this process trains."""
+
+    common: ClassVar[tuple[str, ...]] = (*Changes.common, "shard")
+
+    shard: Annotated[str | None, Word(metavar="I/N")] = None
+    """Train only every N-th expert, from the I-th on, without locks. For N processes, on file systems that have no
+    locks or on nodes that do not see each other's."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What the user asked for."""

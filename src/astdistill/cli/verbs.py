@@ -26,7 +26,7 @@ from ..runtime.run_dir import RunDir
 from ..runtime.status import duration, size
 from ..runtime.tables import terminal
 from .data import chosen, plain, tell
-from .options import Changes, PresetCommand, Request
+from .options import Changes, ExpertChanges, PresetCommand, Request
 
 FIRST = (
     "The first word, PRESET, is listed by: astdistill presets; without it, settings are chosen for --data. --data, "
@@ -60,7 +60,7 @@ def train(request: Request) -> None:
         dataset = load_data(experiment)
         teller(request)(Description.of(dataset, experiment.ipc))
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
-            store = obtain_experts(experiment, dataset, recorder)
+            store = obtain_experts(experiment, dataset, recorder, shard_of(request))
     console = Console()
     console.print(epoch_table(experiment.method.name, store.curves()))
     console.print(quality_table({experiment.method.name: store.curves()}))
@@ -70,6 +70,13 @@ def train(request: Request) -> None:
         console.print(f"Figure:  {figure}", highlight=False)
 
 
+def shard_of(request: Request) -> str | None:
+    """The share of the experts that this process trains, where not all of them."""
+    if isinstance(request.changes, ExpertChanges):
+        return request.changes.shard
+    return None
+
+
 def distil(request: Request) -> None:
     """A distilled set, without its evaluation."""
     if only_estimate(request):
@@ -77,7 +84,7 @@ def distil(request: Request) -> None:
     check_device(request.experiment.device)
     with limited(request.changes.threads):
         dataset = prepare(request.experiment, request.out, teller(request))
-        with tracked(request.experiment, request.out, request.log) as recorder:
+        with RunDir(request.out).writing(), tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
     shown = renew_page(request.out) or RunDir(request.out).images
     Console().print(f"Look at:  {shown}\nNext:     astdistill evaluate {request.out}", highlight=False)
@@ -189,5 +196,7 @@ demo = PresetCommand(
     prog="astdistill {verb}",
 )
 run = PresetCommand("run", run_preset, f"A preset from data to scores. {FIRST}")
-experts = PresetCommand("experts", train, f"Train the experts of a preset and show their quality. {FIRST}")
+experts = PresetCommand(
+    "experts", train, f"Train the experts of a preset and show their quality. {FIRST}", kind=ExpertChanges
+)
 distill = PresetCommand("distill", distil, f"Distil a preset, without evaluation. {FIRST}")

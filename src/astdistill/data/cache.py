@@ -20,7 +20,16 @@ from torch import Tensor
 from ..runtime import progress
 from ..runtime.config import digest
 from ..runtime.errors import InputError
-from ..runtime.files import cache_folder, load_tensors, lock, read_json, save_tensors, write_json
+from ..runtime.files import (
+    cache_folder,
+    load_tensors,
+    lock,
+    read_json,
+    replacing,
+    save_tensors,
+    sweep_once,
+    write_json,
+)
 from ..runtime.shapes import Pixels
 from .dataset import RawData, Split, Summary
 from .decoding import in_memory
@@ -150,6 +159,7 @@ def cached_data(
     manifest = Manifest(place_of(name, [MANIFEST, _root(files)], ".manifest.json"), files)
     folder = place_of(name, [PIXELS_FORMAT, key(manifest.content(verify))])
     partial = folder.with_name(f".{folder.name}.partial")
+    sweep_once(folder.parent)
     with _alone(folder.with_name(f".{folder.name}.lock")):
         found = _whole_pixels(folder, verify)
         if found is None:
@@ -177,20 +187,15 @@ def in_file(pixels: StoredImages, name: str) -> MappedImages:
         found = MappedImages(path)
         if found.digest() == wanted:
             return found
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_pixels(pixels, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            write_pixels(pixels, temporary)
         return MappedImages(path)
     except OSError as error:
         raise InputError(
             f"The images of {name} cannot be kept in {path.parent} ({error}); name a folder with room in "
             "ASTDISTILL_CACHE, or set --data.memory uint8."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_pixels(pixels: StoredImages, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from ..runtime.errors import InputError
+from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import load_tensors, save_tensors
 from ..runtime.provenance import without_places
 from ..runtime.run_dir import RunDir
@@ -132,8 +132,15 @@ class SyntheticSet:
         return replace(self, preprocessing=preprocessing)
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file that is enough to train on, evaluate and look at the set."""
+        """Write one safetensors file that is enough to train on, evaluate and look at the set. Raises DivergedError,
+        with nothing written, where a number of it is not finite."""
         tensors: dict[str, Tensor] = {"images": self.images, "targets": self.targets, "lr": self.lr}
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                raise DivergedError(
+                    f"'{name}' of the distilled set is not finite, so that {path} is left as it is; lower the learning "
+                    "rates (--distill.lr-img, --distill.lr-lr, --distill.lr-init) and start in a new folder."
+                )
         tensors |= {f"preprocessing.{name}": tensor for name, tensor in self.preprocessing.tensors().items()}
         save_tensors(path, tensors, self.header())
 
@@ -166,7 +173,9 @@ class SyntheticSet:
                 f"There is no file {file}; name a folder or file of a finished run, such as runs/demo, which this "
                 f"makes: astdistill demo"
             )
-        tensors, header = load_tensors(file)
+        tensors, header = load_tensors(
+            file, mend="run the command again that made it, or take another copy of it; see: astdistill verify"
+        )
         if header.get("format") != FORMAT or "images" not in tensors:
             raise InputError(
                 f"{file} is not a distilled set of format {FORMAT} (it says {header.get('format')!r}); "

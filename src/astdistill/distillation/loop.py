@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from ..autodiff.dispatch import computing
@@ -128,7 +129,8 @@ def distill(
     `engine` computes derivatives (see `EngineName`; None: $ASTDISTILL_ENGINE, or the fastest that can), `device` is
     where the data is taken to (None: where it lies), `threads` are those of the CPU (None: torch's own number, which
     comes back afterwards); none of them is part of what tells runs apart. Raises InputError, before anything is
-    written, where the parts do not fit, and DivergedError when too many steps in a row were skipped.
+    written, where the parts do not fit and where another process is writing to `out`, DivergedError when too many steps
+    in a row were skipped or a number is not finite, and FolderGoneError when `out` is deleted meanwhile.
     """
     dataset = moved(dataset, device)
     with computing(engine, threads):
@@ -149,9 +151,17 @@ def distill(
         run = Distillation(
             dataset, experts, method, ipc, settings, Path(out) if out is not None else None, seed, flat, network
         )
-        state = run.start()
-        best = _iterate(run, state, observers)
-        return _finish(run, state, best)
+        with _writing(run.out):
+            state = run.start()
+            best = _iterate(run, state, observers)
+            return _finish(run, state, best)
+
+
+def _writing(out: Path | None) -> AbstractContextManager[None]:
+    """The run folder, if there is one, for this process alone."""
+    if out is None:
+        return nullcontext()
+    return RunDir(out).writing()
 
 
 def _network(method: Method, experts: TrajectoryStore | None, model: str | None) -> str:

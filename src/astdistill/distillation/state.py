@@ -15,7 +15,7 @@ from ..autodiff.training import pack, unpack
 from ..methods.method import Method
 from ..methods.outer_step import StepState
 from ..methods.unroll import Variables
-from ..runtime.errors import InputError
+from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import load_tensors, save_tensors
 from ..runtime.shapes import Images, Scalar, Targets
 from .settings import DistillSettings
@@ -50,6 +50,15 @@ class Snapshot:
 
     tensors: dict[str, Tensor]
     step: StepState
+
+    def check_finite(self, path: Path) -> None:
+        """Raise DivergedError where a number is not finite."""
+        for name, tensor in (self.tensors | dict(self.step.tensors)).items():
+            if not bool(tensor.isfinite().all()):
+                raise DivergedError(
+                    f"'{name}' of the run's state is not finite, so that {path} is left as it is; lower the learning "
+                    "rates (--distill.lr-img, --distill.lr-lr, --distill.lr-init) and start in a new folder."
+                )
 
     def save(self, path: Path, header: dict[str, Any]) -> None:
         """Write it; the counters of the outer step, if there are some, go into the header."""
@@ -133,11 +142,21 @@ class DistillState:
             gradient = gradients.get(name, torch.zeros_like(tensor))
             tensor.grad = gradient * slope if name == "lr" else shortened(gradient, self.settings.outer_grad_norm)
         self.optimiser.step()
+        judged = {
+            "set is finite": self.learned,
+            "step is finite": self._next.tensors,
+            "optimiser is finite": self._averages(),
+        }
         return {"new lr": self.lr} | {
             what: torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all()
-            for what, tensors in (("set is finite", self.learned), ("step is finite", self._next.tensors))
+            for what, tensors in judged.items()
             if tensors
         }
+
+    def _averages(self) -> dict[str, Tensor]:
+        """What the optimiser keeps, where the set lies; its counts may lie elsewhere."""
+        kept = pack(self.optimiser)
+        return {name: tensor for name, tensor in kept.items() if tensor.device == self.images.device}
 
     @staticmethod
     def refusal(seen: Mapping[str, float]) -> str:
@@ -149,6 +168,8 @@ class DistillState:
             )
         if not seen["set is finite"]:
             return "the images would stop being finite; lower --distill.lr-img"
+        if not seen.get("optimiser is finite", True):
+            return "the outer optimiser's averages would stop being finite; lower --distill.outer-grad-norm"
         if not seen.get("step is finite", True):
             return "what the outer step keeps would stop being finite; lower the rates in --method.step"
         return ""
@@ -179,15 +200,17 @@ class DistillState:
 
     def save(self, path: Path, key: str) -> None:
         """Write the whole state, as it was before a step that is on trial; `key` is a digest of everything the run
-        depends on."""
-        (self._untried or self._now()).save(path, {"key": key, "counters": vars(self.counters)})
+        depends on. Raises DivergedError, with nothing written, where a number of it is not finite."""
+        taken = self._untried or self._now()
+        taken.check_finite(path)
+        taken.save(path, {"key": key, "counters": vars(self.counters)})
 
     @staticmethod
     def read(
         path: Path, keys: Collection[str], method: Method, settings: DistillSettings, device: torch.device
     ) -> DistillState:
         """What `save` wrote with one of `keys`. Raises InputError when the file belongs to a run of other settings."""
-        written, header = load_tensors(path)
+        written, header = load_tensors(path, mend="delete that folder and run the same command again")
         if header.get("key") not in keys:
             raise InputError(
                 f"{path} belongs to a run with other data, experts or settings; choose another --out, or delete that "

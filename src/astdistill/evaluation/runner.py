@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -120,8 +121,8 @@ def evaluate_all(
     rewritten after every finished network and `scores.partial.json` keeps each of them by what it depends on: the same
     command again trains only what is missing. On a CPU `workers` networks, of whatever row, are trained side by side
     (None: one for each core). Baselines take the recipe's learning rate or 0.01; network k of 'random' and 'kmeans'
-    sees the images of draw k. Raises InputError for an unknown baseline and for a set that does not belong to
-    `dataset`.
+    sees the images of draw k. Raises InputError for an unknown baseline, for a set that does not belong to `dataset`,
+    and where another process is writing to `out`.
     """
     recipe, models = settled(synthetic, dataset, recipe, model)
     used = {name: rate for name, rate in (rates or {}).items() if name in models}
@@ -152,7 +153,10 @@ def evaluate_all(
             scores.write(RunDir(out).scores)
         return scores
 
-    return publish(train_rows(rows, testing, NetworkCache.beside(out), workers, publish))
+    with ExitStack() as stack:
+        if out is not None:
+            stack.enter_context(RunDir(out).writing())
+        return publish(train_rows(rows, testing, NetworkCache.beside(out), workers, publish))
 
 
 def _train_missing(

@@ -30,7 +30,7 @@ from ..report.figures import save_curves, save_quality
 from ..report.page.page import renew_page
 from ..report.pictures import save_grid, save_textures, sheet
 from ..runtime.devices import read
-from ..runtime.files import read_json, read_lines
+from ..runtime.files import check_folder, read_json, read_lines
 from ..runtime.progress import write_status
 from ..runtime.run_dir import RunDir
 from ..runtime.status import stage
@@ -119,9 +119,11 @@ def untold(description: Description) -> None:
     """What was read of the data is said to nobody; it stands on the page and in provenance.json."""
 
 
-def obtain_experts(experiment: Experiment, dataset: Dataset, recorder: Recorder = SILENT) -> TrajectoryStore:
-    """The experts: imported ones as they are, others trained where they are missing, with the quality figure beside
-    them."""
+def obtain_experts(
+    experiment: Experiment, dataset: Dataset, recorder: Recorder = SILENT, shard: str | None = None
+) -> TrajectoryStore:
+    """The experts: imported ones as they are, others trained where they are missing, or only those of a shard (see
+    `train_experts`), with the quality figure beside them."""
     wanted = experiment.experts
     if wanted.imported is not None:
         return imported_experts(experiment)
@@ -136,6 +138,7 @@ def obtain_experts(experiment: Experiment, dataset: Dataset, recorder: Recorder 
             dtype=wanted.dtype,
             workers=experiment.workers,
             stop_after=expert_epochs(experiment),
+            shard=shard,
         )
     recorder.experts(store)
     save_quality({experiment.method.name: store.curves()}, store.folder / "quality.png")
@@ -192,22 +195,25 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
 
 def prepare(experiment: Experiment, out: Path, tell: Callable[[Description], None] = untold) -> Dataset:
     """The data, once everything that can be checked has been, and `out` is this run's. `tell` is told first what was
-    read. Raises InputError with nothing written."""
+    read. Raises InputError with nothing written, also where another process is at work on that run."""
+    folder = RunDir(out)
+    folder.check_free()
     dataset = load_data(experiment)
     description = Description.of(dataset, experiment.ipc)
     tell(description)
     check_experiment(experiment, dataset)
-    folder = RunDir(out)
     written = read_json(folder.config) if folder.config.exists() else {}
     former = unread(written.get("distill", {}), experiment.method)
-    folder.claim(
-        _noted(experiment).to_json(),
-        dataset.fingerprint,
-        experiment.device,
-        read=_read_again,
-        former=former,
-        about=description.to_json(),
-    )
+    check_folder(out, "--out")
+    with folder.writing():
+        folder.claim(
+            _noted(experiment).to_json(),
+            dataset.fingerprint,
+            experiment.device,
+            read=_read_again,
+            former=former,
+            about=description.to_json(),
+        )
     return dataset
 
 
@@ -253,7 +259,7 @@ def run_experiment(
     `out`/report.html shows the whole.
     """
     dataset = prepare(experiment, out, tell)
-    with tracked(experiment, out, loggers) as recorder:
+    with RunDir(out).writing(), tracked(experiment, out, loggers) as recorder:
         synthetic = distill_experiment(experiment, dataset, out, recorder)
         with stage("evaluation", out):
             scores = obtain_scores(experiment, dataset, synthetic, out)

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from ..autodiff.training import pack, unpack
-from ..runtime.files import load_tensors, naming, save_tensors
-from ..runtime.shapes import Params
+from ..runtime.errors import DivergedError, FolderGoneError, InputError
+from ..runtime.files import (
+    abandoned,
+    altered_row,
+    fingerprint,
+    load_tensors,
+    naming,
+    remove_folder,
+    save_tensors,
+)
+from ..runtime.owners import new_tag, owner_alive
+from ..runtime.shapes import Params, Rows
 from .recipe import ExpertCurve
 
 if TYPE_CHECKING:
@@ -24,26 +37,101 @@ THETA = "theta"
 """The state's name for θ, where `rows.bin` does not hold it."""
 FORMAT = 2
 """Of the state; one of another format is begun anew."""
+ENDING = ".partial"
+MEND = "delete it and run the same command again"
 
 
 class PartialTrajectory:
-    """The folder `NNN.partial`: `rows.bin` grows by one row an epoch, `state.safetensors` is replaced after each.
+    """A folder of one process, `NNN.<machine>-<process>-<random>.partial`: `rows.bin` grows by one row an epoch,
+    `state.safetensors` is replaced after each. Nobody else ever writes to it.
 
     The state is written last and names the epoch, so rows beyond it (a kill between the two writes) are cut off on
-    restore. An expert that stopped before its recipe's last epoch keeps `state.safetensors` alone, with θ in it: its
-    rows are those of the store's own file, `NNN.safetensors`.
+    restore. It holds digests of its tensors and of all rows. When the process lets go of the folder it is called
+    `NNN.partial`, and whoever trains the expert next renames it to its own. An expert that stopped before its recipe's
+    last epoch keeps `state.safetensors` alone, with θ in it: its rows are those of the store's own file,
+    `NNN.safetensors`.
     """
 
     def __init__(self, store: Path, expert: int, parameters: int) -> None:
-        self.folder, self.published = store / f"{expert:03d}.partial", store / f"{expert:03d}.safetensors"
+        self.store, self.expert, self.parameters = store, expert, parameters
+        self.published, self.free = store / f"{expert:03d}.safetensors", store / f"{expert:03d}{ENDING}"
+        self.folder = store / f"{expert:03d}.{new_tag()}{ENDING}"
         self.rows, self.state = self.folder / "rows.bin", self.folder / "state.safetensors"
-        self.parameters = parameters
+        self.digests: list[str] = []
+
+    @staticmethod
+    @contextmanager
+    def held(store: Path, expert: int, parameters: int) -> Iterator[PartialTrajectory]:
+        """A folder of this process for the block, with what another left of the same expert, if any did."""
+        partial = PartialTrajectory(store, expert, parameters)
+        partial._take_over()
+        try:
+            yield partial
+        finally:
+            partial._let_go()
 
     @staticmethod
     def sweep(store: Path, finished: Iterable[int]) -> None:
-        """Remove the folders that a kill left behind after the trajectories of these experts were whole."""
+        """Remove the folders that a kill left behind after the trajectories of these experts were whole; those of
+        processes that may still be at work stay."""
         for expert in finished:
-            shutil.rmtree(PartialTrajectory(store, expert, 0).folder, ignore_errors=True)
+            for folder in folders(store, expert):
+                with suppress(OSError):  # another process may remove it, too
+                    if folder.name == f"{expert:03d}{ENDING}" or abandoned(folder):
+                        remove_folder(folder)
+
+    def _take_over(self) -> None:
+        """Begin with the folder of this expert that is furthest: renamed, where nobody is at it any more; a copy, where
+        somebody may be."""
+        known = {folder: _epochs(folder) for folder in folders(self.store, self.expert)}
+        for folder in sorted(known, key=lambda each: -known[each]):
+            left = folder == self.free or owner_alive(folder.name) is False
+            if left and self._take(folder):
+                return
+            if not left and known[folder] > 0 and self._copy(folder):
+                return
+
+    def _take(self, folder: Path) -> bool:
+        """Rename the folder to this process's own; False where another process has been faster. Raises InputError where
+        something in it is not what was written."""
+        try:
+            check_rows(folder, self.expert, self.parameters)
+            folder.rename(self.folder)
+        except (InputError, OSError):
+            if folder.exists():
+                raise
+            return False
+        return True
+
+    def _copy(self, folder: Path) -> bool:
+        """Copy what another process has, which may be writing it: the state first, which never names more rows than
+        there are. Whether that came out whole."""
+        with suppress(OSError, InputError, KeyError):
+            self.folder.mkdir()
+            shutil.copyfile(folder / self.state.name, self.state)
+            epochs = int(load_tensors(self.state)[1]["epochs"])
+            with (folder / self.rows.name).open("rb") as source, self.rows.open("wb") as target:
+                target.write(source.read((epochs + 1) * self.parameters * 4))
+            check_rows(self.folder, self.expert, self.parameters)
+            return True
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return False
+
+    def _let_go(self) -> None:
+        """Leave the folder to whoever trains the expert next, if there is anything in it to go on from."""
+        if not self.folder.exists():
+            return
+        if not self.state.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        for _ in range(2):
+            with suppress(OSError):
+                self.folder.rename(self.free)
+                return
+            if _epochs(self.free) >= _epochs(self.folder):
+                break
+            remove_folder(self.free)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def restore(self, theta: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> int:
         """Bring θ, optimiser and curves to the last whole epoch; the number of epochs that are done."""
@@ -53,12 +141,14 @@ class PartialTrajectory:
         epochs = int(header["epochs"])
         whole = (epochs + 1) * self.parameters * 4
         if not self.rows.exists() and THETA in tensors:
-            self._take_back(tensors[THETA], epochs)
+            self._take_back(tensors[THETA], epochs, header.get("rows"))
         if header.get("format") != FORMAT or not self.rows.exists() or self.rows.stat().st_size < whole:
             return self._begin(theta)  # rows lost from under the state: truncating to more would fill them with zeros
         os.truncate(self.rows, whole)
+        stored = torch.from_numpy(_stored(self.rows, self.parameters).copy())
+        self.digests = [fingerprint(row) for row in stored]
         with torch.no_grad():
-            theta.copy_(torch.from_numpy(self._read(epochs, 1)[0].copy()))
+            theta.copy_(stored[epochs])
         unpack(optimiser, tensors)
         for group in optimiser.param_groups:
             group["lr"] = float(header["lr"])
@@ -66,12 +156,16 @@ class PartialTrajectory:
             getattr(curves, name).extend(values)
         return epochs
 
-    def _take_back(self, theta: Params, epochs: int) -> None:
+    def _take_back(self, theta: Params, epochs: int, digests: list[str] | None) -> None:
         """Write `rows.bin` from the published rows of an expert that stopped at `epochs`; the last row is θ in full
-        precision."""
+        precision. Nothing is written where the rows are of another training than the state, whose rows have
+        `digests`."""
         if not self.published.exists():
             return
-        rows = load_tensors(self.published)[0]["rows"][: epochs + 1].float()
+        stored = load_tensors(self.published, mend=MEND)[0]["rows"][: epochs + 1]
+        if digests is not None and stored.dtype == torch.float32 and altered_row(stored, digests) is not None:
+            return
+        rows = stored.float()
         if len(rows) == epochs + 1:
             rows[epochs] = theta
             with naming(self.rows):
@@ -79,43 +173,129 @@ class PartialTrajectory:
 
     def _begin(self, theta: Params) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.state.unlink(missing_ok=True)
+        first = theta.detach().float().cpu()
         with naming(self.rows):
-            self.rows.write_bytes(self._bytes(theta))
+            self.rows.write_bytes(self._bytes(first))
+        self.digests = [fingerprint(first)]
         return 0
 
     def append(self, row: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> None:
-        """Keep the row of the epoch that just ended and the state after it."""
+        """Keep the row of the epoch that just ended and the state after it. Raises DivergedError, with the state as it
+        was, where numbers are not finite."""
+        state = pack(optimiser)
+        if not all(bool(tensor.isfinite().all()) for tensor in (row, *state.values())):
+            raise DivergedError(
+                f"Expert {self.expert} of {self.store} or its optimiser stopped being finite in epoch "
+                f"{len(self.digests) - 1}; lower the recipe's learning rate and train again. What is finished is kept."
+            )
+        self._check_there()
+        plain = row.detach().float().cpu()
         with naming(self.rows), self.rows.open("ab") as file:
-            file.write(self._bytes(row))
+            file.write(self._bytes(plain))
             file.flush()
             os.fsync(file.fileno())
-        save_tensors(self.state, pack(optimiser), self._header(optimiser, curves))
+        self.digests.append(fingerprint(plain))
+        save_tensors(self.state, state, self._header(optimiser, curves))
+
+    def _check_there(self) -> None:
+        if not self.rows.exists():
+            raise FolderGoneError(
+                f"{self.folder} was deleted or moved while expert {self.expert} was being trained in it; nothing more "
+                "is written. Run the same command again."
+            )
 
     def publish(
         self, theta: Params, optimiser: torch.optim.Optimizer, identity: StoreIdentity, curves: ExpertCurve
     ) -> None:
-        """Write the trajectory so far to the store's own file. The folder goes once the recipe's last epoch is in it;
-        before that it keeps what the expert needs to be trained on."""
+        """Write the trajectory so far to the store's own file, unless another process has put one as long there, which
+        then stays. The folder goes once the recipe's last epoch is in it; before that it keeps what the expert needs to
+        be trained on. Raises InputError where rows are missing."""
         epochs = len(curves.step_squared)
-        rows = torch.from_numpy(self._read(0, epochs + 1).copy()).to(getattr(torch, identity.dtype))
-        whole = epochs == identity.recipe.epochs
+        rows = self._all_rows(epochs + 1).to(getattr(torch, identity.dtype))
+        whole, dismissed = epochs == identity.recipe.epochs, False
         if not whole:
             save_tensors(self.state, pack(optimiser) | {THETA: theta.detach().float()}, self._header(optimiser, curves))
-        save_tensors(self.published, {"rows": rows}, {"identity": identity.to_json(), "curves": vars(curves)})
-        if whole:
+
+        def stays(path: Path) -> bool:
+            nonlocal dismissed
+            dismissed = published_rows(path) > epochs
+            return dismissed
+
+        header = {"identity": identity.to_json(), "curves": vars(curves)}
+        save_tensors(self.published, {"rows": rows}, header, by_row=["rows"], stays=stays)
+        if whole or dismissed:
             shutil.rmtree(self.folder)
         else:
             self.rows.unlink()
 
-    @staticmethod
-    def _header(optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> dict[str, Any]:
+    def dismiss(self) -> None:
+        """Remove the folder: another process has finished the expert."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _all_rows(self, count: int) -> Rows:
+        """The rows, once it is sure that they are those that were written."""
+        self._check_there()
+        rows = torch.from_numpy(_stored(self.rows, self.parameters).copy())
+        if len(rows) != count or altered_row(rows, self.digests) is not None:
+            raise InputError(
+                f"{self.rows} holds {len(rows)} rows of expert {self.expert}, which are not the {count} that were "
+                f"written to it; delete the folder {self.free} and run the same command again."
+            )
+        return rows
+
+    def _header(self, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> dict[str, Any]:
         rate = optimiser.param_groups[0]["lr"]
-        return {"format": FORMAT, "epochs": len(curves.step_squared), "lr": rate, "curves": vars(curves)}
-
-    def _read(self, first: int, count: int) -> np.ndarray:
-        stored = np.memmap(self.rows, dtype="<f4", mode="r").reshape(-1, self.parameters)
-        return stored[first : first + count]
+        epochs = len(curves.step_squared)
+        return {"format": FORMAT, "epochs": epochs, "lr": rate, "curves": vars(curves), "rows": self.digests}
 
     @staticmethod
-    def _bytes(row: Params) -> bytes:
+    def _bytes(row: Tensor) -> bytes:
         return row.detach().float().cpu().numpy().astype("<f4").tobytes()
+
+
+def folders(store: Path, expert: int) -> list[Path]:
+    """All folders of half-trained trajectories of one expert, whosever they are."""
+    return sorted(store.glob(f"{expert:03d}{ENDING}")) + sorted(store.glob(f"{expert:03d}.*{ENDING}"))
+
+
+def check_rows(folder: Path, expert: int, parameters: int) -> bool:
+    """Whether the state in a folder of one expert has digests of its rows. Raises InputError where the state or a row
+    is not what was written."""
+    rows, state = folder / "rows.bin", folder / "state.safetensors"
+    if not state.exists():
+        return False
+    wanted = load_tensors(state)[1].get("rows")
+    if wanted is None:
+        return False  # an earlier version left it
+    if not rows.exists() or rows.stat().st_size < len(wanted) * parameters * 4:
+        return True  # it is begun anew
+    altered = altered_row(torch.from_numpy(_stored(rows, parameters)[: len(wanted)].copy()), wanted)
+    if altered is not None:
+        raise InputError(
+            f"{rows} was changed after it was written: row {altered} of expert {expert} no longer has its digest; "
+            f"delete the folder {folder} and run the same command again."
+        )
+    return True
+
+
+def published_rows(path: Path) -> int:
+    """How many rows the file of an expert has."""
+    with safe_open(path, framework="pt") as file:
+        return int(file.get_slice("rows").get_shape()[0])
+
+
+def _epochs(folder: Path) -> int:
+    """How far the trajectory in a folder is, by its state; 0 where none can be read."""
+    state = folder / "state.safetensors"
+    with suppress(SafetensorError, OSError, ValueError, KeyError), safe_open(state, framework="pt") as file:
+        return int((file.metadata() or {})["epochs"])
+    return 0
+
+
+def _stored(path: Path, parameters: int) -> np.ndarray:
+    """The whole rows of a file."""
+    count = path.stat().st_size // (parameters * 4)
+    if not count:
+        return np.empty((0, parameters), dtype="<f4")
+    return np.memmap(path, dtype="<f4", mode="r", shape=(count, parameters))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,12 +18,18 @@ from ..data.dataset import DataConfig, Dataset
 from ..data.preprocessing import Preprocessing
 from ..runtime.config import Record
 from ..runtime.errors import InputError
-from ..runtime.files import load_tensors, read_json, save_tensors, write_json
+from ..runtime.files import DIGESTS, altered_row, header_digest, load_tensors, read_json, save_tensors, write_json
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Params, Rows
 from .recipe import ExpertCurve, ExpertRecipe
 
 FORMAT = 1
+PREPROCESSING = "preprocessing.safetensors"
+DIGEST = re.compile("[0-9a-f]{12}")
+"""The name of a folder that is a store's own, the digest of its identity."""
+ROW_TYPES = {"F32": "float32", "BF16": "bfloat16"}
+"""What safetensors calls the types of rows, and torch."""
+MEND = "delete it and run the same command again"
 
 
 class StoreIdentity(Record):
@@ -74,12 +81,13 @@ class TrajectoryStore:
     until: int | None = None
     """Use only the rows up to this epoch; none means as many as every expert has."""
     _open: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
+    _sums: dict[int, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def create(root: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> TrajectoryStore:
         """The store of `identity` under `root`, made if it is not there."""
         folder = root / identity.digest()
-        if not (folder / "recipe.json").exists():
+        if not (folder / "recipe.json").exists() or not (folder / PREPROCESSING).exists():
             describe_store(folder, identity, data, preprocessing)
         return TrajectoryStore.open(folder)
 
@@ -98,12 +106,17 @@ class TrajectoryStore:
             raise InputError(
                 f"{recipe} does not describe experts ({where}: {first['msg']}); move {folder} away and train again."
             ) from error
+        if DIGEST.fullmatch(folder.name) and folder.name != identity.digest():
+            raise InputError(
+                f"{recipe} was changed after it was written: it describes experts of a folder {identity.digest()}; "
+                f"{MEND}, or call the folder so, if it is you who renamed it."
+            )
         return TrajectoryStore(folder, identity, limit)
 
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of that data."""
-        tensors, header = load_tensors(self.folder / "preprocessing.safetensors")
+        tensors, header = load_tensors(self.folder / PREPROCESSING, mend=MEND)
         return Preprocessing.restore(header["preprocessing"], tensors)
 
     def experts(self) -> list[int]:
@@ -157,7 +170,44 @@ class TrajectoryStore:
                 f"holds rows 0 to {count - 1}."
             )
         # A copy: float32 rows would be views of the mapped file, and writing into them would change every later read.
-        return rows[first:last].to(torch.float32, copy=True)
+        found = rows[first:last].clone()
+        wanted = self._sums[expert]
+        if wanted and (altered := altered_row(found, wanted[first:last])) is not None:
+            raise InputError(
+                f"{self.path(expert)} was changed after it was written: row {first + altered} of expert {expert} no "
+                f"longer has its digest; {self._mend}."
+            )
+        return found.to(torch.float32)
+
+    @property
+    def _mend(self) -> str:
+        """What to do about a file of an expert that is not what was written."""
+        if self.identity.imported:
+            return f"delete the folder {self.folder} and import the experts again: astdistill import-buffers"
+        return f"{MEND}, or train that expert with: astdistill experts PRESET"
+
+    def _checked_digests(self, path: Path, file: Any) -> list[str]:
+        """Those of all rows of a file; none where an earlier version wrote it. Raises InputError where what it says of
+        itself is not what was written."""
+        words = file.metadata() or {}
+        if DIGESTS not in words:
+            return []
+        rows, found = file.get_slice("rows"), None
+        shape = [f"torch.{ROW_TYPES.get(rows.get_dtype(), '')}", rows.get_shape()]
+        try:
+            said = json.loads(words[DIGESTS])
+            found, sums = said["tensors"]["rows"], said["tensors"]
+            sound = said["header"] == header_digest({"rows": shape}, words, sums)
+        except (ValueError, KeyError, TypeError):
+            sound = False
+        if not sound:
+            raise InputError(
+                f"{path} was changed after it was written: the header of expert {int(path.stem)} no longer has its "
+                f"digest; {self._mend}."
+            )
+        if isinstance(found, list):
+            return found
+        return []
 
     def segment(self, expert: int, epoch: int, length: int) -> Segment:
         """The segment of `length` epochs of one expert that starts at `epoch`."""
@@ -173,8 +223,10 @@ class TrajectoryStore:
         if expert not in self._open:
             path = self.path(expert)
             with self._reading(path):
-                self._open[expert] = safe_open(path, framework="pt").__enter__()
-            self._check_rows(path, self._open[expert])
+                file = safe_open(path, framework="pt").__enter__()
+                self._sums[expert] = self._checked_digests(path, file)
+                self._check_rows(path, file)
+            self._open[expert] = file
         return self._open[expert]
 
     @staticmethod
@@ -182,7 +234,9 @@ class TrajectoryStore:
     def _reading(path: Path) -> Iterator[None]:
         try:
             yield
-        except (SafetensorError, OSError) as error:
+        except InputError:
+            raise
+        except (SafetensorError, OSError, ValueError) as error:
             raise InputError(
                 f"{path} is not a whole trajectory ({error}); delete it and run the same command again."
             ) from error
@@ -217,9 +271,7 @@ def _only_store(root: Path) -> Path:
 
 def describe_store(folder: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> None:
     """Write what makes a folder of trajectories a store; `recipe.json` comes last."""
-    save_tensors(
-        folder / "preprocessing.safetensors", preprocessing.tensors(), {"preprocessing": preprocessing.describe()}
-    )
+    save_tensors(folder / PREPROCESSING, preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
     write_json(folder / "recipe.json", {"identity": identity.to_json(), "data": data.to_json()})
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.devices import moved, read
 from ..runtime.errors import DivergedError, InputError
-from ..runtime.files import append_line, lock
+from ..runtime.files import NO_LOCKS, append_line, lock
 from ..runtime.parallel import WorkerPlan, plan_workers, pool, training_seconds
 from ..runtime.progress import Bar, bar
 from ..runtime.seeds import derive, rng, seeded
@@ -70,6 +71,7 @@ def train_experts(
     dtype: Literal["float32", "bfloat16"] = "float32",
     workers: int | None = None,
     stop_after: int | None = None,
+    shard: str | None = None,
     engine: str | None = None,
     device: str | None = None,
     threads: int | None = None,
@@ -79,6 +81,10 @@ def train_experts(
     With `stop_after`, each is trained for so many of the recipe's epochs only, 1 … E; rate drops and the like stay
     those of the whole recipe. The same call with a larger `stop_after`, or without, trains the same experts on, to the
     bits of one that never stopped.
+
+    With `shard` "I/N" only those with k % N == I − 1 are trained, k = 0 … `count` − 1, by one process for each I:
+    without any locks, for file systems that have none or nodes that do not see each other's. Elsewhere any number of
+    calls may fill a store at once.
 
     Trajectory k depends on (dataset, model, recipe, seed, k) alone, to the last bit where `count`, `workers` and the
     machine's threads are the same (see `plan_workers`). A killed call is resumed by the same call: finished experts
@@ -93,6 +99,7 @@ def train_experts(
     dataset = moved(dataset, device)
     with computing(engine, threads):
         worker_plan = plan_workers(count, workers, dataset.device, [model])
+    mine = _shard(shard, count)
     recipe = recipe or ExpertRecipe()
     until = stop_after
     if until is None:
@@ -109,24 +116,49 @@ def train_experts(
     PartialTrajectory.sweep(
         trajectories.folder, [expert for expert, epochs in trained.items() if epochs >= recipe.epochs]
     )
-    missing = [expert for expert in range(count) if trained.get(expert, 0) < until]
+    missing = [expert for expert in mine if trained.get(expert, 0) < until]
     if missing:
-        whole, done, images = count * until, (count - len(missing)) * until, len(dataset.train)
+        whole, done, images = len(mine) * until, (len(mine) - len(missing)) * until, len(dataset.train)
         with (
             computing(engine, threads),
             bar("training experts (epochs)", whole, done, "images", images) as progress,
         ):
-            _train_missing(dataset, trajectories, missing, until, worker_plan, progress)
+            _train_missing(dataset, trajectories, missing, until, worker_plan, progress, shard is None)
     return TrajectoryStore(trajectories.folder, identity, limit=count, until=until)
 
 
+def _shard(shard: str | None, count: int) -> range:
+    """The numbers of the experts that shard "I/N" of `count` has; all of them for None. Raises InputError for anything
+    else, and for a shard that has none."""
+    if shard is None:
+        return range(count)
+    number, slash, of = shard.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise InputError(
+            f"--shard {shard} was given; write I/N, this process's number of how many, for example --shard 1/2."
+        )
+    mine = range(int(number) - 1, count, int(of))
+    if not mine:
+        raise InputError(
+            f"--shard {shard} has none of {count} experts; choose N of at most {count}, or raise --experts.count."
+        )
+    return mine
+
+
 def _train_missing(
-    dataset: Dataset, store: TrajectoryStore, missing: list[int], until: int, worker_plan: WorkerPlan, progress: Bar
+    dataset: Dataset,
+    store: TrajectoryStore,
+    missing: list[int],
+    until: int,
+    worker_plan: WorkerPlan,
+    progress: Bar,
+    locks: bool,
 ) -> None:
     """Train experts that no other process is at; then wait for those that another one is at, and take over what it
     leaves."""
     seconds = len(missing) * _seconds(dataset, store, until)
-    with pool(_train_if_free, (dataset, store, until, chosen()), worker_plan, progress, len(missing), seconds) as train:
+    shared = (dataset, store, until, chosen(), locks)
+    with pool(_train_if_free, shared, worker_plan, progress, len(missing), seconds) as train:
         waiting = False
         while missing:
             # Each worker waits for one at most: what it waits for may be done by another, while a third is left behind.
@@ -135,14 +167,36 @@ def _train_missing(
             waiting, missing = len(left) == len(missing), left
 
 
-def _train_if_free(shared: tuple[Dataset, TrajectoryStore, int, str], job: tuple[int, bool], progress: Bar) -> bool:
+def _train_if_free(
+    shared: tuple[Dataset, TrajectoryStore, int, str, bool], job: tuple[int, bool], progress: Bar
+) -> bool:
     """Train one expert unless another process is at it, with True in the job once that one has let go; whether it has
     all its epochs."""
-    (dataset, store, until, engine), (expert, wait) = shared, job
-    with lock(store.folder / f".{expert:03d}.lock", wait=wait) as held, using(engine):
+    (dataset, store, until, engine, locks), (expert, wait) = shared, job
+    with _alone(store, expert, wait, locks) as held, using(engine):
         if held and store.trained_epochs(expert) < until:
             train_expert(dataset, store, expert, until, progress)
     return store.trained_epochs(expert) >= until
+
+
+@contextmanager
+def _alone(store: TrajectoryStore, expert: int, wait: bool, locks: bool) -> Iterator[bool]:
+    """Hold the lock of one expert, so that no two processes train the same one: that saves work, and nothing is lost
+    where locks do not work. Raises InputError where there are none."""
+    if not locks:
+        yield True
+        return
+    with ExitStack() as stack:
+        try:
+            free = stack.enter_context(lock(store.folder / f".{expert:03d}.lock", wait=wait))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise InputError(
+                f"The file system of {store.folder} has no locks ({error.strerror}); train the experts there without "
+                "them: astdistill experts PRESET --shard 1/1, or in two processes --shard 1/2 and --shard 2/2."
+            ) from error
+        yield free
 
 
 def _seconds(dataset: Dataset, store: TrajectoryStore, epochs: int) -> float:
@@ -159,7 +213,15 @@ def _seconds(dataset: Dataset, store: TrajectoryStore, epochs: int) -> float:
 
 
 def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: int, progress: Bar) -> None:
-    """Train one expert to epoch `until`, from where it is, and put its file into the store."""
+    """Train one expert to epoch `until`, from where it is, and put its file into the store, unless another process does
+    so meanwhile."""
+    with PartialTrajectory.held(store.folder, expert, store.identity.parameters) as partial:
+        _train_in(partial, dataset, store, expert, until, progress)
+
+
+def _train_in(
+    partial: PartialTrajectory, dataset: Dataset, store: TrajectoryStore, expert: int, until: int, progress: Bar
+) -> None:
     identity, recipe, classes = store.identity, store.identity.recipe, len(store.identity.classes)
     network = build_model(identity.model, identity.shape, classes, seed=derive(identity.seed, "expert", expert)).to(
         dataset.device
@@ -167,10 +229,13 @@ def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: i
     trainee = Trainee(network)
     optimiser = make_optimiser(trainee, recipe, 0)
     curves = ExpertCurve()
-    partial = PartialTrajectory(store.folder, expert, identity.parameters)
     first = partial.restore(trainee.theta, optimiser, curves)
     progress.skip(first)
     for epoch in range(first, until):
+        if store.trained_epochs(expert) >= until:
+            progress.skip(until - epoch)
+            partial.dismiss()
+            return
         if epoch == recipe.drop_epoch and recipe.lr_drop != 1:
             optimiser = make_optimiser(trainee, recipe, epoch)
         before = trainee.theta.detach().clone()

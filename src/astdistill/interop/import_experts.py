@@ -306,7 +306,7 @@ def _write_file(buffer: Buffer, paths: Sequence[Path], identity: StoreIdentity, 
             "content": tensor_digest(rows),
             "curves": vars(ExpertCurve(step_squared=steps)),
         }
-        save_tensors(path, {"rows": rows.to(getattr(torch, identity.dtype))}, header)
+        save_tensors(path, {"rows": rows.to(getattr(torch, identity.dtype))}, header, by_row=["rows"])
         progress.step()
 
 

@@ -112,7 +112,7 @@ def expert_progress(folder: Path, config: dict[str, Any], data: str | None) -> E
     last = {line["expert"]: line for line in read_lines(store / "log.jsonl") if line["expert"] < count}
     numbers = [int(path.stem) for path in store.glob("*.safetensors") if path.stem.isdigit()]
     # One that stopped early has its file, and is on its way to a later epoch where its rows are being written again.
-    under_way = {int(path.parent.stem) for path in store.glob("*.partial/rows.bin")}
+    under_way = {int(path.parent.name.partition(".")[0]) for path in store.glob("*.partial/rows.bin")}
     finished = {number for number in numbers if number < count} - under_way
     epochs = len(finished) * each + sum(
         int(line["epoch"]) + 1 for expert, line in last.items() if expert not in finished

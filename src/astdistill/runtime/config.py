@@ -8,12 +8,23 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from .errors import InputError, unknown
 
 FINITE = ConfigDict(allow_inf_nan=False)
-"""For records of settings, no number of which may be infinite."""
+"""For records of settings, no number of which may be infinite, nor beyond `SIZES`."""
+SIZES = (1e-30, 1e30)
+"""Of numbers in settings other than 0: float32, in which they are used, has room for these and for their products with
+what networks have."""
 _FIRST_WRITTEN = {
     "StepFilter": "astdistill.methods.parts.accept:Accept",
     "LossThreshold": "astdistill.methods.parts.accept:LossThreshold",
@@ -84,6 +95,16 @@ class Record(BaseModel):
         for name in cls.gone.keys() & data.keys():
             raise InputError(f"{cls.__name__} no longer has '{name}'; give {cls.gone[name]} in its place.")
         return _with_keys(data, renamed_fields(cls))
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _of_a_size(cls, value: Any) -> Any:
+        """Refuse numbers of settings that float32 would take for 0 or for infinity."""
+        if not isinstance(value, float) or not value or cls.model_config.get("allow_inf_nan", True):
+            return value
+        if not SIZES[0] <= abs(value) <= SIZES[1]:
+            raise PydanticCustomError("size", "choose one of a size from 1e-30 to 1e30")
+        return value
 
     def replace(self, **changes: Any) -> Self:
         """The same record with some fields changed, validated again."""

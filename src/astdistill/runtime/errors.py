@@ -21,6 +21,10 @@ class DivergedError(RuntimeError):
     """Numbers stopped being finite too often to go on; the last good state is on disk."""
 
 
+class FolderGoneError(RuntimeError):
+    """The folder that a run writes to was deleted, or another process has it; the command line ends with code 1."""
+
+
 ALLOWED = {
     "greater_than_equal": "choose {ge:g} or more",
     "greater_than": "choose a number above {gt:g}",

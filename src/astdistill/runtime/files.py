@@ -1,65 +1,192 @@
-"""Files that are whole or absent: atomic writes, locks, JSON, tensors, and folders to write to. No domain words
-here."""
+"""Files that are whole or absent, and are what was written: atomic writes, digests, locks, JSON, tensors, and folders
+to write to. No domain words here."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import stat
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import filelock
+import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import InputError
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None
-
+from .errors import FolderGoneError, InputError
+from .owners import TAG, new_tag, owner_alive
 
 NUMBERS = re.compile(r'\[\n\s+([^][{}"]+)\n\s+\]')
 """A list of plain values in indented JSON; a line break never stands inside a string there."""
 
 
+DIGESTS = "digests"
+"""The word under which a safetensors file of ours has the digests of its contents."""
+OURS = re.compile(rf"\..+\.{TAG}\.tmp")
+FORMERLY = re.compile(
+    r"\.(config|provenance|state|synthetic|last|best|scores|recipe|[0-9]+)\..+\.[a-z0-9_]{8}\.tmp"
+    r"|\..+-[0-9a-f]{12}\.(npy\.[0-9]+\.tmp|partial)"
+)
+"""Names of temporary files and folders: today's; and those of the first version, in runs, stores and the cache."""
+ABANDONED_S = 86400.0
+"""Seconds without a change after which a temporary file of a process that cannot be asked is removed."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What a file system says that has no locks."""
+_SWEPT: set[tuple[int, str]] = set()
+"""By process and path, the folders whose left-over temporary files have been removed."""
+_TAKEN: dict[str, tuple[int, Path, int]] = {}
+"""By path, folders that a process (its number) has for itself: the file that says so, by name and open, so that no
+later file is taken for it."""
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it when it does
-    not."""
+def replacing(path: Path, stays: Callable[[Path], bool] | None = None) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it when it does not.
+
+    With `stays`, a file that another process has put at `path` meanwhile is kept where `stays(path)` says so.
+    """
     temporary = beside(path)
     try:
         with naming(path):
+            mode = stat.S_IMODE(temporary.stat().st_mode)
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-            # mkstemp, and safetensors after it, give 0600, which would hide results from the rest of a group.
-            temporary.chmod(0o644)
-            temporary.replace(path)
+            temporary.chmod(mode)  # safetensors gives 0600, which would hide results from the rest of a group
+            check_taken(path)
+            if stays is None or not (_linked(temporary, path) or stays(path)):
+                temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give the file its name, whole, if nothing has that name; whether that was done. Of several processes one does
+    it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (*NO_LOCKS, errno.EPERM, errno.EMLINK):
+            raise
+        if path.exists():  # a file system without links
+            return False
+        os.replace(temporary, path)
+    return True
+
+
 def beside(path: Path, folder: bool = False) -> Path:
-    """A new file, or folder, beside `path`, of a temporary name. An OSError names `path`, which is what the user asked
-    for."""
+    """A new file, or folder, beside `path`, of a temporary name that says whose it is; who may read it follows from the
+    umask. An OSError names `path`, which is what the user asked for.
+
+    The first call for a folder removes what killed processes have left there.
+    """
+    check_taken(path)
+    temporary = path.with_name(f".{path.name}.{new_tag()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_once(path.parent)
         if folder:
-            return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+            temporary.mkdir()
+        else:
+            temporary.touch(exist_ok=False)
     except OSError as error:
         error.filename = str(path)
         raise
-    os.close(handle)
-    return Path(name)
+    return temporary
+
+
+def sweep_once(folder: Path) -> None:
+    """`sweep`, unless this process has done so before."""
+    if (os.getpid(), str(folder.absolute())) not in _SWEPT:
+        sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files and folders of ours in `folder` that no process is writing any more: of dead processes of
+    this machine, and those that nobody has changed for a day."""
+    _SWEPT.add((os.getpid(), str(folder.absolute())))
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            if OURS.fullmatch(path.name) or FORMERLY.fullmatch(path.name):
+                _remove_abandoned(path)
+
+
+def _remove_abandoned(path: Path) -> None:
+    with suppress(OSError):
+        if not abandoned(path):
+            return
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that another process may rename at the same time: either finds it whole, or not at all."""
+    aside = folder.with_name(f".{folder.name}.{new_tag()}.tmp")
+    with suppress(OSError):
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def abandoned(path: Path) -> bool:
+    """Whether the process that a name belongs to is gone; where that cannot be known, whether nothing has changed for a
+    day. Raises OSError where there is no such file."""
+    alive = owner_alive(path.name)
+    if alive is not None:
+        return not alive
+    newest = max(each.stat().st_mtime for each in (path, *path.glob("*")))
+    return time.time() - newest > ABANDONED_S
+
+
+def take(folder: Path, by: Path) -> None:
+    """Let nothing be written to `folder` from now on unless the file `by` is there, the same as now."""
+    _TAKEN[_absolute(folder)] = os.getpid(), by, os.open(by, os.O_RDONLY)
+
+
+def give_back(folder: Path) -> None:
+    """Undo `take`."""
+    taken = _TAKEN.pop(_absolute(folder), None)
+    if taken is not None:
+        os.close(taken[2])
+
+
+def check_taken(path: Path) -> None:
+    """Raise FolderGoneError where `path` lies in a folder that this process had for itself, and has no more."""
+    if not _TAKEN:
+        return
+    place = _absolute(path)
+    for folder, (pid, by, handle) in list(_TAKEN.items()):
+        if pid != os.getpid() or not (place == folder or place.startswith(folder + os.sep)):
+            continue
+        try:
+            ours = os.path.samestat(by.stat(), os.fstat(handle))
+        except OSError as error:
+            raise FolderGoneError(
+                f"{folder} was deleted or moved while this process was writing to it, so nothing more is written; move "
+                "it back, or begin anew, with the same command."
+            ) from error
+        if not ours:
+            raise FolderGoneError(
+                f"Another process has taken over {folder}, so this one writes nothing more to it; let that one end, or "
+                "name another --out."
+            )
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)
 
 
 @contextmanager
@@ -83,23 +210,25 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
     """Hold `path` against other processes for the block; yields whether it is held. The system frees it when a process
     dies.
 
-    With `wait`, returns once the lock is free; without, yields False at once when another process has it. Where the
-    system has no `fcntl` (Windows), always yields True.
+    With `wait`, returns once the lock is free; without, yields False at once when another process has it. Raises
+    OSError with one of `NO_LOCKS` where the file system has no locks.
     """
-    if fcntl is None:
-        yield True
-        return
-    flags = fcntl.LOCK_EX
-    if not wait:
-        flags |= fcntl.LOCK_NB
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with naming(path):
+        path.touch()  # here, so that who may open it follows from the umask
+        held = filelock.FileLock(path, fallback_to_soft=False)
         try:
-            fcntl.flock(file, flags)
-        except BlockingIOError:
+            held.acquire(blocking=wait)
+        except filelock.Timeout:
             yield False
             return
+        except NotImplementedError as error:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(path)) from error
+    try:
         yield True
+    finally:
+        with suppress(OSError):  # the folder may be gone
+            held.release()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -131,37 +260,97 @@ def read_json(path: Path) -> dict[str, Any]:
     )
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write named tensors and JSON metadata to one safetensors file, whole or not at all."""
+def fingerprint(values: Tensor) -> str:
+    """32 hexadecimal digits of the bytes of a CPU tensor, by XXH3: against flipped bits, at some 30 GB a second."""
+    return xxhash.xxh3_128_hexdigest(values.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _digests(
+    plain: Mapping[str, Tensor], header: Mapping[str, str], tensors: Mapping[str, str | list[str]]
+) -> dict[str, Any]:
+    """Those of the tensors, and one of everything else in the file."""
+    shapes = {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in plain.items()}
+    return {"tensors": tensors, "header": header_digest(shapes, header, tensors)}
+
+
+def header_digest(shapes: Mapping[str, Any], header: Mapping[str, str], tensors: Mapping[str, Any]) -> str:
+    """A digest of all that a file says of itself: types and shapes by name, metadata, digests of the tensors."""
+    words = {name: value for name, value in header.items() if name != DIGESTS}
+    return xxhash.xxh3_128_hexdigest(json.dumps([shapes, words, tensors], sort_keys=True).encode())
+
+
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, Any] | None = None,
+    by_row: Collection[str] = (),
+    stays: Callable[[Path], bool] | None = None,
+) -> None:
+    """Write named tensors and JSON metadata to one safetensors file, whole or not at all, with digests of all of it;
+    tensors in `by_row` have one for each row, so that a row can be checked alone. For `stays` see `replacing`."""
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    header = {name: json.dumps(value) for name, value in (metadata or {}).items()}
-    with replacing(path) as temporary:
+    header = {name: json.dumps(value) for name, value in (metadata or {}).items() if name != DIGESTS}
+    sums: dict[str, str | list[str]] = {name: fingerprint(tensor) for name, tensor in plain.items()}
+    sums |= {name: [fingerprint(row) for row in plain[name]] for name in by_row}
+    header[DIGESTS] = json.dumps(_digests(plain, header, sums))
+    with replacing(path, stays) as temporary:
         save_file(plain, temporary, metadata=header)
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the metadata of a file that `save_tensors` wrote. Raises InputError naming a broken file."""
+MEND = "move it away and run what wrote it again"
+
+
+def load_tensors(path: Path, mend: str = MEND) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the metadata of a file that `save_tensors` wrote. Raises InputError naming a broken file, and one
+    whose contents are not what was written; `mend` says what to do then."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+            words = file.metadata() or {}
+            header = {name: json.loads(value) for name, value in words.items()}
             # A copy lies where torch would put it: the last bits of a matrix product can depend on the alignment of
             # its factors.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, header  # noqa: SIM118  (it is no dictionary)
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise InputError(
             f"{path} was not written by astdistill (its header holds other words than JSON); name a file of a run."
         ) from error
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{path} is not a whole safetensors file ({error}); "
-            f"name another, or move it away and run what wrote it again."
-        ) from error
+        raise InputError(f"{path} is not a whole safetensors file ({error}); name another, or {mend}.") from error
+    sums = header.pop(DIGESTS, None)
+    if sums is not None and (wrong := _altered(tensors, words, sums)):
+        raise InputError(f"{path} was changed after it was written: {wrong} no longer has its digest; {mend}.")
+    return tensors, header
+
+
+def _altered(tensors: Mapping[str, Tensor], words: Mapping[str, str], sums: Any) -> str:
+    """What of a file has another digest than the file says; empty for a sound one."""
+    if not isinstance(sums, Mapping) or not isinstance(sums.get("tensors"), Mapping):
+        return "its list of digests"
+    said: Mapping[str, Any] = sums["tensors"]
+    if said.keys() != tensors.keys() or _digests(tensors, words, dict(said)) != sums:
+        return "its header"
+    for name, tensor in tensors.items():
+        if not isinstance(said[name], list):
+            if fingerprint(tensor) != said[name]:
+                return f"'{name}'"
+        elif (row := altered_row(tensor, said[name])) is not None:
+            return f"row {row} of '{name}'"
+    return ""
+
+
+def altered_row(rows: Tensor, wanted: Collection[str]) -> int | None:
+    """The first of `rows` that does not have its digest in `wanted`, counted from 0; None where all have."""
+    if len(rows) != len(wanted):
+        return min(len(rows), len(wanted))
+    pairs = enumerate(zip(rows, wanted, strict=True))
+    return next((number for number, (row, digest) in pairs if fingerprint(row) != digest), None)
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line; numbers that are not finite become the strings 'nan' and 'inf', since JSON has none."""
+    check_taken(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     line = dict(value)
     for name, number in value.items():
@@ -225,7 +414,6 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         with naming(path):
             yield temporary
-            temporary.chmod(0o755)  # mkdtemp gives 0700; see `replacing`
             if path.exists():
                 path.rmdir()  # an empty folder, which not every system lets a rename replace
             temporary.replace(path)

@@ -1,14 +1,33 @@
-"""A run folder: what each file in it is called, and whose the folder is."""
+"""A run folder: what each file in it is called, whose the folder is, and which process writes to it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import errno
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, overload
 
 from .config import by_todays_names
 from .errors import InputError
-from .files import check_folder, load_tensors, read_json, write_json
+from .files import (
+    NO_LOCKS,
+    beside,
+    check_folder,
+    give_back,
+    load_tensors,
+    lock,
+    naming,
+    read_json,
+    sweep,
+    take,
+    write_json,
+)
+from .owners import Owner
 from .provenance import provenance
 
 FORMER = "former_settings"
@@ -105,6 +124,10 @@ class RunDir:
     """Folder of TensorBoard's logs."""
     wandb = Artefact("wandb")
     """Folder of the logs of Weights & Biases."""
+    lock = Artefact(".writer.lock")
+    """What the process that writes to the folder holds against others."""
+    writer = Artefact(".writer.json")
+    """Which process that is, and since when; touched again and again while it lives."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -173,6 +196,127 @@ class RunDir:
         described = {DESCRIPTION: dict(about)} if about else {}
         self._add_provenance({**provenance(device), "data": fingerprint, **described, **noted})
 
+    def check_free(self) -> None:
+        """Raise InputError, with nothing written, where another process is writing to the folder."""
+        owner = self._owner()
+        if owner is not None and _WRITING.get(self._key) != _here() and self._is_at_work(owner):
+            raise self._busy(owner)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Have the folder for this thread alone while the block lasts, and make it if it is not there; within such a
+        block another one changes nothing.
+
+        Raises InputError, with nothing written, where another process or thread has it. Where a killed process had it,
+        its temporary files are removed. What is written to the folder in the block raises FolderGoneError once the
+        folder has been deleted.
+        """
+        if _WRITING.get(self._key) == _here():
+            yield
+            return
+        self.check_free()
+        with ExitStack() as stack:
+            self._lock(stack)
+            self._sign(stack)
+            _WRITING[self._key] = _here()
+            stack.callback(_WRITING.pop, self._key, None)
+            sweep(self.folder)
+            for inner in self.folder.glob("*/"):
+                sweep(inner)
+            yield
+
+    def _lock(self, stack: ExitStack) -> None:
+        """Hold the folder's lock, where its file system has locks. Raises InputError where somebody else holds it."""
+        try:
+            held = stack.enter_context(lock(self.lock, wait=False))
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            held = True
+        if not held:
+            raise self._busy(self._owner())
+        stack.callback(self._unlock, os.getpid())
+
+    def _unlock(self, process: int) -> None:
+        """Remove the lock's file, while it is held; a process that was forked meanwhile does not."""
+        if os.getpid() == process:
+            self.lock.unlink(missing_ok=True)
+
+    def _sign(self, stack: ExitStack) -> None:
+        """Say in the folder that it is this process's, by a file that one process alone can make. Raises InputError
+        where another one has been faster, as happens where locks do nothing."""
+        self._clear()
+        temporary = beside(self.writer)
+        try:
+            with naming(self.writer):
+                temporary.write_text(json.dumps(Owner.present().to_json()), encoding="utf-8")
+            try:
+                os.link(temporary, self.writer)
+            except FileExistsError:
+                raise self._busy(self._owner()) from None
+            except OSError as error:
+                if error.errno not in (*NO_LOCKS, errno.EPERM):
+                    raise
+                temporary.replace(self.writer)
+        finally:
+            temporary.unlink(missing_ok=True)
+        take(self.folder, self.writer)
+        stop = threading.Event()
+        beat = threading.Thread(target=_touch, args=(self.writer, stop), daemon=True)
+        beat.start()
+        stack.callback(self._leave)
+        stack.callback(beat.join)
+        stack.callback(stop.set)
+
+    def _leave(self) -> None:
+        """Undo `_sign`, unless somebody else has signed meanwhile or the folder is gone."""
+        give_back(self.folder)
+        owner = self._owner()
+        if owner is not None and owner.pid == os.getpid():
+            self.writer.unlink(missing_ok=True)
+
+    def _clear(self) -> None:
+        """Remove what a process has left that is gone."""
+        left = self._owner()
+        if left is None:
+            self.writer.unlink(missing_ok=True)
+            return
+        if self._is_at_work(left):
+            raise self._busy(left)
+        aside = beside(self.writer)
+        with suppress(FileNotFoundError):
+            self.writer.replace(aside)
+        if Owner.read(_json(aside)) != left:  # another process has been faster, and this is its own
+            with suppress(OSError):
+                os.link(aside, self.writer)
+        aside.unlink(missing_ok=True)
+
+    def _owner(self) -> Owner | None:
+        """Whoever has signed last."""
+        return Owner.read(_json(self.writer))
+
+    def _is_at_work(self, owner: Owner) -> bool:
+        """Whether that process is there; for one of another machine, whether it has touched its file of late."""
+        alive = owner.alive
+        if alive is not None:
+            return alive
+        with suppress(OSError):
+            return time.time() - self.writer.stat().st_mtime < SILENT_S
+        return False
+
+    def _busy(self, owner: Owner | None) -> InputError:
+        who = "Another process"
+        if owner is not None:
+            who = f"Another process ({owner})"
+        return InputError(
+            f"{who} is writing to {self.folder}; wait until it has ended, follow it with astdistill watch "
+            f"{self.folder}, or name another --out."
+        )
+
+    @property
+    def _key(self) -> str:
+        return str(self.folder.resolve())
+
     @property
     def former_settings(self) -> dict[str, Any]:
         """Settings of the version that began this run, which nothing reads any more but its saved state is known by."""
@@ -183,7 +327,10 @@ class RunDir:
     @property
     def empty(self) -> bool:
         """Whether there is no such folder, or nothing in it but what is being written."""
-        return not self.folder.exists() or all(path.name.endswith(".tmp") for path in self.folder.iterdir())
+        ours = (RunDir.lock, RunDir.writer)
+        return not self.folder.exists() or all(
+            path.name in ours or path.name.endswith(".tmp") for path in self.folder.iterdir()
+        )
 
     def _check_settings(self, settings: dict[str, Any], written: dict[str, Any]) -> None:
         before, now = _flat(written), _flat(settings)
@@ -228,6 +375,28 @@ class RunDir:
         if now not in known:
             first["resumed"].append(now)
         write_json(self.provenance, first)
+
+
+BEAT_S, SILENT_S = 10.0, 60.0
+"""Seconds after which a process touches its file again, and after which one of another machine counts as gone."""
+_WRITING: dict[str, tuple[int, int]] = {}
+"""By path, the process and thread of this interpreter that is writing to a folder."""
+
+
+def _here() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
+
+
+def _touch(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_S):
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _json(path: Path) -> Any:
+    with suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    return None
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

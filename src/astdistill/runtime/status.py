@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import append_line, read_lines, rewrite_lines
+from .owners import new_tag
 from .run_dir import RunDir
 
 
@@ -152,7 +153,7 @@ class StatusFile:
     """A file that says where this process is, rewritten once a second at most; it never stops a run."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._tag = path, new_tag()
         self._process: dict[str, Any] = {
             "pid": os.getpid(),
             "host": platform.node(),
@@ -167,7 +168,7 @@ class StatusFile:
     def write(self, status: Status) -> None:
         """Replace the file; a reader never sees half of one."""
         self._written, self.last = time.monotonic(), status
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary = self.path.with_name(f".{self.path.name}.{self._tag}.tmp")
         with suppress(OSError):  # a full disk is told of where a result is lost by it
             temporary.write_text(json.dumps({**self._process, "time": time.time(), **asdict(status)}), encoding="utf-8")
             temporary.replace(self.path)

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import DivergedError, InputError
+from .errors import DivergedError, FolderGoneError, InputError
 from .progress import Bar, be_quiet
 
 ALIGNED = 64
@@ -153,6 +153,6 @@ def _sendable(error: BaseException) -> BaseException:
         survives = False
     if not survives:
         sent = RuntimeError(f"{type(error).__name__}: {error}")
-    if not isinstance(error, InputError | DivergedError):
+    if not isinstance(error, InputError | DivergedError | FolderGoneError):
         sent.add_note("In a worker:\n" + "".join(traceback.format_exception(error)))
     return sent

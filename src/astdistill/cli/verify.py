@@ -1,0 +1,107 @@
+"""`astdistill verify`: whether what lies in a store, a run or a file is what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from safetensors import safe_open
+
+from ..experts.partial import ENDING, check_rows
+from ..experts.store import TrajectoryStore
+from ..runtime.config import Record
+from ..runtime.errors import InputError
+from ..runtime.files import DIGESTS, load_tensors, read_json
+from ..runtime.status import size
+from .commands import command
+from .flags import Word
+
+RECIPE, ROWS, TENSORS, JSON = "recipe.json", "rows.bin", ".safetensors", ".json"
+
+
+class Verify(Record):
+    """Read a whole store, a run or a distilled set, and say of each file whether it is what was written."""
+
+    path: Annotated[Path, Word(positional=True)]
+    """A folder of experts, a run folder, or one file."""
+
+
+@command("verify")
+def verify(given: Verify) -> int:
+    """Check every digest; 1 where something is damaged."""
+    files = files_of(given.path)
+    if not files:
+        raise InputError(
+            f"{given.path} holds nothing that astdistill wrote; name a run folder, a folder of experts, or a file."
+        )
+    console, damaged, without, volume = Console(stderr=False), 0, 0, 0
+    for file in files:
+        volume += file.stat().st_size
+        try:
+            without += not check(file)
+        except InputError as error:
+            damaged += 1
+            console.print(f"[red]damaged[/red]  {error}", highlight=False, soft_wrap=True)
+    words = f"{len(files)} files, {size(volume)}: {damaged or 'none'} damaged"
+    if without:
+        words += f"; {without} are of an earlier version, without digests, and could only be read"
+    console.print(f"{words}.", highlight=False, soft_wrap=True)
+    return int(damaged > 0)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file, or all files below a folder that can be checked."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file() and _is_ours(file))
+
+
+def _is_ours(file: Path) -> bool:
+    return not file.name.startswith(".") and (file.suffix in (TENSORS, JSON) or file.name == ROWS)
+
+
+def check(file: Path) -> bool:
+    """Whether the file has digests, all of which are right. Raises InputError for one that is not what was written."""
+    if file.name == ROWS:
+        return _check_partial(file.parent)
+    if file.suffix == JSON:
+        _check_json(file)
+        return True
+    if file.stem.isdigit() and (file.parent / RECIPE).exists():
+        _check_expert(file)
+    else:
+        load_tensors(file)
+    return _has_digests(file)
+
+
+def _check_expert(file: Path) -> None:
+    """Every row of one expert, a few at a time."""
+    store, expert = TrajectoryStore.open(file.parent), int(file.stem)
+    for first, last in _parts(store.trained_epochs(expert) + 1):
+        store.rows(expert, first, last)
+
+
+def _parts(count: int, size: int = 16) -> Iterator[tuple[int, int]]:
+    return ((first, min(first + size, count)) for first in range(0, count, size))
+
+
+def _check_partial(folder: Path) -> bool:
+    """The rows of a half-trained expert, whose digests are in its state."""
+    state = folder / f"state{TENSORS}"
+    if not folder.name.endswith(ENDING) or not state.exists():
+        return True
+    identity = TrajectoryStore.open(folder.parent).identity
+    return check_rows(folder, int(folder.name.partition(".")[0]), identity.parameters)
+
+
+def _check_json(file: Path) -> None:
+    read_json(file)
+    if file.name == RECIPE:
+        TrajectoryStore.open(file.parent)
+
+
+def _has_digests(file: Path) -> bool:
+    with safe_open(file, framework="pt") as opened:
+        return DIGESTS in (opened.metadata() or {})
