@@ -11,7 +11,7 @@ from ..autodiff.dispatch import using
 from ..evaluation.scores import Scores, table
 from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers, load_data
-from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tracked
+from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tell_engine, tracked
 from ..report.figures import epoch_table, quality_table
 from ..report.page.page import renew_page
 from ..runtime.devices import check_device
@@ -51,6 +51,7 @@ def train(request: Request) -> None:
     check_numbers(experiment)
     with limited(request.changes.threads):
         dataset = load_data(experiment)
+        tell_engine(experiment, dataset)
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
             store = obtain_experts(experiment, dataset, recorder)
     console = Console()
