@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench wheel sanitize clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,8 +29,8 @@ test: $(VENV)/tested  ## every test; FAST=1 leaves out those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS) $(if $(FAST),-m 'not slow')
 
 lint: $(VENV)/tested
-	$(BIN)/ruff check src tests benchmarks examples
-	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples hatch_build.py
+	$(BIN)/ruff format --check src tests benchmarks examples hatch_build.py
 	$(BIN)/pyright
 
 docs: $(VENV)/documented  ## the documentation as pages, in site/
@@ -39,5 +39,11 @@ docs: $(VENV)/documented  ## the documentation as pages, in site/
 bench: $(VENV)/installed  ## time and memory beside the published way; NAME=experts, augment, store, evaluate or estimate for the others; FLAGS="-n 5 --json FILE"
 	cd benchmarks && ../$(BIN)/python -m suite $(or $(NAME),unroll) $(FLAGS)
 
+wheel: $(VENV)/installed  ## the wheel with its kernels, in dist/, tried where there is no compiler and no cache
+	$(BIN)/python tests/wheel_check.py
+
+sanitize: $(VENV)/installed  ## the kernels under ASan and UBSan, over odd shapes (gcc on Linux)
+	$(BIN)/python tests/sanitize
+
 clean:
-	rm -rf $(VENV) runs experts site
+	rm -rf $(VENV) dist runs experts site

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..autodiff.dispatch import VARIABLE, chosen, engine_name, engine_of
 from ..autodiff.engine import EagerEngine
-from ..autodiff.native.build import KernelError, lanes, make
+from ..autodiff.native.build import ADVICE, KernelError, described, lanes, make
 from ..autodiff.native.engine import NativeEngine, Workspace
 from ..autodiff.native.layout import blocks_of
 from ..data.loading import load_dataset
@@ -28,6 +28,7 @@ from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.files import cache_folder
 from ..runtime.parallel import cores
+from ..runtime.provenance import instructions
 from ..runtime.seeds import rng, seeded
 from ..runtime.status import size
 from .findings import Finding, judged, shortened
@@ -40,7 +41,7 @@ TIMED = "convnet-d3", 32
 
 def kernels() -> Iterator[Finding]:
     """Whether the native engine's kernels can be made, and whether what they compute is right."""
-    advice = "install gcc or clang, or set CC; until then torch's own derivatives take several times as long"
+    advice = f"{ADVICE}; until then torch's own derivatives take several times as long"
     try:
         library = make()
     except KernelError as error:
@@ -54,7 +55,7 @@ def kernels() -> Iterator[Finding]:
     theta, direction, images, targets = (part.double() for part in given)
     exact = EagerEngine(FlatModel(module.double())).directional(theta, direction, images, targets)
     cosine = min(_cosine(ours.theta, exact.theta), _cosine(ours.images, exact.images))
-    text = f"kernels built, {lanes(library)} channels at once; cosine with torch in float64: {cosine:.8f}"
+    text = f"{described(library)}, {lanes(library)} channels at once; cosine with torch in float64: {cosine:.8f}"
     advice = f"set {VARIABLE}=eager, and report this with your compiler's version"
     yield judged("native engine", cosine >= LEAST_COSINE, text, advice)
 
@@ -111,11 +112,18 @@ def engine() -> Iterator[Finding]:
         model, (theta, _, images, targets) = _problem(*TIMED, device=device)
         taken = engine_of(model)
         seconds = _fastest(lambda: taken.gradient(theta, images, targets), device)  # noqa: B023  (called at once)
+        name = engine_name(model, theta, images)
         text = (
-            f"{engine_name(model, theta, images)} ({asked}): {TIMED[1] / seconds:,.0f} images a second, "
-            f"gradient of {TIMED[0]}, 32 px, batch {TIMED[1]}, {torch.get_num_threads()} threads"
+            f"{name} ({asked}): {TIMED[1] / seconds:,.0f} images a second, "
+            f"gradient of {TIMED[0]}, 32 px, batch {TIMED[1]}, {torch.get_num_threads()} threads, {instructions()}"
         )
-        yield Finding(name=f"engine, {device}", state="good", text=text)
+        if name != "eager" or device != "cpu":
+            yield Finding(name=f"engine, {device}", state="good", text=text)
+            continue
+        advice = f"it is the slow one: {ADVICE}"
+        if chosen() == "eager":
+            advice = "it is the slow one: ask for auto"
+        yield Finding(name=f"engine, {device}", state="note", text=text, advice=advice)
 
 
 def _fastest(step: Any, device: str) -> float:

@@ -15,7 +15,7 @@ from ..evaluation.scores import Scores, table
 from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers, load_data
 from ..experiment.cost import DatasetSize, Estimate
-from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tracked
+from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tell_engine, tracked
 from ..report.figures import epoch_table, quality_table
 from ..report.page.page import renew_page
 from ..runtime import progress
@@ -59,6 +59,7 @@ def train(request: Request) -> None:
     with limited(request.changes.threads):
         dataset = load_data(experiment)
         teller(request)(Description.of(dataset, experiment.ipc))
+        tell_engine(experiment, dataset)
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
             store = obtain_experts(experiment, dataset, recorder, shard_of(request))
     console = Console()

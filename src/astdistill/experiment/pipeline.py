@@ -31,11 +31,12 @@ from ..report.page.page import renew_page
 from ..report.pictures import save_grid, save_textures, sheet
 from ..runtime.devices import read
 from ..runtime.files import check_folder, read_json, read_lines
-from ..runtime.progress import write_status
+from ..runtime.progress import tell, write_status
 from ..runtime.run_dir import RunDir
 from ..runtime.status import stage
 from ..runtime.tracking import Log, open_log
 from .config import Experiment, check_experiment, expert_epochs, imported_experts, load_data
+from .work import Network
 
 PICTURES = 50
 """Pictures and distributions of a whole run; the first steps, where most moves, give some more."""
@@ -214,7 +215,15 @@ def prepare(experiment: Experiment, out: Path, tell: Callable[[Description], Non
             former=former,
             about=description.to_json(),
         )
+    tell_engine(experiment, dataset)
     return dataset
+
+
+def tell_engine(experiment: Experiment, dataset: Dataset) -> None:
+    """Print what computes the derivatives of this experiment."""
+    network = Network(experiment.model, dataset.train.shape, len(dataset.classes), experiment.device)
+    with using(experiment.engine):
+        tell(f"Engine: {network.engine_in_words()}")
 
 
 def _read_again(written: dict[str, Any]) -> dict[str, Any]:

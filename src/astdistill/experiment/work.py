@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..autodiff.dispatch import chosen, engine_name
+from ..autodiff.native.build import described, library
 from ..autodiff.native.engine import VALUES
 from ..autodiff.training import Trainee
 from ..data.augmentation import apply, draw
@@ -29,6 +30,7 @@ from ..models.convnets import ConvNet
 from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.parallel import cores
+from ..runtime.provenance import instructions
 from ..runtime.seeds import rng
 
 Shape = tuple[int, int, int]
@@ -144,6 +146,24 @@ class Network:
             return "eager"
         model = FlatModel(self.module)
         return engine_name(model, model.flatten(), torch.zeros(1, *self.shape))
+
+    def engine_in_words(self) -> str:
+        """The engine and its instruction set; where it is the slow one, why and what to do."""
+        kernels = None
+        if torch.device(self.device).type == "cpu":
+            kernels = library()
+        if self.engine == "native" and kernels is not None:
+            return f"native ({described(kernels)}), {torch.get_num_threads()} threads"
+        if self.engine != "eager":
+            return f"{self.engine} on {self.device}"
+        text = f"eager (torch's own derivatives, {instructions()}), {torch.get_num_threads()} threads"
+        if torch.device(self.device).type != "cpu":
+            text = f"eager (torch's own derivatives) on {self.device}"
+        if chosen() == "eager":
+            return f"{text}, as was asked for; --engine auto takes the fastest that can"
+        if kernels is None:  # `library` has said why
+            return text
+        return f"{text}: the faster native one knows instance-norm ConvNets alone, of sizes that halve at every block"
 
     def held(self, images: int, graph: float) -> int:
         """Bytes of a pass of so many images: a graph keeps `graph` times what the layers put out; kernels of our own

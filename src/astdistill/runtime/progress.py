@@ -236,5 +236,10 @@ def _display(columns: Sequence[ProgressColumn], transient: bool = False) -> Iter
 
 
 def _say(title: str) -> None:
+    tell(f"{title} …")
+
+
+def tell(text: str) -> None:
+    """Print a line beside the progress, unless all is quiet."""
     if not Output.quiet:
-        console().print(f"{title} …", highlight=False, markup=False, soft_wrap=True)
+        console().print(text, highlight=False, markup=False, soft_wrap=True)

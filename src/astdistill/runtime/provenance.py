@@ -40,6 +40,7 @@ def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(memory / 2**30, 1),
@@ -62,6 +63,16 @@ def cpuinfo(*names: str) -> str:
     except OSError:
         return ""
     return next((line for line in lines if line.startswith(names)), "")
+
+
+def instructions() -> str:
+    """The widest vector instructions that torch uses here: AVX-512, AVX2, SSE, NEON, or what torch calls them.
+
+    `$ATEN_CPU_CAPABILITY` (avx2, default) makes torch, and so the kernels, take narrower ones.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    plain = {"x86_64": "SSE", "amd64": "SSE", "aarch64": "NEON", "arm64": "NEON"}
+    return {"AVX512": "AVX-512", "AVX2": "AVX2"}.get(capability) or plain.get(platform.machine().lower(), capability)
 
 
 def _processor() -> str:

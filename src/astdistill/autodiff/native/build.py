@@ -1,5 +1,6 @@
-"""The compiled form of `kernels/`: made once with the machine's own C compiler, kept in the user's cache, found again
-by content."""
+"""The compiled form of `kernels/`: that of the wheel, or made once with the machine's own C compiler and kept in the
+user's cache. No library is loaded whose bytes are not those that its name says, or that another user could have
+written."""
 
 from __future__ import annotations
 
@@ -7,21 +8,34 @@ import ctypes
 import hashlib
 import os
 import platform
-import shlex
 import shutil
+import stat
 import subprocess
+import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_info
 from torch import Tensor
 
-from ...runtime.files import cache_folder, replacing
+from ...runtime.files import cache_folder
 from ...runtime.progress import console
-from ...runtime.provenance import cpuinfo
+from ...runtime.provenance import instructions
+from .variants import (
+    BUNDLED,
+    FLAGS,
+    SOURCE,
+    Variant,
+    compile_kernels,
+    compiler_version,
+    find_compiler,
+    named_by_content,
+    variants,
+    whole,
+)
 
-SOURCE = Path(__file__).with_name("kernels")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 GAP = 16
 """GAP of shape.h."""
 
@@ -76,67 +90,158 @@ class KernelError(RuntimeError):
     """The kernels cannot be made on this machine; its text says why."""
 
 
+ADVICE = "install gcc or clang, or a wheel of astdistill that holds the kernels"
+"""What to do where the kernels cannot be had."""
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The kernels, or None, said once, where they cannot be made."""
     try:
         return make()
     except KernelError as error:
-        _say(str(error))
+        text = f"torch's own derivatives are used, which take several times as long: {error}; {ADVICE}."
+        console().print(text, style="yellow", markup=False, highlight=False)
         return None
 
 
-def identity() -> str:
-    """A name of the kernels that changes with their content, the compiler and the processor; nothing where there are
-    none."""
-    kernels = library()
-    if kernels is None:
-        return ""
-    return Path(kernels._name).stem
+def make(variant: Variant | None = None) -> ctypes.CDLL:
+    """The kernels for this processor, or of a narrower variant: those of the wheel, else from the cache, else compiled;
+    `$CC` names the compiler, else cc, gcc or clang is looked for. Raises KernelError."""
+    variant = variant or for_this_processor()
+    share_openmp()
+    return _of_the_wheel(variant) or _of_the_cache(variant)
 
 
-def make() -> ctypes.CDLL:
-    """The kernels, from the cache or compiled; `$CC` names the compiler, else cc, gcc or clang is looked for. Raises
-    KernelError."""
-    compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+def for_this_processor() -> Variant:
+    """The variant of the instruction set that torch has chosen, too."""
+    able = variants(platform.machine())
+    return next((each for each in able if each.instructions == instructions()), able[-1])
+
+
+def described(kernels: ctypes.CDLL) -> str:
+    """The instruction set of these kernels and where they come from, for people."""
+    path = Path(kernels._name)
+    named = {variant.name: variant.instructions for variant in variants(platform.machine())}
+    origin = "compiled here"
+    if path.parent == BUNDLED:
+        origin = "of the wheel"
+    elif path.parent != cache_folder() / "kernels":
+        origin = f"compiled for this process alone, as {cache_folder() / 'kernels'} is not this user's own"
+    return f"{named[path.name.partition('-')[0]]} kernels {origin}"
+
+
+def share_openmp() -> None:
+    """Make the functions of torch's OpenMP runtime visible to libraries that are loaded from now on.
+
+    They are already where torch loads its libraries for all, as it does on Linux and macOS; a second runtime would have
+    a second pool of threads.
+    """
+    if any(hasattr(ctypes.CDLL(None), name) for name in ("GOMP_parallel", "__kmpc_fork_call")):
+        return
+    loaded = [each["filepath"] for each in threadpool_info() if each["user_api"] == "openmp"]
+    of_torch = Path(torch.__file__).parent
+    for path in sorted(loaded, key=lambda path: not Path(path).is_relative_to(of_torch))[:1]:
+        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+
+
+def _of_the_wheel(variant: Variant) -> ctypes.CDLL | None:
+    """None where there is no such one, or it is damaged or made for another system."""
+    for path in BUNDLED.glob(f"{variant.name}-*.so"):
+        try:
+            if whole(path):
+                return _typed(ctypes.CDLL(str(path)))
+        except OSError:
+            continue
+    return None
+
+
+def _of_the_cache(variant: Variant) -> ctypes.CDLL:
+    compiler = find_compiler()
     if compiler is None:
-        raise KernelError("there is no C compiler; install gcc, or set CC")
+        raise KernelError("there is no C compiler here, and this installation holds no kernels")
     try:
-        return _typed(ctypes.CDLL(str(_built(shlex.split(compiler)))))
+        return _found_or_built(compiler, variant)
     except subprocess.CalledProcessError as error:
-        raise KernelError(
-            f"{compiler} ended with code {error.returncode}: {' '.join(error.stderr.split())[:200]}"
-        ) from error
+        text = f"{' '.join(compiler)} ended with code {error.returncode}: {' '.join(error.stderr.split())[:200]}"
+        raise KernelError(text) from error
     except OSError as error:
         raise KernelError(str(error)) from error
 
 
-def _say(cause: str) -> None:
-    text = (
-        f"The fast CPU kernels could not be made ({cause}), so torch's own are used, which take several times as long."
-    )
-    console().print(text, style="yellow", markup=False, highlight=False)
+def _found_or_built(compiler: list[str], variant: Variant) -> ctypes.CDLL:
+    """From the cache, where it is safe and whole; else built into the cache, or for this process alone where others
+    could write to it."""
+    label, folder = _label(compiler, variant), cache_folder() / "kernels"
+    if not _secured(folder):
+        return _for_this_process(compiler, variant, label)
+    for path in sorted(folder.glob(f"{label}-*.so")):
+        try:
+            if _own(path) and whole(path):
+                return _typed(ctypes.CDLL(str(path)))
+        except OSError:  # another process has just removed it, or it is no library
+            continue
+        path.unlink(missing_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return _for_this_process(compiler, variant, label)
+    return _typed(ctypes.CDLL(str(_built(compiler, variant, label, folder))))
 
 
-def _built(compiler: list[str]) -> Path:
-    """The shared library in the cache; its name holds everything that decides its content."""
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
+def _label(compiler: list[str], variant: Variant) -> str:
+    """A name that changes with all that decides the content; a cache folder may be shared between machines."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(SOURCE.iterdir()) if path.suffix in (".c", ".h")]
-    parts = (*texts, *compiler, version, platform.machine(), _processor(), *FLAGS)
-    path = cache_folder() / "kernels" / f"{hashlib.sha256(chr(31).join(parts).encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            # The OpenMP runtime that torch has loaded already is found by its name, so that both share one pool of
-            # threads.
-            command = [*compiler, *FLAGS, "-o", str(temporary), *map(str, sorted(SOURCE.glob("*.c")))]
-            subprocess.run(command, capture_output=True, text=True, check=True)
+    parts = (*texts, *compiler, compiler_version(compiler), platform.machine(), *FLAGS, variant.name, *variant.flags)
+    return f"{variant.name}-{hashlib.sha256(chr(31).join(parts).encode()).hexdigest()[:16]}"
+
+
+def _for_this_process(compiler: list[str], variant: Variant, label: str) -> ctypes.CDLL:
+    folder = Path(tempfile.mkdtemp(prefix="astdistill-kernels-"))
+    try:
+        return _typed(ctypes.CDLL(str(_built(compiler, variant, label, folder))))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # what is loaded stays loaded
+
+
+UNFINISHED = ".build-"
+OLD_S = 3600
+
+
+def _built(compiler: list[str], variant: Variant, label: str, folder: Path) -> Path:
+    """The path of a new library in `folder`, which no other process sees before it is whole."""
+    for left in folder.glob(f"{UNFINISHED}*"):  # by a process that was killed
+        if time.time() - left.lstat().st_mtime > OLD_S:
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED, ignore_cleanup_errors=True) as place:
+        new = Path(place) / "new.so"
+        compile_kernels(compiler, variant, new)
+        new.chmod(0o644)  # whatever the umask lets others do
+        path = named_by_content(folder, label, new.read_bytes())
+        new.replace(path)
     return path
 
 
-def _processor() -> str:
-    """What `-march=native` depends on: a cache folder may be shared between machines."""
-    return f"{torch.backends.cpu.get_cpu_capability()} {platform.processor()} {cpuinfo('flags', 'Features')}"
+def _secured(folder: Path) -> bool:
+    """Whether nobody but this user, and root, can write to the folder; it is made, or closed to others and emptied."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not _own(folder) and not folder.is_symlink() and folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode & 0o755)
+            for path in folder.glob("*.so"):  # whoever wrote it
+                path.unlink()
+        return _own(folder)
+    except OSError:
+        return False
+
+
+def _own(path: Path) -> bool:
+    """Whether a plain file or folder is this user's, or root's, and writable by its owner alone; true where the system
+    does not know owners (Windows). Raises OSError."""
+    if not hasattr(os, "geteuid"):
+        return True
+    found = path.lstat()
+    plain = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+    return plain and found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _typed(kernels: ctypes.CDLL) -> ctypes.CDLL:
