@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ class Distillation:
         counters, step_filter = state.counters, self.method.step_filter
         gradient, kept = self.attempted(state)
         measured = step_filter.measures(gradient) | {"lr": state.lr}
-        seen = read(measured | state.attempt(gradient, kept))
+        seen = read(measured | state.attempt(gradient, kept, partial(self.method.step.project, self.setup)))
         refused = step_filter(seen)
         passed = None if refused else step_filter.passes(seen)
         if not refused:

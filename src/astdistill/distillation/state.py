@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -120,9 +120,15 @@ class DistillState:
         """The moving averages, which are the variables themselves where the method does not average, and η."""
         return Variables(**self.average, lr=self.lr)
 
-    def attempt(self, gradients: Mapping[str, Tensor], step: StepState | None = None) -> dict[str, Scalar]:
+    def attempt(
+        self,
+        gradients: Mapping[str, Tensor],
+        step: StepState | None = None,
+        project: Callable[[Mapping[str, Tensor]], None] = lambda learned: None,
+    ) -> dict[str, Scalar]:
         """Take one outer step along −gradients, on trial until `keep` or `undo`; the scalars, on the device, of which
-        `refusal` judges. `step` is what the outer step is to keep then.
+        `refusal` judges. `step` is what the outer step is to keep then; `project` changes what is learned in place once
+        the optimiser has moved it (see `OuterStep.project`).
 
         On trial, because whether it is kept can then be read together with everything else about the step.
         """
@@ -133,6 +139,7 @@ class DistillState:
             gradient = gradients.get(name, torch.zeros_like(tensor))
             tensor.grad = gradient * slope if name == "lr" else shortened(gradient, self.settings.outer_grad_norm)
         self.optimiser.step()
+        project(self.learned)
         return {"new lr": self.lr} | {
             what: torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all()
             for what, tensors in (("set is finite", self.learned), ("step is finite", self._next.tensors))

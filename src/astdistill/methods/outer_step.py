@@ -193,6 +193,14 @@ class OuterStep(Component):
         """
         return self(setup, variables, iteration, seed), state
 
+    def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
+        """Bring what is learned back to where it is allowed to be, in place, after every step of the outer optimiser;
+        nothing, here.
+
+        `learned` has images, targets and what else is learned by name, and as `lr` the φ of `SyntheticLr`. A step that
+        is refused afterwards is undone with its projection. The momentum of the optimiser stays as it is.
+        """
+
     def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Targets:
         """Y `[N, K]` as it is saved after outer step `iteration`: the variables' own, here."""
         return variables.targets
