@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..runtime.errors import InputError
-from ..runtime.shapes import Logits, Params
+from ..runtime.shapes import Features, Logits, Params
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -61,7 +61,7 @@ class FlatModel:
         """The logits of `images` under the parameters θ. Differentiable in both."""
         return functional_call(self._module, self.unflatten(theta), (images,))
 
-    def features(self, theta: Params, images: Float[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
+    def features(self, theta: Params, images: Float[Tensor, "B ..."]) -> Features:
         """What the last linear layer is given for `images` under the parameters θ. Differentiable in both.
 
         Raises InputError for a network without a linear layer.
