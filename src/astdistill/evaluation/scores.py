@@ -17,6 +17,7 @@ from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
 from ..runtime.run_dir import RunDir
+from ..runtime.status import size
 from ..runtime.tables import Column, Tabulation
 from .protocol import EvalRecipe
 from .training import NetworkResult
@@ -123,6 +124,10 @@ class SetInfo(Record):
     labels: Literal["hard", "soft"]
     model: str
     """The student that the images were made for."""
+    per_slot: int = Field(default=1, ge=1)
+    """Images that a network sees of each stored one."""
+    stored_bytes: int | None = None
+    """See `SyntheticSet.stored_bytes`; None in files of an earlier version."""
 
     @staticmethod
     def of(synthetic: SyntheticSet) -> SetInfo:
@@ -142,6 +147,8 @@ class SetInfo(Record):
             method=synthetic.method,
             labels=synthetic.labels,
             model=synthetic.model,
+            per_slot=synthetic.texture.per_slot,
+            stored_bytes=synthetic.stored_bytes,
         )
 
 
@@ -190,6 +197,13 @@ class Scores(Record):
     theirs."""
     classes: tuple[str, ...] = ()
     """Names, in the order of the figures by class; empty in files of an earlier version."""
+
+    def are_of(self, synthetic: SyntheticSet) -> bool:
+        """Whether they may be those of a set: they say nothing else, in what they say."""
+        if self.subject is None:
+            return True
+        own, wanted = self.subject, SetInfo.of(synthetic)
+        return own == wanted.replace(stored_bytes=own.stored_bytes)
 
     @property
     def diverged(self) -> int:
@@ -285,8 +299,16 @@ def caption(scores: Scores) -> str:
     words = [f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {which}"]
     if scores.subject:
         words.append(LABELS[scores.subject.labels])
+        words += _slots(scores.subject)
     words.append(networks_text([entry.n for entry in _entries(scores)]))
     return f"{'; '.join(words)}."
+
+
+def _slots(subject: SetInfo) -> list[str]:
+    """What is stored, where an image is a slot of several."""
+    if subject.per_slot == 1:
+        return []
+    return [f"{subject.per_slot} images in each of {subject.ipc} slots per class ({size(subject.stored_bytes or 0)})"]
 
 
 def table(scores: Scores) -> Tabulation:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import linear
 
 from ..runtime.errors import InputError
 from ..runtime.shapes import Features, Logits, Params
@@ -66,19 +67,33 @@ class FlatModel:
 
         Raises InputError for a network without a linear layer.
         """
-        linear = [part for part in self._module.modules() if isinstance(part, nn.Linear)]
-        if not linear:
-            raise InputError(
-                f"{type(self._module).__name__} has no linear layer before which features could be read; "
-                f"use 'convnet-d3'."
-            )
+        _, last = self._last_linear()
         seen: list[Tensor] = []
-        hook = linear[-1].register_forward_pre_hook(lambda part, given: seen.append(given[0]))
+        hook = last.register_forward_pre_hook(lambda part, given: seen.append(given[0]))
         try:
             self(theta, images)
         finally:
             hook.remove()
         return seen[-1].flatten(1)
+
+    def head(self, theta: Params, features: Features) -> Logits:
+        """The logits of a network that ends in its last linear layer, from what that layer is given. Differentiable."""
+        name, last = self._last_linear()
+        parts = self.unflatten(theta)
+        bias = None
+        if last.bias is not None:
+            bias = parts[f"{name}.bias"]
+        return linear(features, parts[f"{name}.weight"], bias)
+
+    def _last_linear(self) -> tuple[str, nn.Linear]:
+        """The last linear layer, with its name. Raises InputError where there is none."""
+        found = [(name, part) for name, part in self._module.named_modules() if isinstance(part, nn.Linear)]
+        if not found:
+            raise InputError(
+                f"{type(self._module).__name__} has no linear layer before which features could be read; "
+                f"use 'convnet-d3'."
+            )
+        return found[-1]
 
     def unflatten(self, theta: Params) -> dict[str, Tensor]:
         """Parameter name → a view of its part of θ, in the parameter's shape."""

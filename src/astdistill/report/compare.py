@@ -21,12 +21,15 @@ from ..evaluation.scores import (
 )
 from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
+from ..runtime.status import size
 from ..runtime.tables import Column, Tabulation
 from .run import RunReader
 
 BASELINES = {"random": "random real", "kmeans": "K-means real", "full": "full data"}
 """Baselines by the head of their column."""
-WHOSE = tuple(Column(name, words=True) for name in ("run", "data", "ipc", "method", "network"))
+WHOSE = tuple(
+    Column(name, words=True) for name in ("run", "data", "ipc", "images a slot", "stored", "method", "network")
+)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,10 @@ def _architectures(group: Group) -> list[Tabulation]:
 
 def _whose(run: Finished) -> list[str]:
     subject = run.subject
-    return [run.name, f"{subject.data}, {subject.whiten}", str(subject.ipc), subject.method]
+    data, stored = f"{subject.data}, {subject.whiten}", ABSENT
+    if subject.stored_bytes is not None:
+        stored = size(subject.stored_bytes)
+    return [run.name, data, str(subject.ipc), str(subject.per_slot), stored, subject.method]
 
 
 def _best(group: Group) -> list[Column]:

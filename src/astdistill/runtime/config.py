@@ -6,12 +6,14 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, model_serializer, model_validator
 
 from .errors import InputError, unknown
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+"""A field, or each item of one, that holds a share of a whole."""
 FINITE = ConfigDict(allow_inf_nan=False)
 """For records of settings, no number of which may be infinite."""
 _FIRST_WRITTEN = {
