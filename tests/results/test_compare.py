@@ -145,7 +145,7 @@ def test_several_networks_make_a_second_table(tmp_path: Path) -> None:
         ["61.0 ± 1.4", "62.0 ± 1.4", "63.0 ± 1.4"],
         ["62.0 ± 1.4", "61.0 ± 1.4", "–"],
     ]
-    assert [column.name for column in across.columns][4:] == [TINY, "mlp", "lenet"]
+    assert [column.name for column in across.columns][6:] == [TINY, "mlp", "lenet"]
     assert across.title == "Hard labels, across architectures"
     assert "n = 2" in across.caption
 

@@ -4,12 +4,12 @@ labels."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from ..data.augmentation import STRATEGY
 from ..data.synthetic import SyntheticSet
@@ -19,7 +19,7 @@ from ..runtime.files import read_json, write_json
 from ..runtime.run_dir import RunDir
 from ..runtime.status import size
 from ..runtime.tables import Column, Tabulation
-from .protocol import EvalRecipe
+from .protocol import MTT_PROTOCOL, EvalRecipe
 from .training import NetworkResult
 
 Figure = TypeVar("Figure")
@@ -54,6 +54,14 @@ class Published(Record):
     """Where figure and settings stand, and which settings are not the paper's own."""
     peer: Peer = Peer()
     """The best of other methods, where the method's own figure is not known."""
+    protocol: str = MTT_PROTOCOL.name
+    """The name of the protocol that the figure was measured under."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
+        """The protocol is written where it is another than MTT's, so that files stay as they were."""
+        given = handler(self)
+        return {name: value for name, value in given.items() if name != "protocol" or value != MTT_PROTOCOL.name}
 
 
 class RowScores(Record):

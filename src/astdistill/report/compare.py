@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe
+from ..evaluation.protocol import MTT_PROTOCOL, PROTOCOLS, EvalRecipe
 from ..evaluation.scores import (
     ABSENT,
     LABELS,
@@ -219,7 +219,9 @@ def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
         words.append(f"full data {recipe.full_epochs} epochs")
     sizes = [entry.n for run in group.runs for entry in (run.entry, *run.baselines.values())]
     sentence = f"{'; '.join([*words, networks_text(sizes)])}."
-    same = MTT_PROTOCOL.replace(augmentation=recipe.augmentation, full_epochs=recipe.full_epochs)
-    if published and recipe != same:
-        sentence += f" Published figures: protocol {MTT_PROTOCOL.name}, {MTT_PROTOCOL.epochs} epochs."
+    known = {each.name: each for each in PROTOCOLS.values()}
+    for name in dict.fromkeys(run.published.protocol for run in group.runs if published and _published(run, group)):
+        own = known.get(name, MTT_PROTOCOL)
+        if recipe != own.replace(augmentation=recipe.augmentation, full_epochs=recipe.full_epochs):
+            sentence += f" Published figures: protocol {own.name}, {own.epochs} epochs."
     return sentence
