@@ -18,7 +18,7 @@ from astdistill.data.image_folders import IMAGENET_SUBSETS
 from astdistill.data.synthetic import load
 from astdistill.experiment.config import Experiment, Published, check_numbers
 from astdistill.experiment.cost import dataset_size
-from astdistill.experiment.presets import CELLS, MEDMNIST, PRESETS, matching, with_method
+from astdistill.experiment.presets import CELLS, FEATURES, MEDMNIST, PRESETS, matching, with_method
 from astdistill.methods.distribution_matching import DM
 from astdistill.methods.initialisation import HardLabels
 from astdistill.methods.outer import LossThreshold
@@ -52,7 +52,10 @@ def test_preset_runs_end_to_end_with_counts_turned_down(
     monkeypatch.setenv("ASTDISTILL_DATA", str(cifar_folder))
     monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
     preset = PRESETS[name]
-    words = [*COUNTS, "--ipc", "1", "--data.per-class", "2", "--data.first-classes", "10"]
+    counts = COUNTS
+    if not isinstance(preset.method.step, TrajectoryMatching):
+        counts = [*COUNTS[:8], *COUNTS[14:], "--method.step.batch-real", "2"]
+    words = [*counts, "--ipc", "1", "--data.per-class", "2", "--data.first-classes", "10"]
     if isinstance(preset.method.sample, GrowingWindow):
         words += ["--method.sample.lower", "0", "--method.sample.begins", "None"]
     if preset.data.whiten == "zca":
@@ -242,7 +245,32 @@ def test_cells_are_the_published_ones(name: str) -> None:
 
 def test_no_cell_is_left_out() -> None:
     assert {cell.name for cell in CELLS} == set(published_cells.CELLS)
-    assert len(PRESETS) == len(CELLS) + len(MEDMNIST) + 2  # no name twice
+    assert len(PRESETS) == len(CELLS) + len(FEATURES) + len(MEDMNIST) + 2  # no name twice
+
+
+FIGURES = {
+    "tgdd": {"cifar10": (71.9, 76.5), "cifar100": (51.3, 54.6), "tiny_imagenet": (29.3, 30.9)},
+    "ncfm": {"cifar10": (71.8, 77.4), "cifar100": (48.7, 54.7), "tiny_imagenet": (26.8, 29.6)},
+}
+"""At 10 and 50 images per class."""
+
+
+@pytest.mark.parametrize("cell", FEATURES, ids=lambda cell: cell.name)
+def test_cells_of_slots_say_what_their_figures_are(cell: Experiment) -> None:
+    name, place = cell.method.name, (10, 50).index(cell.ipc)
+    assert cell.published.accuracy == FIGURES[name][cell.data.source][place]
+    assert "best test epoch, four sub-images in each slot" in cell.published.source
+    assert (cell.evaluation.recipe.name, cell.evaluation.recipe.reported) == (cell.published.protocol, "best")
+    assert (cell.distill.factor, cell.data.whiten, cell.distill.augmentation) == (2, "standard", "color_crop_cutout")
+    assert cell.experts.count == {"tgdd": 5, "ncfm": 20}[name]
+    assert Experiment.model_validate(cell.to_json()) == cell
+
+
+def test_a_rate_of_pixels_becomes_one_of_standardised_images_and_of_joint_steps() -> None:
+    assert PRESETS["cifar10-ipc10-tgdd"].distill.lr_img == pytest.approx(2 * 0.1 * 16)
+    assert PRESETS["cifar10-ipc10-tgdd"].distill.outer_momentum == 0
+    assert PRESETS["cifar10-ipc10-ncfm"].distill.lr_img == pytest.approx(1e-4 * 10**0.5 * 4)
+    assert PRESETS["cifar100-ipc10-ncfm"].distill.outer_optimiser == "sgd"
 
 
 @pytest.mark.parametrize("name", published_cells.DATM)

@@ -163,6 +163,7 @@ def test_the_digest_covers_nested_records(field: str) -> None:
         "loss_warmup_start": 0.25,
         "loss_warmup_epochs": 7,
         "momentum": 0.5,
+        "drops_at": (0.5,),
     }
     recipe = AST.recipe.replace(**{field: other[field] if field in other else getattr(AST.expert, field) + 1})
     assert AST.replace(expert=recipe).digest() != AST.digest()

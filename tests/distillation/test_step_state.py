@@ -154,6 +154,32 @@ def test_a_step_that_would_keep_something_infinite_is_refused(dataset: Dataset) 
     assert state.refusal({name: float(value) for name, value in state.attempt(gradient, kept).items()}) == ""
 
 
+class Bounded(Follower):
+    """Keeps what it learns within a bound."""
+
+    bound: float = 0.01
+
+    def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
+        assert setup.network == NETWORK
+        learned["images"].clamp_(-self.bound, self.bound)
+        learned["shift"].clamp_(min=0.0)
+
+
+def test_what_is_learned_is_projected_after_every_step_and_averaged_then(dataset: Dataset) -> None:
+    run = run_of(dataset, method_of().replace(step=Bounded(broken=(1,))))
+    state = run.start()
+    free = state.images - SETTINGS.lr_img * run.gradient(state).images
+    first = state.images.clone()
+    run.advance(state)
+    torch.testing.assert_close(state.images, free.clamp(-0.01, 0.01))
+    assert float(free.abs().max()) > 0.01
+    assert float(state.learned["shift"].min()) == 0.0
+    torch.testing.assert_close(state.averaged.images, (first + state.images) / 2)
+    before = state.images.clone()
+    assert "skipped" in run.advance(state)
+    assert torch.equal(state.images, before)
+
+
 def test_a_derivative_that_is_not_finite_is_named(dataset: Dataset) -> None:
     run = run_of(dataset, method_of())
     gradient = run.gradient(run.start())

@@ -184,6 +184,34 @@ def check_derivatives(given: Case, fast: NativeEngine) -> None:
 
 
 @needs_compiler
+@needs_compiler
+@pytest.mark.parametrize("name", NETWORKS)
+def test_features_and_the_way_back_through_them_are_torchs_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = case(name)
+    exact, wanted = given.double(), given.images.double().requires_grad_()
+    slopes = torch.randn(given.model.features(given.theta, given.images).shape, generator=rng(2, name))
+    features = exact.model.features(exact.theta, wanted)
+    features.backward(slopes.double())
+    channels = int(name.partition("-w")[2])
+    one = channels * given.images[0, 0].numel()
+    for values in (native.VALUES, one):
+        monkeypatch.setattr(native, "VALUES", values)  # the whole batch at once, and image by image
+        images = given.images.clone().requires_grad_()
+        found = engine_of(given.model).features(given.theta, images)
+        assert type(found.grad_fn).__name__ == "_FeaturesBackward"
+        found.backward(slopes)
+        assert images.grad is not None
+        assert wanted.grad is not None
+        assert error(found.detach(), features.detach()) < 1e-4
+        assert error(images.grad, wanted.grad) < 1e-4
+
+
+def test_features_of_other_networks_are_torchs() -> None:
+    given = case("convnet-d2-w32").double()
+    found = engine_of(given.model).features(given.theta, given.images)
+    assert torch.equal(found, given.model.features(given.theta, given.images))
+
+
 def test_a_norm_leaves_no_gradient_to_the_bias_before_it() -> None:
     """Zero exactly, where torch leaves rounding."""
     given = case("convnet-d3-w32")

@@ -62,7 +62,7 @@ def method(request: pytest.FixtureRequest) -> Method:
     return short(request.param)
 
 
-@pytest.fixture(params=[name for name in NAMES if find_method(name).step.needs_experts])
+@pytest.fixture(params=[name for name in NAMES if isinstance(find_method(name).step, TrajectoryMatching)])
 def unrolled(request: pytest.FixtureRequest) -> Method:
     """Those whose outer step is a derivative through steps of training, for which there is a reference here."""
     return short(request.param)

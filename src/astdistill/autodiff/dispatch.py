@@ -6,15 +6,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from ..models.flat import FlatModel
 from ..runtime.errors import unknown
 from ..runtime.parallel import limited
-from ..runtime.shapes import Batch, Logits, Params, Targets
+from ..runtime.shapes import Batch, Features, Logits, Params, Targets
 from .compiled import CompiledEngine, compiled_engine
 from .engine import Directional, EagerEngine, Engine, Gradient, PenaltyForm
 from .native.build import library
@@ -123,6 +124,14 @@ class ChosenEngine:
         """f(θ, x)."""
         return self._for(theta, images).logits(theta, images)
 
+    def features(self, theta: Params, images: Batch) -> Features:
+        """What the last linear layer is given. Differentiable in the images, by native kernels once; θ is constant."""
+        engine = self._for(theta, images)
+        if isinstance(engine, NativeEngine):
+            return _Features.apply(images, theta.detach(), engine)
+        assert isinstance(self._model, FlatModel), "other functions of θ and images have no features"
+        return self._model.features(theta.detach(), images)
+
     def gradient(self, theta: Params, images: Batch, targets: Targets) -> Gradient:
         """ℓ, f and ∇_θ ℓ."""
         return self._for(theta, images).gradient(theta, images, targets)
@@ -153,6 +162,22 @@ def engine_of(model: Callable[[Params, Batch], Logits]) -> ChosenEngine:
         return ChosenEngine(model, None)
     # Kept with the network, because its buffers should live exactly as long.
     return vars(model).setdefault("_engine", ChosenEngine(model, model.module))
+
+
+class _Features(torch.autograd.Function):
+    """Features by the native kernels, through which torch goes back by `features_back`."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Batch, theta: Params, engine: NativeEngine) -> Features:
+        ctx.save_for_backward(images, theta)
+        ctx.engine = engine
+        return engine.features(theta, images.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Features) -> tuple[Batch, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        images, theta = ctx.saved_tensors
+        return ctx.engine.features_back(theta, images.detach(), grad_outputs[0]), None, None
 
 
 def engine_name(model: FlatModel, theta: Params, images: Batch) -> str:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..runtime.errors import unknown
 from ..runtime.seeds import to_device
-from ..runtime.shapes import Batch
+from ..runtime.shapes import Batch, Targets
 
 STRATEGY = "color_crop_cutout_flip_scale_rotate"
 CROP, CUTOUT, SCALE, DEGREES = 0.125, 0.5, 1.2, 15.0
@@ -81,6 +81,55 @@ def apply(images: Batch, draw: Draw) -> Batch:
     """The augmented images, of the same shape and dtype. Differentiable in the images; the draw must be on their
     device."""
     return images if draw.op == "none" else _EFFECTS[draw.op](images, draw.numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class CutMix:
+    """A rectangle, and for each of B images the one whose pixels go there (Yun et al., CutMix, arXiv 1905.04899)."""
+
+    partner: Int[Tensor, " B"]
+    rows: slice
+    columns: slice
+
+    def __call__(self, images: Batch, targets: Targets) -> tuple[Batch, Targets]:
+        """The images, with their rectangles from their partners, and the distributions `[B, K]`, mixed by area."""
+        mixed, (height, width) = images.clone(), images.shape[2:]
+        mixed[:, :, self.rows, self.columns] = images[self.partner, :, self.rows, self.columns]
+        share = (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start) / (height * width)
+        return mixed, (1 - share) * targets + share * targets[self.partner]
+
+    def to(self, device: torch.device | str) -> CutMix:
+        """The same with its numbers on `device`."""
+        return CutMix(to_device(self.partner, device), self.rows, self.columns)
+
+
+def draw_cutmix(probability: float, batch: int, size: tuple[int, int], generator: torch.Generator) -> CutMix | None:
+    """With `probability`, one rectangle for all images of a batch, otherwise None.
+
+    λ is uniform in (0, 1), which is Beta(1, 1); the sides are √(1 − λ) of `size` (height, width) around a uniform
+    centre, cut off at the borders.
+
+    For 0 nothing is drawn.
+    """
+    if probability == 0 or float(_uniform(0.0, 1.0, 1, generator)) >= probability:
+        return None
+    partner = torch.randperm(batch, generator=generator, device=generator.device)
+    part = math.sqrt(1 - float(_uniform(0.0, 1.0, 1, generator)))
+    sides = []
+    for side in size:
+        centre, half = int(_integers(0, side - 1, 1, generator)), int(side * part) // 2
+        sides.append(slice(max(0, centre - half), min(side, centre + half)))
+    return CutMix(partner, *sides)
+
+
+def cut_and_mixed(
+    images: Batch, targets: Targets, probability: float, generator: torch.Generator
+) -> tuple[Batch, Targets]:
+    """A batch after cutmix, which happens with `probability`; the batch itself otherwise."""
+    drawn = draw_cutmix(probability, len(images), (images.shape[2], images.shape[3]), generator)
+    if drawn is None:
+        return images, targets
+    return drawn.to(images.device)(images, targets)
 
 
 def reach(side: int) -> int:

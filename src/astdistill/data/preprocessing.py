@@ -87,6 +87,22 @@ class Preprocessing:
         """The images in units of [0, 1] again, not clipped: `invert(apply(x))` is x up to rounding."""
         return self._map(images, forward=False)
 
+    @torch.no_grad()
+    def clip_(self, images: Images) -> None:
+        """Cut pixels to [0, 1] in place, of images as a network sees them, `[N, C, H, W]`.
+
+        Of single pixels the others stay to the bit; ZCA is undone for it and done again.
+        """
+        if self.kind == "zca":
+            images.copy_(self.apply(self.invert(images).clamp(0, 1)))
+            return
+        ends = torch.tensor([0.0, 1.0], device=images.device, dtype=images.dtype).view(2, 1, 1, 1)
+        ends = ends.expand(2, images.shape[1], 1, 1)
+        if self.kind == "standard":
+            ends = self._standard(ends, forward=True)
+        low, high = ends
+        torch.maximum(torch.minimum(images, high), low, out=images)
+
     def for_batches(self) -> Preprocessing:
         """The same map with what every batch needs made once: ZCA's whole matrix, which `apply` then multiplies by."""
         if self.kind != "zca" or self.matrix is not None:

@@ -21,8 +21,8 @@ from .textures import TextureSpec
 FORMAT = 1
 WORDS = ("model", "labels", "augmentation", "momentum", "method", "fingerprint", "provenance")
 """Fields that are written to the file's header as they are."""
-LATER = ("canvas", "canvas_samples")
-"""The same; files from before there were textures lack them."""
+LATER = ("canvas", "canvas_samples", "factor")
+"""The same; files from before there were textures lack them, and those without slots the last."""
 PRIVATE = ("arguments", "machine")
 """What of the provenance concerns nobody else."""
 
@@ -37,7 +37,8 @@ class SyntheticSet:
     network.
 
     Above a `canvas` k of 1 the images are textures, `[N, C, k H, k W]` on a torus; networks learn from `canvas_samples`
-    random circular crops `[C, H, W]` of each in every step.
+    random circular crops `[C, H, W]` of each in every step. Above a `factor` r of 1 each image is a slot of r × r
+    sub-images, which `decoded` enlarges to images of their own; networks learn from those.
     """
 
     images: Images
@@ -55,11 +56,29 @@ class SyntheticSet:
     provenance: dict[str, Any] = field(default_factory=dict)
     canvas: int = 1
     canvas_samples: int = 1
+    factor: int = 1
 
     @property
     def texture(self) -> TextureSpec:
         """What the images lie on."""
-        return TextureSpec(canvas=self.canvas, samples=self.canvas_samples)
+        return TextureSpec(canvas=self.canvas, samples=self.canvas_samples, factor=self.factor)
+
+    def decoded(self) -> Self:
+        """The set as networks see it, with each sub-image of a slot as an image of its own, and the slot's target; the
+        set itself where there are no slots."""
+        if self.factor == 1:
+            return self
+        images, targets = self.texture.decoded(self.images), self.texture.for_each(self.targets)
+        return replace(self, images=images, targets=targets, factor=1)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of what is stored for training: pixels as they are kept, and probabilities where labels are not one
+        class each. (A class number, one learning rate and the whitening are not counted.)"""
+        labels = 0
+        if not self.certain:
+            labels = self.targets.numel() * self.targets.element_size()
+        return self.images.numel() * self.images.element_size() + labels
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,11 +89,11 @@ class SyntheticSet:
     @property
     def seen(self) -> int:
         """Images that a network sees in one pass over the set."""
-        return len(self.images) * self.canvas_samples
+        return len(self.images) * self.texture.looks
 
     @property
     def ipc(self) -> int:
-        """Images per class."""
+        """Images per class, as they are stored: a slot of several sub-images counts once."""
         return len(self.images) // len(self.classes)
 
     @property
@@ -160,6 +179,7 @@ class SyntheticSet:
             "provenance": self.provenance,
             "canvas": self.canvas,
             "canvas_samples": self.canvas_samples,
+            **{name: value for name, value in (("factor", self.factor),) if value != 1},
         }
 
     @classmethod

@@ -1,8 +1,13 @@
-"""Textures: X lies on a torus larger than what a network sees, and every step sees random circular crops of it.
+"""What is seen of a stored image: all of it, random circular crops of a texture, or the sub-images of a slot.
+
+Textures: X lies on a torus larger than what a network sees, and every step sees random circular crops of it.
 
 As in the code released with MTT (arXiv 2203.11932) and in Cazenavette et al., Wearable ImageNet: Synthesizing Tileable
 Textures via Dataset Distillation, CVPR Workshops 2022. A torus has no borders, so that what is learned on it can be
 tiled without a seam.
+
+Slots: a stored image holds r × r sub-images of a smaller size, each of which is enlarged to a whole image before it is
+used, as in Kim et al., Dataset Condensation via Efficient Synthetic-Data Parameterization (IDC, arXiv 2205.14959).
 """
 
 from __future__ import annotations
@@ -10,11 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
-from pydantic import Field
+from pydantic import Field, model_serializer
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from ..runtime.config import Record
 from ..runtime.seeds import to_device
@@ -57,18 +64,74 @@ class CircularCrops(Crops):
 
 
 class TextureSpec(Record):
-    """How much larger than an image a canvas is, and how often a step looks at it. With `canvas` 1 images are ordinary
-    ones."""
+    """How much larger than an image a canvas is, and how often a step looks at it; or how many sub-images a slot has.
+    With `canvas` and `factor` 1 images are ordinary ones; one of both is 1."""
 
     canvas: int = Field(default=1, ge=1)
     """k: a canvas is k H × k W pixels."""
     samples: int = Field(default=1, ge=1)
     """Crops of each canvas in one step."""
+    factor: int = Field(default=1, ge=1)
+    """r: a stored image is a slot of r × r sub-images."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[TextureSpec], dict[str, Any]]) -> dict[str, Any]:
+        """The factor is written where there is one, so that digests of earlier versions stay."""
+        return {name: value for name, value in handler(self).items() if name != "factor" or value != 1}
 
     @property
     def cells(self) -> int:
-        """Images that a canvas has room for, k²."""
-        return self.canvas**2
+        """Images that a canvas, or a slot, has room for: k² or r²."""
+        return (self.canvas * self.factor) ** 2
+
+    @property
+    def looks(self) -> int:
+        """Images that a network sees of each stored one in a pass over all of them."""
+        return self.samples * self.factor**2
+
+    @property
+    def per_slot(self) -> int:
+        """Sub-images of a stored image: r²."""
+        return self.factor**2
+
+    def decoded(self, slots: Images) -> Images:
+        """The r² images of each slot in turn, `[N r², C, H, W]` from `[N, C, H, W]`, enlarged bilinearly.
+
+        Differentiable in the slots. Canvases and ordinary images are themselves.
+        """
+        if self.factor == 1:
+            return slots
+        return interpolate(self.cut(slots), size=slots.shape[2:], mode="bilinear", align_corners=False)
+
+    def encoded_gradient(self, slots: Images, slopes: Images) -> Images:
+        """The derivative with respect to the slots, `[N, C, H, W]`, from that with respect to what `decoded` makes of
+        them."""
+        if self.factor == 1:
+            return slopes
+        slots = slots.detach().requires_grad_()
+        return torch.autograd.grad(self.decoded(slots), slots, slopes)[0]
+
+    def for_each(self, rows: Tensor) -> Tensor:
+        """What belongs to a stored image, such as its target, once for each of its sub-images."""
+        if self.factor == 1:
+            return rows
+        return rows.repeat_interleave(self.per_slot, dim=0)
+
+    def fitted(self, images: Images, size: tuple[int, int]) -> Images:
+        """Images in the size of a cell, where `size` (height, width) is that of a whole image: made smaller by means of
+        pixels, or larger bilinearly."""
+        wanted = size[0] // self.factor, size[1] // self.factor
+        found = images.shape[2], images.shape[3]
+        if found == wanted:
+            return images
+        if found > wanted:
+            return adaptive_avg_pool2d(images, wanted)
+        return interpolate(images, size=wanted, mode="bilinear", align_corners=False)
+
+    @property
+    def _side(self) -> int:
+        """Cells along a side."""
+        return self.canvas * self.factor
 
     def extent(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Channels, height and width of the canvas of images of `shape`."""
@@ -87,18 +150,28 @@ class TextureSpec(Record):
         return CircularCrops(size, rows, columns)
 
     def tiled(self, images: Images) -> Images:
-        """Canvases `[N, C, k H, k W]` of each k² images in turn, row by row, from images `[N k², C, H, W]`."""
-        cells = images.unflatten(0, (-1, self.canvas, self.canvas))
+        """Canvases `[N, C, k H, k W]` of each k² images in turn, row by row, from images `[N k², C, H, W]`; or slots of
+        r² sub-images each."""
+        cells = images.unflatten(0, (-1, self._side, self._side))
         return cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
     def cut(self, canvases: Images) -> Images:
-        """The cells `[N k², C, H, W]` of canvases `[N, C, k H, k W]`: what `tiled` made them from."""
-        cells = canvases.unflatten(3, (self.canvas, -1)).unflatten(2, (self.canvas, -1))
+        """The cells `[N k², C, H, W]` of canvases `[N, C, k H, k W]`, or the sub-images of slots: what `tiled` made
+        them from."""
+        cells = canvases.unflatten(3, (self._side, -1)).unflatten(2, (self._side, -1))
         return cells.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
 
     def averaged(self, network: Callable[[Params, Batch], Logits]) -> Callable[[Params, Images], Logits]:
-        """The network as a function of canvases: the mean of the logits of a canvas's k² cells."""
-        return lambda theta, canvases: network(theta, self.cut(canvases)).unflatten(0, (-1, self.cells)).mean(dim=1)
+        """The network as a function of stored images: the mean of the logits of a canvas's k² cells, or of a slot's r²
+        images."""
+
+        def mean(theta: Params, stored: Images) -> Logits:
+            seen = self.decoded(stored)
+            if self.factor == 1:
+                seen = self.cut(stored)
+            return network(theta, seen).unflatten(0, (-1, self.cells)).mean(dim=1)
+
+        return mean
 
     def undone(self, canvases: Images, invert: Callable[[Images], Images]) -> Images:
         """The canvases with a preprocessing of H × W images undone by `invert`, without a seam.
@@ -125,7 +198,7 @@ class TextureSpec(Record):
 
 
 ORDINARY = TextureSpec()
-"""No torus: every image is seen whole."""
+"""Neither torus nor slot: every image is seen whole."""
 
 
 def _bump(side: int, like: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,29 @@ class Distillation:
         return Setup(self.dataset, self.experts, network, self.model, self.method, self.settings)
 
     @property
+    def seen(self) -> Setup:
+        """The same for a step that is given the sub-images of slots as images of their own, as steps are."""
+        if self.settings.factor == 1:
+            return self.setup
+        return replace(self.setup, settings=self.settings.replace(factor=1))
+
+    def _decoded(self, stored: Variables) -> Variables:
+        """The variables as a step sees them: each sub-image of a slot by itself, with the target of its slot."""
+        texture = self.settings.texture
+        return stored.replace(images=texture.decoded(stored.images), targets=texture.for_each(stored.targets))
+
+    def _encoded(self, gradient: MetaGradient, stored: Variables) -> MetaGradient:
+        """The derivatives with respect to what is stored, from those of `_decoded`."""
+        texture, changes = self.settings.texture, {}
+        if texture.factor == 1:
+            return gradient
+        if "images" in gradient:
+            changes["images"] = texture.encoded_gradient(stored.images, gradient.images)
+        if "targets" in gradient:
+            changes["targets"] = gradient.targets.unflatten(0, (-1, texture.per_slot)).sum(dim=1)
+        return gradient.replace(**changes)
+
+    @property
     def key(self) -> str:
         """A digest of everything that the images depend on, so that only an equal run is resumed."""
         return self._key({})
@@ -95,7 +119,9 @@ class Distillation:
         self._keep_metrics(0)
         with phase("choosing the first images and targets"):
             cells = self.method.init(self.dataset, self.experts, self.model, self.ipc * texture.cells, self.seed)
-            initial = Initial(texture.tiled(cells.images), cells.labels[:: texture.cells])
+            _, height, width = self.dataset.shape
+            images = texture.tiled(texture.fitted(cells.images, (height, width)))
+            initial = Initial(images, cells.labels[:: texture.cells])
             targets = self.method.labels(initial, self.experts, self.setup.classifier, classes, self.seed)
         if self.out and self.settings.snapshots and cells.clusters:
             StartMap.of(cells.clusters).save(self.out)
@@ -103,9 +129,10 @@ class Distillation:
 
     def _fresh(self, images: Images, targets: Targets) -> DistillState:
         """The state before the first outer step, with what the outer step learns besides, and what it keeps."""
-        setup, step, seed = self.setup, self.method.step, self.seed
+        setup, step, seed = self.seen, self.method.step, self.seed
         initial = torch.full((), self.settings.lr_init, device=images.device)
         first = Variables(images, targets, self.method.synthetic_lr.value(initial, self.settings.lr_init))
+        first = self._decoded(first)
         further = step.further(setup, first, seed)
         if further.keys() != step.rates().keys():
             raise InputError(
@@ -131,10 +158,15 @@ class Distillation:
 
     def attempted(self, state: DistillState) -> tuple[MetaGradient, StepState]:
         """The meta-gradient, and what the outer step is to keep if it is followed."""
+        stored = state.variables
         gradient, kept = self.method.step.advance(
-            self.setup, state.variables, state.step.clone(), state.counters.iteration, self.seed
+            self.seen, self._decoded(stored), state.step.clone(), state.counters.iteration, self.seed
         )
-        return gradient, kept.clone()
+        return self._encoded(gradient, stored), kept.clone()
+
+    def _then(self, part: Callable[[Variables], MetaGradient], stored: Variables) -> MetaGradient:
+        """One of the further gradients of an outer step, at what is stored by then."""
+        return self._encoded(part(self._decoded(stored)), stored)
 
     def advance(
         self, state: DistillState, confirmed: Callable[[DistillState], None] = lambda state: None
@@ -147,7 +179,9 @@ class Distillation:
         counters, step_filter = state.counters, self.method.step_filter
         gradient, kept = self.attempted(state)
         measured = step_filter.measures(gradient) | {"lr": state.lr}
-        seen = read(measured | state.attempt(gradient, kept))
+        parts = self.method.step.then(self.seen, counters.iteration, self.seed)
+        then = [partial(self._then, part) for part in parts]
+        seen = read(measured | state.attempt(gradient, kept, partial(self.method.step.project, self.setup), then))
         refused = step_filter(seen)
         passed = None if refused else step_filter.passes(seen)
         if not refused:
@@ -174,6 +208,11 @@ class Distillation:
         images, targets = variables.images, variables.targets
         if taken:
             targets = self.method.step.targets(self.setup, variables, taken - 1, self.seed)
+        if len(targets) != len(images):
+            raise InputError(
+                f"{type(self.method.step).__name__} gives {len(targets)} targets for {len(images)} stored images; let "
+                "its `targets` give one for each, or set --distill.factor 1."
+            )
         return SyntheticSet(
             images=images.clone(),
             targets=targets.clone(),
@@ -188,6 +227,7 @@ class Distillation:
             method=self.method.name,
             canvas=self.settings.canvas,
             canvas_samples=self.settings.canvas_samples,
+            factor=self.settings.factor,
             fingerprint=self.dataset.fingerprint,
             provenance=provenance(self.device)
             | {

@@ -3,10 +3,10 @@ step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from ..data.augmentation import STRATEGY, Strategy
 from ..data.dataset import Dataset
@@ -50,6 +50,10 @@ def first_written(
     return made, told
 
 
+LATER: dict[str, Any] = {"factor": 1, "outer_decay": 0.0}
+"""Settings that earlier versions did not have, with their defaults."""
+
+
 class DistillSettings(Record):
     """How long and how fast to distil, by whatever method; a preset brings its own numbers."""
 
@@ -69,8 +73,10 @@ class DistillSettings(Record):
     """Outer learning rate of learned targets, for methods that learn them."""
     lr_init: float = Field(default=0.01, gt=0)
     """η_0: the student's learning rate at the start."""
-    outer_optimiser: Literal["sgd", "adam"] = "sgd"
+    outer_optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     """What moves images, targets and learning rate; the published learning rates are those of sgd."""
+    outer_decay: float = Field(default=0.0, ge=0)
+    """Weight decay of the outer adamw: each step scales what is learned by 1 − its learning rate × this."""
     outer_momentum: float = Field(default=0.5, ge=0, lt=1)
     """Momentum of the outer SGD; β_1 of the outer Adam, whose β_2 is 0.999."""
     targets_momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -85,6 +91,9 @@ class DistillSettings(Record):
     sees random circular crops; it starts from k² images. 1 means ordinary images."""
     canvas_samples: int = Field(default=1, ge=1)
     """Crops of each canvas in every step of a student, and in every step of an evaluation."""
+    factor: int = Field(default=1, ge=1)
+    """r above 1 makes each image a slot of r × r sub-images, each of which is enlarged to a whole image before networks
+    see it; it starts from r² images that are made smaller. 1 means ordinary images."""
     max_experts: int | None = Field(default=None, ge=1)
     """Use only the first so many experts of the store."""
     max_skips: int = Field(default=20, ge=1)
@@ -103,10 +112,15 @@ class DistillSettings(Record):
     """Keep the images at iterations 0, 5, 10, 20, 30, 50, 100, … (at most 1000 of them) and how the first were chosen,
     for the report."""
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[DistillSettings], dict[str, Any]]) -> dict[str, Any]:
+        """What came later is written where it is used, so that runs of earlier versions keep their keys."""
+        return {name: value for name, value in handler(self).items() if name not in LATER or value != LATER[name]}
+
     @property
     def texture(self) -> TextureSpec:
         """What the images lie on."""
-        return TextureSpec(canvas=self.canvas, samples=self.canvas_samples)
+        return TextureSpec(canvas=self.canvas, samples=self.canvas_samples, factor=self.factor)
 
 
 def check(
@@ -125,10 +139,28 @@ def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc:
     """Raise InputError where the data cannot be distilled as asked; no experts are needed."""
     dataset.check_ipc(ipc)
     method.init.check(dataset, ipc * settings.texture.cells)
+    _check_slots(dataset, settings)
     if settings.validate_every and dataset.validation is None:
         raise InputError(
             "Evaluation during the distillation needs images held out of the training data; load them with "
             "--data.validation 0.1, or set --distill.validate-every 0. Test images are never used to choose."
+        )
+
+
+def _check_slots(dataset: Dataset, settings: DistillSettings) -> None:
+    """Raise InputError where images cannot be slots of several sub-images."""
+    factor, (_, height, width) = settings.factor, dataset.shape
+    if factor == 1:
+        return
+    if height % factor or width % factor:
+        raise InputError(
+            f"--distill.factor {factor} was given, but images of {height} × {width} pixels do not divide into {factor} "
+            f"× {factor} parts; choose a factor that divides both sides, such as 2, or 1."
+        )
+    if dataset.preprocessing.kind == "zca":
+        raise InputError(
+            f"--distill.factor {factor} was given with ZCA whitening, which ties each pixel to its whole image, so "
+            "that sub-images cannot be shown; load the data with --data.whiten standard, or set --distill.factor 1."
         )
 
 
@@ -138,6 +170,16 @@ def check_settings(
     """Raise InputError where settings contradict one another or the experts' number of epochs; neither data nor experts
     are needed."""
     method.step.check(method, settings, epochs, whose)
+    if settings.canvas > 1 and settings.factor > 1:
+        raise InputError(
+            f"--distill.canvas {settings.canvas} and --distill.factor {settings.factor} were both given, but an image "
+            "is either a texture or a slot of sub-images; leave one of them 1."
+        )
+    if settings.outer_decay and settings.outer_optimiser != "adamw":
+        raise InputError(
+            f"--distill.outer-decay {settings.outer_decay:g} was given, but the outer {settings.outer_optimiser} has "
+            "no weight decay; add --distill.outer-optimiser adamw, or leave the decay 0."
+        )
     if settings.canvas_samples > 1 and settings.canvas == 1:
         raise InputError(
             f"{settings.canvas_samples} crops of each canvas were asked for, but ordinary images are seen whole; add "

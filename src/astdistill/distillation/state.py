@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..autodiff.training import pack, unpack
 from ..methods.method import Method
 from ..methods.outer_step import StepState
-from ..methods.unroll import Variables
+from ..methods.unroll import MetaGradient, Variables
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import load_tensors, save_tensors
 from ..runtime.shapes import Images, Scalar, Targets
@@ -96,6 +96,7 @@ class DistillState:
         momenta = {"targets": settings.targets_momentum}
         self.optimiser = outer_optimiser(
             settings.outer_optimiser,
+            settings.outer_decay,
             [(self.learned[name], rates[name], momenta.get(name, settings.outer_momentum)) for name in method.learn],
         )
 
@@ -129,29 +130,49 @@ class DistillState:
         """The moving averages, which are the variables themselves where the method does not average, and η."""
         return Variables(**self.average, lr=self.lr)
 
-    def attempt(self, gradients: Mapping[str, Tensor], step: StepState | None = None) -> dict[str, Scalar]:
+    def attempt(
+        self,
+        gradients: Mapping[str, Tensor],
+        step: StepState | None = None,
+        project: Callable[[Mapping[str, Tensor]], None] = lambda learned: None,
+        then: Sequence[Callable[[Variables], MetaGradient]] = (),
+    ) -> dict[str, Scalar]:
         """Take one outer step along −gradients, on trial until `keep` or `undo`; the scalars, on the device, of which
-        `refusal` judges. `step` is what the outer step is to keep then.
+        `refusal` judges. `step` is what the outer step is to keep then; `project` changes what is learned in place once
+        the optimiser has moved it (see `OuterStep.project`). Each of `then` gives a further gradient, at the variables
+        of that moment, which the optimiser follows too; the scalars then have the sum of all `loss`es.
 
         On trial, because whether it is kept can then be read together with everything else about the step.
         """
-        slope = self.method.synthetic_lr.slope(self.phi, self.settings.lr_init)
         self._untried, self._next = self._snapshot(), step or self.step
-        for name in self.method.learn:
-            tensor = self.learned[name]
-            gradient = gradients.get(name, torch.zeros_like(tensor))
-            tensor.grad = gradient * slope if name == "lr" else shortened(gradient, self.settings.outer_grad_norm)
-        self.optimiser.step()
+        self._move(gradients)
+        losses = [gradients.loss] if isinstance(gradients, MetaGradient) else []
+        for part in then:
+            gradient = part(self.variables)
+            self._move(gradient)
+            losses.append(gradient.loss)
+        project(self.learned)
+        loss = {"loss": torch.stack(losses).sum()} if then else {}
         judged = {
             "set is finite": self.learned,
             "step is finite": self._next.tensors,
             "optimiser is finite": self._averages(),
         }
-        return {"new lr": self.lr} | {
+        finite = {
             what: torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).all()
             for what, tensors in judged.items()
             if tensors
         }
+        return {"new lr": self.lr} | loss | finite
+
+    def _move(self, gradients: Mapping[str, Tensor]) -> None:
+        """One step of the optimiser; what has no gradient has a zero one."""
+        slope = self.method.synthetic_lr.slope(self.phi, self.settings.lr_init)
+        for name in self.method.learn:
+            tensor = self.learned[name]
+            gradient = gradients.get(name, torch.zeros_like(tensor))
+            tensor.grad = gradient * slope if name == "lr" else shortened(gradient, self.settings.outer_grad_norm)
+        self.optimiser.step()
 
     def _averages(self) -> dict[str, Tensor]:
         """What the optimiser keeps, where the set lies; its counts may lie elsewhere."""
@@ -267,13 +288,15 @@ def _counters(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def outer_optimiser(
-    kind: Literal["sgd", "adam"], groups: Sequence[tuple[Tensor, float, float]]
+    kind: Literal["sgd", "adam", "adamw"], decay: float, groups: Sequence[tuple[Tensor, float, float]]
 ) -> torch.optim.Optimizer:
-    """The optimiser of tensors, each with its learning rate and its momentum (β_1 for Adam)."""
-    if kind == "adam":
-        return torch.optim.Adam(
-            [{"params": [tensor], "lr": rate, "betas": (momentum, 0.999)} for tensor, rate, momentum in groups]
-        )
+    """The optimiser of tensors, each with its learning rate and its momentum (β_1 for Adam); `decay` is that of
+    AdamW."""
+    if kind != "sgd":
+        own = [{"params": [tensor], "lr": rate, "betas": (momentum, 0.999)} for tensor, rate, momentum in groups]
+        if kind == "adam":
+            return torch.optim.Adam(own)
+        return torch.optim.AdamW(own, weight_decay=decay)
     return torch.optim.SGD(
         [{"params": [tensor], "lr": rate, "momentum": momentum} for tensor, rate, momentum in groups], lr=groups[0][1]
     )

@@ -11,7 +11,7 @@ from pydantic import Field, model_serializer, model_validator
 from ..data.augmentation import Strategy
 from ..models.convnets import deepest
 from ..models.registry import Name, parse
-from ..runtime.config import FINITE, Record
+from ..runtime.config import FINITE, Record, Share
 from ..runtime.errors import InputError, unknown
 
 
@@ -33,19 +33,26 @@ class EvalRecipe(Record):
     """Images per step; a smaller set is one batch."""
     lr: float | None = Field(default=None, gt=0)
     """Learning rate; None takes a distilled set's own, and 0.01 for real images."""
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """What makes a step of a gradient."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of SGD."""
+    """Momentum of SGD; β_1 of AdamW, whose β_2 is 0.999."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """What of the parameters is added to their gradient."""
     decay_at: float = Field(default=0.5, ge=0, le=1)
     """Share of the epochs before the learning rate drops; 1 never drops it."""
     decay_factor: float = Field(default=0.1, gt=0, le=1)
     """What the learning rate is multiplied by then."""
+    drops_at: tuple[Share, ...] = ()
+    """Shares of the epochs after each of which the learning rate is multiplied by `decay_factor` once more, with the
+    same optimiser, in place of the one drop at `decay_at`; empty means that one."""
     momentum_after: float | None = Field(default=None, ge=0, lt=1)
     """Momentum after the drop; None keeps it."""
     augmentation: Strategy | None = None
     """Differentiable Siamese augmentations joined by '_', one of which is drawn per batch; '' for none; None takes
     those of the distilled set, for real images beside it too, and all six where there is none."""
+    cutmix: float = Field(default=0.0, ge=0, le=1)
+    """Share of the batches, augmented, of which a rectangle and the labels are mixed with those of other images."""
     check_every: int = Field(default=0, ge=0)
     """Test every so many epochs and keep the best; 0 tests once, at the end."""
     reported: Literal["final", "best"] = "final"
@@ -62,9 +69,11 @@ class EvalRecipe(Record):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """The released count is written where it is used, so that scores of earlier versions, which had E passes, keep
+        """What came later is written where it is used, so that scores of earlier versions, which had E passes, keep
         their keys."""
-        return {name: value for name, value in handler(self).items() if value or name != "released_count"}
+        later = {"released_count": False, "optimiser": "sgd", "drops_at": (), "cutmix": 0.0}
+        given = handler(self)
+        return {name: value for name, value in given.items() if name not in later or getattr(self, name) != later[name]}
 
     @property
     def passes(self) -> int:
@@ -80,6 +89,14 @@ class EvalRecipe(Record):
         code makes a new optimiser there, so the momentum buffer starts anew.
         """
         return int(self.decay_at * self.epochs) + 1 + self.released_count
+
+    def starts_anew(self, epoch: int) -> bool:
+        """Whether a new optimiser begins with the lower learning rate in `epoch`, counted from 0."""
+        return not self.drops_at and epoch == self.decays_at
+
+    def dropped(self, epoch: int) -> float:
+        """What the learning rate is multiplied by in `epoch`, counted from 0, by the `drops_at` before it."""
+        return self.decay_factor ** sum(epoch >= round(share * self.epochs) for share in self.drops_at)
 
     def checks_after(self, passes: int) -> bool:
         """Whether the network is tested after so many passes: after 20, 40, … for a `check_every` of 20, and after 1,
@@ -106,10 +123,39 @@ AST_RELEASED_PROTOCOL = MTT_PROTOCOL.replace(
 """The script released with arXiv 2310.10541: the maximum over checks on the test images after passes 1, 21, … 1001."""
 DATM_RELEASED_PROTOCOL = MTT_PROTOCOL.replace(name="DATM as released", batch=128)
 """The code released with arXiv 2310.05773: MTT's loop with batches of 128."""
+NO_CUTOUT = "color_crop_flip_scale_rotate"
+"""DSA without cutout, which goes with cutmix."""
+TGDD_PROTOCOL = EvalRecipe(
+    name="TGDD",
+    epochs=1500,
+    batch=64,
+    lr=0.01,
+    decay_factor=0.2,
+    drops_at=(2 / 3, 5 / 6),
+    augmentation=NO_CUTOUT,
+    cutmix=0.5,
+    check_every=50,
+    reported="best",
+)
+"""Of the code released with TGDD: the maximum over checks on the test images; how often it checks is our choice."""
+NCFM_PROTOCOL = TGDD_PROTOCOL.replace(
+    name="NCFM",
+    epochs=2000,
+    batch=128,
+    optimiser="adamw",
+    lr=0.001,
+    weight_decay=0.01,
+    decay_factor=0.5,
+    drops_at=(0.2, 0.4, 0.6, 0.8),
+)
+"""Of the code released with NCFM (arXiv 2502.20653): the maximum over checks on the test images; the weight decay is
+AdamW's usual one, and how often it checks is our choice."""
 PROTOCOLS: dict[str, EvalRecipe] = {
     "mtt": MTT_PROTOCOL,
     "ast-released": AST_RELEASED_PROTOCOL,
     "datm-released": DATM_RELEASED_PROTOCOL,
+    "tgdd": TGDD_PROTOCOL,
+    "ncfm": NCFM_PROTOCOL,
 }
 
 

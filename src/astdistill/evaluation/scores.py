@@ -17,8 +17,9 @@ from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
 from ..runtime.run_dir import RunDir
+from ..runtime.status import size
 from ..runtime.tables import Column, Tabulation
-from .protocol import EvalRecipe
+from .protocol import MTT_PROTOCOL, EvalRecipe
 from .training import NetworkResult
 
 Figure = TypeVar("Figure")
@@ -53,6 +54,14 @@ class Published(Record):
     """Where figure and settings stand, and which settings are not the paper's own."""
     peer: Peer = Peer()
     """The best of other methods, where the method's own figure is not known."""
+    protocol: str = MTT_PROTOCOL.name
+    """The name of the protocol that the figure was measured under."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
+        """The protocol is written where it is another than MTT's, so that files stay as they were."""
+        given = handler(self)
+        return {name: value for name, value in given.items() if name != "protocol" or value != MTT_PROTOCOL.name}
 
 
 class RowScores(Record):
@@ -141,6 +150,10 @@ class SetInfo(Record):
     labels: Literal["hard", "soft"]
     model: str
     """The student that the images were made for."""
+    per_slot: int = Field(default=1, ge=1)
+    """Images that a network sees of each stored one."""
+    stored_bytes: int | None = None
+    """See `SyntheticSet.stored_bytes`; None in files of an earlier version."""
 
     @staticmethod
     def of(synthetic: SyntheticSet) -> SetInfo:
@@ -160,6 +173,8 @@ class SetInfo(Record):
             method=synthetic.method,
             labels=synthetic.labels,
             model=synthetic.model,
+            per_slot=synthetic.texture.per_slot,
+            stored_bytes=synthetic.stored_bytes,
         )
 
 
@@ -216,6 +231,13 @@ class Scores(Record):
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
         """What only unequal classes need is written for these alone."""
         return {name: value for name, value in handler(self).items() if name != "majority" or value is not None}
+
+    def are_of(self, synthetic: SyntheticSet) -> bool:
+        """Whether they may be those of a set: they say nothing else, in what they say."""
+        if self.subject is None:
+            return True
+        own, wanted = self.subject, SetInfo.of(synthetic)
+        return own == wanted.replace(stored_bytes=own.stored_bytes)
 
     @property
     def diverged(self) -> int:
@@ -320,10 +342,18 @@ def caption(scores: Scores) -> str:
     words = [f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {which}"]
     if scores.subject:
         words.append(LABELS[scores.subject.labels])
+        words += _slots(scores.subject)
     if scores.majority is not None:
         words.append("balanced: mean of the final accuracies by class")
     words.append(networks_text([entry.n for entry in _entries(scores)]))
     return f"{'; '.join(words)}."
+
+
+def _slots(subject: SetInfo) -> list[str]:
+    """What is stored, where an image is a slot of several."""
+    if subject.per_slot == 1:
+        return []
+    return [f"{subject.per_slot} images in each of {subject.ipc} slots per class ({size(subject.stored_bytes or 0)})"]
 
 
 def table(scores: Scores) -> Tabulation:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autodiff.training import Confusion, Trainee, accuracy, confusion
-from ..data.augmentation import apply, draw
+from ..data.augmentation import apply, cut_and_mixed, draw
 from ..data.dataset import Split
 from ..data.synthetic import SyntheticSet, one_hot
 from ..data.textures import ORDINARY, TextureSpec
@@ -58,8 +58,8 @@ class TensorExamples(Examples):
     def of(
         synthetic: SyntheticSet, lr: float | None, device: torch.device, dtype: torch.dtype = torch.float32
     ) -> TensorExamples:
-        """What a distilled set teaches, at the learning rate `lr` or, for None, its own. Raises InputError for one that
-        is not positive."""
+        """What a distilled set teaches, each sub-image of a slot by itself, at the learning rate `lr` or, for None, its
+        own. Raises InputError for one that is not positive."""
         if lr is None:
             lr = float(synthetic.lr)
         if not lr > 0:
@@ -67,6 +67,7 @@ class TensorExamples(Examples):
                 f"The set's learned learning rate is {lr:g}, with which no network trains; give the recipe a positive "
                 f"lr."
             )
+        synthetic = synthetic.decoded()
         images, targets = (tensor.detach().to(device, dtype) for tensor in (synthetic.images, synthetic.probabilities))
         return TensorExamples(images, targets, lr, synthetic.texture)
 
@@ -153,20 +154,31 @@ def train_network(
     return NetworkResult(final, best, not bool(total.isfinite()), _by_class(counts), kept)
 
 
+OPTIMISERS: dict[str, Callable[[Tensor, float, float, float], torch.optim.Optimizer]] = {
+    "sgd": lambda theta, lr, momentum, decay: torch.optim.SGD([theta], lr=lr, momentum=momentum, weight_decay=decay),
+    "adamw": lambda theta, lr, momentum, decay: torch.optim.AdamW(
+        [theta], lr=lr, betas=(momentum, 0.999), weight_decay=decay
+    ),
+}
+"""By the recipe's name: of θ, its learning rate, momentum and weight decay."""
+
+
 def train_epochs(
     trainee: Trainee, examples: Examples, recipe: EvalRecipe, generator: Callable[[int], torch.Generator]
 ) -> Iterator[Tensor]:
     """Train for one epoch after the other; yields the sum of each one's losses, left on the device.
 
-    SGD with g = ∇ℓ + decay·θ, v ← μ v + g, θ ← θ − lr·v on reshuffled minibatches; `generator(epoch)` (epochs from 0)
-    draws an epoch's permutation and then, per batch, crops (of textures) and one augmentation.
+    SGD with g = ∇ℓ + decay·θ, v ← μ v + g, θ ← θ − lr·v, or AdamW with β_1 = μ, on reshuffled minibatches;
+    `generator(epoch)` (epochs from 0) draws an epoch's permutation and then, per batch, crops (of textures), one
+    augmentation, and what cutmix needs.
     """
-    optimiser = torch.optim.SGD(
-        [trainee.theta], lr=examples.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    optimiser = OPTIMISERS[recipe.optimiser](trainee.theta, examples.lr, recipe.momentum, recipe.weight_decay)
     for epoch in range(recipe.passes):
-        if epoch == recipe.decays_at:
+        if recipe.starts_anew(epoch):
             optimiser = _decayed(trainee, examples.lr, recipe)
+        if recipe.drops_at:
+            for group in optimiser.param_groups:
+                group["lr"] = examples.lr * recipe.dropped(epoch)
         yield _train_epoch(trainee, optimiser, examples, recipe, generator(epoch))
 
 
@@ -175,17 +187,19 @@ def _by_class(counts: Confusion) -> tuple[float | None, ...]:
     return tuple(100 * right / images if images else None for right, images in pairs)
 
 
-def _decayed(trainee: Trainee, lr: float, recipe: EvalRecipe) -> torch.optim.SGD:
+def _decayed(trainee: Trainee, lr: float, recipe: EvalRecipe) -> torch.optim.Optimizer:
     momentum = recipe.momentum_after
     if momentum is None:
         momentum = recipe.momentum
-    return torch.optim.SGD(
-        [trainee.theta], lr=lr * recipe.decay_factor, momentum=momentum, weight_decay=recipe.weight_decay
-    )
+    return OPTIMISERS[recipe.optimiser](trainee.theta, lr * recipe.decay_factor, momentum, recipe.weight_decay)
 
 
 def _train_epoch(
-    trainee: Trainee, optimiser: torch.optim.SGD, examples: Examples, recipe: EvalRecipe, generator: torch.Generator
+    trainee: Trainee,
+    optimiser: torch.optim.Optimizer,
+    examples: Examples,
+    recipe: EvalRecipe,
+    generator: torch.Generator,
 ) -> Tensor:
     """The sum of the epoch's losses, left on the device."""
     texture = examples.texture
@@ -195,7 +209,8 @@ def _train_epoch(
         channels, height, width = images.shape[1], images.shape[2] // texture.canvas, images.shape[3] // texture.canvas
         crops = texture.draw(len(images), (height, width), generator).to(images.device)
         drawn = draw(recipe.augmentation or "", len(images), (channels, height, width), generator).to(images.device)
-        value, _ = trainee.gradient(apply(crops(images), drawn), targets)
+        seen, targets = cut_and_mixed(apply(crops(images), drawn), targets, recipe.cutmix, generator)
+        value, _ = trainee.gradient(seen, targets)
         optimiser.step()
         total += value
     return total

@@ -221,7 +221,8 @@ class _Stages:
     def distillation(self) -> Stage:
         """The outer steps, and the networks that are trained for validation."""
         experiment, settings, student = self.experiment, self.experiment.distill, self._network(self.experiment.model)
-        work = experiment.method.step.work(settings, self._images, self.known.classes)
+        seen = self._images * settings.texture.per_slot
+        work = experiment.method.step.work(settings, seen, self.known.classes)
         cost = self._outer_step(student, work).times(settings.iterations * work.repeats)
         images = 4 * self._images * math.prod(settings.texture.extent(self.known.shape))
         students = 4 * student.parameters * (8 + work.training_steps)
@@ -257,7 +258,7 @@ class _Stages:
     @property
     def _seen(self) -> int:
         """Images of the synthetic set that a network sees in an epoch."""
-        return self._images * self.experiment.distill.texture.samples
+        return self._images * self.experiment.distill.texture.looks
 
     def _network_trained(self, trained: Network, recipe: EvalRecipe, images: int, tested: int) -> Cost:
         """One network trained by the recipe on so many images an epoch, and tested."""

@@ -10,14 +10,16 @@ from typing import Any
 from ..data import medmnist
 from ..data.dataset import DataConfig
 from ..distillation.settings import DistillSettings
-from ..evaluation.protocol import MTT_PROTOCOL
+from ..evaluation.protocol import MTT_PROTOCOL, NCFM_PROTOCOL, TGDD_PROTOCOL, EvalRecipe
 from ..evaluation.scores import Peer
 from ..methods.initialisation import HardLabels
 from ..methods.method import Method
+from ..methods.ncfm import NCFM
 from ..methods.outer import LossThreshold
 from ..methods.outer_step import TrajectoryMatching
 from ..methods.registry import find_method
 from ..methods.segments import GrowingWindow
+from ..methods.tgdd import TGDD
 from ..methods.trajectory_matching import AST, DATM, FTD, MTT, TESLA
 from ..runtime.errors import InputError, unknown
 from .config import EvaluationSettings, Experiment, ExpertSettings, Published
@@ -62,6 +64,8 @@ SOURCES = {
     "ftd": "FTD (arXiv 2211.11004); settings of the table in its repository",
     "tesla": "TESLA (arXiv 2211.10586), as quoted by ATT, PAD and NCFM among hard labels",
     "datm": "DATM (arXiv 2310.05773), learned soft labels",
+    "tgdd": "TGDD, settings of its released code",
+    "ncfm": "NCFM (arXiv 2502.20653), settings of its released code",
 }
 PEERS = {
     "cifar10-ipc1": Peer(accuracy=48.5, source="TESLA (arXiv 2211.10586), as quoted by ATT"),
@@ -189,6 +193,50 @@ def _subsets(subset: str, mtt: tuple[float, float], ftd: tuple[float, float]) ->
     return tuple(cell.replace(data=cell.data.replace(resize="squash")) for cell in cells)
 
 
+SLOTS = "best test epoch, four sub-images in each slot, hard labels"
+NCFM_LABELS = "best test epoch, four sub-images in each slot, a teacher's soft labels in its evaluation, hard ones here"
+JOINT = "the image rate is the published one times what one joint step and standardised images make of it"
+SQUEEZED = {"cifar10": 16.0, "cifar100": 14.0, "tiny_imagenet": 13.0}
+"""The mean over channels of 1/σ² of the pixels, by which a learning rate of images in [0, 1] is multiplied for SGD on
+standardised ones; for Adam by its root."""
+CLASSES = {"cifar10": 10, "cifar100": 100, "tiny_imagenet": 200}
+
+
+def _features(
+    method: Method, data: str, ipc: int, accuracy: float, experts: int, recipe: EvalRecipe, what: str, **settings: Any
+) -> Experiment:
+    """One setting of a method that matches features of experts: four sub-images a slot, standardised data."""
+    usual = {**method.step.usual_settings(ipc), "factor": 2, "augmentation": "color_crop_cutout", **settings}
+    published = Published(accuracy=accuracy, source=f"{SOURCES[method.name]}; {what}; {JOINT}", protocol=recipe.name)
+    return Experiment(
+        name=f"{data}-ipc{ipc}-{method.name}",
+        data=DataConfig(source=data, whiten="standard"),
+        model=f"convnet-d{DEPTHS[data]}",
+        experts=ExpertSettings(count=experts),
+        method=method,
+        ipc=ipc,
+        distill=DistillSettings.model_validate(usual),
+        evaluation=EvaluationSettings(recipe=recipe),
+        published=published,
+    )
+
+
+def _tgdd(data: str, ipc: int, accuracy: float) -> Experiment:
+    """SGD at 0.01 ipc in [0, 1], five experts."""
+    lr_img = 2 * 0.01 * ipc * SQUEEZED[data]
+    return _features(TGDD, data, ipc, accuracy, 5, TGDD_PROTOCOL, SLOTS, lr_img=lr_img)
+
+
+def _ncfm(data: str, ipc: int, accuracy: float, epochs: int = 2000) -> Experiment:
+    """AdamW at 1e-4 in [0, 1], for CIFAR-100 with 10 images per class SGD at 1e-3; twenty experts. The halving of the
+    rate where the loss stays as it is is left out."""
+    settings: dict[str, Any] = {"lr_img": 1e-4 * (CLASSES[data] * SQUEEZED[data]) ** 0.5}
+    if (data, ipc) == ("cifar100", 10):
+        sgd = {"outer_optimiser": "sgd", "outer_decay": 0.0, "outer_momentum": 0.0}
+        settings = {"lr_img": 2 * 1e-3 * SQUEEZED[data], **sgd}
+    return _features(NCFM, data, ipc, accuracy, 20, NCFM_PROTOCOL.replace(epochs=epochs), NCFM_LABELS, **settings)
+
+
 WHOLE = None, 0
 """A window of start epochs that does not grow."""
 OF_MTT = "settings borrowed from MTT's, whose gradient ours is"
@@ -256,6 +304,21 @@ CELLS = (
     *_subsets("squawk", mtt=(39.4, 52.3), ftd=(40.5, 58.4)),
     *_subsets("yellow", mtt=(45.2, 60.0), ftd=(47.7, 62.8)),
 )
+FEATURES = (
+    _tgdd("cifar10",       10, 71.9),
+    _tgdd("cifar10",       50, 76.5),
+    _tgdd("cifar100",      10, 51.3),
+    _tgdd("cifar100",      50, 54.6),
+    _tgdd("tiny_imagenet", 10, 29.3),
+    _tgdd("tiny_imagenet", 50, 30.9),
+    _ncfm("cifar10",       10, 71.8),
+    _ncfm("cifar10",       50, 77.4),
+    _ncfm("cifar100",      10, 48.7),
+    _ncfm("cifar100",      50, 54.7),
+    _ncfm("tiny_imagenet", 10, 26.8, epochs=300),
+    _ncfm("tiny_imagenet", 50, 29.6, epochs=300),
+)
+"""Of methods that match features of experts, whose figures are those of slots under protocols of their own."""
 # fmt: on
 
 
@@ -295,7 +358,7 @@ def _adapted(cell: Experiment, unmirrored: bool, few: bool) -> Experiment:
 
 
 MEDMNIST = tuple(preset for name, held in medmnist.SETS.items() for preset in _medical(name, held.train))
-PRESETS: dict[str, Experiment] = {preset.name: preset for preset in (DIGITS, CIFAR_TEN, *CELLS, *MEDMNIST)}
+PRESETS: dict[str, Experiment] = {preset.name: preset for preset in (DIGITS, CIFAR_TEN, *CELLS, *FEATURES, *MEDMNIST)}
 LISTED_BY = "astdistill presets"
 
 

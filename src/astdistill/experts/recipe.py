@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_serializer
 
 from ..data.augmentation import STRATEGY, Strategy
-from ..runtime.config import FINITE, Record
+from ..runtime.config import FINITE, Record, Share
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class ExpertRecipe(Record):
     lr_drop: float = Field(default=1.0, gt=0, le=1)
     """Factor on the learning rate once epoch E//2 + 1 has ended; the optimiser starts anew there, as released. 1 means
     no drop."""
+    drops_at: tuple[Share, ...] = ()
+    """Shares of the epochs after each of which the learning rate is multiplied by `lr_drop` once more, with the same
+    optimiser, in place of that one drop; (⅔, ⅚) in the experts of distribution matching. Empty means the one drop."""
     loss_warmup_start: float = Field(default=0.5, gt=0, le=1)
     """Factor on the cross-entropy in the first epoch of this warm-up; it grows in equal steps to 1."""
     loss_warmup_epochs: int | None = Field(default=0, ge=0)
@@ -74,11 +77,14 @@ class ExpertRecipe(Record):
     augmentation: Strategy = STRATEGY
     """DSA operations joined by underscores; empty for none."""
 
+    cutmix: float = Field(default=0.0, ge=0, le=1)
+    """Share of the batches, augmented, of which a rectangle and the labels are mixed with those of other images."""
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """Fields that came with FTD are written where they are used, so that stores which were trained before keep
-        their names. The clipping loss has its length written as a number, so that a file says what was trained."""
-        later = ("sam_rho", "adaptive_sam", "surrogate_gap")
+        """Fields that came later are written where they are used, so that stores which were trained before keep their
+        names. The clipping loss has its length written as a number, so that a file says what was trained."""
+        later = ("sam_rho", "adaptive_sam", "surrogate_gap", "drops_at", "cutmix")
         fields = handler(self) | {"loss_warmup_epochs": self.clipped_epochs}
         return {name: value for name, value in fields.items() if value or name not in later}
 
@@ -98,8 +104,12 @@ class ExpertRecipe(Record):
 
     @property
     def drop_epoch(self) -> int:
-        """The epoch, counted from 0, from which the dropped learning rate holds."""
+        """The epoch, counted from 0, from which the dropped learning rate holds, where there are no `drops_at`."""
         return self.epochs // 2 + 2
+
+    def starts_anew(self, epoch: int) -> bool:
+        """Whether the optimiser begins anew in `epoch`, counted from 0: at the one drop, as released."""
+        return not self.drops_at and self.lr_drop != 1 and epoch == self.drop_epoch
 
     def clip(self, epoch: int) -> float:
         """c_e: the factor on the cross-entropy in `epoch`, counted from 0."""
@@ -109,6 +119,8 @@ class ExpertRecipe(Record):
 
     def rate(self, epoch: int) -> float:
         """The learning rate in `epoch`, counted from 0."""
+        if self.drops_at:
+            return self.lr * self.lr_drop ** sum(epoch >= round(share * self.epochs) for share in self.drops_at)
         if epoch < self.drop_epoch:
             return self.lr
         return self.lr * self.lr_drop

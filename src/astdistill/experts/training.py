@@ -13,7 +13,7 @@ from torch import nn
 
 from ..autodiff.dispatch import chosen, computing, using
 from ..autodiff.training import Trainee, accuracy
-from ..data.augmentation import apply, draw
+from ..data.augmentation import apply, cut_and_mixed, draw
 from ..data.dataset import Dataset, Split
 from ..data.synthetic import one_hot
 from ..models.flat import FlatModel
@@ -236,8 +236,11 @@ def _train_in(
             progress.skip(until - epoch)
             partial.dismiss()
             return
-        if epoch == recipe.drop_epoch and recipe.lr_drop != 1:
+        if recipe.starts_anew(epoch):
             optimiser = make_optimiser(trainee, recipe, epoch)
+        if recipe.drops_at:
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.rate(epoch)
         before = trainee.theta.detach().clone()
         with seeded(identity.seed, "dropout", expert, epoch):  # a user's network may draw while it trains
             right = train_epoch(
@@ -289,6 +292,7 @@ def train_epoch(
     for images, labels in split.batches(recipe.batch, order):
         augmented = apply(images, draw(recipe.augmentation, len(images), split.shape, generator).to(images.device))
         targets = one_hot(labels, classes).to(augmented.dtype)
+        augmented, targets = cut_and_mixed(augmented, targets, recipe.cutmix, generator)
         correct += (expert_gradient(trainee, images, augmented, targets, recipe, epoch).argmax(1) == labels).sum()
         if recipe.max_grad_norm > 0:
             nn.utils.clip_grad_norm_([trainee.theta], recipe.max_grad_norm)

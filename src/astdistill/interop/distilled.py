@@ -104,9 +104,10 @@ class Distilled(SyntheticSet):
 
         With `pixels`, images are in [0, 1] with the whitening undone, for networks that have their own normalisation.
         """
+        decoded = self.decoded()
         if pixels:
-            return DistilledImages(self, self.pixels(), seed)
-        return DistilledImages(self, self.images.detach().cpu(), seed)
+            return DistilledImages(decoded, decoded.pixels(), seed)
+        return DistilledImages(decoded, decoded.images.detach().cpu(), seed)
 
     def export(self, format: str, folder: str | Path, *, scores: Scores | None = None) -> Path:
         """The new `folder`, which holds the set as the files of `format`; see `astdistill.export`."""
@@ -171,9 +172,10 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
     """Pairs of an image `[C, H, W]` and its target: a class number, or a distribution `[K]` where the labels are soft;
     both on the CPU.
 
-    Of textures each item is a random circular crop, of which every canvas has `canvas_samples`; the crops of an epoch
-    depend on `seed`, `epoch` and the item's number alone, and `set_epoch` moves on to the next. Augmentation is not in
-    here, since one is drawn for a whole batch: `SyntheticSet.augmentation` names it.
+    Each sub-image of a slot is an item. Of textures each item is a random circular crop, of which every canvas has
+    `canvas_samples`; the crops of an epoch depend on `seed`, `epoch` and the item's number alone, and `set_epoch` moves
+    on to the next. Augmentation is not in here, since one is drawn for a whole batch: `SyntheticSet.augmentation` names
+    it.
     """
 
     def __init__(self, synthetic: SyntheticSet, images: Images, seed: int = 0) -> None:

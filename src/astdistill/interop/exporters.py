@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..data.synthetic import SyntheticSet
-from ..evaluation.scores import Scores, SetInfo
+from ..evaluation.scores import Scores
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import new_folder
 from .formats import MTT, NPZ, PNG, TORCH, Format
@@ -22,10 +22,13 @@ def export(synthetic: SyntheticSet, format: str, folder: str | Path, *, scores: 
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    if scores is not None and scores.subject not in (None, SetInfo.of(synthetic)):
+    if scores is not None and not scores.are_of(synthetic):
         raise InputError(
             "The scores are those of another distilled set; evaluate this one: astdistill evaluate runs/NAME"
         )
     with new_folder(Path(folder)) as temporary:
-        FORMATS[format].write(synthetic.published(), scores, temporary)
+        published = synthetic.published()
+        if not FORMATS[format].keeps_slots:
+            published = published.decoded()
+        FORMATS[format].write(published, scores, temporary)
     return Path(folder)

@@ -27,8 +27,10 @@ class Format:
     text: str
     """One sentence: what is written, and who reads it."""
     write: Callable[[SyntheticSet, Scores | None, Path], None]
-    """Writes the set, which is fit to be published, and its scores where there are any, into an empty folder. Packages
-    that not everybody has are imported inside."""
+    """Writes the set, which is fit to be published, with the sub-images of slots as images of their own, and its scores
+    where there are any, into an empty folder. Packages that not everybody has are imported inside."""
+    keeps_slots: bool = False
+    """Whether `write` is given slots as they are, because its folder holds a synthetic.safetensors that says so."""
 
 
 ARRAYS = "images (as networks see them), pixels, labels, targets, lr, preprocessing.*, classes and header (JSON)"

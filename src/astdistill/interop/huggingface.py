@@ -114,6 +114,12 @@ def _columns(synthetic: SyntheticSet) -> str:
             f"it learns from random circular crops of {height // synthetic.canvas} × {width // synthetic.canvas}, "
             f"{synthetic.canvas_samples} of each in a step."
         )
+    if synthetic.factor > 1:
+        textures = (
+            f" An image is stored as a slot of {synthetic.factor} × {synthetic.factor} sub-images, each of which is "
+            f"enlarged bilinearly before use. Rows are the enlarged ones, {synthetic.seen} in all; "
+            f"`synthetic.safetensors` holds the {len(synthetic.images)} slots."
+        )
     return (
         f"| column | |\n|---|---|\n{lines}\n\n8 bits lose what lies between their steps and outside [0, 1]: "
         f"train on `values`, which are exact. They are {WHITENING[synthetic.preprocessing.kind]}, and images to be "
@@ -193,7 +199,7 @@ def _write(synthetic: SyntheticSet, scores: Scores | None, folder: Path) -> None
     synthetic.save(RunDir(folder).synthetic)
     if scores is not None:
         scores.write(RunDir(folder).scores)
-    _write_parquet(synthetic, folder / PARTS)
+    _write_parquet(synthetic.decoded(), folder / PARTS)
     write_text(folder / "README.md", card(synthetic, scores, PARTS))
 
 
@@ -246,6 +252,7 @@ HUGGINGFACE = Format(
     "a data set folder with a card, parquet (image, label, soft_label, values), its picture and synthetic.safetensors; "
     "datasets.load_dataset(FOLDER) opens it",
     _write,
+    keeps_slots=True,
 )
 
 

@@ -4,7 +4,7 @@ several."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -124,7 +124,9 @@ class OuterStep(Component):
     """How the synthetic set is judged. A family of methods is a subclass with `__call__`, a pure function of its
     arguments, or, where it keeps something between its calls, with `begin` and `advance`.
 
-    The images are grouped by class, as many of each. A family that learns more than images, targets and η says what by
+    The images are grouped by class, as many of each, in the size that networks see: where they are stored as slots of
+    several sub-images (`factor`), a step is given those as images of their own, and its derivatives are taken back to
+    what is stored. A family that learns more than images, targets and η says what by
     `rates` and `further`.
     """
 
@@ -160,7 +162,7 @@ class OuterStep(Component):
         `whose` begins the clause that this number belongs to, as in 'the expert recipe has'.
         """
 
-    def usual_settings(self, ipc: int) -> Mapping[str, int | float | None]:
+    def usual_settings(self, ipc: int) -> Mapping[str, int | float | str | None]:
         """Fields of `DistillSettings` that a preset of another family takes from this one, at so many images per
         class."""
         return {}
@@ -192,6 +194,19 @@ class OuterStep(Component):
         given what this one was given. It is saved with the run and comes back to the bit.
         """
         return self(setup, variables, iteration, seed), state
+
+    def then(self, setup: Setup, iteration: int, seed: int) -> Sequence[Callable[[Variables], MetaGradient]]:
+        """Further gradients of the same outer step, each of which the outer optimiser follows by a step of its own,
+        taken where the one before it led; none, here."""
+        return ()
+
+    def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
+        """Bring what is learned back to where it is allowed to be, in place, once the outer optimiser has moved it;
+        nothing, here.
+
+        `learned` has images, targets and what else is learned by name, and as `lr` the φ of `SyntheticLr`. A step that
+        is refused afterwards is undone with its projection. The momentum of the optimiser stays as it is.
+        """
 
     def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Targets:
         """Y `[N, K]` as it is saved after outer step `iteration`: the variables' own, here."""

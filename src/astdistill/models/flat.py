@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import linear
 
 from ..runtime.errors import InputError
-from ..runtime.shapes import Logits, Params
+from ..runtime.shapes import Features, Logits, Params
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -61,24 +62,38 @@ class FlatModel:
         """The logits of `images` under the parameters θ. Differentiable in both."""
         return functional_call(self._module, self.unflatten(theta), (images,))
 
-    def features(self, theta: Params, images: Float[Tensor, "B ..."]) -> Float[Tensor, "B F"]:
+    def features(self, theta: Params, images: Float[Tensor, "B ..."]) -> Features:
         """What the last linear layer is given for `images` under the parameters θ. Differentiable in both.
 
         Raises InputError for a network without a linear layer.
         """
-        linear = [part for part in self._module.modules() if isinstance(part, nn.Linear)]
-        if not linear:
-            raise InputError(
-                f"{type(self._module).__name__} has no linear layer before which features could be read; "
-                f"use 'convnet-d3'."
-            )
+        _, last = self._last_linear()
         seen: list[Tensor] = []
-        hook = linear[-1].register_forward_pre_hook(lambda part, given: seen.append(given[0]))
+        hook = last.register_forward_pre_hook(lambda part, given: seen.append(given[0]))
         try:
             self(theta, images)
         finally:
             hook.remove()
         return seen[-1].flatten(1)
+
+    def head(self, theta: Params, features: Features) -> Logits:
+        """The logits of a network that ends in its last linear layer, from what that layer is given. Differentiable."""
+        name, last = self._last_linear()
+        parts = self.unflatten(theta)
+        bias = None
+        if last.bias is not None:
+            bias = parts[f"{name}.bias"]
+        return linear(features, parts[f"{name}.weight"], bias)
+
+    def _last_linear(self) -> tuple[str, nn.Linear]:
+        """The last linear layer, with its name. Raises InputError where there is none."""
+        found = [(name, part) for name, part in self._module.named_modules() if isinstance(part, nn.Linear)]
+        if not found:
+            raise InputError(
+                f"{type(self._module).__name__} has no linear layer before which features could be read; "
+                f"use 'convnet-d3'."
+            )
+        return found[-1]
 
     def unflatten(self, theta: Params) -> dict[str, Tensor]:
         """Parameter name → a view of its part of θ, in the parameter's shape."""

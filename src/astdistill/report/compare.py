@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe
+from ..evaluation.protocol import MTT_PROTOCOL, PROTOCOLS, EvalRecipe
 from ..evaluation.scores import (
     ABSENT,
     LABELS,
@@ -22,12 +22,15 @@ from ..evaluation.scores import (
 )
 from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
+from ..runtime.status import size
 from ..runtime.tables import Column, Tabulation
 from .run import RunReader
 
 BASELINES = {"random": "random real", "kmeans": "K-means real", "full": "full data"}
 """Baselines by the head of their column."""
-WHOSE = tuple(Column(name, words=True) for name in ("run", "data", "ipc", "method", "network"))
+WHOSE = tuple(
+    Column(name, words=True) for name in ("run", "data", "ipc", "images a slot", "stored", "method", "network")
+)
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,10 @@ def _architectures(group: Group) -> list[Tabulation]:
 
 def _whose(run: Finished) -> list[str]:
     subject = run.subject
-    return [run.name, f"{subject.data}, {subject.whiten}", str(subject.ipc), subject.method]
+    data, stored = f"{subject.data}, {subject.whiten}", ABSENT
+    if subject.stored_bytes is not None:
+        stored = size(subject.stored_bytes)
+    return [run.name, data, str(subject.ipc), str(subject.per_slot), stored, subject.method]
 
 
 def _best(group: Group) -> list[Column]:
@@ -226,7 +232,9 @@ def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
         words.append("balanced: mean of the final accuracies by class")
     sizes = [entry.n for run in group.runs for entry in (run.entry, *run.baselines.values())]
     sentence = f"{'; '.join([*words, networks_text(sizes)])}."
-    same = MTT_PROTOCOL.replace(augmentation=recipe.augmentation, full_epochs=recipe.full_epochs)
-    if published and recipe != same:
-        sentence += f" Published figures: protocol {MTT_PROTOCOL.name}, {MTT_PROTOCOL.epochs} epochs."
+    known = {each.name: each for each in PROTOCOLS.values()}
+    for name in dict.fromkeys(run.published.protocol for run in group.runs if published and _published(run, group)):
+        own = known.get(name, MTT_PROTOCOL)
+        if recipe != own.replace(augmentation=recipe.augmentation, full_epochs=recipe.full_epochs):
+            sentence += f" Published figures: protocol {own.name}, {own.epochs} epochs."
     return sentence

@@ -6,11 +6,12 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     ModelWrapValidatorHandler,
     field_validator,
     model_serializer,
@@ -20,6 +21,8 @@ from pydantic_core import PydanticCustomError
 
 from .errors import InputError, unknown
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+"""A field, or each item of one, that holds a share of a whole."""
 FINITE = ConfigDict(allow_inf_nan=False)
 """For records of settings, no number of which may be infinite, nor beyond `SIZES`."""
 SIZES = (1e-30, 1e30)

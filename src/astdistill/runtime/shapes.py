@@ -20,4 +20,6 @@ Labels = Int[Tensor, " N"]
 Targets = Float[Tensor, "N K"]
 """One distribution (or its logits) per image."""
 Logits = Float[Tensor, "B K"]
+Features = Float[Tensor, "B F"]
+"""What the last linear layer is given."""
 Scalar = Float[Tensor, ""]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...models.flat import FlatModel
-from ...runtime.shapes import Batch, Logits, Params, Targets
+from ...runtime.shapes import Batch, Features, Logits, Params, Targets
 from ..engine import Directional, Gradient, PenaltyForm
 from .layout import Block, Unflattener, Weights, Workspace, zero_direction
 from .passes import PAIR, TANGENT, VALUE, Passes
@@ -41,6 +41,20 @@ class NativeEngine:
         """f(θ, x)."""
         weights = self._unflatten(theta, "θ", down=False)
         return torch.cat([_head(weights, passes.up(VALUE)[1]) for passes, _ in self._parts(weights, images)])
+
+    def features(self, theta: Params, images: Batch) -> Features:
+        """h(θ, x)."""
+        weights = self._unflatten(theta, "θ", down=False)
+        # A copy: the next part goes through the same memory.
+        return torch.cat([passes.up(VALUE)[1].clone() for passes, _ in self._parts(weights, images)])
+
+    def features_back(self, theta: Params, images: Batch, slopes: Features) -> Batch:
+        """The way up once more, part by part, and then down: two convolutions a layer, and no adjoint of a kernel."""
+        weights, found = self._unflatten(theta, "θ"), []
+        for passes, part in self._parts(weights, images):
+            passes.up(VALUE)
+            found.append(passes.down(TANGENT, _pair(slopes[part], None), to_images=True).images)
+        return torch.cat(found)
 
     def gradient(self, theta: Params, images: Batch, targets: Targets) -> Gradient:
         """ℓ, f and ∇_θ ℓ."""

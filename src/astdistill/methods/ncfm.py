@@ -1,0 +1,104 @@
+"""NCFM (Dataset Distillation with Neural Characteristic Function, arXiv 2502.20653): matches characteristic functions
+of features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..runtime.seeds import rng
+from ..runtime.shapes import Features, Params, Scalar
+from .method import Method
+from .outer_step import Setup
+from .tgdd import EXPERT, ClassMatching, Pair, drawn_expert, entropies, real_features, row, synthetic_features
+
+TINY = 1e-12
+"""Added below the root, whose slope would be infinite where both sides agree."""
+
+
+class CharacteristicMatching(ClassMatching):
+    """Σ_c `scale` · mean_k √(½ (|Φr| − |Φs|)² + |Φr| |Φs| − Re Φr Re Φs − Im Φr Im Φs), Φ = mean exp(i ⟨t_k, h⟩).
+
+    h are the features, each of length 1, of a network between the first and the last row of an expert: l θ_0 + (1 − l)
+    θ_E, l uniform in (0, 1). The frequencies t_k ~ N(0, I) are drawn anew in each step. With `calibration`, the images
+    also follow that much of the cross-entropy of an expert's last row.
+    """
+
+    family: ClassVar[str] = "characteristic function matching"
+    loss_name: ClassVar[str] = "characteristic function discrepancy"
+    passes: ClassVar[int] = 2
+    about: ClassVar[str] = (
+        "Each outer step takes a network between the beginning and the end of an expert, and moves the images of each "
+        "class so that the characteristic function of their features comes nearer to that of real ones."
+    )
+    batch_real: int = Field(default=1024, ge=1)
+    """Real images of each class in one step; all of a class that has fewer."""
+    most_synthetic: int = Field(default=10_000, ge=1)
+    """Synthetic images of each class in one step."""
+    frequencies: int = Field(default=4096, ge=1)
+    """How many t_k."""
+    scale: float = Field(default=300.0, gt=0)
+    """What the mean over the frequencies is multiplied by."""
+    calibration: float = Field(default=1.0, ge=0)
+    """Weight of the cross-entropy; 0 leaves it out."""
+
+    def usual_settings(self, ipc: int) -> Mapping[str, int | float | str | None]:
+        """The published learning rate of images in [0, 1] is 1e-4, where AdamW moves once for each class; here it is
+        that of ten classes at once (× √10) and of standardised images (÷ ¼)."""
+        lr_img = {"joint": 1.3e-3, "per-class": 4e-4}[self.stepping]
+        adamw = {"outer_optimiser": "adamw", "outer_decay": 5e-4, "outer_momentum": 0.9}
+        return {"iterations": 20_000, "lr_img": lr_img, "lr_init": 0.001, **adamw}
+
+    def between(self, setup: Setup, iteration: int, seed: int, like: Tensor) -> tuple[Params, Params]:
+        """θ between the first and the last row of an expert, and the last row of one."""
+        assert setup.experts is not None
+        generator, last = rng(seed, "rows", iteration), setup.experts.epochs
+        expert = drawn_expert(setup.experts, generator)
+        share = float(torch.rand((), generator=generator))
+        first, end = (row(setup, expert, epoch, like) for epoch in (0, last))
+        return share * first + (1 - share) * end, end
+
+    def loss(self, setup: Setup, pairs: Sequence[Pair], iteration: int, seed: int) -> Scalar:
+        theta, end = self.between(setup, iteration, seed, pairs[0].synthetic)
+        real = real_features(setup.model, theta, pairs)
+        own = synthetic_features(setup.model, theta, pairs)
+        drawn = torch.randn(self.frequencies, real[0].shape[1], generator=rng(seed, "frequencies", iteration))
+        drawn = drawn.to(real[0])
+        parts = [discrepancy(*each, drawn) for each in zip(real, own, strict=True)]
+        loss = self.scale * torch.stack(parts).sum()
+        if self.calibration == 0:
+            return loss
+        return loss + self.calibration * entropies(setup.model, end, pairs)
+
+
+def discrepancy(real: Features, own: Features, frequencies: Tensor) -> Scalar:
+    """The mean over the frequencies `[k, F]` of the distance between two characteristic functions, in amplitude and in
+    phase, with equal weights."""
+    (real_cos, real_sin), (own_cos, own_sin) = (_characteristic(each, frequencies) for each in (real, own))
+    real_size = (real_cos.square() + real_sin.square() + TINY).sqrt()
+    own_size = (own_cos.square() + own_sin.square() + TINY).sqrt()
+    amplitude = (real_size - own_size).square()
+    phase = 2 * (real_size * own_size - real_cos * own_cos - real_sin * own_sin)
+    return (0.5 * amplitude + 0.5 * phase).clamp_min(0.0).add(TINY).sqrt().mean()
+
+
+def _characteristic(features: Features, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary parts `[k]` of mean exp(i ⟨t_k, h⟩), h the features made 1 long."""
+    angles = features / features.norm(dim=1, keepdim=True).clamp_min(math.sqrt(TINY)) @ frequencies.t()
+    return angles.cos().mean(dim=0), angles.sin().mean(dim=0)
+
+
+PAPER = "Wang et al., Dataset Distillation with Neural Characteristic Function, arXiv 2502.20653, equation of the NCFD"
+NCFM = Method(
+    name="ncfm",
+    paper=f"{PAPER}; frequencies are drawn, not learned, as in the released settings",
+    step=CharacteristicMatching(),
+    expert=EXPERT.replace(batch=128),
+    learn=("images",),
+)
+"""Published with four sub-images a slot, 20 experts and an outer AdamW."""

@@ -1,0 +1,217 @@
+"""TGDD: distribution matching on the features of trained networks, guided by their trajectories; and the parts that
+other matching of feature distributions shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..autodiff.dispatch import engine_of
+from ..data.augmentation import apply, draw
+from ..experts.recipe import ExpertRecipe
+from ..experts.store import TrajectoryStore
+from ..models.flat import FlatModel
+from ..runtime.seeds import rng, to_device
+from ..runtime.shapes import Batch, Features, Images, Params, Scalar
+from .method import Method
+from .outer_step import OuterStep, Setup, StepSettings, StepWork
+from .trajectory_matching import AST
+from .unroll import MetaGradient, Variables
+
+
+class ClassMatching(OuterStep):
+    """Σ_c of a loss on real and synthetic images of class c, both under one augmentation, on networks of one expert.
+
+    All classes pass through a network together; `stepping` says whether the optimiser then moves once, or once for each
+    class.
+    """
+
+    needs_experts: ClassVar[bool] = True
+    ignores: ClassVar[tuple[str, ...]] = (
+        *("method.estimator", "method.loss", "method.momentum", "method.perturb", "method.sample", "method.weight"),
+        *("distill.batch_syn", "distill.inner_steps", "distill.matched_epochs", "distill.max_start_epoch"),
+        "distill.trajectories",
+    )
+    batch_real: int = Field(default=128, ge=1)
+    """Real images of each class in one step; all of a class that has fewer."""
+    most_synthetic: int = Field(default=200, ge=1)
+    """Synthetic images of each class in one step, drawn anew in each; all of a class that has no more."""
+    stepping: Literal["joint", "per-class"] = "joint"
+    """joint: one step of the optimiser along the sum over the classes. per-class: one for each class in turn, as in the
+    released programs; those move every image, by the momentum that other classes left. With SGD the second is nearly
+    the first at a learning rate of lr_img / (1 − momentum) and without momentum."""
+
+    def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
+        seen = min(images, classes * self.most_synthetic) * settings.texture.samples
+        real = classes * self.batch_real
+        return StepWork(forward=real, backward=self.passes * seen, augmented=seen + real, at_once=seen)
+
+    passes: ClassVar[int] = 1
+    """How often a synthetic image passes through a network in one step."""
+
+    def loss(self, setup: Setup, pairs: Sequence[Pair], iteration: int, seed: int) -> Scalar:
+        """The sum over the classes of `pairs`, differentiable in their synthetic images."""
+        raise NotImplementedError
+
+    def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
+        first = {"joint": len(setup.dataset.classes), "per-class": 1}[self.stepping]
+        return self._of_classes(range(first), setup, iteration, seed, variables)
+
+    def then(self, setup: Setup, iteration: int, seed: int) -> Sequence[Callable[[Variables], MetaGradient]]:
+        if self.stepping == "joint":
+            return ()
+        return [
+            partial(self._of_classes, [label], setup, iteration, seed) for label in range(1, len(setup.dataset.classes))
+        ]
+
+    def _of_classes(
+        self, labels: Sequence[int], setup: Setup, iteration: int, seed: int, variables: Variables
+    ) -> MetaGradient:
+        """The loss of some classes, and its derivative, which is zero in the images of all others."""
+        images = variables.images.detach().requires_grad_()
+        by_class = images.chunk(len(setup.dataset.classes))
+        pairs = [Pair.drawn(self, setup, by_class[label], label, iteration, seed) for label in labels]
+        loss = self.loss(setup, pairs, iteration, seed)
+        (slope,) = torch.autograd.grad(loss, images)
+        return MetaGradient(loss.detach(), images=slope)
+
+    def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
+        """Pixels stay within [0, 1]."""
+        setup.dataset.preprocessing.clip_(learned["images"])
+
+
+class Pair:
+    """Real and synthetic images of one class as networks see them, under the same augmentation."""
+
+    def __init__(self, label: int, real: Batch, synthetic: Batch) -> None:
+        self.label, self.real, self.synthetic = label, real, synthetic
+
+    @staticmethod
+    def drawn(step: ClassMatching, setup: Setup, images: Images, label: int, iteration: int, seed: int) -> Pair:
+        """Drawn for one outer step; `images` are all synthetic ones of the class."""
+        data, texture, purpose = setup.dataset, setup.settings.texture, (iteration, label)
+        members = data.train.of_class(label)
+        chosen = torch.randperm(len(members), generator=rng(seed, "real", *purpose))[: step.batch_real]
+        if len(images) > step.most_synthetic:
+            own = torch.randperm(len(images), generator=rng(seed, "synthetic", *purpose))[: step.most_synthetic]
+            images = images[to_device(own, images.device)]
+        looks = images.repeat(texture.samples, 1, 1, 1)
+        crops = texture.draw(len(looks), (data.shape[1], data.shape[2]), rng(seed, "crops", *purpose)).to(data.device)
+        one = draw(setup.settings.augmentation, 1, data.shape, rng(seed, "augmentation", *purpose)).to(data.device)
+        real = data.train.batch(members[to_device(chosen, members.device)]).to(images.dtype)
+        return Pair(label, apply(real, one.shared(len(real))), apply(crops(looks), one.shared(len(looks))))
+
+
+def features_of(model: FlatModel, theta: Params, images: Batch) -> Features:
+    """What the last linear layer is given, by the network's engine; differentiable in the images."""
+    return engine_of(model).features(theta, images)
+
+
+def real_features(model: FlatModel, theta: Params, pairs: Sequence[Pair]) -> list[Features]:
+    """Those of each pair's real images, as constants, all in one pass."""
+    with torch.no_grad():
+        together = features_of(model, theta, torch.cat([pair.real for pair in pairs]))
+    return list(together.split([len(pair.real) for pair in pairs]))
+
+
+def synthetic_features(model: FlatModel, theta: Params, pairs: Sequence[Pair]) -> list[Features]:
+    """Those of each pair's synthetic images, all in one pass."""
+    together = features_of(model, theta, torch.cat([pair.synthetic for pair in pairs]))
+    return list(together.split([len(pair.synthetic) for pair in pairs]))
+
+
+def entropies(model: FlatModel, theta: Params, pairs: Sequence[Pair]) -> Scalar:
+    """Σ_c of the mean cross-entropy of each class's synthetic images."""
+    losses = []
+    for pair, features in zip(pairs, synthetic_features(model, theta, pairs), strict=True):
+        logits = model.head(theta, features)
+        losses.append(cross_entropy(logits, torch.full((len(logits),), pair.label, device=logits.device)))
+    return torch.stack(losses).sum()
+
+
+def drawn_expert(experts: TrajectoryStore, generator: torch.Generator) -> int:
+    """One of the experts, each as likely."""
+    numbers = experts.experts()
+    return numbers[int(torch.randint(len(numbers), (), generator=generator))]
+
+
+def row(setup: Setup, expert: int, epoch: int, like: Tensor) -> Params:
+    """θ* of an expert after so many epochs, in the precision of `like`."""
+    assert setup.experts is not None, "a method that needs experts has a recipe for them"
+    return setup.experts.rows(expert, epoch, epoch + 1)[0].to(like.device, like.dtype)
+
+
+class TrajectoryGuidedMatching(ClassMatching):
+    """Σ_c ‖mean h_a(A_c real_c) − mean h_a(A_c X_c)‖² + α CE(f_b(A_c X_c), c).
+
+    h_a are the features of an expert after a epochs and f_b its logits after b: a uniform in 0 … E, b uniform in
+    a … min(a + `ahead`, E).
+    """
+
+    family: ClassVar[str] = "trajectory-guided distribution matching"
+    loss_name: ClassVar[str] = "distribution distance and cross-entropy"
+    passes: ClassVar[int] = 2
+    about: ClassVar[str] = (
+        "Each outer step draws an epoch of an expert and moves the images of each class so that their mean features "
+        "come nearer to those of real ones, and so that the same expert, some epochs later, takes them for their class."
+    )
+    alpha: float = Field(default=1.0, ge=0)
+    """α: weight of the cross-entropy."""
+    ahead: int = Field(default=6, ge=0)
+    """The most epochs between a and b."""
+
+    def usual_settings(self, ipc: int) -> Mapping[str, int | float | str | None]:
+        """The published learning rate of images in [0, 1] is 0.01 ipc, with momentum ½ and a step for each class; here
+        it is that of standardised images (÷ (¼)²), and of one joint step (× 2, without momentum)."""
+        rates = {
+            "joint": {"lr_img": 2 * 0.16 * ipc, "outer_momentum": 0.0},
+            "per-class": {"lr_img": 0.16 * ipc, "outer_momentum": 0.5},
+        }
+        return {"iterations": 10_000, "lr_init": 0.01, **rates[self.stepping]}
+
+    def epochs(self, experts: TrajectoryStore, iteration: int, seed: int) -> tuple[int, int, int]:
+        """Expert, a and b of an outer step."""
+        generator, last = rng(seed, "rows", iteration), experts.epochs
+        expert = drawn_expert(experts, generator)
+        first = int(torch.randint(last + 1, (), generator=generator))
+        second = int(torch.randint(first, min(first + self.ahead, last) + 1, (), generator=generator))
+        return expert, first, second
+
+    def loss(self, setup: Setup, pairs: Sequence[Pair], iteration: int, seed: int) -> Scalar:
+        assert setup.experts is not None
+        expert, first, second = self.epochs(setup.experts, iteration, seed)
+        start, later = (row(setup, expert, epoch, pairs[0].synthetic) for epoch in (first, second))
+        real = torch.stack([each.mean(dim=0) for each in real_features(setup.model, start, pairs)])
+        own = torch.stack([each.mean(dim=0) for each in synthetic_features(setup.model, start, pairs)])
+        distance = (own - real).square().sum()
+        if self.alpha == 0:
+            return distance
+        return distance + self.alpha * entropies(setup.model, later, pairs)
+
+
+EXPERT = ExpertRecipe(
+    epochs=60,
+    lr=0.01,
+    momentum=0.9,
+    weight_decay=5e-4,
+    lr_drop=0.2,
+    drops_at=(2 / 3, 5 / 6),
+    cutmix=0.5,
+)
+"""The experts of TGDD, with all of DSA."""
+PAPER = (
+    "TGDD (released code FlyFinley/TGDD 39ac9c2; after DM, arXiv 2110.04181, Algorithm 1): rows a and b of an expert"
+)
+TGDD = Method(name="tgdd", paper=PAPER, step=TrajectoryGuidedMatching(), expert=EXPERT, learn=("images",))
+"""Published with four sub-images a slot and standardised data, from which it starts."""
+AST_TGDD = TGDD.replace(
+    name="ast-tgdd",
+    paper="TGDD on the smooth experts of AST (arXiv 2310.10541, Algorithm 1); a combination of ours",
+    expert=AST.recipe.replace(epochs=60),
+)
