@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field
 
 from ..data.augmentation import STRATEGY
-from ..data.synthetic import SyntheticSet
+from ..data.synthetic import LabelKind, SyntheticSet
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
@@ -120,7 +120,7 @@ class SetInfo(Record):
     ipc: int
     """Images per class."""
     method: str
-    labels: Literal["hard", "soft"]
+    labels: LabelKind
     model: str
     """The student that the images were made for."""
 
@@ -215,7 +215,7 @@ class Scores(Record):
 
 
 BASELINE_NAMES = {"random": "random real images", "kmeans": "K-means real images", "full": "full data"}
-LABELS = {"hard": "hard labels", "soft": "soft labels"}
+LABELS = {"hard": "hard labels", "soft": "soft labels", "weights": "learned labels that are not normalised"}
 ABSENT = "–"
 """The cell of a table for what was not measured."""
 

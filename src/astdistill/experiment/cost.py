@@ -211,7 +211,7 @@ class _Stages:
         work = experiment.method.step.work(settings, self._images, self.known.classes)
         cost = self._outer_step(student, work).times(settings.iterations * work.repeats)
         images = 4 * self._images * math.prod(settings.texture.extent(self.known.shape))
-        students = 4 * student.parameters * (8 + work.training_steps)
+        students = 4 * student.parameters * (8 + work.kept * work.training_steps)
         sets = 3 if settings.validate_every else 1
         whitening = 4 * math.prod(self.known.shape) ** 2 if experiment.data.whiten == "zca" else 0
         # X and its momentum in the state, and each set that is saved.
@@ -229,6 +229,8 @@ class _Stages:
         cost = costs.augmentation(student, strategy, work.augmented)
         cost += costs.features(student, work.forward, derivative=False)
         cost += costs.features(student, work.backward, derivative=True)
+        plain = ExpertRecipe(augmentation=strategy)
+        cost += costs.training(student, plain, work.trained, work.trained_at_once)
         if work.training_steps:
             cost += costs.unroll(student, method, strategy, work.batch, work.training_steps)
         return cost
@@ -237,9 +239,10 @@ class _Stages:
         """Bytes of graphs and buffers of an outer step, and of the images that are augmented together."""
         steps = work.training_steps if isinstance(self.experiment.method.estimator, Backprop) else 1
         unrolled = student.held(work.batch, SECOND_GRAPH * steps) if work.training_steps else 0
+        trained = student.held(work.trained_at_once, GRADIENT_GRAPH) if work.trained_at_once else 0
         augmented = AT_ONCE_CUDA if torch.device(self.experiment.device).type == "cuda" else AT_ONCE
         # Images, augmented images and the derivatives with respect to both.
-        return max(unrolled, student.graph(work.at_once, GRADIENT_GRAPH)) + 3 * 4 * augmented
+        return max(unrolled, trained, student.graph(work.at_once, GRADIENT_GRAPH)) + 3 * 4 * augmented
 
     @property
     def _seen(self) -> int:
