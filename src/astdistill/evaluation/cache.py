@@ -15,7 +15,7 @@ from .scores import RowScores
 from .training import NetworkResult
 
 FORMAT = 1
-UNTRAINED = ("name", "reported", "full_epochs")
+UNTRAINED = ("name", "reported", "full_epochs", "networks")
 """What of a recipe no single network depends on: the full-data row has its epochs in `epochs` by then."""
 
 
@@ -80,7 +80,8 @@ class NetworkCache:
             by_class = tuple(by_class)
         if counts is not None:
             counts = tuple(map(tuple, counts))
-        return NetworkResult(stored["final"], stored["best"], stored["diverged"], by_class, counts)
+        by_steps = tuple(stored.get("by_steps") or ()) or None
+        return NetworkResult(stored["final"], stored["best"], stored["diverged"], by_class, counts, by_steps)
 
     def _put(self, about: dict[str, Any], result: NetworkResult) -> None:
         """Store one result at once, with a readable note of what it is."""

@@ -79,6 +79,9 @@ class RowScores(Record):
     """Each network's tested images of each class (row) by the class they were taken for (column); None above 100
     classes."""
 
+    by_steps: tuple[tuple[float, ...], ...] = ()
+    """Each network's accuracy after each of the recipe's numbers of steps; empty where it counts epochs."""
+
     @staticmethod
     def of(results: Sequence[NetworkResult], reported: Literal["final", "best"]) -> RowScores:
         """The entry of these networks, in order of their seeds."""
@@ -97,6 +100,7 @@ class RowScores(Record):
             diverged=sum(result.diverged for result in results),
             by_class=_unless_empty([result.by_class for result in results]),
             confusion=_unless_empty([result.confusion for result in results]),
+            by_steps=tuple(result.by_steps for result in results if result.by_steps),
         )
 
     @property
@@ -260,7 +264,9 @@ def protocol_text(recipe: EvalRecipe, split: str, searched: bool = False) -> str
 
 
 def _counted(recipe: EvalRecipe) -> str:
-    """Its epochs, and the passes where these are more, as in the released scripts."""
+    """Its epochs, and the passes where these are more, as in the released scripts; or its steps."""
+    if recipe.steps:
+        return f"{recipe.steps[-1]} steps of {recipe.optimiser.replace('adam', 'Adam').replace('sgd', 'SGD')}"
     epochs = "1 epoch"
     if recipe.epochs > 1:
         epochs = f"{recipe.epochs} epochs"
@@ -279,14 +285,33 @@ def networks_text(sizes: Sequence[int]) -> str:
 def caption(scores: Scores) -> str:
     """One sentence naming the protocol, what is reported, the labels, the spread and the number of networks."""
     recipe = scores.recipe
-    which = "the last epoch"
-    if recipe.reported == "best":
-        which = f"the best of checks on the {scores.split} images every {recipe.check_every} epochs"
-    words = [f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {which}"]
+    words = [
+        f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {reported_text(recipe, scores.split)}"
+    ]
     if scores.subject:
         words.append(LABELS[scores.subject.labels])
     words.append(networks_text([entry.n for entry in _entries(scores)]))
     return f"{'; '.join(words)}."
+
+
+def best_name(recipe: EvalRecipe, split: str) -> str:
+    """What the column of the best accuracies is called."""
+    return {True: f"maximum on {split}", False: f"best on {split}"}[bool(recipe.steps)]
+
+
+def reported_text(recipe: EvalRecipe, split: str) -> str:
+    """Which accuracy a protocol reports, in words."""
+    if recipe.reported == "final":
+        return {True: "the last step", False: "the last epoch"}[bool(recipe.steps)]
+    return best_text(recipe, split)
+
+
+def best_text(recipe: EvalRecipe, split: str) -> str:
+    """What the best accuracy is the best of."""
+    if recipe.steps:
+        numbers = ", ".join(map(str, recipe.steps[:-1]))
+        return f"the maximum after {numbers} or {recipe.steps[-1]} steps, chosen on the {split} images"
+    return f"the best of checks on the {split} images every {recipe.check_every} epochs"
 
 
 def table(scores: Scores) -> Tabulation:
@@ -295,14 +320,19 @@ def table(scores: Scores) -> Tabulation:
     named |= {_baseline(name, scores): entry for name, entry in scores.baselines.items()}
     cells = [_row(name, entry, scores) for name, entry in named.items()]
     names = next(iter(cells), {})
-    columns = [Column(name, name == "trained on", name.startswith(scores.recipe.reported)) for name in names]
+    bold = {"best": best_name(scores.recipe, scores.split)}.get(scores.recipe.reported, "final")
+    columns = [Column(name, name == "trained on", name == bold) for name in names]
     return Tabulation(tuple(columns), tuple(tuple(row.values()) for row in cells), caption(scores))
 
 
 def _row(name: str, entry: RowScores, scores: Scores) -> dict[str, str]:
-    cells = {"trained on": name, "final": spread(entry.final)}
+    cells = {"trained on": name}
+    for number, steps in enumerate(scores.recipe.steps):
+        cells[f"{steps} steps"] = spread([accuracies[number] for accuracies in entry.by_steps])
+    if not scores.recipe.steps:
+        cells["final"] = spread(entry.final)
     if any(each.best for each in _entries(scores)):
-        cells[f"best on {scores.split}"] = spread(entry.best)
+        cells[best_name(scores.recipe, scores.split)] = spread(entry.best)
     cells["n"] = str(entry.n)
     if scores.diverged:
         cells["diverged"] = str(entry.diverged)

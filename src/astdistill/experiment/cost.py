@@ -253,7 +253,8 @@ class _Stages:
         """One network trained by the recipe on so many images an epoch, and tested."""
         strategy = recipe.augmented(self.experiment.distill.augmentation).augmentation or ""
         plain = ExpertRecipe(augmentation=strategy, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-        checks = 1 + sum(recipe.checks_after(passes) for passes in range(1, recipe.passes + 1))
+        recipe = recipe.for_images(images)
+        checks = max(1, len(recipe.steps)) + sum(recipe.checks_after(passes) for passes in range(1, recipe.passes + 1))
         cost = self.costs.training(trained, plain, recipe.passes * images, min(recipe.batch, images))
         return cost + self.costs.forward(trained, tested).times(checks)
 

@@ -15,6 +15,8 @@ from ..evaluation.scores import (
     RowScores,
     Scores,
     SetInfo,
+    best_name,
+    best_text,
     networks_text,
     protocol_text,
     spread,
@@ -195,9 +197,9 @@ def _whose(run: Finished) -> list[str]:
 
 def _best(group: Group) -> list[Column]:
     """A column for the figures that tested images chose, where the protocol has them."""
-    if not group.recipe.check_every:
+    if not group.recipe.check_every and not group.recipe.steps:
         return []
-    return [Column(f"best on {group.split}", bold=group.recipe.reported == "best")]
+    return [Column(best_name(group.recipe, group.split), bold=group.recipe.reported == "best")]
 
 
 def _published(run: Finished, group: Group) -> bool:
@@ -208,7 +210,8 @@ def _published(run: Finished, group: Group) -> bool:
 def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
     recipe, words = group.recipe, [group.measured]
     if _best(group):
-        words.append(f"best: of checks on the {group.split} images every {recipe.check_every} epochs")
+        name = {True: best_name(recipe, group.split), False: "best"}[bool(recipe.steps)]
+        words.append(f"{name}: {best_text(recipe, group.split).removeprefix('the best ')}")
     if "full" in shown and recipe.full_epochs:
         words.append(f"full data {recipe.full_epochs} epochs")
     sizes = [entry.n for run in group.runs for entry in (run.entry, *run.baselines.values())]
