@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from problems import blobs
+from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -19,7 +20,6 @@ from astdistill.evaluation.rows import random_real
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.scores import Scores, table
 from astdistill.evaluation.training import TensorExamples, train_network
-from astdistill.runtime.errors import InputError
 from astdistill.runtime.seeds import rng
 
 SHAPE = (3, 6, 6)
@@ -61,6 +61,7 @@ def test_training_is_adam_written_out_and_tested_after_each_budget() -> None:
                 accuracies.append(100 * float(right.double().mean()))
     for part, wanted in zip(found.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(part, wanted, rtol=1e-9, atol=1e-12)
+    assert result.by_steps is not None
     assert result.by_steps == pytest.approx(tuple(accuracies))
     assert result.best == max(result.by_steps)
     assert result.final == result.by_steps[-1]
@@ -83,7 +84,7 @@ def test_recipes_of_earlier_versions_are_written_as_they_were() -> None:
 
 
 def test_steps_out_of_order_are_refused() -> None:
-    with pytest.raises(InputError, match="given as 5, 2, 5; give each once, in ascending order: 2, 5"):
+    with pytest.raises(ValidationError, match="given as 5, 2, 5; give each once, in ascending order: 2, 5"):
         FEW.replace(steps=(5, 2, 5))
 
 

@@ -4,12 +4,12 @@ labels."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from ..data.augmentation import STRATEGY
 from ..data.synthetic import LabelKind, SyntheticSet
@@ -18,7 +18,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import Column, Tabulation
-from .protocol import EvalRecipe
+from .protocol import MTT_PROTOCOL, EvalRecipe
 from .training import NetworkResult
 
 Figure = TypeVar("Figure")
@@ -53,6 +53,16 @@ class Published(Record):
     """Where figure and settings stand, and which settings are not the paper's own."""
     peer: Peer = Peer()
     """The best of other methods, where the method's own figure is not known."""
+    protocol: str = MTT_PROTOCOL.name
+    """The protocol that the figure was measured under, by its name in tables."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """MTT's protocol, which is that of all figures of earlier versions, goes without saying."""
+        written = handler(self)
+        if self.protocol == MTT_PROTOCOL.name:
+            del written["protocol"]
+        return written
 
 
 class RowScores(Record):
@@ -309,8 +319,8 @@ def reported_text(recipe: EvalRecipe, split: str) -> str:
 def best_text(recipe: EvalRecipe, split: str) -> str:
     """What the best accuracy is the best of."""
     if recipe.steps:
-        numbers = ", ".join(map(str, recipe.steps[:-1]))
-        return f"the maximum after {numbers} or {recipe.steps[-1]} steps, chosen on the {split} images"
+        numbers = ", ".join(map(str, recipe.steps[:-1])) + " or " * (len(recipe.steps) > 1) + str(recipe.steps[-1])
+        return f"the maximum after {numbers} steps, chosen on the {split} images"
     return f"the best of checks on the {split} images every {recipe.check_every} epochs"
 
 

@@ -217,6 +217,7 @@ def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
     sizes = [entry.n for run in group.runs for entry in (run.entry, *run.baselines.values())]
     sentence = f"{'; '.join([*words, networks_text(sizes)])}."
     same = MTT_PROTOCOL.replace(augmentation=recipe.augmentation, full_epochs=recipe.full_epochs)
-    if published and recipe != same:
+    of_mtt = all(run.published.protocol == MTT_PROTOCOL.name for run in group.runs if _published(run, group))
+    if published and of_mtt and recipe != same:
         sentence += f" Published figures: protocol {MTT_PROTOCOL.name}, {MTT_PROTOCOL.epochs} epochs."
     return sentence
