@@ -130,7 +130,7 @@ class BackPropagationThroughTraining(OuterStep):
         inner = InnerLoop(setup.model, plan, labels=setup.method.labels.kind, optimiser=Adam())
         truncation, state = self.truncation(setup, inner, start, student, state, iteration, seed)
         inner = replace(inner, plan=plan.first(truncation.steps))
-        loss = self._loss(setup, truncation.steps, iteration, seed)
+        loss = self.real_loss(setup, truncation.steps, iteration, seed)
         found = walk_back(inner, start, student, loss, steps=truncation.window)
         learned = {name: slope for name, slope in found.items() if name in setup.method.learn}
         gradient, norm = self._clipped(MetaGradient(found.loss, **learned), state)
@@ -179,7 +179,7 @@ class BackPropagationThroughTraining(OuterStep):
         belongs to."""
         return divmod(iteration, max(1, len(setup.dataset.train) // self.batch_real))
 
-    def _loss(self, setup: Setup, steps: int, iteration: int, seed: int) -> RealLoss:
+    def real_loss(self, setup: Setup, steps: int, iteration: int, seed: int) -> RealLoss:
         """The loss on this outer step's real images. A pass is shuffled; a remainder too small for a batch is left
         out."""
         data, (epoch, number) = setup.dataset, self._epoch(setup, iteration)
@@ -214,7 +214,7 @@ class RealLoss:
     at: tuple[int, ...]
 
     def __call__(self, students: Sequence[Params]) -> Scalar:
-        parts = self._groups(students[0])
+        parts = self.groups(students[0])
         return sum(
             (share * cross_entropy(self.model(students[0], images), targets) for images, targets, share in parts),
             start=students[0].new_zeros(()),
@@ -225,13 +225,13 @@ class RealLoss:
         (last,) = self.at
         theta, engine = students[last], engine_of(self.model)
         loss, slope = theta.new_zeros(()), torch.zeros_like(theta)
-        for images, targets, share in self._groups(theta):
+        for images, targets, share in self.groups(theta):
             found = engine.gradient(theta, images, targets)
             loss += share * found.loss
             slope.add_(found.theta, alpha=share)
         return loss, {last: slope}
 
-    def _groups(self, theta: Params) -> Iterator[tuple[Batch, Targets, float]]:
+    def groups(self, theta: Params) -> Iterator[tuple[Batch, Targets, float]]:
         """Augmented images and one-hot targets in the dtype of θ, a group at a time, with its share of all images."""
         split, classes = self.data.train, len(self.data.classes)
         for part in torch.arange(len(self.rows), device=self.rows.device).split(TOGETHER):
