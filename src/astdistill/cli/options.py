@@ -40,8 +40,8 @@ class Changes(Record):
     """Data of your own. A folder of parquet files or images, an .npz file, or a name of the Hugging Face hub; all else
     stays as in the preset."""
     method: Annotated[str | None, Word(names=methods)] = None
-    """Another method: ast, ast-as-released, att, datm, datm-as-released, dm, ftd, mtt, tesla, or package.module:NAME of
-    yours."""
+    """Another method: ast, ast-as-released, at-bptt, att, datm, datm-as-released, dm, ftd, mtt, rat-bptt, tesla, or
+    package.module:NAME of yours."""
     init: Annotated[str | None, Word(metavar="START", names=lambda: INITS)] = None
     """Start from real, representative or noise images, or from an earlier run's folder or file."""
     part: Annotated[tuple[str, ...], Word(metavar="FIELD=PART", repeated=True)] = ()
