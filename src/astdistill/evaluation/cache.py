@@ -85,6 +85,7 @@ class NetworkCache:
 
     def _put(self, about: dict[str, Any], result: NetworkResult) -> None:
         """Store one result at once, with a readable note of what it is."""
-        self._stored[digest(about)] = {**asdict(result), "about": about}
+        figures = {name: value for name, value in asdict(result).items() if name != "by_steps" or value}
+        self._stored[digest(about)] = {**figures, "about": about}
         if self.path is not None:
             write_json(self.path, {"format": FORMAT, "networks": self._stored})

@@ -92,6 +92,11 @@ class RowScores(Record):
     by_steps: tuple[tuple[float, ...], ...] = ()
     """Each network's accuracy after each of the recipe's numbers of steps; empty where it counts epochs."""
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """Accuracies by steps are written where there are some: earlier versions had none."""
+        return {name: value for name, value in handler(self).items() if value or name != "by_steps"}
+
     @staticmethod
     def of(results: Sequence[NetworkResult], reported: Literal["final", "best"]) -> RowScores:
         """The entry of these networks, in order of their seeds."""
