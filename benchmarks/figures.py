@@ -70,7 +70,8 @@ def students(cell: Experiment, segment: Segment, images: Tensor, targets: Tensor
     )
     weight = cell.method.weight(segment.epoch, step.max_start_epoch)
     inner = InnerLoop(FlatModel(build_model(cell.model, shape, targets.shape[1])), plan, cell.method.momentum, weight)
-    return inner.trajectory(segment.start, Variables(images, targets, torch.tensor(lr))).students
+    trajectory = inner.trajectory(segment.start, Variables(images, targets, torch.tensor(lr)))
+    return list(trajectory.students.values())
 
 
 def aside(points: Tensor, start: Tensor, target: Tensor) -> Tensor:

@@ -3,6 +3,8 @@ cleverness."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
@@ -43,6 +45,42 @@ def unrolled_gradient(
     ]
     images, targets, lr = torch.autograd.grad(unrolled_loss(inner, start, Variables(*leaves), objective), leaves)
     return images, targets, lr
+
+
+def adam_window_gradient(
+    inner: InnerLoop, start: Tensor, variables: Variables, objective: Any, window: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dL/dX, dL/dY and dL/dη of a student that Adam trains, by autograd through the last `window` steps; what comes
+    before them, θ and both moments, is computed without a graph and constant.
+
+    Adam is written out (arXiv 1412.6980, Algorithm 1; 0.9, 0.999, 1e-8). Where the second moment is exactly zero its
+    root has no derivative, and is taken as a constant.
+    """
+    images, targets, lr = (
+        tensor.detach().clone().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr)
+    )
+    theta, first, second = start.detach().clone(), torch.zeros_like(start), torch.zeros_like(start)
+    steps = len(inner.plan.indices)
+    for step, chosen in enumerate(inner.plan.indices):
+        inside = step >= steps - window
+        theta = theta if inside and theta.requires_grad else theta.detach().requires_grad_()
+        seen, wanted, rate = images[chosen], targets[chosen], lr
+        if not inside:
+            seen, wanted, rate = seen.detach(), wanted.detach(), lr.detach()
+        if inner.labels == "soft":
+            wanted = wanted.exp() / wanted.exp().sum(dim=1, keepdim=True)
+        logits = inner.model(theta, inner.plan.augment(step, seen))
+        loss = -inner.weight * (wanted * log_softmax(logits, dim=1)).sum(dim=1).mean()
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=inside)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        corrected = second / (1 - 0.999 ** (step + 1))
+        zero = corrected.detach() == 0
+        root = torch.where(zero, torch.ones_like(corrected), corrected) ** 0.5
+        root = torch.where(zero, torch.zeros_like(root), root)
+        theta = theta - rate * (first / (1 - 0.9 ** (step + 1))) / (root + 1e-8)
+    found = torch.autograd.grad(objective([theta]), (images, targets, lr))
+    return found[0], found[1], found[2]
 
 
 def first_order_gradient(

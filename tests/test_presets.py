@@ -19,6 +19,7 @@ from astdistill.data.synthetic import load
 from astdistill.experiment.config import Experiment, Published, check_numbers
 from astdistill.experiment.cost import dataset_size
 from astdistill.experiment.presets import CELLS, FEATURES, MEDMNIST, PRESETS, matching, with_method
+from astdistill.methods.back_propagation_through_training import BackPropagationThroughTraining
 from astdistill.methods.distribution_matching import DM
 from astdistill.methods.initialisation import HardLabels
 from astdistill.methods.outer import LossThreshold
@@ -38,7 +39,9 @@ COUNTS = [
 WAYS = {
     (each.method.name, each.data.whiten): name
     for name, each in sorted(PRESETS.items(), key=lambda item: -item[1].ipc)
-    if each.data.source.startswith(("digits", "cifar")) and "borrowed" not in each.published.source
+    if each.data.source.startswith(("digits", "cifar"))
+    and "borrowed" not in each.published.source
+    and each.method.expert is not None
 }
 """One preset for each method and whitening, of the fewest images: the settings of the others are checked below."""
 
@@ -72,6 +75,51 @@ def test_preset_runs_end_to_end_with_counts_turned_down(
     assert synthetic.data.whiten == preset.data.whiten
     scores = json.loads(Path(f"runs/{name}/scores.json").read_text())
     assert set(scores["baselines"]) == {"random", "kmeans", "full"}
+
+
+BPTT = {
+    # name → published accuracy, T, W, real images, image rate, images of a class and classes of a training step
+    "cifar10-ipc10-rat-bptt": (69.4, 200, 60, 5000, 1e-3, None, None),
+    "cifar100-ipc1-rat-bptt": (35.3, 130, 90, 5000, 3e-4, None, None),
+    "cifar100-ipc10-rat-bptt": (47.5, 300, 100, 5000, 1e-3, 1, 100),
+    "tiny_imagenet-ipc10-rat-bptt": (24.4, 300, 100, 1000, 3e-4, 1, 50),
+    "cifar10-ipc10-at-bptt": (74.9, 32, 16, 5000, 1e-3, None, None),
+    "cifar100-ipc10-at-bptt": (50.6, 300, 100, 5000, 1e-3, 1, 100),
+    "tiny_imagenet-ipc10-at-bptt": (34.3, 300, 100, 1000, 3e-4, 1, 50),
+}
+
+
+@pytest.mark.parametrize("name", BPTT)
+def test_settings_of_back_propagation_through_training(name: str) -> None:
+    preset = PRESETS[name]
+    step = preset.method.step
+    assert isinstance(step, BackPropagationThroughTraining)
+    rates = preset.distill.lr_img, step.per_class, step.classes_at_once
+    assert (preset.published.accuracy, step.unroll, step.window, step.batch_real, *rates) == BPTT[name]
+    assert preset.distill.lr_targets == preset.distill.lr_img
+    assert preset.published.protocol == preset.evaluation.recipe.name == "RaT-BPTT"
+    assert preset.evaluation.networks == 8
+    assert preset.method.labels.kind == ("hard" if name == "cifar10-ipc10-rat-bptt" else "weights")
+
+
+@pytest.mark.slow
+def test_back_propagation_through_training_runs_end_to_end(
+    cifar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASTDISTILL_DATA", str(cifar_folder))
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
+    words = [
+        "--ipc", "1", "--data.per-class", "2", "--data.whiten", "standard", "--model", "convnet-d2-w4", "--quiet",
+        "--distill.iterations", "2", "--method.step.unroll", "4", "--method.step.window", "2", "--evaluation.networks", "1",
+        "--method.step.window-range", "1", "--evaluation.recipe.steps", "3", "--evaluation.baselines", "random",
+    ]  # fmt: skip
+    assert main(["run", "cifar10-ipc10-at-bptt", *words]) == 0
+    synthetic = load("runs/cifar10-ipc10-at-bptt")
+    assert synthetic.labels == "weights"
+    scores = json.loads(Path("runs/cifar10-ipc10-at-bptt/scores.json").read_text())
+    rows = [*scores["architecture"].values(), *scores["baselines"].values()]
+    assert [len(row["by_steps"][0]) for row in rows] == [1, 1]
 
 
 @pytest.mark.slow
@@ -245,7 +293,7 @@ def test_cells_are_the_published_ones(name: str) -> None:
 
 def test_no_cell_is_left_out() -> None:
     assert {cell.name for cell in CELLS} == set(published_cells.CELLS)
-    assert len(PRESETS) == len(CELLS) + len(FEATURES) + len(MEDMNIST) + 2  # no name twice
+    assert len(PRESETS) == len(CELLS) + len(FEATURES) + len(BPTT) + len(MEDMNIST) + 2  # no name twice
 
 
 FIGURES = {

@@ -20,12 +20,12 @@ from astdistill.runtime.parallel import cores
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.provenance import provenance, without_places
 
-from . import augment, estimate, evaluate, experts, store, unroll
+from . import augment, bptt, estimate, evaluate, experts, store, unroll
 from .harness import in_own_process, run_bench
 from .rows import rows_of, table
 from .task import Bench, Request, Settings, measure, measured_rates
 
-BENCHES: dict[str, Bench] = {each.BENCH.name: each.BENCH for each in (unroll, experts, augment, store, evaluate)}
+BENCHES: dict[str, Bench] = {each.BENCH.name: each.BENCH for each in (unroll, bptt, experts, augment, store, evaluate)}
 
 
 def answer(request: Request) -> dict[str, Any]:

@@ -3,7 +3,7 @@ our fast paths."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -64,6 +64,36 @@ def meta_gradient(
         theta = theta - lr * velocity
     loss = (theta - goal).square().sum() / (start - goal).square().sum()
     return Gradient(*torch.autograd.grad(loss, (images, lr)))
+
+
+def truncated_by_adam(
+    network: nn.Module,
+    start: Tensor,
+    variables: Variables,
+    plan: Plan,
+    window: int,
+    rate: float,
+    real: Callable[[Tensor], Iterable[tuple[Tensor, Tensor, float]]],
+) -> Tensor:
+    """dL/dX by RaT-BPTT: Adam, a graph through the last `window` steps alone, the loss on groups of real images."""
+    images, theta = variables.images.detach().requires_grad_(), start.detach()
+    first, second, steps = torch.zeros_like(theta), torch.zeros_like(theta), len(plan.indices)
+    for step, chosen in enumerate(plan.indices):
+        inside = step >= steps - window
+        theta = theta if theta.requires_grad else theta.requires_grad_()
+        seen = images if inside else images.detach()
+        logits = reparametrised(network, theta, plan.augment(step, seen[chosen]))
+        loss = F.cross_entropy(logits, variables.targets[chosen])
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=inside)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        root = (second / (1 - 0.999 ** (step + 1)) + 1e-16).sqrt()  # of a zero there would be no derivative
+        theta = theta - rate * (first / (1 - 0.9 ** (step + 1))) / (root + 1e-8)
+        theta = theta if inside else theta.detach()
+    last, slope = theta.detach().requires_grad_(), torch.zeros_like(theta)
+    for pictures, targets, share in real(last.detach()):
+        loss = share * F.cross_entropy(reparametrised(network, last, pictures), targets)
+        slope += torch.autograd.grad(loss, last)[0]
+    return torch.autograd.grad(theta, images, slope)[0]
 
 
 def augmented_one_by_one(images: Tensor, drawn: Draw) -> Tensor:

@@ -13,6 +13,7 @@ from suite.task import Rates, Request, Settings
 
 FURTHER = {
     "unroll": set(),
+    "bptt": set(),
     "experts": {"share"},
     "augment": set(),
     "store": {"bytes"},
@@ -46,6 +47,11 @@ def test_cosines_are_one_where_the_estimator_is_exact() -> None:
     assert found["first-order"]["cosine"] < found["backprop"]["cosine"]
 
 
+def test_an_outer_step_through_a_window_of_adam_is_the_published_one() -> None:
+    found = answer(Request(what="cosine", bench="bptt", case="tiny", variants=BENCHES["bptt"].variants))
+    assert [found[variant]["cosine"] for variant in ("published", "walk")] == pytest.approx([1.0, 1.0], abs=1e-5)
+
+
 def test_a_large_case_is_compared_smaller_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("suite.unroll.MOST", 6)
     found = answer(Request(what="cosine", bench="unroll", case="tiny", variants=("backprop",)))
@@ -64,7 +70,7 @@ def test_the_store_reads_three_rows_and_the_published_file_all() -> None:
 
 
 def test_cases_asked_for_in_the_issue_exist() -> None:
-    assert set(BENCHES) == {"unroll", "experts", "augment", "store", "evaluate"}
+    assert set(BENCHES) == {"unroll", "bptt", "experts", "augment", "store", "evaluate"}
     assert set(BENCHES["unroll"].cases) == {"b100-t10", "b10-t20", "b50-t5", "b50-t40"}
     assert set(BENCHES["experts"].cases) == {"w32", "w128", "w32-penalty"}
     assert {bench.variants[0] for bench in BENCHES.values()} == {"published"}
@@ -126,7 +132,7 @@ def test_from_words_to_a_table_and_json(
         "limit_seconds",
         "of_limit",
     } | FURTHER[name]
-    assert set(ours) >= keys | ({"cosine"} if name == "unroll" else set())
+    assert set(ours) >= keys | ({"cosine"} if name in ("unroll", "bptt") else set())
     assert BENCHES[name].variants[1] in capsys.readouterr().out
 
 

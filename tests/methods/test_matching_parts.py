@@ -164,7 +164,7 @@ def test_the_nearest_goal_is_the_least_of_a_loop(nearest: int, origin: str) -> N
     for student in students:
         least = min(least, squared(student - part.checkpoints[-1]) / below)
     assert float(objective(students)) == pytest.approx(least, rel=1e-12)
-    _, slopes = cotangents(objective, [start, *students])
+    _, slopes = cotangents(objective, dict(enumerate([start, *students])))
     assert set(slopes) == {nearest}
     torch.testing.assert_close(slopes[nearest], 2 * (students[nearest - 1] - part.checkpoints[-1]) / below)
 

@@ -24,7 +24,7 @@ from ..evaluation.scores import SearchedRate, table
 from ..report.page.page import renew_page
 from ..runtime.config import Record
 from ..runtime.devices import check_device
-from ..runtime.errors import refused
+from ..runtime.errors import InputError, refused
 from ..runtime.files import check_folder
 from ..runtime.parallel import limited
 from ..runtime.run_dir import RunDir
@@ -44,7 +44,7 @@ class Evaluate(Record):
 
     path: Annotated[Path, Word(positional=True)]
     """A run folder, or the synthetic.safetensors of one; nothing else of the run is needed."""
-    protocol: Literal["mtt", "ast-released", "datm-released", "tgdd", "ncfm"] = "mtt"
+    protocol: Literal["mtt", "ast-released", "datm-released", "tgdd", "ncfm", "rat"] = "mtt"
     """Evaluation protocol."""
     epochs: int | None = Field(default=None, ge=1)
     """Training epochs, where they are to differ from the protocol's."""
@@ -53,8 +53,8 @@ class Evaluate(Record):
     lr: Annotated[float | Literal["learned", "search"], Word(metavar="NUMBER|learned|search")] = "learned"
     """Learning rate. learned takes the set's own (0.01 for real images), search the best multiple of it on held-out
     training images, a number is taken for every row."""
-    networks: int = 5
-    """Freshly initialised networks for each row."""
+    networks: int | None = None
+    """Freshly initialised networks for each row; none means the protocol's number, 8 for rat and 5 for the others."""
     architectures: tuple[str, ...] = ()
     """Networks to train, or pools of them (S, M, W, D, A, P, N); none means the student's own."""
     baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans", "full")
@@ -102,9 +102,9 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
     """The folder that the scores lie in, which is this process's alone until `stack` is closed."""
     check_device(given.device)
     check_gamma(given.gamma)
-    check_count(given.networks)
-    synthetic = load(given.path)
     recipe = _recipe(given)
+    networks = _networks(given, recipe)
+    synthetic = load(given.path)
     source = given.data
     if source is None:
         source = synthetic.data.source
@@ -125,7 +125,7 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
         console.print(terminal(shown))
         console.print()
 
-    common: dict[str, Any] = {"model": given.architectures or None, "seeds": given.networks, "out": folder}
+    common: dict[str, Any] = {"model": given.architectures or None, "seeds": networks, "out": folder}
     common |= {"seed": given.seed, "workers": given.workers}
     rates: dict[str, SearchedRate] = {}
     if given.lr == "search":
@@ -146,10 +146,19 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
     return folder
 
 
+def _networks(given: Evaluate, recipe: EvalRecipe) -> int:
+    """How many networks each row has. Raises InputError for less than one."""
+    networks = recipe.networks
+    if given.networks is not None:
+        networks = given.networks
+    check_count(networks)
+    return networks
+
+
 def _folder(given: Evaluate, recipe: EvalRecipe) -> Path:
     """The folder beside the set that is named after what is evaluated, and how."""
     path, run = given.path, RunDir.around(given.path)
-    words = [given.protocol, f"{recipe.epochs}-epochs"]
+    words = [given.protocol, f"{recipe.epochs}-epochs"][: 2 - bool(recipe.steps)]
     if path.is_file() and path != run.synthetic:  # last.safetensors is not a run's result
         words.insert(0, path.stem)
     if given.lr != "learned":
@@ -162,6 +171,12 @@ def _recipe(given: Evaluate) -> EvalRecipe:
     typed: dict[str, Any] = {"epochs": given.epochs, "full_epochs": given.full_epochs}
     if isinstance(given.lr, float):
         typed["lr"] = given.lr
+    counted = protocol(given.protocol).steps
+    if given.epochs is not None and counted:
+        raise InputError(
+            f"--epochs {given.epochs} was given, but the protocol {given.protocol} counts {counted[-1]} steps; leave "
+            f"it out, or choose another: --protocol mtt."
+        )
     try:
         return protocol(given.protocol).replace(**{name: value for name, value in typed.items() if value is not None})
     except ValidationError as error:

@@ -45,8 +45,8 @@ class Changes(Record):
     stays as in the preset, but for its choice of classes, which other data do not have; without a preset, settings are
     chosen for the data."""
     method: Annotated[str | None, Word(names=methods)] = None
-    """Another method: ast, ast-as-released, att, datm, datm-as-released, dm, ftd, mtt, tesla, or package.module:NAME of
-    yours."""
+    """Another method: ast, ast-as-released, at-bptt, att, datm, datm-as-released, dm, ftd, mtt, rat-bptt, tesla, or
+    package.module:NAME of yours."""
     init: Annotated[str | None, Word(metavar="START", names=lambda: INITS)] = None
     """Start from real, representative or noise images, or from an earlier run's folder or file."""
     part: Annotated[tuple[str, ...], Word(metavar="FIELD=PART", repeated=True)] = ()
@@ -57,7 +57,7 @@ class Changes(Record):
     log: Annotated[tuple[str, ...], Word(repeated=True, names=lambda: LOGGERS)] = ()
     """Log to tensorboard or wandb as well."""
     protocol: Annotated[str | None, Word(names=lambda: PROTOCOLS)] = None
-    """Another evaluation protocol: mtt, ast-released, or datm-released."""
+    """Another evaluation protocol: mtt, ast-released, datm-released, or rat."""
     out: Path | None = None
     """Run folder, resumed by the same command; none means a folder in runs/ named after the preset, or the data."""
     dry_run: bool = False

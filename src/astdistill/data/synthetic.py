@@ -19,6 +19,9 @@ from .preprocessing import Preprocessing
 from .textures import TextureSpec
 
 FORMAT = 1
+LabelKind = Literal["hard", "soft", "weights"]
+"""What targets are: distributions; logits of distributions; weights of the classes, 0 or more, that need not add up to
+1."""
 WORDS = ("model", "labels", "augmentation", "momentum", "method", "fingerprint", "provenance")
 """Fields that are written to the file's header as they are."""
 LATER = ("canvas", "canvas_samples", "factor")
@@ -32,7 +35,8 @@ class SyntheticSet:
     """X, Y and η of a distillation, in the preprocessed space of the experts.
 
     images `[N, C, H, W]` and targets `[N, K]`, float32, N = K × ipc, grouped by class. Hard targets are one-hot rows;
-    soft targets are logits, to be passed through a softmax. `lr` is the learned learning rate η, a positive scalar.
+    soft targets are logits, to be passed through a softmax; weights are taken as they are. `lr` is the learned learning
+    rate η, a positive scalar.
     `augmentation` is the strategy that the student saw, `momentum` the inner momentum, `model` the name of the student
     network.
 
@@ -48,7 +52,7 @@ class SyntheticSet:
     preprocessing: Preprocessing
     data: DataConfig
     model: str
-    labels: Literal["hard", "soft"] = "hard"
+    labels: LabelKind = "hard"
     augmentation: str = ""
     momentum: float = 0.0
     method: str = ""
@@ -103,7 +107,7 @@ class SyntheticSet:
 
     @property
     def probabilities(self) -> Targets:
-        """The targets as distributions over the classes, `[N, K]`."""
+        """The targets as distributions over the classes, `[N, K]`; weights as they are."""
         return self.targets.softmax(dim=1) if self.labels == "soft" else self.targets
 
     @property

@@ -15,7 +15,7 @@ from .scores import RowScores
 from .training import NetworkResult
 
 FORMAT = 1
-UNTRAINED = ("name", "reported", "full_epochs")
+UNTRAINED = ("name", "reported", "full_epochs", "networks")
 """What of a recipe no single network depends on: the full-data row has its epochs in `epochs` by then."""
 
 
@@ -80,10 +80,12 @@ class NetworkCache:
             by_class = tuple(by_class)
         if counts is not None:
             counts = tuple(map(tuple, counts))
-        return NetworkResult(stored["final"], stored["best"], stored["diverged"], by_class, counts)
+        by_steps = tuple(stored.get("by_steps") or ()) or None
+        return NetworkResult(stored["final"], stored["best"], stored["diverged"], by_class, counts, by_steps)
 
     def _put(self, about: dict[str, Any], result: NetworkResult) -> None:
         """Store one result at once, with a readable note of what it is."""
-        self._stored[digest(about)] = {**asdict(result), "about": about}
+        figures = {name: value for name, value in asdict(result).items() if name != "by_steps" or value}
+        self._stored[digest(about)] = {**figures, "about": about}
         if self.path is not None:
             write_json(self.path, {"format": FORMAT, "networks": self._stored})

@@ -142,8 +142,9 @@ def of_classes(synthetic: SyntheticSet, kept: Labels) -> SyntheticSet:
     member[kept.to(member.device)] = True
     rows = member[synthetic.hard_labels]
     targets = synthetic.targets[rows]
-    if synthetic.labels == "soft":
-        targets = targets.masked_fill(~member, -torch.inf)
+    absent = {"soft": -torch.inf, "weights": 0.0}
+    if synthetic.labels in absent:
+        targets = targets.masked_fill(~member, absent[synthetic.labels])
     return replace(synthetic, images=synthetic.images[rows.to(synthetic.images.device)], targets=targets)
 
 

@@ -244,8 +244,8 @@ def ranking_table(ranking: Ranking) -> Tabulation:
 
 def _labelled(ranking: Ranking) -> str:
     """What random images are labelled with, in words."""
-    if ranking.random_labels == "same" and ranking.subject.labels == "soft":
-        return "the same soft labels"
+    if ranking.random_labels == "same" and ranking.subject.labels != "hard":
+        return f"the same {LABELS[ranking.subject.labels]}"
     return "their own labels"
 
 

@@ -4,7 +4,7 @@ under."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_serializer, model_validator
 
@@ -13,6 +13,9 @@ from ..models.convnets import deepest
 from ..models.registry import Name, parse
 from ..runtime.config import FINITE, Record, Share
 from ..runtime.errors import InputError, unknown
+
+LATER = ("released_count", "optimiser", "steps", "networks", "drops_at", "cutmix")
+"""Fields of a recipe that the first version did not have."""
 
 
 class EvalRecipe(Record):
@@ -33,10 +36,15 @@ class EvalRecipe(Record):
     """Images per step; a smaller set is one batch."""
     lr: float | None = Field(default=None, gt=0)
     """Learning rate; None takes a distilled set's own, and 0.01 for real images."""
-    optimiser: Literal["sgd", "adamw"] = "sgd"
-    """What makes a step of a gradient."""
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    """What makes a step of a gradient: SGD with momentum, Adam, or AdamW."""
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Test after so many steps of the optimiser, in ascending order, and end with the last; the epochs are then as many
+    as that takes. Empty where epochs are counted."""
+    networks: int = Field(default=5, ge=1)
+    """Networks for each row where nobody asks for another number."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of SGD; β_1 of AdamW, whose β_2 is 0.999."""
+    """Momentum of SGD; β_1 of Adam and AdamW, whose β_2 is 0.999."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """What of the parameters is added to their gradient."""
     decay_at: float = Field(default=0.5, ge=0, le=1)
@@ -60,20 +68,34 @@ class EvalRecipe(Record):
 
     @model_validator(mode="after")
     def _best_needs_checks(self) -> Self:
-        if self.reported == "best" and not self.check_every:
+        if self.reported == "best" and not self.check_every and not self.steps:
             raise InputError(
                 "A recipe that reports the best accuracy never tests before the end; "
                 "set check_every, for example to 20."
             )
         return self
 
+    @model_validator(mode="after")
+    def _steps_ascend(self) -> Self:
+        if list(self.steps) != sorted(set(self.steps)):
+            raise InputError(
+                f"The steps after which to test were given as {', '.join(map(str, self.steps))}; give each once, in "
+                f"ascending order: {', '.join(map(str, sorted(set(self.steps))))}."
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """What came later is written where it is used, so that scores of earlier versions, which had E passes, keep
-        their keys."""
-        later = {"released_count": False, "optimiser": "sgd", "drops_at": (), "cutmix": 0.0}
-        given = handler(self)
-        return {name: value for name, value in given.items() if name not in later or getattr(self, name) != later[name]}
+        """What earlier versions did not have is written where it is used, so that their scores keep their keys."""
+        fields = type(self).model_fields
+        unused = {name for name in LATER if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in handler(self).items() if name not in unused}
+
+    def for_images(self, count: int) -> EvalRecipe:
+        """The recipe for a set of so many images: with as many epochs as its steps take."""
+        if not self.steps:
+            return self
+        return self.replace(epochs=-(-self.steps[-1] // -(-count // self.batch)))
 
     @property
     def passes(self) -> int:
@@ -150,12 +172,26 @@ NCFM_PROTOCOL = TGDD_PROTOCOL.replace(
 )
 """Of the code released with NCFM (arXiv 2502.20653): the maximum over checks on the test images; the weight decay is
 AdamW's usual one, and how often it checks is our choice."""
+RAT_PROTOCOL = EvalRecipe(
+    name="RaT-BPTT",
+    optimiser="adam",
+    lr=1e-3,
+    weight_decay=0.0,
+    batch=100,
+    decay_at=1.0,
+    steps=(300, 600, 1000, 3000),
+    reported="best",
+    networks=8,
+)
+"""RaT-BPTT (arXiv 2311.07025): Adam, and the maximum over four numbers of steps, which tested images choose. The fixed
+budgets, 1000 steps for one, stand beside it."""
 PROTOCOLS: dict[str, EvalRecipe] = {
     "mtt": MTT_PROTOCOL,
     "ast-released": AST_RELEASED_PROTOCOL,
     "datm-released": DATM_RELEASED_PROTOCOL,
     "tgdd": TGDD_PROTOCOL,
     "ncfm": NCFM_PROTOCOL,
+    "rat": RAT_PROTOCOL,
 }
 
 

@@ -56,12 +56,12 @@ class TableRow:
     @property
     def seen(self) -> int:
         """Images that one network is shown, over all epochs."""
-        return self.recipe.passes * self.images
+        return self.recipe.for_images(self.images).passes * self.images
 
     def seconds(self, dataset: Dataset) -> float:
         """A guess at what one core takes for one network."""
         _, height, width = dataset.shape
-        steps = self.recipe.passes * math.ceil(self.images / self.recipe.batch)
+        steps = self.recipe.for_images(self.images).passes * math.ceil(self.images / self.recipe.batch)
         network = build_model(self.model, dataset.shape, len(dataset.classes))
         return training_seconds(steps, self.seen, sum(part.numel() for part in network.parameters()), height * width)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, model_serializer
 
 from ..data.augmentation import STRATEGY
-from ..data.synthetic import SyntheticSet
+from ..data.synthetic import LabelKind, SyntheticSet
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
@@ -55,13 +55,15 @@ class Published(Record):
     peer: Peer = Peer()
     """The best of other methods, where the method's own figure is not known."""
     protocol: str = MTT_PROTOCOL.name
-    """The name of the protocol that the figure was measured under."""
+    """The protocol that the figure was measured under, by its name in tables."""
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: Callable[[Published], dict[str, Any]]) -> dict[str, Any]:
-        """The protocol is written where it is another than MTT's, so that files stay as they were."""
-        given = handler(self)
-        return {name: value for name, value in given.items() if name != "protocol" or value != MTT_PROTOCOL.name}
+    def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
+        """MTT's protocol, which is that of all figures of earlier versions, goes without saying."""
+        written = handler(self)
+        if self.protocol == MTT_PROTOCOL.name:
+            del written["protocol"]
+        return written
 
 
 class RowScores(Record):
@@ -91,10 +93,14 @@ class RowScores(Record):
     """Each network's balanced accuracy: the mean of its final accuracies by class, in percent. None, and not written,
     where the tested classes have about as many images each."""
 
+    by_steps: tuple[tuple[float, ...], ...] = ()
+    """Each network's accuracy after each of the recipe's numbers of steps; empty where it counts epochs."""
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """What only unequal classes need is written for these alone."""
-        return {name: value for name, value in handler(self).items() if name != "balanced" or value is not None}
+        """What earlier versions did not have, balanced accuracies and those by steps, is written where there is some."""
+        given = handler(self)
+        return {name: value for name, value in given.items() if value or name not in ("balanced", "by_steps")}
 
     @staticmethod
     def of(results: Sequence[NetworkResult], reported: Literal["final", "best"], unequal: bool = False) -> RowScores:
@@ -119,6 +125,7 @@ class RowScores(Record):
             by_class=_unless_empty([result.by_class for result in results]),
             confusion=_unless_empty([result.confusion for result in results]),
             balanced=balanced,
+            by_steps=tuple(result.by_steps for result in results if result.by_steps),
         )
 
     @staticmethod
@@ -147,7 +154,7 @@ class SetInfo(Record):
     ipc: int
     """Images per class."""
     method: str
-    labels: Literal["hard", "soft"]
+    labels: LabelKind
     model: str
     """The student that the images were made for."""
     per_slot: int = Field(default=1, ge=1)
@@ -263,7 +270,7 @@ class Scores(Record):
 
 
 BASELINE_NAMES = {"random": "random real images", "kmeans": "K-means real images", "full": "full data"}
-LABELS = {"hard": "hard labels", "soft": "soft labels"}
+LABELS = {"hard": "hard labels", "soft": "soft labels", "weights": "learned labels that are not normalised"}
 ABSENT = "–"
 """The cell of a table for what was not measured."""
 
@@ -317,7 +324,9 @@ def protocol_text(recipe: EvalRecipe, split: str, searched: bool = False) -> str
 
 
 def _counted(recipe: EvalRecipe) -> str:
-    """Its epochs, and the passes where these are more, as in the released scripts."""
+    """Its epochs, and the passes where these are more, as in the released scripts; or its steps."""
+    if recipe.steps:
+        return f"{recipe.steps[-1]} steps of {recipe.optimiser.replace('adam', 'Adam').replace('sgd', 'SGD')}"
     epochs = "1 epoch"
     if recipe.epochs > 1:
         epochs = f"{recipe.epochs} epochs"
@@ -336,10 +345,9 @@ def networks_text(sizes: Sequence[int]) -> str:
 def caption(scores: Scores) -> str:
     """One sentence naming the protocol, what is reported, the labels, the spread and the number of networks."""
     recipe = scores.recipe
-    which = "the last epoch"
-    if recipe.reported == "best":
-        which = f"the best of checks on the {scores.split} images every {recipe.check_every} epochs"
-    words = [f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {which}"]
+    words = [
+        f"{protocol_text(recipe, scores.split, bool(scores.rates))}, reported: {reported_text(recipe, scores.split)}"
+    ]
     if scores.subject:
         words.append(LABELS[scores.subject.labels])
         words += _slots(scores.subject)
@@ -356,6 +364,26 @@ def _slots(subject: SetInfo) -> list[str]:
     return [f"{subject.per_slot} images in each of {subject.ipc} slots per class ({size(subject.stored_bytes or 0)})"]
 
 
+def best_name(recipe: EvalRecipe, split: str) -> str:
+    """What the column of the best accuracies is called."""
+    return {True: f"maximum on {split}", False: f"best on {split}"}[bool(recipe.steps)]
+
+
+def reported_text(recipe: EvalRecipe, split: str) -> str:
+    """Which accuracy a protocol reports, in words."""
+    if recipe.reported == "final":
+        return {True: "the last step", False: "the last epoch"}[bool(recipe.steps)]
+    return best_text(recipe, split)
+
+
+def best_text(recipe: EvalRecipe, split: str) -> str:
+    """What the best accuracy is the best of."""
+    if recipe.steps:
+        numbers = ", ".join(map(str, recipe.steps[:-1])) + " or " * (len(recipe.steps) > 1) + str(recipe.steps[-1])
+        return f"the maximum after {numbers} steps, chosen on the {split} images"
+    return f"the best of checks on the {split} images every {recipe.check_every} epochs"
+
+
 def table(scores: Scores) -> Tabulation:
     """The synthetic set on every network first, then the baselines, with the protocol as the caption."""
     named = {f"synthetic, {model}": entry for model, entry in scores.architecture.items()}
@@ -364,14 +392,19 @@ def table(scores: Scores) -> Tabulation:
         named[MAJORITY_NAME] = scores.majority
     cells = [_row(name, entry, scores) for name, entry in named.items()]
     names = next(iter(cells), {})
-    columns = [Column(name, name == "trained on", name.startswith(scores.recipe.reported)) for name in names]
+    bold = {"best": best_name(scores.recipe, scores.split)}.get(scores.recipe.reported, "final")
+    columns = [Column(name, name == "trained on", name == bold) for name in names]
     return Tabulation(tuple(columns), tuple(tuple(row.values()) for row in cells), caption(scores))
 
 
 def _row(name: str, entry: RowScores, scores: Scores) -> dict[str, str]:
-    cells = {"trained on": name, "final": spread(entry.final)}
+    cells = {"trained on": name}
+    for number, steps in enumerate(scores.recipe.steps):
+        cells[f"{steps} steps"] = spread([accuracies[number] for accuracies in entry.by_steps])
+    if not scores.recipe.steps:
+        cells["final"] = spread(entry.final)
     if any(each.best for each in _entries(scores)):
-        cells[f"best on {scores.split}"] = spread(entry.best)
+        cells[best_name(scores.recipe, scores.split)] = spread(entry.best)
     if scores.majority is not None:
         cells["balanced"] = spread(entry.balanced)
     cells["n"] = str(entry.n)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +122,8 @@ class NetworkResult:
     confusion: tuple[tuple[int, ...], ...] | None = None
     """Tested images of each class (row) by the class they were taken for; None where nobody counted, or above 100
     classes."""
+    by_steps: tuple[float, ...] | None = None
+    """Accuracy after each of the recipe's numbers of steps; None where it counts epochs."""
 
 
 def train_network(
@@ -139,23 +142,43 @@ def train_network(
     # One running sum instead of a look at every step: a non-finite term stays visible in it, and an accelerator never
     # waits.
     total = torch.zeros((), device=trainee.theta.device)
-    for epoch, losses in enumerate(train_epochs(trainee, examples, recipe, generator), start=1):
+    recipe, tests = recipe.for_images(len(examples)), Tests(recipe.steps[:-1], lambda: accuracy(trainee.logits, tested))
+    for epoch, losses in enumerate(train_epochs(trainee, examples, recipe, generator, tests), start=1):
         total = total + losses
         if recipe.checks_after(epoch):
             best = max(best or 0.0, accuracy(trainee.logits, tested))
         on_epoch()
     counts = confusion(trainee.logits, tested, examples.classes)
-    final = 100 * float(counts.trace()) / len(tested)
+    final, by_steps = 100 * float(counts.trace()) / len(tested), None
     if recipe.check_every:
         best = max(best or 0.0, final)
+    if recipe.steps:
+        by_steps = (*tests.accuracies, final)
+        best = max(by_steps)
     kept = None
     if len(counts) <= MOST_CONFUSED:
         kept = tuple(map(tuple, counts.tolist()))
-    return NetworkResult(final, best, not bool(total.isfinite()), _by_class(counts), kept)
+    return NetworkResult(final, best, not bool(total.isfinite()), _by_class(counts), kept, by_steps)
+
+
+class Tests:
+    """Tests a network after some of its training steps; called after every one of them."""
+
+    def __init__(self, after: tuple[int, ...], test: Callable[[], float]) -> None:
+        self.accuracies: list[float] = []
+        self._after, self._test, self._steps = after, test, 0
+
+    def __call__(self) -> None:
+        self._steps += 1
+        if self._steps in self._after:
+            self.accuracies.append(self._test())
 
 
 OPTIMISERS: dict[str, Callable[[Tensor, float, float, float], torch.optim.Optimizer]] = {
     "sgd": lambda theta, lr, momentum, decay: torch.optim.SGD([theta], lr=lr, momentum=momentum, weight_decay=decay),
+    "adam": lambda theta, lr, momentum, decay: torch.optim.Adam(
+        [theta], lr=lr, betas=(momentum, 0.999), weight_decay=decay
+    ),
     "adamw": lambda theta, lr, momentum, decay: torch.optim.AdamW(
         [theta], lr=lr, betas=(momentum, 0.999), weight_decay=decay
     ),
@@ -164,22 +187,30 @@ OPTIMISERS: dict[str, Callable[[Tensor, float, float, float], torch.optim.Optimi
 
 
 def train_epochs(
-    trainee: Trainee, examples: Examples, recipe: EvalRecipe, generator: Callable[[int], torch.Generator]
+    trainee: Trainee,
+    examples: Examples,
+    recipe: EvalRecipe,
+    generator: Callable[[int], torch.Generator],
+    on_step: Callable[[], object] = lambda: None,
 ) -> Iterator[Tensor]:
     """Train for one epoch after the other; yields the sum of each one's losses, left on the device.
 
-    SGD with g = ∇ℓ + decay·θ, v ← μ v + g, θ ← θ − lr·v, or AdamW with β_1 = μ, on reshuffled minibatches;
+    SGD with g = ∇ℓ + decay·θ, v ← μ v + g, θ ← θ − lr·v, or Adam or AdamW with β_1 = μ, on reshuffled minibatches;
     `generator(epoch)` (epochs from 0) draws an epoch's permutation and then, per batch, crops (of textures), one
-    augmentation, and what cutmix needs.
+    augmentation, and what cutmix needs. A recipe that counts steps ends in the middle of an epoch where these are done.
     """
+    recipe = recipe.for_images(len(examples))
     optimiser = OPTIMISERS[recipe.optimiser](trainee.theta, examples.lr, recipe.momentum, recipe.weight_decay)
+    left = recipe.steps[-1] if recipe.steps else None
     for epoch in range(recipe.passes):
         if recipe.starts_anew(epoch):
             optimiser = _decayed(trainee, examples.lr, recipe)
         if recipe.drops_at:
             for group in optimiser.param_groups:
                 group["lr"] = examples.lr * recipe.dropped(epoch)
-        yield _train_epoch(trainee, optimiser, examples, recipe, generator(epoch))
+        yield _train_epoch(trainee, optimiser, examples, recipe, generator(epoch), left, on_step)
+        if left is not None:
+            left -= -(-len(examples) // recipe.batch)
 
 
 def _by_class(counts: Confusion) -> tuple[float | None, ...]:
@@ -200,12 +231,14 @@ def _train_epoch(
     examples: Examples,
     recipe: EvalRecipe,
     generator: torch.Generator,
+    steps: int | None,
+    on_step: Callable[[], object],
 ) -> Tensor:
-    """The sum of the epoch's losses, left on the device."""
+    """The sum of the losses of an epoch, or of its first `steps` batches, left on the device."""
     texture = examples.texture
     order = torch.randperm(len(examples), generator=generator)
     total = torch.zeros((), device=trainee.theta.device)
-    for images, targets in examples.batches(recipe.batch, order):
+    for images, targets in islice(examples.batches(recipe.batch, order), steps):
         channels, height, width = images.shape[1], images.shape[2] // texture.canvas, images.shape[3] // texture.canvas
         crops = texture.draw(len(images), (height, width), generator).to(images.device)
         drawn = draw(recipe.augmentation or "", len(images), (channels, height, width), generator).to(images.device)
@@ -213,4 +246,5 @@ def _train_epoch(
         value, _ = trainee.gradient(seen, targets)
         optimiser.step()
         total += value
+        on_step()
     return total

@@ -225,7 +225,7 @@ class _Stages:
         work = experiment.method.step.work(settings, seen, self.known.classes)
         cost = self._outer_step(student, work).times(settings.iterations * work.repeats)
         images = 4 * self._images * math.prod(settings.texture.extent(self.known.shape))
-        students = 4 * student.parameters * (8 + work.training_steps)
+        students = 4 * student.parameters * (8 + work.kept * work.training_steps)
         sets = 3 if settings.validate_every else 1
         whitening = 4 * math.prod(self.known.shape) ** 2 if experiment.data.whiten == "zca" else 0
         # X and its momentum in the state, and each set that is saved.
@@ -243,6 +243,8 @@ class _Stages:
         cost = costs.augmentation(student, strategy, work.augmented)
         cost += costs.features(student, work.forward, derivative=False)
         cost += costs.features(student, work.backward, derivative=True)
+        plain = ExpertRecipe(augmentation=strategy)
+        cost += costs.training(student, plain, work.trained, work.trained_at_once)
         if work.training_steps:
             cost += costs.unroll(student, method, strategy, work.batch, work.training_steps)
         return cost
@@ -251,9 +253,10 @@ class _Stages:
         """Bytes of graphs and buffers of an outer step, and of the images that are augmented together."""
         steps = work.training_steps if isinstance(self.experiment.method.estimator, Backprop) else 1
         unrolled = student.held(work.batch, SECOND_GRAPH * steps) if work.training_steps else 0
+        trained = student.held(work.trained_at_once, GRADIENT_GRAPH) if work.trained_at_once else 0
         augmented = AT_ONCE_CUDA if torch.device(self.experiment.device).type == "cuda" else AT_ONCE
         # Images, augmented images and the derivatives with respect to both.
-        return max(unrolled, student.graph(work.at_once, GRADIENT_GRAPH)) + 3 * 4 * augmented
+        return max(unrolled, trained, student.graph(work.at_once, GRADIENT_GRAPH)) + 3 * 4 * augmented
 
     @property
     def _seen(self) -> int:
@@ -264,7 +267,8 @@ class _Stages:
         """One network trained by the recipe on so many images an epoch, and tested."""
         strategy = recipe.augmented(self.experiment.distill.augmentation).augmentation or ""
         plain = ExpertRecipe(augmentation=strategy, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-        checks = 1 + sum(recipe.checks_after(passes) for passes in range(1, recipe.passes + 1))
+        recipe = recipe.for_images(images)
+        checks = max(1, len(recipe.steps)) + sum(recipe.checks_after(passes) for passes in range(1, recipe.passes + 1))
         cost = self.costs.training(trained, plain, recipe.passes * images, min(recipe.batch, images))
         return cost + self.costs.forward(trained, tested).times(checks)
 

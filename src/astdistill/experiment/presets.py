@@ -10,9 +10,10 @@ from typing import Any
 from ..data import medmnist
 from ..data.dataset import DataConfig
 from ..distillation.settings import DistillSettings
-from ..evaluation.protocol import MTT_PROTOCOL, NCFM_PROTOCOL, TGDD_PROTOCOL, EvalRecipe
+from ..evaluation.protocol import MTT_PROTOCOL, NCFM_PROTOCOL, RAT_PROTOCOL, TGDD_PROTOCOL, EvalRecipe
 from ..evaluation.scores import Peer
-from ..methods.initialisation import HardLabels
+from ..methods.back_propagation_through_training import AT_BPTT, RAT_BPTT
+from ..methods.initialisation import HardLabels, SyntheticLabels, WeightLabels
 from ..methods.method import Method
 from ..methods.ncfm import NCFM
 from ..methods.outer import LossThreshold
@@ -66,6 +67,8 @@ SOURCES = {
     "datm": "DATM (arXiv 2310.05773), learned soft labels",
     "tgdd": "TGDD, settings of its released code",
     "ncfm": "NCFM (arXiv 2502.20653), settings of its released code",
+    "rat-bptt": "RaT-BPTT (arXiv 2311.07025), the maximum over four numbers of steps; settings of its repository",
+    "at-bptt": "AT-BPTT++ (after arXiv 2510.04838), the maximum over four numbers of steps; settings of its repository",
 }
 PEERS = {
     "cifar10-ipc1": Peer(accuracy=48.5, source="TESLA (arXiv 2211.10586), as quoted by ATT"),
@@ -237,6 +240,46 @@ def _ncfm(data: str, ipc: int, accuracy: float, epochs: int = 2000) -> Experimen
     return _features(NCFM, data, ipc, accuracy, 20, NCFM_PROTOCOL.replace(epochs=epochs), NCFM_LABELS, **settings)
 
 
+WEIGHTS = WeightLabels()
+
+
+def _bptt(
+    method: Method,
+    data: str,
+    ipc: int,
+    accuracy: float,
+    truncation: tuple[int, int],
+    batch_real: int,
+    lr: float,
+    sampling: tuple[int | None, int | None] = (None, None),
+    labels: SyntheticLabels = WEIGHTS,
+    **step: Any,
+) -> Experiment:
+    """One setting of RaT-BPTT or AT-BPTT++: `truncation` are T and W, `sampling` the images of each class and the
+    classes of a training step. The figure is the maximum over four numbers of steps."""
+    numbers = {"unroll": truncation[0], "window": truncation[1], "batch_real": batch_real}
+    numbers |= {"per_class": sampling[0], "classes_at_once": sampling[1]}
+    learn = ("images",) if isinstance(labels, HardLabels) else ("images", "targets")
+    usual = {**method.step.usual_settings(ipc), "lr_img": lr, "lr_targets": lr}
+    recipe = RAT_PROTOCOL.replace(batch=sampling[1] or RAT_PROTOCOL.batch)
+    source = f"{SOURCES[method.name]}; 60,000 outer steps and {OF_BPTT[method.name]} are ours"
+    return Experiment(
+        name=f"{data}-ipc{ipc}-{method.name}",
+        data=DataConfig.model_validate({"source": data, "whiten": {"tiny_imagenet": "standard"}.get(data, "zca")}),
+        model=f"convnet-d{DEPTHS[data]}",
+        method=method.replace(step=method.step.replace(**numbers, **step), labels=labels, learn=learn),
+        ipc=ipc,
+        distill=DistillSettings.model_validate({**usual, "iterations": 60_000, "augmentation": "flip_rotate"}),
+        evaluation=EvaluationSettings(recipe=recipe, networks=recipe.networks),
+        published=Published(accuracy=accuracy, source=source, protocol=RAT_PROTOCOL.name),
+    )
+
+
+OF_BPTT = {
+    "rat-bptt": "ZCA as MTT fits it",
+    "at-bptt": "ZCA as MTT fits it and one of flip and rotation for each batch, where its code composes both on CIFAR-10,",
+}
+"""What the presets do otherwise than the authors."""
 WHOLE = None, 0
 """A window of start epochs that does not grow."""
 OF_MTT = "settings borrowed from MTT's, whose gradient ours is"
@@ -319,6 +362,15 @@ FEATURES = (
     _ncfm("tiny_imagenet", 50, 29.6, epochs=300),
 )
 """Of methods that match features of experts, whose figures are those of slots under protocols of their own."""
+BPTT_CELLS = (
+    _bptt(RAT_BPTT, "cifar10",       10, 69.4, (200, 60),  5000, 1e-3, labels=HardLabels()),
+    _bptt(RAT_BPTT, "cifar100",       1, 35.3, (130, 90),  5000, 3e-4, place="last"),
+    _bptt(RAT_BPTT, "cifar100",      10, 47.5, (300, 100), 5000, 1e-3, (1, 100)),
+    _bptt(RAT_BPTT, "tiny_imagenet", 10, 24.4, (300, 100), 1000, 3e-4, (1, 50)),
+    _bptt(AT_BPTT,  "cifar10",       10, 74.9, (32, 16),   5000, 1e-3, window_range=8),
+    _bptt(AT_BPTT,  "cifar100",      10, 50.6, (300, 100), 5000, 1e-3, (1, 100), window_range=30),
+    _bptt(AT_BPTT,  "tiny_imagenet", 10, 34.3, (300, 100), 1000, 3e-4, (1, 50),  window_range=40),
+)
 # fmt: on
 
 
@@ -358,7 +410,9 @@ def _adapted(cell: Experiment, unmirrored: bool, few: bool) -> Experiment:
 
 
 MEDMNIST = tuple(preset for name, held in medmnist.SETS.items() for preset in _medical(name, held.train))
-PRESETS: dict[str, Experiment] = {preset.name: preset for preset in (DIGITS, CIFAR_TEN, *CELLS, *FEATURES, *MEDMNIST)}
+PRESETS: dict[str, Experiment] = {
+    preset.name: preset for preset in (DIGITS, CIFAR_TEN, *CELLS, *FEATURES, *BPTT_CELLS, *MEDMNIST)
+}
 LISTED_BY = "astdistill presets"
 
 

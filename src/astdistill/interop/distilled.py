@@ -64,6 +64,7 @@ class Distilled(SyntheticSet):
         recipe = recipe.replace(**changes).augmented(self.augmentation)
         learned = self._learned(network)
         examples = TensorExamples.of(self, recipe.lr, learned[0].device, learned[0].dtype)
+        recipe = recipe.for_images(len(examples))
         trainee, total = Trainee(network, learned), torch.zeros((), device=learned[0].device)
         title = f"training {type(network).__name__} on {len(self.images)} synthetic images (images seen)"
         with seeded(seed, "train", "dropout"), bar(title, recipe.passes * examples.seen, 0, "images") as progress:

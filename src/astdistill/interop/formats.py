@@ -71,12 +71,13 @@ IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr.pt"
 
 
 def labels_of(synthetic: SyntheticSet) -> Labels | Targets:
-    """Class numbers `[N]`, or logits `[N, K]` where the targets are not one-hot (DATM, TESLA)."""
+    """Class numbers `[N]`, or logits `[N, K]` where the targets are not one-hot (DATM, TESLA); of weights those of
+    their shares, since the scripts know distributions alone."""
     if synthetic.labels == "soft":
         return synthetic.targets
     if synthetic.certain:
         return synthetic.hard_labels
-    return logits_of(synthetic.targets)  # smoothed labels
+    return logits_of(synthetic.targets)  # smoothed labels, or weights
 
 
 def logits_of(probabilities: Targets) -> Targets:

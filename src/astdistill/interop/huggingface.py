@@ -104,7 +104,9 @@ def _columns(synthetic: SyntheticSet) -> str:
         ("label", f"its class, one of {len(synthetic.classes)}"),
     ]
     if not synthetic.certain:
-        rows.append(("soft_label", "what networks are trained to say: a probability for each class"))
+        said = {"weights": "the weight of each class in the loss, −Σ weight · log p"}
+        text = said.get(synthetic.labels, "what networks are trained to say: a probability for each class")
+        rows.append(("soft_label", text))
     rows.append(("values", f"the image to train on, float32 [{channels}, {height}, {width}], as networks see it"))
     lines = "\n".join(f"| `{name}` | {text} |" for name, text in rows)
     textures = ""

@@ -4,6 +4,12 @@ import warnings
 from typing import Any
 
 from ..runtime.config import todays_name
+from .back_propagation_through_training import (
+    AT_BPTT,
+    RAT_BPTT,
+    AdaptiveTruncation,
+    BackPropagationThroughTraining,
+)
 from .distribution_matching import DM, DistributionMatching
 from .estimators import Backprop, Estimator, FirstOrder, Recompute, Truncated
 from .initialisation import (
@@ -23,6 +29,8 @@ from .initialisation import (
     RepresentativeInitAsReleased,
     SegmentLabels,
     SyntheticLabels,
+    UnitNormInit,
+    WeightLabels,
 )
 from .matching import (
     FinalMatchingLoss,
@@ -50,6 +58,7 @@ from .segments import (
     WeightPerturbation,
     WeightPerturbationAsReleased,
 )
+from .student_optimisers import Adam, Sgd, StudentOptimiser
 from .trajectory_matching import AST, AST_AS_RELEASED, ATT, DATM, DATM_AS_RELEASED, FTD, MTT, TESLA
 from .unroll import InnerLoop, MetaGradient, Plan, Variables, draw_plan
 
@@ -57,13 +66,18 @@ __all__ = [
     "AST",
     "AST_AS_RELEASED",
     "ATT",
+    "AT_BPTT",
     "DATM",
     "DATM_AS_RELEASED",
     "DM",
     "FTD",
     "MTT",
     "PARTS",
+    "RAT_BPTT",
     "TESLA",
+    "Adam",
+    "AdaptiveTruncation",
+    "BackPropagationThroughTraining",
     "Backprop",
     "BalancedWeight",
     "BalancedWeightAsReleased",
@@ -108,16 +122,20 @@ __all__ = [
     "SegmentLabels",
     "SegmentSampler",
     "Setup",
+    "Sgd",
     "StepFilter",
     "StepSettings",
     "StepState",
     "StepWork",
+    "StudentOptimiser",
     "SyntheticLabels",
     "SyntheticLr",
     "TrajectoryMatching",
     "Truncated",
     "UniformSampler",
+    "UnitNormInit",
     "Variables",
+    "WeightLabels",
     "WeightPerturbation",
     "WeightPerturbationAsReleased",
     "draw_plan",

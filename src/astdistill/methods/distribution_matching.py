@@ -32,7 +32,7 @@ class DistributionMatching(OuterStep):
     batch_real: int = Field(default=256, ge=1)
     """Real images of each class in one step; all of a class that has fewer."""
 
-    def usual_settings(self, ipc: int) -> Mapping[str, int | float | str | None]:
+    def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
         rates = {"lr_img": 10.0 if ipc >= 100 else 1.0, "lr_init": 0.01, "outer_momentum": 0.5}
         return {"iterations": 20_000, **rates}
 

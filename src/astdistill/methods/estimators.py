@@ -36,12 +36,12 @@ class Backprop(Estimator):
             tensor.detach().requires_grad_() for tensor in (variables.images, variables.targets, variables.lr)
         )
         learned = Variables(images, targets, lr)
-        theta, velocity, students = start.detach().requires_grad_(), torch.zeros_like(start), {}
+        theta, moves, students = start.detach().requires_grad_(), inner.moves, {}
+        moments = moves.begin(theta)
         for step in range(inner.plan.steps):
             loss = inner.loss(theta, *inner.batch(step, learned))
             (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
-            velocity = inner.momentum * velocity + gradient
-            theta = theta - lr * velocity
+            theta, moments = moves.step(step, theta, moments, gradient, lr)
             students[step + 1] = theta
         loss = objective([students[step] for step in objective.at])
         gradients = torch.autograd.grad(loss, (images, targets, lr))
@@ -49,12 +49,7 @@ class Backprop(Estimator):
 
 
 class Recompute(Estimator):
-    """Exact, in constant memory: P floats a step are kept (METHOD §3; cf. arXiv 2505.00793).
-
-    The walk back needs v_i only inside dL/dη = −Σ_i ⟨λ_{i+1}, v_{i+1}⟩; exchanging the two sums gives Σ_i ⟨m_i, g_i⟩ /
-    η, and ⟨m_i, g_i⟩ is the slope of the loss along m_i, which the walk computes anyway, so the velocities are not
-    stored either.
-    """
+    """Exact, in constant memory: P floats a step are kept, 4 P for Adam (METHOD §3; cf. arXiv 2505.00793)."""
 
     exact: ClassVar[bool] = True
 
@@ -66,38 +61,35 @@ def walk_back(
     inner: InnerLoop, start: Params, variables: Variables, objective: Objective, *, steps: int, curvature: bool = True
 ) -> MetaGradient:
     """The meta-gradient through the last `steps` inner steps; without `curvature`, θ's dependence on earlier images is
-    dropped."""
+    dropped. What the steps before these leave behind, θ and moments, counts as a constant."""
     last = inner.plan.steps
-    trajectory = inner.trajectory(start, variables, velocity_at=last - steps)
+    trajectory = inner.trajectory(start, variables, last - steps, objective.at)
     students, engine = trajectory.students, engine_of(inner.model)
     loss, read = cotangents(objective, students)
     images, targets = torch.zeros_like(variables.images), torch.zeros_like(variables.targets)
-    lr = torch.zeros_like(variables.lr)
-    adjoint, velocity = torch.zeros_like(start), torch.zeros_like(start)  # λ = dL/dθ and m = dL/dv
+    adjoint, walk = torch.zeros_like(start), inner.moves.walk(start, variables.lr)  # λ = dL/dθ, and dL/d(moments)
     # What comes after the last student with a derivative adds nothing.
     for portion in reversed(inner.plan.portions(range(last - steps, max(read)), variables.images)):
         source = variables.images[inner.plan.rows(portion)].detach().requires_grad_()
         augmented, slopes = inner.plan.augment_steps(portion, source), []
         for step, seen in zip(reversed(portion), reversed(augmented), strict=True):
-            adjoint += read.get(step + 1, 0.0)
-            velocity.mul_(inner.momentum).sub_(variables.lr * adjoint)
-            del students[step + 1 :]
+            adjoint += read.pop(step + 1, 0.0)
+            students.pop(step + 1)
+            direction = walk.direction(step, adjoint, trajectory.kept.pop(step))
             chosen = inner.plan.indices[step]
             found = step_derivatives(
-                inner, engine, students[step], velocity, seen.detach(), variables.targets[chosen].detach(), curvature
+                inner, engine, students[step], direction, seen.detach(), variables.targets[chosen].detach(), curvature
             )
             slopes.append(found.images)
             targets.index_add_(0, chosen, found.targets)
-            lr += found.slope / variables.lr
+            walk.slope(found.slope)
             adjoint += found.theta
         # The augmentation does not depend on θ: one ordinary pull-back, and no second derivative of resampling, is
         # enough.
         (pulled,) = torch.autograd.grad(augmented, source, slopes[::-1])
         for step in reversed(portion):
             images.index_add_(0, inner.plan.indices[step], pulled[step - portion.start])
-    # Where the walk stops early, the velocity it stops at is a constant that every later step still multiplies by η.
-    lr += inner.momentum * (velocity @ trajectory.velocity) / variables.lr
-    return MetaGradient(loss, images, targets, lr)
+    return MetaGradient(loss, images, targets, walk.lr(trajectory.before))
 
 
 def step_derivatives(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Int
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.dataset import Dataset, Split
 from ..data.selection import clustered
-from ..data.synthetic import load, one_hot
+from ..data.synthetic import LabelKind, load, one_hot
 from ..experts.store import Segment, TrajectoryStore
 from ..models.flat import FlatModel
 from ..runtime.config import Component
@@ -132,6 +132,21 @@ class NoiseInit(ImageInit):
         return Initial(images.to(dataset.device), labels.to(dataset.device))
 
 
+class UnitNormInit(NoiseInit):
+    """Gaussian noise, each image scaled to an L2 norm of 1 in the preprocessed space (RaT-BPTT, arXiv 2311.07025)."""
+
+    def __call__(
+        self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
+    ) -> Initial:
+        initial = super().__call__(dataset, experts, model, ipc, seed)
+        return replace(initial, images=of_norm(initial.images, 1.0))
+
+
+def of_norm(images: Images, norm: float) -> Images:
+    """The images, each scaled to this L2 norm."""
+    return images * (norm / images.flatten(1).norm(dim=1))[:, None, None, None]
+
+
 class FileInit(ImageInit):
     """The images of an earlier distilled set, which must have the same classes, images per class and preprocessing.
 
@@ -237,7 +252,7 @@ def _last_logits(experts: TrajectoryStore, expert: int, model: Classifier, split
 class SyntheticLabels(Component):
     """Makes the targets Y of the initial set."""
 
-    kind: ClassVar[Literal["hard", "soft"]] = "hard"
+    kind: ClassVar[LabelKind] = "hard"
     reads_trained: ClassVar[bool] = False
     """Whether the last row of an expert is read, for which the expert must be trained to the end."""
 
@@ -265,10 +280,17 @@ class HardLabels(SyntheticLabels):
         return hard * (1 - self.smoothing) + self.smoothing / classes if self.smoothing else hard
 
 
+class WeightLabels(HardLabels):
+    """Weights of the classes, which begin as the one-hot label of each image and are then learned without being
+    normalised (RaT-BPTT, arXiv 2311.07025). Networks minimise −Σ_k Y_k log p_k, here and in evaluation."""
+
+    kind: ClassVar[LabelKind] = "weights"
+
+
 class ExpertLabels(SyntheticLabels):
     """The logits that a trained expert gives each initial image (DATM, arXiv 2310.05773, §3.2)."""
 
-    kind: ClassVar[Literal["hard", "soft"]] = "soft"
+    kind: ClassVar[LabelKind] = "soft"
     reads_trained: ClassVar[bool] = True
     temperature: float = Field(default=1.0, gt=0)
     """The logits are divided by it: above 1 the labels are softer than the expert's."""

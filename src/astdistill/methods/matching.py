@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -61,9 +61,20 @@ class Nearest:
         return self.scale * (students[int(distances.argmin())] - self.target).square().sum()
 
 
-def cotangents(objective: Objective, students: Sequence[Params]) -> tuple[Scalar, dict[int, Params]]:
-    """The loss, and its derivative with respect to each student that it reads, keyed by inner step; `students` are θ_0
-    … θ_T."""
+@runtime_checkable
+class WithCotangents(Objective, Protocol):
+    """An objective that computes its own derivatives, without a graph."""
+
+    def cotangents(self, students: Mapping[int, Params]) -> tuple[Scalar, dict[int, Params]]:
+        """What the function of this name gives."""
+        ...
+
+
+def cotangents(objective: Objective, students: Mapping[int, Params]) -> tuple[Scalar, dict[int, Params]]:
+    """The loss, and its derivative with respect to each student that it reads, keyed by inner step; `students` are
+    those θ_i that are kept."""
+    if isinstance(objective, WithCotangents):
+        return objective.cotangents(students)
     read = [students[step].detach().requires_grad_() for step in objective.at]
     loss = objective(read)
     slopes = torch.autograd.grad(loss, read, allow_unused=True)

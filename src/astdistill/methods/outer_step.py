@@ -103,6 +103,13 @@ class StepWork:
     """Steps of training through which the method's estimator differentiates."""
     batch: int = 0
     """Images in each of them."""
+    kept: int = 1
+    """Copies of the parameters that each of these steps keeps."""
+    trained: float = 0.0
+    """Images that are trained on besides: they pass forward and backward for the derivative in θ, by the engine,
+    augmented."""
+    trained_at_once: int = 0
+    """The most of them that pass together."""
     repeats: int = 1
     """How often all of this is done, once after another."""
 
@@ -162,7 +169,7 @@ class OuterStep(Component):
         `whose` begins the clause that this number belongs to, as in 'the expert recipe has'.
         """
 
-    def usual_settings(self, ipc: int) -> Mapping[str, int | float | str | None]:
+    def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
         """Fields of `DistillSettings` that a preset of another family takes from this one, at so many images per
         class."""
         return {}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Self
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Int
@@ -14,9 +14,11 @@ from torch.nn.functional import cross_entropy
 
 from ..autodiff.dispatch import engine_of
 from ..data.augmentation import Draw, apply, draw, merged
+from ..data.synthetic import LabelKind
 from ..data.textures import ORDINARY, Crops, TextureSpec
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Batch, Images, Logits, Params, Scalar, Targets
+from .student_optimisers import Moments, Sgd, StudentOptimiser
 
 AT_ONCE, AT_ONCE_CUDA = 2**20, 2**24
 """Numbers in the images that are augmented together: 4 MB on a CPU, 64 MB on a GPU."""
@@ -39,6 +41,12 @@ class Plan:
     def steps(self) -> int:
         """T, the number of inner steps."""
         return len(self.indices)
+
+    def first(self, steps: int) -> Plan:
+        """The plan of the first so many steps alone."""
+        return replace(
+            self, indices=self.indices[:steps], augmentation=self.augmentation[:steps], crops=self.crops[:steps]
+        )
 
     def rows(self, steps: range) -> Int[Tensor, "S B"]:
         """The images of consecutive steps that see equally many."""
@@ -111,6 +119,18 @@ def draw_plan(
         passes = -(-steps * size // count)
         stream = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
         indices = stream[: steps * size].view(steps, size)
+    return planned(indices, strategy, shape, generator, device, texture)
+
+
+def planned(
+    indices: Int[Tensor, "T B"] | tuple[Int[Tensor, " B"], ...],
+    strategy: str,
+    shape: tuple[int, int, int],
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
+    texture: TextureSpec = ORDINARY,
+) -> Plan:
+    """The plan of steps that see the images at `indices` (on the CPU), with crops and augmentation drawn for each."""
     indices = texture.repeated(indices) if isinstance(indices, Tensor) else tuple(map(texture.repeated, indices))
     crops = tuple(texture.draw(len(row), (shape[1], shape[2]), generator).to(device) for row in indices)
     draws = tuple(draw(strategy, len(row), shape, generator).to(device) for row in indices)
@@ -194,29 +214,50 @@ class MetaGradient(NamedTensors):
         return MetaGradient(**{name: torch.stack(column).mean(dim=0) for name, column in columns.items()})
 
 
+class StepTaken(NamedTuple):
+    """One inner step: its number, the gradient that it followed, and what came of it."""
+
+    step: int
+    gradient: Params
+    before: Moments
+    theta: Params
+    moments: Moments
+
+
 @dataclass(frozen=True)
 class StudentTrajectory:
-    """θ_0 … θ_T of one student, each `[P]`, and its velocity v_s before the step s that was asked for."""
+    """One student on its way, as far as it is kept: θ_i by the number i of steps that led to it, each `[P]`."""
 
-    students: list[Params]
-    velocity: Params
+    students: dict[int, Params]
+    kept: dict[int, Moments]
+    """What the optimiser keeps of each step from the first one that was asked for."""
+    before: Moments
+    """The optimiser's moments before that step."""
 
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """T steps of SGD with momentum on the synthetic set (METHOD §1.2; MTT, arXiv 2203.11932, Algorithm 1).
+    """T steps of training on the synthetic set, by SGD with momentum (METHOD §1.2; MTT, arXiv 2203.11932, Algorithm 1)
+    unless `optimiser` names another.
 
         v_{i+1} = μ v_i + ∇_θ w·ℓ(θ_i; A_i(X[b_i]), Y[b_i]),   θ_{i+1} = θ_i − η v_{i+1},   v_0 = 0
 
     `model` maps (θ, images) to logits, `weight` is AST's balancing factor w (1 in MTT), `labels` says whether targets
-    are distributions ("hard") or logits of distributions ("soft").
+    are distributions ("hard"), logits of distributions ("soft") or weights of the classes ("weights").
     """
 
     model: Callable[[Params, Batch], Logits]
     plan: Plan
     momentum: float = 0.0
     weight: float = 1.0
-    labels: Literal["hard", "soft"] = "hard"
+    labels: LabelKind = "hard"
+    optimiser: StudentOptimiser | None = None
+    """What moves the student; none means SGD with `momentum`."""
+
+    @property
+    def moves(self) -> StudentOptimiser:
+        """What moves the student."""
+        return self.optimiser or Sgd(self.momentum)
 
     def loss(self, theta: Params, images: Batch, targets: Targets) -> Scalar:
         """w·ℓ(θ; x, y) on augmented images x: cross-entropy, averaged over the batch."""
@@ -237,19 +278,31 @@ class InnerLoop:
                 yield step, images, variables.targets[plan.indices[step]].detach()
 
     def probabilities(self, targets: Targets) -> Targets:
-        """The distributions that targets stand for."""
+        """The distributions, or weights, that targets stand for."""
         return targets.softmax(dim=1) if self.labels == "soft" else targets
 
-    def trajectory(self, start: Params, variables: Variables, velocity_at: int = 0) -> StudentTrajectory:
-        """The students and one velocity, computed without a graph: P floats a step and nothing else is kept."""
-        students, theta, velocity = [start.detach()], start.detach(), torch.zeros_like(start)
-        engine, kept = engine_of(self.model), velocity
+    def steps(self, start: Params, variables: Variables) -> Iterator[StepTaken]:
+        """Every step, computed without a graph; nothing of it is kept here."""
+        engine, moves, theta = engine_of(self.model), self.moves, start.detach()
+        before, lr = moves.begin(theta), variables.lr.detach()
         for step, images, targets in self._batches(variables):
-            if step == velocity_at:
-                kept = velocity
-            probabilities = self.probabilities(targets)
-            gradient = self.weight * engine.gradient(theta, images, probabilities).theta
-            velocity = self.momentum * velocity + gradient
-            theta = theta - variables.lr * velocity
-            students.append(theta)
-        return StudentTrajectory(students, kept)
+            gradient = self.weight * engine.gradient(theta, images, self.probabilities(targets)).theta
+            theta, moments = moves.step(step, theta, before, gradient, lr)
+            yield StepTaken(step, gradient, before, theta, moments)
+            before = moments
+
+    def trajectory(
+        self, start: Params, variables: Variables, first: int = 0, read: Collection[int] = ()
+    ) -> StudentTrajectory:
+        """The students from θ_first on, and those of the steps `read`; what the optimiser keeps of each step from
+        `first` on. Computed without a graph; of earlier steps nothing is kept."""
+        moves = self.moves
+        students, kept, before = {0: start.detach()}, {}, moves.begin(start.detach())
+        for taken in self.steps(start, variables):
+            if taken.step == first:
+                before = taken.before
+            if taken.step >= first:
+                kept[taken.step] = moves.kept(taken.moments, taken.gradient)
+            if taken.step + 1 >= first or taken.step + 1 in read:
+                students[taken.step + 1] = taken.theta
+        return StudentTrajectory(students, kept, before)

@@ -16,6 +16,8 @@ from ..evaluation.scores import (
     RowScores,
     Scores,
     SetInfo,
+    best_name,
+    best_text,
     networks_text,
     protocol_text,
     spread,
@@ -205,9 +207,9 @@ def _whose(run: Finished) -> list[str]:
 
 def _best(group: Group) -> list[Column]:
     """A column for the figures that tested images chose, where the protocol has them."""
-    if not group.recipe.check_every:
+    if not group.recipe.check_every and not group.recipe.steps:
         return []
-    return [Column(f"best on {group.split}", bold=group.recipe.reported == "best")]
+    return [Column(best_name(group.recipe, group.split), bold=group.recipe.reported == "best")]
 
 
 def _balanced(group: Group) -> list[Column]:
@@ -225,7 +227,8 @@ def _published(run: Finished, group: Group) -> bool:
 def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
     recipe, words = group.recipe, [group.measured]
     if _best(group):
-        words.append(f"best: of checks on the {group.split} images every {recipe.check_every} epochs")
+        name = {True: best_name(recipe, group.split), False: "best"}[bool(recipe.steps)]
+        words.append(f"{name}: {best_text(recipe, group.split).removeprefix('the best ')}")
     if "full" in shown and recipe.full_epochs:
         words.append(f"full data {recipe.full_epochs} epochs")
     if _balanced(group):
@@ -236,5 +239,12 @@ def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
     for name in dict.fromkeys(run.published.protocol for run in group.runs if published and _published(run, group)):
         own = known.get(name, MTT_PROTOCOL)
         if recipe != own.replace(augmentation=recipe.augmentation, full_epochs=recipe.full_epochs):
-            sentence += f" Published figures: protocol {own.name}, {own.epochs} epochs."
+            sentence += f" Published figures: protocol {own.name}{_length(own)}."
     return sentence
+
+
+def _length(recipe: EvalRecipe) -> str:
+    """How long a protocol trains, behind its name; nothing where it counts steps, which its column names."""
+    if recipe.steps:
+        return ""
+    return f", {recipe.epochs} epochs"

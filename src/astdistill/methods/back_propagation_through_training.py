@@ -1,0 +1,358 @@
+"""RaT-BPTT (arXiv 2311.07025) and AT-BPTT++ (its released code): the loss on real images of a network that was trained
+on the synthetic ones, differentiated through a window of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..autodiff.dispatch import engine_of
+from ..data.augmentation import Draw, apply, draw
+from ..data.dataset import Dataset
+from ..data.synthetic import one_hot
+from ..models.flat import FlatModel
+from ..runtime.errors import InputError
+from ..runtime.seeds import rng, to_device
+from ..runtime.shapes import Batch, Params, Scalar, Targets
+from .estimators import walk_back
+from .initialisation import UnitNormInit, WeightLabels, of_norm
+from .method import Method
+from .outer_step import OuterStep, Setup, StepSettings, StepState, StepWork
+from .student_optimisers import Adam
+from .unroll import InnerLoop, MetaGradient, Plan, Variables, planned
+
+Norms = Float[Tensor, " T"]
+"""One number for each training step."""
+TOGETHER = 512
+"""Real images that pass through the network at once. Their loss is a sum, so they can be taken in groups."""
+DECAY = 0.9
+"""Of the running mean of the gradient's norm."""
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """How many steps a student takes, and how many of the last are differentiated."""
+
+    steps: int
+    window: int
+
+
+class BackPropagationThroughTraining(OuterStep):
+    """L_real(θ_{K+W}) of a new network after K steps of Adam on the set, which count as constants, and W that do not
+    (RaT-BPTT, arXiv 2311.07025, Algorithm 1)."""
+
+    family: ClassVar[str] = "back-propagation through training"
+    loss_name: ClassVar[str] = "loss on real images"
+    about: ClassVar[str] = (
+        "Each outer step trains a new network on the images and changes them so that its loss on real images falls. "
+        "The derivative goes back through a window of its last training steps, and every step places the window "
+        "elsewhere, so single losses scatter: an early window ends with a higher loss than a late one."
+    )
+    unroll: int = Field(default=200, ge=1)
+    """T: the most steps of training."""
+    window: int = Field(default=60, ge=1)
+    """W: the last steps, through which the derivative goes."""
+    place: Literal["epoch", "step", "last"] = "epoch"
+    """How many steps come before the window: drawn anew for each pass over the real images, for each outer step, or
+    always T − W."""
+    batch_real: int = Field(default=5000, ge=1)
+    """Real images in the loss of one outer step; all of them where there are fewer."""
+    per_class: int | None = Field(default=None, ge=1)
+    """Synthetic images of a class in one training step; none means all of it."""
+    classes_at_once: int | None = Field(default=None, ge=1)
+    """Classes in one training step, drawn anew for each; none means all."""
+    inner_lr: float | None = Field(default=1e-3, gt=0)
+    """Learning rate of Adam in the training; none takes the set's own η, which can then be learned."""
+    clip: float = Field(default=2.0, ge=0)
+    """The meta-gradient is made no longer than so many times the running mean of its norms; 0 leaves it as it is."""
+    clip_together: bool = False
+    """Measure and shorten images and labels as one vector; otherwise the images alone."""
+    unit_norm: bool = False
+    """Scale every image to an L2 norm of 1 after every outer step, k for a canvas of k² cells."""
+
+    @property
+    def counts(self) -> str:
+        return f"{self.unroll}/{self.window}"
+
+    def with_numbers_of(self, other: OuterStep) -> OuterStep:
+        if not isinstance(other, BackPropagationThroughTraining):
+            return self
+        shared = ("unroll", "window", "batch_real", "per_class", "classes_at_once", "inner_lr")
+        return self.replace(**{name: getattr(other, name) for name in shared})
+
+    def check(self, method: Method, settings: StepSettings, epochs: int | None, whose: str) -> None:
+        if self.window > self.unroll:
+            raise InputError(
+                f"A window of {self.window} steps does not fit into {self.unroll} steps of training; choose "
+                f"--method.step.window {self.unroll} or less."
+            )
+        if "lr" in method.learn and self.inner_lr is not None:
+            raise InputError(
+                f"The learning rate is to be learned, but Adam's is fixed at {self.inner_lr:g}; add "
+                f"--method.step.inner-lr none, or leave lr out of what is learned."
+            )
+
+    def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
+        rates = {"lr_img": 1e-3, "lr_targets": 1e-3, "lr_init": 0.01}
+        return {"outer_optimiser": "adam", "outer_momentum": 0.9, "targets_momentum": 0.9, **rates}
+
+    def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
+        ipc = images // classes
+        few = min(self.per_class or ipc, ipc) * min(self.classes_at_once or classes, classes)
+        batch = few * settings.texture.samples
+        trained = self.batch_real + self._prefix * batch
+        at_once = max(min(self.batch_real, TOGETHER), batch)
+        return StepWork(training_steps=self.window, batch=batch, kept=4, trained=trained, trained_at_once=at_once)
+
+    @property
+    def _prefix(self) -> float:
+        """Training steps of one outer step through which nothing is differentiated, in the mean."""
+        return (self.unroll - self.window) / (1 if self.place == "last" else 2)
+
+    def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
+        return StepState({"norm": variables.images.new_zeros(())}, {"taken": 0})
+
+    def advance(
+        self, setup: Setup, variables: Variables, state: StepState, iteration: int, seed: int
+    ) -> tuple[MetaGradient, StepState]:
+        start = setup.fresh(seed, iteration).to(variables.images.dtype)
+        student = variables
+        if self.inner_lr is not None:
+            student = variables.replace(lr=torch.full_like(variables.lr, self.inner_lr))
+        plan = self.plan(setup, len(variables.images), iteration, seed)
+        inner = InnerLoop(setup.model, plan, labels=setup.method.labels.kind, optimiser=Adam())
+        truncation, state = self.truncation(setup, inner, start, student, state, iteration, seed)
+        inner = replace(inner, plan=plan.first(truncation.steps))
+        loss = self.real_loss(setup, truncation.steps, iteration, seed)
+        found = walk_back(inner, start, student, loss, steps=truncation.window)
+        learned = {name: slope for name, slope in found.items() if name in setup.method.learn}
+        gradient, norm = self._clipped(MetaGradient(found.loss, **learned), state)
+        counters = {**state.counters, "taken": state.counters["taken"] + 1}
+        return gradient, StepState({**state.tensors, "norm": norm}, counters)
+
+    def truncation(
+        self,
+        setup: Setup,
+        inner: InnerLoop,
+        start: Params,
+        variables: Variables,
+        state: StepState,
+        iteration: int,
+        seed: int,
+    ) -> tuple[Truncation, StepState]:
+        """Where this outer step has its window, and the state that follows from that."""
+        prefix = self.unroll - self.window
+        if self.place != "last":
+            number = {"epoch": self._epoch(setup, iteration)[0], "step": iteration}[self.place]
+            prefix = int(torch.randint(prefix + 1, (), generator=rng(seed, "window", number)))
+        return Truncation(prefix + self.window, self.window), state
+
+    def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
+        """Images back to unit norm, where they are to have it; weights of classes that have become negative to 0."""
+        if self.unit_norm:
+            learned["images"].copy_(of_norm(learned["images"], setup.settings.texture.canvas))
+        if setup.method.labels.kind == "weights":
+            learned["targets"].clamp_(min=0)
+
+    def plan(self, setup: Setup, images: int, iteration: int, seed: int) -> Plan:
+        """T training steps on a set of so many `images`, grouped by class."""
+        generator, classes = rng(seed, "plan", iteration), len(setup.dataset.classes)
+        ipc = images // classes
+        few, many = min(self.per_class or ipc, ipc), min(self.classes_at_once or classes, classes)
+        indices = torch.arange(images).expand(self.unroll, images)
+        if few < ipc or many < classes:
+            labels = torch.rand(self.unroll, classes, generator=generator).argsort(dim=1)[:, :many]
+            members = torch.rand(self.unroll, many, ipc, generator=generator).argsort(dim=2)[:, :, :few]
+            indices = (labels[:, :, None] * ipc + members).flatten(1)
+        settings, data = setup.settings, setup.dataset
+        return planned(indices, settings.augmentation, data.shape, generator, data.device, settings.texture)
+
+    def _epoch(self, setup: Setup, iteration: int) -> tuple[int, int]:
+        """How many passes over the real images are done before this outer step, and its number in the pass that it
+        belongs to."""
+        return divmod(iteration, max(1, len(setup.dataset.train) // self.batch_real))
+
+    def real_loss(self, setup: Setup, steps: int, iteration: int, seed: int) -> RealLoss:
+        """The loss on this outer step's real images. A pass is shuffled; a remainder too small for a batch is left
+        out."""
+        data, (epoch, number) = setup.dataset, self._epoch(setup, iteration)
+        order = torch.randperm(len(data.train), generator=rng(seed, "real", epoch))
+        rows = order[number * self.batch_real : (number + 1) * self.batch_real]
+        drawn = draw(setup.settings.augmentation, len(rows), data.shape, rng(seed, "augmentation", iteration))
+        return RealLoss(setup.model, data, to_device(rows, data.device), drawn.to(data.device), (steps,))
+
+    def _clipped(self, gradient: MetaGradient, state: StepState) -> tuple[MetaGradient, Scalar]:
+        """The gradient, no longer than `clip` times the running mean of its norms, and that mean, which this gradient's
+        norm is part of already; the first one begins it."""
+        names = [name for name in ("images", "targets")[: 1 + self.clip_together] if name in gradient]
+        norm = torch.stack([gradient.loss.new_zeros(()), *(gradient[name].norm() for name in names)]).norm()
+        mean = norm
+        if state.counters["taken"]:
+            mean = DECAY * state.tensors["norm"] + (1 - DECAY) * norm
+        if not self.clip:
+            return gradient, mean
+        share = (self.clip * mean / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1.0)
+        return gradient.replace(**{name: share * gradient[name] for name in names}), mean
+
+
+@dataclass(frozen=True)
+class RealLoss:
+    """The mean cross-entropy of the student after `at` steps on real images, training images at `rows` under one
+    augmentation; its derivative is the engine's, group by group."""
+
+    model: FlatModel
+    data: Dataset
+    rows: Int[Tensor, " B"]
+    drawn: Draw
+    at: tuple[int, ...]
+
+    def __call__(self, students: Sequence[Params]) -> Scalar:
+        parts = self.groups(students[0])
+        return sum(
+            (share * cross_entropy(self.model(students[0], images), targets) for images, targets, share in parts),
+            start=students[0].new_zeros(()),
+        )
+
+    def cotangents(self, students: Mapping[int, Params]) -> tuple[Scalar, dict[int, Params]]:
+        """The loss and its derivative with respect to the student, without a graph."""
+        (last,) = self.at
+        theta, engine = students[last], engine_of(self.model)
+        loss, slope = theta.new_zeros(()), torch.zeros_like(theta)
+        for images, targets, share in self.groups(theta):
+            found = engine.gradient(theta, images, targets)
+            loss += share * found.loss
+            slope.add_(found.theta, alpha=share)
+        return loss, {last: slope}
+
+    def groups(self, theta: Params) -> Iterator[tuple[Batch, Targets, float]]:
+        """Augmented images and one-hot targets in the dtype of θ, a group at a time, with its share of all images."""
+        split, classes = self.data.train, len(self.data.classes)
+        for part in torch.arange(len(self.rows), device=self.rows.device).split(TOGETHER):
+            rows = self.rows[part]
+            drawn = Draw(self.drawn.op, {name: number[part] for name, number in self.drawn.numbers.items()})
+            images = apply(split.batch(rows).to(theta.dtype), drawn)
+            yield images, one_hot(split.labels[rows], classes).to(theta.dtype), len(rows) / len(self.rows)
+
+
+class AdaptiveTruncation(BackPropagationThroughTraining):
+    """The window ends where it is drawn by the size of the gradients, and is as long as their change says (AT-BPTT++,
+    its released code; successor of AT-BPTT, arXiv 2510.04838).
+
+    A probe takes T steps from the same θ_0 on the same batches: G_t = ‖∇ℓ‖, V_t = |G_t − G_{t−1}|, V_0 = 0. With z(·)
+    standardised over t and mean G between the least and the most of all steps so far as β from −1 to 1 (1 at first):
+
+        π = softmax(log π_ref + β z(G)/λ),  n ~ π,  π_ref ← (1 − ρ) π_ref + ρ π,
+        W = clip(round(W_0 − R + 2 R σ(z(V)_n/τ)), max(1, W_0 − R), min(T, W_0 + R)), at most n + 1,
+
+    and the window is the last W of the first n + 1 steps.
+    """
+
+    about: ClassVar[str] = (
+        "Each outer step trains a new network on the images and changes them so that its loss on real images falls. "
+        "The derivative goes back through a window of its training steps. A first pass measures the gradients of all "
+        "steps; where the window lies and how long it is, is drawn by their size and their change, so single losses "
+        "scatter: an early window ends with a higher loss than a late one."
+    )
+    unroll: int = Field(default=32, ge=1)
+    window: int = Field(default=16, ge=1)
+    """W_0: the middle length of the window."""
+    window_range: int = Field(default=8, ge=0)
+    """R: how far its length may be from that."""
+    temperature: float = Field(default=1.0, gt=0)
+    """λ: above 1 the place depends less on the gradients."""
+    window_temperature: float = Field(default=1.0, gt=0)
+    """τ: above 1 the length depends less on their change."""
+    reference_rate: float = Field(default=0.05, ge=0, le=1)
+    """ρ: how fast the distribution of places follows those of single steps."""
+    clip_together: bool = True
+    unit_norm: bool = True
+
+    @property
+    def counts(self) -> str:
+        return f"{self.unroll}/{self.window}±{self.window_range}"
+
+    @property
+    def _prefix(self) -> float:
+        return self.unroll + (self.unroll - self.window) / 2
+
+    def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
+        longest = min(self.unroll, self.window + self.window_range)
+        return replace(super().work(settings, images, classes), training_steps=longest)
+
+    def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
+        begun, images = super().begin(setup, variables, seed), variables.images
+        reference = images.new_full((self.unroll,), 1 / self.unroll, dtype=torch.float64)
+        bounds = images.new_zeros(2, dtype=torch.float64)
+        return StepState({**begun.tensors, "reference": reference, "bounds": bounds}, begun.counters)
+
+    def truncation(
+        self,
+        setup: Setup,
+        inner: InnerLoop,
+        start: Params,
+        variables: Variables,
+        state: StepState,
+        iteration: int,
+        seed: int,
+    ) -> tuple[Truncation, StepState]:
+        norms = torch.stack([taken.gradient.norm() for taken in inner.steps(start, variables)]).double()
+        bounds = None
+        if state.counters["taken"]:
+            bounds = state.tensors["bounds"]
+        places, bounds = self.places(norms, state.tensors["reference"], bounds)
+        mixed = (1 - self.reference_rate) * state.tensors["reference"] + self.reference_rate * places
+        chosen = int(torch.multinomial(places.cpu(), 1, generator=rng(seed, "window", iteration)))
+        tensors = {**state.tensors, "reference": mixed, "bounds": bounds}
+        return self.at(chosen, norms), StepState(tensors, state.counters)
+
+    def places(self, norms: Norms, reference: Norms, bounds: Tensor | None) -> tuple[Norms, Tensor]:
+        """π, and the least and the most that mean G has been; `bounds` are those before this step, None at first."""
+        mean = norms.mean()
+        if bounds is None:
+            bounds = mean.expand(2)
+        bounds = torch.stack([bounds[0].minimum(mean), bounds[1].maximum(mean)])
+        between = torch.where(bounds[1] > bounds[0], (mean - bounds[0]) / (bounds[1] - bounds[0]), 1.0)
+        weight = (2 * between - 1) / self.temperature
+        return (reference.log() + weight * standardised(norms)).softmax(dim=0), bounds
+
+    def at(self, step: int, norms: Norms) -> Truncation:
+        """The window that ends with step number `step`, counted from 0."""
+        changes = torch.cat([norms.new_zeros(1), norms.diff().abs()])
+        share = float((standardised(changes)[step] / self.window_temperature).sigmoid())
+        length = round(self.window - self.window_range + 2 * self.window_range * share)
+        length = min(max(length, 1, self.window - self.window_range), self.unroll, self.window + self.window_range)
+        return Truncation(step + 1, min(length, step + 1))
+
+
+def standardised(values: Norms) -> Norms:
+    """Less their mean, over their standard deviation (divided by n); zeros where they are all alike."""
+    spread = values.std(correction=0)
+    return torch.where(spread > 0, (values - values.mean()) / spread, torch.zeros_like(values))
+
+
+RAT_BPTT = Method(
+    name="rat-bptt",
+    paper="RaT-BPTT (Feng et al., Embarrassingly Simple Dataset Distillation, arXiv 2311.07025), Algorithm 1",
+    step=BackPropagationThroughTraining(),
+    expert=None,
+    init=UnitNormInit(),
+    learn=("images",),
+)
+"""Hard labels, as published for CIFAR-10; elsewhere labels are learned, as in `AT_BPTT`."""
+AT_BPTT = Method(
+    name="at-bptt",
+    paper="AT-BPTT++ (after AT-BPTT, arXiv 2510.04838): Algorithm of its released code, aether-hang/at-bptt-plus",
+    step=AdaptiveTruncation(),
+    expert=None,
+    init=UnitNormInit(),
+    labels=WeightLabels(),
+    learn=("images", "targets"),
+)
+"""Without its approximation of curvature in 32 dimensions (CR-LRHA), which its code can switch off too."""

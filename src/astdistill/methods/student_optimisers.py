@@ -1,0 +1,182 @@
+"""What moves a student, forward and backward: SGD with momentum, and Adam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..runtime.shapes import Params, Scalar
+
+Moments = tuple[Tensor, ...]
+"""What an optimiser carries from one step to the next, each `[P]`."""
+
+
+class Walk(Protocol):
+    """The adjoint of an optimiser's steps, from the last to the first; it holds dL/d(moments)."""
+
+    def direction(self, step: int, adjoint: Params, kept: Moments) -> Params:
+        """dL/dg of step `step` (counted from 0), where `adjoint` is dL/dθ behind it: the direction along which the
+        inner loss is differentiated."""
+        ...
+
+    def slope(self, along: Scalar) -> None:
+        """Take note of ⟨∇ℓ, direction⟩ of the step that `direction` was last asked for."""
+        ...
+
+    def lr(self, before: Moments) -> Scalar:
+        """dL/dη, where `before` are the moments before the earliest step, which count as constants."""
+        ...
+
+
+class StudentOptimiser(Protocol):
+    """How a gradient moves θ, and how a derivative goes back through that."""
+
+    def begin(self, theta: Params) -> Moments:
+        """The moments before the first step."""
+        ...
+
+    def step(self, step: int, theta: Params, moments: Moments, gradient: Params, lr: Scalar) -> tuple[Params, Moments]:
+        """θ and the moments after step number `step`, counted from 0. Pure, and differentiable in everything."""
+        ...
+
+    def kept(self, moments: Moments, gradient: Params) -> Moments:
+        """What the walk back needs of a step, besides θ: from its gradient and the moments after it."""
+        ...
+
+    def walk(self, theta: Params, lr: Scalar) -> Walk:
+        """The walk back, before its first step."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """v ← μ v + g, θ ← θ − η v. Nothing of a step is kept."""
+
+    momentum: float = 0.0
+
+    def begin(self, theta: Params) -> Moments:
+        return (torch.zeros_like(theta),)
+
+    def step(self, step: int, theta: Params, moments: Moments, gradient: Params, lr: Scalar) -> tuple[Params, Moments]:
+        velocity = self.momentum * moments[0] + gradient
+        return theta - lr * velocity, (velocity,)
+
+    def kept(self, moments: Moments, gradient: Params) -> Moments:
+        return ()
+
+    def walk(self, theta: Params, lr: Scalar) -> Walk:
+        return _SgdWalk(self.momentum, theta, lr)
+
+
+class _SgdWalk:
+    """m = dL/dv ← μ m − η λ, which is also dL/dg (METHOD §3).
+
+    dL/dη = −Σ_i ⟨λ_{i+1}, v_{i+1}⟩ needs the velocities; exchanging the two sums gives Σ_i ⟨m_i, g_i⟩ / η, and
+    ⟨m_i, g_i⟩ is the slope of the loss along m_i.
+    """
+
+    def __init__(self, momentum: float, theta: Params, lr: Scalar) -> None:
+        self._momentum, self._eta = momentum, lr
+        self._velocity, self._lr = torch.zeros_like(theta), torch.zeros_like(lr)
+
+    def direction(self, step: int, adjoint: Params, kept: Moments) -> Params:
+        return self._velocity.mul_(self._momentum).sub_(self._eta * adjoint)
+
+    def slope(self, along: Scalar) -> None:
+        self._lr += along / self._eta
+
+    def lr(self, before: Moments) -> Scalar:
+        # Where the walk stops early, the velocity it stops at is a constant that every later step still multiplies by
+        # η.
+        self._lr += self._momentum * (self._velocity @ before[0]) / self._eta
+        return self._lr
+
+
+ROUNDING = 2.0**12
+"""An entry whose √v̂ is below so many units of rounding, measured at the root of the mean v̂, moves by rounding alone:
+its step counts as a constant.
+
+A bias before instance norm has no influence on the loss. Its gradient is zero or noise, up to 1000 units for images of
+small contrast, and derivatives of its step, which are divided by √v̂, would make the noise large. In float32 the bound
+is 5e-4, below which a few other entries lie in the first step, where the exact derivative is near zero; later none do.
+"""
+
+
+def above_rounding(square: Tensor) -> Tensor:
+    """Which entries of a second moment are more than rounding."""
+    return square > (ROUNDING * torch.finfo(square.dtype).eps) ** 2 * square.mean()
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (arXiv 1412.6980, Algorithm 1), without decay of weights. Of every step m, v and g are kept."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def begin(self, theta: Params) -> Moments:
+        return torch.zeros_like(theta), torch.zeros_like(theta)
+
+    def step(self, step: int, theta: Params, moments: Moments, gradient: Params, lr: Scalar) -> tuple[Params, Moments]:
+        mean = self.beta1 * moments[0] + (1 - self.beta1) * gradient
+        square = self.beta2 * moments[1] + (1 - self.beta2) * gradient.square()
+        corrected, root, clear = self._corrected(step, mean, square)
+        moved = corrected / (root + self.eps)
+        return theta - lr * torch.where(clear, moved, moved.detach()), (mean, square)
+
+    def _corrected(self, step: int, mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """m̂, √v̂, and which entries are clear of rounding; the root has a finite derivative everywhere."""
+        first, second = self.corrections(step)
+        unbiased = square / second
+        clear = above_rounding(unbiased.detach())
+        root = torch.where(clear, unbiased, 1.0).sqrt()
+        return mean / first, torch.where(clear, root, unbiased.detach().sqrt()), clear
+
+    def corrections(self, step: int) -> tuple[float, float]:
+        """1 − β1^t and 1 − β2^t for step number `step`, which is the t-th."""
+        return 1 - self.beta1 ** (step + 1), 1 - self.beta2 ** (step + 1)
+
+    def kept(self, moments: Moments, gradient: Params) -> Moments:
+        return *moments, gradient
+
+    def walk(self, theta: Params, lr: Scalar) -> Walk:
+        return _AdamWalk(self, theta, lr)
+
+
+class _AdamWalk:
+    """μ = dL/dm and ν = dL/dv. With s = √v̂ + ε, a = 1 − β1^t and b = 1 − β2^t a step back is
+
+    η̄ −= ⟨λ, m̂/s⟩,   μ −= η λ/(s a),   ν += η λ m̂/(2 s² √v̂ b),   dL/dg = (1−β1) μ + 2 (1−β2) g ν,
+
+    after which μ and ν are multiplied by β1 and β2.
+    """
+
+    def __init__(self, adam: Adam, theta: Params, lr: Scalar) -> None:
+        self._adam, self._eta = adam, lr
+        self._mean, self._square = torch.zeros_like(theta), torch.zeros_like(theta)
+        self._lr = torch.zeros_like(lr)
+
+    def direction(self, step: int, adjoint: Params, kept: Moments) -> Params:
+        adam, (mean, square, gradient) = self._adam, kept
+        (first, second), unclear = adam.corrections(step), ~above_rounding(square)
+        root = (square / second).sqrt_()
+        below = root + adam.eps
+        moved = mean / first / below
+        self._lr -= adjoint @ moved
+        pushed = (self._eta * adjoint / below).masked_fill_(unclear, 0.0)
+        self._mean.sub_(pushed, alpha=1 / first)
+        self._square.add_((pushed * moved).div_(root.masked_fill_(unclear, 1.0)), alpha=0.5 / second)
+        along = (1 - adam.beta1) * self._mean + 2 * (1 - adam.beta2) * gradient * self._square
+        self._mean.mul_(adam.beta1)
+        self._square.mul_(adam.beta2)
+        return along
+
+    def slope(self, along: Scalar) -> None:
+        """Not needed: m̂/s is kept."""
+
+    def lr(self, before: Moments) -> Scalar:
+        return self._lr
