@@ -98,7 +98,7 @@ class RowScores(Record):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """What earlier versions did not have, balanced accuracies and those by steps, is written where there is some."""
+        """Balanced accuracies and those by steps, which earlier versions lacked, are written where there are some."""
         given = handler(self)
         return {name: value for name, value in given.items() if value or name not in ("balanced", "by_steps")}
 
