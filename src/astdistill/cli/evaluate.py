@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
-from rich.console import Console
 
 from ..autodiff.dispatch import EngineName, using
 from ..data.loading import load_dataset
@@ -27,6 +26,7 @@ from ..runtime.files import check_folder
 from ..runtime.parallel import limited
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import Tabulation, terminal
+from ..runtime.terminal import Terminal
 from .commands import command
 from .flags import Word
 
@@ -92,7 +92,7 @@ def evaluate(given: Evaluate) -> None:
     with using(given.engine), limited(given.threads):
         run = RunDir(_evaluate(given)).home()
     if run and (page := renew_page(run.folder)):
-        Console().print(f"Look at:   {page}", highlight=False)
+        Terminal().print(f"Look at:   {page}", highlight=False)
 
 
 def _evaluate(given: Evaluate) -> Path:
@@ -114,7 +114,7 @@ def _evaluate(given: Evaluate) -> Path:
         check_steps(given.continual, dataset)
     folder = given.out or _folder(given, recipe)
     check_folder(folder, "--out")
-    console = Console()
+    console = Terminal()
 
     def show(shown: Tabulation) -> None:
         console.print(terminal(shown))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rich.console import Console
-
 from ..autodiff.dispatch import using
 from ..evaluation.scores import Scores, table
 from ..experiment import cost as estimate
@@ -19,6 +17,7 @@ from ..runtime.errors import InputError
 from ..runtime.parallel import limited
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import terminal
+from ..runtime.terminal import Terminal
 from .options import Changes, PresetCommand, Request
 
 FIRST = (
@@ -53,7 +52,7 @@ def train(request: Request) -> None:
         dataset = load_data(experiment)
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
             store = obtain_experts(experiment, dataset, recorder)
-    console = Console()
+    console = Terminal()
     console.print(epoch_table(experiment.method.name, store.curves()))
     console.print(quality_table({experiment.method.name: store.curves()}))
     console.print(f"Experts: {store.folder}", highlight=False)
@@ -72,11 +71,11 @@ def distil(request: Request) -> None:
         with tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
     shown = renew_page(request.out) or RunDir(request.out).images
-    Console().print(f"Look at:  {shown}\nNext:     astdistill evaluate {request.out}", highlight=False)
+    Terminal().print(f"Look at:  {shown}\nNext:     astdistill evaluate {request.out}", highlight=False)
 
 
 def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
-    console = Console()
+    console = Terminal()
     console.print(terminal(table(scores)))
     published = experiment.published
     for word, figure in {"Published": published, "Best peer": published.peer}.items():
@@ -98,8 +97,8 @@ def only_estimate(request: Request) -> bool:
     with using(request.experiment.engine), limited(request.changes.threads):
         cost = estimate.estimate(request.experiment)
     print(json.dumps(request.experiment.to_json(), indent=2))
-    Console().print(estimate.table(request.experiment, cost))
-    Console().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)
+    Terminal().print(estimate.table(request.experiment, cost))
+    Terminal().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)
     return True
 
 

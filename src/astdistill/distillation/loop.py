@@ -23,6 +23,7 @@ from ..runtime.progress import bar, console
 from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive
 from ..runtime.status import StepClock
+from ..runtime.trust import trust_models
 from .run import Distillation, StepRecord
 from .settings import DistillSettings, check
 from .snapshots import Frame, due, forget
@@ -130,6 +131,7 @@ def distill(
     comes back afterwards); none of them is part of what tells runs apart. Raises InputError, before anything is
     written, where the parts do not fit, and DivergedError when too many steps in a row were skipped.
     """
+    trust_models(model)
     dataset = moved(dataset, device)
     with computing(engine, threads):
         settings = settings or DistillSettings()
