@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP_FLAGS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
-.PHONY: demo test lint docs bench wheel sanitize clean
+.PHONY: demo test lint docs bench wheel sanitize fuzz clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,9 @@ demo: $(VENV)/installed  ## AST on digits: ten images that train a network
 
 test: $(VENV)/tested  ## every test; FAST=1 leaves out those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS) $(if $(FAST),-m 'not slow')
+
+fuzz: $(VENV)/tested  ## damaged files of every kind; EXAMPLES=5000 for hours, each time others
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest -n 2 tests/fuzz -s $(PYTEST_FLAGS)
 
 lint: $(VENV)/tested
 	$(BIN)/ruff check src tests benchmarks examples hatch_build.py

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from astdistill.cli.main import VERBS, main
 from astdistill.experiment.config import Experiment
 from astdistill.methods.registry import find_method, methods
 from astdistill.runtime.config import Record
+from astdistill.runtime.trust import typed
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -54,12 +56,19 @@ def blocks(page: str) -> list[Block]:
     return [Block(*found) for found in FENCE.findall((DOCS / page).read_text(encoding="utf-8"))]
 
 
+SCRIPT = Path(sys.executable).parent / "astdistill"
+OWN_CODE = ("writing-a-method.md", "your-own-network.md")
+"""The pages whose commands name modules that the reader writes; they run as typed, by the installed script."""
+
+
 def smaller(words: list[str]) -> list[str]:
     """The same command with small counts where it says none, and no longer with --distill.validate-every above them."""
     if words[0] in ("run", "experts", "distill", "demo"):
         validates = "--distill.validate-every" in words
         mine = {flag: count for flag, count in TINY.items() if validates or not flag.startswith("--distill.validate")}
-        if find_method(words[words.index("--method") + 1] if "--method" in words else "ast").expert is None:
+        with typed(words):
+            method = find_method(words[words.index("--method") + 1] if "--method" in words else "ast")
+        if method.expert is None:
             mine = {
                 flag: count for flag, count in mine.items() if not flag.startswith("--method.")
             }  # it has no such flag
@@ -104,16 +113,24 @@ def desk(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     return tmp_path
 
 
-def command(line: str) -> None:
-    """Run one line of a shell block."""
+def command(line: str, as_script: bool = False) -> None:
+    """Run one line of a shell block, in this process or by the installed script in one of its own."""
     words = shlex.split(line)
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE), line
         return
     assert words[0] == "astdistill", line
+    if as_script:
+        # `-P` would do more than the script: its own folder leads its path, and the current one is not in it.
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), *smaller(words[1:])], capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, (line, done.stderr)
+        return
     try:
         code = main(smaller(words[1:]))
     except SystemExit as stop:
@@ -136,7 +153,7 @@ def test_every_block_runs(page: str, desk: Path) -> None:
         else:
             assert block.language == "sh", f"{page} has a block in {block.language}"
             for line in block.text.strip().splitlines():
-                command(line)
+                command(line, as_script=page in OWN_CODE and SCRIPT.exists())
     for name in set(sys.modules) - before:
         if name.startswith("my_"):
             del sys.modules[name]

@@ -34,6 +34,7 @@ from astdistill.runtime.config import (
     moved,
 )
 from astdistill.runtime.errors import InputError
+from astdistill.runtime.trust import trusting
 
 
 class Numbers(Record):
@@ -300,13 +301,15 @@ def test_a_part_of_a_users_own_package_is_found_by_import_path(tmp_path: Path, m
     ]
     (package / "goals.py").write_text("\n".join(["from astdistill.methods import FinalMatchingLoss", *classes]))
     monkeypatch.syspath_prepend(tmp_path)
-    found = MatchingLoss.model_validate({"part": "my_paper.goals:Mine", "reach": 4})
+    with pytest.raises(ValidationError, match=r"'my_paper.goals:Mine' is named by a file .* --trust my_paper.goals "):
+        MatchingLoss.model_validate({"part": "my_paper.goals:Mine", "reach": 4})
+    assert "my_paper" not in sys.modules
+    with trusting("my_paper"):
+        found = MatchingLoss.model_validate({"part": "my_paper.goals:Mine", "reach": 4})
     assert isinstance(found, FinalMatchingLoss)
     assert found.to_json() == {"part": "my_paper.goals:Mine", "origin": "expert", "reach": 4}
-    assert (
-        MatchingLoss.model_validate({"part": "my_paper.goals:Box.Inner"}).to_json()["part"]
-        == "my_paper.goals:Box.Inner"
-    )
+    inner = MatchingLoss.model_validate({"part": "my_paper.goals:Box.Inner"})  # a part that is here needs no import
+    assert inner.to_json()["part"] == "my_paper.goals:Box.Inner"
     assert Method.model_validate(MTT.to_json() | {"loss": {"part": "my_paper.goals:Mine"}}).loss == type(found)()
     with pytest.raises(ValidationError, match="greed"):
         MatchingLoss.model_validate({"part": "my_paper.goals:Mine", "greed": 4})
@@ -328,9 +331,10 @@ def test_a_part_of_a_users_own_package_is_found_by_import_path(tmp_path: Path, m
     ],
 )
 def test_wrong_import_paths_are_answered_with_a_sentence(path: str, sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence):
+    module = path.partition(":")[0]
+    with trusting(module), pytest.raises(InputError, match=sentence):
         import_name(path)
-    with pytest.raises(ValueError, match=sentence):
+    with trusting(module), pytest.raises(ValueError, match=sentence):
         MatchingLoss.model_validate({"part": path})
 
 
@@ -338,7 +342,11 @@ def test_wrong_import_paths_are_answered_with_a_sentence(path: str, sentence: st
     "path", ["pathlib:Path", "json:dumps", "astdistill.methods:LogSyntheticLr", "astdistill.methods:MTT"]
 )
 def test_an_import_path_must_name_a_part_of_the_right_kind(path: str) -> None:
-    with pytest.raises(ValueError, match=rf"'{path}' is not a MatchingLoss; name a subclass as 'package.module:Class'"):
+    named = trusting(path)
+    with (
+        named,
+        pytest.raises(ValueError, match=rf"'{path}' is not a MatchingLoss; name a subclass as 'package.module:Class'"),
+    ):
         MatchingLoss.model_validate({"part": path})
 
 

@@ -18,7 +18,14 @@ import torch
 from astdistill.runtime import parallel
 from astdistill.runtime.errors import DivergedError, InputError
 from astdistill.runtime.files import lock
-from astdistill.runtime.parallel import START, WorkerPlan, _Processes, plan_workers, pool, training_seconds
+from astdistill.runtime.parallel import (
+    WorkerPlan,
+    _Processes,
+    plan_workers,
+    pool,
+    training_seconds,
+    worker_words,
+)
 from astdistill.runtime.progress import Bar
 from astdistill.runtime.worker import TensorPickler, TensorUnpickler, _sendable, nameless_file
 
@@ -240,7 +247,5 @@ def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
 
 
 def test_a_worker_whose_parent_went_away_while_it_started_says_nothing() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", START], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    ended = subprocess.run(worker_words(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .interop import Distilled, distill, export, import_buffers, import_set, load
     from .models import FlatModel, build_model
     from .runtime.errors import DivergedError, InputError
+    from .runtime.trust import trusting
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ _HOMES = {
     "FlatModel": "models",
     "build_model": "models",
     "SyntheticSet": "data",
+    "trusting": "runtime.trust",
 }
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "load_dataset",
     "methods",
     "train_experts",
+    "trusting",
 ]
 
 

@@ -36,8 +36,10 @@ from astdistill.report.page.page import save_page
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import write_json
 from astdistill.runtime.seeds import rng
+from astdistill.runtime.trust import trust_modules
 
 NAMES = [*methods(), "users_paper:STEADY", "ast_soft_window:AST_SOFT_WINDOW"]
+trust_modules(NAMES)
 STEPS, MATCHED, STARTS = 6, 2, 4
 SETTINGS = DistillSettings(
     iterations=20,

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from astdistill.models import build_model
 from astdistill.models.convnets import ConvNet
-from astdistill.models.registry import build_model, model_names
+from astdistill.models.registry import model_names
 from astdistill.runtime.errors import InputError
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
-from rich.console import Console
 
 from ..autodiff.dispatch import using
 from ..evaluation.scores import Scores, caption, spread
@@ -27,6 +26,7 @@ from ..runtime.parallel import limited
 from ..runtime.progress import console
 from ..runtime.status import duration
 from ..runtime.tables import Column, Tabulation, markdown, terminal
+from ..runtime.terminal import Terminal
 from .flags import Word
 from .options import Changes, PresetCommand, Request
 
@@ -176,8 +176,8 @@ def command(request: Request) -> None:
         check_folder(out, "--out")
         ablation = ablate(request.experiment, seeds, out, loggers=request.log)
     (out / "ablation.md").write_text(markdown(table(ablation)), encoding="utf-8")
-    Console().print(terminal(table(ablation)))
-    Console().print(f"Numbers:   {out / 'ablation.json'}", highlight=False)
+    Terminal().print(terminal(table(ablation)))
+    Terminal().print(f"Numbers:   {out / 'ablation.json'}", highlight=False)
 
 
 def _estimate(request: Request, seeds: int, out: Path) -> None:
@@ -207,7 +207,7 @@ def _estimate(request: Request, seeds: int, out: Path) -> None:
         f"It would go to {out}.",
     )
     caption = " ".join(filter(None, words))
-    Console().print(terminal(Tabulation(columns, tuple(rows), caption)))
+    Terminal().print(terminal(Tabulation(columns, tuple(rows), caption)))
 
 
 ablation = PresetCommand(

@@ -15,6 +15,7 @@ from ..runtime.errors import InputError, refused
 from ..runtime.progress import quietly
 from .flags import Flag, Place, Positional, Typed, kind_of, names_of, params_of, words_for_click
 
+TRUST = "Import this module of yours where a run, a set or a store names it; may be repeated"
 COLUMNS = 80
 """Help is no wider, so that it reads the same on every terminal."""
 
@@ -33,6 +34,7 @@ class Command(click.Command):
         common = [
             click.Option(["-q", "--quiet"], is_flag=True, help="No progress"),
             click.Option(["-v", "--verbose"], is_flag=True, help="With an error, show where in the code it arose"),
+            click.Option(["--trust"], multiple=True, metavar="MODULE", help=TRUST),
             click.Option(["-h", "--help"], is_flag=True, is_eager=True, expose_value=False, callback=_help(brief=True)),
             click.Option(["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_help(brief=False)),
         ]
@@ -158,7 +160,10 @@ def _row(param: click.Option, brief: bool) -> tuple[str, str]:
     if isinstance(param, Flag):
         return param.row(brief)
     texts = {"--help": "This page", "--help-all": "Every flag, with all that there is to say of it"}
-    return ", ".join(param.opts), param.help or texts[param.opts[-1]]
+    value = ""
+    if isinstance(param.metavar, str):
+        value = f" {param.metavar}"
+    return ", ".join(param.opts) + value, param.help or texts[param.opts[-1]]
 
 
 def _section(page: click.HelpFormatter, title: str, rows: list[tuple[str, str]]) -> None:

@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
-
 from ..evaluation.per_class import by_class, confusions
 from ..report.compare import Finished, compared, read_finished
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder, replacing, write_text
 from ..runtime.tables import RENDERINGS, Format, Tabulation, together
+from ..runtime.terminal import Terminal
+from ..runtime.text import printable
 from .commands import command
 from .flags import Word
 
@@ -52,14 +52,14 @@ def compare(given: Compare) -> None:
     if format != "text":
         text = "\n".join(map(RENDERINGS[format], tables))
         if out is None:
-            print(text, end="")
+            print(printable(text), end="")
         else:
             write_text(out, text)
     elif out is None:
-        Console().print(together(tables))
+        Terminal().print(together(tables))
     else:
         with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-            Console(file=file, width=PAGE).print(together(tables))
+            Terminal(file=file, width=PAGE).print(together(tables))
 
 
 def _of(run: Finished, table: Tabulation) -> Tabulation:

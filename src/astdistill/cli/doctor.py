@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from rich.console import Console
 
 from ..autodiff.dispatch import EngineName, using
 from ..data.loading import load_dataset
@@ -26,6 +25,7 @@ from ..runtime.config import Record
 from ..runtime.files import read_lines
 from ..runtime.progress import quietly
 from ..runtime.run_dir import RunDir
+from ..runtime.terminal import Terminal
 from . import doctor_checks as checks
 from .commands import command
 from .findings import Finding, guarded, table, verdict
@@ -115,7 +115,7 @@ def doctor(given: Doctor) -> int:
     if given.verify_data:
         looked_at = {f"data {source}": partial(checks.verified, source) for source in given.verify_data}
     findings: list[Finding] = []
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     for name, check in looked_at.items():
         with console.status(f"looking at: {name}"), using(given.engine):
             findings += guarded(name, check)
@@ -123,6 +123,6 @@ def doctor(given: Doctor) -> int:
     if given.as_json:
         print(json.dumps({"works": not broken, "findings": [finding.to_json() for finding in findings]}, indent=2))
     else:
-        Console().print(table(findings))
-        Console().print(verdict(findings), style="bold", highlight=False)
+        Terminal(markup=True).print(table(findings))
+        Terminal().print(verdict(findings), style="bold", highlight=False)
     return int(broken)

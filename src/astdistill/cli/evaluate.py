@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
-from rich.console import Console
 
 from ..autodiff.dispatch import EngineName, using
 from ..data.description import Description
@@ -29,6 +28,7 @@ from ..runtime.files import check_folder
 from ..runtime.parallel import limited
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import Tabulation, terminal
+from ..runtime.terminal import Terminal
 from .commands import command
 from .data import tell_briefly
 from .flags import Word
@@ -95,7 +95,7 @@ def evaluate(given: Evaluate) -> None:
     with using(given.engine), limited(given.threads), ExitStack() as stack:
         run = RunDir(_evaluate(given, stack)).home()
     if run and (page := renew_page(run.folder)):
-        Console().print(f"Look at:   {page}", highlight=False)
+        Terminal().print(f"Look at:   {page}", highlight=False)
 
 
 def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
@@ -119,7 +119,7 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
     folder = given.out or _folder(given, recipe)
     check_folder(folder, "--out")
     stack.enter_context(RunDir(folder).writing())
-    console = Console()
+    console = Terminal()
 
     def show(shown: Tabulation) -> None:
         console.print(terminal(shown))

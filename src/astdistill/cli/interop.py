@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from rich.console import Console
 
 from ..data.augmentation import STRATEGY
 from ..data.dataset import DataConfig
@@ -23,6 +22,7 @@ from ..report.figures import save_quality
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
+from ..runtime.terminal import Terminal
 from .commands import command
 from .data import tell_briefly
 from .flags import Word
@@ -69,7 +69,7 @@ def import_buffers(given: ImportBuffers) -> None:
     experts = buffers.import_buffers(files, dataset, model=model, recipe=recipe, store=store, dtype=given.dtype)
     save_quality({method: experts.curves()}, experts.folder / "quality.png")
     reads, chance = buffers.last_accuracy(experts, dataset), 100 / len(dataset.classes)
-    console = Console()
+    console = Terminal()
     console.print(f"Experts: {experts.folder} ({len(experts)} of {experts.epochs} epochs)", highlight=False)
     console.print(
         f"Check:   the first one's last row reads {reads:.1f} % of test images; chance is {chance:.1f} %.",
@@ -77,8 +77,9 @@ def import_buffers(given: ImportBuffers) -> None:
     )
     if reads < 2 * chance:
         console.print(
-            "[yellow]That is hardly better than chance: were they trained on other data, in another order of the "
-            "classes, or otherwise whitened (--data.whiten zca, or standard)?[/yellow]"
+            "That is hardly better than chance: were they trained on other data, in another order of the "
+            "classes, or otherwise whitened (--data.whiten zca, or standard)?",
+            style="yellow",
         )
     where = ""
     if store != Path("experts"):
@@ -125,7 +126,7 @@ def import_set(given: ImportSet) -> None:
     sets.import_set(given.folder, dataset, **settings)
     out, run = given.out, RunDir(given.out)
     shown = next(path for path in (run.page, run.images) if path.exists())
-    Console().print(f"Look at:  {shown}\nNext:     astdistill evaluate {out}", highlight=False)
+    Terminal().print(f"Look at:  {shown}\nNext:     astdistill evaluate {out}", highlight=False)
 
 
 class Export(Record):
@@ -163,7 +164,7 @@ def export(given: Export) -> None:
         )
     folder = given.out or home.exports / format
     catalogue.export(synthetic, format, folder, scores=_scores(path, home))
-    console = Console()
+    console = Terminal()
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     for file in files[:SHOWN]:
         console.print(f"{file}", highlight=False)

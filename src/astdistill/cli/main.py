@@ -12,11 +12,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem, shell_complete
+
+from ..runtime.text import printable, ready_streams
 
 VERBS = {
     "demo": "AST on scikit-learn's digits, one image per class, evaluated: about a minute on two cores",
@@ -137,6 +139,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if words is None:
         words = sys.argv[1:]
     words = list(words)
+    ready_streams()
     try:
         with _terminable():
             return _piped(words)
@@ -178,7 +181,8 @@ def _piped(words: list[str]) -> int:
     """Run the words; where whoever read the output has gone, as `head` does, end like a program that SIGPIPE ends."""
     try:
         code = _guarded(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         return _unread()
     except SystemExit as stop:  # rich's answer to a broken pipe
@@ -193,7 +197,9 @@ def _unread() -> int:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, AttributeError):  # closed at the other end, or never open
+            if stream is None:
+                continue
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
@@ -201,7 +207,8 @@ def _unread() -> int:
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr)
+    with suppress(BrokenPipeError):  # nobody reads it; the exit code says the same
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def _verb(words: Sequence[str]) -> str:
@@ -226,7 +233,9 @@ def _guarded(words: list[str]) -> int:
 def _invoked(words: list[str], meta: dict[str, Any]) -> int:
     if words[:1] == ["help"]:
         words = ["--help", *words[1:]]
-    with cli.make_context("astdistill", words) as ctx:
+    from ..runtime.trust import typed
+
+    with typed(words), cli.make_context("astdistill", words) as ctx:
         meta["verbose"] = ctx.params["verbose"]
         ctx.obj = meta
         answer = cli.invoke(ctx)

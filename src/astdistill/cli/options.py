@@ -25,6 +25,7 @@ from ..methods.registry import methods
 from ..runtime.config import Component, Record, built_in_components, find_component, renamed_fields
 from ..runtime.errors import InputError, unknown
 from ..runtime.tracking import LOGGERS, check_loggers
+from ..runtime.trust import typed
 from .commands import Command
 from .flags import Word, params_of
 
@@ -219,7 +220,7 @@ def parse(verb: str, words: Sequence[str]) -> Request:
     """The request in the words that follow `verb`, the first of which is a preset. Raises InputError as
     `PresetCommand`."""
     made = PresetCommand(verb, lambda request: request, "")
-    with made.make_context(verb, list(words)) as ctx:
+    with typed(words), made.make_context(verb, list(words)) as ctx:
         return made.request(ctx)
 
 

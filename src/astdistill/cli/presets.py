@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ..autodiff.dispatch import EngineName, using
@@ -20,6 +19,7 @@ from ..runtime.devices import check_device, supported
 from ..runtime.progress import bar
 from ..runtime.provenance import machine
 from ..runtime.status import duration, size
+from ..runtime.terminal import Terminal
 from .commands import command
 from .flags import Word
 
@@ -59,7 +59,7 @@ def presets(given: Presets) -> None:
     if given.as_json:
         print(json.dumps(_listing(costs, speed, given.device), indent=2))
     else:
-        Console().print(_table(costs, speed, given.device))
+        Terminal().print(_table(costs, speed, given.device))
 
 
 Costed = list[tuple[Experiment, Estimate]]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
-
 from ..data.synthetic import load
 from ..report.page.page import save_page
 from ..report.pictures import save_textures
@@ -14,6 +12,7 @@ from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder
 from ..runtime.run_dir import RunDir
+from ..runtime.terminal import Terminal
 from .commands import command
 from .flags import Word
 
@@ -37,7 +36,7 @@ def textures(given: Textures) -> None:
     folder = given.out or RunDir.around(path).textures
     check_folder(folder, "--out")
     *written, sheet = save_textures(load(path), folder, given.tile)
-    Console().print(f"Textures: {len(written)} in {folder}\nLook at:  {sheet}", highlight=False)
+    Terminal().print(f"Textures: {len(written)} in {folder}\nLook at:  {sheet}", highlight=False)
 
 
 class Report(Record):
@@ -61,4 +60,4 @@ def report(given: Report) -> None:
         raise InputError(f"--out {file} is a folder; name a file in it: --out {RunDir(file).page}")
     check_folder(file, "--out", file=True)
     save_page(runs, file)
-    Console().print(f"Open: {file}", highlight=False)
+    Terminal().print(f"Open: {file}", highlight=False)

@@ -7,8 +7,6 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
 from ..autodiff.dispatch import using
 from ..data.description import COLUMNS, Description, item, shape_text
 from ..evaluation.scores import Scores, table
@@ -25,6 +23,7 @@ from ..runtime.parallel import limited
 from ..runtime.run_dir import RunDir
 from ..runtime.status import duration, size
 from ..runtime.tables import terminal
+from ..runtime.terminal import Terminal
 from .data import chosen, plain, tell
 from .options import Changes, ExpertChanges, PresetCommand, Request
 
@@ -62,7 +61,7 @@ def train(request: Request) -> None:
         tell_engine(experiment, dataset)
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
             store = obtain_experts(experiment, dataset, recorder, shard_of(request))
-    console = Console()
+    console = Terminal()
     console.print(epoch_table(experiment.method.name, store.curves()))
     console.print(quality_table({experiment.method.name: store.curves()}))
     console.print(f"Experts: {store.folder}", highlight=False)
@@ -88,11 +87,11 @@ def distil(request: Request) -> None:
         with RunDir(request.out).writing(), tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
     shown = renew_page(request.out) or RunDir(request.out).images
-    Console().print(f"Look at:  {shown}\nNext:     astdistill evaluate {request.out}", highlight=False)
+    Terminal().print(f"Look at:  {shown}\nNext:     astdistill evaluate {request.out}", highlight=False)
 
 
 def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
-    console = Console()
+    console = Terminal()
     console.print(terminal(table(scores)))
     published = experiment.published
     for word, figure in {"Published": published, "Best peer": published.peer}.items():
@@ -182,8 +181,8 @@ def only_estimate(request: Request) -> bool:
             print(line)
         cost = estimate.estimate(request.experiment, known)
     print(json.dumps(request.experiment.to_json(), indent=2))
-    Console().print(estimate.table(request.experiment, cost))
-    Console().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)
+    Terminal().print(estimate.table(request.experiment, cost))
+    Terminal().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)
     return True
 
 

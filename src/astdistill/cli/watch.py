@@ -23,6 +23,7 @@ from ..report.run import RunReader
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
+from ..runtime.terminal import Terminal
 from .commands import command
 from .flags import Word
 
@@ -171,16 +172,16 @@ def _watch(run: Path, once: bool, every: float) -> None:
     if once:
         if view is None:
             raise InputError(f"There is no run in {run} yet; start one with: astdistill run PRESET --out {run}")
-        Console().print(screen(view))
+        Terminal().print(screen(view))
         return
     if view is None:
-        Console().print(f"There is no run in {run} yet; waiting for it. Ctrl-C ends the waiting.", highlight=False)
+        Terminal().print(f"There is no run in {run} yet; waiting for it. Ctrl-C ends the waiting.", highlight=False)
     _follow(run, view, every)
 
 
 def _follow(run: Path, view: RunReader | None, every: float) -> None:
     """Show the run until nobody is at it any more; on a terminal in place, otherwise one look below the other."""
-    console, idle = Console(), 0
+    console, idle = Terminal(), 0
     with Live(console=console, auto_refresh=False) if console.is_terminal else _Plain(console) as live:
         while idle < 2:  # a run that has just claimed its folder says a moment later that it is at work
             if view is not None:

@@ -60,7 +60,9 @@ def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
         return found
     built = build()
     try:
-        save_tensors(path, built.tensors, {**built.header, "format": FORMAT, "checksum": _checksum(built.tensors)})
+        save_tensors(
+            path, built.tensors, {**built.header, "format": FORMAT, "checksum": _checksum(built.tensors, built.header)}
+        )
     except OSError as error:
         progress.console().print(
             f"The cache {path.parent} cannot be written ({error}); going on without it.", highlight=False
@@ -81,13 +83,15 @@ def _whole(path: Path) -> Stored | None:
         tensors, header = load_tensors(path)
     except InputError:
         return None
-    if header.get("format") != FORMAT or header.get("checksum") != _checksum(tensors):
+    words = {name: value for name, value in header.items() if name not in ("format", "checksum")}
+    if header.get("format") != FORMAT or header.get("checksum") != _checksum(tensors, words):
         return None
     return Stored(tensors, header)
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    return digest({name: tensor_digest(tensor) for name, tensor in tensors.items()})
+def _checksum(tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> str:
+    """Of all that a file holds: its tensors, and the words in its header."""
+    return digest([{name: tensor_digest(tensor) for name, tensor in tensors.items()}, dict(words)])
 
 
 PIXELS_FORMAT = 2

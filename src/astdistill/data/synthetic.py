@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from ..runtime.config import FINITE, Record
 from ..runtime.errors import DivergedError, InputError
-from ..runtime.files import load_tensors, save_tensors
+from ..runtime.files import load_tensors, reading, save_tensors
 from ..runtime.provenance import without_places
 from ..runtime.run_dir import RunDir
 from ..runtime.shapes import Images, Labels, Scalar, Targets
@@ -28,6 +32,66 @@ LATER = ("canvas", "canvas_samples", "factor")
 """The same; files from before there were textures lack them, and those without slots the last."""
 PRIVATE = ("arguments", "machine")
 """What of the provenance concerns nobody else."""
+
+
+REMEDY = "take a whole synthetic.safetensors that astdistill wrote"
+
+
+class _Words(Record):
+    """What a file's header says, of the kinds that it should be; `SyntheticSet` tells what each is."""
+
+    model_config = FINITE
+
+    classes: tuple[str, ...] = Field(min_length=1)
+    model: str
+    labels: Literal["hard", "soft"]
+    augmentation: str
+    momentum: float = Field(ge=0, lt=1)
+    method: str
+    fingerprint: str
+    provenance: dict[str, Any]
+    canvas: int = Field(default=1, ge=1)
+    canvas_samples: int = Field(default=1, ge=1)
+
+
+def restored(path: Path, description: Any, tensors: Mapping[str, Tensor]) -> Preprocessing:
+    """The preprocessing that `path` describes. Raises InputError where its pieces are absent, or do not fit each
+    other."""
+    with reading(path, "a preprocessing", REMEDY):
+        made = Preprocessing.restore(description, tensors)
+        (channels, *_), size = made.shape, math.prod(made.shape)
+        length = {"zca": size}.get(made.kind, channels)
+        wanted = {"std": [channels], "mean": [length], "eigenvalues": [size], "eigenvectors": [size, size]}
+        wrong = [
+            name for name, tensor in made.tensors().items() if list(tensor.shape) != wanted[name] or not _finite(tensor)
+        ]
+        if wrong or (made.std is not None and not bool((made.std > 0).all())):
+            raise ValueError(f"its {(wrong or ['std'])[0]} is not what it should be")
+        if not (isinstance(made.statistics, str) and min(made.shape) >= 0 and 0 <= made.eps < math.inf):
+            raise ValueError("its description is not what it should be")
+    return made
+
+
+def _finite(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(tensor.isfinite().all())
+
+
+def _misfit(read: SyntheticSet) -> str:
+    """Why these tensors are no distilled set of these words; '' where they are."""
+    images, count, classes = read.images, len(read.images), len(read.classes)
+    if images.ndim != 4 or not images.numel() or count % classes:
+        return f"images of shape {list(images.shape)} for {classes} classes"
+    if list(read.targets.shape) != [count, classes]:
+        return f"targets of shape {list(read.targets.shape)} for {count} images and {classes} classes"
+    if not (_finite(images) and _finite(read.targets)):
+        return "images or targets that are no finite numbers"
+    if read.lr.numel() != 1 or not _finite(read.lr) or float(read.lr) <= 0:
+        return "a learning rate that is no positive number"
+    if any(side % read.canvas for side in images.shape[2:]):
+        return f"images of shape {list(images.shape)} on a canvas of {read.canvas}"
+    if any(want not in (0, has) for want, has in zip(read.preprocessing.shape, read.shape, strict=True)):
+        return f"images of shape {list(read.shape)}, and a preprocessing of {list(read.preprocessing.shape)}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -219,15 +283,22 @@ class SyntheticSet:
             for name, tensor in tensors.items()
             if name.startswith("preprocessing.")
         }
-        return cls(
-            images=tensors["images"],
-            targets=tensors["targets"],
-            lr=tensors["lr"],
-            classes=tuple(header["classes"]),
-            preprocessing=Preprocessing.restore(header["preprocessing"], state),
-            data=DataConfig.model_validate(header["data"]),
-            **{name: header[name] for name in (*WORDS, *LATER) if name in header},
-        )
+        with reading(file, "a distilled set", REMEDY):
+            words = _Words.model_validate(
+                {name: header[name] for name in ("classes", *WORDS, *LATER) if name in header}
+            )
+            read = cls(
+                images=tensors["images"],
+                targets=tensors["targets"],
+                lr=tensors["lr"],
+                preprocessing=restored(file, header["preprocessing"], state),
+                data=DataConfig.model_validate(header["data"]),
+                **dict(words),
+            )
+            wrong = _misfit(read)
+        if wrong:
+            raise InputError(f"{file} does not hold a distilled set ({wrong}); {REMEDY}.")
+        return read
 
 
 def one_hot(labels: Labels, classes: int) -> Targets:

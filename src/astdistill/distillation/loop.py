@@ -24,6 +24,7 @@ from ..runtime.progress import bar, console
 from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive
 from ..runtime.status import StepClock
+from ..runtime.trust import trust_models
 from .run import Distillation, StepRecord
 from .settings import DistillSettings, check
 from .snapshots import Frame, due, forget
@@ -132,6 +133,7 @@ def distill(
     written, where the parts do not fit and where another process is writing to `out`, DivergedError when too many steps
     in a row were skipped or a number is not finite, and FolderGoneError when `out` is deleted meanwhile.
     """
+    trust_models(model)
     dataset = moved(dataset, device)
     with computing(engine, threads):
         settings = settings or DistillSettings()

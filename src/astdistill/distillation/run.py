@@ -24,7 +24,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import read_lines, rewrite_lines
 from ..runtime.progress import phase
 from ..runtime.provenance import provenance
-from ..runtime.run_dir import RunDir
+from ..runtime.run_dir import RunDir, sound_metric
 from ..runtime.shapes import Images, Targets
 from .settings import DistillSettings, first_written
 from .snapshots import StartMap
@@ -146,7 +146,9 @@ class Distillation:
         """Drop what was logged after the state was saved: those steps are taken again."""
         metrics = RunDir(self.out).metrics if self.out else None
         if metrics and metrics.exists():
-            rewrite_lines(metrics, [line for line in read_lines(metrics) if line["iteration"] < iterations])
+            rewrite_lines(
+                metrics, [line for line in read_lines(metrics, sound_metric) if line["iteration"] < iterations]
+            )
 
     @property
     def device(self) -> torch.device:

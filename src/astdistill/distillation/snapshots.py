@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..data.synthetic import SyntheticSet
 from ..methods.initialisation import Clusters
-from ..runtime.files import load_tensors, save_tensors
+from ..runtime.files import load_tensors, reading, save_tensors
 from ..runtime.run_dir import RunDir
 from ..runtime.shapes import Logits, Targets
 
 LEADING = "1235"
 """Iterations 5, 10, 20, 30, 50, 100, … are kept: four a decade, because images change the most at the start."""
 FIRST = 5
+LOOKED_AT = "delete it: it is there to be looked at alone"
 MOST_IMAGES = 1000
 """Of larger sets a frame has the first images of each class, at least one: it is looked at, not trained on."""
 
@@ -57,11 +58,20 @@ class Frame:
 
 def read_course(out: Path) -> list[Frame]:
     """The frames of a run in order; none where it kept none."""
-    found = [load_tensors(path) for path in RunDir(out).frames()]
-    return [
-        Frame(header["iteration"], tensors["pixels"], tensors["probabilities"], header["lr"])
-        for tensors, header in found
-    ]
+    return [_frame(path) for path in RunDir(out).frames()]
+
+
+def _frame(path: Path) -> Frame:
+    tensors, header = load_tensors(path)
+    with reading(path, "images of a run", LOOKED_AT):
+        pixels, shares, iteration = tensors["pixels"], tensors["probabilities"], header["iteration"]
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or not pixels.numel():
+            raise ValueError(f"pixels of shape {list(pixels.shape)} as {pixels.dtype}")
+        if shares.ndim != 2 or len(shares) != len(pixels) or not bool(shares.isfinite().all()):
+            raise ValueError("labels that are none")
+        if type(iteration) is not int or iteration < 0:
+            raise ValueError("its iteration is no count")
+        return Frame(iteration, pixels, shares, float(header["lr"]))
 
 
 def forget(out: Path, iteration: int) -> None:
@@ -106,7 +116,27 @@ class StartMap:
     def read(out: Path) -> StartMap | None:
         """The map of a run; None where its images were not chosen by clusters."""
         path = RunDir(out).initialisation
-        return StartMap(**load_tensors(path)[0]) if path.exists() else None
+        if not path.exists():
+            return None
+        tensors = load_tensors(path)[0]
+        with reading(path, "how the first images were chosen", LOOKED_AT):
+            read = StartMap(**tensors)
+            _check_map(read)
+        return read
+
+
+def _check_map(read: StartMap) -> None:
+    """Raise ValueError for tensors that do not fit each other."""
+    count = len(read.classes)
+    shapes = [list(each.shape) for each in (read.together, read.apart, read.classes, read.clusters)]
+    if shapes != [[count, 2], [count, 2], [count], [count]] or read.chosen.ndim != 1:
+        raise ValueError("tensors of other shapes")
+    if any(each.is_floating_point() or each.is_complex() for each in (read.classes, read.clusters, read.chosen)):
+        raise ValueError("numbers that are no counts")
+    if not bool((read.together.isfinite() & read.apart.isfinite()).all()):
+        raise ValueError("points that are not finite")
+    if not 0 <= int(read.chosen.min()) <= int(read.chosen.max()) < count or int(read.classes.min()) < 0:
+        raise ValueError("rows that are not there")
 
 
 def plane(features: Logits) -> Float[Tensor, "N 2"]:

@@ -16,7 +16,7 @@ from ..methods.method import Method
 from ..methods.outer_step import StepState
 from ..methods.unroll import MetaGradient, Variables
 from ..runtime.errors import DivergedError, InputError
-from ..runtime.files import load_tensors, save_tensors
+from ..runtime.files import load_tensors, reading, save_tensors
 from ..runtime.shapes import Images, Scalar, Targets
 from .settings import DistillSettings
 
@@ -237,12 +237,13 @@ class DistillState:
                 f"{path} belongs to a run with other data, experts or settings; choose another --out, or delete that "
                 f"folder."
             )
-        tensors = {name: tensor.to(device) for name, tensor in written.items()}
-        step = StepState(_named(tensors, OF_STEP), header.get("step", {}))
-        further = _named(tensors, OF_FURTHER)
-        state = DistillState(tensors["images"], tensors["targets"], method, settings, further, step)
-        state._put(Snapshot(written, step))
-        state.counters = Counters(**_counters(header["counters"]))
+        with reading(path, "the state of a run", "delete that folder, and run the same command again"):
+            tensors = {name: tensor.to(device) for name, tensor in written.items()}
+            step = StepState(_named(tensors, OF_STEP), header.get("step", {}))
+            further = _named(tensors, OF_FURTHER)
+            state = DistillState(tensors["images"], tensors["targets"], method, settings, further, step)
+            state._put(Snapshot(written, step))
+            state.counters = Counters(**_counters(header["counters"]))
         return state
 
     def _now(self) -> Snapshot:
@@ -284,7 +285,11 @@ def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _counters(header: dict[str, Any]) -> dict[str, Any]:
-    return {name: header[name] for name in vars(Counters()) if name in header}
+    counted = {name: header[name] for name in vars(Counters()) if name in header}
+    wrong = [name for name, value in counted.items() if name != "best" and (type(value) is not int or value < 0)]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is no count")
+    return counted
 
 
 def outer_optimiser(

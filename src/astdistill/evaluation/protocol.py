@@ -13,6 +13,7 @@ from ..models.convnets import deepest
 from ..models.registry import Name, parse
 from ..runtime.config import FINITE, Record, Share
 from ..runtime.errors import InputError, unknown
+from ..runtime.trust import trust_models
 
 LATER = ("released_count", "optimiser", "steps", "networks", "drops_at", "cutmix")
 """Fields of a recipe that the first version did not have."""
@@ -217,6 +218,7 @@ def architectures(wanted: str | Sequence[str] | None, student: str, shape: Shape
     """
     if isinstance(wanted, str):
         wanted = [wanted]
+    trust_models(wanted)  # what the caller names; the student may be a file's word
     names = wanted or ["S"]
     for name in names:
         if len(name) == 1 and name not in POOLS:

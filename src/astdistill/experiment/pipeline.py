@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from torch import Tensor
 
 from ..autodiff.dispatch import using
@@ -30,9 +31,10 @@ from ..report.figures import save_curves, save_quality
 from ..report.page.page import renew_page
 from ..report.pictures import save_grid, save_textures, sheet
 from ..runtime.devices import read
-from ..runtime.files import check_folder, read_json, read_lines
+from ..runtime.errors import InputError, refused
+from ..runtime.files import check_folder, read_json, read_lines, reading
 from ..runtime.progress import tell, write_status
-from ..runtime.run_dir import RunDir
+from ..runtime.run_dir import RunDir, sound_metric
 from ..runtime.status import stage
 from ..runtime.tracking import Log, open_log
 from .config import Experiment, check_experiment, expert_epochs, imported_experts, load_data
@@ -169,7 +171,7 @@ def obtain_synthetic(
         save_textures(synthetic, RunDir(out).textures)
     method = experiment.method
     save_curves(
-        read_lines(RunDir(out).metrics),
+        read_lines(RunDir(out).metrics, sound_metric),
         RunDir(out).curves,
         loss_name=method.step.loss_name,
         learned_lr="lr" in method.learn,
@@ -204,7 +206,8 @@ def prepare(experiment: Experiment, out: Path, tell: Callable[[Description], Non
     tell(description)
     check_experiment(experiment, dataset)
     written = read_json(folder.config) if folder.config.exists() else {}
-    former = unread(written.get("distill", {}), experiment.method)
+    with reading(folder.config, "the settings of a run", "restore it, or name a new folder with --out"):
+        former = unread(written.get("distill", {}), experiment.method)
     check_folder(out, "--out")
     with folder.writing():
         folder.claim(
@@ -228,7 +231,10 @@ def tell_engine(experiment: Experiment, dataset: Dataset) -> None:
 
 def _read_again(written: dict[str, Any]) -> dict[str, Any]:
     """A config.json, perhaps of an earlier version, as this version writes it."""
-    return Experiment.model_validate(written).to_json()
+    try:
+        return Experiment.model_validate(written).to_json()
+    except ValidationError as error:
+        raise InputError(f"{refused(error)} So says its config.json; restore that, or name a new --out.") from error
 
 
 def _noted(experiment: Experiment) -> Experiment:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,11 +15,24 @@ from safetensors import SafetensorError, safe_open
 
 from ..data.dataset import DataConfig, Dataset
 from ..data.preprocessing import Preprocessing
+from ..data.synthetic import restored
 from ..runtime.config import Record
 from ..runtime.errors import InputError
-from ..runtime.files import DIGESTS, altered_row, header_digest, load_tensors, read_json, save_tensors, write_json
+from ..runtime.files import (
+    DIGESTS,
+    altered_row,
+    header_digest,
+    load_tensors,
+    parse_json,
+    read_json,
+    reading,
+    save_tensors,
+    write_json,
+)
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Params, Rows
+from ..runtime.text import printable
+from ..runtime.trust import trust_modules
 from .recipe import ExpertCurve, ExpertRecipe
 
 FORMAT = 1
@@ -92,8 +104,10 @@ class TrajectoryStore:
         return TrajectoryStore.open(folder)
 
     @staticmethod
-    def open(folder: str | Path, limit: int | None = None) -> TrajectoryStore:
-        """The store in `folder`. Raises InputError when there is none, or when `folder` holds several."""
+    def open(folder: str | Path, limit: int | None = None, trust: str | Sequence[str] = ()) -> TrajectoryStore:
+        """The store in `folder`; `trust` names the modules of other packages that it may name. Raises InputError when
+        there is none, or when `folder` holds several."""
+        trust_modules(trust)
         folder = Path(folder)
         if not (folder / "recipe.json").exists():
             folder = _only_store(folder)
@@ -116,8 +130,9 @@ class TrajectoryStore:
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of that data."""
-        tensors, header = load_tensors(self.folder / PREPROCESSING, mend=MEND)
-        return Preprocessing.restore(header["preprocessing"], tensors)
+        path = self.folder / PREPROCESSING
+        tensors, header = load_tensors(path, mend=MEND)
+        return restored(path, header.get("preprocessing"), tensors)
 
     def experts(self) -> list[int]:
         """The numbers of the finished experts, ascending, up to the limit."""
@@ -195,7 +210,7 @@ class TrajectoryStore:
         rows, found = file.get_slice("rows"), None
         shape = [f"torch.{ROW_TYPES.get(rows.get_dtype(), '')}", rows.get_shape()]
         try:
-            said = json.loads(words[DIGESTS])
+            said = parse_json(words[DIGESTS])
             found, sums = said["tensors"]["rows"], said["tensors"]
             sound = said["header"] == header_digest({"rows": shape}, words, sums)
         except (ValueError, KeyError, TypeError):
@@ -216,8 +231,16 @@ class TrajectoryStore:
 
     def curves(self) -> list[ExpertCurve]:
         """How each expert went, up to `epochs`."""
-        last, whole = self.epochs, [json.loads(self._handle(expert).metadata()["curves"]) for expert in self.experts()]
-        return [ExpertCurve(**{name: values[:last] for name, values in each.items()}) for each in whole]
+        return [self._curve(expert, self.epochs) for expert in self.experts()]
+
+    def _curve(self, expert: int, last: int) -> ExpertCurve:
+        """How one expert went, up to epoch `last`."""
+        path = self.path(expert)
+        with self._reading(path):
+            whole = parse_json(self._handle(expert).metadata()["curves"])
+            whole = {name: [float(value) for value in values][:last] for name, values in whole.items()}
+        with self._reading(path):
+            return ExpertCurve(**whole)
 
     def _handle(self, expert: int) -> Any:
         if expert not in self._open:
@@ -232,24 +255,30 @@ class TrajectoryStore:
     @staticmethod
     @contextmanager
     def _reading(path: Path) -> Iterator[None]:
-        try:
-            yield
-        except InputError:
-            raise
-        except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(
-                f"{path} is not a whole trajectory ({error}); delete it and run the same command again."
-            ) from error
+        with reading(path, "a whole trajectory", "delete it and run the same command again"):
+            try:
+                yield
+            except (SafetensorError, OSError) as error:
+                why = printable(str(error))[:200]
+                raise InputError(
+                    f"{path} is not a whole trajectory ({why}); delete it and run the same command again."
+                ) from error
 
     def _check_rows(self, path: Path, file: Any) -> None:
         """Raise InputError unless there are rows up to `until`, of the recipe's every epoch, or of every epoch of the
         file's curves."""
-        shape, curves = file.get_slice("rows").get_shape(), json.loads((file.metadata() or {}).get("curves", "{}"))
+        rows = file.get_slice("rows")
+        shape, curves = rows.get_shape(), parse_json((file.metadata() or {}).get("curves", "{}"))
         whole, trained = self.identity.recipe.epochs, len(curves.get("step_squared", ()))
         epochs = whole
         if (self.until or 1) <= trained <= whole:
             epochs = trained
         wanted = [epochs + 1, self.identity.parameters]
+        if rows.get_dtype() not in ROW_TYPES:
+            raise InputError(
+                f"{path} holds rows of {rows.get_dtype()}, where one of {', '.join(ROW_TYPES)} is due; delete it and "
+                "run the same command again."
+            )
         if shape != wanted:
             raise InputError(
                 f"{path} holds rows of shape {shape} where {wanted} are due; delete it and run the same command again."

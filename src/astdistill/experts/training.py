@@ -25,6 +25,7 @@ from ..runtime.parallel import WorkerPlan, plan_workers, pool, training_seconds
 from ..runtime.progress import Bar, bar
 from ..runtime.seeds import derive, rng, seeded
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
+from ..runtime.trust import trust_models
 from .partial import PartialTrajectory
 from .recipe import ExpertCurve, ExpertRecipe
 from .store import TrajectoryStore, identity_of
@@ -96,6 +97,7 @@ def train_experts(
     """
     if count < 1:
         raise InputError(f"{count} experts were asked for; choose --experts.count of 1 or more.")
+    trust_models(model)
     dataset = moved(dataset, device)
     with computing(engine, threads):
         worker_plan = plan_workers(count, workers, dataset.device, [model])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
@@ -23,6 +23,7 @@ from ..runtime.errors import DivergedError, InputError
 from ..runtime.progress import bar
 from ..runtime.seeds import rng, seeded
 from ..runtime.shapes import Batch, Images, Labels, Logits
+from ..runtime.trust import trust_modules
 from . import exporters, import_sets
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -207,9 +208,14 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
         return image, target
 
 
-def load(path: str | Path) -> Distilled:
+def load(path: str | Path, *, trust: str | Sequence[str] = ()) -> Distilled:
     """The distilled set in `path`: a file, or a run folder that holds `synthetic.safetensors`. Raises InputError for
-    anything else."""
+    anything else.
+
+    `trust` names the modules of other packages that the set may name as its network or method; no other one is
+    imported.
+    """
+    trust_modules(trust)
     return Distilled.load(path)
 
 

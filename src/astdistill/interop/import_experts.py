@@ -30,6 +30,7 @@ from ..runtime.files import check_folder, lock, save_tensors
 from ..runtime.progress import Bar, bar, console
 from ..runtime.seeds import rng
 from ..runtime.shapes import Rows
+from ..runtime.trust import trust_models
 from .import_sets import read_pickle
 
 Shape = tuple[int, ...]
@@ -164,6 +165,7 @@ def import_buffers(
     hold anything but tensors in lists, for other shapes than the network's, and for experts that do not move or are not
     finite.
     """
+    trust_models(model)
     files, root = buffer_files(source), Path(store)
     check_folder(root, "--store")
     layout = Layout.of(model, dataset.shape, len(dataset.classes))

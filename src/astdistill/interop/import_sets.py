@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
@@ -26,8 +27,15 @@ from ..runtime.files import new_folder
 from ..runtime.provenance import provenance
 from ..runtime.run_dir import RunDir
 from ..runtime.shapes import Images, Labels, Targets
+from ..runtime.trust import trust_models
 from .formats import IMAGES, LABELS, RATE, logits_of
 
+PACKED = tuple(
+    kind
+    for name in ("bits8", "bits16", "bits1x8", "bits2x4", "bits4x2", "float4_e2m1fn_x2")
+    if isinstance(kind := getattr(torch, name, None), torch.dtype)
+)
+"""Types that hold bits, or several numbers in one, as far as this torch has them."""
 FOREIGN = re.compile(r"GLOBAL (\S+)")
 """Where torch names what it would not load."""
 
@@ -43,7 +51,7 @@ def read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other pickle protocols; what matters is said below
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except UnpicklingError as error:
         foreign = FOREIGN.search(str(error))
         if foreign is None:
@@ -56,6 +64,35 @@ def read_pickle(path: Path) -> Any:
         raise
     except Exception as error:  # a broken pickle can fail in any way
         raise _broken(path, error) from error
+    odd = next(filter(None, map(_odd, _tensors(value))), "")
+    if odd:
+        raise InputError(f"{path} holds a tensor that {odd}, where plain numbers are due; save it again as such.")
+    return value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in lists and dictionaries, each container once: a pickle's may hold itself."""
+    below, seen = [value], set[int]()
+    while below:
+        each = below.pop()
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, list | tuple | dict) and id(each) not in seen:
+            seen.add(id(each))
+            below += each.values() if isinstance(each, dict) else each
+
+
+def _odd(tensor: Tensor) -> str:
+    """What is not usual about a tensor; '' for one of real numbers that all lie in its file."""
+    if tensor.device.type != "cpu":
+        return "has no numbers"
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return "is sparse or nested"
+    if tensor.is_quantized or tensor.is_complex() or tensor.dtype in PACKED:
+        return f"is of type {str(tensor.dtype).removeprefix('torch.')}"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "repeats its numbers"
+    return ""
 
 
 def _broken(path: Path, error: Exception) -> InputError:
@@ -99,6 +136,7 @@ def import_set(
     """
     folder = Path(folder)
     check_set_folder(folder)
+    trust_models(model)
     build_model(model, dataset.shape, len(dataset.classes))
     augmentation = checked(augmentation)
     _check_student(momentum, canvas, canvas_samples)
@@ -237,7 +275,7 @@ def _number(value: Any) -> float:
     """The one number in a tensor or beside none; NaN for anything else."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return float(value.detach())
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and abs(value) < 1e300:
         return float(value)
     return math.nan
 

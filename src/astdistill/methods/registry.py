@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from ..runtime.config import import_name
 from ..runtime.errors import InputError, unknown
+from ..runtime.trust import import_name, live
 from .method import Method
 
 
@@ -21,9 +21,13 @@ def methods() -> dict[str, Method]:
 
 
 def find_method(name: str) -> Method:
-    """The method called `name`, or at the import path `package.module:NAME` of a user's own package."""
+    """The method called `name`, or at the import path `package.module:NAME` of a user's own package.
+
+    Raises InputError where there is none, and where finding it would import what only a file names."""
     if ":" in name:
-        found = import_name(name)
+        found = live(name)
+        if not isinstance(found, Method):
+            found = import_name(name)
         if not isinstance(found, Method):
             raise InputError(f"'{name}' is a {type(found).__name__}, not a Method; name one as 'package.module:NAME'.")
         return found

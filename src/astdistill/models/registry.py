@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ..runtime import seeds
-from ..runtime.config import import_name
 from ..runtime.errors import InputError, suggestion, unknown
+from ..runtime.trust import import_name
 from .convnets import MAX_DEPTH, MLP, VGG11, AlexNet, ConvNet, LeNet, deepest
 from .layers import ACTIVATIONS, NORMS, POOLINGS
 from .resnet import ResNet18

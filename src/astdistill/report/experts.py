@@ -64,7 +64,7 @@ def read_experts(out: Path) -> list[StoreCurves]:
         return []
     try:
         stores = [_store_curves(entry) for entry in read_json(path)["stores"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -82,7 +82,8 @@ def _store_curves(entry: dict[str, Any]) -> StoreCurves:
     name = "imported"
     if not entry["imported"]:
         name = described(ExpertRecipe.model_validate(entry["recipe"]))
-    return StoreCurves(name, entry["own"], [ExpertCurve(**curve) for curve in entry["curves"]])
+    curves = [{each: [float(value) for value in values] for each, values in curve.items()} for curve in entry["curves"]]
+    return StoreCurves(name, bool(entry["own"]), [ExpertCurve(**curve) for curve in curves])
 
 
 def _entry(store: TrajectoryStore, own: bool) -> dict[str, Any]:
@@ -102,6 +103,11 @@ class ExpertProgress:
     accuracies: tuple[float, ...]
 
 
+def _sound_epoch(line: dict[str, Any]) -> bool:
+    """Whether a line of a store's log says which expert was tested after which epoch."""
+    return int(line["expert"]) >= 0 <= int(line["epoch"]) and 0 <= float(line["test_accuracy"]) <= 100
+
+
 def expert_progress(folder: Path, config: dict[str, Any], data: str | None) -> ExpertProgress | None:
     """How far the experts are that the run in `folder`, of these settings and on the data of that fingerprint, takes;
     None where their store is not begun, or is not seen from here."""
@@ -109,7 +115,7 @@ def expert_progress(folder: Path, config: dict[str, Any], data: str | None) -> E
     if store is None:
         return None
     count, each = int(config["experts"]["count"]), _epochs(config)
-    last = {line["expert"]: line for line in read_lines(store / "log.jsonl") if line["expert"] < count}
+    last = {line["expert"]: line for line in read_lines(store / "log.jsonl", _sound_epoch) if line["expert"] < count}
     numbers = [int(path.stem) for path in store.glob("*.safetensors") if path.stem.isdigit()]
     # One that stopped early has its file, and is on its way to a later epoch where its rows are being written again.
     under_way = {int(path.parent.name.partition(".")[0]) for path in store.glob("*.partial/rows.bin")}
@@ -149,6 +155,9 @@ def _store_of(folder: Path, config: dict[str, Any], data: str | None) -> Path | 
 def _identity(recipe: Path) -> dict[str, Any]:
     """Whose experts a store says that it holds; empty where it cannot be read."""
     try:
-        return read_json(recipe).get("identity", {})
+        identity = read_json(recipe).get("identity", {})
     except InputError:
         return {}
+    if isinstance(identity, dict):
+        return identity
+    return {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from ..evaluation.scores import spread
 from ..experts.recipe import ExpertCurve
 from ..runtime.errors import InputError
 from ..runtime.files import replacing
+from ..runtime.text import shown_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,8 +71,30 @@ def logarithmic(axes: Axes) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the figure as PNG, whole or not at all; the bytes depend on the figure alone."""
-    with replacing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary, unwarned():
         figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Draw without a warning for each sign that the font lacks: the picture shows a box in its place."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
+
+
+def legend(axes: Axes, **options: Any) -> None:
+    """A legend whose words are no formulas, whatever dollars are in them, and that leaves out no name that begins with
+    `_`."""
+    handles, labels = [], []
+    for artist in axes.get_lines():
+        label = str(artist.get_label())
+        if not label.startswith("_child"):
+            handles.append(artist)
+            labels.append(shown_name(label))
+    drawn = axes.legend(handles, labels, frameon=False, **options)
+    for text in drawn.get_texts():
+        text.set_parse_math(False)
 
 
 SMOOTHED_OVER = 20
@@ -154,7 +179,7 @@ def draw_loss(axes: Axes, loss: Curve) -> None:
             clip_on=False,
         )
     if not few or loss.broken:
-        axes.legend(fontsize=8, frameon=False)
+        legend(axes, fontsize=8)
 
 
 def trend(values: Sequence[float]) -> list[float]:
@@ -193,7 +218,7 @@ def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) 
     for axes in (steps, accuracy):
         axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.lines:
-            axes.legend(fontsize=8, frameon=False)
+            legend(axes, fontsize=8)
         else:
             axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
     save(figure, Path(path))

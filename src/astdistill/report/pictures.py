@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
+import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..data.synthetic import SyntheticSet
 from ..runtime.errors import InputError
 from ..runtime.files import replacing
 from ..runtime.shapes import Images
+from ..runtime.text import file_name, shown_name
 from .figures import INK, blank, save
 
 DPI = 100
@@ -93,7 +95,7 @@ def save_grid(synthetic: SyntheticSet, path: str | Path, columns: int | None = N
 
 def save_labelled(pixels: Images, classes: Sequence[str], path: str | Path, columns: int | None = None) -> None:
     """The same of any images in [0, 1], as many of each of `classes`, grouped by class."""
-    names, ipc = [name.replace("_", " ") for name in classes], len(pixels) // len(classes)
+    names, ipc = [shown_name(name) for name in classes], len(pixels) // len(classes)
     layout = arrange(
         len(names), ipc, max(pixels.shape[-2:]), max(_text_width(name, LARGEST_FONT) for name in names), columns
     )
@@ -108,11 +110,6 @@ def save_picture(pixels: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
         pixels = pixels[..., 0]
     with replacing(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
-
-
-def file_name(label: str) -> str:
-    """The name of a class as part of a file's."""
-    return re.sub(r"[^\w-]+", "_", label)[:80]
 
 
 def sheet(pixels: Images, ipc: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -186,18 +183,20 @@ def _fitting(name: str, room: float) -> tuple[str, float]:
     size = min(LARGEST_FONT, LARGEST_FONT * room / max(1.0, _text_width(name, LARGEST_FONT)))
     if size >= SMALLEST_FONT:
         return name, size
-    while len(name) > 2 and _text_width(f"{name}…", SMALLEST_FONT) > room:
-        name = name[:-1].rstrip()
-    return f"{name}…", SMALLEST_FONT
+    fits = bisect_right(range(len(name)), room, lo=1, key=lambda count: _text_width(f"{name[:count]}…", SMALLEST_FONT))
+    return f"{name[: max(2, fits - 1)].rstrip()}…", SMALLEST_FONT
 
 
 def _text_width(text: str, size: float) -> float:
     """Output pixels that `text` takes at a font of `size` output pixels."""
     from matplotlib.textpath import TextPath
 
-    if not text.strip():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        path = TextPath((0, 0), text or " ", size=size, usetex=False)
+    if not len(path.vertices):  # nothing to be seen
         return 0.0
-    return TextPath((0, 0), text, size=size).get_extents().width
+    return float(path.get_extents().width)
 
 
 def save_textures(synthetic: SyntheticSet, folder: str | Path, tiles: int = 3) -> list[Path]:

@@ -21,7 +21,7 @@ from ..runtime.config import by_todays_names, find_component
 from ..runtime.errors import InputError
 from ..runtime.files import read_json, read_lines
 from ..runtime.provenance import as_shown
-from ..runtime.run_dir import DESCRIPTION, RunDir
+from ..runtime.run_dir import DESCRIPTION, RunDir, sound_metric, sound_time
 from ..runtime.status import Status, alive, read_status
 from .experts import ExpertProgress, StoreCurves, expert_progress, read_experts
 
@@ -52,9 +52,14 @@ class RunReader:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         known = _optional(self.dir.provenance)
-        if known or self.synthetic is None:
-            return known
-        return self.synthetic.provenance
+        if not known and self.synthetic is not None:
+            known = self.synthetic.provenance
+        if wrong := _misnoted(known):
+            raise InputError(
+                f"{self.dir.folder} does not say where it was made ('{wrong}' is not of its kind); restore its "
+                "provenance.json, or move it away."
+            )
+        return known
 
     @cached_property
     def description(self) -> Description | None:
@@ -72,11 +77,11 @@ class RunReader:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        return read_lines(self.dir.metrics)
+        return read_lines(self.dir.metrics, sound_metric)
 
     @cached_property
     def clock(self) -> list[dict[str, Any]]:
-        return read_lines(self.dir.clock)
+        return read_lines(self.dir.clock, sound_time)
 
     @cached_property
     def evaluations(self) -> dict[str, Scores]:
@@ -153,16 +158,27 @@ class RunReader:
     @property
     def step(self) -> type[OuterStep]:
         """What its outer steps were, as far as its settings say so: one of another package may not be here."""
+        return self._step[0]
+
+    @property
+    def step_refused(self) -> str:
+        """Why it is not known what the outer steps were, in one sentence; '' where it is."""
+        return self._step[1]
+
+    @cached_property
+    def _step(self) -> tuple[type[OuterStep], str]:
         named = self._method.get("step")
         if named is None:
-            return TrajectoryMatching
+            return TrajectoryMatching, ""
         try:
-            kind = find_component(named["part"])
-        except InputError:
-            return OuterStep
+            kind = find_component(str(named["part"]))
+        except InputError as error:
+            return OuterStep, str(error)
+        except (KeyError, TypeError):
+            return OuterStep, f"{self.dir.config} does not name the outer step."
         if isinstance(kind, type) and issubclass(kind, OuterStep):
-            return kind
-        return OuterStep
+            return kind, ""
+        return OuterStep, f"{self.dir.config} names an outer step that is none, '{named['part']}'."
 
     @property
     def learns_lr(self) -> bool:
@@ -243,6 +259,17 @@ def read_run(folder: str | Path) -> RunReader:
         f"{folder} holds no run (no config.json, no synthetic.safetensors); "
         "make one with: astdistill run PRESET --out FOLDER"
     )
+
+
+def _misnoted(provenance: dict[str, Any]) -> str:
+    """The part of a provenance that is of another kind than it should be; '' where none is."""
+    kinds = {"arguments": list, "resumed": list, "machine": dict, "versions": dict, "settings": dict, "step": dict}
+    for name, kind in kinds.items():
+        value = provenance.get(name)
+        if value is not None and not isinstance(value, kind):
+            return name
+    words = provenance.get("arguments") or []
+    return "arguments" * any(not isinstance(word, str) for word in words)
 
 
 def _optional(path: Path) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Self
+from weakref import WeakValueDictionary
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from .errors import InputError, unknown
+from .trust import import_name, live
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 """A field, or each item of one, that holds a share of a whole."""
@@ -144,6 +145,7 @@ class Component(Record):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        _LIVE[f"{cls.__module__}:{cls.__qualname__}"] = cls
         if cls.__module__.partition(".")[0] != _PACKAGE or "<locals>" in cls.__qualname__:
             return
         name, other = cls.__qualname__, _BUILT_IN.get(cls.__qualname__, cls)
@@ -173,6 +175,8 @@ class Component(Record):
 _PACKAGE = __name__.partition(".")[0]
 _BUILT_IN: dict[str, type[Component]] = {}
 """The parts of this package by name; each enters itself when its class is made."""
+_LIVE: WeakValueDictionary[str, type[Component]] = WeakValueDictionary()
+"""Every part that this process has, also a user's own, by the name that files give it."""
 
 
 def built_in_components(kind: type[Component]) -> dict[str, type[Component]]:
@@ -192,14 +196,18 @@ def find_component(name: str) -> Any:
     """The part of this package called `name`, today or in files of earlier versions, or what a path
     `package.module:Class` names.
 
-    Raises InputError where there is none of that name.
+    Raises InputError where there is none of that name, and where finding it would import what only a file names.
     """
-    component = _BUILT_IN.get(todays_name(name))
+    component = _BUILT_IN.get(todays_name(name)) or _LIVE.get(name)
     if component is not None:
         return component
     if name.isidentifier():
         raise unknown("part", name, _BUILT_IN, where="in this package; name one of your own as 'package.module:Class'")
-    return import_name(name)
+    if name.startswith(f"{_PACKAGE}."):  # nothing of it is imported for a file's sake; the caller sees to its kind
+        component = live(name)
+    if component is None:
+        component = import_name(name)
+    return component
 
 
 def todays_name(name: str) -> str:
@@ -303,20 +311,6 @@ def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
             inner = inner.to_json()
         tree[name] = tree = dict(inner or {})
     tree[path[-1]] = value
-
-
-def import_name(path: str) -> Any:
-    """The object at `package.module:name`. Raises InputError when it is not there."""
-    module, _, name = path.partition(":")
-    try:
-        named: Any = importlib.import_module(module)
-        for piece in name.split("."):
-            named = getattr(named, piece)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"Cannot import '{path}' ({error}); write 'package.module:name' of something importable."
-        ) from error
-    return named
 
 
 def digest(value: Any) -> str:

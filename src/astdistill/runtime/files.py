@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import stat
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from .errors import FolderGoneError, InputError
 from .owners import TAG, new_tag, owner_alive
+from .text import printable
 
 NUMBERS = re.compile(r'\[\n\s+([^][{}"]+)\n\s+\]')
 """A list of plain values in indented JSON; a line break never stands inside a string there."""
@@ -233,7 +236,8 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
 
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # A name whose bytes are no UTF-8 has halves of signs in it, which are written out.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -246,18 +250,64 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises InputError naming the file when it is absent, broken, or holds anything
     else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as JSON ({error}); restore it or move it away and run again."
-        ) from error
+    except (ValueError, OSError) as error:
+        why = printable(str(error))[:200]
+        raise InputError(f"{path} cannot be read as JSON ({why}); restore it or move it away and run again.") from error
     if isinstance(value, dict):
         return value
     raise InputError(
         f"{path} was not written by astdistill (it holds no JSON object); restore it or move it away and run again."
     )
+
+
+DEEPEST = 50
+"""Lists and objects inside one another in a JSON file; ours have up to ten."""
+LONGEST_NUMBER = 40
+"""Letters of a number there."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for what is none, for numbers that no float or 64-bit integer holds,
+    and for values that lie deeper in one another than anybody needs."""
+    try:
+        value = json.loads(text, parse_int=_whole_number, parse_float=_finite_number, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("its values lie too deep in one another") from None
+    below, depth = [value], 0
+    while below := [inner for each in below for inner in _inside(each)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError("its values lie too deep in one another")
+    return value
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """What a list or an object holds of lists and objects."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return ()
+    return [inner for inner in value if isinstance(inner, dict | list)]
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > LONGEST_NUMBER or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"the number {text[:LONGEST_NUMBER]} is too large")
+    return int(text)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite_number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:LONGEST_NUMBER]} is too large")
+    return number
 
 
 def fingerprint(values: Tensor) -> str:
@@ -306,18 +356,20 @@ def load_tensors(path: Path, mend: str = MEND) -> tuple[dict[str, Tensor], dict[
     try:
         with safe_open(path, framework="pt") as file:
             words = file.metadata() or {}
-            header = {name: json.loads(value) for name, value in words.items()}
+            header = {name: parse_json(value) for name, value in words.items()}
             # A copy lies where torch would put it: the last bits of a matrix product can depend on the alignment of
             # its factors.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
+    except (SafetensorError, OSError) as error:
+        raise _no_tensors(path, error, mend) from error
     except ValueError as error:
         raise InputError(
             f"{path} was not written by astdistill (its header holds other words than JSON); name a file of a run."
         ) from error
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}); name another, or {mend}.") from error
+    except Exception as error:  # a header of other types than the library looks for
+        raise _no_tensors(path, error, mend) from error
     sums = header.pop(DIGESTS, None)
     if sums is not None and (wrong := _altered(tensors, words, sums)):
         raise InputError(f"{path} was changed after it was written: {wrong} no longer has its digest; {mend}.")
@@ -348,6 +400,24 @@ def altered_row(rows: Tensor, wanted: Collection[str]) -> int | None:
     return next((number for number, (row, digest) in pairs if fingerprint(row) != digest), None)
 
 
+def _no_tensors(path: Path, error: Exception, mend: str) -> InputError:
+    why = printable(str(error).partition("\n")[0])[:200]
+    return InputError(f"{path} is not a whole safetensors file ({why}); name another, or {mend}.")
+
+
+@contextmanager
+def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """What the block takes out of `path` is of the kinds that it wants, or an InputError says that the file does not
+    hold `what`, and the `remedy`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+        why = printable(f"{type(error).__name__}: {error}".partition("\n")[0])[:200]
+        raise InputError(f"{path} does not hold {what} ({why}); {remedy}.") from error
+
+
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line; numbers that are not finite become the strings 'nan' and 'inf', since JSON has none."""
     check_taken(path)
@@ -360,17 +430,39 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole JSON lines of a file; a line cut short by a kill is left out."""
+def read_lines(path: Path, sound: Callable[[dict[str, Any]], object] = bool) -> list[dict[str, Any]]:
+    """The JSON objects in the lines of a file, one each, as far as they are `sound`, which may say so by raising.
+
+    A last line that a kill cut short is left out; others that are damaged are, too, and are told of.
+    """
     if not path.exists():
         return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+    raw = path.read_bytes().split(b"\n")
+    read = [_line(each, sound) for each in raw]
+    lost = [number for number, (line, each) in enumerate(zip(read, raw[:-1], strict=False), 1) if each and line is None]
+    if lost:
+        words = f"line {lost[0]}"
+        if len(lost) > 1:
+            words = f"{len(lost)} lines, the first of them {lost[0]},"
+        warn(f"{path}: {words} cannot be read and was left out; all else is as it was written.")
+    return [line for line in read if line is not None]
+
+
+def _line(text: bytes, sound: Callable[[dict[str, Any]], object]) -> dict[str, Any] | None:
+    """The object of one line; None where there is none, or an unsound one."""
+    try:
+        value = parse_json(text)
+        if isinstance(value, dict) and sound(value) is not False:
+            return value
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
+    return None
+
+
+def warn(text: str) -> None:
+    """Tell the user something that stops nobody."""
+    with suppress(OSError):  # nobody may be reading it
+        print(f"astdistill: {printable(text)}", file=sys.stderr)
 
 
 def rewrite_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -379,12 +471,30 @@ def rewrite_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def cache_folder() -> Path:
-    """`$ASTDISTILL_CACHE`, else `$XDG_CACHE_HOME/astdistill`, else `~/.cache/astdistill`. It may not exist yet."""
+    """`$ASTDISTILL_CACHE`, else `$XDG_CACHE_HOME/astdistill`, else `~/.cache/astdistill`, else a folder for this user
+    among the temporary ones. It may not exist yet."""
     own = os.environ.get("ASTDISTILL_CACHE")
     if own:
         return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "astdistill"
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "astdistill"
+    try:
+        return Path.home() / ".cache" / "astdistill"
+    except RuntimeError:  # a user without an entry in passwd, and no HOME, as containers have them
+        return _homeless_cache()
+
+
+def _homeless_cache() -> Path:
+    """A folder of this user's own among the temporary ones; a new one where somebody else has made that of the
+    name."""
+    folder = Path(tempfile.gettempdir()) / f"astdistill-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    made = folder.lstat()
+    if stat.S_ISDIR(made.st_mode) and made.st_uid == os.getuid() and not made.st_mode & 0o022:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="astdistill-"))
 
 
 def check_folder(path: Path, flag: str, file: bool = False) -> None:

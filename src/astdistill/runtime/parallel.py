@@ -22,6 +22,8 @@ import torch
 
 from .errors import InputError
 from .progress import Bar
+from .text import open_streams
+from .trust import words_of_trust
 from .worker import TensorPickler, nameless_file
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -119,18 +121,33 @@ Result = TypeVar("Result")
 Work = Callable[[Shared, Job, Bar], Result]
 """A function of a module (only its name is sent), called with what all jobs share, one job, and a bar for its steps."""
 START = """
+import sys
+sys.path[:] = {path!r}
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-import pickle, sys
-try:
-    sys.path[:] = pickle.load(sys.stdin.buffer)
-except (EOFError, pickle.UnpicklingError):
+if not sys.stdin.buffer.peek(1):
     sys.exit()
 from astdistill.runtime.worker import serve
-serve()
+serve({whole!r})
 """
 """What a worker runs. Ctrl-C in a terminal reaches every process of it, so workers ignore it: each is ended by its
 pipe, also where the parent is stopped while it starts them, and without a traceback of its own."""
+PACKAGE = Path(__file__).parents[2]
+"""The folder that this package is imported from."""
+
+
+def worker_words() -> list[str]:
+    """The command of a worker: a Python that looks for modules where this process does, from its first line on.
+
+    `-P` keeps the current folder out of the path until then. Where this process has it in its own path, as notebooks
+    and `python -c` do, it is left out while the worker imports what it works with: a stray signal.py or torch.py there
+    was none of the modules that this process has either.
+    """
+    here = {"", ".", os.getcwd()} - {str(PACKAGE)}
+    path = [place for place in sys.path if place not in here]
+    if str(PACKAGE) not in path:
+        path.append(str(PACKAGE))
+    return [sys.executable, "-P", "-c", START.format(path=path, whole=list(sys.path))]
 
 
 @contextmanager
@@ -182,13 +199,14 @@ class _Processes:
     def __init__(self, progress: Bar) -> None:
         self._progress = progress
         self._inbox: queue.SimpleQueue[tuple[int, str, Any]] = queue.SimpleQueue()
+        open_streams()  # a closed one would give its number to a pipe
         self._memory = nameless_file()
         self._started: list[subprocess.Popen[bytes]] = []
         self._readers: list[threading.Thread] = []
 
     def start(self, count: int) -> None:
         """Start so many workers, and a thread for each that listens to it."""
-        words, handles = [sys.executable, "-c", START], (self._memory.fileno(),)
+        words, handles = worker_words(), (self._memory.fileno(),)
         for number in range(count):
             self._started.append(
                 subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=handles)
@@ -203,8 +221,7 @@ class _Processes:
         TensorPickler(text, self._memory).dump((work, shared))
         self._memory.flush()
         for number in range(len(self._started)):
-            self._send(number, sys.path)
-            self._send(number, (self._memory.fileno(), threads, text.getvalue()))
+            self._send(number, (self._memory.fileno(), threads, words_of_trust(), text.getvalue()))
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Any]]:
         waiting, busy = deque(jobs), dict[int, Job]()

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from .status import Status, StatusFile, amount, described
+from .terminal import Terminal
 
 PLAIN_EVERY_S = 10.0
 LONG_S = 2.0
@@ -34,7 +35,7 @@ LONG_S = 2.0
 class Output:
     """Holds the one console of the process, so that tests and `--quiet` can change it in one place."""
 
-    console = Console(stderr=True)
+    console: Console = Terminal(stderr=True, lasting=True)
     quiet = False
     file: StatusFile | None = None
     innermost: Bar | None = None

@@ -23,6 +23,7 @@ from .files import (
     lock,
     naming,
     read_json,
+    reading,
     sweep,
     take,
     write_json,
@@ -33,6 +34,7 @@ from .provenance import provenance
 FORMER = "former_settings"
 DESCRIPTION = "data_read"
 """The part of provenance.json that says what was read of the data."""
+MOVED_AWAY = "move it away and run the same command again"
 FREE = (
     "data.source",
     "data.image_column",
@@ -53,6 +55,25 @@ FREE = (
 )
 """What may change between two calls of one run; that the data are the same wherever they lie is seen by their
 fingerprint."""
+
+
+def sound_metric(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl says which outer step it is of, and numbers where numbers are due."""
+    for name in ("loss", "lr", "validation"):
+        if line.get(name) is not None:
+            float(line[name])  # which raises where it is none; 'nan' is one
+    return _counts(line.get("iteration"))
+
+
+def sound_time(line: Mapping[str, Any]) -> bool:
+    """Whether a line of clock.jsonl says what took how long."""
+    peaks = [float(value) for name, value in line.items() if name.endswith("_mib")]
+    named = isinstance(line.get("stage"), str) or _counts(line.get("iteration"))
+    return named and 0 <= float(line["seconds"]) < 1e12 and all(0 <= peak < 1e12 for peak in peaks)
+
+
+def _counts(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 class Artefact:
@@ -321,8 +342,9 @@ class RunDir:
     def former_settings(self) -> dict[str, Any]:
         """Settings of the version that began this run, which nothing reads any more but its saved state is known by."""
         first = read_json(self.provenance) if self.provenance.exists() else {}
-        found = (place.get(FORMER, {}) for place in (first, *first.get("resumed", [])))
-        return {name: value for each in found for name, value in each.items()}
+        with reading(self.provenance, "where a run was made", MOVED_AWAY):
+            found = [place.get(FORMER, {}) for place in (first, *first.get("resumed", []))]
+            return {name: value for each in found for name, value in each.items()}
 
     @property
     def empty(self) -> bool:
@@ -349,7 +371,9 @@ class RunDir:
     def _check_progress(self, settings: dict[str, Any]) -> None:
         if not self.state.exists():
             return
-        done, wanted = load_tensors(self.state)[1]["counters"]["iteration"], settings["distill"]["iterations"]
+        header, wanted = load_tensors(self.state)[1], settings["distill"]["iterations"]
+        with reading(self.state, "the state of a run", "name a new folder with --out, or delete that one"):
+            done = int(header["counters"]["iteration"])
         if done > wanted:
             raise InputError(
                 f"{self.folder} has {done} iterations already, {wanted} were asked for; "
@@ -371,9 +395,10 @@ class RunDir:
         first = now | {"resumed": []}
         if self.provenance.exists():
             first = read_json(self.provenance)
-        known = [{name: place.get(name) for name in now} for place in (first, *first["resumed"])]
-        if now not in known:
-            first["resumed"].append(now)
+        with reading(self.provenance, "where a run was made", MOVED_AWAY):
+            known = [{name: place.get(name) for name in now} for place in (first, *first["resumed"])]
+            if now not in known:
+                first["resumed"].append(now)
         write_json(self.provenance, first)
 
 

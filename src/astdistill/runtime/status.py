@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import append_line, read_lines, rewrite_lines
+from .files import append_line, parse_json, read_lines, rewrite_lines
 from .owners import new_tag
-from .run_dir import RunDir
+from .run_dir import RunDir, sound_time
 
 
 def duration(seconds: float) -> str:
@@ -187,10 +187,15 @@ def read_status(path: Path) -> tuple[Status, dict[str, Any]] | None:
     """What `StatusFile` wrote, and of which process (pid, host, command, began, time); None where there is no such
     file."""
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-        return Status(**{name: written.pop(name) for name in Status.__dataclass_fields__}), written
-    except (OSError, ValueError, KeyError, TypeError):
+        written = parse_json(path.read_text(encoding="utf-8"))
+        status = Status(**{name: written.pop(name) for name in Status.__dataclass_fields__})
+        status.line()  # which fails where a number is none
+        pid, began, now, host = (written[name] for name in ("pid", "began", "time", "host"))
+        if type(pid) is int and 0 < pid < 2**31 and isinstance(host, str) and math.isfinite(began + now):
+            return status, written
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
+    return None
 
 
 def alive(process: dict[str, Any]) -> bool:
@@ -242,7 +247,9 @@ class StepClock:
     def __init__(self, out: Path | None) -> None:
         self._path = out and RunDir(out).clock
         if self._path and self._path.exists():
-            rewrite_lines(self._path, read_lines(self._path))  # a line that a kill cut short would swallow the next one
+            rewrite_lines(
+                self._path, read_lines(self._path, sound_time)
+            )  # a line that a kill cut short would swallow the next one
         self._began = time.monotonic()
 
     def begin(self) -> None:

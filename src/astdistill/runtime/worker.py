@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .errors import DivergedError, FolderGoneError, InputError
 from .progress import Bar, be_quiet
+from .trust import take_over
 
 ALIGNED = 64
 """Bytes; where torch would put a tensor itself, so that kernels take the same path."""
@@ -89,21 +90,23 @@ class TensorUnpickler(pickle.Unpickler):
         return flat.as_strided(pid.shape, pid.stride)
 
 
-def serve() -> None:
+def serve(path: list[str]) -> None:
     """Read from the standard input what is to be done, then jobs until it ends; write steps and results to the standard
-    output."""
+    output. `path` is where the process that started this one looks for modules."""
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a user's network prints must not get among the results
     be_quiet(True)
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, inbox), daemon=True).start()
-    handle, threads, text = inbox.get()
+    handle, threads, words, text = inbox.get()
+    sys.path[:] = path  # now that all of our own is imported
     torch.set_num_threads(threads)
     bar, work, shared = _Steps(results), None, None
     while True:
         job = inbox.get()
         try:
             if work is None:  # inside, so that what cannot be imported here is told like any other error
+                take_over(words)
                 work, shared = TensorUnpickler(io.BytesIO(text), handle).load()
             answer = pickle.dumps(("done", work(shared, job, bar)))
         except BaseException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,8 @@ def steps(run: RunReader) -> str:
     if passed:
         told += f", {passed:,} passed over by the method's threshold"
     if run.learns_lr:
-        first, last = (float(run.metrics[place]["lr"]) for place in (0, -1))
+        rates = [float(line["lr"]) for line in run.metrics if line.get("lr") is not None] or [math.nan]
+        first, last = rates[0], rates[-1]
         told += f"; η went from {first:.4g} to {last:.4g}"
     return f"{told}."
 
@@ -262,6 +264,8 @@ def missing(run: RunReader) -> list[str]:
         )
     if run.metrics and len(run.frames) < 2:
         told.append("The run kept no images on the way; a new one does, unless --distill.no-snapshots is given.")
+    if run.step_refused:
+        told.append(run.step_refused)
     if run.metrics and run.has_experts and not run.experts:
         told.append("The experts' curves are not kept with this run; the run's own command, typed again, adds them.")
     return told

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from ..figures import COLOURS, FAINT, INK, blank
+from ..figures import COLOURS, FAINT, INK, blank, unwarned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def svg(figure: Figure, name: str, told: str) -> Markup:
     import matplotlib as mpl
 
     stream = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), unwarned():
         figure.savefig(
             stream,
             format="svg",

@@ -14,7 +14,8 @@ from ...distillation.snapshots import StartMap
 from ...evaluation.continual import Continual
 from ...evaluation.scores import BASELINE_NAMES, deviation
 from ...experts.recipe import ExpertCurve
-from ..figures import COLOURS, INK, band, curve, draw_loss, logarithmic, tidy, trend
+from ...runtime.text import shown_name
+from ..figures import COLOURS, INK, band, curve, draw_loss, legend, logarithmic, tidy, trend, unwarned
 from ..run import RunReader
 from .drawing import GROUND, panel, svg
 from .gallery import colours
@@ -50,7 +51,7 @@ def clusters(run: RunReader, number: int) -> list[tuple[str, Markup]]:
     for label in shown:
         own = _of_class(label, len(classes), images)
         picture = _apart(start, label, own, f"start-{number}-{label}", MOST_POINTS // len(shown))
-        pictures.append((_plain(classes[label]), picture))
+        pictures.append((shown_name(classes[label]), picture))
     return pictures
 
 
@@ -83,7 +84,7 @@ def _together(
     _bare(figure, axes)
     size, names = 12, [""] * len(classes)
     if len(classes) <= MOST_NAMES:
-        size, names = 24, list(map(_plain, classes))
+        size, names = 24, list(map(shown_name, classes))
     edges = [colour(label) for label in range(len(classes))]
     _mark(axes, points[start.chosen.numpy()], images, edges, size, names)
     return svg(figure, name, "An expert's logits of the training images in two dimensions, with the chosen images")
@@ -187,11 +188,8 @@ def _bare(figure: Figure, axes: Axes) -> None:
     axes.margins(0.08)
     for side in axes.spines.values():
         side.set_visible(False)
-    figure.draw_without_rendering()
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
+    with unwarned():
+        figure.draw_without_rendering()
 
 
 def colour(number: int) -> str:
@@ -334,9 +332,7 @@ def _schools(runs: Sequence[RunReader]) -> dict[str, list[ExpertCurve]]:
 
 def _legend(axes: Axes, size: float) -> None:
     """The legend above the axes, where it covers nothing."""
-    axes.legend(
-        fontsize=size, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 0.99), borderaxespad=0, borderpad=0.2
-    )
+    legend(axes, fontsize=size, loc="lower left", bbox_to_anchor=(-0.02, 0.99), borderaxespad=0, borderpad=0.2)
 
 
 def _experts(runs: Sequence[RunReader], draw: Callable[[Axes], None], y: str, name: str, told: str) -> Markup | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...data.synthetic import SyntheticSet
 from ...distillation.snapshots import Frame
+from ...runtime.text import shown_name
 from ..run import RunReader
 
 BORDER = 1
@@ -139,7 +140,7 @@ def gallery(run: RunReader, number: int, budget: int) -> Gallery | None:
     """The gallery of a run in at most `budget` bytes of pictures; None for a run without images."""
     if not run.frames or run.synthetic is None:
         return None
-    classes = [name.replace("_", " ") for name in run.synthetic.classes]
+    classes = [shown_name(name) for name in run.synthetic.classes]
     written = sheets(run.frames, budget)
     count = len(written.frames[-1].pixels)
     ipc = count // len(classes)

@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ...evaluation.scores import RowScores
+from ...runtime.text import shown_name
 from ..figures import COLOURS, INK
 from .drawing import panel, svg
 
@@ -17,6 +18,8 @@ NUMBERED = 12
 """Up to so many classes every cell of the confusion matrix has its share written in it."""
 NAMED = 30
 MOST_CONFUSIONS = 6
+MOST_LETTERS = 24
+"""Of a name beside the matrix, which it must leave room for."""
 PALE = 60
 """Percent up to which a cell lets enough of the page through for the page's own ink."""
 
@@ -39,7 +42,7 @@ def accuracies(entry: RowScores | None, classes: Sequence[str]) -> list[tuple[st
     for name, values in zip(classes, zip(*kept, strict=True), strict=False):
         present = [value for value in values if value is not None]
         if present:
-            means.append((name.replace("_", " "), statistics.fmean(present)))
+            means.append((shown_name(name), statistics.fmean(present)))
     return sorted(means, key=lambda each: -each[1])
 
 
@@ -49,7 +52,7 @@ def confusions(entry: RowScores | None, classes: Sequence[str]) -> list[Confusio
         return []
     shares = _shares(entry)
     np.fill_diagonal(shares, 0)
-    names, mistakes = [name.replace("_", " ") for name in classes], []
+    names, mistakes = [shown_name(name) for name in classes], []
     for place in np.argsort(-shares, axis=None, kind="stable")[:MOST_CONFUSIONS]:
         row, column = divmod(int(place), len(shares))
         if shares[row, column] > 0:
@@ -74,7 +77,7 @@ def matrix(entry: RowScores | None, classes: Sequence[str], name: str) -> Markup
             if share > PALE:
                 ink = "white"
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color=ink)
-    _named(axes, [each.replace("_", " ") for each in classes])
+    _named(axes, [shown_name(each, MOST_LETTERS) for each in classes])
     return svg(figure, name, "Confusion matrix: true class by row, predicted class by column, percent of the row")
 
 

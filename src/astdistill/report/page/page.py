@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from rich.markup import escape
 
 from ...runtime.errors import InputError
 from ...runtime.files import write_text
@@ -51,8 +50,8 @@ def renew_page(folder: Path) -> Path | None:
         save_page([folder], path)
     except Exception as error:  # hours of results are worth more than their picture, whatever is wrong with it
         again = shlex.join(["astdistill", "report", str(folder)])
-        told = escape(f"The page {path} could not be written ({error}); the results are kept. Try again with: {again}")
-        console().print(f"[yellow]{told}[/yellow]", highlight=False)
+        told = f"The page {path} could not be written ({error}); the results are kept. Try again with: {again}"
+        console().print(told, style="yellow", highlight=False)
         return None
     return path
 
