@@ -106,6 +106,8 @@ def encoded(picture: UInt8[np.ndarray, "height width 3"], quality: int) -> bytes
     return stream.getvalue()
 
 
+MOST_ACROSS = 10
+"""Tiles side by side where there are not hundreds."""
 FEWEST, MANY = 20, 120
 """Up to so many images are shown largest, and up to so many are shown large on a desk."""
 LABELS, FEW = 5, 200
@@ -181,7 +183,10 @@ def _start_style(written: Sheets, count: int, ipc: int) -> str | None:
     wanted = 64, 64
     if count <= FEWEST:
         wanted = 96, 64
-    return _layout(written, count, ipc, wanted)
+    across = _across(count, ipc)
+    if ipc == 1:
+        across = MOST_ACROSS
+    return _layout(written, wanted, across)
 
 
 def _style(shown: Sheets, count: int, ipc: int) -> str:
@@ -191,17 +196,17 @@ def _style(shown: Sheets, count: int, ipc: int) -> str:
         wanted = 192, 96
     elif count <= MANY:
         wanted = 96, 64
-    return f"--sheet:url({shown.addresses[-1]});{_layout(shown, count, ipc, wanted)}"
+    return f"--sheet:url({shown.addresses[-1]});{_layout(shown, wanted, _across(count, ipc))}"
 
 
-def _layout(shown: Sheets, count: int, ipc: int, wanted: tuple[int, int]) -> str:
-    """CSS variables: a sheet's size, and the tile's on a desk and on a phone, in whole multiples of the image's own
-    pixels, about as many CSS pixels as `wanted`."""
+def _layout(shown: Sheets, wanted: tuple[int, int], across: int) -> str:
+    """CSS variables: a sheet's size, the tile's on a desk and on a phone, in whole multiples of the image's own pixels,
+    about as many CSS pixels as `wanted`, and how many tiles stand side by side."""
     large, small = (max(1, round(each / shown.width)) * shown.width for each in wanted)
     return (
         f"--width:{shown.width};--height:{shown.height};--border:{BORDER};"
         f"--columns:{shown.columns};--rows:{shown.rows};"
-        f"--large:{large}px;--small:{small}px;--across:{_across(count, ipc)}"
+        f"--large:{large}px;--small:{small}px;--across:{across}"
     )
 
 
@@ -210,9 +215,9 @@ def _across(count: int, ipc: int) -> int:
     if ipc == 1 and count <= FEWEST:
         return 5
     if ipc == 1:
-        return 10
+        return MOST_ACROSS
     if count <= MANY:
-        return min(ipc, 10)
+        return min(ipc, MOST_ACROSS)
     if ipc <= 10:
         return min(ipc, 5)
     return min(ipc, 15)

@@ -64,13 +64,15 @@ def _single(entry: RowScores) -> list[tuple[int, float]]:
 
 
 def _by_class(run: RunReader) -> Iterator[Row]:
-    """How often images of one class were predicted as another, counts of all networks added up."""
+    """How often images of one class were predicted as another, counts of all networks added up; pairs that did not
+    occur are left out, because a hundred classes have ten thousand."""
     if run.entry is None or run.entry.counts is None or run.synthetic is None:
         return
     classes = [class_name(name) for name in run.synthetic.classes]
     for true, counts in zip(classes, run.entry.counts, strict=False):
         for predicted, count in zip(classes, counts, strict=False):
-            yield "images by true and predicted class", true, predicted, count, "", run.entry.n
+            if count:
+                yield "images by true and predicted class", true, predicted, count, "", run.entry.n
 
 
 def _course(run: RunReader) -> Iterator[Row]:

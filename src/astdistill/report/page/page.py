@@ -26,7 +26,7 @@ from .gallery import gallery
 from .numbers import numbers
 
 IMAGE_BYTES = 3_900_000
-"""Of a page below 5 MB, what images may take; all runs share it."""
+"""Of a page below 5 MB, what images and the CSV may take; all runs share it."""
 
 
 def save_page(folders: Sequence[str | Path], path: str | Path) -> None:
@@ -99,7 +99,8 @@ def _title(runs: Sequence[RunReader]) -> str:
         return head.title(runs[0])
     if len(runs) > 3:
         return f"{len(runs)} runs"
-    return " and ".join(run.name for run in runs)
+    *names, last = (run.name for run in runs)
+    return f"{', '.join(names)} and {last}"
 
 
 def _policy(script: str) -> str:
@@ -130,18 +131,18 @@ def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
         score = entry.text
     if run.synthetic is not None:
         classes = run.synthetic.classes
-    clusters, shown = figures.clusters(run, number), gallery(run, number, budget)
+    saved = _link(numbers(run))
+    clusters, shown = figures.clusters(run, number), gallery(run, number, budget - min(len(saved), budget // 2))
     arriving = [
         figures.arriving(measured, f"arriving-{number}-{place}") for place, measured in enumerate(run.arriving.values())
     ]
     return {
         "name": run.name,
-        "folder": run.place,
         "number": number,
         "title": head.title(run),
         "facts": head.facts(run),
         "file_name": file_name(run.name),
-        "numbers": _link(numbers(run)),
+        "numbers": saved,
         "snippet": content.snippet(run),
         "score": score,
         "headline": content.headline(run),
