@@ -362,9 +362,11 @@ def _legend(axes: Axes, size: float) -> None:
 def _experts(runs: Sequence[RunReader], draw: Callable[[Axes], None], y: str, name: str, told: str) -> Markup | None:
     if not _schools(runs):
         return None
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = panel()
     tidy(axes, "", "epoch", y)
     draw(axes)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
     _legend(axes, 7.5)
     return svg(figure, name, told)
