@@ -1,7 +1,8 @@
-"""The figures of docs/how-it-works.md, each drawn from a real run of the package on scikit-learn's digits.
+"""The figures of docs/how-it-works.md and the loss curve of the quickstart, each drawn from a real run of the package
+on scikit-learn's digits.
 
     python benchmarks/figures.py --work FOLDER                 # some minutes on two cores; resumes; writes
-    docs/images/how-*.png
+    docs/images/how-*.png and demo-curves.png
 
 The experts, networks and rates are those of the preset digits-ipc1; --tiny makes them so small that it ends in seconds,
 to no other end.
@@ -24,11 +25,24 @@ from astdistill.experiment.presets import preset, with_method
 from astdistill.experts.store import Segment, TrajectoryStore
 from astdistill.methods.initialisation import RealInit, RepresentativeInit
 from astdistill.methods.method import Method
-from astdistill.methods.trajectory_matching import AST_AS_RELEASED
+from astdistill.methods.trajectory_matching import AST_AS_RELEASED, MTT
 from astdistill.methods.unroll import InnerLoop, Variables, draw_plan
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model
-from astdistill.report.figures import COLOURS, FAINT, INK, band, blank, curve, draw_loss, logarithmic, save, tidy
+from astdistill.report.figures import (
+    COLOURS,
+    FAINT,
+    INK,
+    band,
+    blank,
+    curve,
+    draw_loss,
+    draw_unmoved,
+    logarithmic,
+    save,
+    tidy,
+)
+from astdistill.report.run import unmoved_loss
 from astdistill.runtime.files import read_lines
 from astdistill.runtime.seeds import rng
 
@@ -139,11 +153,47 @@ def figure_loss(metrics: Path, out: Path) -> None:
     figure = blank(9.2, 3.2, DPI)
     loss, rate = figure.subplots(1, 2)
     tidy(loss, "Matching loss (MTT)", "outer step", "loss")
-    loss.axhline(1, color=FAINT, linestyle=":", linewidth=1)
-    draw_loss(loss, curve(lines, "loss"))
+    draw_loss(loss, curve(lines, "loss"), unmoved_loss(MTT))
     tidy(rate, "Learned learning rate η", "outer step", "η")
     rate.plot([line["iteration"] for line in lines], [line["lr"] for line in lines], color=COLOURS[2], linewidth=1.7)
     save(figure, out / "how-loss.png")
+
+
+def figure_curves(cell: Experiment, experts: TrajectoryStore, dataset: Dataset, run: Path, out: Path) -> None:
+    """Left, the loss of every outer step, each on a segment of its own; right, the mean loss of the images at some
+    steps on the same segments, those of every expert and start epoch, with its standard error."""
+    figure = blank(9.2, 3.6, DPI)
+    single, mean = figure.subplots(1, 2, sharey=True)
+    unmoved = unmoved_loss(cell.method)
+    tidy(single, "Each step, on a segment drawn for it", "outer step", "matching loss")
+    draw_loss(single, curve(read_lines(run / "metrics.jsonl"), "loss"), unmoved)
+    segments = [
+        experts.segment(number, epoch, cell.method.step.expert_epochs)
+        for number in experts.experts()
+        for epoch in range(cell.method.step.max_start_epoch)
+    ]
+    tidy(mean, f"The same {len(segments)} segments throughout", "outer step", "")
+    steps, means, errors = [], [], []
+    for frame in read_course(run):
+        images = dataset.preprocessing.apply(frame.pixels.float() / 255)
+        losses = torch.tensor([segment_loss(cell, each, images, frame.probabilities, frame.lr) for each in segments])
+        steps.append(frame.iteration)
+        means.append(float(losses.mean()))
+        errors.append(float(losses.std()) / len(losses) ** 0.5)
+        print(f"step {frame.iteration}: mean loss {means[-1]:.3f} ± {errors[-1]:.3f}")
+    label = "mean ± standard error"
+    mean.errorbar(steps, means, errors, fmt="o-", color=COLOURS[0], markersize=4, capsize=2, label=label)
+    draw_unmoved(mean, unmoved)
+    for axes in (single, mean):
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
+    save(figure, out / "demo-curves.png")
+
+
+def segment_loss(cell: Experiment, segment: Segment, images: Tensor, targets: Tensor, lr: float) -> float:
+    """The matching loss of a student of these images on one segment."""
+    course = students(cell, segment, images, targets, lr)
+    objective = cell.method.loss(segment, segment.start, cell.method.step.syn_steps)
+    return float(objective([course[step] for step in objective.at]))
 
 
 def figure_course(run: Path, out: Path) -> None:
@@ -304,6 +354,7 @@ def main() -> None:
             figure_loss(run / "metrics.jsonl", given.out)
         else:
             figure_course(run, given.out)
+            figure_curves(cell, experts, dataset, run, given.out)
             figure_parts(cell, dataset, sets["the distilled images"], given.work, given.out)
 
 

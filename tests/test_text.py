@@ -110,7 +110,9 @@ def test_dollars_and_underscores_in_the_names_of_runs_are_letters() -> None:
     legend(axes)
     drawn = svg(figure, "x", "told")
     assert all(label in drawn for label in ("$a", "b$", "\\nothing"))
-    assert len(axes.get_legend().get_texts()) == 4
+    shown = axes.get_legend()
+    assert shown is not None
+    assert len(shown.get_texts()) == 4
     assert blank(1, 1)
 
 

@@ -15,6 +15,7 @@ import torch
 
 import astdistill as ad
 from astdistill.cli.main import main
+from astdistill.experts.store import StoreIdentity
 from astdistill.interop.huggingface import card
 from astdistill.methods.registry import find_method
 from astdistill.models.registry import build_model
@@ -122,6 +123,8 @@ def test_a_run_that_names_a_module_imports_nothing(here: Path, capsys: pytest.Ca
     store = json.loads(recipe.read_text())
     store["identity"]["model"] = "evilmod:f"
     recipe.write_text(json.dumps(store))
+    store_folder = recipe.parent.with_name(StoreIdentity.model_validate(store["identity"]).digest())
+    recipe.parent.rename(store_folder)  # a store whose name is that of its recipe
     capsys.readouterr()
     assert main([*RUN, "--workers", "1"]) == 2
     assert "--trust evilmod" in capsys.readouterr().err
@@ -133,7 +136,7 @@ def test_a_run_that_names_a_module_imports_nothing(here: Path, capsys: pytest.Ca
     read_run("run").step  # noqa: B018  (a property, which must not import)
     dataset = ad.load_dataset("digits", per_class=6)
     step = ad.methods.MTT.step.replace(max_start_epoch=1, expert_epochs=1, syn_steps=1)
-    method, experts = ad.methods.MTT.replace(step=step), ad.TrajectoryStore.open(recipe.parent)
+    method, experts = ad.methods.MTT.replace(step=step), ad.TrajectoryStore.open(store_folder)
     with pytest.raises(InputError, match="--trust evilmod"):
         ad.distill(dataset, experts, method=method)
     assert not (here / "PWNED").exists()

@@ -102,6 +102,8 @@ def test_the_identity_changes_with_everything_the_numbers_depend_on(dataset: Dat
         "lr_drop": 0.5,
         "loss_warmup_start": 0.3,
         "momentum": 0.5,
+        "drops_at": (0.5,),
+        "cutmix": 0.5,
     }
     recipes = [
         TINY_RECIPE.replace(**{field: other[field] if field in other else getattr(TINY_RECIPE, field) + 1})

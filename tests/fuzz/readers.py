@@ -26,7 +26,7 @@ from astdistill.evaluation.scores import Scores, table
 from astdistill.interop.import_experts import buffer_files, import_buffers
 from astdistill.interop.import_sets import import_set
 from astdistill.report.experts import read_experts
-from astdistill.report.page import content
+from astdistill.report.page import content, head
 from astdistill.report.run import RunReader
 from astdistill.runtime.files import write_json
 from astdistill.runtime.run_dir import RunDir
@@ -108,7 +108,8 @@ def _reader(part: Callable[[RunReader], Any]) -> Callable[[Path], Any]:
 
 def _said(run: RunReader) -> Any:
     """All that the page says in words."""
-    words = [content.subtitle(run), content.bars(run), content.protocol(run), content.steps(run), content.costs(run)]
+    words = [head.title(run), head.facts(run), content.bars(run), content.protocol(run)]
+    words += [content.steps(run), content.costs(run)]
     return [*words, content.missing(run), content.settings([run]), content.provenance([run]), content.command(run)]
 
 

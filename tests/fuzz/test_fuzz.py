@@ -77,7 +77,7 @@ def test_damage_is_told_in_a_sentence(name: str, desk: Path, capsys: pytest.Capt
         derandomize=not LONG,
         deadline=None,
         database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=tuple(HealthCheck),  # pyright: ignore[reportArgumentType]
     )
     @given(st.sampled_from(MUTATIONS), st.integers(0, 2**32))
     def tried(mutate: Callable[[bytes, random.Random], bytes], seed: int) -> None:

@@ -217,7 +217,7 @@ def test_pixels_stay_in_their_range(whiten: str, experts: TrajectoryStore, model
 
 def test_zca_is_undone_for_the_range_of_pixels() -> None:
     zca = blobs(whiten="zca").preprocessing
-    images = zca.apply(torch.rand(4, 1, 8, 8, generator=rng(0, "pixels")) * 3 - 1)
+    images = zca.map_batch(torch.rand(4, 1, 8, 8, generator=rng(0, "pixels")) * 3 - 1)
     wanted = zca.invert(images).clamp(0, 1)
     zca.clip_(images)
     torch.testing.assert_close(zca.invert(images), wanted, rtol=0, atol=1e-4)

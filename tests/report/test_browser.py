@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from astdistill.data.synthetic import load
+from astdistill.report.page.numbers import numbers
 from astdistill.report.page.page import save_page
+from astdistill.report.pictures import colours
+from astdistill.report.run import read_run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
@@ -51,6 +58,24 @@ UNREADABLE = """() => {
   const ground = light(getComputedStyle(document.body).backgroundColor);
   const texts = [...document.querySelectorAll('#course svg text, #experts svg text, #start svg text, #arriving svg text')];
   return texts.filter((each) => Math.abs(light(getComputedStyle(each).fill) - ground) < 0.5).map((each) => each.textContent);
+}"""
+
+
+PALE_TEXT = """() => {
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[0-9.]+/g).slice(0, 3).map((value) => value / 255)
+      .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (each) => {
+    const own = getComputedStyle(each).backgroundColor;
+    return own.startsWith('rgba') && each.parentElement ? ground(each.parentElement) : own;
+  };
+  return [...document.querySelectorAll('main *:not(script)')]
+    .filter((each) => [...each.childNodes].some((inner) => inner.nodeType === 3 && inner.textContent.trim()))
+    .filter((each) => !each.closest('svg') && !each.closest('script'))
+    .map((each) => [each.textContent.slice(0, 30), light(getComputedStyle(each).color), light(ground(each))])
+    .filter(([, text, under]) => (Math.max(text, under) + 0.05) / (Math.min(text, under) + 0.05) < 4.5);
 }"""
 
 
@@ -163,6 +188,81 @@ def test_hovering_shows_the_soft_label(view: Any) -> None:
     assert 90 <= sum(percents) <= 102
     view.mouse.move(0, 0)
     assert view.locator("#tip").is_hidden()
+
+
+@ONCE
+def test_the_images_are_saved_as_one_picture(view: Any, made: Path, tmp_path: Path) -> None:
+    with view.expect_download() as started:
+        view.get_by_role("button", name="Save the images (PNG)").click()
+    assert started.value.suggested_filename == "small.png"
+    started.value.save_as(tmp_path / "small.png")
+    with Image.open(tmp_path / "small.png") as picture:
+        sheet = np.asarray(picture.convert("RGB")).astype(int)
+    pixels = load(made).pixels()
+    side, gap, line, edge = 8 * 12, 4, 20, 8
+    for index, image in enumerate(pixels):
+        label, number = divmod(index, 2)
+        left = edge + label * (2 * (side + gap) + 8) + number * (side + gap)
+        top = edge + line
+        shown = sheet[top + 6 : top + side : 12, left + 6 : left + side : 12]
+        assert abs(shown - colours(image[None])[0].astype(int)).max() <= 1
+
+
+@ONCE
+def test_the_numbers_are_saved_as_csv(view: Any, made: Path, tmp_path: Path) -> None:
+    with view.expect_download() as started:
+        view.get_by_role("link", name="Save the numbers (CSV)").click()
+    assert started.value.suggested_filename == "small.csv"
+    started.value.save_as(tmp_path / "small.csv")
+    assert (tmp_path / "small.csv").read_text(encoding="utf-8") == numbers(read_run(made))
+
+
+@ONCE
+def test_the_code_is_copied(view: Any, made: Path) -> None:
+    view.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    view.locator(".copy").first.click()
+    view.locator(".copy").filter(has_text="Copied").wait_for()
+    assert view.evaluate("navigator.clipboard.readText()").startswith("import astdistill as ad\n\nsynthetic = ad.load(")
+
+
+@ONCE
+def test_soft_labels_are_read_by_keyboard(view: Any) -> None:
+    tiles = view.locator("#gallery-0 .tile")
+    assert view.locator("[tabindex='0'].tile").count() == 1
+    tiles.first.focus()
+    assert view.locator("#tip").is_visible()
+    view.keyboard.press("ArrowRight")
+    assert tiles.nth(1).evaluate("(each) => each === document.activeElement")
+    assert " % " in view.locator("#told").inner_text()
+    view.keyboard.press("Escape")
+    assert view.locator("#tip").is_hidden()
+
+
+@ONCE
+def test_controls_are_reached_in_the_order_of_the_page(view: Any) -> None:
+    wanted = view.locator("button, a.button, input, summary, [tabindex='0']").count()
+    reached = []
+    for _ in range(wanted):
+        view.keyboard.press("Tab")
+        reached.append(view.evaluate("document.activeElement.getBoundingClientRect().top + scrollY"))
+    assert len(set(reached)) > 6
+    assert all(later >= earlier - 40 for earlier, later in itertools.pairwise(reached))
+
+
+@EVERYWHERE
+def test_text_has_contrast(view: Any) -> None:
+    assert view.evaluate(PALE_TEXT) == []
+
+
+def test_scripts_of_others_and_other_places_are_refused(browser: Any, file: Path) -> None:
+    opened, heard = browser.new_page(), []
+    opened.on("console", lambda message: heard.append(message.text))
+    opened.goto(file.as_uri())
+    opened.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=\"x.png\" onerror=\"window.ran = 1\">')")
+    opened.wait_for_timeout(300)
+    assert opened.evaluate("window.ran") is None
+    assert any("Content Security Policy" in each for each in heard)
+    opened.close()
 
 
 @ONCE

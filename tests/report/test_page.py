@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 import statistics
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from astdistill.cli.main import main
 from astdistill.data.dataset import DataConfig
+from astdistill.data.loading import load_dataset
 from astdistill.data.preprocessing import Preprocessing
 from astdistill.data.synthetic import SyntheticSet, load, one_hot
 from astdistill.distillation.snapshots import read_course
 from astdistill.evaluation.continual import Continual, continual_table
 from astdistill.evaluation.dd_ranking import Ranking, ranking_table
 from astdistill.evaluation.scores import Scores
-from astdistill.report.page import content, mistakes
+from astdistill.experts.store import Segment
+from astdistill.methods.matching import IntermediateMatchingLoss
+from astdistill.methods.outer_step import TrajectoryMatching
+from astdistill.methods.registry import find_method
+from astdistill.report.page import content, head, mistakes, numbers
 from astdistill.report.page.page import rendered, renew_page, save_page
-from astdistill.report.run import RunReader, read_run
+from astdistill.report.run import RunReader, read_run, unmoved_loss
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import read_lines, write_json
 from astdistill.runtime.run_dir import RunDir
@@ -72,7 +79,7 @@ def test_steps_experts_and_costs_are_those_of_the_files(made: Path, text: str) -
     lines = read_lines(made / "metrics.jsonl")
     assert f"12 outer steps, 0 skipped; η went from {lines[0]['lr']:.4g} to {lines[-1]['lr']:.4g}." in text
     assert "momentum 0.9 (n = 2)" in text
-    assert "plain SGD (n = 2)" in text
+    assert "plain SGD" not in text  # experts beside the run's own
     clock = read_lines(made / "clock.jsonl")
     costs = content.costs(read_run(made))
     assert costs is not None
@@ -88,7 +95,7 @@ def test_classes_and_confusions_are_counted_right(made: Path) -> None:
     found = dict(mistakes.accuracies(entry, ("a", "b_c", "d")))
     for label, name in enumerate(("a", "b c", "d")):
         assert found[name] == pytest.approx(statistics.fmean([float(each[label] or 0) for each in kept]))
-    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert list(found) == ["a", "b c", "d"]
     for each in mistakes.confusions(entry, ("a", "b", "d")):
         row, column = ("a", "b", "d").index(each.true), ("a", "b", "d").index(each.taken)
         assert row != column
@@ -131,12 +138,143 @@ def test_several_runs_stand_side_by_side(made: Path, tmp_path: Path) -> None:
     config["distill"]["lr_img"] = 7.0
     (other / "config.json").write_text(json.dumps(config))
     text = page(other, made)
-    assert text.count('class="hero"') == text.count('<div class="gallery') == 2
+    assert text.count('class="hero"') == text.count('id="gallery-') == 2
+    assert "different data" not in text
     differing = re.findall(r'<tr class="differs"><th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td>', text)
     assert ("distill.lr_img", "7.0", "1000.0") in differing
     assert {name for name, *_ in differing} == {"distill.lr_img"}
     for run in (made, other):  # two runs of one name are told apart
         assert f"{run.parent.name}/{run.name}" in text
+
+
+def test_runs_on_different_data_say_so(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "run")
+    write_json(tmp_path / "run" / "provenance.json", {"data": "0123456789"})
+    text = page(made, tmp_path / "run")
+    own = load(made).fingerprint[:8]
+    assert "These runs were made on different data: small on blobs, fingerprint " + own in text
+    assert "run on blobs, fingerprint 01234567. Their accuracies" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "kept", "name"),
+    [
+        ("/data/cifar100", {}, "CIFAR-100"),
+        ("cifar100", {"first_classes": 2, "per_class": 5}, "CIFAR-100 (2 classes, 5 images each)"),
+        ("photos/of <mine>", {}, "of <mine>"),
+    ],
+)
+def test_data_are_called_as_papers_call_them(source: str, kept: dict[str, int], name: str) -> None:
+    assert head.data_name(few(source, **kept)) == name
+
+
+def few(source: str, **kept: int) -> SyntheticSet:
+    """Two images of each of two classes."""
+    return SyntheticSet(
+        torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), one_hot(torch.tensor([0, 0, 1, 1]), 2), torch.tensor(0.01),
+        ("=a", "b"), Preprocessing.none((1, 8, 8)), DataConfig.model_validate({"source": source, **kept}), "convnet-d1-w4",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("ast", "AST"), ("datm-as-released", "DATM as released"), ("dm", "DM"), ("my-method", "my-method"), ("", "")],
+)
+def test_methods_are_called_as_papers_call_them(method: str, name: str) -> None:
+    assert head.method_name(method) == name
+
+
+def test_the_head_has_date_duration_iterations_and_experts(made: Path, text: str, tmp_path: Path) -> None:
+    facts = dict(head.facts(read_run(made)))
+    assert facts["iterations"] == "12"
+    experts = read_run(made).experts
+    assert experts is not None
+    last = [curve.test_accuracy[-1] for curve in experts.curves]
+    assert facts["experts"] == f"2, test accuracy {statistics.fmean(last):.1f} ± {statistics.stdev(last):.1f} %"
+    assert "<dt>experts</dt><dd>2, test accuracy" in text
+    shutil.copytree(made, tmp_path / "run")
+    stages = [("experts", 60, "2026-03-09T23:59:59+00:00"), ("evaluation", 75, "2026-03-11T00:00:01+00:00")]
+    lines = [json.dumps({"stage": name, "seconds": seconds, "ended": ended}) for name, seconds, ended in stages]
+    (tmp_path / "run" / "clock.jsonl").write_text("\n".join(lines))
+    facts = dict(head.facts(read_run(tmp_path / "run")))
+    assert (facts["date"], facts["duration"]) == ("11 March 2026", "2.2 min")
+    (tmp_path / "run" / "clock.jsonl").write_text('{"stage": "experts", "seconds": 3}')  # of an earlier version
+    assert "date" not in dict(head.facts(read_run(tmp_path / "run")))
+
+
+def test_the_numbers_are_those_of_the_files(made: Path) -> None:
+    rows = list(csv.DictReader(numbers.numbers(read_run(made)).splitlines()))
+    lines = read_lines(made / "metrics.jsonl")
+    for name, field in (("loss", "loss"), ("learning rate", "lr")):
+        found = [(int(row["at"]), float(row["value"])) for row in rows if row["quantity"] == name]
+        assert found == [(line["iteration"], line[field]) for line in lines]
+    entry = next(iter(Scores.read(made).architecture.values()))
+    (own,) = (row for row in rows if row["of"].startswith("synthetic, ") and row["value"] == str(entry.mean))
+    assert (float(own["standard deviation"]), int(own["n"])) == (entry.std, entry.n)
+    counts = [int(row["value"]) for row in rows if row["quantity"] == "images by true and predicted class"]
+    assert counts == [count for row in entry.counts or () for count in row if count]
+    tested = [float(row["value"]) for row in rows if row["quantity"] == "expert's test accuracy"]
+    experts = read_run(made).experts
+    assert experts is not None
+    assert tested == [value for curve in experts.curves for value in curve.test_accuracy]
+
+
+def test_a_long_run_is_thinned_in_the_csv_and_no_name_is_a_formula(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "run")
+    lines = [json.dumps({"iteration": number, "loss": 1.0, "lr": 0.01}) for number in range(12_001)]
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(lines))
+    config = json.loads((tmp_path / "run" / "scores.json").read_text())
+    config["baselines"]["=1+1"] = config["baselines"]["random"]
+    write_json(tmp_path / "run" / "scores.json", config)
+    rows = list(csv.reader(numbers.numbers(read_run(tmp_path / "run")).splitlines()))
+    assert [row[2] for row in rows if row[0] == "loss"][:3] == ["0", "3", "6"]
+    assert not [cell for row in rows for cell in row if cell.startswith("=")]
+    assert [row for row in rows if row[1] == "'=1+1"]
+
+
+def test_the_snippet_trains_and_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = load_dataset("digits")
+    chosen = torch.cat([data.train.of_class(label)[:1] for label in range(10)])
+    made = SyntheticSet(
+        data.train.batch(chosen), one_hot(data.train.labels[chosen], 10), torch.tensor(0.05),
+        data.classes, data.preprocessing, data.config, "convnet-d1-w4",
+    )  # fmt: skip
+    made.save(tmp_path / "it's" / "synthetic.safetensors")
+    shown = content.snippet(read_run("it's"))
+    assert "epochs=1000)" in shown
+    exec(shown.replace("epochs=1000", "epochs=20"), {})
+    assert 15 < float(capsys.readouterr().out.splitlines()[-1]) < 100  # chance is 10
+
+
+def test_the_snippet_of_a_set_from_memory_trains(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(made.parent)
+    namespace: dict[str, Any] = {}
+    exec(content.snippet(read_run(made)), namespace)
+    assert not namespace["network"].training
+    assert "load_dataset" not in content.snippet(read_run(made))
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"), [("mtt", 1), ("ast", 3), ("ast, adaptive", 2), ("att", 1), ("datm", 1), ("dm", None)]
+)
+def test_the_line_of_no_progress_is_the_loss_of_a_student_that_does_not_move(name: str, loss: float | None) -> None:
+    method = find_method(name.split(",")[0])
+    if name.endswith("adaptive"):
+        method = method.replace(loss=IntermediateMatchingLoss(beta="adaptive"))
+    if isinstance(method.step, TrajectoryMatching):
+        method = method.replace(step=method.step.replace(expert_epochs=3))
+    assert unmoved_loss(method) == loss
+    if loss is None:
+        return
+    rows = torch.randn(4, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    segment = Segment(0, 0, rows[0], rows[1:])
+    objective = method.loss(segment, rows[0], 6)
+    assert float(objective([rows[0]] * len(objective.at))) == pytest.approx(loss)
 
 
 def test_textures_are_called_so(tmp_path: Path) -> None:
@@ -145,7 +283,7 @@ def test_textures_are_called_so(tmp_path: Path) -> None:
         ("a", "b"), Preprocessing.none((1, 8, 8)), DataConfig(source="digits"), "convnet-d1", "hard", canvas=2, canvas_samples=3,
     ).save(tmp_path / "tiles" / "synthetic.safetensors")  # fmt: skip
     text = page(tmp_path / "tiles")
-    assert "4 synthetic textures, 2 per class · digits · convnet-d1<" in text
+    assert "<h1>Digits · 2 textures per class</h1>" in text
     assert "Textures, 2 times as high and wide as an image; networks see 3 random crops of each in a step." in text
 
 

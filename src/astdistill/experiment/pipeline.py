@@ -30,6 +30,7 @@ from ..report.experts import record_experts
 from ..report.figures import save_curves, save_quality
 from ..report.page.page import renew_page
 from ..report.pictures import save_grid, save_textures, sheet
+from ..report.run import unmoved_loss
 from ..runtime.devices import read
 from ..runtime.errors import InputError, refused
 from ..runtime.files import check_folder, read_json, read_lines, reading
@@ -165,7 +166,7 @@ def obtain_synthetic(
             observers=[recorder],
         )
     if experts is not None:
-        record_experts(experts, out)
+        record_experts(experts.first(experiment.distill.max_experts or len(experts)), out)
     save_grid(synthetic, RunDir(out).images)
     if synthetic.canvas > 1:
         save_textures(synthetic, RunDir(out).textures)
@@ -175,6 +176,7 @@ def obtain_synthetic(
         RunDir(out).curves,
         loss_name=method.step.loss_name,
         learned_lr="lr" in method.learn,
+        unmoved=unmoved_loss(method),
     )
     return synthetic
 

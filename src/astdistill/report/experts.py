@@ -1,9 +1,8 @@
-"""The experts of a run: how far they are, and their curves beside those of other stores of the same data and network,
-kept with the run so that they outlive the stores."""
+"""The experts of a run: how far they are, and their curves, kept with the run so that they outlive the store."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from ..runtime.run_dir import RunDir
 
 @dataclass(frozen=True)
 class StoreCurves:
-    """The experts of one store, and whether they are the ones that the run followed."""
+    """The experts that a run followed, under a name that says how they were trained."""
 
     name: str
-    own: bool
     curves: list[ExpertCurve]
 
 
@@ -36,34 +34,23 @@ def described(recipe: ExpertRecipe) -> str:
 
 
 def record_experts(experts: TrajectoryStore, out: Path) -> None:
-    """Write `out`/experts.json: the curves of these experts, and those of every store beside theirs with the same data
-    and network."""
-    own = experts.identity
-    stores = [_entry(experts, True)]
-    for place in sorted(experts.folder.parent.glob("*/recipe.json")):
-        if place.parent == experts.folder:
-            continue
-        try:
-            store = TrajectoryStore.open(place.parent)
-            related = (store.identity.fingerprint, store.identity.model) == (own.fingerprint, own.model)
-            if related and len(store):
-                stores.append(_entry(store, False))
-        except (InputError, ValueError):
-            continue  # another version's store, or a broken one, is no reason to stop a run
-    write_json(RunDir(out).experts, {"stores": stores})
+    """Write `out`/experts.json: the curves of these experts, which a run followed."""
+    identity = experts.identity
+    about = {"own": True, "imported": bool(identity.imported), "recipe": identity.recipe.to_json()}
+    write_json(RunDir(out).experts, {"stores": [about | {"curves": [vars(curve) for curve in experts.curves()]}]})
 
 
-def read_experts(out: Path) -> list[StoreCurves]:
-    """What `record_experts` wrote, the run's own first; empty where it did not. Stores without experts of equal length
-    are left out.
+def read_experts(out: Path) -> StoreCurves | None:
+    """What `record_experts` wrote of the run's own experts; None where it did not, or where they are of unequal length.
 
-    Raises InputError for a file of that name that something else wrote.
+    Earlier versions wrote the other stores of the same data and network beside them, which are passed over. Raises
+    InputError for a file of that name that something else wrote.
     """
     path = RunDir(out).experts
     if not path.exists():
-        return []
+        return None
     try:
-        stores = [_store_curves(entry) for entry in read_json(path)["stores"]]
+        own = [_store_curves(entry) for entry in read_json(path)["stores"] if entry["own"]]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
@@ -71,11 +58,10 @@ def read_experts(out: Path) -> list[StoreCurves]:
             f"{path} does not hold the curves of experts ({error}); "
             "delete it, and the run's own command writes it again."
         ) from error
-    names = [each.name for each in stores]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            stores[number] = replace(stores[number], name=f"{name} ({names[: number + 1].count(name)})")
-    return [each for each in stores if len({len(curve.step_squared) for curve in each.curves}) == 1]
+    lengths = {len(curve.step_squared) for each in own for curve in each.curves}
+    if len(own) != 1 or len(lengths) != 1:
+        return None
+    return own[0]
 
 
 def _store_curves(entry: dict[str, Any]) -> StoreCurves:
@@ -83,13 +69,7 @@ def _store_curves(entry: dict[str, Any]) -> StoreCurves:
     if not entry["imported"]:
         name = described(ExpertRecipe.model_validate(entry["recipe"]))
     curves = [{each: [float(value) for value in values] for each, values in curve.items()} for curve in entry["curves"]]
-    return StoreCurves(name, bool(entry["own"]), [ExpertCurve(**curve) for curve in curves])
-
-
-def _entry(store: TrajectoryStore, own: bool) -> dict[str, Any]:
-    identity = store.identity
-    about = {"own": own, "imported": bool(identity.imported), "recipe": identity.recipe.to_json()}
-    return about | {"curves": [vars(curve) for curve in store.curves()]}
+    return StoreCurves(name, [ExpertCurve(**curve) for curve in curves])
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,22 @@ def tidy(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
     axes.tick_params(labelsize=8, colors=INK)
+    _ticks(axes)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(FAINT)
+
+
+def _ticks(axes: Axes) -> None:
+    """A few ticks at round numbers, written out with thousands apart."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
 
 
 def logarithmic(axes: Axes) -> None:
@@ -97,7 +107,7 @@ def legend(axes: Axes, **options: Any) -> None:
         text.set_parse_math(False)
 
 
-SMOOTHED_OVER = 20
+SMOOTHED_OVER = 10
 """The trend is a moving median over one part in so many of the run, because single losses depend on the segment
 drawn."""
 FEW = 30
@@ -127,11 +137,13 @@ def save_curves(
     validation: str = "validation",
     loss_name: str = "matching loss",
     learned_lr: bool = True,
+    unmoved: float | None = None,
 ) -> None:
     """Write a PNG of the run's `loss`, of its `lr` if that was learned, and of `validation` (accuracy in percent) where
     a line has it.
 
-    `lines` are those of metrics.jsonl. Iterations with a loss that is not finite are ticked in red.
+    `lines` are those of metrics.jsonl. Iterations with a loss that is not finite are ticked in red; `unmoved` is the
+    loss of a student that does not move, a dashed line.
     Raises InputError for a run without a line.
     """
     loss, rate, tested = (curve(lines, name) for name in ("loss", "lr", validation))
@@ -141,7 +153,7 @@ def save_curves(
     figure = blank(4.4 * panels, 3.4)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     tidy(axes[0], loss_name.capitalize(), "iteration", "loss")
-    draw_loss(axes[0], loss)
+    draw_loss(axes[0], loss, unmoved)
     if learned_lr:
         tidy(axes[1], "Learned learning rate", "iteration", "η")
         axes[1].plot(rate.iterations, rate.values, color=COLOURS[2], linewidth=1.7)
@@ -156,15 +168,20 @@ def save_curves(
     save(figure, Path(path))
 
 
-def draw_loss(axes: Axes, loss: Curve) -> None:
-    """Every loss as a faint dot, the trend as a line, broken iterations as red ticks at the bottom."""
+def draw_loss(axes: Axes, loss: Curve, unmoved: float | None = None) -> None:
+    """Every loss as a faint dot, the trend as a line, broken iterations as red ticks at the bottom, and a dashed line
+    where a student that does not move is."""
     few = len(loss.values) <= FEW
     if few:
         axes.plot(loss.iterations, loss.values, "o", color=COLOURS[0], markersize=4, alpha=1, linewidth=0)
         axes.plot(loss.iterations, loss.values, color=COLOURS[0], linewidth=1.7)
     else:
-        axes.plot(loss.iterations, loss.values, "o", color=FAINT, markersize=2, alpha=0.5, linewidth=0)
-        axes.plot(loss.iterations, trend(loss.values), color=COLOURS[0], linewidth=1.7, label="moving median")
+        axes.plot(
+            loss.iterations, loss.values, "o", color=FAINT, markersize=2, alpha=0.5, linewidth=0, label="one step"
+        )
+        label = f"median of {smoothed_over(len(loss.values))} steps"
+        axes.plot(loss.iterations, trend(loss.values), color=COLOURS[0], linewidth=1.7, label=label)
+    draw_unmoved(axes, unmoved)
     if loss.broken:
         heights = np.zeros(len(loss.broken))
         label = f"not finite ({len(loss.broken)})"
@@ -178,13 +195,26 @@ def draw_loss(axes: Axes, loss: Curve) -> None:
             label=label,
             clip_on=False,
         )
-    if not few or loss.broken:
+    if axes.get_legend_handles_labels()[1]:
         legend(axes, fontsize=8)
+
+
+def draw_unmoved(axes: Axes, unmoved: float | None) -> None:
+    """A dashed line at the loss of a student that does not move, if that is known; the axis then begins at 0."""
+    if unmoved is None:
+        return
+    axes.axhline(unmoved, color=COLOURS[1], linestyle="--", linewidth=1.2, label="no progress: the student stays put")
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1.08 * unmoved))
+
+
+def smoothed_over(count: int) -> int:
+    """How many of `count` values each median of the trend is of."""
+    return 2 * max(1, count // SMOOTHED_OVER // 2 + 1) + 1
 
 
 def trend(values: Sequence[float]) -> list[float]:
     """The moving median of the values, as many of them."""
-    half = max(1, len(values) // SMOOTHED_OVER // 2 + 1)
+    half = smoothed_over(len(values)) // 2
     return [float(np.median(values[max(0, index - half) : index + half + 1])) for index in range(len(values))]
 
 

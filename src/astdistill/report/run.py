@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +18,8 @@ from ..distillation.snapshots import Frame, StartMap, read_course
 from ..evaluation.continual import Continual
 from ..evaluation.dd_ranking import Ranking
 from ..evaluation.scores import Published, RowScores, Scores, read_as
+from ..methods.matching import FinalMatchingLoss, IntermediateMatchingLoss, NearestMatchingLoss
+from ..methods.method import Method
 from ..methods.outer_step import OuterStep, TrajectoryMatching
 from ..runtime.config import by_todays_names, find_component
 from ..runtime.errors import InputError
@@ -125,8 +129,8 @@ class RunReader:
         return StartMap.read(self.dir.folder)
 
     @cached_property
-    def experts(self) -> list[StoreCurves]:
-        """The curves of the experts that were followed, and of those beside them."""
+    def experts(self) -> StoreCurves | None:
+        """The curves of the experts that were followed."""
         return read_experts(self.dir.folder)
 
     @property
@@ -179,6 +183,34 @@ class RunReader:
         if isinstance(kind, type) and issubclass(kind, OuterStep):
             return kind, ""
         return OuterStep, f"{self.dir.config} names an outer step that is none, '{named['part']}'."
+
+    @cached_property
+    def unmoved(self) -> float | None:
+        """The loss of a student that does not move; None where it is not known."""
+        if not self._method:
+            return None
+        with suppress(ValueError):  # settings of another package's components, which may not be here
+            return unmoved_loss(Method.model_validate(self._method))
+        return None
+
+    @property
+    def seconds(self) -> float:
+        """What all its stages took, in all calls; 0 where that was not kept."""
+        return sum(float(line["seconds"]) for line in self.clock if "stage" in line)
+
+    @property
+    def date(self) -> datetime | None:
+        """When its last stage ended, in UTC; None for runs of earlier versions."""
+        times = [datetime.fromisoformat(str(line["ended"])) for line in self.clock if "ended" in line]
+        return max(times, default=None)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data that it was made on; '' where it does not say."""
+        own = str(self.provenance.get("data") or "")
+        if not own and self.synthetic is not None:
+            own = self.synthetic.fingerprint
+        return own
 
     @property
     def learns_lr(self) -> bool:
@@ -239,6 +271,18 @@ class RunReader:
         if not self.has_experts:
             return None
         return expert_progress(self.dir.folder, self.config, data)
+
+
+def unmoved_loss(method: Method) -> float | None:
+    """The matching loss of a student that stays at the start of its segment; None for losses of another kind."""
+    if not isinstance(method.step, TrajectoryMatching):
+        return None
+    if isinstance(method.loss, FinalMatchingLoss | NearestMatchingLoss):
+        return 1.0
+    if not isinstance(method.loss, IntermediateMatchingLoss):
+        return None
+    epochs = method.step.expert_epochs
+    return {"one": float(epochs), "adaptive": (epochs + 1) / 2}[method.loss.beta]
 
 
 def read_run(folder: str | Path) -> RunReader:

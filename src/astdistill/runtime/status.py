@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +217,8 @@ def alive(process: dict[str, Any]) -> bool:
 
 @contextmanager
 def stage(name: str, out: Path) -> Iterator[None]:
-    """Log what the block took as one line of `out`/clock.jsonl: stage, seconds, and the process's peak memory so far in
-    MiB.
+    """Log what the block took as one line of `out`/clock.jsonl: stage, seconds, when it ended (UTC, ISO 8601), and the
+    process's peak memory so far in MiB.
 
     A stage that an exception ends is logged as well: its time was spent.
     """
@@ -225,7 +226,8 @@ def stage(name: str, out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        line: dict[str, str | float] = {"stage": name, "seconds": round(time.monotonic() - began, 3)}
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        line: dict[str, str | float] = {"stage": name, "seconds": round(time.monotonic() - began, 3), "ended": ended}
         append_line(RunDir(out).clock, line | {name: round(size, 1) for name, size in peaks().items()})
 
 

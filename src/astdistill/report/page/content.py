@@ -12,8 +12,10 @@ from pathlib import PurePath
 from typing import Any
 
 from ...data.description import Description, shape_text, without_source
+from ...data.sources import IN_MEMORY
 from ...evaluation.continual import continual_table
 from ...evaluation.dd_ranking import ranking_table
+from ...evaluation.protocol import MTT_PROTOCOL
 from ...evaluation.rate_search import rates_table
 from ...evaluation.scores import BASELINE_NAMES, MAJORITY_NAME, caption, spread, table
 from ...runtime.provenance import own_name, without_places
@@ -41,27 +43,20 @@ class Bar:
     high: float | None = None
 
 
-def subtitle(run: RunReader) -> str:
-    """One line: how many images of which data, by which method, for which network."""
-    if run.synthetic is None:
-        return f"{run.method}, not distilled yet"
-    synthetic, kind = run.synthetic, "images"
-    if synthetic.canvas != 1:
-        kind = "textures"
-    images = f"{len(synthetic.images):,} synthetic {kind}, {synthetic.ipc} per class"
-    words = images, synthetic.method, synthetic.published().data.source, synthetic.model
-    return " · ".join(filter(None, words))
+ORDER = ("majority", "random", "kmeans", "own", "full")
+"""The bars from top to bottom, whatever their values; baselines of other names come after them."""
 
 
 def bars(run: RunReader) -> list[Bar]:
-    """The headline beside its baselines and the published figures, from low to high."""
+    """The headline beside its baselines and the published figures, in the order of `ORDER`."""
     if run.entry is None or run.scores is None:
         return []
     names, shown = {"own": "these images", **BASELINE_NAMES, "majority": MAJORITY_NAME}, []
     rows = {"own": run.entry, **run.scores.baselines}
     if run.scores.majority is not None:
         rows["majority"] = run.scores.majority
-    for kind, entry in rows.items():
+    kinds = [*filter(rows.__contains__, ORDER), *(kind for kind in rows if kind not in ORDER)]
+    for kind, entry in ((kind, rows[kind]) for kind in kinds):
         low = high = None
         if entry.std:
             low, high = max(0.0, entry.mean - entry.std), min(100.0, entry.mean + entry.std)
@@ -72,7 +67,7 @@ def bars(run: RunReader) -> list[Bar]:
     peer = run.published.peer.accuracy
     if peer is not None:
         shown.append(Bar("best peer", peer, f"{peer:.1f}", "published"))
-    return sorted(shown, key=lambda bar: bar.value)
+    return shown
 
 
 def published(run: RunReader) -> str:
@@ -249,6 +244,32 @@ def command(run: RunReader) -> str:
     return shlex.join(["astdistill", *words])
 
 
+def snippet(run: RunReader) -> str:
+    """Python that trains a network on the set, and tests it where its data can be loaded again; '' where there is no
+    set."""
+    if run.synthetic is None:
+        return ""
+    epochs = MTT_PROTOCOL.epochs
+    if run.scores is not None:
+        epochs = run.scores.recipe.epochs
+    lines = [
+        "import astdistill as ad",
+        "",
+        f"synthetic = ad.load({run.place!r})",
+        "network = ad.build_model(synthetic.model, synthetic.shape, len(synthetic.classes))",
+        f"synthetic.train(network, epochs={epochs})",
+    ]
+    if not run.synthetic.data.source.startswith(IN_MEMORY):
+        lines += [
+            "",
+            "# Test it on the real test images, or on photos of your own: [N, C, H, W] in [0, 1].",
+            "real = ad.load_dataset(synthetic.data)",
+            "photos = real.preprocessing.invert(real.test.whole()).clamp(0, 1)",
+            "print(synthetic.accuracy(network, photos, real.test.labels))",
+        ]
+    return "\n".join(lines)
+
+
 def missing(run: RunReader) -> list[str]:
     """Sentences that name what is not there and the command that makes it."""
     told = []
@@ -266,7 +287,7 @@ def missing(run: RunReader) -> list[str]:
         told.append("The run kept no images on the way; a new one does, unless --distill.no-snapshots is given.")
     if run.step_refused:
         told.append(run.step_refused)
-    if run.metrics and run.has_experts and not run.experts:
+    if run.metrics and run.has_experts and run.experts is None:
         told.append("The experts' curves are not kept with this run; the run's own command, typed again, adds them.")
     return told
 

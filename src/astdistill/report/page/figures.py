@@ -15,7 +15,20 @@ from ...evaluation.continual import Continual
 from ...evaluation.scores import BASELINE_NAMES, deviation
 from ...experts.recipe import ExpertCurve
 from ...runtime.text import shown_name
-from ..figures import COLOURS, INK, band, curve, draw_loss, legend, logarithmic, tidy, trend, unwarned
+from ..figures import (
+    COLOURS,
+    INK,
+    band,
+    curve,
+    draw_loss,
+    draw_unmoved,
+    legend,
+    logarithmic,
+    smoothed_over,
+    tidy,
+    trend,
+    unwarned,
+)
 from ..run import RunReader
 from .drawing import GROUND, panel, svg
 from .gallery import colours
@@ -28,7 +41,9 @@ if TYPE_CHECKING:
 MOST_CLASSES = 6
 """Classes that get a picture of their own, at several images per class."""
 MOST_NAMES = 20
-"""Classes whose images are large and named in the picture of all classes."""
+"""Classes whose chosen images are drawn in the picture of all classes, with their names; of more a ring each."""
+MOST_DRAWN = 12
+"""Chosen images of one class that its picture draws; of more it has a ring each."""
 LETTER, ROUNDS = 5.0, 300
 """About the width of a letter in points, at the size of the names; how often images that overlap are moved apart."""
 MOST_POINTS = 1500
@@ -82,11 +97,13 @@ def _together(
         own = points[labels == label][::every]
         axes.plot(own[:, 0], own[:, 1], "o", markersize=2.8, color=colour(label), alpha=0.45, markeredgewidth=0)
     _bare(figure, axes)
-    size, names = 12, [""] * len(classes)
+    names = [""] * len(classes)
     if len(classes) <= MOST_NAMES:
-        size, names = 24, list(map(shown_name, classes))
+        names = list(map(shown_name, classes))
+    else:
+        images = None
     edges = [colour(label) for label in range(len(classes))]
-    _mark(axes, points[start.chosen.numpy()], images, edges, size, names)
+    _mark(axes, points[start.chosen.numpy()], images, edges, 24, names)
     return svg(figure, name, "An expert's logits of the training images in two dimensions, with the chosen images")
 
 
@@ -104,10 +121,9 @@ def _apart(start: StartMap, label: int, images: UInt8[np.ndarray, "N H W 3"] | N
     rows = start.chosen[start.classes[start.chosen] == label].numpy() - first
     edges = [colour(int(members[row])) for row in rows]
     _bare(figure, axes)
-    size = 11
-    if len(rows) <= 12:
-        size = 17
-    _mark(axes, points[rows], images, edges, size, [""] * len(rows))
+    if len(rows) > MOST_DRAWN:
+        images = None
+    _mark(axes, points[rows], images, edges, 24, [""] * len(rows))
     return svg(figure, name, f"Clusters of one class, number {label}, with the chosen images")
 
 
@@ -205,12 +221,14 @@ def loss(runs: Sequence[RunReader]) -> Markup | None:
     figure, axes = panel()
     tidy(axes, "", "iteration", loss_name(runs))
     if len(runs) == 1:
-        draw_loss(axes, losses[runs[0].name])
-        if axes.get_legend():
-            _legend(axes, 8)
+        draw_loss(axes, losses[runs[0].name], runs[0].unmoved)
     else:
         for number, (name, each) in enumerate(losses.items()):
-            axes.plot(each.iterations, trend(each.values), color=colour(number), linewidth=1.7, label=name)
+            label = f"{name}, median of {smoothed_over(len(each.values))} steps"
+            axes.plot(each.iterations, trend(each.values), color=colour(number), linewidth=1.7, label=label)
+        if len({run.unmoved for run in runs}) == 1:
+            draw_unmoved(axes, runs[0].unmoved)
+    if axes.get_legend_handles_labels()[1]:
         _legend(axes, 8)
     return svg(figure, "loss", f"{loss_name(runs).capitalize()} over the iterations")
 
@@ -258,7 +276,7 @@ def _lines(runs: Sequence[RunReader], field: str, name: str, y: str, told: str, 
 
 
 def smoothness(runs: Sequence[RunReader]) -> Markup | None:
-    """Squared step length per epoch of the experts of every recipe at hand."""
+    """Squared step length per epoch of the experts of each run."""
 
     def draw(axes: Axes) -> None:
         for number, (name, curves) in enumerate(_schools(runs).items()):
@@ -277,8 +295,7 @@ def smoothness(runs: Sequence[RunReader]) -> Markup | None:
 
 
 def expert_accuracy(runs: Sequence[RunReader]) -> Markup | None:
-    """Test accuracy per epoch of the same experts; of a single recipe also the accuracy on its training batches,
-    dashed.
+    """Test accuracy per epoch of the same experts; of a single run also the accuracy on its training batches, dashed.
 
     Imported experts may have been tested by nobody; then there is no figure.
     """
@@ -290,11 +307,11 @@ def expert_accuracy(runs: Sequence[RunReader]) -> Markup | None:
         alone = len(schools) == 1
         for number, (name, curves) in enumerate(schools.items()):
             if alone:
-                name = "test"
+                name = "test images"
             if all(each.test_accuracy for each in curves):
                 band(axes, [each.test_accuracy for each in curves], colour(number), "-", name)
             if alone and all(each.train_accuracy for each in curves):
-                band(axes, [each.train_accuracy for each in curves], colour(number), "--", "train")
+                band(axes, [each.train_accuracy for each in curves], colour(number), "--", "training batches")
 
     return _experts(runs, draw, "accuracy, %", "expert-accuracy", "Accuracy of the experts after each epoch")
 
@@ -317,22 +334,29 @@ def arriving(measured: Continual, name: str) -> Markup:
 
 
 def _schools(runs: Sequence[RunReader]) -> dict[str, list[ExpertCurve]]:
-    """The curves of every store that the runs know of; what several runs know is shown once."""
+    """The curves of every run's experts; those that several runs followed are shown once."""
     schools: dict[str, list[ExpertCurve]] = {}
     for run in runs:
-        for each in run.experts:
-            if each.curves in schools.values():
-                continue
-            name = each.name
-            if name in schools:
-                name = f"{name}, {run.name}"
-            schools[name] = each.curves
+        if run.experts is None or run.experts.curves in schools.values():
+            continue
+        name = run.experts.name
+        if len(runs) > 1:
+            name = f"{run.name}: {name}"
+        schools[name] = run.experts.curves
     return schools
 
 
 def _legend(axes: Axes, size: float) -> None:
     """The legend above the axes, where it covers nothing."""
-    legend(axes, fontsize=size, loc="lower left", bbox_to_anchor=(-0.02, 0.99), borderaxespad=0, borderpad=0.2)
+    legend(
+        axes,
+        fontsize=size,
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 0.99),
+        borderaxespad=0,
+        borderpad=0.2,
+        handlelength=3.2,  # a dashed line with dots is seen to be dashed
+    )
 
 
 def _experts(runs: Sequence[RunReader], draw: Callable[[Axes], None], y: str, name: str, told: str) -> Markup | None:
@@ -343,6 +367,6 @@ def _experts(runs: Sequence[RunReader], draw: Callable[[Axes], None], y: str, na
     figure, axes = panel()
     tidy(axes, "", "epoch", y)
     draw(axes)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
     _legend(axes, 7.5)
     return svg(figure, name, told)

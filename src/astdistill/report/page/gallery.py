@@ -107,6 +107,8 @@ def encoded(picture: UInt8[np.ndarray, "height width 3"], quality: int) -> bytes
     return stream.getvalue()
 
 
+MOST_ACROSS = 10
+"""Tiles side by side where there are not hundreds."""
 FEWEST, MANY = 20, 120
 """Up to so many images are shown largest, and up to so many are shown large on a desk."""
 LABELS, FEW = 5, 200
@@ -125,7 +127,8 @@ class Tile:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Tiles by class, the style that lays them out, and the data of the script."""
+    """Tiles by class, the style that lays them out, and the data of the script; `start_style` lays out the same tiles
+    of the first frame, where that is the start."""
 
     groups: list[tuple[str, list[Tile]]]
     single: bool
@@ -134,6 +137,7 @@ class Gallery:
     script: dict[str, Any]
     captions: list[str]
     note: str
+    start_style: str | None
 
 
 def gallery(run: RunReader, number: int, budget: int) -> Gallery | None:
@@ -162,27 +166,48 @@ def gallery(run: RunReader, number: int, budget: int) -> Gallery | None:
             "sheets": written.addresses[:-1],
             "captions": captions,
             "rates": [frame.lr for frame in written.frames],
+            "ipc": ipc,
             "classes": classes,
             "soft": _soft_labels(run.synthetic, written.frames),
         },
         captions=captions,
         note=_note(ipc, run.synthetic, written.lossless),
+        start_style=_start_style(written, count, ipc),
     )
 
 
+def _start_style(written: Sheets, count: int, ipc: int) -> str | None:
+    """The style of the tiles that the distillation started from, without their sheet, which the script has; None where
+    the first frame is not the start, or the only one."""
+    if len(written.frames) < 2 or written.frames[0].iteration != 0:
+        return None
+    wanted = 64, 64
+    if count <= FEWEST:
+        wanted = 96, 64
+    across = _across(count, ipc)
+    if ipc == 1:
+        across = MOST_ACROSS
+    return _layout(written, wanted, across)
+
+
 def _style(shown: Sheets, count: int, ipc: int) -> str:
-    """CSS variables: the sheet, its size, and the tile's on a desk and on a phone, in whole multiples of the image's
-    own pixels."""
+    """CSS variables of the gallery: the sheet of its last frame, and the layout."""
     wanted = 64, 64
     if count <= FEWEST:
         wanted = 192, 96
     elif count <= MANY:
         wanted = 96, 64
+    return f"--sheet:url({shown.addresses[-1]});{_layout(shown, wanted, _across(count, ipc))}"
+
+
+def _layout(shown: Sheets, wanted: tuple[int, int], across: int) -> str:
+    """CSS variables: a sheet's size, the tile's on a desk and on a phone, in whole multiples of the image's own pixels,
+    about as many CSS pixels as `wanted`, and how many tiles stand side by side."""
     large, small = (max(1, round(each / shown.width)) * shown.width for each in wanted)
     return (
-        f"--sheet:url({shown.addresses[-1]});--width:{shown.width};--height:{shown.height};--border:{BORDER};"
+        f"--width:{shown.width};--height:{shown.height};--border:{BORDER};"
         f"--columns:{shown.columns};--rows:{shown.rows};"
-        f"--large:{large}px;--small:{small}px;--across:{_across(count, ipc)}"
+        f"--large:{large}px;--small:{small}px;--across:{across}"
     )
 
 
@@ -191,9 +216,9 @@ def _across(count: int, ipc: int) -> int:
     if ipc == 1 and count <= FEWEST:
         return 5
     if ipc == 1:
-        return 10
+        return MOST_ACROSS
     if count <= MANY:
-        return min(ipc, 10)
+        return min(ipc, MOST_ACROSS)
     if ipc <= 10:
         return min(ipc, 5)
     return min(ipc, 15)
@@ -230,5 +255,5 @@ def _note(shown: int, synthetic: SyntheticSet, lossless: bool) -> str:
             f"Textures, {synthetic.canvas} times as high and wide as an image; networks see {crops} of each in a step."
         )
     if not lossless:
-        words.append("Compressed for this page; the exact images are in the run's synthetic.safetensors.")
+        words.append("Compressed for this page; the exact images are in the run’s synthetic.safetensors.")
     return " ".join(words)

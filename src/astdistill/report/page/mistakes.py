@@ -1,18 +1,22 @@
-"""Which classes the networks read right, and what they take the others for."""
+"""Which classes the networks predict right, and what they take the others for."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 
 from ...evaluation.scores import RowScores
 from ...runtime.text import shown_name
-from ..figures import COLOURS, INK
+from ..figures import COLOURS, FAINT, INK
 from .drawing import panel, svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 NUMBERED = 12
 """Up to so many classes every cell of the confusion matrix has its share written in it."""
@@ -20,8 +24,10 @@ NAMED = 30
 MOST_CONFUSIONS = 6
 MOST_LETTERS = 24
 """Of a name beside the matrix, which it must leave room for."""
-PALE = 60
-"""Percent up to which a cell lets enough of the page through for the page's own ink."""
+PALE, DENSEST = 0.55, 0.95
+"""Opacity up to which a cell lets enough of the page through for the page's own ink, and at the end of the scale."""
+STEP = 10
+"""The scale of colours runs from 0 to the largest share, rounded up to a multiple of so many percent."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Confusion:
 
 
 def accuracies(entry: RowScores | None, classes: Sequence[str]) -> list[tuple[str, float]]:
-    """Classes with their mean accuracy in percent, best first; empty where nobody counted."""
+    """Classes with their mean accuracy in percent, in the order of the data; empty where nobody counted."""
     if entry is None:
         return []
     kept = [each for each in entry.by_class if each is not None]
@@ -43,7 +49,7 @@ def accuracies(entry: RowScores | None, classes: Sequence[str]) -> list[tuple[st
         present = [value for value in values if value is not None]
         if present:
             means.append((shown_name(name), statistics.fmean(present)))
-    return sorted(means, key=lambda each: -each[1])
+    return means
 
 
 def confusions(entry: RowScores | None, classes: Sequence[str]) -> list[Confusion]:
@@ -52,7 +58,7 @@ def confusions(entry: RowScores | None, classes: Sequence[str]) -> list[Confusio
         return []
     shares = _shares(entry)
     np.fill_diagonal(shares, 0)
-    names, mistakes = [shown_name(name) for name in classes], []
+    names, mistakes = list(map(shown_name, classes)), []
     for place in np.argsort(-shares, axis=None, kind="stable")[:MOST_CONFUSIONS]:
         row, column = divmod(int(place), len(shares))
         if shares[row, column] > 0:
@@ -61,27 +67,44 @@ def confusions(entry: RowScores | None, classes: Sequence[str]) -> list[Confusio
 
 
 def matrix(entry: RowScores | None, classes: Sequence[str], name: str) -> Markup | None:
-    """The confusion matrix in percent of each class, rows true, columns read; None where nobody counted."""
+    """The confusion matrix in percent of each class, rows true, columns predicted; None where nobody counted."""
     if entry is None or entry.counts is None:
         return None
     shares = _shares(entry)
-    count = len(shares)
-    figure, axes = panel(3.9, 3.6)
-    # One hue whose opacity is the share reads on light and on dark pages alike.
-    hue = tuple(int(COLOURS[0][place : place + 2], 16) / 255 for place in (1, 3, 5))
-    cells = np.dstack([np.broadcast_to(np.array(hue), (count, count, 3)), np.sqrt(shares / 100) * 0.95])
-    axes.imshow(cells, interpolation="none", aspect="equal")
-    if count <= NUMBERED:
+    top = max(STEP, STEP * np.ceil(shares.max() / STEP))
+    figure, axes = panel(3.9, 3.9)
+    axes.imshow(_shaded(shares / top), interpolation="none", aspect="equal")
+    if len(shares) <= NUMBERED:
         for row, column in np.argwhere(shares >= 0.5):
             share, ink = shares[row, column], INK
-            if share > PALE:
+            if share / top * DENSEST > PALE:
                 ink = "white"
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color=ink)
     _named(axes, [shown_name(each, MOST_LETTERS) for each in classes])
+    _scale(axes, top)
     return svg(figure, name, "Confusion matrix: true class by row, predicted class by column, percent of the row")
 
 
-def _named(axes, names: Sequence[str]) -> None:
+def _shaded(parts: np.ndarray) -> np.ndarray:
+    """Parts of the scale `[h, w]` as colours `[h, w, 4]`: one hue, whose opacity begins at 0, can be seen on light and
+    on dark pages alike."""
+    hue = [int(COLOURS[0][place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    return np.dstack([np.broadcast_to(hue, (*parts.shape, 3)), DENSEST * parts])
+
+
+def _scale(axes: Axes, top: float) -> None:
+    """The scale of colours, from 0 to `top` percent, above the matrix."""
+    bar = axes.inset_axes((0.2, 1.05, 0.6, 0.03))
+    bar.imshow(_shaded(np.linspace(0, 1, 64)[None]), aspect="auto", extent=(0, top, 0, 1))
+    bar.set_yticks([])
+    bar.set_xticks([0, top / 2, top], ["0", f"{top / 2:g}", f"{top:g} %"])
+    bar.xaxis.tick_top()
+    bar.tick_params(labelsize=7, colors=INK, length=0, pad=2)
+    for side in bar.spines.values():
+        side.set(color=FAINT, linewidth=0.6)
+
+
+def _named(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xlabel("predicted class", fontsize=9, color=INK)
     axes.set_ylabel("true class", fontsize=9, color=INK)
     letters = 6.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shlex
 from collections.abc import Sequence
@@ -16,12 +18,14 @@ from ...runtime.errors import InputError
 from ...runtime.files import write_text
 from ...runtime.progress import console
 from ...runtime.run_dir import RunDir
+from ..pictures import file_name
 from ..run import RunReader, read_run
-from . import content, figures, mistakes
+from . import content, figures, head, mistakes
 from .gallery import gallery
+from .numbers import numbers
 
 IMAGE_BYTES = 3_900_000
-"""Of a page below 5 MB, what images may take; all runs share it."""
+"""Of a page below 5 MB, what images and the CSV may take; all runs share it."""
 
 
 def save_page(folders: Sequence[str | Path], path: str | Path) -> None:
@@ -61,16 +65,16 @@ def rendered(runs: Sequence[RunReader]) -> str:
     from jinja2 import Environment, PackageLoader
 
     runs, here = _apart(runs), resources.files(__package__ or "")
-    title = f"{len(runs)} runs"
-    if len(runs) < 4:
-        title = " and ".join(run.name for run in runs)
+    script = (here / "page.js").read_text(encoding="utf-8")
     pages = Environment(
         loader=PackageLoader(__package__ or "", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     return pages.get_template("page.html").render(
-        title=title,
+        title=_title(runs),
+        policy=_policy(script),
         style=(here / "page.css").read_text(encoding="utf-8"),
-        script=(here / "page.js").read_text(encoding="utf-8"),
+        script=script,
+        different=head.different_data(runs),
         elsewhere=content.elsewhere(runs),
         runs=[_shown(run, number, IMAGE_BYTES // len(runs)) for number, run in enumerate(runs)],
         about=content.about(runs),
@@ -80,11 +84,33 @@ def rendered(runs: Sequence[RunReader]) -> str:
             ("Held-out accuracy", figures.held_out(runs)),
         ),
         experts=_drawn(
-            ("How far an expert moves in one epoch", figures.smoothness(runs)),
-            ("How good it is", figures.expert_accuracy(runs)),
+            ("Squared distance that an expert moves in one epoch", figures.smoothness(runs)),
+            ("Accuracy of the experts", figures.expert_accuracy(runs)),
         ),
         settings=content.settings(runs),
         provenance=content.provenance(runs),
+    )
+
+
+def _title(runs: Sequence[RunReader]) -> str:
+    """What a single run is, or the names of several."""
+    if len(runs) == 1:
+        return head.title(runs[0])
+    if len(runs) > 3:
+        return f"{len(runs)} runs"
+    *names, last = (run.name for run in runs)
+    return f"{', '.join(names)} and {last}"
+
+
+def _policy(script: str) -> str:
+    """The content security policy: nothing from elsewhere, pictures written into the page, and the page's one script.
+
+    The script stands between two line ends in the template, which its digest covers.
+    """
+    digest = base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode()
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -104,14 +130,19 @@ def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
         score = entry.text
     if run.synthetic is not None:
         classes = run.synthetic.classes
+    saved = _link(numbers(run))
+    clusters, shown = figures.clusters(run, number), gallery(run, number, budget - min(len(saved), budget // 2))
     arriving = [
         figures.arriving(measured, f"arriving-{number}-{place}") for place, measured in enumerate(run.arriving.values())
     ]
     return {
         "name": run.name,
-        "folder": run.place,
         "number": number,
-        "subtitle": content.subtitle(run),
+        "title": head.title(run),
+        "facts": head.facts(run),
+        "file_name": file_name(run.name),
+        "numbers": saved,
+        "snippet": content.snippet(run),
         "score": score,
         "headline": content.headline(run),
         "bars": content.bars(run),
@@ -119,8 +150,9 @@ def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
         "protocol": content.protocol(run),
         "missing": content.missing(run),
         "steps": content.steps(run),
-        "gallery": gallery(run, number, budget),
-        "clusters": figures.clusters(run, number),
+        "gallery": shown,
+        "clusters": clusters,
+        "starts": clusters or (shown and shown.start_style),
         "clusters_left": figures.left_out(run),
         "classes": mistakes.accuracies(entry, classes),
         "confusions": mistakes.confusions(entry, classes),
@@ -132,6 +164,13 @@ def _shown(run: RunReader, number: int, budget: int) -> dict[str, Any]:
         "costs": content.costs(run),
         "command": content.command(run),
     }
+
+
+def _link(text: str) -> str:
+    """The address of a text that is part of the page; '' for none."""
+    if not text:
+        return ""
+    return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def _drawn(*drawings: tuple[str, Markup | None]) -> list[tuple[str, Markup]]:

@@ -1,0 +1,108 @@
+"""What the page begins with: what a run is in one line, its facts, and whether several runs may be compared at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from ...data.synthetic import SyntheticSet
+from ...evaluation.scores import SetInfo, spread
+from ...methods.registry import methods
+from ...runtime.status import duration
+from ..run import RunReader
+
+DATA_NAMES = {
+    "digits": "Digits",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "svhn": "SVHN",
+    "tiny_imagenet": "Tiny ImageNet",
+}
+"""Well-known data sets as papers write them, by the name of the source or of its folder."""
+METHOD_NAMES = {"rat-bptt": "RaT-BPTT"}
+"""Methods whose papers write them otherwise than in capitals."""
+AS_RELEASED = "-as-released"
+
+
+def title(run: RunReader) -> str:
+    """One line: which data, how many images per class, which method."""
+    if run.synthetic is None:
+        return f"{method_name(run.method)} · not distilled yet"
+    words = data_name(run.synthetic), _per_class(run.synthetic), method_name(run.synthetic.method)
+    return " · ".join(filter(None, words))
+
+
+def data_name(synthetic: SyntheticSet) -> str:
+    """The data set's name as papers write it, with what was kept of it where that is not all."""
+    known = SetInfo.of(synthetic).data
+    own = PurePath(synthetic.data.source.removeprefix("tensors:")).name
+    if own in DATA_NAMES and known.startswith(own):
+        return DATA_NAMES[own] + known[len(own) :]
+    return known
+
+
+def method_name(name: str) -> str:
+    """A method of this package as its paper writes it; any other as its author calls it."""
+    own = name.removesuffix(AS_RELEASED)
+    if name not in methods():
+        return name
+    return METHOD_NAMES.get(own, own.upper()) + " as released" * name.endswith(AS_RELEASED)
+
+
+def _per_class(synthetic: SyntheticSet) -> str:
+    kind = ["image", "texture"][synthetic.canvas > 1]
+    return f"{synthetic.ipc:,} {kind}{'s' * (synthetic.ipc != 1)} per class"
+
+
+def facts(run: RunReader) -> list[tuple[str, str]]:
+    """Date, duration, iterations, experts with their accuracy, network and labels, as far as they are known."""
+    found: dict[str, str] = {}
+    if run.date is not None:
+        found["date"] = f"{run.date.day} {run.date:%B %Y}"
+    if run.seconds:
+        found["duration"] = duration(run.seconds)
+    if run.metrics:
+        found["iterations"] = f"{len(run.metrics):,}"
+    if run.experts is not None:
+        found["experts"] = _experts(run)
+    if run.synthetic is not None:
+        found["network"] = run.synthetic.model
+        found["synthetic images"] = f"{len(run.synthetic.images):,}, {run.synthetic.labels} labels"
+    return [(name, text) for name, text in found.items() if text]
+
+
+def _experts(run: RunReader) -> str:
+    """How many there are, and their test accuracy after the last epoch."""
+    assert run.experts is not None
+    tested = [curve.test_accuracy[-1] for curve in run.experts.curves if curve.test_accuracy]
+    count = str(len(run.experts.curves))
+    if not tested:
+        return count
+    return f"{count}, test accuracy {spread(tested)} %"
+
+
+def different_data(runs: Sequence[RunReader]) -> str:
+    """The sentence that warns of comparing runs on different data; '' where all are on the same, or do not say."""
+    groups: dict[str, list[RunReader]] = {}
+    for run in runs:
+        if run.fingerprint:
+            groups.setdefault(run.fingerprint, []).append(run)
+    if len(groups) < 2:
+        return ""
+    names = {fingerprint: _data_of(group[0]) for fingerprint, group in groups.items()}
+    if len(set(names.values())) < len(names):
+        names = {fingerprint: f"{name}, fingerprint {fingerprint[:8]}" for fingerprint, name in names.items()}
+    told = [f"{' and '.join(run.name for run in group)} on {names[each]}" for each, group in groups.items()]
+    return (
+        f"These runs were made on different data: {'; '.join(told)}. Their accuracies and losses cannot be compared "
+        "with one another."
+    )
+
+
+def _data_of(run: RunReader) -> str:
+    """What the data of a run are called."""
+    if run.synthetic is None:
+        return "data without a name"
+    return data_name(run.synthetic)
