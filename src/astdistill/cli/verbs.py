@@ -21,7 +21,8 @@ from ..report.page.page import renew_page
 from ..runtime import progress
 from ..runtime.devices import check_device
 from ..runtime.errors import InputError
-from ..runtime.parallel import limited
+from ..runtime.parallel import limited, own_threads
+from ..runtime.provenance import machine
 from ..runtime.run_dir import RunDir
 from ..runtime.status import duration, size
 from ..runtime.tables import terminal
@@ -39,7 +40,7 @@ def run_preset(request: Request) -> None:
     if only_estimate(request):
         return
     check_device(request.experiment.device)
-    with limited(request.changes.threads):
+    with limited(threads_of(request)):
         scores = run_experiment(request.experiment, request.out, request.log, teller(request))
     _show(scores, request.out, request.experiment)
 
@@ -56,7 +57,7 @@ def train(request: Request) -> None:
         return
     check_device(experiment.device)
     check_numbers(experiment)
-    with limited(request.changes.threads):
+    with limited(threads_of(request)):
         dataset = load_data(experiment)
         teller(request)(Description.of(dataset, experiment.ipc))
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
@@ -75,7 +76,7 @@ def distil(request: Request) -> None:
     if only_estimate(request):
         return
     check_device(request.experiment.device)
-    with limited(request.changes.threads):
+    with limited(threads_of(request)):
         dataset = prepare(request.experiment, request.out, teller(request))
         with tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
@@ -95,6 +96,25 @@ def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
         if path.exists():
             console.print(f"Look at:   {path}", highlight=False)
     console.print(f"Numbers:   {run.scores}", highlight=False)
+
+
+def threads_of(request: Request) -> int:
+    """Threads of the CPU: as many as were asked for, or as the run was begun with on this kind of processor, because
+    the last bits of its numbers depend on them; for a new run one for each core that this process may use.
+
+    What else runs on the machine changes nothing: with a bounded wait more threads are never slower than fewer.
+    """
+    if request.changes.threads is not None:
+        return request.changes.threads
+    usual, begun = own_threads(), RunDir(request.out).threads(machine()["processor"])
+    if begun is None:
+        return usual
+    if begun != usual and request.experiment.device == "cpu":
+        plain(
+            f"This run was begun with {begun} threads and goes on with them, so that its numbers stay the same to the "
+            f"last bit; this process may use {usual}, and --threads {usual} takes them."
+        )
+    return begun
 
 
 def teller(request: Request) -> Callable[[Description], None]:
@@ -168,7 +188,7 @@ def only_estimate(request: Request) -> bool:
         return False
     check_device(request.experiment.device)
     check_numbers(request.experiment)
-    with using(request.experiment.engine), limited(request.changes.threads):
+    with using(request.experiment.engine), limited(threads_of(request)):
         known = described(request.experiment)
         for line in reasons(request):
             print(line)

@@ -28,7 +28,7 @@ from ..methods.unroll import InnerLoop, Variables, draw_plan
 from ..models.convnets import ConvNet
 from ..models.flat import FlatModel
 from ..models.registry import build_model
-from ..runtime.parallel import cores
+from ..runtime.machine import cores
 from ..runtime.seeds import rng
 
 Shape = tuple[int, int, int]

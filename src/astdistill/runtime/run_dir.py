@@ -14,6 +14,8 @@ from .provenance import provenance
 FORMER = "former_settings"
 DESCRIPTION = "data_read"
 """The part of provenance.json that says what was read of the data."""
+MOST_THREADS = 4096
+"""More than a provenance.json that says so was written by."""
 FREE = (
     "data.source",
     "data.image_column",
@@ -179,6 +181,17 @@ class RunDir:
         first = read_json(self.provenance) if self.provenance.exists() else {}
         found = (place.get(FORMER, {}) for place in (first, *first.get("resumed", [])))
         return {name: value for each in found for name, value in each.items()}
+
+    def threads(self, processor: str) -> int | None:
+        """The number of threads that the run was begun with on that processor; None where it was begun on another one,
+        or not yet."""
+        try:
+            begun = read_json(self.provenance)["machine"]
+            if begun["processor"] == processor and begun["threads"] in range(1, MOST_THREADS + 1):
+                return begun["threads"]
+        except (OSError, InputError, KeyError, TypeError, ValueError):  # no run, or what claiming it will tell of
+            pass
+        return None
 
     @property
     def empty(self) -> bool:
