@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,10 +91,8 @@ class Measurer:
         """Of one call. Raises InputError where the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        with suppress(BrokenPipeError):  # the empty answer says it
             print(case, file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # the empty answer says it
         answer = self._process.stdout.readline()
         if not answer:
             raise InputError(f"The measurement of {case} ended early; its errors stand above. Measure again.")
@@ -237,9 +235,9 @@ def _shared(given: SharedFlags, words: list[str]) -> None:
 
 def _table(rows: list[dict[str, Any]], found: Shared) -> Table:
     shown = Table(
-        caption=f"{found.threads} threads on {found.available} cores. Medians of ratios within a repetition. quiet: over "
-        f"the time of default alone (goal beside none: {BAR_QUIET}); fair: over what the fair share of the cores allows "
-        f"(goal: {BAR_SHARED}).",
+        caption=f"{found.threads} threads on {found.available} cores. Medians of ratios within a repetition. quiet: "
+        f"over the time of default alone (goal beside none: {BAR_QUIET}); fair: over what the fair share of the cores "
+        f"allows (goal: {BAR_SHARED}).",
         caption_justify="left",
     )
     for column in ("case", "busy", "waiting", "seconds", "spread", "n", "quiet", "fair"):

@@ -26,7 +26,7 @@ from ..experiment.config import ExpertSettings
 from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.files import cache_folder
-from ..runtime.machine import cores, free_memory
+from ..runtime.machine import cores, crowded, free_memory, load
 from ..runtime.seeds import rng, seeded
 from ..runtime.status import size
 from .findings import Finding, judged, shortened
@@ -106,6 +106,7 @@ def engine() -> Iterator[Finding]:
     asked = "chosen by auto"
     if os.environ.get(VARIABLE, "auto") != "auto":
         asked = f"${VARIABLE} asks for it"
+    before = load()
     for device in _devices():
         model, (theta, _, images, targets) = _problem(*TIMED, device=device)
         taken = engine_of(model)
@@ -114,6 +115,8 @@ def engine() -> Iterator[Finding]:
             f"{engine_name(model, theta, images)} ({asked}): {TIMED[1] / seconds:,.0f} images a second, "
             f"gradient of {TIMED[0]}, 32 px, batch {TIMED[1]}, {torch.get_num_threads()} threads"
         )
+        if device == "cpu" and crowded(before):
+            text += f", beside other work (load average {before:.1f})"
         yield Finding(name=f"engine, {device}", state="good", text=text)
 
 
@@ -206,6 +209,8 @@ def _fault(wanted: Requirement) -> str:
 
 LEAST = 10**9
 """Bytes of free memory, and of free disk, below which even small runs fail."""
+
+
 def memory() -> Iterator[Finding]:
     """Cores, and the memory that this process may still take."""
     free = free_memory()

@@ -16,11 +16,13 @@ from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers, load_data
 from ..experiment.cost import DatasetSize, Estimate
 from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tracked
+from ..experiment.work import Costs
 from ..report.figures import epoch_table, quality_table
 from ..report.page.page import renew_page
 from ..runtime import progress
 from ..runtime.devices import check_device
 from ..runtime.errors import InputError
+from ..runtime.machine import free_memory
 from ..runtime.parallel import limited, own_threads
 from ..runtime.provenance import machine
 from ..runtime.run_dir import RunDir
@@ -109,7 +111,7 @@ def threads_of(request: Request) -> int:
     usual, begun = own_threads(), RunDir(request.out).threads(machine()["processor"])
     if begun is None:
         return usual
-    if begun != usual and request.experiment.device == "cpu":
+    if begun != usual and request.experiment.device == "cpu" and not progress.is_quiet():
         plain(
             f"This run was begun with {begun} threads and goes on with them, so that its numbers stay the same to the "
             f"last bit; this process may use {usual}, and --threads {usual} takes them."
@@ -122,22 +124,26 @@ def teller(request: Request) -> Callable[[Description], None]:
 
     def told(description: Description) -> None:
         tell(description)
+        _warn_of_memory(request.experiment, estimate.size_of(description))
         if progress.is_quiet():
             return
         for line in reasons(request):
             plain(line)
         if request.proposal is not None:
             with using(request.experiment.engine):
-                plain(expected(estimate.estimate(request.experiment, size_of(description))))
+                plain(expected(estimate.estimate(request.experiment, estimate.size_of(description))))
 
     return told
 
 
-def size_of(description: Description) -> DatasetSize:
-    """The size of the described data."""
-    parts = description.parts
-    count = parts["training"], parts["test"], parts.get("validation", 0)
-    return DatasetSize(description.shape, len(description.classes), *count)
+def _warn_of_memory(experiment: Experiment, known: DatasetSize) -> None:
+    """Say what will not fit into memory, before it is begun; the images are there already."""
+    if experiment.device != "cpu":
+        return
+    with using(experiment.engine):
+        found = estimate.counted(experiment, known, Costs(experiment.device))
+    if short := estimate.shortage(found, free_memory(), known.held(experiment.data, experiment.device)):
+        plain("\n".join(textwrap.wrap(f"Warning: {short}", COLUMNS)))
 
 
 def expected(cost: Estimate) -> str:
@@ -145,6 +151,8 @@ def expected(cost: Estimate) -> str:
     stages = ", ".join(f"{stage.name} {duration(stage.seconds)}" for stage in cost.stages)
     whole = cost.together
     words = f"Estimated for this machine: {duration(whole.seconds)} ({stages}) and {size(whole.memory)} of memory."
+    if cost.speed is not None:
+        words = f"{words} {cost.speed.disturbed()}".rstrip()
     return "\n".join(textwrap.wrap(words, COLUMNS))
 
 
@@ -169,12 +177,12 @@ def reasons(request: Request) -> list[str]:
 
 
 def described(experiment: Experiment) -> DatasetSize:
-    """The size of the data, once what is read of them was printed; data with a name of their own are not read."""
-    dataset = estimate.read_for_size(experiment.data)
-    known = estimate.dataset_size(experiment, dataset)
-    if dataset is not None:
-        print(Description.of(dataset, experiment.ipc).text())
-        return known
+    """The size of the data, once what is known of them was printed; data with a name of their own are not looked at."""
+    description = estimate.read_for_size(experiment.data, experiment.ipc)
+    if description is not None:
+        print(description.text())
+        return estimate.size_of(description)
+    known = estimate.dataset_size(experiment)
     print(f"Data: {experiment.data.source}, known by name and not read for an estimate")
     for line in item("images", f"about {known.train:,} training, {known.test:,} test; {shape_text(known.shape)}"):
         print(line)
@@ -195,6 +203,8 @@ def only_estimate(request: Request) -> bool:
         cost = estimate.estimate(request.experiment, known)
     print(json.dumps(request.experiment.to_json(), indent=2))
     Console().print(estimate.table(request.experiment, cost))
+    if short := estimate.shortage(cost, free_memory()):
+        Console().print(f"Warning: {short}", highlight=False)
     Console().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)
     return True
 

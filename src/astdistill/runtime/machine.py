@@ -28,13 +28,23 @@ def waiting(environment: Mapping[str, str]) -> dict[str, str]:
 def cores(root: Path = ROOT) -> int:
     """How many cores this process may use: by its affinity, and by the quota of every control group that it is in."""
     allowed = os.cpu_count() or 1
-    if hasattr(os, "process_cpu_count"):  # Python 3.13; it knows PYTHON_CPU_COUNT too
-        allowed = os.process_cpu_count() or 1
-    elif hasattr(os, "sched_getaffinity"):
+    if hasattr(os, "sched_getaffinity"):
         allowed = len(os.sched_getaffinity(0))
     for group in _groups(root, "cpu"):
         allowed = min([allowed, *_quota(group)])
     return max(1, allowed)
+
+
+def load() -> float:
+    """Processes that wanted a core, as a mean over the last minute; 0 where the system does not say."""
+    if not hasattr(os, "getloadavg"):
+        return 0.0
+    return os.getloadavg()[0]
+
+
+def crowded(load: float) -> bool:
+    """Whether so many processes have to share the cores that this one may use."""
+    return load > cores() + 0.5
 
 
 def _quota(group: Path) -> Iterator[int]:
