@@ -189,36 +189,6 @@ def written(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-MEMINFO = {"proc/meminfo": "MemTotal: 64 kB\nMemAvailable: 50 kB\n"}
-SECOND = {"proc/self/cgroup": "0::/a/b\n"}
-FIRST = {"proc/self/cgroup": "5:cpu:/x\n4:memory,pids:/a\n"}
-
-
-@pytest.mark.parametrize(
-    ("files", "free"),
-    [
-        ({}, None),
-        (MEMINFO, 50 * 1024),
-        (MEMINFO | SECOND, 50 * 1024),
-        (MEMINFO | SECOND | {f"sys/fs/cgroup/a/b/memory.{name}": text for name, text in
-         {"max": "9000\n", "current": "4000\n", "stat": "anon 1\ninactive_file 500\n"}.items()}, 5500),
-        (MEMINFO | SECOND | {f"sys/fs/cgroup/a/memory.{name}": text for name, text in
-         {"max": "1000\n", "current": "4000\n", "stat": "inactive_file 500\n"}.items()}, 0),
-        (MEMINFO | SECOND | {f"sys/fs/cgroup/a/b/memory.{name}": text for name, text in
-         {"max": "max\n", "current": "4000\n", "stat": "inactive_file 500\n"}.items()}, 50 * 1024),
-        (MEMINFO | FIRST | {f"sys/fs/cgroup/memory/a/memory.{name}": text for name, text in
-         {"limit_in_bytes": "9000\n", "usage_in_bytes": "8000\n", "stat": "inactive_file 1\ntotal_inactive_file 300\n"}.items()}, 1300),
-        (FIRST | {f"sys/fs/cgroup/memory/memory.{name}": text for name, text in
-         {"limit_in_bytes": "900\n", "usage_in_bytes": "800\n", "stat": "total_inactive_file 0\n"}.items()}, 100),
-    ],
-    ids=["unknown", "machine", "no limit file", "group", "group around it, used up", "max", "version 1", "version 1, in a container"],
-)  # fmt: skip
-def test_free_memory_is_the_least_of_machine_and_control_groups(
-    files: dict[str, str], free: int | None, tmp_path: Path
-) -> None:
-    assert places.free_memory(written(tmp_path, files)) == free
-
-
 def test_little_memory_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, state in ((None, "note"), (10**8, "bad"), (10**10, "good")):
         monkeypatch.setattr(places, "free_memory", lambda free=free: free)

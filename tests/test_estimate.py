@@ -20,7 +20,7 @@ from astdistill.data import loading
 from astdistill.data.loading import load_dataset
 from astdistill.experiment import cost as estimate
 from astdistill.experiment.config import Experiment
-from astdistill.experiment.cost import NAMED, DatasetSize, Estimate, counted, dataset_size, operations
+from astdistill.experiment.cost import NAMED, DatasetSize, Estimate, Stage, counted, dataset_size, operations, shortage
 from astdistill.experiment.pipeline import obtain_experts
 from astdistill.experiment.presets import PRESETS, with_method
 from astdistill.experiment.work import (
@@ -81,7 +81,7 @@ def test_subsets_are_counted() -> None:
 
 
 def test_no_images_of_a_named_set_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "load_dataset", None)
+    monkeypatch.setattr(estimate, "described_by_headers", None)
     assert unmeasured(PRESETS["cifar100-ipc1"]).together.work > 1e15
 
 
@@ -318,10 +318,29 @@ def test_what_is_measured_on_a_quiet_machine_is_told_as_it_is(monkeypatch: pytes
 
 def test_what_is_measured_beside_other_work_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds, speed = measured(monkeypatch, 0.25)
-    assert seconds == pytest.approx(0.05)
+    assert seconds == pytest.approx(0.2), "what a run takes beside it, too"
     assert "load average 0.3" in speed.disturbed()
     assert "computed 25% of the time" in speed.disturbed()
     assert "beside other work" in Speed("cpu", load=1000.0).disturbed()
+
+
+def test_what_does_not_fit_into_memory_is_named_with_what_to_do() -> None:
+    stages = (Stage("2 experts", 1.0, 1.0, 3 * 10**9, 0), Stage("10 outer steps", 1.0, 1.0, 5 * 10**9, 0))
+    found = Estimate(stages)
+    assert shortage(found, 6 * 10**9) == shortage(found, None) == ""
+    said = shortage(found, 4 * 10**9)
+    assert said.startswith("The stage '10 outer steps' will need about 5.0 GB of memory, and 4.0 GB are free: ")
+    assert "--workers" in said
+    assert shortage(found, 4 * 10**9, held=10**9) == "", "what is taken already is not taken again"
+    assert "2 experts" in shortage(found, 10**9, held=10**9)
+
+
+def test_memory_of_experts_grows_by_the_workers_that_train_them() -> None:
+    cell = PRESETS["cifar100-ten-ipc10"].replace(model="convnet-d3-w8")
+    alone, two = (unmeasured(cell.replace(workers=workers)).stages[0].memory for workers in (1, 2))
+    data = dataset_size(cell).held(cell.data, "cpu")
+    each = alone - data
+    assert two == 2 * data + 2 * (each + estimate.IDLE_WORKER)
 
 
 @pytest.mark.parametrize(

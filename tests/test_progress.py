@@ -61,19 +61,26 @@ def test_what_an_earlier_run_did_says_nothing_of_the_pace(monkeypatch: pytest.Mo
 
 
 def test_nor_does_it_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where two workers end their steps of a minute at nearly the same time, so that the last half minute holds
+    two steps in one second."""
     be_quiet(False)
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=160, color_system=None)
+    stream, now = io.StringIO(), [1000.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
+    terminal = Console(file=stream, force_terminal=True, width=160, color_system=None, get_time=lambda: now[0])
     monkeypatch.setattr(progress.Output, "console", terminal)
-    with bar("training", 10**9) as work:
-        assert work.display is not None
-        work.step(1)
-        work.skip(10**8)
-        time.sleep(0.02)
-        work.step(1)
-        (task,) = work.display.tasks
-        assert task.completed == 10**8 + 2
-        assert task.speed is not None
-        assert task.speed < 1000
+    with bar("training", 60, 20) as work:
+        work.skip(20)
+        for seconds in (59, 1, 59, 1):
+            now[0] += seconds
+            work.step(1)
+        now[0] += 5
+        (task,) = [] if work.display is None else work.display.tasks
+        assert task.completed == 44
+        assert bars.LeftColumn().render(task).plain == "0:08:00"
+        assert bars.PaceColumn().render(task).plain == "0.0333 steps/s"
+    with bar("training", 60, 20) as work:
+        (task,) = [] if work.display is None else work.display.tasks
+        assert (bars.LeftColumn().render(task).plain, bars.PaceColumn().render(task).plain) == ("-:--:--", "")
 
 
 def test_a_bar_on_a_terminal_shows_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

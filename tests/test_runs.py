@@ -21,6 +21,7 @@ from astdistill.runtime.files import (
     write_json,
     write_text,
 )
+from astdistill.runtime.machine import cores
 from astdistill.runtime.provenance import machine, provenance
 
 
@@ -145,5 +146,5 @@ def test_provenance_says_where_a_number_came_from() -> None:
     assert json.loads(json.dumps(found)) == found
     assert found["versions"]["torch"] == torch.__version__
     assert found["machine"]["threads"] == 1
-    assert found["machine"]["cores"] == os.cpu_count()
+    assert found["machine"]["cores"] == cores()
     assert machine()["accelerator"] is None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jobs
 import pytest
@@ -18,6 +19,7 @@ import torch
 from astdistill.runtime import parallel
 from astdistill.runtime.errors import DivergedError, InputError
 from astdistill.runtime.files import lock
+from astdistill.runtime.machine import NAMED_BY_USERS, SPINS
 from astdistill.runtime.parallel import (
     WorkerPlan,
     _Processes,
@@ -95,14 +97,39 @@ def test_less_than_one_worker_is_refused(asked: int) -> None:
         plan_workers(5, asked, CPU)
 
 
-def test_a_container_s_quota_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
-    for text, found in (("300000 100000\n", 3), ("50000 100000\n", 1), ("max 100000\n", 8), ("1600000 100000\n", 8)):
-        (tmp_path / "cpu.max").write_text(text)
-        monkeypatch.setattr(parallel, "QUOTA", tmp_path / "cpu.max")
-        assert parallel.cores() == found
-    monkeypatch.setattr(parallel, "QUOTA", tmp_path / "none")
-    assert parallel.cores() == 8
+def test_a_number_of_threads_that_was_named_stands_whatever_the_cores_are(
+    monkeypatch: pytest.MonkeyPatch, threads: None
+) -> None:
+    """A run that goes on within a smaller quota is divided as before, so that its bits stay."""
+    torch.set_num_threads(8)
+    plans = []
+    for cores in (8, 1):
+        monkeypatch.setattr(parallel, "cores", lambda cores=cores: cores)
+        with parallel.limited(4):
+            plans.append(plan_workers(100, None, CPU))
+    assert plans == [WorkerPlan(4, 1)] * 2
+    assert parallel.Named.threads is None
+    assert parallel.own_threads() == 1, "and a new one takes no more than there are"
+
+
+def test_workers_wait_a_bounded_time_unless_the_user_said_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, str]] = []
+
+    class Started(subprocess.Popen[bytes]):
+        def __init__(self, *words: Any, env: dict[str, str], **how: Any) -> None:
+            given.append(env)
+            super().__init__(*words, env=env, **how)
+
+    monkeypatch.setattr(parallel.subprocess, "Popen", Started)
+    for name in NAMED_BY_USERS:
+        monkeypatch.delenv(name, raising=False)
+    for own in ({}, {"OMP_WAIT_POLICY": "ACTIVE"}):
+        for name, value in own.items():
+            monkeypatch.setenv(name, value)
+        processes = _Processes(Shown())
+        processes.start(1)
+        processes.stop()
+    assert [env.get("GOMP_SPINCOUNT") for env in given] == [str(SPINS), None]
 
 
 def test_processes_are_started_for_long_work_or_when_asked_for() -> None:

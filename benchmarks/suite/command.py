@@ -13,14 +13,15 @@ from rich.table import Table
 
 from astdistill.cli.commands import Command
 from astdistill.cli.flags import Word
+from astdistill.cli.main import Terminated, terminable
 from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError, unknown
 from astdistill.runtime.files import write_json
-from astdistill.runtime.parallel import cores
+from astdistill.runtime.machine import cores
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.provenance import provenance, without_places
 
-from . import augment, bptt, estimate, evaluate, experts, store, unroll
+from . import augment, bptt, estimate, evaluate, experts, shared, store, unroll
 from .harness import in_own_process, run_bench
 from .rows import rows_of, table
 from .task import Bench, Request, Settings, measure, measured_rates
@@ -66,6 +67,9 @@ def bench(words: list[str]) -> None:
     if words[:1] == ["estimate"]:  # compares the package with itself, so that there are no variants
         estimate.estimate(words[1:])
         return
+    if words[:1] == ["shared"]:  # variants of the environment, which a process of its own is started for once
+        shared.shared(words[1:])
+        return
     made = Command("bench", lambda given: _bench(given, words), BenchFlags)
     made.prog = "python -m suite"
     with made.make_context("bench", list(words), obj={}) as ctx:
@@ -95,14 +99,20 @@ def _bench(given: BenchFlags, words: list[str]) -> None:
 
 
 def main(words: list[str]) -> int:
-    """`bench`, with what is asked for wrongly as one sentence; the exit code."""
+    """`bench`, with what is asked for wrongly as one sentence; the exit code. A signal that ends it ends what it has
+    started, too."""
     try:
-        bench(words)
+        with terminable():
+            bench(words)
     except Exit as done:  # after --help
         return done.exit_code
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except Terminated:
+        return 143
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
@@ -135,7 +145,7 @@ def _settings(given: BenchFlags) -> Settings:
 def _overview() -> Table:
     shown = Table(
         caption="One of them: make bench NAME=… Cases in brackets run when --case names them. The estimates of a run "
-        "beside what it takes: make bench NAME=estimate.",
+        "beside what it takes: make bench NAME=estimate. Beside other busy processes: make bench NAME=shared.",
         caption_justify="left",
     )
     for column in ("bench", "what is measured", "cases", "variants"):

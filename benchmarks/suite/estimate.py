@@ -28,11 +28,13 @@ from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
 from astdistill.methods.method import Method
 from astdistill.runtime.config import Record
-from astdistill.runtime.errors import unknown
+from astdistill.runtime.errors import InputError, unknown
 from astdistill.runtime.files import write_json
 from astdistill.runtime.progress import bar, be_quiet, quietly
 from astdistill.runtime.provenance import provenance, without_places
 from astdistill.runtime.seeds import rng
+
+from .shared import busy
 
 CASES = {
     "digits-ipc1": "",
@@ -56,10 +58,11 @@ class Seconds(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One stage of one preset: estimated and taken in each repetition."""
+    """One stage of one preset beside so many busy processes: estimated and taken in each repetition."""
 
     case: str
     stage: str
+    busy: int
     estimates: list[float]
     taken: list[Seconds]
 
@@ -162,10 +165,13 @@ def _timed(work: Callable[[], object]) -> Seconds:
 
 
 class EstimateFlags(Record):
-    """Estimates beside what is then taken: portions of six presets, estimated and run on random images."""
+    """Estimates beside what is then taken: portions of six presets, estimated and run on random images, alone and
+    beside a busy process."""
 
     case: Annotated[tuple[str, ...], Word(metavar="CASE", repeated=True)] = ()
     """Measure only this case; may be repeated."""
+    busy: Annotated[tuple[int, ...], Word(metavar="COUNT", repeated=True)] = (0, 1)
+    """Busy processes beside it, which this bench starts and ends; may be repeated. None means 0, and then 1."""
     n: Annotated[int, Word(flag="-n")] = 3
     """Repetitions."""
     to: Annotated[Path | None, Word(flag="json", metavar="FILE")] = None
@@ -185,18 +191,19 @@ def _estimate(given: EstimateFlags, words: list[str]) -> None:
     for case in given.case:
         if case not in CASES:
             raise unknown("case", case, CASES)
-    rows: dict[tuple[str, str], Row] = {}
-    speed = Speed("cpu")
-    with bar("estimates (portions)", given.n * len(given.case or CASES)) as progress:
-        for _ in range(given.n):
-            for case in given.case or CASES:
-                with quietly():
-                    found = repetition(case)
-                for stage, (told, taken) in found.items():
-                    row = rows.setdefault((case, stage), Row(case, stage, [], []))
-                    row.estimates.append(told)
-                    row.taken.append(taken)
-                progress.step(note=case)
+    if min(given.busy, default=0) < 0:
+        raise InputError(f"--busy {min(given.busy)} was given; choose 0 or more busy processes.")
+    rows: dict[tuple[str, str, int], Row] = {}
+    speed, cases = Speed("cpu"), given.case or tuple(CASES)
+    with bar("estimates (portions)", given.n * len(cases) * len(given.busy)) as progress:
+        for case, beside in ((case, beside) for _ in range(given.n) for case in cases for beside in given.busy):
+            with quietly(), busy(beside):
+                found = repetition(case)
+            for stage, (told, taken) in found.items():
+                row = rows.setdefault((case, stage, beside), Row(case, stage, beside, [], []))
+                row.estimates.append(told)
+                row.taken.append(taken)
+            progress.step(note=f"{case} beside {beside}")
     Console().print(_table(list(rows.values()), speed.load))
     if given.to is not None:
         origin = provenance() | {"arguments": without_places(["suite", "estimate", *words]), "load": speed.load}
@@ -205,11 +212,12 @@ def _estimate(given: EstimateFlags, words: list[str]) -> None:
 
 def _table(rows: list[Row], load: float) -> Table:
     shown = Table(
-        caption="Medians. time: estimate over time taken; processor: over the time for which the thread that was "
+        caption="Medians. time: estimate over time taken (goal: within a factor of 1.3 alone, and of 2 beside others); "
+        "processor: over the time for which the thread that was "
         f"measured computed, which other work changes less. Load average before: {load:.1f}.",
         caption_justify="left",
     )
-    for column in ("portion of", "stage", "estimate, s", "taken, s", "time", "processor", "n"):
+    for column in ("portion of", "stage", "busy", "estimate, s", "taken, s", "time", "processor", "n"):
         shown.add_column(column, no_wrap=True, justify="left" if column in ("portion of", "stage") else "right")
     for row in rows:
         told, wall = statistics.median(row.estimates), statistics.median(taken.wall for taken in row.taken)
@@ -217,6 +225,7 @@ def _table(rows: list[Row], load: float) -> Table:
         shown.add_row(
             row.case,
             row.stage,
+            str(row.busy),
             f"{told:.3g}",
             f"{wall:.3g}",
             f"{time_ratio:.2f}",

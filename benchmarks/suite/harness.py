@@ -6,13 +6,11 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 from typing import Any
 
@@ -21,6 +19,7 @@ import torch
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.progress import bar
 
+from .children import paths_of_the_suite, run_in_group
 from .task import Bench, Rates, Request, Settings, best_of, high_water_mb
 
 Ask = Callable[[Request], dict[str, Any]]
@@ -39,11 +38,8 @@ class Measured:
 def in_own_process(request: Request) -> dict[str, Any]:
     """The answer of a fresh process. Raises InputError with the last line of its errors when it fails."""
     words = [sys.executable, "-m", "suite.measurement", request.model_dump_json()]
-    places = os.pathsep.join(
-        part for part in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")) if part
-    )
-    environment = os.environ | {"OMP_NUM_THREADS": str(request.settings.threads), "PYTHONPATH": places}
-    result = subprocess.run(words, capture_output=True, text=True, env=environment)
+    threads = {"OMP_NUM_THREADS": str(request.settings.threads), "PYTHONPATH": paths_of_the_suite()}
+    result = run_in_group(words, os.environ | threads)
     if result.returncode:
         raise InputError(_failure(request, result.returncode, result.stderr))
     return json.loads(result.stdout.splitlines()[-1])

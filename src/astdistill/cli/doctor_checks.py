@@ -8,7 +8,6 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from ..experiment.config import ExpertSettings
 from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.files import cache_folder
-from ..runtime.parallel import cores
+from ..runtime.machine import cores, crowded, free_memory, load
 from ..runtime.provenance import instructions
 from ..runtime.seeds import rng, seeded
 from ..runtime.status import size
@@ -108,6 +107,7 @@ def engine() -> Iterator[Finding]:
     asked = "chosen by auto"
     if os.environ.get(VARIABLE, "auto") != "auto":
         asked = f"${VARIABLE} asks for it"
+    before = load()
     for device in _devices():
         model, (theta, _, images, targets) = _problem(*TIMED, device=device)
         taken = engine_of(model)
@@ -117,6 +117,8 @@ def engine() -> Iterator[Finding]:
             f"{name} ({asked}): {TIMED[1] / seconds:,.0f} images a second, "
             f"gradient of {TIMED[0]}, 32 px, batch {TIMED[1]}, {torch.get_num_threads()} threads, {instructions()}"
         )
+        if device == "cpu" and crowded(before):
+            text += f", beside other work (load average {before:.1f})"
         if name != "eager" or device != "cpu":
             yield Finding(name=f"engine, {device}", state="good", text=text)
             continue
@@ -215,11 +217,6 @@ def _fault(wanted: Requirement) -> str:
 
 LEAST = 10**9
 """Bytes of free memory, and of free disk, below which even small runs fail."""
-LIMITS = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
-"""Limit, use and reclaimable cache in control groups of version 2 and 1."""
 
 
 def memory() -> Iterator[Finding]:
@@ -231,44 +228,6 @@ def memory() -> Iterator[Finding]:
         return
     text = f"{size(free)} free, {cores()} cores that this process may use"
     yield judged("memory", free >= LEAST, text, "close other programs, or raise the container's limit")
-
-
-def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still allocate: what the machine has available, or less where its control group says
-    so."""
-    limits = _group_memory(root)
-    with suppress(OSError, ValueError, StopIteration):
-        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
-        limits.append(1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
-    if not limits:
-        return None
-    return max(0, min(limits))
-
-
-def _group_memory(root: Path) -> list[int]:
-    """What is left below the limit of each control group that this process is in, the groups around it included."""
-    left = []
-    with suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
-            controllers, path = line.split(":", 2)[1:]
-            if controllers and "memory" not in controllers.split(","):
-                continue
-            base = root / "sys/fs/cgroup"
-            if controllers:
-                base /= "memory"
-            inner = base / path.lstrip("/")
-            groups = [inner, *(place for place in inner.parents if place.is_relative_to(base))]
-            left += [room for group in groups if (room := _left(group)) is not None]
-    return left
-
-
-def _left(group: Path) -> int | None:
-    for limit, use, cached in LIMITS:
-        with suppress(OSError, ValueError):  # no such file, and 'max' where there is no limit
-            allowed, taken = (int((group / name).read_text(encoding="ascii")) for name in (limit, use))
-            stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-            return allowed - taken + int(stat.get(cached, 0))
-    return None
 
 
 def disks() -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from ..runtime.config import Record
 from ..runtime.devices import check_device
 from ..runtime.errors import InputError, refused
 from ..runtime.files import check_folder
-from ..runtime.parallel import limited
+from ..runtime.parallel import limited, own_threads
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import Tabulation, terminal
 from ..runtime.terminal import Terminal
@@ -66,7 +66,7 @@ class Evaluate(Record):
     workers: int | None = Field(default=None, ge=1)
     """Networks trained side by side on a CPU; none means as many as there are cores."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of the CPU; none means torch's own number."""
+    """Threads of the CPU; none means one for each core that this process may use."""
     engine: EngineName = "auto"
     """What computes derivatives; auto takes the fastest that can."""
     seed: int = 0
@@ -92,7 +92,7 @@ class Evaluate(Record):
 @command("evaluate")
 def evaluate(given: Evaluate) -> None:
     """Show scores; the page of the set's run shows them too."""
-    with using(given.engine), limited(given.threads), ExitStack() as stack:
+    with using(given.engine), limited(given.threads or own_threads()), ExitStack() as stack:
         run = RunDir(_evaluate(given, stack)).home()
     if run and (page := renew_page(run.folder)):
         Terminal().print(f"Look at:   {page}", highlight=False)

@@ -18,6 +18,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, shell_complete
 
+from ..runtime.machine import waiting
 from ..runtime.text import printable, ready_streams
 
 VERBS = {
@@ -136,12 +137,14 @@ def main(words: Sequence[str] | None = None) -> int:
     141 nobody reads what is printed, 143 SIGTERM. Signal handlers are afterwards what they were."""
     if COMPLETE in os.environ:
         return shell_complete(cli, {}, "astdistill", COMPLETE, os.environ[COMPLETE])
+    if "torch" not in sys.modules:  # whose threads read it when they are loaded, and never again
+        os.environ.update(waiting(os.environ))
     if words is None:
         words = sys.argv[1:]
     words = list(words)
     ready_streams()
     try:
-        with _terminable():
+        with terminable():
             return _piped(words)
     except KeyboardInterrupt as stopped:
         again = shlex.join(["astdistill", *words])
@@ -159,7 +162,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Raise Terminated inside the block where SIGTERM would end the process at once, and its loggers and files with
     it. Elsewhere than in the main thread, which alone may handle signals, nothing is changed."""
 

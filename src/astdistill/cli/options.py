@@ -64,8 +64,8 @@ class Changes(Record):
     dry_run: bool = False
     """Show settings, memory, disk and time, and stop."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of the CPU; none means torch's own number. Like the workers, they change results by no more than
-    rounding."""
+    """Threads of the CPU; none means one for each core that this process may use, and for a run that goes on, as many
+    as it was begun with. Like the workers, they change results by no more than rounding."""
 
 
 class PresetChanges(Changes):

@@ -62,7 +62,7 @@ class Survey:
 
 
 @dataclass
-class _Look:
+class Look:
     """Notes sizes and channels of a source's pictures; stands for the pixels of each by one byte."""
 
     choice: ClassChoice
@@ -89,7 +89,7 @@ class _Look:
 
 def survey(config: DataConfig) -> Survey:
     """What the source of a configuration holds, of the classes that it names. Raises InputError as reading it does."""
-    look = _Look(ClassChoice(config.classes, config.first_classes))
+    look = Look(ClassChoice(config.classes, config.first_classes))
     raw = looked_at(config, look)
     channels, height, width = raw.train.shape
     sizes = look.sizes

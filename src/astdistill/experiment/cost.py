@@ -7,15 +7,16 @@ counted.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from rich.table import Table
 
 from ..data import medmnist
-from ..data.dataset import DataConfig, Dataset
+from ..data.dataset import DataConfig
+from ..data.description import Description
 from ..data.image_folders import IMAGENET_SIZE, IMAGENET_SUBSETS
-from ..data.loading import load_dataset
 from ..data.preprocessing import zca_cost
 from ..data.storage import held_bytes, residence
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
@@ -24,11 +25,15 @@ from ..methods.estimators import Backprop
 from ..methods.outer_step import StepWork
 from ..methods.unroll import AT_ONCE, AT_ONCE_CUDA
 from ..runtime.errors import InputError
+from ..runtime.parallel import plan_workers
 from ..runtime.progress import phase
 from ..runtime.status import duration, size
 from .config import Experiment, expert_epochs
+from .sizing import described_by_headers
 from .work import GRADIENT_GRAPH, SECOND_GRAPH, Cost, Costs, Network, Speed
 
+IDLE_WORKER = 200 * 2**20
+"""Bytes of a process that has loaded torch and the package, and does nothing."""
 SETS = 7
 """Copies of X at once: itself, its gradient, momentum and average, and the three that a step may go back to."""
 
@@ -72,19 +77,25 @@ NAMED = {
 """A class of ILSVRC-2012 has 732 to 1,300 training images; those of the subsets are counted with the most."""
 
 
-def read_for_size(data: DataConfig) -> Dataset | None:
-    """The data set, where its size is known only once it is read; None for named sets."""
+def read_for_size(data: DataConfig, ipc: int = 1) -> Description | None:
+    """What is known of the data, where their size is not known by their name; None for named sets."""
     if data.source in NAMED and data.size is None:
         return None
-    return load_dataset(data.replace(whiten="none"))  # to fit a whitening is one of the stages
+    return described_by_headers(data, ipc)
 
 
-def dataset_size(experiment: Experiment, dataset: Dataset | None = None) -> DatasetSize:
-    """The data set's size: known for named sets, and for all others that of `dataset`, or else read from disk."""
-    data, dataset = experiment.data, dataset or read_for_size(experiment.data)
-    if dataset is not None:
-        held_out = 0 if dataset.validation is None else len(dataset.validation)
-        return DatasetSize(dataset.shape, len(dataset.classes), len(dataset.train), len(dataset.test), held_out)
+def size_of(description: Description) -> DatasetSize:
+    """The size of the described data."""
+    parts = description.parts
+    count = parts["training"], parts["test"], parts.get("validation", 0)
+    return DatasetSize(description.shape, len(description.classes), *count)
+
+
+def dataset_size(experiment: Experiment) -> DatasetSize:
+    """The data set's size: known for named sets, and looked up on disk for all others."""
+    data, description = experiment.data, read_for_size(experiment.data)
+    if description is not None:
+        return size_of(description)
     whole = NAMED[data.source]
     classes = len(data.classes) if data.classes else min(data.first_classes or whole.classes, whole.classes)
     images = classes * min(whole.train // whole.classes, data.per_class or whole.train)
@@ -143,6 +154,21 @@ def counted(experiment: Experiment, known: DatasetSize, costs: Costs) -> Estimat
     stages = _Stages(experiment, known, costs)
     experts = [] if experiment.method.expert is None else [stages.experts()]
     return Estimate((*experts, stages.distillation(), stages.evaluation()), costs.speed)
+
+
+def shortage(found: Estimate, free: int | None, held: int = 0) -> str:
+    """A sentence for the first stage that needs more memory than the `free` bytes, `held` of which are taken already;
+    '' where all fit, or the system does not say what is free."""
+    if free is None:
+        return ""
+    for stage in found.stages:
+        if stage.memory - held > free:
+            return (
+                f"The stage '{stage.name}' will need about {size(stage.memory - held)} of memory, and {size(free)} are "
+                "free: end other programs, or choose fewer --workers (one takes the least), images of fewer bytes "
+                "(--data.memory uint8 or disk), a smaller network, or fewer images a step."
+            )
+    return ""
 
 
 def table(experiment: Experiment, found: Estimate) -> Table:
@@ -215,8 +241,18 @@ class _Stages:
         cost = epoch.times(wanted.count * epochs)
         disk = wanted.count * (epochs + 1) * student.parameters * (2 if wanted.dtype == "bfloat16" else 4)
         length = f"{epochs} epochs" if epochs == recipe.epochs else f"{epochs} of {recipe.epochs} epochs"
-        memory = self._data + student.held(batch, SECOND_GRAPH if recipe.penalty else GRADIENT_GRAPH)
+        held = student.held(batch, SECOND_GRAPH if recipe.penalty else GRADIENT_GRAPH)
+        memory = self._side_by_side(wanted.count, held, [self.experiment.model])
         return Stage(f"{wanted.count} experts of {length}", cost.work, cost.seconds, memory, disk)
+
+    def _side_by_side(self, jobs: int, held: int, networks: Sequence[str]) -> int:
+        """Bytes for the data and for as many jobs as are done at once, each of which holds so many; workers share a
+        second copy of the data."""
+        experiment = self.experiment
+        workers = plan_workers(jobs, experiment.workers, torch.device(experiment.device), networks).workers
+        if workers == 1:
+            return self._data + held
+        return 2 * self._data + workers * (held + IDLE_WORKER)
 
     def distillation(self) -> Stage:
         """The outer steps, and the networks that are trained for validation."""
@@ -285,4 +321,5 @@ class _Stages:
             cost += self._network_trained(trained, each, images, known.test)
             memory = max(memory, trained.held(min(each.batch, images), GRADIENT_GRAPH))
         cost = cost.times(wanted.networks)
-        return Stage(f"{wanted.networks} networks a row", cost.work, cost.seconds, self._data + memory, 100_000)
+        memory = self._side_by_side(len(rows) * wanted.networks, memory, names)
+        return Stage(f"{wanted.networks} networks a row", cost.work, cost.seconds, memory, 100_000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from ..methods.unroll import InnerLoop, Variables, draw_plan
 from ..models.convnets import ConvNet
 from ..models.flat import FlatModel
 from ..models.registry import build_model
-from ..runtime.parallel import cores
+from ..runtime.machine import cores, crowded, load
 from ..runtime.provenance import instructions
 from ..runtime.seeds import rng
 
@@ -208,6 +207,8 @@ MOST_IMAGES = 1024
 """The most images of a measured part: those of a narrow network take longer than their multiply-adds say."""
 ENOUGH_S = 0.1
 """A part is repeated until it has taken so long: other augmentations are drawn each time."""
+LONGER_S = 0.25
+"""The same beside other work: some sixty slices of a scheduler."""
 OWN_SHARE = 0.8
 """Below this share of the time in which the measuring thread computed, others had the processor."""
 
@@ -218,7 +219,7 @@ class Speed:
 
     device: str
     rates: dict[Hashable, float] = field(default_factory=dict)
-    load: float = field(default_factory=lambda: os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
+    load: float = field(default_factory=load)
     """Processes that wanted a core, as a mean over the minute before."""
     wall_s: float = 0.0
     own_s: float = 0.0
@@ -230,20 +231,18 @@ class Speed:
         return work / self.rates[kind]
 
     def _measured(self, step: Callable[[], None]) -> float:
-        """Seconds of a step; where others had the processor, those in which this thread computed, of which every
-        parallel part has its share."""
+        """Seconds of a step by the clock: beside other work, what it takes with the share of the cores that is left.
+        There it is repeated for longer, since shares come in slices."""
         step()  # buffers, a library or a graph that is compiled
         self._wait()
-        began, own, runs, taken = time.perf_counter(), time.thread_time(), 0, 0.0
-        while taken < ENOUGH_S:
+        began, own_before, runs, taken, own = time.perf_counter(), time.thread_time(), 0, 0.0, 0.0
+        while taken < ENOUGH_S or (taken < LONGER_S and not self._on_card and own < OWN_SHARE * taken):
             step()
             self._wait()
             runs, taken = runs + 1, time.perf_counter() - began
-        own = time.thread_time() - own
+            own = time.thread_time() - own_before
         self.wall_s, self.own_s = self.wall_s + taken, self.own_s + own
-        if self._on_card or own >= OWN_SHARE * taken:
-            return taken / runs
-        return own / runs
+        return taken / runs
 
     @property
     def _on_card(self) -> bool:
@@ -262,11 +261,11 @@ class Speed:
 
     def disturbed(self) -> str:
         """One sentence about other work beside the measuring, or ''."""
-        if self.share >= OWN_SHARE and self.load <= cores() + 0.5:
+        if self.share >= OWN_SHARE and not crowded(self.load):
             return ""
         return (
             f"Measured beside other work (load average {self.load:.1f} on {cores()} cores, this process computed "
-            f"{self.share:.0%} of the time): times are those of a machine without it, and rough."
+            f"{self.share:.0%} of the time): times are rough, hold while that goes on, and are shorter without it."
         )
 
 

@@ -21,12 +21,12 @@ from typing import Any, TypeVar
 import torch
 
 from .errors import InputError
+from .machine import cores, waiting
 from .progress import Bar
 from .text import open_streams
 from .trust import words_of_trust
 from .worker import TensorPickler, nameless_file
 
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
 WORTH_STARTING_S = 6.0
 """Below this many seconds of work one process does it: workers take 2 to 3 s to import torch, and two of them save half
 of the work."""
@@ -54,9 +54,11 @@ def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: I
     the threads.
 
     The last bits of a sum depend on the number of threads, so that number follows from the machine and the whole count
-    of jobs, never from what a killed run has left over. torch's own number of threads bounds the automatic choice: with
-    OMP_NUM_THREADS=1 everything stays in this process. So does work on an accelerator, and networks that are defined in
-    the script itself. Raises InputError for less than one worker, and for several where there can only be one.
+    of jobs, never from what a killed run has left over, nor from what else runs now. A number that `limited` names
+    stands, whatever the cores are now: a run that goes on elsewhere is divided as before. Otherwise torch's own number
+    of threads and the cores bound the automatic choice: with OMP_NUM_THREADS=1 everything stays in this process. So
+    does work on an accelerator, and networks that are defined in the script itself. Raises InputError for less than one
+    worker, and for several where there can only be one.
     """
     if asked is not None and asked < 1:
         raise InputError(
@@ -68,8 +70,19 @@ def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: I
     threads = torch.get_num_threads()
     workers = 1
     if not alone:
-        workers = max(1, min(asked or _quickest(jobs, min(cores(), threads)), jobs))
+        workers = max(1, min(asked or _quickest(jobs, Named.threads or min(cores(), threads)), jobs))
     return WorkerPlan(workers, max(1, threads // workers), asked is not None)
+
+
+class Named:
+    """Holds the number of threads that somebody named for the work under way."""
+
+    threads: int | None = None
+
+
+def own_threads() -> int:
+    """As many threads as torch would take, and no more than this process has cores: torch knows no quota."""
+    return min(torch.get_num_threads(), cores())
 
 
 def _quickest(jobs: int, cores: int) -> int:
@@ -79,17 +92,6 @@ def _quickest(jobs: int, cores: int) -> int:
     """
     workers = range(1, max(1, min(cores, jobs)) + 1)
     return min(workers, key=lambda count: (math.ceil(jobs / count) / (cores // count) ** THREADED, -count))
-
-
-def cores() -> int:
-    """How many cores this process may use, by its affinity and its container's quota."""
-    allowed = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        allowed = len(os.sched_getaffinity(0))
-    with suppress(OSError, ValueError):  # no such file, and 'max' where there is no quota
-        quota, period = map(int, QUOTA.read_text(encoding="ascii").split())
-        allowed = min(allowed, max(1, quota // period))
-    return allowed
 
 
 def training_seconds(steps: int, images: int, parameters: int, positions: int) -> float:
@@ -185,12 +187,14 @@ def limited(threads: int | None) -> Iterator[None]:
     are. Raises InputError for less than one."""
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads were asked for; choose 1 or more, or None for torch's own number.")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    before = torch.get_num_threads(), Named.threads
+    torch.set_num_threads(threads or before[0])
+    Named.threads = threads or before[1]
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        Named.threads = before[1]
 
 
 class _Processes:
@@ -207,9 +211,12 @@ class _Processes:
     def start(self, count: int) -> None:
         """Start so many workers, and a thread for each that listens to it."""
         words, handles = worker_words(), (self._memory.fileno(),)
+        environment = os.environ | waiting(os.environ)
         for number in range(count):
             self._started.append(
-                subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=handles)
+                subprocess.Popen(
+                    words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=handles, env=environment
+                )
             )
             reader = threading.Thread(target=self._read, args=(number,), daemon=True)
             reader.start()

@@ -20,7 +20,6 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -95,11 +94,12 @@ class Bar:
     ) -> None:
         self.title, self.total, self.done, self.start, self.unit, self.per = title, total, done, done, unit, per
         self._progress, self._file = progress, Output.file
-        fields = {"note": "", "unit": unit, "per": per}
+        self._began, self._note, self._outer = time.monotonic(), "", Output.innermost
+        self._stepped = self._began
+        fields = {"note": "", "unit": unit, "bar": self}
         self._task: TaskID | None = None
         if progress is not None:
             self._task = progress.add_task(escape(title), total=total, completed=done, **fields)
-        self._began, self._note, self._outer = time.monotonic(), "", Output.innermost
         # Plain lines come in one pace, whoever prints them: a short part says nothing, and the whole takes over where
         # it left off.
         self._printed = self._began
@@ -141,7 +141,7 @@ class Bar:
 
     def step(self, units: int = 1, note: str = "") -> None:
         """Count `units` as done; `note` is shown beside the bar (a loss, an accuracy)."""
-        self.done, self._note = self.done + units, note
+        self.done, self._note, self._stepped = self.done + units, note, time.monotonic()
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self.done, note=note)
         elif not Output.quiet and time.monotonic() - self._printed >= PLAIN_EVERY_S:
@@ -150,14 +150,19 @@ class Bar:
         if self._file is not None and self._file.due():
             self._write(note)
 
+    def pace(self) -> tuple[float, float | None]:
+        """Steps a second, and the seconds left after the last one; only what this call has done counts. 0 and None
+        where nothing is done."""
+        fresh, seconds = self.done - self.start, self._stepped - self._began
+        if seconds <= 0 or fresh <= 0:
+            return 0.0, None
+        if self.total is None:
+            return fresh / seconds, None
+        return fresh / seconds, (self.total - self.done) * seconds / fresh
+
     def status(self, note: str = "") -> Status:
         """Where the phase is."""
-        fresh, seconds = self.done - self.start, time.monotonic() - self._began
-        pace, left = 0.0, None
-        if seconds > 0:
-            pace = fresh / seconds
-        if pace and self.total is not None:
-            left = (self.total - self.done) / pace
+        pace, left = self.pace()
         return Status(self.title, self.done, self.total, pace * self.per, self.unit, left, described(), note)
 
     def _write(self, note: str) -> None:
@@ -166,15 +171,31 @@ class Bar:
 
 
 class PaceColumn(ProgressColumn):
-    """Images or steps a second, over the last half minute."""
+    """Images or steps a second, over this call: those of the last seconds alone are nobody's pace where workers end
+    long steps at nearly the same time."""
 
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
+        work: Bar = task.fields["bar"]
+        speed, _ = work.pace()
         if not speed:
             return Text("")
-        return Text(f"{amount(speed * task.fields['per'])} {task.fields['unit']}/s")
+        return Text(f"{amount(speed * work.per)} {work.unit}/s")
+
+
+class LeftColumn(ProgressColumn):
+    """The time left at that pace."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        work: Bar = task.fields["bar"]
+        _, left = work.pace()
+        if left is None:
+            return Text("-:--:--")
+        minutes, seconds = divmod(round(left), 60)
+        return Text(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}")
 
 
 class MemoryColumn(ProgressColumn):
@@ -201,7 +222,7 @@ def bar(title: str, total: int, done: int = 0, unit: str = "steps", per: float =
         MofNCompleteColumn(),
         PaceColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        LeftColumn(),
         MemoryColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )

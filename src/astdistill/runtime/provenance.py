@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from .machine import cores
+
 PACKAGES = ("astdistill", "torch", "numpy", "safetensors", "datasets", "scikit-learn", "pydantic")
 
 
@@ -33,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """What the numbers were measured on: processor, cores used, memory, accelerator."""
+    """What the numbers were measured on: processor, cores that this process may use, threads, memory, accelerator."""
     memory = 0
     if hasattr(os, "sysconf"):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -41,7 +43,7 @@ def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "instructions": instructions(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(memory / 2**30, 1),
         "accelerator": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,

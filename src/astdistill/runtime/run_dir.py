@@ -35,6 +35,8 @@ FORMER = "former_settings"
 DESCRIPTION = "data_read"
 """The part of provenance.json that says what was read of the data."""
 MOVED_AWAY = "move it away and run the same command again"
+MOST_THREADS = 4096
+"""More than a provenance.json that says so was written by."""
 FREE = (
     "data.source",
     "data.image_column",
@@ -345,6 +347,17 @@ class RunDir:
         with reading(self.provenance, "where a run was made", MOVED_AWAY):
             found = [place.get(FORMER, {}) for place in (first, *first.get("resumed", []))]
             return {name: value for each in found for name, value in each.items()}
+
+    def threads(self, processor: str) -> int | None:
+        """The number of threads that the run was begun with on that processor; None where it was begun on another one,
+        or not yet."""
+        try:
+            begun = read_json(self.provenance)["machine"]
+            if begun["processor"] == processor and begun["threads"] in range(1, MOST_THREADS + 1):
+                return begun["threads"]
+        except (OSError, InputError, KeyError, TypeError, ValueError):  # no run, or what claiming it will tell of
+            pass
+        return None
 
     @property
     def empty(self) -> bool:
