@@ -45,9 +45,12 @@ def test_the_host_does_not_wait_inside_an_epoch(far: dict[str, Any], case: str) 
     experts, evaluation = waits["experts"], waits["evaluation"]
     assert experts.pop("runtime/devices.py:read") == EPOCHS  # its accuracy and the length of its step, at its end
     assert experts.pop("autodiff/training.py:accuracy") == EPOCHS
-    assert experts.pop("experts/partial.py:_bytes") == EPOCHS + 1
-    assert experts.pop("runtime/files.py:<dictcomp>", 0) <= EPOCHS  # the optimiser's state, saved
+    assert experts.pop("experts/partial.py:_begin") == 1
+    assert experts.pop("experts/partial.py:append") == EPOCHS
+    assert experts.pop("experts/partial.py:<dictcomp>", 0) <= EPOCHS  # the optimiser's state, saved
     assert not experts
+    assert evaluation.pop("evaluation/rows.py:majority") == 1  # the sizes of the tested classes, once
+    assert evaluation.pop("data/synthetic.py:certain", 0) <= 1  # what of hard labels has to be stored, once
     assert (
         sum(evaluation.values()) == 3
     )  # the set's rate, the counts of the test images, whether the losses were finite

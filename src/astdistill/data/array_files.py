@@ -8,7 +8,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,11 +153,11 @@ def from_npz(path: Path, wanted: Wanted = Wanted()) -> RawData:
 
 @contextmanager
 def _opened_npz(path: Path) -> Iterator[NamedArrays]:
-    try:
-        opened = np.load(path, allow_pickle=False)
-    except Exception as error:  # numpy, zipfile and zlib raise a dozen unrelated types
-        raise _broken_npz(path, "", error) from error
-    with opened as file:
+    with ExitStack() as stack:
+        try:  # a file of our own, which is closed where numpy refuses it
+            file = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
+        except Exception as error:  # numpy, zipfile and zlib raise a dozen unrelated types
+            raise _broken_npz(path, "", error) from error
         arrays = NamedArrays(path.stem, str(path), path.name, tuple(file.files), lambda name: _member(file, name, path))
         yield medmnist.described(arrays, path.stem)
 

@@ -44,7 +44,7 @@ class _Words(Record):
 
     classes: tuple[str, ...] = Field(min_length=1)
     model: str
-    labels: Literal["hard", "soft"]
+    labels: Literal["hard", "soft", "weights"]
     augmentation: str
     momentum: float = Field(ge=0, lt=1)
     method: str
@@ -52,6 +52,7 @@ class _Words(Record):
     provenance: dict[str, Any]
     canvas: int = Field(default=1, ge=1)
     canvas_samples: int = Field(default=1, ge=1)
+    factor: int = Field(default=1, ge=1)
 
 
 def restored(path: Path, description: Any, tensors: Mapping[str, Tensor]) -> Preprocessing:

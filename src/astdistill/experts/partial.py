@@ -22,6 +22,7 @@ from ..runtime.files import (
     fingerprint,
     load_tensors,
     naming,
+    reading,
     remove_folder,
     save_tensors,
 )
@@ -137,6 +138,10 @@ class PartialTrajectory:
         """Bring θ, optimiser and curves to the last whole epoch; the number of epochs that are done."""
         if not self.state.exists():
             return self._begin(theta)
+        with reading(self.state, "the state of an expert", MEND):
+            return self._restored(theta, optimiser, curves)
+
+    def _restored(self, theta: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> int:
         tensors, header = load_tensors(self.state)
         epochs = int(header["epochs"])
         whole = (epochs + 1) * self.parameters * 4
@@ -183,14 +188,13 @@ class PartialTrajectory:
     def append(self, row: Params, optimiser: torch.optim.Optimizer, curves: ExpertCurve) -> None:
         """Keep the row of the epoch that just ended and the state after it. Raises DivergedError, with the state as it
         was, where numbers are not finite."""
-        state = pack(optimiser)
-        if not all(bool(tensor.isfinite().all()) for tensor in (row, *state.values())):
+        plain, state = row.detach().float().cpu(), {name: tensor.cpu() for name, tensor in pack(optimiser).items()}
+        if not all(bool(tensor.isfinite().all()) for tensor in (plain, *state.values())):
             raise DivergedError(
                 f"Expert {self.expert} of {self.store} or its optimiser stopped being finite in epoch "
                 f"{len(self.digests) - 1}; lower the recipe's learning rate and train again. What is finished is kept."
             )
         self._check_there()
-        plain = row.detach().float().cpu()
         with naming(self.rows), self.rows.open("ab") as file:
             file.write(self._bytes(plain))
             file.flush()

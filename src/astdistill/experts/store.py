@@ -186,7 +186,7 @@ class TrajectoryStore:
             )
         # A copy: float32 rows would be views of the mapped file, and writing into them would change every later read.
         found = rows[first:last].clone()
-        wanted = self._sums[expert]
+        wanted = self._sums.get(expert)
         if wanted and (altered := altered_row(found, wanted[first:last])) is not None:
             raise InputError(
                 f"{self.path(expert)} was changed after it was written: row {first + altered} of expert {expert} no "
