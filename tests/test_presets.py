@@ -29,7 +29,6 @@ from astdistill.methods.trajectory_matching import AST, MTT
 from astdistill.models.registry import build_model
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.trust import trusting
-from astdistill.runtime.trust import trusting
 
 COUNTS = [
     "--experts.count", "1", "--method.expert.epochs", "4", "--method.expert.batch", "64", "--distill.iterations", "1",
