@@ -237,9 +237,13 @@ def test_on_an_accelerator_bytes_come_first_but_for_zca(
 
 def test_a_containers_limit_is_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = memory.host_bytes()
-    monkeypatch.setattr(memory, "LIMIT", tmp_path / "memory.max")
+    group = tmp_path / "sys/fs/cgroup/own"
+    for folder in (group, tmp_path / "proc/self"):
+        folder.mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/own/inner\n")
+    monkeypatch.setattr(memory, "ROOT", tmp_path)
     for text, found in (("max\n", None), ("123456789\n", 123456789), (f"{1 << 62}\n", None)):
-        (tmp_path / "memory.max").write_text(text)
+        (group / "memory.max").write_text(text)
         machine = memory.host_bytes()
         assert machine == found if found else machine >= whole
     assert [held_bytes(where, 10, (3, 2, 2)) for where in ("float32", "uint8", "disk")] == [480, 120, 0]

@@ -7,7 +7,6 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,6 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..runtime.machine import ROOT, memory_limit
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Images, Pixels
 from .digests import read_notes, tensor_digest, write_notes
@@ -24,7 +24,6 @@ from .preprocessing import BLOCK, Preprocessing
 
 Residence = Literal["float32", "uint8", "disk"]
 """Preprocessed in memory; as bytes in the device's memory, preprocessed batch by batch; as bytes in a file."""
-LIMIT = Path("/sys/fs/cgroup/memory.max")
 SHARE = 0.3
 """Of all memory, for images: workers are given a copy, and networks need the rest."""
 
@@ -61,9 +60,7 @@ def host_bytes() -> int:
     GiB."""
     known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
     found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 8 << 30
-    with suppress(OSError, ValueError):  # no such file, and 'max' where there is no limit
-        found = min(found, int(LIMIT.read_text(encoding="ascii")))
-    return found
+    return min(found, memory_limit(ROOT) or found)
 
 
 VALUES = 1 << 22

@@ -66,6 +66,16 @@ LIMITS = (
 """Limit, use and reclaimable cache in control groups of version 2 (above `high` processes are slowed down) and 1."""
 
 
+def memory_limit(root: Path = ROOT) -> int | None:
+    """The least number of bytes that a control group of this process may hold; None where none of them has a limit."""
+    found = list[int]()
+    for group in _groups(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # no such file, and 'max' where there is no limit
+                found.append(int(_text(group / name)))
+    return min(found, default=None)
+
+
 def free_memory(root: Path = ROOT) -> int | None:
     """Bytes that this process may still allocate; None where the system does not say.
 
