@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..runtime.errors import InputError, unknown
 from ..runtime.shapes import Pixels
+from .preprocessing import unit_formula
 
 Layout = Literal["NHWC", "NCHW"]
 """Channels last or first; only arrays need it, tensors are always `[N, C, H, W]`."""
@@ -23,6 +24,7 @@ VALUES = 1 << 24
 DEPTHS = (10, 12, 14, 16)
 """Bits per value that cameras and scanners write, beyond eight."""
 ROUNDING = 1e-4
+QUOTIENT = "images / "
 """So far a fraction may lie outside [0, 1] and still come of rounding."""
 DARK = 64
 """Whole numbers 0..255 of which the largest is smaller may have another white."""
@@ -130,13 +132,10 @@ def undone(low: float, high: float) -> str:
     """What brings numbers of that range into [0, 1], as far as it can be told."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return "replace what is not a number"
-    if low >= 0 and high <= 255:
-        return "divide them by 255"
-    if low >= 0 and high <= 65535:
-        return "divide them by 65535"
-    if low >= -1 - ROUNDING and high <= 1 + ROUNDING:
-        return "undo their normalisation: (images + 1) / 2"
-    return "undo their normalisation"
+    formula = unit_formula(low, high)
+    if formula.startswith(QUOTIENT):
+        return f"divide them by {formula.removeprefix(QUOTIENT)}"
+    return ": ".join(["undo their normalisation", *[formula] * bool(formula)])
 
 
 def to_uint8(values: Tensor, where: str) -> Tensor:

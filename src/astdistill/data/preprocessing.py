@@ -225,18 +225,19 @@ def check_unit(images01: Tensor) -> None:
     given = f"The images reach from {low:g} to {high:g}"
     if not images01.is_floating_point():
         given = f"The images are {images01.dtype} from {low:g} to {high:g}"
-    raise InputError(f"{given}; give floats in [0, 1], not whitened: {_factor(low, high)}.")
+    remedy = unit_formula(low, high) or "undo their normalisation first"
+    raise InputError(f"{given}; give floats in [0, 1], not whitened: {remedy}.")
 
 
-def _factor(low: float, high: float) -> str:
-    """What brings images of that range into [0, 1]."""
+def unit_formula(low: float, high: float) -> str:
+    """What brings `images` of that range into [0, 1]; empty where it cannot be told."""
     if low >= 0 and high <= 255:
         return "images / 255"
     if low >= 0 and high <= 65535:
         return "images / 65535"
     if low >= -1 - BEYOND and high <= 1 + BEYOND:
         return "(images + 1) / 2"
-    return "undo their normalisation first"
+    return ""
 
 
 def fit_standard(images01: Rows) -> Preprocessing:
