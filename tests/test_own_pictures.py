@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,12 +12,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from problems import exit_code
 
 from astdistill.cli.options import parse
 from astdistill.data.dataset import DataConfig
+from astdistill.data.decoding import stored_shape
 from astdistill.data.survey import PictureSize, survey
 from astdistill.experiment.config import Experiment
 from astdistill.experiment.cost import DatasetSize, counted
@@ -247,3 +250,26 @@ def test_the_guide_runs_as_typed_in_processes_of_its_own(tmp_path: Path) -> None
         assert (run / name).stat().st_size > 0
     assert list((run / "exports" / "png").rglob("*.png"))
     assert '<section id="data">' in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_nested_lists_are_surveyed_as_they_are_read(tmp_path: Path) -> None:
+    rows = [np.full((8, 8), 4 * row).tolist() for row in range(20)]
+    pd.DataFrame({"image": rows, "label": [0, 1] * 10}).to_parquet(tmp_path / "train.parquet")
+    seen = survey(DataConfig(source=str(tmp_path)))
+    assert (seen.sizes[0], seen.alike, seen.channels) == (PictureSize(8, 8), True, 1)
+
+
+def test_a_survey_turns_pictures_upright_and_opens_no_other_formats(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for row in range(3):
+            picture, exif = Image.new("L", (24, 16)), Image.Exif()
+            exif[0x0112] = 6
+            picture.save(tmp_path / name / f"{row}.jpg", exif=exif)
+    seen = survey(DataConfig(source=str(tmp_path)))
+    assert set(seen.sizes) == {PictureSize(24, 16)}
+    assert seen.channels == 1
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "EPS")
+    with pytest.raises(OSError, match="cannot identify"):
+        stored_shape(buffer.getvalue())

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, TiffImagePlugin
 
 from astdistill.data.dataset import DataConfig, Dataset
-from astdistill.data.levels import picture_pixels
+from astdistill.data.levels import Levels, Opening, picture_values
 from astdistill.data.loading import load_dataset
 from astdistill.runtime.errors import InputError
 
@@ -182,7 +182,8 @@ def test_ink_in_transparency_is_laid_on_the_background(
 def test_pictures_in_memory_of_rare_modes_are_laid_on_white(mode: str) -> None:
     ink = Image.fromarray(INK)
     picture = ink.convert({"PA": "PA", "La": "LA"}.get(mode, "RGBA"))
-    seen = picture_pixels(picture if mode == "PA" else picture.convert(mode))
+    shown = picture if mode == "PA" else picture.convert(mode)
+    seen = Levels(Opening(), list).pixels(picture_values(shown, Opening()))
     assert (set(seen[:, 4:8, 2:14].flatten().tolist()), int(seen[0, 0, 0])) == ({0}, 255)
 
 

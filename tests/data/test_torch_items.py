@@ -226,3 +226,40 @@ def test_sets_of_hugging_face_as_parts() -> None:
         assert torch.equal(load_dataset(splits, whiten="none").test.whole(), plain().train.whole())
     with pytest.raises(InputError, match="The parts are called train; call dataset_from_torch"):
         load_dataset({"train": stream})
+
+
+DARK, BRIGHT = 1000, 4000
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+@pytest.mark.parametrize("once", [False, True], ids=["by row", "stream"])
+def test_deep_pictures_of_all_items_have_one_white(dtype: type, once: bool) -> None:
+    """A dark picture stays darker than a bright one, and the test part has the levels of the training part."""
+
+    def item(row: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(np.full((16, 16), (DARK, BRIGHT)[row % 2], dtype)), row % 2
+
+    def part() -> Any:
+        rows = [item(row) for row in range(6)]
+        return iter(rows) if once else rows
+
+    dark_test = [(Image.fromarray(np.full((16, 16), DARK, dtype)), 0), item(1)]
+    found = dataset_from_torch(part(), dark_test, whiten="none")
+    means = [float(image.mean()) for image in found.train.whole()[:2]]
+    assert means[1] / means[0] == pytest.approx(BRIGHT / DARK, rel=0.02)
+    assert float(found.test.whole()[0].mean()) == means[0]
+    assert any("--data.white-level" in line for line in found.summary.guessed)
+
+
+def test_what_lies_behind_transparent_pixels_of_items_can_be_chosen() -> None:
+    clear = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    part: Any = [(clear, 0), (clear, 1)]
+    for background, level in (("white", 1.0), ("black", 0.0)):
+        found = dataset_from_torch(part, part, whiten="none", background=background)
+        assert set(found.train.whole().flatten().tolist()) == {level}
+
+
+def test_a_picture_of_an_item_that_cannot_be_read_is_named() -> None:
+    below = Image.fromarray(np.full((16, 16), -1.0, np.float32))
+    with pytest.raises(InputError, match=r"Image 1 of .* cannot be read as a picture \(its values go down to -1"):
+        dataset_from_torch([(Image.new("L", (16, 16)), 0), (below, 1)], [(below, 0)])

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from ..runtime.errors import InputError, unknown
+from .decoding import opened_picture
 
 LABEL_WORDS = (
     *("label", "labels", "class", "classes", "klass", "cls", "target", "targets", "category", "categories"),
@@ -236,7 +237,7 @@ def _is_encoded(value: Any) -> bool:
     if not isinstance(value, bytes):
         return False
     try:
-        with Image.open(io.BytesIO(value)):
+        with opened_picture(io.BytesIO(value)):
             return True
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return False

@@ -9,8 +9,10 @@ import stat
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from ..runtime import progress
 from ..runtime.errors import InputError
 from ..runtime.shapes import Pixels
 from .dataset import RawData, Resize, Source, Split, checked_count
-from .levels import Levels, Opening, Values, list_values, picture_values
+from .levels import Levels, Opening, Values, header_shape, list_values, picture_values
 from .listing import text_of
 from .selection import ClassChoice, SelectedRows, kept_labels, renumbered
 from .storage import StoredImages
@@ -199,12 +201,13 @@ def _opened(source: Source, part: str, rows: list[int], opening: Opening) -> Ite
     while start < len(rows):
         chunk = rows[start : start + count]
         for row, data in zip(chunk, source.fetch(part, chunk), strict=True):
-            largest = max(largest, _size_in_memory(data))
+            largest = max(largest, size_in_memory(data))
             yield _decode(data, source.where(part, row), opening)
         start, count = start + len(chunk), max(1, min(2 * count, CHUNK, FETCHED // largest))
 
 
-def _size_in_memory(data: bytes | np.ndarray) -> int:
+def size_in_memory(data: bytes | np.ndarray) -> int:
+    """Bytes of an encoded picture or of a list's values."""
     return data.nbytes if isinstance(data, np.ndarray) else len(data)
 
 
@@ -213,12 +216,8 @@ def _decode(data: bytes | np.ndarray, where: str, opening: Opening) -> Values:
     try:
         if isinstance(data, np.ndarray):
             return list_values(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS is the same bound
-            with Image.open(stream, formats=readable_formats()) as picture:
-                if picture.width * picture.height > MOST_PIXELS:
-                    raise Image.DecompressionBombError
-                return picture_values(picture, opening)
+        with opened_picture(stream) as picture:
+            return picture_values(picture, opening)
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{where} has more than the {MOST_PIXELS:,} pixels that a picture may have; make it smaller or take it out."
@@ -227,6 +226,30 @@ def _decode(data: bytes | np.ndarray, where: str, opening: Opening) -> Values:
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         why = str(error).replace(f" {stream!r}", "")  # Pillow names the bytes' address, which nobody knows
         raise InputError(f"{where} cannot be read as an image ({why}); replace it or take it out.") from error
+
+
+@contextmanager
+def opened_picture(stream: IO[bytes]) -> Iterator[Image.Image]:
+    """A picture of one of the formats that are read, for as long as the block lasts; nothing is decoded yet.
+
+    Raises what Pillow does for anything else, and DecompressionBombError for more than `MOST_PIXELS`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS is the same bound
+        with Image.open(stream, formats=readable_formats()) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            yield picture
+
+
+def stored_shape(data: bytes | np.ndarray) -> tuple[int, int, int]:
+    """Channels, height and width of a picture once it is read, by its header alone; of nested lists by their values.
+    Raises what Pillow does, or ValueError, for what is no picture."""
+    if isinstance(data, np.ndarray):
+        channels, height, width = list_values(data).values.shape
+        return channels, height, width
+    with opened_picture(io.BytesIO(data)) as picture:
+        return header_shape(picture)
 
 
 @cache

@@ -67,6 +67,16 @@ class Items:
                 ) from error
 
 
+@dataclass(frozen=True)
+class ByRow:
+    """The items of a data set with `__getitem__` and `__len__`, as often as they are asked for."""
+
+    held: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.held[row] for row in range(len(self.held)))
+
+
 def _items_of(part: Any, where: str) -> tuple[Iterable[Any], int | None, tuple[str, ...]]:
     """The items, how many there are if that is known, and what is to be said of it."""
     held: Any = part
@@ -79,7 +89,7 @@ def _items_of(part: Any, where: str) -> tuple[Iterable[Any], int | None, tuple[s
                 f"{where} is a {type(part).__name__} of {', '.join(map(str, held))}; give one of these as the training "
                 "and one as the test part."
             )
-        return (held[row] for row in range(len(held))), len(held), ()
+        return ByRow(held), len(held), ()
     if hasattr(part, "__iter__"):
         return part, None, ()
     raise InputError(f"{where} is a {type(part).__name__}, which has no items; give a torch data set or an iterable.")

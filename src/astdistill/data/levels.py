@@ -33,6 +33,8 @@ FRAMES = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")
 """Formats whose further frames or pages are said; a phone's second picture in a JPEG (MPO) is none."""
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
+LYING = (5, 6, 7, 8)
+"""Its values that exchange height and width."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,13 @@ def picture_values(picture: Image.Image, opening: Opening) -> Values:
     return Values(channels, COLOUR16 * (";16" in rawmode), None, (*notes, *(was_transparent * (TRANSPARENT,))))
 
 
-def picture_pixels(picture: Image.Image) -> UInt8[Tensor, "C H W"]:
-    """The pixels of one picture of no set, on white where it is transparent, its largest value taken for that of the
-    set. Raises ValueError as `picture_values` does."""
-    values = picture_values(picture, Opening())
-    return Levels(Opening(), lambda: [values]).pixels(values)
+def header_shape(picture: Image.Image) -> tuple[int, int, int]:
+    """Channels, height and width that `picture_values` will give, of a picture that is opened and not decoded."""
+    channels = 1 if picture.mode in (*GREY_MODES, *DEEP_MODES) else 3
+    # Of a PNG the whole file would be decoded: its EXIF data may stand at the end.
+    if picture.format != "PNG" and picture.getexif().get(ORIENTATION, 1) in LYING:
+        return channels, picture.width, picture.height
+    return channels, picture.height, picture.width
 
 
 def list_values(array: np.ndarray) -> Values:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from PIL import Image
 
 from ..runtime.seeds import rng
 from .dataset import DataConfig, RawData, Source, Split
+from .decoding import size_in_memory, stored_shape
 from .selection import ClassChoice, kept_labels, renumbered
 from .sources import looked_at
 
@@ -20,12 +19,10 @@ MOST_HEADERS = 200
 """Training pictures, evenly chosen, whose headers are read."""
 MOST_BYTES = 1 << 26
 """Bytes of pictures after which no further one is looked at."""
-GREY = ("1", "L", "LA", "La", "I", "F")
-"""Pillow's modes of one channel, beside those of 16 bits, I;16 and its kin."""
 
 
 class PictureSize(NamedTuple):
-    """Pixels of one picture, as it was stored."""
+    """Pixels of one picture, turned upright."""
 
     height: int
     width: int
@@ -109,13 +106,8 @@ def _headers(source: Source, rows: list[int]) -> Iterator[tuple[PictureSize, int
             return
         try:
             (data,) = source.fetch("train", [row])
-            taken += len(data)
-            yield _header(data)
+            taken += size_in_memory(data)
+            channels, height, width = stored_shape(data)
+            yield PictureSize(height, width), channels
         except Exception:  # whatever a broken file raises: this only looks
             continue
-
-
-def _header(data: Any) -> tuple[PictureSize, int]:
-    with Image.open(io.BytesIO(data)) as picture:
-        grey = picture.mode in GREY or picture.mode.startswith("I;16")
-        return PictureSize(picture.height, picture.width), 3 - 2 * grey

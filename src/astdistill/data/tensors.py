@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ..runtime.errors import InputError
+from ..runtime.text import printable
 from .arrays import Layout, channels_first, channels_last, checked_tensor, from_array, from_tensor, joint_levels
 from .dataset import DataConfig, Dataset, RawData, Split, Summary, checked_count
-from .decoding import decoded, resized, stacked
+from .decoding import decoded, opened_picture, resized, stacked
 from .digests import FileSet
 from .hub import table_source
 from .items import Items, class_names_in, label_of
 from .labels import Numbered, numbered
-from .levels import Opening, picture_pixels
+from .levels import Levels, Opening, Values, picture_values
 from .loading import assemble, resolved
 from .named_arrays import one_each, with_labels
 from .selection import ClassChoice, renumbered, with_classes
@@ -79,16 +80,22 @@ def dataset_from_torch(
     the entries where their names do not tell. Images are Pillow pictures, uint8 arrays HWC, or tensors CHW in [0, 1];
     leave out transforms that normalise or augment. Labels are whole numbers of any type (int, bool, numpy, 0-dim
     tensor) or text. Class names come from `classes`, else from `train.classes`; a test part that numbers the same names
-    in another way is renumbered. Transparent pixels of
-    Pillow pictures are laid on white; arrays and tensors keep every channel.
+    in another way is renumbered. Transparent pixels of Pillow pictures are laid on `background`, and those of more than
+    256 levels are brought there by one factor for both parts; arrays and tensors keep every channel.
     Without a `size`, single-channel 28×28 images are padded to 32×32. Raises InputError naming the image that cannot be
     used.
     """
     name = name or type(train).__name__
     _check_names(classes)
     config = resolved("own", dict(fields))
-    first = _part_of_items(train, f"{name} (training part)", config, None)
-    second = _part_of_items(test, f"{name} (test part)", config, isinstance(first.labels[0], str))
+    opening = Opening(config.background, config.white_level)
+    streams = [
+        Stream.of(part, f"{name} ({which} part)", config, opening)
+        for part, which in ((train, "training"), (test, "test"))
+    ]
+    levels = Levels(opening, lambda: (image for each in streams for image in each.pictures()))
+    first = _part_of_items(streams[0], config, levels, None)
+    second = _part_of_items(streams[1], config, levels, isinstance(first.labels[0], str))
     first_names, second_names = first.names, second.names
     test_labels = second.labels
     if first_names and second_names and first_names != second_names and not isinstance(test_labels[0], str):
@@ -98,7 +105,8 @@ def dataset_from_torch(
         checked_count(part.pixels, numbers, part.where)
         for part, numbers in zip((first, second), labels.labels, strict=True)
     ]
-    said = Summary(labels.words, (), tuple(dict.fromkeys((*first.said, *second.said))))
+    guessed = dict.fromkeys((*first.said, *second.said, *levels.guesses()))
+    said = Summary((*labels.words, *levels.words()), (), tuple(guessed))
     raw = RawData(name, labels.classes, splits[0], splits[1], said)
     return _dataset(raw if classes else _without_empty(raw), whiten, device, fields)
 
@@ -239,26 +247,52 @@ class ReadPart:
     where: str
 
 
-def _part_of_items(part: Any, where: str, config: DataConfig, text: bool | None) -> ReadPart:
+@dataclass(frozen=True)
+class Stream:
+    """The items of one part, read again as often as they are asked for: an image as values that are not in 256 levels
+    yet, or as pixels, and its label."""
+
+    part: Any
+    items: Items
+    count: int
+    read: Callable[[], Iterable[tuple[Values | Tensor, Any]]]
+
+    @staticmethod
+    def of(part: Any, where: str, config: DataConfig, opening: Opening) -> Stream:
+        """Those of a data set; what comes once, and nobody knows how many, is held in memory."""
+        items = Items(part, where, config.image_column, config.label_column)
+
+        def read() -> Iterator[tuple[Values | Tensor, Any]]:
+            for row, (image, label) in enumerate(items):
+                yield _read(image, f"Image {row} of {where}", where, opening), label
+
+        if items.count is not None:
+            return Stream(part, items, items.count, read)
+        held = list(read())
+        return Stream(part, items, len(held), lambda: held)
+
+    def pictures(self) -> Iterator[Values]:
+        """The values of all images that are pictures."""
+        return (image for image, _ in self.read() if isinstance(image, Values))
+
+
+def _part_of_items(stream: Stream, config: DataConfig, levels: Levels, text: bool | None) -> ReadPart:
     """All items of a part; `text` says whether labels are text, None that the first item decides."""
-    items, labels = Items(part, where, config.image_column, config.label_column), []
+    items, where, labels = stream.items, stream.items.where, []
 
     def pictures() -> Iterator[Tensor]:
         is_text = text
-        for row, (image, label) in enumerate(items):
+        for row, (image, label) in enumerate(stream.read()):
             if is_text is None:
                 is_text = _is_text_only(label)
             labels.append(label_of(label, row, where, is_text))
-            yield resized(_pixels(image, where).unsqueeze(0), config.size, config.resize)[0]
+            if isinstance(image, Values):
+                image = levels.pixels(image)
+            yield resized(image.unsqueeze(0), config.size, config.resize)[0]
 
-    def called(row: int) -> str:
-        return f"image {row} of {where}"
-
-    if items.count is None:
-        listed = list(pictures())
-        pixels = stacked(iter(listed), len(listed), called) if listed else None
-    else:
-        pixels = stacked(pictures(), items.count, called) if items.count else None
+    pixels = None
+    if stream.count:
+        pixels = stacked(pictures(), stream.count, lambda row: f"image {row} of {where}")
     if pixels is None or items.places is None:
         raise InputError(f"{where} holds no images; give at least one per class.")
     if items.places.rivals and len(labels) > 2 and labels == list(range(len(labels))):
@@ -266,7 +300,7 @@ def _part_of_items(part: Any, where: str, config: DataConfig, text: bool | None)
             f"Entry {items.places.label} of the items of {where} numbers the images, so it is no label; name another "
             f"entry with label_column, or give pairs of an image and its label."
         )
-    names = class_names_in(part, where, items.places.label)
+    names = class_names_in(stream.part, where, items.places.label)
     return ReadPart(pixels, labels, names, (*items.said, *items.places.said), where)
 
 
@@ -307,23 +341,23 @@ def _array_layout(image: Any) -> Layout | None:
     return None if image.ndim == 3 and image.shape[0] < min(image.shape[1:]) else "NHWC"
 
 
-def _pixels(image: Any, where: str) -> Tensor:
-    if isinstance(image, bytes):
-        image = _opened(image, where)
-    if isinstance(image, Image.Image):
-        return picture_pixels(image)
+def _read(image: Any, called: str, where: str, opening: Opening) -> Values | Tensor:
+    """An item's image: the values of a picture, or the pixels of an array or a tensor."""
+    try:
+        if isinstance(image, bytes):
+            with opened_picture(io.BytesIO(image)) as picture:
+                return picture_values(picture, opening)
+        if isinstance(image, Image.Image):
+            return picture_values(image, opening)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        given, why = "cannot", printable(str(error))[:200]
+        if isinstance(image, bytes):  # whose address Pillow would name
+            given, why = "gives bytes that cannot", type(error).__name__
+        raise InputError(
+            f"{called} {given} be read as a picture ({why}); give encoded pictures, arrays or tensors, or take it out."
+        ) from error
     if isinstance(image, Tensor):
         return from_tensor(image.unsqueeze(0), where)[0]
     if hasattr(image, "dtype"):
         return from_array(image[None], where, _array_layout(image))[0]
     raise InputError(f"{where} gives images of type {type(image).__name__}; give Pillow pictures, arrays or tensors.")
-
-
-def _opened(data: bytes, where: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data))
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise InputError(
-            f"{where} gives bytes that cannot be read as a picture ({type(error).__name__}); give encoded pictures, "
-            "arrays or tensors."
-        ) from error
