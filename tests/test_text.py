@@ -105,14 +105,16 @@ def test_signs_that_a_terminal_obeys_are_written_out() -> None:
 @pytest.mark.drawn
 def test_dollars_and_underscores_in_the_names_of_runs_are_letters() -> None:
     figure, axes = panel()
-    for label in ("$a", "b$", "_c", "$\\nothing{$"):
+    ours = "momentum 0.9, clipping, penalty 2, rate drop (n = 100)"
+    for label in ("$a", "b$", "_c", "$\\nothing{$", ours):
         axes.plot([1, 2], [1, 2], label=label)
     legend(axes)
     drawn = svg(figure, "x", "told")
     assert all(label in drawn for label in ("$a", "b$", "\\nothing"))
     shown = axes.get_legend()
     assert shown is not None
-    assert len(shown.get_texts()) == 4
+    assert len(shown.get_texts()) == 5
+    assert shown.get_texts()[-1].get_text() == ours
     assert blank(1, 1)
 
 

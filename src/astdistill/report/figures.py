@@ -85,6 +85,10 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
+IN_LEGENDS = 60
+"""Letters of a name there: our own descriptions of how experts were trained are longer than a class's name may be."""
+
+
 @contextmanager
 def unwarned() -> Iterator[None]:
     """Draw without a warning for each sign that the font lacks: the picture shows a box in its place."""
@@ -101,7 +105,7 @@ def legend(axes: Axes, **options: Any) -> None:
         label = str(artist.get_label())
         if not label.startswith("_child"):
             handles.append(artist)
-            labels.append(shown_name(label))
+            labels.append(shown_name(label, IN_LEGENDS))
     drawn = axes.legend(handles, labels, frameon=False, **options)
     for text in drawn.get_texts():
         text.set_parse_math(False)
