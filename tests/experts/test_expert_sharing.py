@@ -333,3 +333,12 @@ def test_a_half_trained_expert_is_let_go_by_a_process_that_lives_on(
     with pytest.raises(Killed), killed_at_write(monkeypatch, 7):
         tiny_experts(tmp_path, dataset, count=1)
     assert [path.name for path in tmp_path.glob("*/*.partial")] == ["000.partial"]
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_the_command_refuses_a_shard_before_data_are_read(
+    dry: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["experts", "digits-ipc1", "--data", str(tmp_path / "not there"), "--shard", "3/2", *dry]
+    assert main(words) == 2
+    assert "--shard 3/2 was given; write I/N" in capsys.readouterr().err

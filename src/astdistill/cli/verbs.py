@@ -15,6 +15,7 @@ from ..experiment.config import Experiment, check_numbers, load_data
 from ..experiment.cost import DatasetSize, Estimate
 from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tell_engine, tracked
 from ..experiment.work import Costs
+from ..experts.training import experts_of_shard
 from ..report.figures import epoch_table, quality_table
 from ..report.page.page import renew_page
 from ..runtime import progress
@@ -54,6 +55,8 @@ def train(request: Request) -> None:
             f"Method '{experiment.method.name}' trains no experts; "
             f"distil at once with: {request.words('run')} --method {experiment.method.name}"
         )
+    shard = shard_of(request)
+    experts_of_shard(shard, experiment.experts.count)
     if only_estimate(request):
         return
     check_device(experiment.device)
@@ -63,7 +66,7 @@ def train(request: Request) -> None:
         teller(request)(Description.of(dataset, experiment.ipc))
         tell_engine(experiment, dataset)
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
-            store = obtain_experts(experiment, dataset, recorder, shard_of(request))
+            store = obtain_experts(experiment, dataset, recorder, shard)
     console = Terminal()
     console.print(epoch_table(experiment.method.name, store.curves()))
     console.print(quality_table({experiment.method.name: store.curves()}))

@@ -101,7 +101,7 @@ def train_experts(
     dataset = moved(dataset, device)
     with computing(engine, threads):
         worker_plan = plan_workers(count, workers, dataset.device, [model])
-    mine = _shard(shard, count)
+    mine = experts_of_shard(shard, count)
     recipe = recipe or ExpertRecipe()
     until = stop_after
     if until is None:
@@ -129,7 +129,7 @@ def train_experts(
     return TrajectoryStore(trajectories.folder, identity, limit=count, until=until)
 
 
-def _shard(shard: str | None, count: int) -> range:
+def experts_of_shard(shard: str | None, count: int) -> range:
     """The numbers of the experts that shard "I/N" of `count` has; all of them for None. Raises InputError for anything
     else, and for a shard that has none."""
     if shard is None:
