@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 
-from ..evaluation.per_class import by_class, confusions
-from ..report.compare import Finished, compared, read_finished
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder, replacing, write_text
 from ..runtime.tables import RENDERINGS, Format, Tabulation, together
 from .commands import command
 from .flags import Word
+
+if TYPE_CHECKING:
+    from ..report.compare import Finished
 
 PAGE = 160
 """Columns of a text table that goes to a file."""
@@ -39,6 +40,9 @@ class Compare(Record):
 @command("compare")
 def compare(given: Compare) -> None:
     """Finished runs side by side."""
+    from ..evaluation.per_class import by_class, confusions  # here, as in other verbs, so that help needs no torch
+    from ..report.compare import compared, read_finished
+
     runs, format, out = given.runs, given.format, given.out
     if not runs:
         raise InputError("No run was named; name one or more, for example: astdistill compare runs/*")

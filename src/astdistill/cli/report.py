@@ -7,9 +7,6 @@ from typing import Annotated
 
 from rich.console import Console
 
-from ..data.synthetic import load
-from ..report.page.page import save_page
-from ..report.pictures import save_textures
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder
@@ -33,6 +30,9 @@ class Textures(Record):
 @command("textures")
 def textures(given: Textures) -> None:
     """Pictures of distilled textures that can be tiled."""
+    from ..data.synthetic import load  # here, so that help needs no torch
+    from ..report import save_textures
+
     path = given.path
     folder = given.out or RunDir.around(path).textures
     check_folder(folder, "--out")
@@ -53,6 +53,8 @@ class Report(Record):
 @command("report")
 def report(given: Report) -> None:
     """Write the page, say where it is."""
+    from ..report import save_page
+
     runs, folder = given.runs, Path()
     if len(runs) == 1:
         folder = runs[0]

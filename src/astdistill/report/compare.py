@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe
 from ..evaluation.scores import (
-    ABSENT,
     LABELS,
     MAJORITY_NAME,
     Published,
@@ -22,7 +21,7 @@ from ..evaluation.scores import (
 )
 from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
-from ..runtime.tables import Column, Tabulation
+from ..runtime.tables import ABSENT, Column, Tabulation
 from .run import RunReader
 
 BASELINES = {"random": "random real", "kmeans": "K-means real", "full": "full data"}

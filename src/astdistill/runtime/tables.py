@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -34,6 +35,30 @@ LATEX = {
     "…": r"\dots{}",
 }
 """What LaTeX reads otherwise than it is written, or not at all without further packages."""
+ABSENT = "–"
+"""The cell of a table for what was not measured."""
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation (divided by n − 1); None for one value, whose spread is unknown."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values)
+
+
+def plus_minus(mean: float, std: float | None, digits: int = 1) -> str:
+    """`mean ± std`, or the mean alone where the spread is unknown."""
+    if std is None:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def spread(values: Sequence[float] | None, digits: int = 1) -> str:
+    """`mean ± standard deviation`, with the one decimal of accuracies in percent or with so many `digits`; `ABSENT` for
+    no values."""
+    if not values:
+        return ABSENT
+    return plus_minus(statistics.fmean(values), deviation(values), digits)
 
 
 @dataclass(frozen=True)
