@@ -23,10 +23,11 @@ PAGE = 160
 
 
 class Compare(Record):
-    """Finished runs beside the published figures and the baselines, one table for each protocol and kind of labels."""
+    """Finished runs beside the published figures and the baselines, one table for each protocol and kind of labels.
+    Runs that differ in their seed alone are one row: mean ± standard deviation over the runs."""
 
     runs: Annotated[tuple[Path, ...], Word(positional=True, metavar="PATH")] = ()
-    """Run folders, or evaluation folders inside them (runs/NAME/evaluation-...)."""
+    """Run folders, folders of run --seeds, or evaluation folders inside a run (runs/NAME/evaluation-...)."""
     format: Format = "text"
     """Text, markdown, or latex (booktabs)."""
     out: Path | None = None
@@ -41,12 +42,12 @@ class Compare(Record):
 def compare(given: Compare) -> None:
     """Finished runs side by side."""
     from ..evaluation.per_class import by_class, confusions  # here, as in other verbs, so that help needs no torch
-    from ..report.compare import compared, read_finished
+    from ..report.compare import compared, read_finished, runs_in
 
     runs, format, out = given.runs, given.format, given.out
     if not runs:
         raise InputError("No run was named; name one or more, for example: astdistill compare runs/*")
-    finished = [read_finished(path) for path in runs]
+    finished = [read_finished(path) for folder in runs for path in runs_in(folder)]
     wanted = [part for part, asked in ((by_class, given.per_class), (confusions, given.confusion)) if asked]
     tables = compared(finished) + [_of(run, part(run.scores)) for run in finished for part in wanted]
     if out is not None and out.is_dir():

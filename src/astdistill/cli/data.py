@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import textwrap
 
+import torch
+
+from ..data.dataset import Dataset
 from ..data.description import COLUMNS, Description, item
+from ..experiment.work import Network
 from ..runtime import progress
+from ..runtime.devices import settled_device
 
 FLAG_COLUMNS = 35
 WHY = " " * (FLAG_COLUMNS + 4)
@@ -25,6 +30,26 @@ def tell_briefly(description: Description) -> None:
     if not progress.is_quiet():
         plain(f"Data: {description.line}")
     _warn(description)
+
+
+def tell_where(device: str, dataset: Dataset, model: str) -> None:
+    """Say first of all on which device and by which engine a network of these data is computed."""
+    if not progress.is_quiet():
+        plain(where_text(device, dataset.shape, len(dataset.classes), model))
+
+
+def where_text(device: str, shape: tuple[int, int, int], classes: int, model: str) -> str:
+    """Device and engine in one line, with what auto was decided by."""
+    there = settled_device(device)
+    text = f"Device: {there}, engine: {Network(model, shape, classes, there).engine}"
+    if device == there:
+        return text
+    if there == "cpu" and torch.backends.mps.is_available():
+        return f"{text} (no usable CUDA GPU; mps is there, but is not tested and never chosen)"
+    return f"{text} ({AUTO_WORDS[there]})"
+
+
+AUTO_WORDS = {"cpu": "no usable CUDA GPU", "cuda": "--device cpu for the CPU"}
 
 
 def plain(text: str) -> None:

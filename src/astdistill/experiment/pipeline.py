@@ -29,13 +29,13 @@ from ..report.experts import record_experts
 from ..report.figures import save_curves, save_quality
 from ..report.page.page import renew_page
 from ..report.pictures import save_grid, save_textures, sheet
-from ..runtime.devices import read
+from ..runtime.devices import read, settled_device
 from ..runtime.files import read_json, read_lines
 from ..runtime.progress import write_status
 from ..runtime.run_dir import RunDir
 from ..runtime.status import stage
 from ..runtime.tracking import Log, open_log
-from .config import Experiment, check_experiment, expert_epochs, imported_experts, load_data
+from .config import Experiment, check_experiment, evaluation_recipe, expert_epochs, imported_experts, load_data
 
 PICTURES = 50
 """Pictures and distributions of a whole run; the first steps, where most moves, give some more."""
@@ -180,7 +180,7 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
         return evaluate_all(
             synthetic,
             dataset,
-            recipe=wanted.recipe,
+            recipe=evaluation_recipe(experiment),
             model=wanted.architectures or None,
             seeds=wanted.networks,
             baselines=wanted.baselines,
@@ -203,7 +203,7 @@ def prepare(experiment: Experiment, out: Path, tell: Callable[[Description], Non
     folder.claim(
         _noted(experiment).to_json(),
         dataset.fingerprint,
-        experiment.device,
+        settled_device(experiment.device),
         read=_read_again,
         former=former,
         about=description.to_json(),
@@ -217,8 +217,9 @@ def _read_again(written: dict[str, Any]) -> dict[str, Any]:
 
 
 def _noted(experiment: Experiment) -> Experiment:
-    """The experiment with the number that "auto" stands for, so that whoever reads the folder need not know the
-    method."""
+    """The experiment with the device and the number that "auto" stands for, so that whoever reads the folder need know
+    neither the machine nor the method."""
+    experiment = experiment.replace(device=settled_device(experiment.device))
     if experiment.method.expert is None:
         return experiment
     return experiment.replace(experts=experiment.experts.replace(stop_after=expert_epochs(experiment)))

@@ -41,13 +41,13 @@ def read(scalars: Mapping[str, Tensor]) -> dict[str, float]:
     )
 
 
-def settled_device(device: str) -> str:
+def settled_device(device: str | torch.device) -> str:
     """The device that a name stands for here: 'auto' is cuda where `usable_cuda`, otherwise cpu; others are themselves.
 
     Apple's mps is never chosen, because nothing here has been tested on it.
     """
     if device != AUTO:
-        return device
+        return str(device)
     if usable_cuda():
         return "cuda"
     return "cpu"
