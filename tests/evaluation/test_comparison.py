@@ -12,6 +12,7 @@ from killing import Killed
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
+from astdistill.evaluation.cache import NetworkCache
 from astdistill.evaluation.protocol import EvalRecipe
 from astdistill.evaluation.rows import BASELINES, synthetic_row
 from astdistill.evaluation.runner import evaluate_all

@@ -16,6 +16,7 @@ from killing import killed
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
+from astdistill.evaluation.cache import NetworkCache
 from astdistill.evaluation.protocol import EvalRecipe
 from astdistill.evaluation.rows import BASELINES, TableRow
 from astdistill.evaluation.runner import evaluate, evaluate_all
