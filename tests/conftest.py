@@ -3,8 +3,11 @@ CIFAR-100 on disk."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # out the tests never does.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# A cache of this session's own: what the user's has, networks trained on full data for example, would not be trained.
+# The processes that run the tests, and those that tests start, inherit it.
+if "ASTDISTILL_TESTS_CACHE" not in os.environ:
+    os.environ["ASTDISTILL_TESTS_CACHE"] = os.environ["ASTDISTILL_CACHE"] = tempfile.mkdtemp(prefix="astdistill-cache-")
+    atexit.register(shutil.rmtree, os.environ["ASTDISTILL_CACHE"], ignore_errors=True)
+
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,6 +38,13 @@ def _quiet() -> None:
     from astdistill.runtime.progress import be_quiet
 
     be_quiet(True)
+
+
+@pytest.fixture(autouse=True)
+def _networks_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds networks on full data that another has trained."""
+    folder = tmp_path_factory.mktemp("networks")
+    monkeypatch.setattr("astdistill.evaluation.cache.cache_folder", lambda: folder)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -185,10 +186,25 @@ def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
 ) -> None:
     assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d3-w8", "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert json.loads(shown[shown.index("{") : shown.rindex("}") + 1])["method"]["step"]["syn_steps"] == 20
-    assert "100 experts of 50 epochs" in shown
-    assert "together" in shown
+    assert shown.startswith("Data: cifar100, known by name")
+    last = shown[shown.index("\n\n") + 2 :].splitlines()
+    assert len(last) <= 10
+    assert max(map(len, last)) <= 80
+    names = ["What", "On", "Where", "Before", "Experts", "Distillation", "Evaluation", "Rows", "Together", "Goes to"]
+    assert [line.partition(":")[0] for line in last] == names
+    assert "100 experts of 50 epochs" in last[4]
+    assert re.search(r"synthetic .*, random .*, kmeans ", last[7])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_as_json_is_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d3-w8", "--dry-run", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["settings"]["method"]["step"]["syn_steps"] == 20
+    assert told["stages"][-1]["name"] == "together"
+    assert set(told["stages"][-2]["parts"]) == {"synthetic", "random", "kmeans"}
+    assert exit_code("run", "digits-ipc1", "--json") == 2
+    assert "add --dry-run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -217,7 +233,7 @@ def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
         (["compare", "nowhere"], "There is no folder nowhere"),
         (["presets", "cifar101"], "Did you mean 'cifar10'?"),
         (["presets", "mtt", "datm"], "astdistill presets datm"),
-        (["presets", "--device", "mps"], "only cpu and cuda"),
+        (["presets", "--device", "mps"], "mps is not tested"),
     ],
     ids=lambda value: "-".join(value)[:50] if isinstance(value, list) else None,
 )
@@ -234,7 +250,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, so asking for one is no error")
 def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("run", "digits-ipc1", "--device", "cuda") == 2
-    assert "--device cpu" in capsys.readouterr().err
+    assert "--device auto or cpu" in capsys.readouterr().err
 
 
 def test_a_run_can_start_from_noise_or_from_an_earlier_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,7 @@ def test_dry_run_says_it_first_and_evaluate_in_a_line(photos: Path, capsys: pyte
     shown = capsys.readouterr().out
     assert shown.startswith("Data: ")
     assert "36 training, 21 test; 16×16 pixels" in shown
-    assert shown.index("warning") < shown.index("{")
+    assert shown.index("warning") < shown.index("What:")
     assert exit_code("distill", *words(photos), "--out", "made", "--quiet") == 0
     capsys.readouterr()
     assert exit_code("evaluate", "made", "--epochs", "1", "--networks", "1", "--baselines", "random") == 0

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import astdistill
 from astdistill.cli.main import VERBS, main
 from astdistill.experiment.config import Experiment
 from astdistill.methods.registry import find_method, methods
@@ -204,3 +205,9 @@ def test_links_flags_and_commands_of_every_page_lead_somewhere() -> None:
             assert flag.rstrip(".").replace(".no-", ".") in known | OF_COMPONENTS, f"{page} names {flag}"
         for verb in re.findall(r"`astdistill ([a-z][\w-]*)", text):
             assert verb in VERBS, f"{page} names astdistill {verb}"
+
+
+def test_every_public_name_is_on_the_api_page() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    shown = {line.removeprefix("::: ").rpartition(".")[2] for line in page.splitlines() if line.startswith("::: ")}
+    assert set(astdistill.__all__) <= shown

@@ -56,7 +56,7 @@ def small(tmp_path: Path, dtype: str = "float32") -> Experiment:
 
 
 def unmeasured(experiment: Experiment) -> Estimate:
-    return counted(experiment, dataset_size(experiment), Costs(experiment.device))
+    return counted(experiment, dataset_size(experiment), Costs("cpu"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -182,8 +182,12 @@ def test_the_work_of_every_stage_is_written_out() -> None:
     forward, train = network.multiply_adds(FORWARD), network.multiply_adds(TRAIN)
     assert experts.work == 5 * 15 * (5000 * network.multiply_adds(PENALISED) + 1000 * forward)
     assert distillation.work == 400 * 10 * 100 * network.multiply_adds(TRAIN.plus(WALK))
-    # The set, random and K-means images, and all images; E epochs are E + 1 passes.
-    assert evaluation.work == 5 * (3 * 301 * 100 * train + 301 * 5000 * train + 4 * 1000 * forward)
+    # The set, random and K-means images; E epochs are E + 1 passes.
+    assert evaluation.work == 5 * (3 * 301 * 100 * train + 3 * 1000 * forward)
+    # All images by name, for as long as the experts train; E epochs are E + 1 passes.
+    full = unmeasured(cell.replace(evaluation=cell.evaluation.replace(baselines=("full",)))).stages[-1]
+    assert full.work == 5 * (301 * 100 * train + 16 * 5000 * train + 2 * 1000 * forward)
+    assert [name for name, _ in full.parts] == ["synthetic", "full"]
 
 
 def test_the_work_of_matching_distributions_is_what_its_step_computes() -> None:

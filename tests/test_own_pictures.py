@@ -197,11 +197,13 @@ def test_dry_run_without_a_preset_shows_data_choices_and_costs(
     folder = str(write(tmp_path / "in", {"a": 12, "b": 12}, (18, 20)))
     assert exit_code("run", "--data", folder, "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert shown.index("Data: ") < shown.index("Chosen for these data") < shown.index("{") < shown.index("together")
+    assert (
+        shown.index("Data: ") < shown.index("Chosen for these data") < shown.index("What:") < shown.index("Together:")
+    )
     assert "--data.size 16" in shown
-    said = shown.partition("{")[0]
-    assert all(len(line) <= 80 for line in said.splitlines())
-    settings = json.loads(shown[shown.index("{") : shown.rindex("}") + 1])
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert exit_code("run", "--data", folder, "--dry-run", "--json") == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
     assert Experiment.model_validate(settings) == parse("run", ["--data", folder]).experiment
 
 

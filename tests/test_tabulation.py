@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from astdistill.runtime.tables import Column, Tabulation, escaped, latex, markdown, together
+from astdistill.runtime.tables import Column, Tabulation, escaped, latex, markdown, terminal, together
 
 TABLE = Tabulation(
     (Column("run", words=True), Column("final", bold=True), Column("published")),
@@ -59,3 +59,21 @@ def test_brackets_are_no_markup_on_a_terminal() -> None:
 @pytest.mark.parametrize("render", [markdown, latex])
 def test_no_rows_are_a_table_too(render: object) -> None:
     assert "Protocol" in render(Tabulation((Column("run"),), (), "Protocol MTT."))  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_figures_keep_their_columns_at_every_width(width: int) -> None:
+    """Words are folded; no figure and no unit is cut or divided."""
+    words = tuple(Column(name, words=True) for name in ("run", "network"))
+    heads = ("final", "n", "published", "random real", "K-means real")
+    row = ("cifar100-ten-ipc10-seeds", "convnet-d3-w128-instancenorm", "43.2 ± 0.4", "3 runs", "46.2 [1]")
+    table = Tabulation((*words, *map(Column, heads)), ((*row, "15.9 ± 1.1", "25.0 ± 0.3"),), "Caption.")
+    console = Console(width=width)
+    with console.capture() as shown:
+        console.print(terminal(table))
+    lines = shown.get().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    (line,) = [line for line in lines if "43.2" in line]
+    for figure in ("43.2 ± 0.4", "3 runs", "46.2 [1]", "15.9 ± 1.1", "25.0 ± 0.3"):
+        assert figure in line
+    assert "…" not in shown.get()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +102,7 @@ def test_every_moment_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert "η" in shown(run)
     (run / "synthetic.safetensors").touch()
     assert main(["watch", "runs/x"]) == 0
-    assert "The run has ended." in capsys.readouterr().out
+    assert "The run is finished." in capsys.readouterr().out
 
 
 def test_the_store_is_found_from_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_it_waits_for_a_run_and_follows_it_to_its_end(
     text = capsys.readouterr().out
     assert text.startswith("There is no run in later yet; waiting for it.")
     assert text.count("starting") == 2
-    assert text.rstrip().endswith("The run has ended.")
+    assert text.rstrip().endswith("The run is finished.")
 
 
 @pytest.mark.parametrize(
@@ -195,3 +197,33 @@ def test_folders_that_are_still_empty_are_waited_for() -> None:
     assert look(Path("new")) is None
     with pytest.raises(InputError, match="holds no run"):
         look(Path())
+
+
+QUICK = """
+import sys
+from astdistill.cli.main import main
+code = main(sys.argv[1:])
+print([name for name in ("torch", "numpy", "matplotlib", "datasets") if name in sys.modules])
+sys.exit(code)
+"""
+
+
+def quickly(*words: str) -> str:
+    """What a command prints in a process of its own, and last which slow packages it has imported."""
+    done = subprocess.run([sys.executable, "-c", QUICK, *words], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_watching_imports_no_torch() -> None:
+    store = begin(Path("runs/x"))
+    log(store / "log.jsonl", [{"expert": 0, "epoch": 3, "test_accuracy": 50.0}])
+    row = {"mean": 91.26, "std": None, "n": 1}
+    (Path("runs/x") / "scores.json").write_text(json.dumps({"architecture": {"mlp": row}, "baselines": {}}))
+    text = quickly("watch", "runs/x", "--once")
+    assert "91.3 % (n = 1)" in text
+    assert text.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("verb", ["", "watch", "compare", "report", "textures", "presets"])
+def test_help_imports_no_torch(verb: str) -> None:
+    assert quickly(*verb.split(), "--help").splitlines()[-1] == "[]"

@@ -12,8 +12,9 @@ from killing import Killed
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
+from astdistill.evaluation.cache import NetworkCache
 from astdistill.evaluation.protocol import EvalRecipe
-from astdistill.evaluation.rows import synthetic_row
+from astdistill.evaluation.rows import BASELINES, synthetic_row
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.scores import Scores
 from astdistill.evaluation.training import NetworkResult
@@ -44,7 +45,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_scores_hold_the_set_and_all_baselines(
     tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int]
 ) -> None:
-    scores = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path)
+    scores = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=BASELINES, out=tmp_path)
     assert list(scores.architecture) == [MODEL]
     assert list(scores.baselines) == ["random", "kmeans", "full"]
     assert all(entry.n == 2 for entry in scores.baselines.values())
@@ -53,22 +54,23 @@ def test_scores_hold_the_set_and_all_baselines(
 
 
 def test_resume_after_a_kill_gives_the_same_scores_and_trains_nothing_twice(
-    tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int]
+    tmp_path: Path, blobs: Dataset, distil: Distil, trained: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path / "whole")
+    monkeypatch.setattr(NetworkCache, "_shared", lambda self, about: False)
+    whole = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=BASELINES, out=tmp_path / "whole")
     assert len(trained) == 8
     trained[:] = [-1]
     with pytest.raises(Killed):
-        evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path / "killed")
+        evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=BASELINES, out=tmp_path / "killed")
     so_far = Scores.read(tmp_path / "killed")
     assert so_far.architecture == whole.architecture
     assert so_far.baselines["random"].final == whole.baselines["random"].final[:1]
     trained.clear()
-    assert evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path / "killed") == whole
+    assert evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=BASELINES, out=tmp_path / "killed") == whole
     assert len(trained) == 5
     assert (tmp_path / "killed/scores.json").read_bytes() == (tmp_path / "whole/scores.json").read_bytes()
     trained.clear()
-    assert evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, out=tmp_path / "killed") == whole
+    assert evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=BASELINES, out=tmp_path / "killed") == whole
     assert trained == []
 
 

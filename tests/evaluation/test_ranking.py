@@ -17,6 +17,7 @@ from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
 from astdistill.evaluation.dd_ranking import Measured, RandomLabels, Ranking, hardened, rank, ranking_table, robust
 from astdistill.evaluation.protocol import EvalRecipe
+from astdistill.evaluation.rows import BASELINES
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.training import Examples, NetworkResult
 from astdistill.runtime.errors import InputError
@@ -123,7 +124,7 @@ def test_hard_labels_share_their_rows_with_the_evaluation(
     blobs: Dataset, distil: Distil, trained: list[tuple[bool, str, int]], tmp_path: Path
 ) -> None:
     found = marked(distil(blobs), "hard")
-    evaluate_all(found, blobs, RECIPE, seeds=1, out=tmp_path)
+    evaluate_all(found, blobs, RECIPE, seeds=1, baselines=BASELINES, out=tmp_path)
     before = (tmp_path / "scores.json").read_bytes()
     trained.clear()
     ranking = rank(found, blobs, RECIPE, seeds=1, out=tmp_path)

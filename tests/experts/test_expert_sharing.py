@@ -19,6 +19,7 @@ import pytest
 import torch
 from killing import Killed, killed_at_write
 from problems import TINY, TINY_RECIPE, blobs, same_store, tiny_experts
+from safetensors.torch import save_file
 
 from astdistill.cli.main import main
 from astdistill.data.dataset import Dataset
@@ -188,7 +189,7 @@ def test_a_folder_of_an_earlier_version_is_taken_over(tmp_path: Path, dataset: D
     tensors, header = load_tensors(left / "state.safetensors")
     del header["rows"]
     (left / "state.safetensors").unlink()
-    files.save_file(tensors, left / "state.safetensors", {name: json.dumps(value) for name, value in header.items()})
+    save_file(tensors, left / "state.safetensors", {name: json.dumps(value) for name, value in header.items()})
     found = tiny_experts(tmp_path, dataset, count=1)
     assert torch.equal(found.rows(0, 0, 7), whole.rows(0, 0, 7))
     assert len((left.parent / "log.jsonl").read_text().splitlines()) == 6

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ..models.flat import FlatModel
+from ..runtime.devices import EngineName
 from ..runtime.errors import unknown
 from ..runtime.parallel import limited
 from ..runtime.shapes import Batch, Features, Logits, Params, Targets
@@ -22,9 +23,6 @@ from .native.build import library
 from .native.engine import NativeEngine
 from .native.layout import Workspace, blocks_of
 
-EngineName = Literal["auto", "native", "compiled", "compiled-bfloat16", "eager"]
-"""auto: native where it can be, compiled on an accelerator, else eager. native falls back to eager for what it cannot
-do; compiled-bfloat16 is the approximate one (see `CompiledEngine`)."""
 VARIABLE = "ASTDISTILL_ENGINE"
 
 

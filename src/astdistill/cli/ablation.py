@@ -19,7 +19,7 @@ from ..experiment.presets import PRESETS
 from ..experiment.work import Costs, Speed
 from ..methods.method import PARTS
 from ..runtime.config import Record
-from ..runtime.devices import check_device
+from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder, write_json
 from ..runtime.parallel import limited, own_threads
@@ -183,8 +183,9 @@ def command(request: Request) -> None:
 def _estimate(request: Request, seeds: int, out: Path) -> None:
     """Print what every variant would cost; experts of one recipe are trained once."""
     rows: list[tuple[str, str, str]] = []
-    trained, whole, speed = set(), 0.0, Speed(request.experiment.device)
-    costs = Costs(request.experiment.device, speed)
+    device = settled_device(request.experiment.device)
+    trained, whole, speed = set(), 0.0, Speed(device)
+    costs = Costs(device, speed)
     for name, each in variants(request.experiment).items():
         check_numbers(each)
         first = seeded(each, 0)

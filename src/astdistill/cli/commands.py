@@ -71,9 +71,9 @@ class Command(click.Command):
         changes: dict[Place, Any] = {}
         fields = [param for param in self.params if isinstance(param, Flag | Positional) and param.place[0] == at]
         for param in fields:
-            typed = _typed(ctx.params.get(str(param.name)), param, self.prog)
-            if typed is not None:
-                changes[param.place[1:]] = typed.value
+            given = typed(ctx.params.get(str(param.name)), param, self.prog)
+            if given is not None:
+                changes[param.place[1:]] = given.value
         fields_of_base = kind_of(base).model_fields
         required = [name for name, info in fields_of_base.items() if isinstance(base, type) and info.is_required()]
         absent = [name for name in required if not any(place[0] == name for place in changes)]
@@ -187,7 +187,7 @@ def _help(brief: bool) -> Callable[[click.Context, click.Parameter, bool], None]
     return shown
 
 
-def _typed(value: Any, param: Any, prog: str) -> Typed | None:
+def typed(value: Any, param: Any, prog: str) -> Typed | None:
     """What was typed for a flag or a word, if anything was."""
     if isinstance(param, Positional):
         if value in (None, ()):
@@ -199,7 +199,7 @@ def _typed(value: Any, param: Any, prog: str) -> Typed | None:
     if param.repeated:
         if not value:
             return None
-        return Typed(tuple(each for typed in value for each in typed.value))
+        return Typed(tuple(each for one in value for each in one.value))
     if isinstance(value, Typed | None):
         return value
     return Typed(value)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from ..evaluation.per_class import by_class, confusions
-from ..report.compare import Finished, compared, read_finished
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder, replacing, write_text
@@ -17,15 +15,19 @@ from ..runtime.text import printable
 from .commands import command
 from .flags import Word
 
+if TYPE_CHECKING:
+    from ..report.compare import Finished
+
 PAGE = 160
 """Columns of a text table that goes to a file."""
 
 
 class Compare(Record):
-    """Finished runs beside the published figures and the baselines, one table for each protocol and kind of labels."""
+    """Finished runs beside the published figures and the baselines, one table for each protocol and kind of labels.
+    Runs that differ in their seed alone are one row: mean ± standard deviation over the runs."""
 
     runs: Annotated[tuple[Path, ...], Word(positional=True, metavar="PATH")] = ()
-    """Run folders, or evaluation folders inside them (runs/NAME/evaluation-...)."""
+    """Run folders, folders of run --seeds, or evaluation folders inside a run (runs/NAME/evaluation-...)."""
     format: Format = "text"
     """Text, markdown, or latex (booktabs)."""
     out: Path | None = None
@@ -39,10 +41,13 @@ class Compare(Record):
 @command("compare")
 def compare(given: Compare) -> None:
     """Finished runs side by side."""
+    from ..evaluation.per_class import by_class, confusions  # here, as in other verbs, so that help needs no torch
+    from ..report.compare import compared, read_finished, runs_in
+
     runs, format, out = given.runs, given.format, given.out
     if not runs:
         raise InputError("No run was named; name one or more, for example: astdistill compare runs/*")
-    finished = [read_finished(path) for path in runs]
+    finished = [read_finished(path) for folder in runs for path in runs_in(folder)]
     wanted = [part for part, asked in ((by_class, given.per_class), (confusions, given.confusion)) if asked]
     tables = compared(finished) + [_of(run, part(run.scores)) for run in finished for part in wanted]
     if out is not None and out.is_dir():

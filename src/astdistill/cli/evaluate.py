@@ -20,11 +20,14 @@ from ..evaluation.rate_search import rates_table, search_rates
 from ..evaluation.rows import check_count
 from ..evaluation.runner import evaluate_all
 from ..evaluation.scores import SearchedRate, table
+from ..experiment.work import where_text
+from ..methods.trajectory_matching import MTT
 from ..report.page.page import renew_page
+from ..runtime import progress
 from ..runtime.config import Record
 from ..runtime.devices import check_device
 from ..runtime.errors import InputError, refused
-from ..runtime.files import check_folder
+from ..runtime.files import check_folder, read_json
 from ..runtime.parallel import limited, own_threads
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import Tabulation, terminal
@@ -49,7 +52,7 @@ class Evaluate(Record):
     epochs: int | None = Field(default=None, ge=1)
     """Training epochs, where they are to differ from the protocol's."""
     full_epochs: int | None = Field(default=None, ge=1)
-    """Training epochs of the full-data baseline, where they are to differ from the others'."""
+    """Training epochs of the full-data baseline; none means as many as an expert of the run's method has."""
     lr: Annotated[float | Literal["learned", "search"], Word(metavar="NUMBER|learned|search")] = "learned"
     """Learning rate. learned takes the set's own (0.01 for real images), search the best multiple of it on held-out
     training images, a number is taken for every row."""
@@ -57,12 +60,12 @@ class Evaluate(Record):
     """Freshly initialised networks for each row; none means the protocol's number, 8 for rat and 5 for the others."""
     architectures: tuple[str, ...] = ()
     """Networks to train, or pools of them (S, M, W, D, A, P, N); none means the student's own."""
-    baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans", "full")
-    """Real images evaluated alike."""
+    baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans")
+    """Real images evaluated alike: random, kmeans; full (all of them, the longest) is asked for by name."""
     data: Annotated[str | None, Word(metavar="PATH")] = None
     """Where the data lies now, if elsewhere than when the set was made."""
-    device: str = "cpu"
-    """Where it is computed: cpu or cuda."""
+    device: str = "auto"
+    """Where it is computed: auto (a GPU where there is a usable one), cpu or cuda."""
     workers: int | None = Field(default=None, ge=1)
     """Networks trained side by side on a CPU; none means as many as there are cores."""
     threads: int | None = Field(default=None, ge=1)
@@ -109,6 +112,7 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
     if source is None:
         source = synthetic.data.source
     dataset = load_dataset(synthetic.data.replace(source=source), device=given.device)
+    progress.tell(where_text(given.device, dataset.shape, len(dataset.classes), synthetic.model))
     tell_briefly(Description.of(dataset, synthetic.ipc))
     if not synthetic.preprocessing.whole:
         synthetic = synthetic.completed(dataset.preprocessing)
@@ -169,6 +173,8 @@ def _folder(given: Evaluate, recipe: EvalRecipe) -> Path:
 def _recipe(given: Evaluate) -> EvalRecipe:
     """The protocol with the values that were typed. Raises InputError for one that is out of range."""
     typed: dict[str, Any] = {"epochs": given.epochs, "full_epochs": given.full_epochs}
+    if given.full_epochs is None and "full" in given.baselines:
+        typed["full_epochs"] = _expert_epochs(given.path)
     if isinstance(given.lr, float):
         typed["lr"] = given.lr
     counted = protocol(given.protocol).steps
@@ -181,3 +187,13 @@ def _recipe(given: Evaluate) -> EvalRecipe:
         return protocol(given.protocol).replace(**{name: value for name, value in typed.items() if value is not None})
     except ValidationError as error:
         raise refused(error, prog="astdistill evaluate") from error
+
+
+def _expert_epochs(path: Path) -> int:
+    """The epochs of an expert of the run that the set lies in; those of MTT's where no run says so."""
+    config = RunDir.around(path).config
+    settings: dict[str, Any] = {}
+    if config.exists():
+        settings = read_json(config)
+    expert = settings.get("method", {}).get("expert") or {}
+    return int(expert.get("epochs", MTT.recipe.epochs))

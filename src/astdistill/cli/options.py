@@ -22,12 +22,13 @@ from ..methods.initialisation import FileInit, ImageInit, NoiseInit, RealInit, R
 from ..methods.method import PARTS, Method
 from ..methods.outer_step import OuterStep
 from ..methods.registry import methods
+from ..runtime import trust
 from ..runtime.config import Component, Record, built_in_components, find_component, renamed_fields
 from ..runtime.errors import InputError, unknown
 from ..runtime.tracking import LOGGERS, check_loggers
-from ..runtime.trust import typed
-from .commands import Command
-from .flags import Word, params_of
+from .commands import Command, typed
+from .flags import Flag, Positional, Word, params_of
+from .saved import PRESET, Entries, check_names, config_path, name_of, overridden, read_config, save_config, words_of
 
 INITS: dict[str, ImageInit] = {"real": RealInit(), "representative": RepresentativeInit(), "noise": NoiseInit()}
 FIELDS = "experiment"
@@ -39,6 +40,7 @@ class Changes(Record):
 
     common: ClassVar[tuple[str, ...]] = (
         "base", "seeds", "data", "method", "init", "ipc", "model", "device", "threads", "seed", "out", "log", "dry_run",
+        "config", "save_config",
     )  # fmt: skip
 
     data: Annotated[str | None, Word(metavar="PATH")] = None
@@ -62,7 +64,13 @@ class Changes(Record):
     out: Path | None = None
     """Run folder, resumed by the same command; none means a folder in runs/ named after the preset, or the data."""
     dry_run: bool = False
-    """Show settings, memory, disk and time, and stop."""
+    """Show only what would be run, its time, memory and disk."""
+    config: Annotated[Path | None, Word(metavar="FILE")] = None
+    """YAML file of flags. Flags on the command line go before it."""
+    save_config: Annotated[Path | None, Word(metavar="FILE")] = None
+    """Write these flags to a YAML file. Those of --config are included; the run follows."""
+    as_json: Annotated[bool, Word(flag="json")] = False
+    """With --dry-run: all settings and costs as JSON, in seconds and bytes, and nothing else."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of the CPU; none means one for each core that this process may use, and for a run that goes on, as many
     as it was begun with. Like the workers, they change results by no more than rounding."""
@@ -82,6 +90,13 @@ class ExpertChanges(PresetChanges):
     shard: Annotated[str | None, Word(metavar="I/N")] = None
     """Train only every N-th expert, from the I-th on, without locks. For N processes, on file systems that have no
     locks or on nodes that do not see each other's."""
+
+
+class RunChanges(PresetChanges):
+    """The same, and how often it is run."""
+
+    seeds: int | None = Field(default=None, ge=1)
+    """Whole runs of seeds of their own, and their mean ± sd. Each has its experts and a folder seed-N."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +178,11 @@ class PresetCommand(Command):
         be.
         """
         self._offer(self.experiment)
+        path = config_path(args)
+        entries: Entries = {}
+        if path is not None:
+            entries = read_config(path)
+            args = self._with_entries(entries, args)
         first = click.Context(self, resilient_parsing=True)
         super().parse_args(first, list(args))
         changes = self.record(first, self.kind)
@@ -183,7 +203,27 @@ class PresetCommand(Command):
         check_loggers(changes.log)
         self.experiment = changed(self.cell, changes)
         self._offer(self.experiment)
+        if path is not None:
+            check_names(entries, self.params, path)
         return super().parse_args(ctx, args)
+
+    def _with_entries(self, entries: Entries, args: list[str]) -> list[str]:
+        """The words of a file before those that were typed, which go before it; a preset that was typed, too."""
+        alone = click.Context(self, resilient_parsing=True)
+        super().parse_args(alone, list(args))
+        repeated = [name_of(param) for param in self.params if isinstance(param, Flag) and param.repeated]
+        words = words_of(overridden(entries, args, repeated))
+        first = entries.get(PRESET, "")
+        if not getattr(self.record(alone, self.kind), PRESET, "") and isinstance(first, str) and first:
+            words.insert(0, first)
+        return [*words, *args]
+
+    def _save(self, ctx: click.Context, path: Path, preset: str) -> None:
+        """Write what was typed to a file; what was typed by an old name, by the name of today."""
+        flags = [param for param in self.params if isinstance(param, Flag | Positional)]
+        today = {param.place: param for param in reversed(flags) if not getattr(param, "hidden", False)}
+        values = [(today[param.place], typed(ctx.params.get(str(param.name)), param, self.prog)) for param in flags]
+        save_config(path, [(param, each.value) for param, each in values if each is not None], preset)
 
     def _proposal(self, typed: click.Context, source: str) -> Proposal:
         """Settings for data without a preset, with what was typed of the data and of the images per class."""
@@ -204,9 +244,14 @@ class PresetCommand(Command):
         """What was asked for. Raises InputError for values that cannot be."""
         changes = self.record(ctx, self.kind)
         experiment = _published(self.record(ctx, self.experiment, FIELDS), self.cell)
-        out, base = changes.out or Path("runs", self._folder.format(self.cell.name)), self.cell
+        folder = self._folder
+        if isinstance(changes, RunChanges) and changes.seeds:
+            folder += "-seeds"  # beside a single run of the preset, not in it
+        out, base = changes.out or Path("runs", folder.format(self.cell.name)), self.cell
         if self.proposal is not None:
             base = None
+        if changes.save_config is not None:
+            self._save(ctx, changes.save_config, getattr(changes, PRESET, ""))
         return Request(experiment, out, changes, self.proposal, base)
 
     def get_usage(self, ctx: click.Context) -> str:
@@ -220,7 +265,7 @@ def parse(verb: str, words: Sequence[str]) -> Request:
     """The request in the words that follow `verb`, the first of which is a preset. Raises InputError as
     `PresetCommand`."""
     made = PresetCommand(verb, lambda request: request, "")
-    with typed(words), made.make_context(verb, list(words)) as ctx:
+    with trust.typed(words), made.make_context(verb, list(words)) as ctx:
         return made.request(ctx)
 
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.table import Table
 
-from ..autodiff.dispatch import EngineName, using
-from ..experiment.config import Experiment
-from ..experiment.cost import Estimate, Stage, counted, dataset_size, operations
-from ..experiment.presets import matching
-from ..experiment.work import Costs, Speed
 from ..runtime.config import Record
-from ..runtime.devices import check_device, supported
+from ..runtime.devices import EngineName, check_device, settled_device, supported
 from ..runtime.progress import bar
 from ..runtime.provenance import machine
 from ..runtime.status import duration, size
 from ..runtime.terminal import Terminal
 from .commands import command
 from .flags import Word
+
+if TYPE_CHECKING:
+    from ..experiment.config import Experiment
+    from ..experiment.cost import Estimate, Stage
+    from ..experiment.work import Costs, Speed
+
+    Costed = list[tuple[Experiment, Estimate]]
 
 
 class Presets(Record):
@@ -33,8 +35,8 @@ class Presets(Record):
 
     words: Annotated[tuple[str, ...], Word(positional=True, metavar="WORD")] = ()
     """Only presets of this name, data, method or size: cifar100, datm, ipc10."""
-    device: str = "cpu"
-    """Where it would be computed: cpu or cuda."""
+    device: str = "auto"
+    """Where it would be computed: auto, cpu or cuda."""
     engine: EngineName = "auto"
     """What would compute derivatives."""
     as_json: Annotated[bool, Word(flag="json")] = False
@@ -46,31 +48,36 @@ class Presets(Record):
 @command("presets")
 def presets(given: Presets) -> None:
     """Show the presets that fit the words, as a table or as JSON."""
-    cells = matching(list(given.words))
+    from ..autodiff.dispatch import using  # here and below, so that help needs no torch
+    from ..experiment.presets import matching
+    from ..experiment.work import Costs
+
+    cells, device = matching(list(given.words)), settled_device(given.device)
     if given.time:
-        check_device(given.device)
+        check_device(device)
         with using(given.engine):
-            costs = _measured(cells, given.device)
+            costs = _measured(cells, device)
     else:
-        supported(given.device)
+        supported(device)
         with using(given.engine):
-            costs = _counted(cells, Costs(given.device))
+            costs = _counted(cells, Costs(device))
     speed = costs[0][1].speed
     if given.as_json:
-        print(json.dumps(_listing(costs, speed, given.device), indent=2))
+        print(json.dumps(_listing(costs, speed, device), indent=2))
     else:
-        Terminal().print(_table(costs, speed, given.device))
-
-
-Costed = list[tuple[Experiment, Estimate]]
+        Terminal().print(_table(costs, speed, device))
 
 
 def _counted(cells: Sequence[Experiment], costs: Costs) -> Costed:
+    from ..experiment.cost import counted, dataset_size
+
     return [(each, counted(each, dataset_size(each), costs)) for each in cells]
 
 
 def _measured(cells: Sequence[Experiment], device: str) -> Costed:
     """The costs with their times; presets of one network share what is measured."""
+    from ..experiment.work import Costs, Speed
+
     costs, measured = Costs(device, Speed(device)), []
     with bar("measuring this machine (presets)", len(cells)) as progress:
         for each in cells:
@@ -80,6 +87,8 @@ def _measured(cells: Sequence[Experiment], device: str) -> Costed:
 
 
 def _table(costs: Costed, speed: Speed | None, device: str) -> Table:
+    from ..experiment.cost import operations
+
     shown = Table(
         caption=_caption(speed, device), caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
     )

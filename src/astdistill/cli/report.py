@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ..data.synthetic import load
-from ..report.page.page import save_page
-from ..report.pictures import save_textures
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder
@@ -32,6 +29,9 @@ class Textures(Record):
 @command("textures")
 def textures(given: Textures) -> None:
     """Pictures of distilled textures that can be tiled."""
+    from ..data.synthetic import load  # here, so that help needs no torch
+    from ..report import save_textures
+
     path = given.path
     folder = given.out or RunDir.around(path).textures
     check_folder(folder, "--out")
@@ -52,6 +52,8 @@ class Report(Record):
 @command("report")
 def report(given: Report) -> None:
     """Write the page, say where it is."""
+    from ..report import save_page
+
     runs, folder = given.runs, Path()
     if len(runs) == 1:
         folder = runs[0]

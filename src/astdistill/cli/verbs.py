@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..autodiff.dispatch import using
 from ..data.description import COLUMNS, Description, item, shape_text
@@ -13,13 +15,14 @@ from ..evaluation.scores import Scores, table
 from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers, load_data
 from ..experiment.cost import DatasetSize, Estimate
-from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tell_engine, tracked
-from ..experiment.work import Costs
+from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tell_where, tracked
+from ..experiment.work import Costs, where_text
 from ..experts.training import experts_of_shard
 from ..report.figures import epoch_table, quality_table
+from ..report.live import LiveRun
 from ..report.page.page import renew_page
 from ..runtime import progress
-from ..runtime.devices import check_device
+from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
 from ..runtime.machine import free_memory
 from ..runtime.parallel import limited, own_threads
@@ -29,7 +32,8 @@ from ..runtime.status import duration, size
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from .data import chosen, plain, tell
-from .options import Changes, ExpertChanges, PresetCommand, Request
+from .options import Changes, ExpertChanges, PresetCommand, Request, RunChanges
+from .repeats import run_seeds
 
 FIRST = (
     "The first word, PRESET, is listed by: astdistill presets; without it, settings are chosen for --data. --data, "
@@ -42,8 +46,14 @@ def run_preset(request: Request) -> None:
     if only_estimate(request):
         return
     check_device(request.experiment.device)
+    finished = LiveRun.of(request.out).finished and RunDir(request.out).scores.exists()
     with limited(threads_of(request)):
+        if seeds := getattr(request.changes, "seeds", None):
+            run_seeds(request.experiment, seeds, request.out, request.log, teller(request))
+            return
         scores = run_experiment(request.experiment, request.out, request.log, teller(request))
+    if finished and not progress.is_quiet():
+        plain(f"{request.out} was finished before; nothing is computed again that is there.")
     _show(scores, request.out, request.experiment)
 
 
@@ -63,8 +73,9 @@ def train(request: Request) -> None:
     check_numbers(experiment)
     with limited(threads_of(request)):
         dataset = load_data(experiment)
-        teller(request)(Description.of(dataset, experiment.ipc))
-        tell_engine(experiment, dataset)
+        description = Description.of(dataset, experiment.ipc)
+        tell_where(experiment, description)
+        teller(request)(description)
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
             store = obtain_experts(experiment, dataset, recorder, shard)
     console = Terminal()
@@ -134,8 +145,9 @@ def teller(request: Request) -> Callable[[Description], None]:
     """Says what was read, which settings were chosen for it, and, where no preset says so, what the run will take."""
 
     def told(description: Description) -> None:
+        experiment = request.experiment
         tell(description)
-        _warn_of_memory(request.experiment, estimate.size_of(description))
+        _warn_of_memory(experiment, estimate.size_of(description))
         if progress.is_quiet():
             return
         for line in reasons(request):
@@ -187,37 +199,75 @@ def reasons(request: Request) -> list[str]:
     return textwrap.wrap(f"{words}.", COLUMNS)
 
 
-def described(experiment: Experiment) -> DatasetSize:
-    """The size of the data, once what is known of them was printed; data with a name of their own are not looked at."""
+def described(experiment: Experiment, show: Callable[[str], object]) -> DatasetSize:
+    """The size of the data; what is known of them is shown. Data with a name of their own are not looked at."""
     description = estimate.read_for_size(experiment.data, experiment.ipc)
     if description is not None:
-        print(description.text())
+        show(description.text())
         return estimate.size_of(description)
     known = estimate.dataset_size(experiment)
-    print(f"Data: {experiment.data.source}, known by name and not read for an estimate")
-    for line in item("images", f"about {known.train:,} training, {known.test:,} test; {shape_text(known.shape)}"):
-        print(line)
-    print(*item("classes", str(known.classes)))
+    show(f"Data: {experiment.data.source}, known by name and not read for an estimate")
+    counts = f"about {known.train:,} training, {known.test:,} test; {shape_text(known.shape)}"
+    show("\n".join([*item("images", counts), *item("classes", str(known.classes))]))
     return known
 
 
 def only_estimate(request: Request) -> bool:
     """Print what would be run and what it would cost, if only that was asked for."""
+    experiment, as_json = request.experiment, request.changes.as_json
+    if as_json and not request.dry_run:
+        raise InputError("--json shows what a run would cost; add --dry-run, or leave it out.")
     if not request.dry_run:
         return False
-    check_device(request.experiment.device)
-    check_numbers(request.experiment)
-    with using(request.experiment.engine), limited(threads_of(request)):
-        known = described(request.experiment)
+    check_device(experiment.device)
+    check_numbers(experiment)
+    show = {True: lambda text: None, False: print}[as_json]
+    with using(experiment.engine), limited(threads_of(request)):
+        known = described(experiment, show)
         for line in reasons(request):
-            print(line)
-        cost = estimate.estimate(request.experiment, known)
-    print(json.dumps(request.experiment.to_json(), indent=2))
-    Terminal().print(estimate.table(request.experiment, cost))
+            show(line)
+        cost = estimate.estimate(experiment, known)
+        where = where_text(experiment.device, known.shape, known.classes, experiment.model)
+    if as_json:
+        print(json.dumps(as_numbers(request, cost), indent=2))
+        return True
+    if cost.speed is not None and (disturbed := cost.speed.disturbed()):
+        plain(disturbed)
     if short := estimate.shortage(cost, free_memory()):
-        Terminal().print(f"Warning: {short}", highlight=False)
-    Terminal().print(f"No run was written. Without --dry-run this goes to {request.out}.", highlight=False)
+        plain("\n".join(textwrap.wrap(f"Warning: {short}", COLUMNS)))
+    for line in closing(request, known, cost, where):
+        print(line)
     return True
+
+
+def as_numbers(request: Request, cost: Estimate) -> dict[str, Any]:
+    """Settings and costs of what would be run, ready for JSON."""
+    stages = [asdict(stage) | {"parts": dict(stage.parts)} for stage in (*cost.stages, cost.together)]
+    device = settled_device(request.experiment.device)
+    return {"settings": request.experiment.to_json(), "device": device, "stages": stages, "out": str(request.out)}
+
+
+def closing(request: Request, known: DatasetSize, cost: Estimate, where: str) -> list[str]:
+    """The last ten lines of a dry run, at the most, of 80 columns: what, on what data, how long, how much memory and
+    disk."""
+    experiment = request.experiment
+    images = experiment.ipc * known.classes
+    what = (
+        f"{experiment.name}: {experiment.method.name}, {experiment.model}, {images:,} images ({experiment.ipc} a class)"
+    )
+    data = f"{experiment.data.source}: {known.train:,} training and {known.test:,} test images"
+    data += f", whiten {experiment.data.whiten}"
+    rows = [("What", what), ("On", data), ("Where", where.removeprefix("Device: "))]
+    rows += estimate.summary(experiment, cost, getattr(request.changes, "seeds", None) or 1)
+    rows.append(("Goes to", f"{request.out}, without --dry-run. No run was written."))
+    return ["", *(shortened(f"{name + ':':<14}{text}") for name, text in rows)]
+
+
+def shortened(line: str) -> str:
+    """The line in 80 columns; what does not fit ends in …"""
+    if len(line) <= COLUMNS:
+        return line
+    return line[: COLUMNS - 1] + "…"
 
 
 demo = PresetCommand(
@@ -229,7 +279,7 @@ demo = PresetCommand(
     folder="demo",
     prog="astdistill {verb}",
 )
-run = PresetCommand("run", run_preset, f"A preset from data to scores. {FIRST}")
+run = PresetCommand("run", run_preset, f"A preset from data to scores. {FIRST}", kind=RunChanges)
 experts = PresetCommand(
     "experts", train, f"Train the experts of a preset and show their quality. {FIRST}", kind=ExpertChanges
 )

@@ -18,17 +18,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..evaluation.scores import Scores, spread
-from ..report.run import RunReader
+from ..report.live import LiveRun, read_if_there
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
+from ..runtime.tables import plus_minus, spread
 from ..runtime.terminal import Terminal
 from .commands import command
 from .flags import Word
 
 
-def screen(view: RunReader) -> Table:
+def screen(view: LiveRun) -> Table:
     """One line for each thing there is to say: how it stands, the stages with their bars, loss, learning rate,
     validation, scores."""
     config = view.config
@@ -46,7 +46,7 @@ def screen(view: RunReader) -> Table:
     return shown
 
 
-def _rows(view: RunReader) -> Iterator[tuple[str, ProgressBar | str, str]]:
+def _rows(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
     if view.expert_progress is not None:
         seen = view.expert_progress
         text = f"{seen.finished}/{seen.count} finished"
@@ -61,7 +61,7 @@ def _rows(view: RunReader) -> Iterator[tuple[str, ProgressBar | str, str]]:
     yield "", "", ending(view)
 
 
-def _distillation(view: RunReader) -> Iterator[tuple[str, ProgressBar | str, str]]:
+def _distillation(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
     lines, whole = view.metrics, int(view.config["distill"]["iterations"])
     done, losses = int(lines[-1]["iteration"]) + 1, finite(lines, "loss")
     missed = [f"{count} {word}" for word in ("skipped", "passed") if (count := sum(word in line for line in lines))]
@@ -83,26 +83,31 @@ def _distillation(view: RunReader) -> Iterator[tuple[str, ProgressBar | str, str
         )
 
 
-def _scores(view: RunReader) -> Iterator[tuple[str, ProgressBar | str, str]]:
+def _scores(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
     """What the run's own evaluation has so far; a file that cannot be read is no reason to stop watching."""
-    try:
-        scores = Scores.read(view.dir.scores)
-    except InputError:
-        return
-    for title, rows in (("scores", scores.architecture), ("real images", scores.baselines)):
-        for name, entry in rows.items():
-            yield title, name, f"{entry.text} % (n = {entry.n})"
+    with suppress(InputError, KeyError, TypeError, AttributeError):
+        scores = read_if_there(view.dir.scores)
+        for title, rows in (("scores", scores["architecture"]), ("real images", scores["baselines"])):
+            for name, entry in rows.items():
+                yield title, name, f"{plus_minus(entry['mean'], entry['std'])} % (n = {entry['n']})"
 
 
-def ending(view: RunReader) -> str:
+def ending(view: LiveRun) -> str:
     """A sentence for a run that nobody is at; empty for one under way."""
     if view.running:
         return ""
     if view.finished:
-        return "The run has ended."
+        return finished_text(view)
     if view.process.get("command"):
         return f"It is not running. This goes on with it: {shlex.join(['astdistill', *view.process['command']])}"
     return "It is not running. The command that began it goes on with it; provenance.json has its words."
+
+
+def finished_text(view: LiveRun) -> str:
+    """That the run is finished, and where its report is."""
+    if view.dir.page.exists():
+        return f"The run is finished; its report: {view.dir.page}"
+    return "The run is finished."
 
 
 def _bar(done: int, total: int | None) -> ProgressBar | str:
@@ -133,11 +138,11 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in medians)
 
 
-def look(folder: Path) -> RunReader | None:
+def look(folder: Path) -> LiveRun | None:
     """The run in `folder` as it is now; None where none has begun. Raises InputError for a folder of other things."""
     run = RunDir(folder)
     if run.config.exists():
-        return RunReader.of(folder)
+        return LiveRun.of(folder)
     if folder.is_file() or not run.empty:
         raise InputError(f"{folder} holds no run; name the folder that a run writes to, such as runs/demo.")
     return None
@@ -179,7 +184,7 @@ def _watch(run: Path, once: bool, every: float) -> None:
     _follow(run, view, every)
 
 
-def _follow(run: Path, view: RunReader | None, every: float) -> None:
+def _follow(run: Path, view: LiveRun | None, every: float) -> None:
     """Show the run until nobody is at it any more; on a terminal in place, otherwise one look below the other."""
     console, idle = Terminal(), 0
     with Live(console=console, auto_refresh=False) if console.is_terminal else _Plain(console) as live:

@@ -143,6 +143,11 @@ class Labelled(NamedTuple):
     labels: Labels
 
 
+def dimensions(shape: Sequence[int]) -> str:
+    """Channels, height and width as `3×32×32`."""
+    return "×".join(map(str, shape))
+
+
 @dataclass(frozen=True)
 class Split:
     """Images `[N, C, H, W]` with their labels `[N]` int64.
@@ -154,6 +159,10 @@ class Split:
 
     images: StoredImages
     labels: Labels
+
+    def __repr__(self) -> str:
+        """One line: how many images, of which shape."""
+        return f"Split({len(self):,} images of {dimensions(self.images.shape[1:])})"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -236,6 +245,14 @@ class Dataset:
     config: DataConfig
     validation: Split | None = None
     summary: Summary = Summary()
+
+    def __repr__(self) -> str:
+        """One line: name, images of each part, shape, classes, whitening."""
+        parts = f"{len(self.train):,} training, {len(self.test):,} test"
+        if self.validation is not None:
+            parts += f", {len(self.validation):,} validation"
+        of = f"images of {dimensions(self.shape)}, {len(self.classes)} classes, whiten {self.config.whiten}"
+        return f"Dataset({self.name}: {parts} {of})"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from ..runtime.config import digest
+from ..runtime.devices import settled_device
 from ..runtime.errors import InputError, refused, unknown
 from ..runtime.progress import phase
 from ..runtime.shapes import Images
@@ -37,9 +38,10 @@ CACHED_ZCA = 1024
 
 
 def load_dataset(
-    source: Any = "digits", *, device: str | torch.device = "cpu", verify: bool = False, **fields: Any
+    source: Any = "digits", *, device: str | torch.device = "auto", verify: bool = False, **fields: Any
 ) -> Dataset:
-    """The data set that `source` and the fields of `DataConfig` describe, preprocessed, on one device.
+    """The data set that `source` and the fields of `DataConfig` describe, preprocessed, on one device: that named,
+    or with "auto" the CUDA GPU where there is a usable one, otherwise the CPU.
 
     `source` is a known name, a hub name, a folder, a file of arrays, a Hugging Face `Dataset` or `DatasetDict`, or a
     whole configuration, of which `fields` then change some. Single-channel 28×28 images of any source are padded to
@@ -76,10 +78,10 @@ def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:
         raise refused(error) from error
 
 
-def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "cpu") -> Dataset:
+def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "auto") -> Dataset:
     """The raw images divided into parts and preprocessed; the preprocessing is fitted on the training part that
     remains."""
-    count = len(raw.classes)
+    device, count = settled_device(device), len(raw.classes)
     _check_every_class(raw.train, raw.classes, "")
     raw = _with_test(raw, config.seed)
     train, test = raw.train, raw.test

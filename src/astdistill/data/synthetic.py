@@ -18,7 +18,7 @@ from ..runtime.files import load_tensors, reading, save_tensors
 from ..runtime.provenance import without_places
 from ..runtime.run_dir import RunDir
 from ..runtime.shapes import Images, Labels, Scalar, Targets
-from .dataset import DataConfig
+from .dataset import DataConfig, dimensions
 from .preprocessing import Preprocessing
 from .textures import TextureSpec
 
@@ -126,6 +126,12 @@ class SyntheticSet:
     canvas: int = 1
     canvas_samples: int = 1
     factor: int = 1
+
+    def __repr__(self) -> str:
+        """One line: images, shape, classes, labels, network, method."""
+        shape = dimensions(self.images.shape[1:])
+        words = (f"{len(self.classes)} classes", f"{self.labels} labels", self.model, self.method)
+        return f"{type(self).__name__}({len(self.images):,} images of {shape}, {', '.join(filter(None, words))})"
 
     @property
     def texture(self) -> TextureSpec:

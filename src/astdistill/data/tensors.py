@@ -37,7 +37,7 @@ def dataset_from_tensors(
     *,
     whiten: str = "standard",
     name: str = "own",
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     **fields: Any,
 ) -> Dataset:
     """A data set of images `[N, C, H, W]` (or grey `[N, H, W]`), uint8 or float in [0, 1], with one label each.
@@ -70,7 +70,7 @@ def dataset_from_torch(
     *,
     whiten: str = "standard",
     name: str | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     **fields: Any,
 ) -> Dataset:
     """A data set of two `torch.utils.data.Dataset`s, iterable ones, or DataLoaders, whose items hold an image and its

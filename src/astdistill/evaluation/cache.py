@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..runtime.config import digest
-from ..runtime.files import read_json, write_json
+from ..runtime.errors import InputError
+from ..runtime.files import cache_folder, read_json, write_json
 from ..runtime.run_dir import RunDir
-from .rows import TableRow
+from .rows import FULL_DATA, TableRow
 from .scores import RowScores
 from .training import NetworkResult
 
@@ -44,7 +46,8 @@ class NetworkCache:
     """Results by recipe, network, images, data set, tested split, seed and number of the network.
 
     A changed recipe or image asks for other keys, so it starts over without touching what was there. With `path` None
-    nothing is stored.
+    nothing is stored. Networks of all training images are kept in the cache folder as well, for other runs on the same
+    data.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -67,7 +70,7 @@ class NetworkCache:
         networks of all rows share."""
         recipe = {name: value for name, value in row.recipe.to_json().items() if name not in UNTRAINED}
         about = {"recipe": recipe, "model": row.model, "images": row.content, **common}
-        known = {k: self._result(self._stored.get(digest({**about, "network": k}))) for k in range(seeds)}
+        known = {k: self._result(self._get({**about, "network": k})) for k in range(seeds)}
         results = {k: result for k, result in known.items() if result is not None}
         return CachedRow(row, results, lambda k, result: self._put({**about, "network": k}, result))
 
@@ -83,9 +86,32 @@ class NetworkCache:
         by_steps = tuple(stored.get("by_steps") or ()) or None
         return NetworkResult(stored["final"], stored["best"], stored["diverged"], by_class, counts, by_steps)
 
+    def _get(self, about: dict[str, Any]) -> dict[str, Any] | None:
+        """The stored result: of this folder, or of another run's that was trained on all of the same images."""
+        stored = self._stored.get(digest(about))
+        if stored is None and self._shared(about):
+            with suppress(InputError):  # none yet, or a file that somebody has spoilt: it is trained again
+                stored = self._stored[digest(about)] = read_json(_file(about))
+                self._write()
+        return stored
+
+    def _shared(self, about: Mapping[str, Any]) -> bool:
+        return self.path is not None and about["images"] == FULL_DATA
+
     def _put(self, about: dict[str, Any], result: NetworkResult) -> None:
         """Store one result at once, with a readable note of what it is."""
         figures = {name: value for name, value in asdict(result).items() if name != "by_steps" or value}
         self._stored[digest(about)] = {**figures, "about": about}
+        if self._shared(about):
+            with suppress(OSError):  # a cache that cannot be written to stops no run
+                write_json(_file(about), self._stored[digest(about)])
+        self._write()
+
+    def _write(self) -> None:
         if self.path is not None:
             write_json(self.path, {"format": FORMAT, "networks": self._stored})
+
+
+def _file(about: Mapping[str, Any]) -> Path:
+    """Where the cache folder keeps a network of all training images."""
+    return cache_folder() / "networks" / f"{digest(dict(about))}.json"

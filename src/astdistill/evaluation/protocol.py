@@ -29,7 +29,8 @@ class EvalRecipe(Record):
     epochs: int = Field(default=1000, ge=1)
     """E: passes over the training images, or one fewer where `released_count`."""
     full_epochs: int | None = Field(default=None, ge=1)
-    """The epochs of the full-data baseline, over the whole real training set; None takes `epochs`."""
+    """The epochs of the full-data baseline, over the whole real training set. None takes `epochs`, and in a run those
+    of an expert."""
     released_count: bool = False
     """Count as the released scripts do: passes number 0 to E, so E + 1 of them, the drop after pass number
     `int(decay_at · E) + 1`, and checks after the passes whose number `check_every` divides, the first one included."""

@@ -149,6 +149,11 @@ def settled(
 
 
 BASELINES = ("random", "kmeans", "full")
+"""Rows of real images by name."""
+USUAL = ("random", "kmeans")
+"""Those that are trained unless others are named: full data takes longer than all other rows together."""
+FULL_DATA = "full data"
+"""The content of the row of all training images, which is the same for every set distilled from these data."""
 
 
 def synthetic_row(model: str, synthetic: SyntheticSet, recipe: EvalRecipe) -> TableRow:
@@ -160,7 +165,7 @@ def baseline_row(name: str, model: str, ipc: int, dataset: Dataset, recipe: Eval
     """The row of a baseline. Raises InputError for an unknown one, and where a class has fewer than `ipc` images."""
     if name == "full":  # all training images that are not held out for validation
         images = dataset.train
-        return TableRow(name, model, images, len(images), recipe.for_full_data(), "full data")
+        return TableRow(name, model, images, len(images), recipe.for_full_data(), FULL_DATA)
     if name not in BASELINES:
         raise unknown("baseline", name, BASELINES)
     dataset.check_ipc(ipc)

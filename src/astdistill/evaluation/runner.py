@@ -19,7 +19,7 @@ from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive, rng, seeded
 from .cache import CachedRow, NetworkCache
 from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
-from .rows import BASELINES, Source, TableRow, Testing, baseline_row, settled, synthetic_row
+from .rows import USUAL, Source, TableRow, Testing, baseline_row, settled, synthetic_row
 from .scores import Scores, SearchedRate, SetInfo
 from .training import NetworkResult, train_network
 
@@ -106,7 +106,7 @@ def evaluate_all(
     recipe: EvalRecipe = MTT_PROTOCOL,
     model: str | Sequence[str] | None = None,
     seeds: int = 5,
-    baselines: Sequence[str] = BASELINES,
+    baselines: Sequence[str] = USUAL,
     out: Path | None = None,
     *,
     seed: int = 0,
@@ -120,9 +120,9 @@ def evaluate_all(
     `rates` (see `search_rates`) learns from the set at the rate found there. With `out`, a run folder, `scores.json` is
     rewritten after every finished network and `scores.partial.json` keeps each of them by what it depends on: the same
     command again trains only what is missing. On a CPU `workers` networks, of whatever row, are trained side by side
-    (None: one for each core). Baselines take the recipe's learning rate or 0.01; network k of 'random' and 'kmeans'
-    sees the images of draw k. Raises InputError for an unknown baseline, for a set that does not belong to `dataset`,
-    and where another process is writing to `out`.
+    (None: one for each core). Baselines, which are random, kmeans and full, take the recipe's learning rate or 0.01;
+    network k of 'random' and 'kmeans' sees the images of draw k. Raises InputError for an unknown baseline, for a set
+    that does not belong to `dataset`, and where another process is writing to `out`.
     """
     recipe, models = settled(synthetic, dataset, recipe, model)
     used = {name: rate for name, rate in (rates or {}).items() if name in models}

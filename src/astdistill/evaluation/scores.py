@@ -18,7 +18,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import read_json, write_json
 from ..runtime.run_dir import RunDir
 from ..runtime.status import size
-from ..runtime.tables import Column, Tabulation
+from ..runtime.tables import Column, Tabulation, deviation, plus_minus, spread
 from .protocol import MTT_PROTOCOL, EvalRecipe
 from .training import NetworkResult
 
@@ -271,10 +271,6 @@ class Scores(Record):
 
 BASELINE_NAMES = {"random": "random real images", "kmeans": "K-means real images", "full": "full data"}
 LABELS = {"hard": "hard labels", "soft": "soft labels", "weights": "learned labels that are not normalised"}
-ABSENT = "–"
-"""The cell of a table for what was not measured."""
-
-
 MAJORITY_NAME = "majority class"
 """The row of `Scores.majority`."""
 
@@ -282,28 +278,6 @@ MAJORITY_NAME = "majority class"
 def mean_recall(by_class: Sequence[float | None]) -> float:
     """The mean of the accuracies by class, without classes that have no images."""
     return statistics.fmean(value for value in by_class if value is not None)
-
-
-def deviation(values: Sequence[float]) -> float | None:
-    """The sample standard deviation (divided by n − 1); None for one value, whose spread is unknown."""
-    if len(values) < 2:
-        return None
-    return statistics.stdev(values)
-
-
-def plus_minus(mean: float, std: float | None, digits: int = 1) -> str:
-    """`mean ± std`, or the mean alone where the spread is unknown."""
-    if std is None:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {std:.{digits}f}"
-
-
-def spread(values: Sequence[float] | None, digits: int = 1) -> str:
-    """`mean ± standard deviation`, with the one decimal of accuracies in percent or with so many `digits`; `ABSENT` for
-    no values."""
-    if not values:
-        return ABSENT
-    return plus_minus(statistics.fmean(values), deviation(values), digits)
 
 
 def protocol_text(recipe: EvalRecipe, split: str, searched: bool = False) -> str:

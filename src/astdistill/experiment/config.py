@@ -22,6 +22,7 @@ from ..methods.trajectory_matching import MTT
 from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.config import Record, find_component, moved
+from ..runtime.devices import settled_device
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import check_folder
 
@@ -65,8 +66,9 @@ class EvaluationSettings(Record):
     """Freshly initialised networks for each row of the table."""
     architectures: tuple[str, ...] = ()
     """Networks to train, or pools of them: S, M, W, D, A, P, N; none means the student's own."""
-    baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans", "full")
-    """Real images evaluated alike: random ones, K-means representatives, all of them."""
+    baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans")
+    """Real images evaluated alike. random: drawn ones, kmeans: K-means representatives, full: all of them, on which a
+    network trains as long as an expert unless the recipe has `full_epochs`; full takes the longest."""
 
 
 class Experiment(Record):
@@ -82,8 +84,8 @@ class Experiment(Record):
     """Synthetic images per class."""
     distill: DistillSettings = DistillSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    device: str = "cpu"
-    """cpu, cuda, or cuda:N."""
+    device: str = "auto"
+    """auto, cpu, cuda, or cuda:N. auto is the GPU where there is a usable one, otherwise the CPU."""
     workers: int | None = Field(default=None, ge=1)
     """Experts and evaluated networks trained side by side on a CPU; none means as many as there are cores. Like the
     device, it changes
@@ -140,9 +142,18 @@ def expert_epochs(experiment: Experiment) -> int:
     return wanted
 
 
+def evaluation_recipe(experiment: Experiment) -> EvalRecipe:
+    """The recipe of the evaluation; where full data is asked for and its epochs are not, they are those of an expert
+    (of MTT's, for a method without experts)."""
+    wanted = experiment.evaluation
+    if "full" not in wanted.baselines or wanted.recipe.full_epochs:
+        return wanted.recipe
+    return wanted.recipe.replace(full_epochs=(experiment.method.expert or MTT.recipe).epochs)
+
+
 def load_data(experiment: Experiment) -> Dataset:
     """The data set on the experiment's device."""
-    return load_dataset(experiment.data, device=experiment.device)
+    return load_dataset(experiment.data, device=settled_device(experiment.device))
 
 
 def check_numbers(experiment: Experiment) -> None:

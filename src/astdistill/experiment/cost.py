@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from rich.table import Table
 
 from ..data import medmnist
 from ..data.dataset import DataConfig
@@ -24,11 +23,12 @@ from ..experts.recipe import ExpertRecipe
 from ..methods.estimators import Backprop
 from ..methods.outer_step import StepWork
 from ..methods.unroll import AT_ONCE, AT_ONCE_CUDA
+from ..runtime.devices import settled_device
 from ..runtime.errors import InputError
 from ..runtime.parallel import plan_workers
 from ..runtime.progress import phase
 from ..runtime.status import duration, size
-from .config import Experiment, expert_epochs
+from .config import Experiment, evaluation_recipe, expert_epochs
 from .sizing import described_by_headers
 from .work import GRADIENT_GRAPH, SECOND_GRAPH, Cost, Costs, Network, Speed
 
@@ -113,6 +113,8 @@ class Stage:
     seconds: float
     memory: int
     disk: int
+    parts: tuple[tuple[str, float], ...] = ()
+    """What its seconds are spent on: of an evaluation, the rows of the table by name."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,9 @@ class Estimate:
 def estimate(experiment: Experiment, known: DatasetSize | None = None) -> Estimate:
     """The stages with their cost, at a speed that is measured now; a whitening that has to be fitted is one of them.
     Data whose size is not `known` are read for it."""
-    known = known or dataset_size(experiment)
+    known, device = known or dataset_size(experiment), settled_device(experiment.device)
     with phase("measuring this machine"):
-        found = counted(experiment, known, Costs(experiment.device, Speed(experiment.device)))
+        found = counted(experiment, known, Costs(device, Speed(device)))
         if experiment.data.whiten == "zca":
             found = replace(found, stages=(_whitening(experiment, known), *found.stages))
     return found
@@ -171,24 +173,25 @@ def shortage(found: Estimate, free: int | None, held: int = 0) -> str:
     return ""
 
 
-def table(experiment: Experiment, found: Estimate) -> Table:
-    """The estimate for the terminal."""
-    caption = f"{experiment.name} on {experiment.device}: counted multiply-adds over a speed measured just now."
-    disturbed = "" if found.speed is None else found.speed.disturbed()
-    shown = Table(caption=" ".join([caption, *([disturbed] if disturbed else [])]), caption_justify="left")
-    for column in ("stage", "work", "time", "memory", "disk"):
-        shown.add_column(column, justify="left" if column == "stage" else "right")
-    for stage in (*found.stages, found.together):
-        style = "bold" if stage.name == "together" else None
-        shown.add_row(
-            stage.name,
-            operations(stage.work),
-            duration(stage.seconds),
-            size(stage.memory),
-            size(stage.disk),
-            style=style,
-        )
-    return shown
+def summary(experiment: Experiment, found: Estimate, runs: int = 1) -> list[tuple[str, str]]:
+    """The estimate as lines of a name and a text: every stage with its time, memory and disk, the rows of the table,
+    and all together, of so many whole runs."""
+    stages = [(NAMES.get(number, "Before"), stage) for number, stage in enumerate(reversed(found.stages))][::-1]
+    lines = [(name, f"{stage.name}: {costs_text(stage)}") for name, stage in stages]
+    rows = [f"{name} {duration(seconds)}" for name, seconds in found.stages[-1].parts]
+    whole = replace(found.together, seconds=runs * found.together.seconds, disk=runs * found.together.disk)
+    many = f"{runs} runs: " * (runs > 1)
+    lines += [("Rows", ", ".join(rows)), ("Together", many + costs_text(whole))]
+    return lines
+
+
+NAMES = {0: "Evaluation", 1: "Distillation", 2: "Experts"}
+"""What stages are called, counted from the last."""
+
+
+def costs_text(stage: Stage) -> str:
+    """Time, memory and disk of a stage."""
+    return f"{duration(stage.seconds)}, {size(stage.memory)} memory, {size(stage.disk)} disk"
 
 
 def operations(count: float) -> str:
@@ -224,7 +227,7 @@ class _Stages:
     @property
     def _data(self) -> int:
         """The images and their whitening, which every stage holds."""
-        return self.known.held(self.experiment.data, self.experiment.device)
+        return self.known.held(self.experiment.data, self.costs.device)
 
     @property
     def _images(self) -> int:
@@ -290,7 +293,7 @@ class _Stages:
         steps = work.training_steps if isinstance(self.experiment.method.estimator, Backprop) else 1
         unrolled = student.held(work.batch, SECOND_GRAPH * steps) if work.training_steps else 0
         trained = student.held(work.trained_at_once, GRADIENT_GRAPH) if work.trained_at_once else 0
-        augmented = AT_ONCE_CUDA if torch.device(self.experiment.device).type == "cuda" else AT_ONCE
+        augmented = AT_ONCE_CUDA if torch.device(self.costs.device).type == "cuda" else AT_ONCE
         # Images, augmented images and the derivatives with respect to both.
         return max(unrolled, trained, student.graph(work.at_once, GRADIENT_GRAPH)) + 3 * 4 * augmented
 
@@ -310,16 +313,18 @@ class _Stages:
 
     def evaluation(self) -> Stage:
         """Networks on the set, of each architecture, and of the first one on each baseline."""
-        wanted, recipe, known = self.experiment.evaluation, self.experiment.evaluation.recipe, self.known
+        wanted, recipe, known = self.experiment.evaluation, evaluation_recipe(self.experiment), self.known
         names = architectures(wanted.architectures, self.experiment.model, known.shape)
-        rows = [(name, recipe, self._seen) for name in names]
-        rows += [(names[0], recipe, self._images) for name in wanted.baselines if name != "full"]
-        rows += [(names[0], recipe.for_full_data(), known.train) for name in wanted.baselines if name == "full"]
-        cost, memory = Cost(), 0
-        for name, each, images in rows:
+        rows = [("synthetic", names[0], recipe, self._seen)]
+        rows += [(name, name, recipe, self._seen) for name in names[1:]]
+        rows += [(name, names[0], recipe, self._images) for name in wanted.baselines if name != "full"]
+        rows += [("full", names[0], recipe.for_full_data(), known.train)] * ("full" in wanted.baselines)
+        whole, memory, parts = Cost(), 0, []
+        for row, name, each, images in rows:
             trained = self._network(name)
-            cost += self._network_trained(trained, each, images, known.test)
+            cost = self._network_trained(trained, each, images, known.test).times(wanted.networks)
+            whole += cost
+            parts.append((row, cost.seconds))
             memory = max(memory, trained.held(min(each.batch, images), GRADIENT_GRAPH))
-        cost = cost.times(wanted.networks)
         memory = self._side_by_side(len(rows) * wanted.networks, memory, names)
-        return Stage(f"{wanted.networks} networks a row", cost.work, cost.seconds, memory, 100_000)
+        return Stage(f"{wanted.networks} networks a row", whole.work, whole.seconds, memory, 100_000, tuple(parts))

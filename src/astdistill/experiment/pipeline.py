@@ -31,15 +31,15 @@ from ..report.figures import save_curves, save_quality
 from ..report.page.page import renew_page
 from ..report.pictures import save_grid, save_textures, sheet
 from ..report.run import unmoved_loss
-from ..runtime.devices import read
+from ..runtime.devices import read, settled_device
 from ..runtime.errors import InputError, refused
 from ..runtime.files import check_folder, read_json, read_lines, reading
 from ..runtime.progress import tell, write_status
 from ..runtime.run_dir import RunDir, sound_metric
 from ..runtime.status import stage
 from ..runtime.tracking import Log, open_log
-from .config import Experiment, check_experiment, expert_epochs, imported_experts, load_data
-from .work import Network
+from .config import Experiment, check_experiment, evaluation_recipe, expert_epochs, imported_experts, load_data
+from .work import where_text
 
 PICTURES = 50
 """Pictures and distributions of a whole run; the first steps, where most moves, give some more."""
@@ -188,7 +188,7 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
         return evaluate_all(
             synthetic,
             dataset,
-            recipe=wanted.recipe,
+            recipe=evaluation_recipe(experiment),
             model=wanted.architectures or None,
             seeds=wanted.networks,
             baselines=wanted.baselines,
@@ -198,14 +198,15 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
         )
 
 
-def prepare(experiment: Experiment, out: Path, tell: Callable[[Description], None] = untold) -> Dataset:
-    """The data, once everything that can be checked has been, and `out` is this run's. `tell` is told first what was
-    read. Raises InputError with nothing written, also where another process is at work on that run."""
+def prepare(experiment: Experiment, out: Path, told: Callable[[Description], None] = untold) -> Dataset:
+    """The data, once everything that can be checked has been, and `out` is this run's. `told` is called first with
+    what was read. Raises InputError with nothing written, also where another process is at work on that run."""
     folder = RunDir(out)
     folder.check_free()
     dataset = load_data(experiment)
     description = Description.of(dataset, experiment.ipc)
-    tell(description)
+    tell_where(experiment, description)
+    told(description)
     check_experiment(experiment, dataset)
     written = read_json(folder.config) if folder.config.exists() else {}
     with reading(folder.config, "the settings of a run", "restore it, or name a new folder with --out"):
@@ -215,20 +216,18 @@ def prepare(experiment: Experiment, out: Path, tell: Callable[[Description], Non
         folder.claim(
             _noted(experiment).to_json(),
             dataset.fingerprint,
-            experiment.device,
+            settled_device(experiment.device),
             read=_read_again,
             former=former,
             about=description.to_json(),
         )
-    tell_engine(experiment, dataset)
     return dataset
 
 
-def tell_engine(experiment: Experiment, dataset: Dataset) -> None:
-    """Print what computes the derivatives of this experiment."""
-    network = Network(experiment.model, dataset.train.shape, len(dataset.classes), experiment.device)
+def tell_where(experiment: Experiment, description: Description) -> None:
+    """Print the device of this experiment and what computes its derivatives."""
     with using(experiment.engine):
-        tell(f"Engine: {network.engine_in_words()}")
+        tell(where_text(experiment.device, description.shape, len(description.classes), experiment.model))
 
 
 def _read_again(written: dict[str, Any]) -> dict[str, Any]:
@@ -240,8 +239,9 @@ def _read_again(written: dict[str, Any]) -> dict[str, Any]:
 
 
 def _noted(experiment: Experiment) -> Experiment:
-    """The experiment with the number that "auto" stands for, so that whoever reads the folder need not know the
-    method."""
+    """The experiment with the device and the number that "auto" stands for, so that whoever reads the folder need know
+    neither the machine nor the method."""
+    experiment = experiment.replace(device=settled_device(experiment.device))
     if experiment.method.expert is None:
         return experiment
     return experiment.replace(experts=experiment.experts.replace(stop_after=expert_epochs(experiment)))

@@ -44,7 +44,9 @@ DIGITS = Experiment(
         lr_init=0.01,
         augmentation=DIGITS_DSA,
     ),
-    evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300, full_epochs=30)),
+    evaluation=EvaluationSettings(
+        recipe=MTT_PROTOCOL.replace(epochs=300, full_epochs=30), baselines=("random", "kmeans", "full")
+    ),
 )
 CIFAR_TEN = Experiment(
     name="cifar100-ten-ipc10",

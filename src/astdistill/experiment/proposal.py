@@ -41,15 +41,10 @@ where they began in the first half, in which little is learnt any more."""
 ITERATIONS = 100, 400
 IMAGE_RATES = {8: 10.0, 16: 100.0, 32: 1000.0, 64: 10_000.0, 128: 10_000.0}
 """First learning rates of the images by pixels a side."""
-FULL_STEPS = 1500
-"""Training steps of a network on all the images, where its epochs allow."""
-FULL_EPOCHS = 10, 100
 BUDGET = 1e14
 """Multiply-adds of a run: some twenty minutes on two cores, an hour where these are slow."""
 SHORTER: tuple[dict[str, Any], ...] = (
-    {"evaluation.recipe.full_epochs": 30},
     {"experts.count": 3},
-    {"evaluation.recipe.full_epochs": 10},
     {"distill.iterations": 200},
     {"method.expert.epochs": 10},
     {"experts.count": 2},
@@ -122,7 +117,6 @@ def propose(data: DataConfig, ipc: int = 1) -> Proposal:
         Choice("distill.augmentation", why_augmented),
         Choice("method.expert.augmentation", "the same"),
         Choice("evaluation.networks", "for every row of the table"),
-        Choice("evaluation.recipe.full_epochs", f"on all images, {reason}"),
     )
     return Proposal(shorter, choices)
 
@@ -130,7 +124,6 @@ def propose(data: DataConfig, ipc: int = 1) -> Proposal:
 def _experiment(data: DataConfig, side: int, batch: int, images: int, augmentation: str) -> Experiment:
     """The settings where there is time enough."""
     epochs = _within(EPOCHS, EXPERT_STEPS / math.ceil(images / batch))
-    full = _within(FULL_EPOCHS, FULL_STEPS / math.ceil(images / MTT_PROTOCOL.batch))
     recipe = AST.recipe.replace(epochs=epochs, batch=batch, augmentation=augmentation)
     step = TrajectoryMatching(syn_steps=10, expert_epochs=2, max_start_epoch=epochs // EARLY)
     return Experiment(
@@ -146,7 +139,7 @@ def _experiment(data: DataConfig, side: int, batch: int, images: int, augmentati
             lr_init=0.001,
             augmentation=augmentation,
         ),
-        evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300, full_epochs=full), networks=3),
+        evaluation=EvaluationSettings(recipe=MTT_PROTOCOL.replace(epochs=300), networks=3),
     )
 
 

@@ -28,6 +28,7 @@ from ..methods.unroll import InnerLoop, Variables, draw_plan
 from ..models.convnets import ConvNet
 from ..models.flat import FlatModel
 from ..models.registry import build_model
+from ..runtime.devices import settled_device
 from ..runtime.machine import cores, crowded, load
 from ..runtime.provenance import instructions
 from ..runtime.seeds import rng
@@ -410,3 +411,18 @@ def _augmentation(network: Network, strategy: str, count: int) -> Callable[[], N
 
 def _dropped(result: object) -> None:
     """Nothing is done with a result."""
+
+
+def where_text(device: str, shape: Shape, classes: int, model: str) -> str:
+    """Device, engine and threads in one line, with what `device` auto was decided by, and with what to do where the
+    engine is the slow one."""
+    there = settled_device(device)
+    text = f"Device: {there}, engine: {Network(model, shape, classes, there).engine_in_words()}"
+    if device == there:
+        return text
+    if there == "cpu" and torch.backends.mps.is_available():
+        return f"{text} (no usable CUDA GPU; mps is there, but is not tested and never chosen)"
+    return f"{text} ({AUTO_WORDS[there]})"
+
+
+AUTO_WORDS = {"cpu": "no usable CUDA GPU", "cuda": "--device cpu for the CPU"}

@@ -150,6 +150,10 @@ class TrajectoryStore:
             )
         return replace(self, limit=count)
 
+    def __repr__(self) -> str:
+        """One line: finished experts, network, folder."""
+        return f"TrajectoryStore({len(self)} experts, {self.identity.model}, {self.folder})"
+
     def __len__(self) -> int:
         return len(self.experts())
 

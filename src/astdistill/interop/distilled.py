@@ -30,7 +30,7 @@ Network = TypeVar("Network", bound=nn.Module)
 Arguments = ParamSpec("Arguments")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Distilled(SyntheticSet):
     """A `SyntheticSet` with its uses: what `astdistill.load`, `distill` and `import_set` give."""
 

@@ -3,13 +3,14 @@ a column."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..evaluation.protocol import MTT_PROTOCOL, PROTOCOLS, EvalRecipe
 from ..evaluation.scores import (
-    ABSENT,
     LABELS,
     MAJORITY_NAME,
     Published,
@@ -22,10 +23,12 @@ from ..evaluation.scores import (
     protocol_text,
     spread,
 )
+from ..runtime.config import digest
 from ..runtime.errors import InputError
-from ..runtime.run_dir import RunDir
+from ..runtime.files import read_json
+from ..runtime.run_dir import FREE, SEEDS, RunDir, flat
 from ..runtime.status import size
-from ..runtime.tables import Column, Tabulation
+from ..runtime.tables import ABSENT, Column, Tabulation, deviation
 from .run import RunReader
 
 BASELINES = {"random": "random real", "kmeans": "K-means real", "full": "full data"}
@@ -44,6 +47,18 @@ class Finished:
     scores: Scores
     subject: SetInfo
     published: Published
+    settings: str = ""
+    """A digest of what decides the run's result, without its seeds; '' where nobody says."""
+    seed: int = 0
+    runs: int = 1
+    """Whole runs behind each figure, where these are means over runs."""
+
+    @property
+    def count(self) -> str:
+        """How many networks, of how many runs, stand behind the run's own figure."""
+        if self.runs > 1:
+            return f"{self.runs} runs"
+        return str(self.entry.n)
 
     @property
     def network(self) -> str:
@@ -92,7 +107,76 @@ def read_finished(path: Path) -> Finished:
     name = folder.name
     if run.config:
         name = run.dir.folder.name
-    return Finished(name, folder, scores, subject, run.published)
+    settings = ""
+    if run.config:
+        settings = _settings(run.config, scores)
+    return Finished(name, folder, scores, subject, run.published, settings, int(run.config.get("seed", 0)))
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The runs of a folder that `astdistill run --seeds` wrote, in the order of their seeds; any other path alone."""
+    if path.name == SEEDS:  # as runs/NAME-seeds/* names it beside the runs themselves
+        return []
+    if not (path / SEEDS).exists():
+        return [path]
+    return [path / f"seed-{seed}" for seed in read_json(path / SEEDS).get("seeds", ())]
+
+
+def _settings(config: dict[str, Any], scores: Scores) -> str:
+    """A digest of the settings that decide a result, without the two seeds and what is free to differ."""
+    kept = {name: value for name, value in flat(config).items() if not name.startswith((*FREE, "name"))}
+    decisive = {name: value for name, value in kept.items() if name not in ("seed", "experts.seed")}
+    rows = sorted({*scores.architecture, *scores.baselines})
+    return digest([decisive, scores.recipe.to_json(), scores.split, rows])
+
+
+def over_seeds(runs: Sequence[Finished]) -> list[Finished]:
+    """The runs, of which those that differ in their seed alone are one: its figures are the means of each run."""
+    alike: dict[tuple[str, str, int], list[Finished]] = {}
+    for run in {run.path.resolve(): run for run in runs}.values():
+        kind = run.settings or str(run.path)
+        number = 0
+        while run.seed in [other.seed for other in alike.get((kind, run.subject.data, number), ())]:
+            number += 1  # a second run with the same seed belongs to other runs
+        alike.setdefault((kind, run.subject.data, number), []).append(run)
+    return [_mean_of(members) for members in alike.values()]
+
+
+def _mean_of(runs: Sequence[Finished]) -> Finished:
+    if len(runs) == 1:
+        return runs[0]
+    first, tables = runs[0], ("architecture", "baselines")
+    rows = {
+        table: {
+            name: _row_over([getattr(run.scores, table)[name] for run in runs]) for name in getattr(first.scores, table)
+        }
+        for table in tables
+    }
+    name = f"{first.name} and {len(runs) - 1} more"
+    if {run.path.parent for run in runs} == {first.path.parent} and all(run.name == f"seed-{run.seed}" for run in runs):
+        name = first.path.resolve().parent.name
+    return replace(first, name=name, scores=first.scores.replace(**rows), runs=len(runs))
+
+
+def _row_over(entries: Sequence[RowScores]) -> RowScores:
+    """The means of the runs in the place of the accuracies of networks."""
+
+    def means(name: str) -> tuple[float, ...] | None:
+        values = [getattr(entry, name) for entry in entries]
+        if not all(values):
+            return None
+        return tuple(map(statistics.fmean, values))
+
+    each = tuple(entry.mean for entry in entries)
+    return RowScores(
+        final=means("final") or each,
+        best=means("best"),
+        balanced=means("balanced"),
+        mean=statistics.fmean(each),
+        std=deviation(each),
+        n=len(each),
+        diverged=sum(entry.diverged for entry in entries),
+    )
 
 
 def _subject(run: RunReader, evaluation: RunDir) -> SetInfo:
@@ -129,13 +213,13 @@ class Group:
 def compared(runs: Sequence[Finished]) -> list[Tabulation]:
     """The tables that show `runs`: hard labels before soft ones, one for each protocol, each followed by its
     cross-architecture table."""
-    return [table for group in _groups(runs) for table in (_main(group), *_architectures(group))]
+    return [table for group in _groups(over_seeds(runs)) for table in (_main(group), *_architectures(group))]
 
 
 def _groups(runs: Sequence[Finished]) -> list[Group]:
     """The runs, each folder once, by what must be equal for two of them to share a column."""
     by_kind: dict[tuple[str, str, str, bool], list[Finished]] = {}
-    for run in {run.path.resolve(): run for run in runs}.values():
+    for run in runs:
         kind = run.subject.labels, run.scores.recipe.model_dump_json(), run.scores.split, bool(run.scores.rates)
         by_kind.setdefault(kind, []).append(run)
     groups = [
@@ -168,7 +252,7 @@ def _row(run: Finished, group: Group, shown: Sequence[str], sources: Sequence[st
     if _best(group):
         cells.append(spread(run.entry.best))
     cells += [spread(run.entry.balanced)] * len(_balanced(group))
-    cells.append(str(run.entry.n))
+    cells.append(run.count)
     if _published(run, group):
         cells.append(f"{run.published.accuracy} [{sources.index(run.published.source) + 1}]")
     elif sources:
@@ -233,8 +317,13 @@ def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
         words.append(f"full data {recipe.full_epochs} epochs")
     if _balanced(group):
         words.append("balanced: mean of the final accuracies by class")
-    sizes = [entry.n for run in group.runs for entry in (run.entry, *run.baselines.values())]
-    sentence = f"{'; '.join([*words, networks_text(sizes)])}."
+    single = [run for run in group.runs if run.runs == 1]
+    sizes = [entry.n for run in single for entry in (run.entry, *run.baselines.values())]
+    if sizes:
+        words.append(networks_text(sizes))
+    if len(single) < len(group.runs):
+        words.append("n of several runs: mean ± standard deviation of the means of runs that differ in their seed")
+    sentence = f"{'; '.join(words)}."
     known = {each.name: each for each in PROTOCOLS.values()}
     for name in dict.fromkeys(run.published.protocol for run in group.runs if published and _published(run, group)):
         own = known.get(name, MTT_PROTOCOL)

@@ -21,13 +21,12 @@ from ..evaluation.scores import Published, RowScores, Scores, read_as
 from ..methods.matching import FinalMatchingLoss, IntermediateMatchingLoss, NearestMatchingLoss
 from ..methods.method import Method
 from ..methods.outer_step import OuterStep, TrajectoryMatching
-from ..runtime.config import by_todays_names, find_component
+from ..runtime.config import find_component
 from ..runtime.errors import InputError
-from ..runtime.files import read_json, read_lines
-from ..runtime.provenance import as_shown
-from ..runtime.run_dir import DESCRIPTION, RunDir, sound_metric, sound_time
-from ..runtime.status import Status, alive, read_status
-from .experts import ExpertProgress, StoreCurves, expert_progress, read_experts
+from ..runtime.files import read_lines
+from ..runtime.run_dir import DESCRIPTION, RunDir, sound_time
+from .experts import StoreCurves, read_experts
+from .live import LiveRun, read_if_there
 
 Value = TypeVar("Value")
 MARKS = (RunDir.config, RunDir.synthetic, RunDir.metrics, RunDir.state)
@@ -35,27 +34,12 @@ MARKS = (RunDir.config, RunDir.synthetic, RunDir.metrics, RunDir.state)
 
 
 @dataclass(frozen=True)
-class RunReader:
-    """What a run folder says; None or empty for what it has not. A file is read when it is first asked for, and once.
-
-    Properties raise InputError for a file that holds something else than it should.
-    """
-
-    dir: RunDir
-    name: str
-
-    @staticmethod
-    def of(folder: str | Path) -> RunReader:
-        """The reader of any folder, under its own name."""
-        return RunReader(RunDir(folder), Path(folder).resolve().name)
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return by_todays_names(_optional(self.dir.config))
+class RunReader(LiveRun):
+    """All that a run folder says, its images and scores included; None or empty for what it has not."""
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        known = _optional(self.dir.provenance)
+        known = read_if_there(self.dir.provenance)
         if not known and self.synthetic is not None:
             known = self.synthetic.provenance
         if wrong := _misnoted(known):
@@ -68,7 +52,7 @@ class RunReader:
     @cached_property
     def description(self) -> Description | None:
         """What was read of the data; None for runs of earlier versions, and sets without a run."""
-        known = _optional(self.dir.provenance).get(DESCRIPTION)
+        known = read_if_there(self.dir.provenance).get(DESCRIPTION)
         if known is None:
             return None
         return read_as(Description, known, self.dir.provenance, "what was read of the data")
@@ -78,10 +62,6 @@ class RunReader:
         if not self.dir.synthetic.exists():
             return None
         return SyntheticSet.load(self.dir.synthetic)
-
-    @cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        return read_lines(self.dir.metrics, sound_metric)
 
     @cached_property
     def clock(self) -> list[dict[str, Any]]:
@@ -217,61 +197,6 @@ class RunReader:
         """Whether η was learned, as it is where the settings say nothing."""
         return "lr" in self._method.get("learn", ("lr",))
 
-    @property
-    def has_experts(self) -> bool:
-        """Whether its method trains experts, as it does where the settings say nothing."""
-        return self._method.get("expert", {}) is not None
-
-    @property
-    def _method(self) -> dict[str, Any]:
-        return self.config.get("method") or {}
-
-    @property
-    def place(self) -> str:
-        """The folder, as a page may name it."""
-        return as_shown(self.dir.folder)
-
-    def word(self, verb: str) -> str:
-        """`astdistill VERB <this run>`, to be typed."""
-        return shlex.join(["astdistill", verb, self.place])
-
-    @cached_property
-    def _live(self) -> tuple[Status | None, dict[str, Any]]:
-        return read_status(self.dir.live) or (None, {})
-
-    @property
-    def status(self) -> Status | None:
-        """What the process that is at work on it has last said of it."""
-        return self._live[0]
-
-    @property
-    def process(self) -> dict[str, Any]:
-        """That process: pid, host, command, and when it began."""
-        return self._live[1]
-
-    @property
-    def running(self) -> bool:
-        """Whether a process is at work on it, as far as can be told from here."""
-        return self.status is not None and alive(self.process)
-
-    @cached_property
-    def finished(self) -> bool:
-        """Whether the last process that was at it said that it is done."""
-        return self.status is None and self.dir.synthetic.exists()
-
-    @property
-    def ended(self) -> bool:
-        """Whether that process is done, or did not end well."""
-        return self.finished or (self.status is not None and not self.running)
-
-    @cached_property
-    def expert_progress(self) -> ExpertProgress | None:
-        """How far its experts are; None where their store is not begun, or not seen from here."""
-        data = _optional(self.dir.provenance).get("data")
-        if not self.has_experts:
-            return None
-        return expert_progress(self.dir.folder, self.config, data)
-
 
 def unmoved_loss(method: Method) -> float | None:
     """The matching loss of a student that stays at the start of its segment; None for losses of another kind."""
@@ -314,12 +239,6 @@ def _misnoted(provenance: dict[str, Any]) -> str:
             return name
     words = provenance.get("arguments") or []
     return "arguments" * any(not isinstance(word, str) for word in words)
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    return read_json(path)
 
 
 def _evaluations(run: RunDir, name: str, read: Callable[[Path], Value]) -> dict[str, Value]:

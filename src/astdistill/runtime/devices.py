@@ -1,15 +1,23 @@
-"""What numbers can be computed on: the devices that are supported, whether they are there, and reading what they have
-computed."""
+"""What numbers can be computed on and by: the devices that are supported, whether they are there, the names of engines,
+and reading what was computed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, Self, TypeVar
-
-import torch
-from torch import Tensor
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+AUTO = "auto"
+"""The device that is a CUDA GPU where there is a usable one, and the CPU everywhere else."""
+EngineName = Literal["auto", "native", "compiled", "compiled-bfloat16", "eager"]
+"""auto: native where it can be, compiled on an accelerator, else eager. native falls back to eager for what it cannot
+do; compiled-bfloat16 is the approximate one (see `CompiledEngine`)."""
 
 
 class Movable(Protocol):
@@ -26,34 +34,73 @@ def read(scalars: Mapping[str, Tensor]) -> dict[str, float]:
 
     However many there are, the host waits once for the device. float32 numbers come back exactly.
     """
+    import torch  # here and below, since the names of this module are needed where nothing is computed
+
     return dict(
         zip(scalars, torch.stack([scalar.detach().double() for scalar in scalars.values()]).cpu().tolist(), strict=True)
     )
 
 
-def supported(device: str) -> torch.device:
-    """The device of that name: cpu, cuda or cuda:N, whether it is there or not. Raises InputError for any other."""
+def settled_device(device: str | torch.device) -> str:
+    """The device that a name stands for here: 'auto' is cuda where `usable_cuda`, otherwise cpu; others are themselves.
+
+    Apple's mps is never chosen, because nothing here has been tested on it.
+    """
+    if device != AUTO:
+        return str(device)
+    if usable_cuda():
+        return "cuda"
+    return "cpu"
+
+
+@lru_cache(maxsize=1)
+def usable_cuda() -> bool:
+    """Whether a kernel runs on the first CUDA GPU: a driver that is too old, or a card that torch was not built for, is
+    only noticed then."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return False
     try:
-        known = torch.device(device)
+        return (torch.ones(1, device="cuda") + 1).item() == 2
+    except RuntimeError:
+        return False
+
+
+def supported(device: str) -> torch.device:
+    """The device of that name: auto, cpu, cuda or cuda:N, whether it is there or not. Raises InputError for any
+    other."""
+    import torch
+
+    try:
+        known = torch.device(settled_device(device))
     except RuntimeError as error:
-        raise InputError(f"'{device}' is not a device; choose --device cpu or --device cuda.") from error
+        raise InputError(f"'{device}' is not a device; choose --device auto, cpu or cuda.") from error
+    if known.type == "mps":
+        raise InputError(f"--device {device} was asked for, but mps is not tested; choose --device auto, cpu or cuda.")
     if known.type not in ("cpu", "cuda"):
-        raise InputError(f"--device {device} was asked for, but only cpu and cuda are supported; choose one of them.")
+        raise InputError(
+            f"--device {device} was asked for, but only cpu and cuda are supported; choose one of them, or auto."
+        )
     return known
 
 
 def is_there(device: str) -> bool:
     """Whether this machine has it."""
+    import torch
+
     known = supported(device)
     return known.type == "cpu" or (known.index or 0) < torch.cuda.device_count()
 
 
 def check_device(device: str) -> None:
     """Raise InputError for a device that is not supported, or not there."""
+    import torch
+
     if not is_there(device):
         raise InputError(
             f"--device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs; "
-            f"choose --device cpu, or install a CUDA build of torch."
+            f"choose --device auto or cpu, or install a CUDA build of torch."
         )
 
 
@@ -62,4 +109,4 @@ def moved(thing: Thing, device: str | None) -> Thing:
     if device is None:
         return thing
     check_device(device)
-    return thing.to(device)
+    return thing.to(settled_device(device))

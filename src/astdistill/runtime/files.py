@@ -16,18 +16,18 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
-import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from .errors import FolderGoneError, InputError
 from .owners import TAG, new_tag, owner_alive
 from .text import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NUMBERS = re.compile(r'\[\n\s+([^][{}"]+)\n\s+\]')
 """A list of plain values in indented JSON; a line break never stands inside a string there."""
@@ -312,6 +312,8 @@ def _finite_number(text: str) -> float:
 
 def fingerprint(values: Tensor) -> str:
     """32 hexadecimal digits of the bytes of a CPU tensor, by XXH3: against flipped bits, at some 30 GB a second."""
+    import torch  # not needed by those who read JSON alone
+
     return xxhash.xxh3_128_hexdigest(values.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
@@ -338,6 +340,8 @@ def save_tensors(
 ) -> None:
     """Write named tensors and JSON metadata to one safetensors file, whole or not at all, with digests of all of it;
     tensors in `by_row` have one for each row, so that a row can be checked alone. For `stays` see `replacing`."""
+    from safetensors.torch import save_file  # imports torch, which nobody needs who reads JSON alone
+
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     header = {name: json.dumps(value) for name, value in (metadata or {}).items() if name != DIGESTS}
     sums: dict[str, str | list[str]] = {name: fingerprint(tensor) for name, tensor in plain.items()}

@@ -214,7 +214,7 @@ def bar(title: str, total: int, done: int = 0, unit: str = "steps", per: float =
 
     One that begins inside another is a part of its work: on a terminal a line below it for as long as it lasts.
     """
-    if not (Output.quiet or console().is_terminal or Output.innermost):
+    if total > done and not (Output.quiet or console().is_terminal or Output.innermost):
         console().print(f"{title}: {total - done} to do", highlight=False, markup=False, soft_wrap=True)
     columns = (
         TextColumn("{task.description}"),

@@ -9,9 +9,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 from .machine import cores
 
@@ -36,6 +37,8 @@ def versions() -> dict[str, str]:
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
     """What the numbers were measured on: processor, cores that this process may use, threads, memory, accelerator."""
+    import torch  # a second, which nobody waits for who reads what was noted
+
     memory = 0
     if hasattr(os, "sysconf"):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

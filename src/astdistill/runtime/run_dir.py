@@ -31,6 +31,8 @@ from .files import (
 from .owners import Owner
 from .provenance import provenance
 
+SEEDS = "seeds.json"
+"""In a folder of whole runs that differ in their seed: what they reach together."""
 FORMER = "former_settings"
 DESCRIPTION = "data_read"
 """The part of provenance.json that says what was read of the data."""
@@ -368,7 +370,7 @@ class RunDir:
         )
 
     def _check_settings(self, settings: dict[str, Any], written: dict[str, Any]) -> None:
-        before, now = _flat(written), _flat(settings)
+        before, now = flat(written), flat(settings)
         changed = [
             name
             for name in sorted(before.keys() | now.keys())
@@ -437,7 +439,8 @@ def _json(path: Path) -> Any:
     return None
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested dictionaries by their dotted names."""
     if isinstance(value, dict):
-        return {name: leaf for key, inner in value.items() for name, leaf in _flat(inner, f"{prefix}{key}.").items()}
+        return {name: leaf for key, inner in value.items() for name, leaf in flat(inner, f"{prefix}{key}.").items()}
     return {prefix.rstrip("."): value}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from rich.console import Group
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -34,6 +38,30 @@ LATEX = {
     "…": r"\dots{}",
 }
 """What LaTeX reads otherwise than it is written, or not at all without further packages."""
+ABSENT = "–"
+"""The cell of a table for what was not measured."""
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation (divided by n − 1); None for one value, whose spread is unknown."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values)
+
+
+def plus_minus(mean: float, std: float | None, digits: int = 1) -> str:
+    """`mean ± std`, or the mean alone where the spread is unknown."""
+    if std is None:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def spread(values: Sequence[float] | None, digits: int = 1) -> str:
+    """`mean ± standard deviation`, with the one decimal of accuracies in percent or with so many `digits`; `ABSENT` for
+    no values."""
+    if not values:
+        return ABSENT
+    return plus_minus(statistics.fmean(values), deviation(values), digits)
 
 
 @dataclass(frozen=True)
@@ -70,14 +98,41 @@ class Tabulation:
         return [self.caption, *(f"[{number}] {note}" for number, note in enumerate(self.notes, start=1))]
 
 
-def terminal(table: Tabulation) -> Table:
+def terminal(table: Tabulation) -> Fitting:
     """The table for a rich console; brackets in its words are no markup."""
-    shown = Table(title_justify="left", caption_justify="left")
+    return Fitting(table)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A table that fits its console: where it is too wide, lines and padding go first, and then columns of words are
+    folded; figures are never cut."""
+
+    table: Tabulation
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = _drawn(self.table, {})
+        if Measurement.get(console, options.update(max_width=WIDEST), whole).maximum <= options.max_width:
+            yield whole
+            return
+        yield _drawn(self.table, {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False})
+
+
+WIDEST = 10_000
+"""Columns of a console on which any table has its natural width."""
+
+
+def _drawn(table: Tabulation, looks: dict[str, Any]) -> Table:
+    shown = Table(title_justify="left", caption_justify="left", **looks)
     if table.title:
         shown.title = Text(table.title, "bold")
     shown.caption = Text("\n".join(table.below), "dim italic")
-    for column in table.columns:
-        shown.add_column(Text(column.name), justify=column.justify, style="bold" if column.bold else None)
+    for number, column in enumerate(table.columns):
+        least = None
+        if not column.words:
+            least = max((cell_len(row[number]) for row in table.rows), default=1)
+        style = {True: "bold", False: None}[column.bold]
+        shown.add_column(Text(column.name), justify=column.justify, style=style, overflow="fold", min_width=least)
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown

@@ -1,0 +1,131 @@
+"""Flags in a file: `--config FILE.yaml` reads them, `--save-config FILE.yaml` writes them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic_core import to_jsonable_python
+
+from ..runtime.errors import InputError
+from ..runtime.files import write_text
+from .flags import END, Flag, Positional
+
+PRESET = "preset"
+NEVER = ("config", "save_config", "dry_run", "json")
+"""Flags that say what is done with settings, and are none themselves."""
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+NOTHING = ("null", "~", "")
+Entries = dict[str, str | list[str]]
+"""Values as they were written, by the names of their flags with underscores: distill.lr_img."""
+
+
+def read_config(path: Path) -> Entries:
+    """The settings in a YAML file, whose keys are nested or dotted. Raises InputError for a file that is none."""
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # texts alone: no `no` means False
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path} cannot be read ({error}); name a YAML file of settings.") from error
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        raise InputError(f"--config {path} is not YAML ({where}); write lines such as ipc: 10") from error
+    if not isinstance(tree, Mapping):
+        raise InputError(f"--config {path} holds no settings; write lines such as preset: digits-ipc1")
+    entries: Entries = {}
+    for name, value in _flat(tree, ""):
+        if name in entries:
+            raise InputError(f"--config {path} has '{name}' twice; leave one out.")
+        entries[name] = value
+    return entries
+
+
+def _flat(tree: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        name = before + str(key).replace("-", "_")
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        elif isinstance(value, list) and not all(isinstance(each, str) for each in value):
+            raise InputError(f"'{name}' holds a list of more than plain values; write for example {name}: [a, b]")
+        else:
+            yield name, value
+
+
+def config_path(words: Sequence[str]) -> Path | None:
+    """The file that `--config` names among the words; the last one, where there are several."""
+    path = None
+    for number, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag != "--config":
+            continue
+        if not equals:
+            value = next(iter(words[number + 1 : number + 2]), "")
+        if not value or value.startswith("-"):
+            raise InputError("--config needs a value; name a YAML file of settings.")
+        path = Path(value)
+    return path
+
+
+def words_of(entries: Entries) -> list[str]:
+    """The words that say the same on a command line, without the preset."""
+    empty = [_flag(name) for name, value in entries.items() if value == []]
+    words = [word for name, value in entries.items() if value != [] and name != PRESET for word in _words(name, value)]
+    if empty:
+        words = [*empty, "--no-dry-run", *words]  # a flag of many values takes all words up to the next flag
+    return words
+
+
+def _words(name: str, value: str | list[str]) -> list[str]:
+    flag = _flag(name)
+    if isinstance(value, list):
+        return [f"{flag}={END.join(value)}"]
+    if value in NOTHING:
+        return [f"{flag}=None"]
+    if value not in SWITCHES:
+        return [f"{flag}={value}"]
+    if SWITCHES[value]:
+        return [flag]
+    head, dot, tail = flag.removeprefix("--").rpartition(".")
+    return [f"--{head}{dot}no-{tail}"]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def name_of(param: Flag | Positional) -> str:
+    """What a file calls the flag."""
+    return param.flag.removeprefix("--").replace("-", "_").lower()
+
+
+def overridden(entries: Entries, typed: Sequence[str], repeated: Iterable[str]) -> Entries:
+    """The entries without those that flags of the command line replace, although they may be given again."""
+    flags = {word.partition("=")[0].replace("_", "-") for word in typed}
+    gone = {name for name in repeated if _flag(name) in flags}
+    return {name: value for name, value in entries.items() if name not in gone}
+
+
+def check_names(entries: Entries, params: Iterable[Any], path: Path) -> None:
+    """Raise InputError, with the nearest name, for an entry that no flag sets."""
+    known = [name_of(param) for param in params if isinstance(param, Flag | Positional)]
+    for name in entries:
+        if name not in known or name in NEVER:
+            near = difflib.get_close_matches(name, [each for each in known if each not in NEVER], n=1, cutoff=0.5)
+            hint = "".join(f" Did you mean '{each}'?" for each in near)
+            raise InputError(f"--config {path} has '{name}', which is no setting.{hint} All are listed by --help-all.")
+
+
+def save_config(path: Path, typed: Iterable[tuple[Flag | Positional, Any]], preset: str) -> None:
+    """Write the settings that were typed, those of a `--config` included. Raises InputError for a place that is a
+    folder."""
+    if path.is_dir():
+        raise InputError(f"--save-config {path} is a folder; name a file, for example {path / 'settings.yaml'}")
+    entries: dict[str, Any] = {}
+    if preset:
+        entries[PRESET] = preset
+    for param, value in typed:
+        if name_of(param) not in (*NEVER, PRESET):
+            entries[name_of(param)] = to_jsonable_python(value)
+    write_text(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120))
