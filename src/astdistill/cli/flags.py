@@ -48,7 +48,7 @@ class Word:
     short: str = ""
     """For a record: its field that the flag of the record's own name sets."""
     names: Callable[[], Iterable[str]] = tuple
-    """What a shell may complete it to."""
+    """What a shell may complete it to, and what stands in the description for {names}."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ class Flag(click.Option):
             spelled, how = f"{name}/{self.opposite}", {"default": None, "is_flag": True}
         super().__init__([variable, spelled], hidden=hidden, **how)
         self.place, self.flag, self.kind, self.repeated, self.shown = place, name, kind, word.repeated, default
-        self.about = " ".join((info.description or "").replace("`", "").split())
+        about = (info.description or "").replace("`", "").replace("{names}", ", ".join(sorted(word.names())))
+        self.about = " ".join(about.split())
 
     def row(self, brief: bool) -> tuple[str, str]:
         """What help says of it: the flag with its value, and its sentence (all of them unless `brief`) with the

@@ -48,8 +48,7 @@ class Changes(Record):
     stays as in the preset, but for its choice of classes, which other data do not have; without a preset, settings are
     chosen for the data."""
     method: Annotated[str | None, Word(names=methods)] = None
-    """Another method: ast, ast-as-released, at-bptt, att, datm, datm-as-released, dm, ftd, mtt, rat-bptt, tesla, or
-    package.module:NAME of yours."""
+    """Another method: {names}, or package.module:NAME of yours."""
     init: Annotated[str | None, Word(metavar="START", names=lambda: INITS)] = None
     """Start from real, representative or noise images, or from an earlier run's folder or file."""
     part: Annotated[tuple[str, ...], Word(metavar="FIELD=PART", repeated=True)] = ()
@@ -72,7 +71,7 @@ class Changes(Record):
     as_json: Annotated[bool, Word(flag="json")] = False
     """With --dry-run: all settings and costs as JSON, in seconds and bytes, and nothing else."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of the CPU; none means one for each core that this process may use, and for a run that goes on, as many
+    """Threads of the CPU. None means one for each core that this process may use, and for a run that goes on, as many
     as it was begun with. Like the workers, they change results by no more than rounding."""
 
 
@@ -88,7 +87,7 @@ class ExpertChanges(PresetChanges):
     common: ClassVar[tuple[str, ...]] = (*Changes.common, "shard")
 
     shard: Annotated[str | None, Word(metavar="I/N")] = None
-    """Train only every N-th expert, from the I-th on, without locks. For N processes, on file systems that have no
+    """Train only every N-th expert, from the I-th on. It needs no locks: for N processes, on file systems that have no
     locks or on nodes that do not see each other's."""
 
 
