@@ -46,8 +46,8 @@ class Changes(Record):
     stays as in the preset, but for its choice of classes, which other data do not have; without a preset, settings are
     chosen for the data."""
     method: Annotated[str | None, Word(names=methods)] = None
-    """Another method: ast, ast-as-released, at-bptt, att, datm, datm-as-released, dm, ftd, mtt, rat-bptt, tesla, or
-    package.module:NAME of yours."""
+    """Another method: ast, ast-as-released, at-bptt, att, datm, datm-as-released, dc, dm, dsa, ftd, idc, mtt, rat-bptt,
+    tesla, or package.module:NAME of yours."""
     init: Annotated[str | None, Word(metavar="START", names=lambda: INITS)] = None
     """Start from real, representative or noise images, or from an earlier run's folder or file."""
     part: Annotated[tuple[str, ...], Word(metavar="FIELD=PART", repeated=True)] = ()
