@@ -282,3 +282,9 @@ def test_sub_images_of_slots_are_matched_and_pixels_stay_in_their_range(dataset:
     run.advance(state)
     pixels = dataset.preprocessing.invert(state.images)
     assert (float(pixels.min()), float(pixels.max())) == pytest.approx((0, 1), abs=1e-6)
+
+
+def test_idcs_rate_is_that_of_pixels_for_standardised_images_and_joint_steps() -> None:
+    usual = IDC.step.usual_settings(10)
+    assert usual["lr_img"] == pytest.approx(1e-4 * 16 * 2)
+    assert (usual["outer_momentum"], usual["iterations"]) == (0.0, 50_000)
