@@ -18,7 +18,7 @@ from astdistill.data.image_folders import IMAGENET_SUBSETS
 from astdistill.data.synthetic import load
 from astdistill.experiment.config import Experiment, Published, check_numbers
 from astdistill.experiment.cost import dataset_size
-from astdistill.experiment.presets import CELLS, FEATURES, MEDMNIST, PRESETS, matching, with_method
+from astdistill.experiment.presets import CELLS, FEATURES, GRADIENTS, MEDMNIST, PRESETS, matching, with_method
 from astdistill.methods.back_propagation_through_training import BackPropagationThroughTraining
 from astdistill.methods.distribution_matching import DM
 from astdistill.methods.initialisation import HardLabels
@@ -295,7 +295,32 @@ def test_cells_are_the_published_ones(name: str) -> None:
 
 def test_no_cell_is_left_out() -> None:
     assert {cell.name for cell in CELLS} == set(published_cells.CELLS)
-    assert len(PRESETS) == len(CELLS) + len(FEATURES) + len(BPTT) + len(MEDMNIST) + 2  # no name twice
+    assert len(PRESETS) == len(CELLS) + len(FEATURES) + len(BPTT) + len(GRADIENTS) + len(MEDMNIST) + 2  # no name twice
+
+
+OF_GRADIENTS = {
+    "dc": {"cifar10": (28.3, 44.9, 53.9), "cifar100": (12.8, 25.2)},
+    "dsa": {"cifar10": (28.8, 52.1, 60.6), "cifar100": (13.9, 32.3, 42.8)},
+}
+"""At 1, 10 and 50 images per class."""
+
+
+@pytest.mark.parametrize("cell", GRADIENTS, ids=lambda cell: cell.name)
+def test_cells_of_gradient_matching_are_the_published_ones(cell: Experiment) -> None:
+    name, settings, recipe = cell.method.name, cell.distill, cell.evaluation.recipe
+    assert cell.published.accuracy == OF_GRADIENTS[name][cell.data.source][(1, 10, 50).index(cell.ipc)]
+    assert (settings.lr_img, settings.outer_momentum, settings.lr_init, cell.data.whiten) == (
+        0.1,
+        0.5,
+        0.01,
+        "standard",
+    )
+    assert settings.iterations == 1000 * cell.ipc
+    assert settings.augmentation == {"dc": "", "dsa": "color_crop_cutout_flip_scale_rotate"}[name]
+    assert (recipe.name, recipe.epochs, recipe.reported) == {"dc": ("DC", 300, "final"), "dsa": ("MTT", 1000, "final")}[
+        name
+    ]
+    assert (cell.published.protocol, cell.method.expert) == (recipe.name, None)
 
 
 FIGURES = {
@@ -444,7 +469,7 @@ def test_every_method_runs_in_the_cells_of_others(method: str) -> None:
         (["tiny", "datm"], {"tiny_imagenet-ipc1-datm", "tiny_imagenet-ipc10-datm", "tiny_imagenet-ipc50-datm"}),
         (
             ["cifar10", "ipc1"],
-            {"cifar10-ipc1", *(f"cifar10-ipc1-{method}" for method in ("mtt", "ftd", "tesla", "datm"))},
+            {"cifar10-ipc1", *(f"cifar10-ipc1-{method}" for method in ("mtt", "ftd", "tesla", "datm", "dc", "dsa"))},
         ),
         (["ast", "cifar10"], {"cifar10-ipc1", "cifar10-ipc10", "cifar10-ipc10-all-six", "cifar10-ipc50"}),
         ([], set(PRESETS)),

@@ -47,7 +47,7 @@ class Evaluate(Record):
 
     path: Annotated[Path, Word(positional=True)]
     """A run folder, or the synthetic.safetensors of one; nothing else of the run is needed."""
-    protocol: Literal["mtt", "ast-released", "datm-released", "tgdd", "ncfm", "rat"] = "mtt"
+    protocol: Literal["mtt", "ast-released", "datm-released", "dc", "tgdd", "ncfm", "rat"] = "mtt"
     """Evaluation protocol."""
     epochs: int | None = Field(default=None, ge=1)
     """Training epochs, where they are to differ from the protocol's."""

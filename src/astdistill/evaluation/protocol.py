@@ -147,6 +147,8 @@ AST_RELEASED_PROTOCOL = MTT_PROTOCOL.replace(
 """The script released with arXiv 2310.10541: the maximum over checks on the test images after passes 1, 21, … 1001."""
 DATM_RELEASED_PROTOCOL = MTT_PROTOCOL.replace(name="DATM as released", batch=128)
 """The code released with arXiv 2310.05773: MTT's loop with batches of 128."""
+DC_PROTOCOL = MTT_PROTOCOL.replace(name="DC", epochs=300, augmentation="")
+"""DC (arXiv 2006.05929): MTT's loop in 300 epochs, without augmentation. DSA's own protocol is MTT's."""
 NO_CUTOUT = "color_crop_flip_scale_rotate"
 """DSA without cutout, which goes with cutmix."""
 TGDD_PROTOCOL = EvalRecipe(
@@ -191,6 +193,7 @@ PROTOCOLS: dict[str, EvalRecipe] = {
     "mtt": MTT_PROTOCOL,
     "ast-released": AST_RELEASED_PROTOCOL,
     "datm-released": DATM_RELEASED_PROTOCOL,
+    "dc": DC_PROTOCOL,
     "tgdd": TGDD_PROTOCOL,
     "ncfm": NCFM_PROTOCOL,
     "rat": RAT_PROTOCOL,

@@ -10,9 +10,10 @@ from typing import Any
 from ..data import medmnist
 from ..data.dataset import DataConfig
 from ..distillation.settings import DistillSettings
-from ..evaluation.protocol import MTT_PROTOCOL, NCFM_PROTOCOL, RAT_PROTOCOL, TGDD_PROTOCOL, EvalRecipe
+from ..evaluation.protocol import DC_PROTOCOL, MTT_PROTOCOL, NCFM_PROTOCOL, RAT_PROTOCOL, TGDD_PROTOCOL, EvalRecipe
 from ..evaluation.scores import Peer
 from ..methods.back_propagation_through_training import AT_BPTT, RAT_BPTT
+from ..methods.gradient_matching import DC, DSA
 from ..methods.initialisation import HardLabels, SyntheticLabels, WeightLabels
 from ..methods.method import Method
 from ..methods.ncfm import NCFM
@@ -69,6 +70,8 @@ SOURCES = {
     "datm": "DATM (arXiv 2310.05773), learned soft labels",
     "tgdd": "TGDD, settings of its released code",
     "ncfm": "NCFM (arXiv 2502.20653), settings of its released code",
+    "dc": "DC (arXiv 2006.05929), settings of its released code",
+    "dsa": "DSA (arXiv 2102.08259), settings of its released code",
     "rat-bptt": "RaT-BPTT (arXiv 2311.07025), the maximum over four numbers of steps; settings of its repository",
     "at-bptt": "AT-BPTT++ (after arXiv 2510.04838), the maximum over four numbers of steps; settings of its repository",
 }
@@ -277,6 +280,22 @@ def _bptt(
     )
 
 
+def _gradients(method: Method, data: str, ipc: int, accuracy: float) -> Experiment:
+    """One setting of DC or DSA: standardised data, and 1000 networks one after another. DC's figures are those of
+    networks that train without augmentation."""
+    recipe = {DC.name: DC_PROTOCOL}.get(method.name, MTT_PROTOCOL)
+    return Experiment(
+        name=f"{data}-ipc{ipc}-{method.name}",
+        data=DataConfig(source=data, whiten="standard"),
+        model=f"convnet-d{DEPTHS[data]}",
+        method=method,
+        ipc=ipc,
+        distill=DistillSettings.model_validate(method.step.usual_settings(ipc)),
+        evaluation=EvaluationSettings(recipe=recipe),
+        published=Published(accuracy=accuracy, source=SOURCES[method.name], protocol=recipe.name),
+    )
+
+
 OF_BPTT = {
     "rat-bptt": "ZCA as MTT fits it",
     "at-bptt": "ZCA as MTT fits it and one of flip and rotation for each batch, where its code composes both on CIFAR-10,",
@@ -373,6 +392,19 @@ BPTT_CELLS = (
     _bptt(AT_BPTT,  "cifar100",      10, 50.6, (300, 100), 5000, 1e-3, (1, 100), window_range=30),
     _bptt(AT_BPTT,  "tiny_imagenet", 10, 34.3, (300, 100), 1000, 3e-4, (1, 50),  window_range=40),
 )
+GRADIENTS = (
+    _gradients(DC,  "cifar10",   1, 28.3),
+    _gradients(DC,  "cifar10",  10, 44.9),
+    _gradients(DC,  "cifar10",  50, 53.9),
+    _gradients(DC,  "cifar100",  1, 12.8),
+    _gradients(DC,  "cifar100", 10, 25.2),
+    _gradients(DSA, "cifar10",   1, 28.8),
+    _gradients(DSA, "cifar10",  10, 52.1),
+    _gradients(DSA, "cifar10",  50, 60.6),
+    _gradients(DSA, "cifar100",  1, 13.9),
+    _gradients(DSA, "cifar100", 10, 32.3),
+    _gradients(DSA, "cifar100", 50, 42.8),
+)
 # fmt: on
 
 
@@ -413,7 +445,7 @@ def _adapted(cell: Experiment, unmirrored: bool, few: bool) -> Experiment:
 
 MEDMNIST = tuple(preset for name, held in medmnist.SETS.items() for preset in _medical(name, held.train))
 PRESETS: dict[str, Experiment] = {
-    preset.name: preset for preset in (DIGITS, CIFAR_TEN, *CELLS, *FEATURES, *BPTT_CELLS, *MEDMNIST)
+    preset.name: preset for preset in (DIGITS, CIFAR_TEN, *CELLS, *FEATURES, *BPTT_CELLS, *GRADIENTS, *MEDMNIST)
 }
 LISTED_BY = "astdistill presets"
 

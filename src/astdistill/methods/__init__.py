@@ -12,6 +12,14 @@ from .back_propagation_through_training import (
 )
 from .distribution_matching import DM, DistributionMatching
 from .estimators import Backprop, Estimator, FirstOrder, Recompute, Truncated
+from .gradient_matching import (
+    DC,
+    DSA,
+    IDC,
+    GradientMatching,
+    RealTrainedGradientMatching,
+    SiameseGradientMatching,
+)
 from .initialisation import (
     Choice,
     Classifier,
@@ -69,8 +77,11 @@ __all__ = [
     "AT_BPTT",
     "DATM",
     "DATM_AS_RELEASED",
+    "DC",
     "DM",
+    "DSA",
     "FTD",
+    "IDC",
     "MTT",
     "PARTS",
     "RAT_BPTT",
@@ -93,6 +104,7 @@ __all__ = [
     "FileInit",
     "FinalMatchingLoss",
     "FirstOrder",
+    "GradientMatching",
     "GrowingWindow",
     "HardLabels",
     "ImageInit",
@@ -116,6 +128,7 @@ __all__ = [
     "Plan",
     "RawSyntheticLr",
     "RealInit",
+    "RealTrainedGradientMatching",
     "Recompute",
     "RepresentativeInit",
     "RepresentativeInitAsReleased",
@@ -123,6 +136,7 @@ __all__ = [
     "SegmentSampler",
     "Setup",
     "Sgd",
+    "SiameseGradientMatching",
     "StepFilter",
     "StepSettings",
     "StepState",

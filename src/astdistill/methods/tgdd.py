@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -86,6 +86,15 @@ class ClassMatching(OuterStep):
         setup.dataset.preprocessing.clip_(learned["images"])
 
 
+class Sizes(Protocol):
+    """How many images of a class an outer step takes."""
+
+    @property
+    def batch_real(self) -> int: ...
+    @property
+    def most_synthetic(self) -> int: ...
+
+
 class Pair:
     """Real and synthetic images of one class as networks see them, under the same augmentation."""
 
@@ -93,7 +102,7 @@ class Pair:
         self.label, self.real, self.synthetic = label, real, synthetic
 
     @staticmethod
-    def drawn(step: ClassMatching, setup: Setup, images: Images, label: int, iteration: int, seed: int) -> Pair:
+    def drawn(step: Sizes, setup: Setup, images: Images, label: int, iteration: int, seed: int) -> Pair:
         """Drawn for one outer step; `images` are all synthetic ones of the class."""
         data, texture, purpose = setup.dataset, setup.settings.texture, (iteration, label)
         members = data.train.of_class(label)

@@ -1,0 +1,290 @@
+"""DC, DSA and IDC: gradients of the loss on real and on synthetic images of each class are to agree, on networks that
+train meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..autodiff.dispatch import engine_of
+from ..data.augmentation import apply, cut_and_mixed, draw
+from ..data.synthetic import one_hot
+from ..models.flat import FlatModel
+from ..runtime.seeds import rng, to_device
+from ..runtime.shapes import Batch, Params, Scalar, Targets
+from .initialisation import NoiseInit, RealInit
+from .method import Method
+from .outer_step import OuterStep, Setup, StepSettings, StepState, StepWork
+from .tgdd import Pair
+from .unroll import InnerLoop, MetaGradient, Variables, draw_plan
+
+TINY = 1e-6
+"""Added to the product of two norms, as in the released program: a row of zeros then has a distance of 1."""
+
+
+class GradientMatching(OuterStep):
+    """Σ_c D(∇_θ ℓ(A_c real_c), ∇_θ ℓ(A_c X_c)) on one network for `matchings` outer steps (DC, arXiv 2006.05929,
+    Algorithm 1).
+
+    D adds up 1 − cos over the rows of all weights, a row being all that leads to one output; biases and scales of norms
+    do not count. Before every outer step but a network's first it trains on X. A_c is one augmentation for all images
+    of a class.
+    """
+
+    family: ClassVar[str] = "gradient matching"
+    loss_name: ClassVar[str] = "gradient distance"
+    about: ClassVar[str] = (
+        "Each outer step moves the images of each class so that a network’s gradient on them comes nearer in direction "
+        "to its gradient on real ones. The network then trains on the images for a while; after some outer steps a new "
+        "one takes its place. The distance is added up over the rows of all weights and over the classes, and grows as "
+        "a network trains, so single losses scatter."
+    )
+    batch_real: int = Field(default=256, ge=1)
+    """Real images of each class in one step; all of a class that has fewer."""
+    most_synthetic: int = Field(default=10_000, ge=1)
+    """Synthetic images of each class in one step, drawn anew in each; all of a class that has no more."""
+    matchings: int | None = Field(default=None, ge=1)
+    """Outer steps on one network; none means as many as images per class, at most 50, as published."""
+    passes: int | None = Field(default=None, ge=1)
+    """Passes over the synthetic set by which the network trains between two of them; none means 500 divided by the
+    images per class, as published."""
+    net_lr: float = Field(default=0.01, gt=0)
+    """Learning rate of the network, by SGD without momentum."""
+    net_batch: int = Field(default=256, ge=1)
+    """Images in one step of its training."""
+
+    @property
+    def counts(self) -> str:
+        return f"{self.matchings or 'ipc'}/{self.passes or '500÷ipc'}"
+
+    def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
+        rates = {"lr_img": 0.1, "lr_init": 0.01, "outer_momentum": 0.5}
+        return {"iterations": 1000 * self.life(ipc), "augmentation": "", **rates}
+
+    def life(self, ipc: int) -> int:
+        """Outer steps on one network, with so many images per class."""
+        return self.matchings or min(ipc, 50)
+
+    def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
+        few, samples = min(images // classes, self.most_synthetic), settings.texture.samples
+        trained = classes * self.batch_real + self._trained_on(images // classes, images * samples)
+        return StepWork(
+            training_steps=classes,
+            batch=few * samples,
+            kept=0,
+            trained=trained,
+            trained_at_once=max(self.batch_real, min(self.net_batch, images) * samples),
+        )
+
+    def _trained_on(self, ipc: int, looks: int) -> float:
+        """Images that the network trains on before one outer step, in the mean, where a pass over X has `looks`."""
+        return (1 - 1 / self.life(ipc)) * self._passes(ipc) * looks
+
+    def _passes(self, ipc: int) -> int:
+        return self.passes or max(1, 500 // ipc)
+
+    def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
+        return StepState({"theta": variables.images.new_zeros(setup.model.size)}, {"age": 0})
+
+    def advance(
+        self, setup: Setup, variables: Variables, state: StepState, iteration: int, seed: int
+    ) -> tuple[MetaGradient, StepState]:
+        age, life = state.counters["age"], self.life(len(variables.images) // len(setup.dataset.classes))
+        if age == 0:
+            fresh = setup.fresh(seed, iteration).to(variables.images.dtype)
+            tensors = {name: torch.zeros_like(tensor) for name, tensor in state.tensors.items()} | {"theta": fresh}
+        else:
+            tensors = self.trained(setup, variables, state.tensors, iteration, seed)
+        gradient = self.matched(setup, tensors["theta"], variables, iteration, seed)
+        return gradient, StepState(tensors, {"age": (age + 1) % life})
+
+    def trained(
+        self, setup: Setup, variables: Variables, tensors: Mapping[str, Tensor], iteration: int, seed: int
+    ) -> dict[str, Tensor]:
+        """The network, and what its optimiser keeps, after its training on the present X."""
+        data, settings, count = setup.dataset, setup.settings, len(variables.images)
+        steps = self._passes(count // len(data.classes)) * -(-count // self.net_batch)
+        plan = draw_plan(
+            steps,
+            count,
+            self.net_batch,
+            settings.augmentation,
+            data.shape,
+            rng(seed, "plan", iteration),
+            data.device,
+            settings.texture,
+        )
+        inner = InnerLoop(setup.model, plan, labels=setup.method.labels.kind)
+        theta = tensors["theta"]
+        for taken in inner.steps(theta, variables.replace(lr=torch.full_like(variables.lr, self.net_lr))):
+            theta = taken.theta
+        return {"theta": theta}
+
+    def matched(self, setup: Setup, theta: Params, variables: Variables, iteration: int, seed: int) -> MetaGradient:
+        """The distance at θ, and its derivative: that of ∇_θ ℓ along ∂D/∂(∇_θ ℓ), by which ℓ is differentiated in θ and
+        X at once."""
+        engine, classes = engine_of(setup.model), len(setup.dataset.classes)
+        images = variables.images.detach().requires_grad_()
+        loss, seen, slopes = theta.new_zeros(()), [], []
+        for label, members in enumerate(images.chunk(classes)):
+            pair = Pair.drawn(self, setup, members, label, iteration, seed)
+            own = pair.synthetic.detach()
+            real = engine.gradient(theta, pair.real, _of_class(label, classes, pair.real)).theta
+            targets = _of_class(label, classes, own)
+            distance, along = self.distance(setup.model, real, engine.gradient(theta, own, targets).theta)
+            loss += distance
+            seen.append(pair.synthetic)
+            slopes.append(engine.directional(theta, along, own, targets, curvature=False).images)
+        (slope,) = torch.autograd.grad(seen, images, slopes)
+        return MetaGradient(loss, images=slope)
+
+    def distance(self, model: FlatModel, real: Params, own: Params) -> tuple[Scalar, Params]:
+        """D of two gradients, and its derivative with respect to the second."""
+        loss, along = own.new_zeros(()), torch.zeros_like(own)
+        pieces = (model.unflatten(each).values() for each in (real, own, along))
+        for wanted, found, slope in zip(*pieces, strict=True):
+            if found.dim() == 1:
+                continue
+            r, s = wanted.flatten(1), found.flatten(1)
+            r_norm, s_norm, dot = r.norm(dim=1), s.norm(dim=1), (r * s).sum(dim=1)
+            product = r_norm * s_norm + TINY
+            loss += (1 - dot / product).sum()
+            # A row of zeros has no direction: the derivative of its norm counts as zero.
+            turn = (dot * r_norm / product.square() / s_norm).masked_fill_(s_norm == 0, 0.0)
+            slope.copy_((turn[:, None] * s - r / product[:, None]).view_as(slope))
+        return loss, along
+
+
+class SiameseGradientMatching(GradientMatching):
+    """The same under differentiable Siamese augmentation, one draw for real and synthetic images of a class (DSA, arXiv
+    2102.08259, Algorithm 1)."""
+
+    def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
+        usual = super().usual_settings(ipc)
+        return {name: value for name, value in usual.items() if name != "augmentation"}
+
+
+class RealTrainedGradientMatching(GradientMatching):
+    """Σ_c of the L1 distance of the gradients of all convolutions, on networks that train on real images (IDC, arXiv
+    2205.14959, Algorithm 1).
+
+    Linear layers, biases and scales of norms do not count; linear layers do where a network has no convolutions. Before
+    every outer step but its first a network takes a stretch of training on real images, with cutmix.
+    """
+
+    about: ClassVar[str] = (
+        "Each outer step moves the images of each class so that a network’s gradient on them comes nearer to its "
+        "gradient on real ones. The network then trains on real images for a few steps; after some outer steps a new "
+        "one takes its place. The distance is added up over the weights of all convolutions and over the classes."
+    )
+    batch_real: int = Field(default=64, ge=1)
+    """Real images of each class in one step; all of a class that has fewer."""
+    most_synthetic: int = Field(default=128, ge=1)
+    """Synthetic images of each class in one step, drawn anew in each; all of a class that has no more."""
+    matchings: int | None = Field(default=100, ge=1)
+    """Outer steps on one network; none means as many as images per class, at most 50."""
+    passes: int | None = Field(default=1, ge=1)
+    """Stretches of training between two outer steps; none means 500."""
+    net_batch: int = Field(default=64, ge=1)
+    """Images in one step of its training."""
+    net_images: int = Field(default=500, ge=1)
+    """Real images, of all classes, in one stretch of training; all where there are fewer."""
+    net_momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of the network's training."""
+    net_decay: float = Field(default=5e-4, ge=0)
+    """Weight decay of the network's training."""
+    cutmix: float = Field(default=0.5, ge=0, le=1)
+    """Share of its batches that are mixed; cutout is then left out of its augmentation."""
+
+    @property
+    def counts(self) -> str:
+        return f"{self.matchings or 'ipc'}/{self.net_images}"
+
+    def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
+        """The released learning rate for the L1 distance (on MNIST) is 1e-5 ipc for images in [0, 1], with momentum ½
+        and a step for each class; here it is that of standardised images (÷ (¼)²), and of one joint step (× 2, without
+        momentum). 500 networks are the default of the released program."""
+        rates = {"lr_img": 2 * 16 * 1e-5 * ipc, "lr_init": 0.01, "outer_momentum": 0.0}
+        return {"iterations": 500 * self.life(ipc), **rates}
+
+    def _trained_on(self, ipc: int, looks: int) -> float:
+        return (1 - 1 / self.life(ipc)) * self._passes(ipc) * self.net_images
+
+    def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
+        begun = super().begin(setup, variables, seed)
+        return StepState({**begun.tensors, "velocity": torch.zeros_like(begun.tensors["theta"])}, begun.counters)
+
+    def trained(
+        self, setup: Setup, variables: Variables, tensors: Mapping[str, Tensor], iteration: int, seed: int
+    ) -> dict[str, Tensor]:
+        engine, train, classes = engine_of(setup.model), setup.dataset.train, len(setup.dataset.classes)
+        theta, velocity, generator = tensors["theta"], tensors["velocity"], rng(seed, "training", iteration)
+        for _ in range(self._passes(1)):
+            chosen = torch.randperm(len(train), generator=generator)[: self.net_images]
+            for rows in to_device(chosen, setup.dataset.device).split(self.net_batch):
+                targets = one_hot(train.labels[rows], classes).to(theta.dtype)
+                images, targets = self._mixed(setup, train.batch(rows).to(theta.dtype), targets, generator)
+                slope = engine.gradient(theta, images, targets).theta + self.net_decay * theta
+                velocity = self.net_momentum * velocity + slope
+                theta = theta - self.net_lr * velocity
+        return {"theta": theta, "velocity": velocity}
+
+    def _mixed(
+        self, setup: Setup, images: Batch, targets: Targets, generator: torch.Generator
+    ) -> tuple[Batch, Targets]:
+        """A batch of real images and their targets, augmented."""
+        names = setup.settings.augmentation.split("_")
+        if self.cutmix:
+            names = [name for name in names if name != "cutout"]
+        drawn = draw("_".join(names), len(images), setup.dataset.shape, generator)
+        return cut_and_mixed(apply(images, drawn.to(images.device)), targets, self.cutmix, generator)
+
+    def distance(self, model: FlatModel, real: Params, own: Params) -> tuple[Scalar, Params]:
+        difference, counted = own - real, torch.zeros_like(own)
+        for where in model.kernels or _matrices(model, own):
+            counted[where] = 1.0
+        return (counted * difference.abs()).sum(), counted * difference.sign()
+
+    def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
+        """Pixels stay within [0, 1]."""
+        setup.dataset.preprocessing.clip_(learned["images"])
+
+
+def _matrices(model: FlatModel, theta: Params) -> list[slice]:
+    """Where the weights of linear layers lie in θ."""
+    parts = zip(model.layers, model.unflatten(theta).values(), strict=True)
+    return [where for where, part in parts if part.dim() > 1]
+
+
+def _of_class(label: int, classes: int, images: Batch) -> Targets:
+    """One-hot targets of images of one class."""
+    labels = torch.full((len(images),), label, device=images.device)
+    return one_hot(labels, classes).to(images.dtype)
+
+
+DC = Method(
+    name="dc",
+    paper="DC (Zhao et al., Dataset Condensation with Gradient Matching, arXiv 2006.05929), Algorithm 1",
+    step=GradientMatching(),
+    expert=None,
+    init=NoiseInit(),
+    learn=("images",),
+)
+"""From noise, without augmentation."""
+DSA = DC.replace(
+    name="dsa",
+    paper="DSA (Zhao & Bilen, Differentiable Siamese Augmentation, arXiv 2102.08259), Algorithm 1: DC, augmented",
+    step=SiameseGradientMatching(),
+    init=RealInit(),
+)
+"""From real images, with one augmentation on both sides."""
+IDC = DSA.replace(
+    name="idc",
+    paper="IDC (Kim et al., Efficient Synthetic-Data Parameterization, arXiv 2205.14959), Algorithm 1",
+    step=RealTrainedGradientMatching(),
+)
+"""Published with four sub-images a slot, `--distill.factor 2`."""
