@@ -15,7 +15,7 @@ from ..runtime.errors import InputError, refused
 from ..runtime.progress import quietly
 from .flags import Flag, Place, Positional, Typed, kind_of, names_of, params_of, words_for_click
 
-TRUST = "Import this module of yours, which a file names; may be repeated"
+TRUST = "Import this module of yours, which a file names"
 COLUMNS = 80
 """Help is no wider, so that it reads the same on every terminal."""
 
