@@ -7,8 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ..runtime.config import digest
-from ..runtime.files import read_json, write_json
+from ..runtime.files import read_json, reading, write_json
 from ..runtime.run_dir import RunDir
 from .rows import TableRow
 from .scores import RowScores
@@ -40,6 +42,9 @@ class CachedRow:
         return RowScores.of([self.results[k] for k in sorted(self.results)], self.row.recipe.reported, unequal)
 
 
+RESULT = TypeAdapter(NetworkResult)
+
+
 class NetworkCache:
     """Results by recipe, network, images, data set, tested split, seed and number of the network.
 
@@ -54,6 +59,9 @@ class NetworkCache:
             kept = read_json(path)
             if kept.get("format") == FORMAT:
                 self._stored = kept.get("networks", {})
+            with reading(path, "results of networks", "restore it, or delete it and run the same command again"):
+                for each in self._stored.values():
+                    self._result(each)
 
     @staticmethod
     def beside(out: Path | None) -> NetworkCache:
@@ -75,13 +83,9 @@ class NetworkCache:
     def _result(stored: dict[str, Any] | None) -> NetworkResult | None:
         if stored is None:
             return None
-        by_class, counts = stored.get("by_class"), stored.get("confusion")  # files of earlier versions have neither
-        if by_class is not None:
-            by_class = tuple(by_class)
-        if counts is not None:
-            counts = tuple(map(tuple, counts))
-        by_steps = tuple(stored.get("by_steps") or ()) or None
-        return NetworkResult(stored["final"], stored["best"], stored["diverged"], by_class, counts, by_steps)
+        known = {name: stored[name] for name in ("final", "best", "diverged")}
+        known |= {name: stored.get(name) or None for name in ("by_class", "confusion", "by_steps")}  # newer than others
+        return RESULT.validate_python(known)
 
     def _put(self, about: dict[str, Any], result: NetworkResult) -> None:
         """Store one result at once, with a readable note of what it is."""
