@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from PIL import Image
 from problems import rows_read
 
 from astdistill.data import cache as pixel_cache
-from astdistill.data import digests, preprocessing
+from astdistill.data import digests, loading, preprocessing
 from astdistill.data import storage as holdings
 from astdistill.data import storage as memory
 from astdistill.data.dataset import Dataset, Split
@@ -377,3 +378,39 @@ def test_the_cost_of_zca_grows_as_its_operations_do(monkeypatch: pytest.MonkeyPa
     assert preprocessing.zca_cost(10 * 1024 + 1, 4 * side).seconds == 11 * 4**2 + 4**3
     at_64_px = preprocessing.zca_cost(100_000, 64 * 64 * 3).memory
     assert 5.25 * 8 * 12288**2 < at_64_px < 7e9
+
+
+@pytest.mark.parametrize(
+    ("memory", "images", "free", "sentence"),
+    [
+        ("float32", 12, 16, ""),
+        ("float32", 12, 15, "take 9.2 kB of memory as float32, and 8.6 kB are free; end other programs, or choose --data.memory uint8 or disk."),
+        ("uint8", 12, 4, ""),
+        ("uint8", 12, 3, "take 2.3 kB of memory as uint8, and 1.7 kB are free; end other programs, or choose --data.memory disk."),
+        ("disk", 12, 0, ""),
+    ],
+)  # fmt: skip
+def test_images_that_do_not_fit_are_refused_before_they_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str, images: int, free: int, sentence: str
+) -> None:
+    """Pictures of 192 values; `free` is in quarters of a byte per value."""
+    for part, count in (("train", 8), ("test", 4)):
+        for number in range(count):
+            place = tmp_path / "own" / part / f"class{number % 2}" / f"{number}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(place)
+    load_dataset(str(tmp_path / "own"), memory="disk", whiten="none")  # decoded, and in files of the cache
+    monkeypatch.setattr(loading, "free_memory", lambda: free * images * 192 // 4)
+    for name in ("float_images", "byte_images", "fit_standard"):
+        if sentence:
+            monkeypatch.setattr(loading, name, lambda *_: pytest.fail("it was begun"))
+    if not sentence:
+        load_dataset(str(tmp_path / "own"), memory=memory)
+        return
+    with pytest.raises(InputError, match=f"The 12 images of own {re.escape(sentence)}"):
+        load_dataset(str(tmp_path / "own"), memory=memory)
+
+
+def test_free_memory_that_is_not_known_refuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "free_memory", lambda: None)
+    assert len(load_dataset("digits", per_class=6, memory="float32").train) == 60

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from PIL import Image
+from fuzz.desk import PICTURES
+from fuzz.reading import (
+    cached_numbers,
+    claimed,
+    data,
+    experts_of_others,
+    labelled_by_file,
+    logged,
+    mapped,
+    networks,
+    of_run,
+    plain,
+    published,
+    resumed,
+    said,
+    set_of,
+    set_of_others,
+    store_of,
+    trained_on,
+    verified,
+)
 
-import astdistill as ad
-from astdistill.cli.main import main
-from astdistill.data.cache import Stored, cached, place_of
 from astdistill.distillation.snapshots import StartMap, read_course
-from astdistill.evaluation.cache import NetworkCache
 from astdistill.evaluation.continual import Continual
 from astdistill.evaluation.dd_ranking import Ranking
 from astdistill.evaluation.scores import Scores, table
-from astdistill.interop.import_experts import buffer_files, import_buffers
-from astdistill.interop.import_sets import import_set
 from astdistill.report.experts import read_experts
-from astdistill.report.page import content, head
-from astdistill.report.run import RunReader
-from astdistill.runtime.files import write_json
-from astdistill.runtime.run_dir import RunDir
+from astdistill.report.page import content
 from astdistill.runtime.status import read_status
-
-RUN = (
-    "run", "digits-ipc1", "--data.per-class", "6", "--experts.count", "2", "--method.expert.epochs", "3", "--model", "convnet-d1-w4",
-    "--distill.iterations", "3", "--method.step.max-start-epoch", "1", "--method.step.expert-epochs", "1", "--method.step.syn-steps", "1",
-    "--evaluation.recipe.epochs", "1", "--evaluation.networks", "1", "--evaluation.baselines", "random", "--workers", "1", "--quiet",
-)  # fmt: skip
-EVALUATE = (
-    "evaluate", "run", "--epochs", "1", "--networks", "1", "--baselines", "random", "--workers", "1", "--quiet", "--continual", "5",
-    "--out", "run/more",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,139 +51,98 @@ class Reader:
     sealed: bool = False
 
 
-@cache
-def digits() -> ad.Dataset:
-    return ad.load_dataset("digits", per_class=6)
-
-
-def lay(desk: Path) -> None:
-    """Write a file of every kind into the current folder `desk`."""
-    assert main([*RUN, "--out", "run"]) == 0
-    assert main([*EVALUATE, "--ranking"]) == 0
-    write_json(
-        desk / "run/live.json",
-        {"title": "t", "done": 1, "total": 3, "pace": 1.5, "unit": "steps", "seconds_left": 2.0, "memory": "1 MB", "note": "",
-         "pid": 1, "host": "elsewhere", "command": ["run"], "began": 1.0, "time": 2.0},
-    )  # fmt: skip
-    (desk / "mtt").mkdir()
-    images = digits().train.whole()[:10].clone()
-    torch.save(images, desk / "mtt/images_best.pt")
-    torch.save(torch.arange(10), desk / "mtt/labels_best.pt")
-    torch.save(torch.tensor(0.1), desk / "mtt/lr.pt")
-    network = ad.build_model("convnet-d1-w4", digits().shape, 10)
-    rows = [[part.detach() + row for part in network.parameters()] for row in range(3)]
-    (desk / "buffers").mkdir()
-    torch.save([rows], desk / "buffers/replay_buffer_0.pt")
-    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    labels = np.arange(12) % 2
-    np.savez_compressed(desk / "data.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
-    for part in ("train", "test"):
-        for number, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
-            place = desk / "photos" / part / f"class{label}" / f"{number}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(place)
-    cells = [{"bytes": (desk / f"photos/train/class{n % 2}/{n}.png").read_bytes(), "path": None} for n in range(12)]
-    (desk / "parquet").mkdir()
-    for part in ("train", "test"):
-        pq.write_table(pa.table({"image": cells, "label": labels.tolist()}), desk / f"parquet/{part}-0.parquet")
-    _trained(2)
-    cached_numbers(desk)
-    shutil.copy(place_of("fuzz", [1, "numbers"], ".safetensors"), desk / "cached.safetensors")
-
-
-def _set(desk: Path) -> Any:
-    synthetic = ad.load(desk / "run")
-    synthetic.pixels()
-    return [float(synthetic.images.double().sum()), synthetic.header()]
-
-
-def _reader(part: Callable[[RunReader], Any]) -> Callable[[Path], Any]:
-    return lambda desk: part(RunReader.of(desk / "run"))
-
-
-def _said(run: RunReader) -> Any:
-    """All that the page says in words."""
-    words = [head.title(run), head.facts(run), content.bars(run), content.protocol(run)]
-    words += [content.steps(run), content.costs(run)]
-    return [*words, content.missing(run), content.settings([run]), content.provenance([run]), content.command(run)]
-
-
-def _resumed(desk: Path) -> int:
-    """The command again, which goes on with what is there."""
-    code = main([*RUN, "--out", "run"])
-    assert code in (0, 1, 2)
-    return code
-
-
-def _store(desk: Path) -> Any:
-    (recipe,) = (desk / "experts").glob("*/recipe.json")
-    store = ad.TrajectoryStore.open(recipe.parent)
-    rows = [store.rows(expert, 0, 2).double().sum().item() for expert in store.experts()]
-    return [rows, store.preprocessing.hash, len(store.curves()), store.epochs]
-
-
-def _trained(epochs: int) -> Any:
-    """An expert that stopped after two epochs of three, trained on."""
-    recipe = ad.methods.MTT.recipe.replace(epochs=3)
-    return ad.train_experts(
-        digits(), model="convnet-d1-w4", recipe=recipe, count=1, store="stopped", stop_after=epochs, workers=1
-    ).epochs
-
-
-def _set_of_others(desk: Path) -> Any:
-    return float(import_set(desk / "mtt", digits(), model="convnet-d1-w4").images.double().sum())
-
-
-def _experts_of_others(desk: Path) -> Any:
-    shutil.rmtree(desk / "imported", ignore_errors=True)
-    files = buffer_files(desk / "buffers")
-    return import_buffers(files, digits(), model="convnet-d1-w4", store=desk / "imported").rows(0, 0, 2).sum().item()
-
-
-def cached_numbers(desk: Path) -> Any:
-    """Of a cache, which is built anew where it is damaged."""
-    path, damaged = place_of("fuzz", [1, "numbers"], ".safetensors"), desk / "cached.safetensors"
-    if damaged.exists():
-        shutil.copy(damaged, path)
-    found = cached("fuzz", "numbers", lambda: Stored({"a": torch.arange(5.0)}, {"word": 1}))
-    return [found.tensors["a"].tolist(), {name: found.header[name] for name in ("word",)}]
-
-
-def _data(name: str) -> Callable[[Path], Any]:
-    return lambda desk: len(ad.load_dataset(str(desk / name), whiten="none").train)
-
-
-READERS: dict[str, Reader] = {
-    "set": Reader("run/synthetic.safetensors", _set),
-    "config": Reader("run/config.json", _reader(_said)),
-    "config of a resumed run": Reader("run/config.json", _resumed),
-    "provenance": Reader("run/provenance.json", _reader(_said)),
-    "provenance of a resumed run": Reader("run/provenance.json", _resumed),
-    "metrics": Reader("run/metrics.jsonl", _reader(lambda run: [run.metrics, content.steps(run)])),
-    "clock": Reader("run/clock.jsonl", _reader(content.costs)),
+ONE_STEP_MORE = resumed("--distill.iterations", "4")
+OURS: dict[str, Reader] = {
+    "set": Reader("run/synthetic.safetensors", set_of, sealed=True),
+    "config": Reader("run/config.json", of_run(said)),
+    "config of a resumed run": Reader("run/config.json", resumed()),
+    "provenance": Reader("run/provenance.json", of_run(said)),
+    "provenance of a resumed run": Reader("run/provenance.json", resumed()),
+    "metrics": Reader("run/metrics.jsonl", of_run(lambda run: [run.metrics, content.steps(run)])),
+    "metrics of a resumed run": Reader("run/metrics.jsonl", ONE_STEP_MORE),
+    "clock": Reader("run/clock.jsonl", of_run(content.costs)),
+    "clock of a resumed run": Reader("run/clock.jsonl", ONE_STEP_MORE),
     "live": Reader("run/live.json", lambda desk: read_status(desk / "run/live.json")),
-    "status": Reader("run/live.json", _reader(lambda run: [run.running, run.status and run.status.line()])),
-    "state": Reader("run/state.safetensors", _resumed),
-    "course": Reader("run/course/*.safetensors", lambda desk: read_course(desk / "run")),
-    "start": Reader("run/initialisation.safetensors", lambda desk: StartMap.read(desk / "run")),
+    "status": Reader("run/live.json", of_run(lambda run: [run.running, run.status and run.status.line()])),
+    "state": Reader("run/state.safetensors", ONE_STEP_MORE, sealed=True),
+    "course": Reader("run/course/*.safetensors", lambda desk: plain(read_course(desk / "run")), sealed=True),
+    "start": Reader("run/initialisation.safetensors", lambda desk: plain(StartMap.read(desk / "run")), sealed=True),
     "curves of experts": Reader("run/experts.json", lambda desk: read_experts(desk / "run")),
     "scores": Reader("run/scores.json", lambda desk: table(Scores.read(desk / "run"))),
-    "scores on the page": Reader("run/scores.json", _reader(_said)),
-    "networks": Reader("run/scores.partial.json", lambda desk: NetworkCache(RunDir(desk / "run").networks)),
-    "networks of a resumed run": Reader("run/scores.partial.json", _resumed),
+    "scores on the page": Reader("run/scores.json", of_run(said)),
+    "networks": Reader("run/scores.partial.json", networks),
+    "networks of a resumed run": Reader("run/scores.partial.json", resumed(without="run/scores.json")),
     "ranking": Reader("run/more/ranking.json", lambda desk: Ranking.read(desk / "run/more/ranking.json")),
     "continual": Reader("run/more/continual.json", lambda desk: Continual.read(desk / "run/more/continual.json")),
-    "recipe": Reader("experts/*/recipe.json", _store),
-    "preprocessing": Reader("experts/*/preprocessing.safetensors", _store),
-    "rows": Reader("experts/*/000.safetensors", _store),
-    "log of experts": Reader("experts/*/log.jsonl", _reader(lambda run: run.expert_progress)),
-    "state of an expert": Reader("stopped/*/000.partial/state.safetensors", lambda desk: _trained(3)),
-    "images of MTT": Reader("mtt/images_best.pt", _set_of_others),
-    "labels of MTT": Reader("mtt/labels_best.pt", _set_of_others),
-    "rate of MTT": Reader("mtt/lr.pt", _set_of_others),
-    "experts of MTT": Reader("buffers/replay_buffer_0.pt", _experts_of_others),
-    "cache": Reader("cached.safetensors", cached_numbers, sealed=True),
-    "npz": Reader("data.npz", _data("data.npz")),
-    "png": Reader("photos/train/class0/0.png", _data("photos")),
-    "parquet": Reader("parquet/train-0.parquet", _data("parquet")),
-}  # fmt: skip
+    "whose a run is": Reader("claimed/.writer.json", claimed),
+    "record of Weights & Biases": Reader("claimed/wandb/logged.json", logged),
+    "recipe": Reader("experts/*/recipe.json", store_of),
+    "preprocessing": Reader("experts/*/preprocessing.safetensors", store_of, sealed=True),
+    "rows": Reader("experts/*/000.safetensors", store_of, sealed=True),
+    "log of experts": Reader("experts/*/log.jsonl", of_run(lambda run: run.expert_progress)),
+    "state of an expert": Reader("stopped/*/000.partial/state.safetensors", trained_on("stopped"), sealed=True),
+    "rows of a stopped expert": Reader("stopped/*/000.safetensors", trained_on("stopped"), sealed=True),
+    "state of a killed expert": Reader("killed/*/000.partial/state.safetensors", trained_on("killed"), sealed=True),
+    "rows of a killed expert": Reader("killed/*/000.partial/rows.bin", trained_on("killed"), sealed=True),
+    "state of one elsewhere": Reader("elsewhere/*/000.*/state.safetensors", trained_on("elsewhere"), sealed=True),
+    "rows of one elsewhere": Reader("elsewhere/*/000.*/rows.bin", trained_on("elsewhere"), sealed=True),
+    "set that is verified": Reader("run/synthetic.safetensors", verified),
+    "rows that are verified": Reader("experts/*/000.safetensors", verified),
+    "recipe that is verified": Reader("experts/*/recipe.json", verified),
+    "half-trained rows that are verified": Reader("killed/*/000.partial/rows.bin", verified),
+    "stopped import": Reader("imported/.*.importing/000.safetensors", experts_of_others, sealed=True),
+    "cache": Reader("cache/fuzz-*.safetensors", cached_numbers, sealed=True),
+    "pixels in a cache": Reader("cache/png-*/train.npy", data("pictures/png"), sealed=True),
+    "labels in a cache": Reader("cache/png-*/test-labels.npy", data("pictures/png"), sealed=True),
+    "header of a cache": Reader("cache/png-*/data.json", data("pictures/png"), sealed=True),
+    "seal of a cache": Reader("cache/png-*/seal.json", data("pictures/png"), sealed=True),
+    "manifest of a cache": Reader("cache/*.manifest.json", data("pictures/png"), sealed=True),
+    "images in a cache": Reader("cache/data*.npy", mapped, sealed=True),
+}
+"""What this package writes."""
+OTHERS: dict[str, Reader] = {
+    "images of MTT": Reader("mtt/images_best.pt", set_of_others),
+    "labels of MTT": Reader("mtt/labels_best.pt", set_of_others),
+    "rate of MTT": Reader("mtt/lr.pt", set_of_others),
+    "experts of MTT": Reader("buffers/replay_buffer_0.pt", experts_of_others),
+    "npz": Reader("data.npz", data("data.npz")),
+    "npz of one part": Reader("npzs/train.npz", data("npzs")),
+    "MedMNIST": Reader("breastmnist.npz", published("breastmnist")),
+    "npy images": Reader("npy/x_train.npy", data("npy")),
+    "npy labels": Reader("npy/y_test.npy", data("npy")),
+    "IDX images": Reader("idx/train-images-idx3-ubyte", data("idx")),
+    "IDX labels": Reader("idx/t10k-labels-idx1-ubyte", data("idx")),
+    "IDX images, gzipped": Reader("idxgz/train-images-idx3-ubyte.gz", data("idxgz"), sealed=True),
+    "IDX labels, gzipped": Reader("idxgz/train-labels-idx1-ubyte.gz", data("idxgz"), sealed=True),
+    "mat of SVHN": Reader("svhn/train_32x32.mat", data("svhn")),
+    "mat of SVHN, compressed": Reader("svhn7/test_32x32.mat", data("svhn7")),
+    "mat with cells": Reader("own.mat", data("own.mat")),
+    "CIFAR-10": Reader("cifar10/data_batch_1", data("cifar10")),
+    "CIFAR-10, names": Reader("cifar10/batches.meta", data("cifar10")),
+    "CIFAR-100": Reader("cifar100/train", labelled_by_file),
+    "CIFAR-100, names": Reader("cifar100/meta", data("cifar100")),
+    "CIFAR-10, binary": Reader("cifar10bin/data_batch_1.bin", data("cifar10bin")),
+    "CIFAR-10, binary, names": Reader("cifar10bin/batches.meta.txt", data("cifar10bin")),
+    "CIFAR-100, binary": Reader("cifar100bin/test.bin", data("cifar100bin")),
+    "CIFAR-100, binary, names": Reader("cifar100bin/fine_label_names.txt", data("cifar100bin")),
+    "parquet": Reader("parquet/train-0.parquet", data("parquet")),
+    "parquet of lists": Reader("lists/test-0.parquet", data("lists")),
+    "save_to_disk": Reader("saved/train/data-*.arrow", data("saved")),
+    "save_to_disk, features": Reader("saved/train/dataset_info.json", data("saved")),
+    "save_to_disk, state": Reader("saved/train/state.json", data("saved")),
+    "save_to_disk, splits": Reader("saved/dataset_dict.json", data("saved")),
+    "Tiny ImageNet, zip": Reader("tiny.zip", data("tiny.zip")),
+    "Tiny ImageNet, identifiers": Reader("tiny/wnids.txt", data("tiny")),
+    "Tiny ImageNet, names": Reader("tiny/words.txt", data("tiny")),
+    "Tiny ImageNet, test labels": Reader("tiny/val/val_annotations.txt", data("tiny")),
+    "names of ImageNet": Reader("wnid/words.txt", data("wnid")),
+}
+"""What others write."""
+READERS = {
+    **OURS,
+    **OTHERS,
+    **{
+        f"picture, {ending}": Reader(f"pictures/{ending}/train/class0/0.{ending}", data(f"pictures/{ending}"))
+        for ending in PICTURES
+    },
+}

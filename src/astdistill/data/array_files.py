@@ -19,11 +19,14 @@ from ..runtime.errors import InputError
 from . import medmnist
 from .cifar import cifar_folder, is_cifar
 from .dataset import RawData, Summary
+from .mat_files import read_mat
 from .named_arrays import NamedArrays, role_of, set_of_arrays
 from .splits import split_of
 
 IDX = re.compile(r"[-._]idx\d?([-._]\w+)?(\.gz)?$", re.IGNORECASE)
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+AT_ONCE = 1 << 24
+"""Bytes of an IDX file that are read at once."""
 SVHN_MAT = re.compile(r"(train|test|extra)_32x32\.mat", re.IGNORECASE)
 INSIDE = (
     "cifar-10-batches-py", "cifar-100-python", "cifar-10-batches-bin", "cifar-100-binary",
@@ -291,13 +294,22 @@ def _idx_array(file: Any, path: Path) -> np.ndarray:
         raise InputError(f"{path} is no IDX file: it begins with {head.hex(' ')}; download it again.")
     shape = tuple(int(length) for length in np.frombuffer(file.read(4 * head[3]).ljust(4 * head[3], b"\0"), ">u4"))
     wanted = math.prod(shape) * np.dtype(kind).itemsize
-    held = file.read(wanted + 1)
+    held = _at_most(file, wanted + 1)
     if len(held) != wanted:
         more = {True: "more", False: f"{len(held)}"}[len(held) > wanted]
         raise InputError(
             f"{path} says that it holds {wanted} bytes of shape {shape}, but there are {more}; download it again."
         )
     return np.frombuffer(held, kind).reshape(shape)
+
+
+def _at_most(file: Any, count: int) -> bytes:
+    """The next bytes, up to so many: piece by piece, since room for what a damaged header says may not be there."""
+    pieces, left = list[bytes](), count
+    while left and (piece := file.read(min(left, AT_ONCE))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 # .mat
@@ -313,7 +325,7 @@ def _mat_arrays(paths: Sequence[Path], name: str, where: str) -> NamedArrays:
     held: dict[str, np.ndarray] = {}
     for path in used:
         prefix = f"{path.stem}/" * (len(used) > 1)
-        held |= {f"{prefix}{key}": value for key, value in _mat(path).items()}
+        held |= {f"{prefix}{key}": value for key, value in read_mat(path).items()}
     arrays = NamedArrays(name, where, where.rpartition("/")[2], tuple(held), held.__getitem__)
     if not svhn:
         return arrays
@@ -323,26 +335,3 @@ def _mat_arrays(paths: Sequence[Path], name: str, where: str) -> NamedArrays:
         unused.append(f"file {other.name}: give the folder to use it as the test part")
     said = Summary(read=("labels: 10 is the digit 0",), left_out=tuple(unused))
     return replace(arrays, relabelled=lambda labels: np.where(labels == 10, 0, labels), said=said)
-
-
-def _mat(path: Path) -> dict[str, np.ndarray]:
-    from scipy.io import loadmat
-
-    try:
-        held = loadmat(str(path))
-    except NotImplementedError as error:
-        raise InputError(
-            f"{path} is a .mat file of version 7.3, which is not read; save it in MATLAB with -v7, or as .npz."
-        ) from error
-    except Exception as error:  # scipy raises a dozen unrelated types for a broken file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path} cannot be read as a .mat file ({reason}); download it again.") from error
-    return {key: _plain_cells(value) for key, value in held.items() if isinstance(value, np.ndarray)}
-
-
-def _plain_cells(value: np.ndarray) -> np.ndarray:
-    """Cells that hold a text each as text; all else as it is."""
-    if value.dtype.kind != "O":
-        return value
-    cells = [cell.item() if isinstance(cell, np.ndarray) and cell.size == 1 else cell for cell in value.reshape(-1)]
-    return np.array(cells) if all(isinstance(cell, str) for cell in cells) else value

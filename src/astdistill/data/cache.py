@@ -3,6 +3,7 @@ memory."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -35,7 +36,7 @@ from .dataset import RawData, Split, Summary
 from .decoding import in_memory
 from .digests import FileSet, Manifest, Stamp, read_notes, tensor_digest, write_notes
 from .listing import text_of
-from .storage import MappedImages, StoredImages, pixel_digest
+from .storage import MappedImages, StoredImages, load_array, pixel_digest
 
 FORMAT = 1
 
@@ -97,7 +98,7 @@ def _checksum(tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> str:
 PIXELS_FORMAT = 2
 """Earlier versions dropped transparency and the depth of pictures."""
 MANIFEST = "manifest"
-HEADER, SEAL = "data.json", "seal.json"
+HEADER, SEAL, CHECK = "data.json", "seal.json", "check"
 DIGITS = 64
 """Of a SHA-256: an entry's checksum of a part is that of its pixels and that of its labels, in a row."""
 SEALED = 50_000_000
@@ -239,16 +240,14 @@ def _kept(raw: RawData, allocator: PixelAllocator, partial: Path, folder: Path) 
             np.save(partial / f"{part}-labels.npy", held.labels.numpy())
         stamp = _entry(partial, _parts(raw)).stamp()
         checksums = {part: _checksum_pixels(_part(partial, part)) for part in _parts(raw)}
-        write_json(
-            partial / HEADER,
-            {
-                "format": PIXELS_FORMAT,
-                "name": raw.name,
-                "classes": list(raw.classes),
-                "checksums": checksums,
-                "summary": asdict(raw.summary),
-            },
-        )
+        header = {
+            "format": PIXELS_FORMAT,
+            "name": raw.name,
+            "classes": list(raw.classes),
+            "checksums": checksums,
+            "summary": asdict(raw.summary),
+        }
+        write_json(partial / HEADER, header | {CHECK: digest(_words(header))})
         _seal(partial, stamp, checksums)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
@@ -266,7 +265,7 @@ def _whole_pixels(folder: Path, verify: bool) -> RawData | None:
     try:
         header: Any = read_json(folder / HEADER)
         checksums: dict[str, str] = header["checksums"]
-        if header["format"] != PIXELS_FORMAT:
+        if header["format"] != PIXELS_FORMAT or header[CHECK] != digest(_words(header)):
             return None
         stamp = _entry(folder, checksums).stamp()
         if not verify and _is_sealed(folder, stamp, checksums):
@@ -279,6 +278,11 @@ def _whole_pixels(folder: Path, verify: bool) -> RawData | None:
         return None
     _seal(folder, stamp, checksums)
     return raw
+
+
+def _words(header: Mapping[str, Any]) -> Any:
+    """What a header says, as JSON gives it back, without the digest of it."""
+    return json.loads(json.dumps({name: value for name, value in header.items() if name != CHECK}))
 
 
 def _entry(folder: Path, parts: Iterable[str]) -> FileSet:
@@ -301,12 +305,12 @@ def _read(folder: Path, digests: Mapping[str, str], remember: bool = True) -> Ra
     """The set in a folder; `digests` names the pixels of its parts, where that is known."""
     header: Any = read_json(folder / HEADER)
     parts = {part: _part(folder, part, digests.get(part, ""), remember) for part in header["checksums"]}
-    words = {kind: tuple(said) for kind, said in header.get("summary", {}).items()}  # earlier versions wrote none
+    words = {kind: tuple(said) for kind, said in header["summary"].items()}
     return RawData(header["name"], tuple(header["classes"]), parts["train"], parts.get("test"), Summary(**words))
 
 
 def _part(folder: Path, part: str, known: str = "", remember: bool = True) -> Split:
-    labels = torch.from_numpy(np.load(folder / f"{part}-labels.npy", allow_pickle=False))
+    labels = torch.from_numpy(load_array(folder / f"{part}-labels.npy"))
     return Split(MappedImages(folder / f"{part}.npy", known=known, remember=remember), labels)
 
 

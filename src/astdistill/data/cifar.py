@@ -122,7 +122,10 @@ def _class_names(folder: Path, kind: str, binary: bool) -> tuple[str, ...] | Non
     path = next((path for name in ("batches.meta", "meta") if (path := folder / name).is_file()), None)
     held = {} if path is None else _plain_pickle(path)
     key = {"labels": "label_names"}.get(kind, f"{kind.removesuffix('s')}_names")
-    return tuple(plain_text(name) for name in held.get(key, ())) or None
+    names = held.get(key, [])
+    if not isinstance(names, list | np.ndarray):
+        raise InputError(f"{key} of {path} is no list of names; take the published file, or delete this one.")
+    return tuple(plain_text(name) for name in names) or None
 
 
 def _binary(path: Path) -> Batch:
@@ -148,11 +151,18 @@ def _pickled(path: Path) -> Batch:
         raise InputError(
             f"The images of {path} have shape {data.shape}; give [N, 3·S·S], the channels one after another."
         )
-    labels = {kind: np.asarray(held[kind]).reshape(-1) for kind in LABELS if kind in held}
+    labels = {kind: _flat(held[kind], path) for kind in LABELS if kind in held}
     wrong = next((kind for kind, values in labels.items() if len(values) != count), None)
     if wrong is not None:
         raise InputError(f"{path} has {count} images but {len(labels[wrong])} {wrong}; download it again.")
     return Batch(data.reshape(count, 3, side, side), labels)
+
+
+def _flat(labels: Any, path: Path) -> np.ndarray:
+    try:
+        return np.asarray(labels).reshape(-1)
+    except ValueError as error:  # lists of several lengths
+        raise InputError(f"The labels of {path} are no list of numbers ({error}); download it again.") from error
 
 
 def _bytes(path: Path) -> bytes:

@@ -239,7 +239,7 @@ def _is_encoded(value: Any) -> bool:
     try:
         with opened_picture(io.BytesIO(value)):
             return True
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+    except Exception:  # what Pillow and its libraries raise depends on the format
         return False
 
 

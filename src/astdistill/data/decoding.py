@@ -6,7 +6,6 @@ import io
 import itertools
 import os
 import stat
-import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -222,8 +221,7 @@ def _decode(data: bytes | np.ndarray, where: str, opening: Opening) -> Values:
         raise InputError(
             f"{where} has more than the {MOST_PIXELS:,} pixels that a picture may have; make it smaller or take it out."
         ) from error
-    # what Pillow raises on broken files depends on the format
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except Exception as error:  # what Pillow and its libraries raise on broken files depends on the format
         why = str(error).replace(f" {stream!r}", "")  # Pillow names the bytes' address, which nobody knows
         raise InputError(f"{where} cannot be read as an image ({why}); replace it or take it out.") from error
 
@@ -235,7 +233,9 @@ def opened_picture(stream: IO[bytes]) -> Iterator[Image.Image]:
     Raises what Pillow does for anything else, and DecompressionBombError for more than `MOST_PIXELS`.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MOST_PIXELS is the same bound
+        # Of Pillow, which bounds pixels as MOST_PIXELS does, and tells of every damaged tag beside a sound picture.
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(stream, formats=readable_formats()) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise Image.DecompressionBombError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,10 @@ from pydantic import ValidationError
 from ..runtime.config import digest
 from ..runtime.devices import settled_device
 from ..runtime.errors import InputError, refused, unknown
+from ..runtime.machine import free_memory
 from ..runtime.progress import phase
 from ..runtime.shapes import Images
+from ..runtime.status import size
 from .cache import Stored, cached, in_file
 from .dataset import DataConfig, Dataset, RawData, Split, rows_of
 from .digests import tensor_digest
@@ -27,6 +30,7 @@ from .storage import (
     StoredImages,
     byte_images,
     float_images,
+    held_bytes,
     pixel_digest,
     residence,
 )
@@ -91,9 +95,11 @@ def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "aut
     validation = None
     if config.validation:
         train, validation = _held_out(train, raw, config)
-    preprocessing = _fitted(train, raw.name, config.whiten)
     images = sum(len(part) for part in (train, test, validation) if part is not None)
     where = residence(config.memory, images, train.images.shape[1:], config.whiten, device)
+    if torch.device(device).type == "cpu":
+        _check_room([part for part in (train, test, validation) if part is not None], where, raw.name)
+    preprocessing = _fitted(train, raw.name, config.whiten)
 
     def split(part: Split) -> Split:
         return Split(_held(part.images, where, preprocessing, device, raw.name), part.labels.to(device))
@@ -170,6 +176,20 @@ def _fitted_zca(train: Split) -> Stored:
     with phase(f"fitting the ZCA whitening to {len(train):,} images"):
         preprocessing = fit_zca(train.images, ZCA_EPS)
     return Stored(preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
+
+
+def _check_room(parts: Sequence[Split], where: Residence, name: str) -> None:
+    """Raise InputError, before anything is taken, where the images will not fit into what is free now: a process that
+    takes more is ended without a word. Bytes that are in memory already take no more."""
+    kept = [part for part in parts if where != "uint8" or isinstance(part.images, MappedImages)]
+    needed, free = sum(held_bytes(where, len(part), part.images.shape[1:]) for part in kept), free_memory()
+    if free is None or needed <= free:
+        return
+    less = {"float32": "--data.memory uint8 or disk"}.get(where, "--data.memory disk")
+    raise InputError(
+        f"The {sum(map(len, parts)):,} images of {name} take {size(needed)} of memory as {where}, and {size(free)} are "
+        f"free; end other programs, or choose {less}."
+    )
 
 
 def _held(

@@ -134,6 +134,19 @@ class ByteImages(Holding):
         return replace(self, pixels=self.pixels.to(device), preprocessing=self.preprocessing.to(device))
 
 
+def load_array(path: Path, mapped: bool = False) -> Any:
+    """The array in an .npy file, or the file `mapped`. Raises ValueError or OSError where it is none."""
+    mode: Literal["r"] | None = None
+    if mapped:
+        mode = "r"
+    try:
+        return np.load(path, mmap_mode=mode, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy reads the header as Python, which raises a dozen unrelated types
+        raise ValueError(f"{path} is no whole .npy file ({error})") from error
+
+
 class MappedImages(Holding):
     """uint8 images `[N, C, H, W]` in an .npy file, or some rows of it in any order, read a batch at a time.
 
@@ -148,7 +161,7 @@ class MappedImages(Holding):
         """Maps the file. `known` is the digest of these images, if it is; with `remember`, digests of chosen rows are
         noted beside the file and looked up there."""
         self.path, self._chosen = path, chosen
-        mapped: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped = load_array(path, mapped=True)
         if mapped.dtype != np.uint8 or mapped.ndim != 4:
             raise ValueError(f"{path} holds {mapped.dtype} of shape {mapped.shape}, no images")
         self._array = mapped.view(np.ndarray)

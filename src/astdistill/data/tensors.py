@@ -349,7 +349,7 @@ def _read(image: Any, called: str, where: str, opening: Opening) -> Values | Ten
                 return picture_values(picture, opening)
         if isinstance(image, Image.Image):
             return picture_values(image, opening)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # what Pillow and its libraries raise depends on the format
         given, why = "cannot", printable(str(error))[:200]
         if isinstance(image, bytes):  # whose address Pillow would name
             given, why = "gives bytes that cannot", type(error).__name__

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ..runtime.config import digest
-from ..runtime.errors import InputError
-from ..runtime.files import cache_folder, read_json, write_json
+from ..runtime.files import cache_folder, read_json, reading, write_json
 from ..runtime.run_dir import RunDir
 from .rows import FULL_DATA, TableRow
 from .scores import RowScores
@@ -42,6 +43,9 @@ class CachedRow:
         return RowScores.of([self.results[k] for k in sorted(self.results)], self.row.recipe.reported, unequal)
 
 
+RESULT = TypeAdapter(NetworkResult)
+
+
 class NetworkCache:
     """Results by recipe, network, images, data set, tested split, seed and number of the network.
 
@@ -57,6 +61,9 @@ class NetworkCache:
             kept = read_json(path)
             if kept.get("format") == FORMAT:
                 self._stored = kept.get("networks", {})
+            with reading(path, "results of networks", "restore it, or delete it and run the same command again"):
+                for each in self._stored.values():
+                    self._result(each)
 
     @staticmethod
     def beside(out: Path | None) -> NetworkCache:
@@ -78,20 +85,18 @@ class NetworkCache:
     def _result(stored: dict[str, Any] | None) -> NetworkResult | None:
         if stored is None:
             return None
-        by_class, counts = stored.get("by_class"), stored.get("confusion")  # files of earlier versions have neither
-        if by_class is not None:
-            by_class = tuple(by_class)
-        if counts is not None:
-            counts = tuple(map(tuple, counts))
-        by_steps = tuple(stored.get("by_steps") or ()) or None
-        return NetworkResult(stored["final"], stored["best"], stored["diverged"], by_class, counts, by_steps)
+        known = {name: stored[name] for name in ("final", "best", "diverged")}
+        known |= {name: stored.get(name) or None for name in ("by_class", "confusion", "by_steps")}  # newer than others
+        return RESULT.validate_python(known)
 
     def _get(self, about: dict[str, Any]) -> dict[str, Any] | None:
         """The stored result: of this folder, or of another run's that was trained on all of the same images."""
         stored = self._stored.get(digest(about))
         if stored is None and self._shared(about):
-            with suppress(InputError):  # none yet, or a file that somebody has spoilt: it is trained again
-                stored = self._stored[digest(about)] = read_json(_file(about))
+            with suppress(ValueError, KeyError, TypeError):  # none yet, or a spoilt file: it is trained again
+                found = read_json(_file(about))
+                self._result(found)
+                stored = self._stored[digest(about)] = found
                 self._write()
         return stored
 

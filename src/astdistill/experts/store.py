@@ -21,6 +21,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import (
     DIGESTS,
     altered_row,
+    has_digests,
     header_digest,
     load_tensors,
     parse_json,
@@ -209,7 +210,7 @@ class TrajectoryStore:
         """Those of all rows of a file; none where an earlier version wrote it. Raises InputError where what it says of
         itself is not what was written."""
         words = file.metadata() or {}
-        if DIGESTS not in words:
+        if not has_digests(words):
             return []
         rows, found = file.get_slice("rows"), None
         shape = [f"torch.{ROW_TYPES.get(rows.get_dtype(), '')}", rows.get_shape()]

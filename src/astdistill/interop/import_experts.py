@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..autodiff.training import accuracy
@@ -26,7 +24,7 @@ from ..models.flat import FlatModel
 from ..models.registry import build_model, model_names
 from ..runtime.config import digest
 from ..runtime.errors import InputError
-from ..runtime.files import check_folder, lock, save_tensors
+from ..runtime.files import check_folder, load_tensors, lock, save_tensors
 from ..runtime.progress import Bar, bar, console
 from ..runtime.seeds import rng
 from ..runtime.shapes import Rows
@@ -290,10 +288,11 @@ def _write(buffers: Sequence[Buffer], folder: Path, identity: StoreIdentity) -> 
 
 def _write_file(buffer: Buffer, paths: Sequence[Path], identity: StoreIdentity, progress: Bar) -> None:
     """Write those experts of one file that are not there yet; the file is let go at the end."""
-    if all(path.exists() for path in paths):
+    written = [_is_whole(path) for path in paths]
+    if all(written):
         return
-    for number, (expert, path) in enumerate(zip(_experts(buffer.path), paths, strict=True)):
-        if path.exists():
+    for number, (expert, path, there) in enumerate(zip(_experts(buffer.path), paths, written, strict=True)):
+        if there:
             continue
         rows = torch.stack([_row(row) for row in expert[: identity.recipe.epochs + 1]])
         if not bool(rows.isfinite().all()):
@@ -313,8 +312,15 @@ def _write_file(buffer: Buffer, paths: Sequence[Path], identity: StoreIdentity, 
 
 
 def _content(path: Path) -> str:
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["content"])
+    return str(load_tensors(path)[1]["content"])
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an import that was stopped has written the file, and it is what was written."""
+    try:
+        return path.exists() and bool(_content(path))
+    except (InputError, KeyError):
+        return False
 
 
 def _row(parts: Sequence[Tensor]) -> Rows:

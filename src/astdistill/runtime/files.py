@@ -374,10 +374,16 @@ def load_tensors(path: Path, mend: str = MEND) -> tuple[dict[str, Tensor], dict[
         ) from error
     except Exception as error:  # a header of other types than the library looks for
         raise _no_tensors(path, error, mend) from error
-    sums = header.pop(DIGESTS, None)
-    if sums is not None and (wrong := _altered(tensors, words, sums)):
+    sealed, sums = has_digests(words), header.pop(DIGESTS, None)
+    if sealed and (wrong := _altered(tensors, words, sums)):
         raise InputError(f"{path} was changed after it was written: {wrong} no longer has its digest; {mend}.")
     return tensors, header
+
+
+def has_digests(words: Mapping[str, str]) -> bool:
+    """Whether the metadata of a file have digests, be it under a name that was damaged; files of earlier versions have
+    none."""
+    return DIGESTS in words or any(text.startswith('{"tensors": ') for text in words.values())
 
 
 def _altered(tensors: Mapping[str, Tensor], words: Mapping[str, str], sums: Any) -> str:

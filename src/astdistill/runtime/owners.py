@@ -66,14 +66,10 @@ class Owner:
     @staticmethod
     def read(value: Any) -> Owner | None:
         """What `to_json` gave; None for anything else."""
-        with suppress(TypeError, KeyError, ValueError):
-            return Owner(
-                str(value["host"]),
-                str(value["machine"]),
-                int(value["pid"]),
-                str(value["started"]),
-                float(value["since"]),
-            )
+        with suppress(TypeError, KeyError, ValueError, OverflowError, OSError):  # the last two of no time of any year
+            since = float(value["since"])
+            time.localtime(since)
+            return Owner(str(value["host"]), str(value["machine"]), int(value["pid"]), str(value["started"]), since)
         return None
 
     def to_json(self) -> dict[str, Any]:

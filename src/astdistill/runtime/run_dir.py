@@ -22,6 +22,7 @@ from .files import (
     load_tensors,
     lock,
     naming,
+    parse_json,
     read_json,
     reading,
     sweep,
@@ -435,7 +436,7 @@ def _touch(path: Path, stop: threading.Event) -> None:
 
 def _json(path: Path) -> Any:
     with suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from .files import read_json, reading
 from .progress import console
 from .run_dir import RunDir
 
@@ -32,8 +33,11 @@ class WeightsAndBiases:
         self._folder, self._settings, self._record = folder, dict(settings), RunDir(folder).wandb / "logged.json"
         known: dict[str, Any] = {"id": uuid.uuid4().hex[:12], "last": {}}
         if self._record.exists():
-            known = json.loads(self._record.read_text(encoding="utf-8"))
-        self._id, self._before, self._last = str(known["id"]), dict(known["last"]), dict(known["last"])
+            known = read_json(self._record)
+        with reading(self._record, "what was logged to Weights & Biases", "delete it, and a new run begins there"):
+            self._id = str(known["id"])
+            self._before = {str(group): int(step) for group, step in known["last"].items()}
+        self._last = dict(self._before)
         # Begun with the first thing to log, so that a call that fails at its entrance leaves nothing.
         self._run: Any = None
         self._groups = set[str]()

@@ -1,0 +1,147 @@
+"""MATLAB's files of version 5 to 7, as MathWorks describes them (MAT-File Format, level 5): numbers, text, and cells of
+text.
+
+Read here, since the library that reads them otherwise ends the process at some damaged ones (SIGSEGV).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.errors import InputError
+
+HEADER, VERSION_AT, HDF5 = 128, 124, b"\x89HDF"
+MATRIX, COMPRESSED = 14, 15
+TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+"""Numbers, by the type of their element, in which they may be stored narrower than they are in MATLAB."""
+TEXTS = {16: "utf-8", 17: "utf-16", 18: "utf-32"}
+CELL, CHAR, FIRST_NUMBER, LAST_NUMBER = 1, 4, 6, 15
+"""Classes of arrays; those between are structures, objects and sparse ones."""
+COMPLEX = 0x0800
+DEEPEST = 20
+MOST_AXES = 32
+
+
+def read_mat(path: Path) -> dict[str, np.ndarray]:
+    """The arrays by name: numbers in the type that they are stored in, text and cells of text as text `[N]`, anything
+    else as an empty array of objects, so that its name is known.
+
+    Raises InputError for another version, and where the file is cut short or damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}); check its permissions.") from error
+    if data[:4] == HDF5 or data[VERSION_AT + 1 : VERSION_AT + 2] == b"\2" or data[512:516] == HDF5:
+        raise InputError(
+            f"{path} is a .mat file of version 7.3, which is not read; save it in MATLAB with -v7, or as .npz."
+        )
+    order = {b"IM": "<", b"MI": ">"}.get(data[HEADER - 2 : HEADER])
+    try:
+        if order is None:
+            raise ValueError("it does not begin as those of version 5 to 7 do")
+        return dict(_variables(memoryview(data)[HEADER:], order))
+    except (ValueError, struct.error, zlib.error, OverflowError, MemoryError) as error:
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path} cannot be read as a .mat file ({why}); download it again.") from error
+
+
+def _variables(data: memoryview, order: str) -> Iterator[tuple[str, np.ndarray]]:
+    for kind, held in _elements(data, order):
+        if kind == COMPRESSED:
+            kind, held = _unpacked(held, order)
+        if kind == MATRIX:
+            yield _matrix(held, order, 0)
+
+
+def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
+    """Type and contents of each element. Raises ValueError where one is longer than what is there."""
+    while len(data) >= 8:
+        (word,) = struct.unpack(f"{order}I", data[:4])
+        if small := word >> 16:  # four bytes and less lie in the tag itself
+            kind, start, size, whole = word & 0xFFFF, 4, small, 8
+        else:
+            (size,) = struct.unpack(f"{order}I", data[4:8])
+            kind, start, whole = word, 8, 8 + size
+            if kind != COMPRESSED:
+                whole += -size % 8
+        if start + size > len(data) or (small and size > 4):
+            raise ValueError(f"an element of {size} bytes goes beyond the end of the file")
+        yield kind, data[start : start + size]
+        data = data[whole:]
+
+
+def _unpacked(data: memoryview, order: str) -> tuple[int, memoryview]:
+    """The element in a compressed one: no more of it than its own length says."""
+    stream = zlib.decompressobj()
+    head = stream.decompress(data, 8)
+    if len(head) < 8:
+        raise ValueError("a compressed element has no beginning")
+    kind, size = struct.unpack(f"{order}II", head)
+    body = stream.decompress(stream.unconsumed_tail, size + 1)
+    if len(body) != size or not stream.eof:
+        raise ValueError(f"a compressed element is not the {size} bytes that it says")
+    return kind, memoryview(body)
+
+
+def _matrix(data: memoryview, order: str, depth: int) -> tuple[str, np.ndarray]:
+    """Name and values of an array."""
+    parts = _elements(data, order)
+    flags, lengths, name = (_next(parts) for _ in range(3))
+    (word,) = struct.unpack(f"{order}I", flags[1][:4])
+    shape = tuple(np.frombuffer(lengths[1], f"{order}i4").tolist())
+    if not 2 <= len(shape) <= MOST_AXES or min(shape) < 0:
+        raise ValueError(f"an array has the shape {shape[:MOST_AXES]}")
+    called, kind = bytes(name[1]).decode("utf-8", errors="backslashreplace"), word & 0xFF
+    if kind == CHAR:
+        return called, _text(*_next(parts), shape, order)
+    if kind == CELL:
+        return called, _cells(list(parts), shape, order, depth)
+    if FIRST_NUMBER <= kind <= LAST_NUMBER and not word & COMPLEX:
+        return called, _numbers(*_next(parts), shape, order)
+    return called, np.empty(0, dtype=object)
+
+
+def _next(parts: Iterator[tuple[int, memoryview]]) -> tuple[int, memoryview]:
+    part = next(parts, None)
+    if part is None:
+        raise ValueError("an array ends before its values")
+    return part
+
+
+def _numbers(kind: int, data: memoryview, shape: tuple[int, ...], order: str) -> np.ndarray:
+    if kind not in TYPES:
+        raise ValueError(f"an array holds values of type {kind}")
+    return np.frombuffer(data, order + TYPES[kind]).reshape(shape, order="F")
+
+
+def _text(kind: int, data: memoryview, shape: tuple[int, ...], order: str) -> np.ndarray:
+    """One text for each row of signs, without the blanks at its end."""
+    raw = bytes(data)
+    if kind in TEXTS:
+        ends = {"utf-8": ""}.get(TEXTS[kind], {"<": "-le", ">": "-be"}[order])
+        signs = list(raw.decode(TEXTS[kind] + ends))
+    else:
+        signs = [chr(code) for code in _numbers(kind, data, (-1,), order).tolist()]
+    if len(shape) != 2 or len(signs) != math.prod(shape):
+        raise ValueError(f"a text of shape {shape} has {len(signs)} signs")
+    count = shape[0]
+    return np.array(["".join(signs[row::count]).rstrip() for row in range(count)], dtype=np.str_)
+
+
+def _cells(parts: list[tuple[int, memoryview]], shape: tuple[int, ...], order: str, depth: int) -> np.ndarray:
+    """Cells of one text each; else nothing."""
+    if depth > DEEPEST:
+        raise ValueError("cells lie too deep in one another")
+    if len(parts) != math.prod(shape):
+        raise ValueError(f"cells of shape {shape} are {len(parts)}")
+    held = [_matrix(data, order, depth + 1)[1] for kind, data in parts if kind == MATRIX]
+    if held and all(each.dtype.kind == "U" and each.size <= 1 for each in held):
+        return np.array(["".join(each.tolist()) for each in held])
+    return np.empty(0, dtype=object)
