@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import jobs
 import pytest
 from problems import TINY, TINY_RECIPE, blobs, same_store
 
+from astdistill.cli.main import main
 from astdistill.evaluation.protocol import MTT_PROTOCOL
 from astdistill.evaluation.runner import evaluate
 from astdistill.experts.store import TrajectoryStore
@@ -35,7 +37,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'astdistill[cluster]'"),
     pytest.mark.filterwarnings("ignore"),
 ]
-LONG = TINY_RECIPE.replace(epochs=90)
+LONG = TINY_RECIPE.replace(epochs=60)
 """A recipe that takes some seconds, in which something can be killed."""
 ONE_CORE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
@@ -126,7 +128,7 @@ def when_under_way(folder: Path, act: Callable[[], None], seconds: float = 40) -
 
     def wait() -> None:
         end = time.monotonic() + seconds
-        while epochs_done(folder) < 15 and time.monotonic() < end:
+        while epochs_done(folder) < 10 and time.monotonic() < end:
             time.sleep(0.02)
         act()
 
@@ -194,16 +196,16 @@ def test_a_driver_that_is_killed_is_run_again(joined: Nodes, tmp_path: Path, of_
         from pathlib import Path
         from problems import TINY, TINY_RECIPE, blobs
         from astdistill.experts.training import train_experts
-        train_experts(blobs(), model=TINY, recipe=TINY_RECIPE.replace(epochs=90), count=3,
+        train_experts(blobs(), model=TINY, recipe=TINY_RECIPE.replace(epochs=60), count=3,
                       store=Path({str(tmp_path)!r}), cluster={joined.address!r})
     """
     driver = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE)
     when_under_way(tmp_path, driver.kill).join()
     _, said = driver.communicate()
     assert driver.returncode == -signal.SIGKILL, said.decode()
-    assert 0 < epochs_done(tmp_path) < 270
+    assert 0 < epochs_done(tmp_path) < 180
     assert same_store(experts(tmp_path, cluster=joined.address), of_one_machine)
-    assert epochs_done(tmp_path) < 270 + 30, "it went on from the last whole epochs"
+    assert epochs_done(tmp_path) < 180 + 30, "it went on from the last whole epochs"
 
 
 def test_a_job_that_dies_once_is_begun_again_and_its_steps_count_once(joined: Nodes, tmp_path: Path) -> None:
@@ -279,3 +281,43 @@ def test_a_driver_without_the_token_is_told_so(joined: Nodes, tmp_path: Path) ->
         env=bare | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"},
     )
     assert "asks for a token that this process does not have" in done.stderr, done.stderr
+
+
+def test_the_doctor_names_every_node(
+    joined: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "--cluster", "auto", "--json"]) == 0
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    able = [site for site in sites() if site.places(1, gpu=False)]
+    assert len(able) == 2
+    assert found.keys() == {"cluster", *(f"node {site.number[:8]}{part}" for site in able for part in ("", ", folder"))}
+    for site in able:
+        told = found[f"node {site.number[:8]}"]
+        assert told["state"] == "good"
+        assert {
+            word for word in ("torch", "instruction set", "engine", "compiler") if word not in told["text"]
+        } == set()
+        assert found[f"node {site.number[:8]}, folder"]["text"].endswith("is shared, and locks are seen")
+
+
+def test_a_preset_takes_its_experts_and_its_scores_from_the_nodes(
+    joined: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by one thread, whatever the driver has."""
+    monkeypatch.chdir(tmp_path)
+    short = "--experts.count 2 --method.expert.epochs 3 --method.step.max-start-epoch 1 --distill.iterations 2"
+    short += " --method.step.syn-steps 2 --evaluation.recipe.epochs 2 --evaluation.networks 2 --data.per-class 4"
+    words = ["run", "digits-ipc1", *short.split(), "--evaluation.baselines", "random"]
+    placed: list[int] = []
+    begin = engine._Tasks._begin
+
+    def noted(tasks: Any, tried: Any) -> None:
+        placed.append(tried.number)
+        begin(tasks, tried)
+
+    monkeypatch.setattr(engine._Tasks, "_begin", noted)
+    assert main([*words, "--out", "far", "--experts.store", "store", "--cluster", joined.address, "-q"]) == 0
+    assert sorted(placed) == [0, 0, 1, 1, 2, 3], "two experts, and two networks of two rows"
+    assert main([*words, "--out", "near", "--experts.store", "here", "--threads", "1", "-q"]) == 0
+    assert (tmp_path / "far/scores.json").read_text() == (tmp_path / "near/scores.json").read_text()

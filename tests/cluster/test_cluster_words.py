@@ -16,6 +16,7 @@ import torch
 from problems import blobs
 
 from astdistill.autodiff.dispatch import computing, engine_here, on_cluster
+from astdistill.cli.main import main
 from astdistill.data.dataset import Dataset
 from astdistill.data.loading import load_dataset
 from astdistill.runtime.cluster import Cluster, ClusterPickler, Site, _Mapped, differences, facts, imported, used
@@ -37,6 +38,14 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 def test_other_addresses_are_refused(address: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         Cluster(address)
+
+
+def test_the_command_line_refuses_them_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["run", "digits-ipc1"], ["experts", "digits-ipc1"], ["evaluate", "nothing"], ["doctor"]):
+        code = main([*words, "--cluster", "ray://node1:10001"])
+        told = capsys.readouterr()
+        assert code == (words[0] == "doctor") + 2 * (words[0] != "doctor")
+        assert "ray job submit" in " ".join((told.out + told.err).split())
 
 
 def test_without_ray_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

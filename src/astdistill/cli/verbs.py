@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from ..autodiff.dispatch import using
+from ..autodiff.dispatch import on_cluster, using
 from ..data.description import COLUMNS, Description, item, shape_text
 from ..evaluation.scores import Scores, table
 from ..experiment import cost as estimate
@@ -19,6 +20,7 @@ from ..experts.training import experts_of_shard
 from ..report.figures import epoch_table, quality_table
 from ..report.page.page import renew_page
 from ..runtime import progress
+from ..runtime.cluster import used
 from ..runtime.devices import check_device
 from ..runtime.errors import InputError
 from ..runtime.machine import free_memory
@@ -29,7 +31,7 @@ from ..runtime.status import duration, size
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from .data import chosen, plain, tell
-from .options import Changes, ExpertChanges, PresetCommand, Request
+from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Request
 
 FIRST = (
     "The first word, PRESET, is listed by: astdistill presets; without it, settings are chosen for --data. --data, "
@@ -42,7 +44,7 @@ def run_preset(request: Request) -> None:
     if only_estimate(request):
         return
     check_device(request.experiment.device)
-    with limited(threads_of(request)):
+    with limited(threads_of(request)), placed(request):
         scores = run_experiment(request.experiment, request.out, request.log, teller(request))
     _show(scores, request.out, request.experiment)
 
@@ -61,7 +63,7 @@ def train(request: Request) -> None:
         return
     check_device(experiment.device)
     check_numbers(experiment)
-    with limited(threads_of(request)):
+    with limited(threads_of(request)), placed(request):
         dataset = load_data(experiment)
         teller(request)(Description.of(dataset, experiment.ipc))
         tell_engine(experiment, dataset)
@@ -74,6 +76,20 @@ def train(request: Request) -> None:
     figure = store.folder / "quality.png"
     if figure.exists():
         console.print(f"Figure:  {figure}", highlight=False)
+
+
+@contextmanager
+def placed(request: Request) -> Iterator[None]:
+    """Inside the block, experts and evaluated networks are trained where the flags say: on a cluster, which is asked
+    now, before data are read, or here."""
+    changes, experiment = request.changes, request.experiment
+    if not isinstance(changes, ClusterChanges):
+        yield
+        return
+    with using(experiment.engine), on_cluster(changes.cluster, changes.threads, changes.allow_mixed):
+        if (there := used()) is not None:
+            there.connect(gpu=experiment.device != "cpu")
+        yield
 
 
 def shard_of(request: Request) -> str | None:
@@ -229,7 +245,7 @@ demo = PresetCommand(
     folder="demo",
     prog="astdistill {verb}",
 )
-run = PresetCommand("run", run_preset, f"A preset from data to scores. {FIRST}")
+run = PresetCommand("run", run_preset, f"A preset from data to scores. {FIRST}", kind=ClusterChanges)
 experts = PresetCommand(
     "experts", train, f"Train the experts of a preset and show their quality. {FIRST}", kind=ExpertChanges
 )

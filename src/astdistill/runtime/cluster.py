@@ -103,8 +103,9 @@ class Cluster:
     threads: int = 1
     mixed: bool = False
     probe: Callable[[], Mapping[str, str]] = nothing
-    connected: bool = field(default=False, init=False)
+    _joined: bool = field(default=False, init=False)
     _own: bool = field(default=False, init=False)
+    _fit: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         check_address(self.address)
@@ -114,13 +115,9 @@ class Cluster:
     def connect(self, gpu: bool = False) -> None:
         """Find the cluster, and its nodes fit for the work. Raises InputError where there is none, and names nodes that
         would compute other bits, or that cannot compute at all."""
-        if self.connected:
+        if self._fit:
             return
-        ray = imported()
-        if not ray.is_initialized():
-            self._own = True
-            _join(ray, self.address)
-        self.connected = True
+        self.join()
         able = [site for site in sites() if site.places(self.threads, gpu)]
         if not able:
             need = f"{self.threads} CPU{'s' * (self.threads > 1)}{' and a GPU' * gpu}"
@@ -129,12 +126,21 @@ class Cluster:
                 f"HOST:PORT --num-cpus {self.threads}, or lower --threads."
             )
         self._check(able)
+        self._fit = True
+
+    def join(self) -> None:
+        """Find the cluster, whatever its nodes are. Raises InputError where there is none."""
+        ray = imported()
+        if not ray.is_initialized():
+            self._own = True
+            _join(ray, self.address)
+        self._joined = True
 
     def close(self) -> None:
         """Leave the cluster, unless the caller's own program had joined it before."""
-        if self._own and self.connected:
+        if self._own and self._joined:
             imported().shutdown()
-        self.connected = self._own = False
+        self._joined = self._own = self._fit = False
 
     def look(self, able: Sequence[Site]) -> dict[Site, dict[str, str]]:
         """What each node says of itself; of one that cannot, "fault" says why."""
