@@ -39,7 +39,7 @@ lint: $(VENV)/tested
 docs: $(VENV)/documented  ## the documentation as pages, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-bench: $(VENV)/installed  ## time and memory beside the published way; NAME=bptt, experts, augment, store, evaluate, estimate or shared for the others; FLAGS="-n 5 --json FILE"
+bench: $(VENV)/installed  ## time and memory beside the published way; NAME=bptt, experts, augment, store, evaluate, estimate, shared or cluster for the others; FLAGS="-n 5 --json FILE"
 	cd benchmarks && ../$(BIN)/python -m suite $(or $(NAME),unroll) $(FLAGS)
 
 wheel: $(VENV)/installed  ## the wheel with its kernels, in dist/, tried where there is no compiler and no cache

@@ -59,3 +59,19 @@ def hold(shared: Path, job: int, progress: Bar) -> None:
 def factory(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
     """A user's network, at `jobs:factory`."""
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * size[0] * size[1], 8), nn.ReLU(), nn.Linear(8, classes))
+
+
+def dies_once(shared: Path, job: int, progress: Bar) -> int:
+    """Ends its process in the middle the first time that job 0 is tried."""
+    progress.step(3, note="before")
+    tried = shared / "tried"
+    if job == 0 and not tried.exists():
+        tried.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    progress.step(2, note="after")
+    return job
+
+
+def own_engine() -> dict[str, str]:
+    """An engine that no other process has."""
+    return {"engine": f"of process {os.getpid()}"}

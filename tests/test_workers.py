@@ -29,7 +29,7 @@ from astdistill.runtime.parallel import (
     worker_words,
 )
 from astdistill.runtime.progress import Bar
-from astdistill.runtime.worker import TensorPickler, TensorUnpickler, _sendable, nameless_file
+from astdistill.runtime.worker import TensorPickler, TensorUnpickler, nameless_file, sendable
 
 CPU = torch.device("cpu")
 TWO = WorkerPlan(2, 1, asked=True)
@@ -206,15 +206,15 @@ def test_an_error_of_a_job_is_raised_here_and_stops_the_other_workers() -> None:
 
 def test_errors_keep_their_kind_and_say_where_they_come_from() -> None:
     for error in (InputError("lower --this"), DivergedError("not finite")):
-        assert _sendable(error) is error
+        assert sendable(error) is error
         assert not hasattr(error, "__notes__")
     with pytest.raises(jobs.Odd) as raised:
         jobs.fail(None, "odd", Shown())
-    sent = _sendable(raised.value)
+    sent = sendable(raised.value)
     assert type(sent) is RuntimeError
     assert str(sent) == "Odd: odd 7"
     assert "in fail" in sent.__notes__[0]
-    full = pickle.loads(pickle.dumps(_sendable(OSError(errno.ENOSPC, "No space left on device", "a/file"))))
+    full = pickle.loads(pickle.dumps(sendable(OSError(errno.ENOSPC, "No space left on device", "a/file"))))
     assert (full.errno, full.filename) == (errno.ENOSPC, "a/file")
 
 

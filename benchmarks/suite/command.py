@@ -21,7 +21,7 @@ from astdistill.runtime.machine import cores
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.provenance import provenance, without_places
 
-from . import augment, bptt, estimate, evaluate, experts, shared, store, unroll
+from . import augment, bptt, cluster, estimate, evaluate, experts, shared, store, unroll
 from .harness import in_own_process, run_bench
 from .rows import rows_of, table
 from .task import Bench, Request, Settings, measure, measured_rates
@@ -69,6 +69,9 @@ def bench(words: list[str]) -> None:
         return
     if words[:1] == ["shared"]:  # variants of the environment, which a process of its own is started for once
         shared.shared(words[1:])
+        return
+    if words[:1] == ["cluster"]:  # starts one, for which Ray must be there
+        cluster.cluster(words[1:])
         return
     made = Command("bench", lambda given: _bench(given, words), BenchFlags)
     made.prog = "python -m suite"
@@ -145,7 +148,8 @@ def _settings(given: BenchFlags) -> Settings:
 def _overview() -> Table:
     shown = Table(
         caption="One of them: make bench NAME=… Cases in brackets run when --case names them. The estimates of a run "
-        "beside what it takes: make bench NAME=estimate. Beside other busy processes: make bench NAME=shared.",
+        "beside what it takes: make bench NAME=estimate. Beside other busy processes: make bench NAME=shared. On a "
+        "cluster of Ray: make bench NAME=cluster.",
         caption_justify="left",
     )
     for column in ("bench", "what is measured", "cases", "variants"):

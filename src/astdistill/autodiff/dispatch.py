@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ..models.flat import FlatModel
+from ..runtime.cluster import Cluster, clustered
 from ..runtime.devices import EngineName
 from ..runtime.errors import unknown
 from ..runtime.parallel import limited
@@ -22,6 +25,7 @@ from .engine import Directional, EagerEngine, Engine, Gradient, PenaltyForm
 from .native.build import library
 from .native.engine import NativeEngine
 from .native.layout import Workspace, blocks_of
+from .native.variants import compiler_version, find_compiler
 
 VARIABLE = "ASTDISTILL_ENGINE"
 
@@ -47,10 +51,42 @@ def using(name: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def computing(engine: str | None = None, threads: int | None = None) -> Iterator[None]:
-    """Compute inside the block with this engine, as `using`, and on so many threads of the CPU, as `limited`."""
-    with using(engine), limited(threads):
+def computing(
+    engine: str | None = None, threads: int | None = None, cluster: str | None = None, allow_mixed: bool = False
+) -> Iterator[None]:
+    """Compute inside the block with this engine, as `using`, and on so many threads of the CPU, as `limited`; jobs on
+    this cluster, as `on_cluster`."""
+    with using(engine), limited(threads), on_cluster(cluster, threads, allow_mixed):
         yield
+
+
+@contextmanager
+def on_cluster(address: str | None, threads: int | None = None, allow_mixed: bool = False) -> Iterator[None]:
+    """Inside the block, experts and evaluated networks are trained on the nodes of the Ray cluster at `address`, "auto"
+    or HOST:PORT, each by so many threads (None: one); None leaves the surroundings' choice.
+
+    Nodes whose engine, instruction set or versions are others than here are refused, unless `allow_mixed`. Raises
+    InputError for another address.
+    """
+    if address is None:
+        yield
+        return
+    with clustered(Cluster(address, threads or 1, allow_mixed, partial(engine_here, chosen()))):
+        yield
+
+
+def engine_here(name: str) -> dict[str, str]:
+    """What computes on the CPU of this machine where the engine `name` is asked for, in words that differ where bits
+    may; and the compiler."""
+    compiler = find_compiler()
+    found = {"engine": name, "compiler": "none"}
+    if compiler is not None:
+        found["compiler"] = compiler_version(compiler).partition("\n")[0]
+    if name in ("auto", "native"):
+        found["engine"] = "eager"
+        if (kernels := library()) is not None:
+            found["engine"] = f"native {Path(kernels._name).name.rpartition('-')[0]}"
+    return found
 
 
 def chosen() -> str:

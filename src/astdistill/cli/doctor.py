@@ -27,6 +27,7 @@ from ..runtime.progress import quietly
 from ..runtime.run_dir import RunDir
 from ..runtime.terminal import Terminal
 from . import doctor_checks as checks
+from . import doctor_cluster
 from .commands import command
 from .findings import Finding, guarded, table, verdict
 from .flags import Word
@@ -94,6 +95,9 @@ class Doctor(Record):
     """Ask the Hugging Face hub, too, whether it answers."""
     engine: EngineName = "auto"
     """What computes derivatives in the checks; auto takes the fastest that can."""
+    cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
+    """Look at nothing else, but ask every node of this Ray cluster: versions, engine, instruction set, compiler, and
+    whether it shares the present folder and its locks."""
 
 
 @command("doctor")
@@ -114,6 +118,8 @@ def doctor(given: Doctor) -> int:
     }
     if given.verify_data:
         looked_at = {f"data {source}": partial(checks.verified, source) for source in given.verify_data}
+    if given.cluster is not None:
+        looked_at = {"cluster": partial(doctor_cluster.nodes, given.cluster, Path.cwd())}
     findings: list[Finding] = []
     console = Terminal(stderr=True)
     for name, check in looked_at.items():

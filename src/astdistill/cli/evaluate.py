@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
-from ..autodiff.dispatch import EngineName, using
+from ..autodiff.dispatch import EngineName, on_cluster, using
 from ..data.description import Description
 from ..data.loading import load_dataset
 from ..data.synthetic import load
@@ -24,6 +24,7 @@ from ..experiment.work import where_text
 from ..methods.trajectory_matching import MTT
 from ..report.page.page import renew_page
 from ..runtime import progress
+from ..runtime.cluster import used
 from ..runtime.config import Record
 from ..runtime.devices import check_device
 from ..runtime.errors import InputError, refused
@@ -72,6 +73,11 @@ class Evaluate(Record):
     """Threads of the CPU; none means one for each core that this process may use."""
     engine: EngineName = "auto"
     """What computes derivatives; auto takes the fastest that can."""
+    cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
+    """Train the networks on the nodes of this Ray cluster, each on --threads (1). auto is the cluster that this machine
+    is a node of."""
+    allow_mixed: bool = False
+    """Use nodes, too, that compute other bits, because their engine, instruction set or versions are others."""
     seed: int = 0
     """Every draw depends on it."""
     out: Path | None = None
@@ -95,7 +101,14 @@ class Evaluate(Record):
 @command("evaluate")
 def evaluate(given: Evaluate) -> None:
     """Show scores; the page of the set's run shows them too."""
-    with using(given.engine), limited(given.threads or own_threads()), ExitStack() as stack:
+    with (
+        using(given.engine),
+        limited(given.threads or own_threads()),
+        on_cluster(given.cluster, given.threads, given.allow_mixed),
+        ExitStack() as stack,
+    ):
+        if (there := used()) is not None:
+            there.connect(gpu=given.device != "cpu")
         run = RunDir(_evaluate(given, stack)).home()
     if run and (page := renew_page(run.folder)):
         Terminal().print(f"Look at:   {page}", highlight=False)

@@ -81,7 +81,17 @@ class PresetChanges(Changes):
     preset: Annotated[str, Word(positional=True, names=lambda: PRESETS)] = ""
 
 
-class ExpertChanges(PresetChanges):
+class ClusterChanges(PresetChanges):
+    """The same, and where experts and evaluated networks are trained."""
+
+    cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
+    """Train experts and evaluated networks on the nodes of this Ray cluster, each on --threads (1). auto is the cluster
+    that this machine is a node of."""
+    allow_mixed: bool = False
+    """Use nodes, too, that compute other bits, because their engine, instruction set or versions are others."""
+
+
+class ExpertChanges(ClusterChanges):
     """The same, and the share of the experts that this process trains."""
 
     common: ClassVar[tuple[str, ...]] = (*Changes.common, "shard")
@@ -91,7 +101,7 @@ class ExpertChanges(PresetChanges):
     locks or on nodes that do not see each other's."""
 
 
-class RunChanges(PresetChanges):
+class RunChanges(ClusterChanges):
     """The same, and how often it is run."""
 
     seeds: int | None = Field(default=None, ge=1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..autodiff.dispatch import using
+from ..autodiff.dispatch import on_cluster, using
 from ..data.description import COLUMNS, Description, item, shape_text
 from ..evaluation.scores import Scores, table
 from ..experiment import cost as estimate
@@ -22,6 +23,7 @@ from ..report.figures import epoch_table, quality_table
 from ..report.live import LiveRun
 from ..report.page.page import renew_page
 from ..runtime import progress
+from ..runtime.cluster import used
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
 from ..runtime.machine import free_memory
@@ -32,7 +34,7 @@ from ..runtime.status import duration, size
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from .data import chosen, plain, tell
-from .options import Changes, ExpertChanges, PresetCommand, Request, RunChanges
+from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Request, RunChanges
 from .repeats import run_seeds
 
 FIRST = (
@@ -47,7 +49,7 @@ def run_preset(request: Request) -> None:
         return
     check_device(request.experiment.device)
     finished = LiveRun.of(request.out).finished and RunDir(request.out).scores.exists()
-    with limited(threads_of(request)):
+    with limited(threads_of(request)), placed(request):
         if seeds := getattr(request.changes, "seeds", None):
             run_seeds(request.experiment, seeds, request.out, request.log, teller(request))
             return
@@ -71,7 +73,7 @@ def train(request: Request) -> None:
         return
     check_device(experiment.device)
     check_numbers(experiment)
-    with limited(threads_of(request)):
+    with limited(threads_of(request)), placed(request):
         dataset = load_data(experiment)
         description = Description.of(dataset, experiment.ipc)
         tell_where(experiment, description)
@@ -85,6 +87,20 @@ def train(request: Request) -> None:
     figure = store.folder / "quality.png"
     if figure.exists():
         console.print(f"Figure:  {figure}", highlight=False)
+
+
+@contextmanager
+def placed(request: Request) -> Iterator[None]:
+    """Inside the block, experts and evaluated networks are trained where the flags say: on a cluster, which is asked
+    now, before data are read, or here."""
+    changes, experiment = request.changes, request.experiment
+    if not isinstance(changes, ClusterChanges):
+        yield
+        return
+    with using(experiment.engine), on_cluster(changes.cluster, changes.threads, changes.allow_mixed):
+        if (there := used()) is not None:
+            there.connect(gpu=experiment.device != "cpu")
+        yield
 
 
 def shard_of(request: Request) -> str | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +29,7 @@ from .sources import published_statistics, read
 from .storage import (
     ByteImages,
     MappedImages,
+    Origin,
     Residence,
     StoredImages,
     byte_images,
@@ -101,20 +105,62 @@ def assemble(raw: RawData, config: DataConfig, device: str | torch.device = "aut
         _check_room([part for part in (train, test, validation) if part is not None], where, raw.name)
     preprocessing = _fitted(train, raw.name, config.whiten)
 
-    def split(part: Split) -> Split:
-        return Split(_held(part.images, where, preprocessing, device, raw.name), part.labels.to(device))
+    fingerprint = _fingerprint(train, raw.classes, preprocessing)
+
+    def split(part: Split, name: str) -> Split:
+        held = _held(part.images, where, preprocessing, device, raw.name)
+        if isinstance(held, MappedImages):
+            held.origin = Origin(config, fingerprint, name)
+        return Split(held, part.labels.to(device))
 
     return Dataset(
         name=raw.name,
         classes=raw.classes,
-        train=split(train),
-        test=split(test),
+        train=split(train, "train"),
+        test=split(test, "test"),
         preprocessing=preprocessing,
-        fingerprint=_fingerprint(train, raw.classes, preprocessing),
+        fingerprint=fingerprint,
         config=config,
-        validation=None if validation is None else split(validation),
+        validation=None if validation is None else split(validation, "validation"),
         summary=raw.summary,
     )
+
+
+def file_here(path: Path, origin: Origin | None) -> Path:
+    """The file of this machine that holds the images which another machine has at `path`: made of the same source,
+    with the same fingerprint. Raises InputError where that cannot be."""
+    entry = path.name.startswith(("train.", "test."))
+    if path.exists() and (origin is None or not entry):  # a file that is named by its content
+        return path
+    if origin is None:
+        raise InputError(
+            f"{path} is not on {platform.node()}; put the cache where all nodes see it (ASTDISTILL_CACHE), or take "
+            "--data.memory uint8."
+        )
+    source = origin.config.source
+    try:
+        dataset = _again(origin.config.model_dump_json())
+    except InputError as error:
+        raise InputError(
+            f"{platform.node()} cannot read the data: {error} Put '{source}' where all nodes see it, or take "
+            "--data.memory uint8."
+        ) from error
+    images = getattr(dataset, origin.part).images
+    assert isinstance(images, MappedImages)
+    same = images.path.name == path.name and (not entry or images.path.parent.name == path.parent.name)
+    if dataset.fingerprint != origin.fingerprint or not same:
+        raise InputError(
+            f"'{source}' holds other images on {platform.node()} than where the command runs (fingerprints "
+            f"{dataset.fingerprint[:12]} and {origin.fingerprint[:12]}); copy the data again, or name a folder that "
+            "all nodes share."
+        )
+    return images.path
+
+
+@lru_cache(maxsize=2)
+def _again(config: str) -> Dataset:
+    """The set of a configuration, as JSON, read by this process, its pixels in a file."""
+    return load_dataset(DataConfig.model_validate_json(config), memory="disk")
 
 
 def _with_test(raw: RawData, seed: int) -> RawData:

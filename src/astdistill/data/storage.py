@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from ..runtime.seeds import to_device
 from ..runtime.shapes import Images, Pixels
 from .digests import read_notes, tensor_digest, write_notes
 from .preprocessing import BLOCK, Preprocessing
+
+if TYPE_CHECKING:
+    from .dataset import DataConfig
 
 Residence = Literal["float32", "uint8", "disk"]
 """Preprocessed in memory; as bytes in the device's memory, preprocessed batch by batch; as bytes in a file."""
@@ -147,11 +150,22 @@ def load_array(path: Path, mapped: bool = False) -> Any:
         raise ValueError(f"{path} is no whole .npy file ({error})") from error
 
 
+class Origin(NamedTuple):
+    """Where the images of a file come from, so that another machine can make the file from the same source."""
+
+    config: DataConfig
+    fingerprint: str
+    """Of the whole set."""
+    part: str
+    """train, test or validation."""
+
+
 class MappedImages(Holding):
     """uint8 images `[N, C, H, W]` in an .npy file, or some rows of it in any order, read a batch at a time.
 
     Indexed by a slice or by row numbers it gives a copy: bytes as they lie there, or, once `prepared`, images as a
-    network sees them. A pickle of it holds the path and not the images, so that other processes map the same file.
+    network sees them. A pickle of it holds the path and not the images, so that other processes map the same file;
+    for another machine `elsewhere` also says what the file was made of (`origin`).
     Raises ValueError or OSError where the file is not such an array.
     """
 
@@ -168,6 +182,7 @@ class MappedImages(Holding):
         self._digest, self._remember = known, remember
         self._preprocessing: Preprocessing | None = None
         self._device = torch.device("cpu")
+        self.origin: Origin | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -195,6 +210,7 @@ class MappedImages(Holding):
     def select(self, indices: Int[Tensor, " rows"]) -> MappedImages:
         rows = indices.cpu()
         chosen = MappedImages(self.path, rows if self._chosen is None else self._chosen[rows], remember=self._remember)
+        chosen.origin = self.origin
         return chosen._seen_through(self._preprocessing, self._device)
 
     def to(self, device: str | torch.device) -> MappedImages:
@@ -216,6 +232,10 @@ class MappedImages(Holding):
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return _mapped_again, (self.path, self._chosen, self._preprocessing, self._device)
+
+    def elsewhere(self) -> tuple[Any, tuple[Any, ...]]:
+        """A pickle for another machine, in whose own file the images may be: what makes them again there."""
+        return _mapped_elsewhere, (self.path, self._chosen, self._preprocessing, self._device, self.origin)
 
     def _pixels(self, indices: slice | Tensor) -> Pixels:
         if self._chosen is None and isinstance(indices, slice):
@@ -241,7 +261,9 @@ class MappedImages(Holding):
         return found
 
     def _copy(self) -> MappedImages:
-        return MappedImages(self.path, self._chosen, known=self._digest, remember=self._remember)
+        copy = MappedImages(self.path, self._chosen, known=self._digest, remember=self._remember)
+        copy.origin = self.origin
+        return copy
 
     def _seen_through(self, preprocessing: Preprocessing | None, device: str | torch.device) -> MappedImages:
         self._preprocessing, self._device = preprocessing, torch.device(device)
@@ -253,6 +275,19 @@ def _mapped_again(
 ) -> MappedImages:
     """What a pickle of `MappedImages` names."""
     return MappedImages(path, chosen)._seen_through(preprocessing, device)
+
+
+def _mapped_elsewhere(
+    path: Path,
+    chosen: Tensor | None,
+    preprocessing: Preprocessing | None,
+    device: torch.device,
+    origin: Origin | None,
+) -> MappedImages:
+    """What a pickle for another machine names."""
+    from .loading import file_here  # which imports this module
+
+    return _mapped_again(file_here(path, origin), chosen, preprocessing, device)
 
 
 StoredImages = Images | Pixels | Holding

@@ -59,6 +59,8 @@ def evaluate(
     engine: str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    cluster: str | None = None,
+    allow_mixed: bool = False,
 ) -> Scores:
     """The scores of `seeds` freshly initialised networks, each trained on `synthetic` alone and tested on one split of
     `dataset`.
@@ -69,7 +71,9 @@ def evaluate(
     lies, on a CPU `workers` networks side by side (None: one for each core). `engine` computes derivatives (see
     `EngineName`; None: $ASTDISTILL_ENGINE, or the fastest that can), `device` is where the data is taken to (None:
     where it lies), and `threads`, those of the CPU (None: torch's own number, which comes back afterwards), are split
-    among the workers. Raises InputError when the set and the data do not share classes, shape and preprocessing.
+    among the workers. With `cluster`, "auto" or HOST:PORT, each network is trained on a node of that Ray cluster, by
+    `threads` (None: one); nodes that would compute other bits are refused, unless `allow_mixed`. Raises InputError when
+    the set and the data do not share classes, shape and preprocessing.
     """
     dataset = moved(dataset, device)
     student, augmentation, subject = "", STRATEGY, None
@@ -86,7 +90,7 @@ def evaluate(
     cached = [CachedRow(TableRow(name, name, source, images, recipe), known[name]) for name in names]
     purpose = " for validation" * (split == "validation")
     title = f"training {', '.join(names)} on {_title(synthetic)}{purpose} (images seen)"
-    with computing(engine, threads):
+    with computing(engine, threads, cluster, allow_mixed):
         _train_missing(cached, testing, workers, title, lambda row, k: on_result(row.row.model, k, row.results[k]))
     majority = testing.majority
     entries = {row.row.model: row.entry(majority is not None) for row in cached}
@@ -181,10 +185,11 @@ def _train_missing(
     if worker_plan.starts(len(missing), seconds):
         # The first row, which everybody waits for; then the longest first, so that no core is idle at the end.
         missing = sorted(missing, key=lambda job: (job[0] > 0, -each[job[0]]))
+    gpu = dataset.device.type != "cpu"
     total, left = seeds * sum(row.seen for row in rows), sum(rows[number].seen for number, _ in missing)
     with (
         bar(title, total, total - left, "images") as progress,
-        pool(_train, (rows, testing, chosen()), worker_plan, progress, len(missing), seconds) as train,
+        pool(_train, (rows, testing, chosen()), worker_plan, progress, len(missing), seconds, gpu) as train,
     ):
         for (number, k), result in train(missing):
             progress.step(0, f"{testing.split} {result.final:.1f} %")

@@ -23,6 +23,7 @@ from ..experts.recipe import ExpertRecipe
 from ..methods.estimators import Backprop
 from ..methods.outer_step import StepWork
 from ..methods.unroll import AT_ONCE, AT_ONCE_CUDA
+from ..runtime.cluster import used
 from ..runtime.devices import settled_device
 from ..runtime.errors import InputError
 from ..runtime.parallel import plan_workers
@@ -250,8 +251,10 @@ class _Stages:
 
     def _side_by_side(self, jobs: int, held: int, networks: Sequence[str]) -> int:
         """Bytes for the data and for as many jobs as are done at once, each of which holds so many; workers share a
-        second copy of the data."""
+        second copy of the data. Jobs on a cluster hold theirs elsewhere."""
         experiment = self.experiment
+        if used() is not None:
+            return self._data
         workers = plan_workers(jobs, experiment.workers, torch.device(experiment.device), networks).workers
         if workers == 1:
             return self._data + held

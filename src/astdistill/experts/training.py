@@ -18,6 +18,7 @@ from ..data.dataset import Dataset, Split
 from ..data.synthetic import one_hot
 from ..models.flat import FlatModel
 from ..models.registry import build_model
+from ..runtime.cluster import used
 from ..runtime.devices import moved, read
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import NO_LOCKS, append_line, lock
@@ -76,6 +77,8 @@ def train_experts(
     engine: str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    cluster: str | None = None,
+    allow_mixed: bool = False,
 ) -> TrajectoryStore:
     """The store under the folder `store` with at least `count` experts, training those that are missing.
 
@@ -92,14 +95,16 @@ def train_experts(
     are kept, those that were cut short go on from their last whole epoch. `workers` experts are trained side by side;
     None means one for each core. `engine` computes derivatives (see `EngineName`; None: $ASTDISTILL_ENGINE, or the
     fastest that can), `device` is where the data is taken to (None: where it lies), and `threads`, those of the CPU
-    (None: torch's own number, which comes back afterwards), are split among the workers. Raises DivergedError when an
-    expert's loss stops being finite; the others' finished epochs are kept.
+    (None: torch's own number, which comes back afterwards), are split among the workers. With `cluster`, "auto" or
+    HOST:PORT, each expert is trained on a node of that Ray cluster, by `threads` (None: one); `store` must lie where
+    all nodes see it, and nodes that would compute other bits are refused, unless `allow_mixed`. Raises DivergedError
+    when an expert's loss stops being finite; the others' finished epochs are kept.
     """
     if count < 1:
         raise InputError(f"{count} experts were asked for; choose --experts.count of 1 or more.")
     trust_models(model)
     dataset = moved(dataset, device)
-    with computing(engine, threads):
+    with computing(engine, threads, cluster, allow_mixed):
         worker_plan = plan_workers(count, workers, dataset.device, [model])
     mine = experts_of_shard(shard, count)
     recipe = recipe or ExpertRecipe()
@@ -122,7 +127,7 @@ def train_experts(
     if missing:
         whole, done, images = len(mine) * until, (len(mine) - len(missing)) * until, len(dataset.train)
         with (
-            computing(engine, threads),
+            computing(engine, threads, cluster, allow_mixed),
             bar("training experts (epochs)", whole, done, "images", images) as progress,
         ):
             _train_missing(dataset, trajectories, missing, until, worker_plan, progress, shard is None)
@@ -160,7 +165,10 @@ def _train_missing(
     leaves."""
     seconds = len(missing) * _seconds(dataset, store, until)
     shared = (dataset, store, until, chosen(), locks)
-    with pool(_train_if_free, shared, worker_plan, progress, len(missing), seconds) as train:
+    gpu = dataset.device.type != "cpu"
+    with pool(_train_if_free, shared, worker_plan, progress, len(missing), seconds, gpu) as train:
+        if (there := used()) is not None:
+            there.check_shared(store.folder)
         waiting = False
         while missing:
             # Each worker waits for one at most: what it waits for may be done by another, while a third is left behind.

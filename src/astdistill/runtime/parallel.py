@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from . import cluster
 from .errors import InputError
 from .machine import cores, waiting
 from .progress import Bar
@@ -59,7 +60,12 @@ def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: I
     of threads and the cores bound the automatic choice: with OMP_NUM_THREADS=1 everything stays in this process. So
     does work on an accelerator, and networks that are defined in the script itself. Raises InputError for less than one
     worker, and for several where there can only be one.
+
+    On a cluster (`cluster.clustered`) every job is a worker of its own, with the cluster's number of threads, whatever
+    the device is.
     """
+    if (there := cluster.used()) is not None:
+        return _plan_on_cluster(jobs, asked, there.threads, networks)
     if asked is not None and asked < 1:
         raise InputError(
             f"{asked} workers were asked for; choose --workers of 1 or more, or leave it out for one on each core."
@@ -72,6 +78,17 @@ def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: I
     if not alone:
         workers = max(1, min(asked or _quickest(jobs, Named.threads or min(cores(), threads)), jobs))
     return WorkerPlan(workers, max(1, threads // workers), asked is not None)
+
+
+def _plan_on_cluster(jobs: int, asked: int | None, threads: int, networks: Iterable[str]) -> WorkerPlan:
+    if asked is not None:
+        raise InputError(
+            f"{asked} workers were asked for, and a cluster, whose nodes say how many jobs they take; leave --workers "
+            "out."
+        )
+    if reason := _of_the_script(networks):
+        raise InputError(f"--cluster was asked for, but {reason}; put it into a module, or leave --cluster out.")
+    return WorkerPlan(jobs, threads, asked=True)
 
 
 class Named:
@@ -111,6 +128,11 @@ def _alone(device: torch.device, networks: Iterable[str]) -> str:
         return f"one process feeds {device}"
     if os.name == "nt":
         return "Windows does not hand open files to other processes"
+    return _of_the_script(networks)
+
+
+def _of_the_script(networks: Iterable[str]) -> str:
+    """Which network other processes cannot import, or nothing."""
     for name in networks:
         if name.startswith("__main__:"):
             return f"the network '{name}' is defined in the script itself, which other processes do not import"
@@ -160,14 +182,19 @@ def pool(
     progress: Bar,
     missing: int,
     seconds: float,
+    gpu: bool = False,
 ) -> Iterator[Callable[[Sequence[Job]], Iterator[tuple[Job, Result]]]]:
-    """Yields a function from jobs to pairs of job and result as they finish: in the plan's processes or, where those do
-    not pay, here.
+    """Yields a function from jobs to pairs of job and result as they finish: on the nodes of a cluster where one is
+    used, in the plan's processes or, where those do not pay, here.
 
     `shared` is sent once, its tensors as one copy in memory that all workers map. Steps that `work` counts on its bar
     are counted on `progress`. What a job raises is raised here, the same, and stops the other workers; so does an
-    InputError when a worker was killed.
+    InputError when a worker was killed. With `gpu`, a job on a cluster gets one GPU for itself.
     """
+    if (there := cluster.used()) is not None:
+        with there.pool(work, shared, progress, gpu) as run:
+            yield run
+        return
     if not worker_plan.starts(missing, seconds):
         with limited(worker_plan.threads):
             yield lambda jobs: ((job, work(shared, job, progress)) for job in jobs)

@@ -44,7 +44,7 @@ def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "instructions": instructions(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
@@ -82,7 +82,8 @@ def instructions() -> str:
     return {"AVX512": "AVX-512", "AVX2": "AVX2"}.get(capability) or plain.get(platform.machine().lower(), capability)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, as far as the system says."""
     return cpuinfo("model name").partition(":")[2].strip() or platform.processor() or platform.machine()
 
 

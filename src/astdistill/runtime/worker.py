@@ -110,7 +110,7 @@ def serve(path: list[str]) -> None:
                 work, shared = TensorUnpickler(io.BytesIO(text), handle).load()
             answer = pickle.dumps(("done", work(shared, job, bar)))
         except BaseException as error:
-            answer = pickle.dumps(("error", _sendable(error)))
+            answer = pickle.dumps(("error", sendable(error)))
         _say(results, answer)
 
 
@@ -145,7 +145,7 @@ class _Steps(Bar):
         _say(self._results, pickle.dumps(("skip", (units,))))
 
 
-def _sendable(error: BaseException) -> BaseException:
+def sendable(error: BaseException) -> BaseException:
     """The error, with the worker's traceback as a note; a RuntimeError of the same words where its kind does not
     survive pickling."""
     sent = error
