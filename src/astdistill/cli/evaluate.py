@@ -73,7 +73,7 @@ class Evaluate(Record):
     engine: EngineName = "auto"
     """What computes derivatives; auto takes the fastest that can."""
     seed: int = 0
-    """Every draw depends on it."""
+    """Seed of all random draws."""
     out: Path | None = None
     """Folder of scores.json; none means a folder beside the set named after file, protocol, epochs and
     architectures."""
