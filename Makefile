@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # For example: make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" takes torch without CUDA on Linux.
 PIP_FLAGS ?=
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
+# pip's own progress bar is shown where there is a terminal: torch alone is some hundred MB.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
-.PHONY: demo test lint docs bench wheel sanitize fuzz clean
+.PHONY: demo test lint docs bench wheel sanitize fuzz first-hour clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,7 +38,7 @@ lint: $(VENV)/tested
 	$(BIN)/pyright
 
 docs: $(VENV)/documented  ## the documentation as pages, in site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/zensical build --strict
 
 bench: $(VENV)/installed  ## time and memory beside the published way; NAME=bptt, experts, augment, store, evaluate, estimate, shared or cluster for the others; FLAGS="-n 5 --json FILE"
 	cd benchmarks && ../$(BIN)/python -m suite $(or $(NAME),unroll) $(FLAGS)
@@ -45,8 +46,11 @@ bench: $(VENV)/installed  ## time and memory beside the published way; NAME=bptt
 wheel: $(VENV)/installed  ## the wheel with its kernels, in dist/, tried where there is no compiler and no cache
 	$(BIN)/python tests/wheel_check.py
 
+first-hour:  ## every command of the README and the guides, in an environment and a folder of its own; FLAGS="--keep FOLDER"
+	$(PYTHON) tests/first_hour/first_hour.py $(FLAGS)
+
 sanitize: $(VENV)/installed  ## the kernels under ASan and UBSan, over odd shapes (gcc on Linux)
 	$(BIN)/python tests/sanitize
 
 clean:
-	rm -rf $(VENV) dist runs experts site
+	rm -rf $(VENV) dist runs experts site .cache

@@ -159,7 +159,7 @@ def _summary(name: str, flags: list[Flag]) -> tuple[str, str]:
 def _row(param: click.Option, brief: bool) -> tuple[str, str]:
     if isinstance(param, Flag):
         return param.row(brief)
-    texts = {"--help": "This page", "--help-all": "Every flag, with all that there is to say of it"}
+    texts = {"--help": "This page", "--help-all": "Every flag, with its full description"}
     value = ""
     if isinstance(param.metavar, str):
         value = f" {param.metavar}"

@@ -79,7 +79,7 @@ class Evaluate(Record):
     allow_mixed: bool = False
     """Use nodes, too, that compute other bits, because their engine, instruction set or versions are others."""
     seed: int = 0
-    """Every draw depends on it."""
+    """Seed of all random draws."""
     out: Path | None = None
     """Folder of scores.json; none means a folder beside the set named after file, protocol, epochs and
     architectures."""

@@ -149,7 +149,7 @@ def threads_of(request: Request) -> int:
     usual, begun = own_threads(), RunDir(request.out).threads(machine()["processor"])
     if begun is None:
         return usual
-    if begun != usual and request.experiment.device == "cpu" and not progress.is_quiet():
+    if begun != usual and settled_device(request.experiment.device) == "cpu" and not progress.is_quiet():
         plain(
             f"This run was begun with {begun} threads and goes on with them, so that its numbers stay the same to the "
             f"last bit; this process may use {usual}, and --threads {usual} takes them."
@@ -177,11 +177,12 @@ def teller(request: Request) -> Callable[[Description], None]:
 
 def _warn_of_memory(experiment: Experiment, known: DatasetSize) -> None:
     """Say what will not fit into memory, before it is begun; the images are there already."""
-    if experiment.device != "cpu" or experiment.ipc * known.classes > known.train:  # which the run refuses
+    device = settled_device(experiment.device)
+    if device != "cpu" or experiment.ipc * known.classes > known.train:  # which the run refuses
         return
     with using(experiment.engine):
-        found = estimate.counted(experiment, known, Costs(experiment.device))
-    if short := estimate.shortage(found, free_memory(), known.held(experiment.data, experiment.device)):
+        found = estimate.counted(experiment, known, Costs(device))
+    if short := estimate.shortage(found, free_memory(), known.held(experiment.data, device)):
         plain("\n".join(textwrap.wrap(f"Warning: {short}", COLUMNS)))
 
 

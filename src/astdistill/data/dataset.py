@@ -43,8 +43,8 @@ class DataConfig(Record):
     name ('owner/name' or 'owner/name:configuration'), a folder of images, parquet files or arrays, an .npz, .mat or IDX
     file, or tiny-imagenet-200.zip."""
     whiten: Literal["none", "standard", "zca"] = "standard"
-    """none keeps [0, 1]; standard subtracts the mean and divides by the deviation per channel (published values for
-    CIFAR and ImageNet); zca is kornia's ZCA with eps 0.1."""
+    """none keeps [0, 1]; standard subtracts the mean and divides by the standard deviation per channel (published
+    values for CIFAR and ImageNet); zca is kornia's ZCA with eps 0.1."""
     classes: tuple[str, ...] | None = None
     """Keep only these classes, named or numbered, in this order."""
     first_classes: int | None = Field(default=None, ge=2)

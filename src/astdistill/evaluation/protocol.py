@@ -39,7 +39,7 @@ class EvalRecipe(Record):
     lr: float | None = Field(default=None, gt=0)
     """Learning rate; None takes a distilled set's own, and 0.01 for real images."""
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    """What makes a step of a gradient: SGD with momentum, Adam, or AdamW."""
+    """The optimiser: SGD with momentum, Adam, or AdamW."""
     steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Test after so many steps of the optimiser, in ascending order, and end with the last; the epochs are then as many
     as that takes. Empty where epochs are counted."""
@@ -48,7 +48,7 @@ class EvalRecipe(Record):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD; β_1 of Adam and AdamW, whose β_2 is 0.999."""
     weight_decay: float = Field(default=5e-4, ge=0)
-    """What of the parameters is added to their gradient."""
+    """This factor times the parameters is added to their gradient."""
     decay_at: float = Field(default=0.5, ge=0, le=1)
     """Share of the epochs before the learning rate drops; 1 never drops it."""
     decay_factor: float = Field(default=0.1, gt=0, le=1)
@@ -66,7 +66,7 @@ class EvalRecipe(Record):
     check_every: int = Field(default=0, ge=0)
     """Test every so many epochs and keep the best; 0 tests once, at the end."""
     reported: Literal["final", "best"] = "final"
-    """Which of a network's accuracies enters mean and deviation. 'best' is chosen on the tested images."""
+    """Which of a network's accuracies enters mean and standard deviation. 'best' is chosen on the tested images."""
 
     @model_validator(mode="after")
     def _best_needs_checks(self) -> Self:

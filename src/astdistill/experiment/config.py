@@ -41,7 +41,7 @@ class ExpertSettings(Record):
     """Which experts, and where they are kept."""
 
     count: int = Field(default=100, ge=1)
-    """Trained experts; those that the store already has are not trained again."""
+    """Number of experts; those that the store already has are not trained again."""
     store: Path = Path("experts")
     """Folder that holds one store for each recipe."""
     seed: int = 0
@@ -95,7 +95,7 @@ class Experiment(Record):
     fastest that can, or $ASTDISTILL_ENGINE. It changes results by no more than rounding, which a resumed run shows in
     its last bits."""
     seed: int = 0
-    """Every draw of distillation and evaluation depends on it."""
+    """Seed of all random draws of distillation and evaluation."""
     published: Published = Published()
 
     @model_validator(mode="before")

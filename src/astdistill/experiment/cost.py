@@ -255,7 +255,7 @@ class _Stages:
         experiment = self.experiment
         if used() is not None:
             return self._data
-        workers = plan_workers(jobs, experiment.workers, torch.device(experiment.device), networks).workers
+        workers = plan_workers(jobs, experiment.workers, torch.device(self.costs.device), networks).workers
         if workers == 1:
             return self._data + held
         return 2 * self._data + workers * (held + IDLE_WORKER)

@@ -42,13 +42,13 @@ class ExpertRecipe(Record):
     batch: int = Field(default=256, ge=1)
     """Images per step."""
     optimiser: Literal["sgd", "adam"] = "sgd"
-    """What makes a step of a gradient."""
+    """The optimiser."""
     lr: float = Field(default=0.01, gt=0)
     """Learning rate."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """Momentum of SGD; β_1 of Adam."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """What of the parameters is added to their gradient."""
+    """This factor times the parameters is added to their gradient."""
     lr_drop: float = Field(default=1.0, gt=0, le=1)
     """Factor on the learning rate once epoch E//2 + 1 has ended; the optimiser starts anew there, as released. 1 means
     no drop."""
@@ -62,8 +62,8 @@ class ExpertRecipe(Record):
     penalty: float = Field(default=0.0, ge=0)
     """λ of the gradient penalty; 0 means none."""
     penalty_form: Literal["image", "pixel"] = "image"
-    """image (sound): the norm over a whole augmented image; pixel (as released): over the channels of each un-augmented
-    pixel."""
+    """image (corrected): the norm over a whole augmented image; pixel (as released): over the channels of each
+    un-augmented pixel."""
     max_grad_norm: float = Field(default=0.0, ge=0)
     """Longest gradient that a step may follow; a longer one is scaled down to it. 0 means any."""
     sam_rho: float = Field(default=0.0, ge=0)

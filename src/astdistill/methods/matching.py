@@ -85,7 +85,7 @@ class MatchingLoss(Component):
     """Builds the objective of one outer step."""
 
     origin: Literal["expert", "student"] = "expert"
-    """Where denominators measure from: the expert's θ*_t (sound), or the student's start, perturbed or not (as
+    """Where denominators measure from: the expert's θ*_t (corrected), or the student's start, perturbed or not (as
     released)."""
 
     def scales(self, segment: Segment, start: Params, targets: Rows) -> Float[Tensor, " rows"]:

@@ -32,7 +32,7 @@ class Method(Record):
     name: str
     """Shown in tables and written into the set."""
     paper: str
-    """Where it comes from: title or arXiv number and what is its own."""
+    """Title or arXiv number of the paper, and what differs from it."""
     step: OuterStep = TrajectoryMatching()
     """What an outer step is: the family of the method, with its numbers. The fields about segments and students are
     read by those that match trajectories."""
