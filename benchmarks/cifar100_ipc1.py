@@ -78,7 +78,9 @@ def cell(options: argparse.Namespace) -> Any:
         experts=full.experts.replace(count=50, store=options.out / "experts"),
         # Fifty epochs of full data, as the experts have: a thousand, the protocol's epochs on few images, would take
         # longer than the rest.
-        evaluation=full.evaluation.replace(recipe=full.evaluation.recipe.replace(full_epochs=50)),
+        evaluation=full.evaluation.replace(
+            recipe=full.evaluation.recipe.replace(full_epochs=50), baselines=("random", "kmeans", "full")
+        ),
         distill=full.distill.replace(checkpoint_seconds=5.0),
     )
     if options.scale == "full":

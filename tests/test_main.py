@@ -55,7 +55,7 @@ def test_main_returns_a_code_and_leaves_signals_as_they_were(
     words, code, fault = ENDS[name]
     monkeypatch.chdir(tmp_path)
     if fault is not None:
-        monkeypatch.setattr("astdistill.cli.compare.read_finished", fault)
+        monkeypatch.setattr("astdistill.report.compare.read_finished", fault)
 
     def mine(*_: object) -> None:
         """A handler of the caller's own."""

@@ -9,13 +9,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationError
 
 from ..autodiff.dispatch import EngineName, on_cluster, using
+from ..data.dataset import Dataset
 from ..data.description import Description
 from ..data.loading import load_dataset
 from ..data.synthetic import load
 from ..evaluation.continual import check_steps, continual, continual_table
 from ..evaluation.dd_ranking import RandomLabels, check_gamma, rank, ranking_table
 from ..evaluation.per_class import by_class, check_confusion, confusions
-from ..evaluation.protocol import EvalRecipe, protocol
+from ..evaluation.protocol import EvalRecipe, architectures, protocol
 from ..evaluation.rate_search import rates_table, search_rates
 from ..evaluation.rows import check_count
 from ..evaluation.runner import evaluate_all
@@ -125,7 +126,7 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
     if source is None:
         source = synthetic.data.source
     dataset = load_dataset(synthetic.data.replace(source=source), device=given.device)
-    progress.tell(where_text(given.device, dataset.shape, len(dataset.classes), synthetic.model))
+    _tell_where(given, dataset, synthetic.model)
     tell_briefly(Description.of(dataset, synthetic.ipc))
     if not synthetic.preprocessing.whole:
         synthetic = synthetic.completed(dataset.preprocessing)
@@ -170,6 +171,12 @@ def _networks(given: Evaluate, recipe: EvalRecipe) -> int:
         networks = given.networks
     check_count(networks)
     return networks
+
+
+def _tell_where(given: Evaluate, dataset: Dataset, student: str) -> None:
+    """Say on which device and by which engine the first network is trained; nothing for a set of no student's."""
+    if first := architectures(given.architectures, student, dataset.shape)[0]:
+        progress.tell(where_text(given.device, dataset.shape, len(dataset.classes), first))
 
 
 def _folder(given: Evaluate, recipe: EvalRecipe) -> Path:
