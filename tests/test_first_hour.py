@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from first_hour.first_hour import PAGES, Failed, Shell, Step, read_through, steps
+from first_hour.first_hour import PAGES, ROOT, Failed, Shell, Step, checkout_of, read_through, steps
 
 
 @pytest.fixture
@@ -43,3 +43,11 @@ def test_every_page_has_commands_and_a_copied_file_is_what_the_page_shows(shell:
     saved = next(step for step in steps("docs/your-own-network.md") if step.shown == "(save my_network.py)")
     assert shell.type(saved.typed)[0] == 0
     assert "def small(channels: int" in (tmp_path / "my_network.py").read_text(encoding="utf-8")
+
+
+def test_the_copied_checkout_has_the_whole_source(tmp_path: Path) -> None:
+    copy = checkout_of(tmp_path)
+    for part in ("src", "tests/data/frozen"):
+        ours = {path.relative_to(ROOT) for path in (ROOT / part).rglob("*") if "__pycache__" not in path.parts}
+        assert ours == {path.relative_to(copy) for path in (copy / part).rglob("*")}
+    assert not (copy / ".git").exists()

@@ -106,7 +106,13 @@ def own_photos(folder: Path) -> None:
 
 def checkout_of(folder: Path) -> Path:
     """A copy of this checkout, as a reader's, without what was built in it."""
-    left_out = shutil.ignore_patterns(".git", ".venv", "runs", "experts", "site", "dist", "__pycache__", ".*_cache")
+    built = {".git", ".venv", "runs", "experts", "site", "dist", ".cache"}
+
+    def left_out(place: str, names: list[str]) -> set[str]:
+        if Path(place) == ROOT:  # further down, these are names of the source
+            return built & set(names)
+        return {"__pycache__"} & set(names)
+
     return Path(shutil.copytree(ROOT, folder / "checkout", ignore=left_out))
 
 
