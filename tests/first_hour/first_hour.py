@@ -77,7 +77,7 @@ class Shell:
         """Exit code and output of one command; 1 where bash itself has ended."""
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
-        self._bash.stdin.write(f"{{ {command}\n}} </dev/null; echo; echo {END} $?\n")
+        self._bash.stdin.write(f"{{ {command}\n}} </dev/null; code=$?; echo; echo {END} $code\n")
         self._bash.stdin.flush()
         output = []
         for line in self._bash.stdout:
@@ -88,9 +88,7 @@ class Shell:
 
     def close(self) -> None:
         """End the shell."""
-        assert self._bash.stdin is not None
-        self._bash.stdin.close()
-        self._bash.wait()
+        self._bash.communicate()
 
 
 def own_photos(folder: Path) -> None:
@@ -108,7 +106,13 @@ def own_photos(folder: Path) -> None:
 
 def checkout_of(folder: Path) -> Path:
     """A copy of this checkout, as a reader's, without what was built in it."""
-    left_out = shutil.ignore_patterns(".git", ".venv", "runs", "experts", "site", "dist", "__pycache__", ".*_cache")
+    built = {".git", ".venv", "runs", "experts", "site", "dist", ".cache"}
+
+    def left_out(place: str, names: list[str]) -> set[str]:
+        if Path(place) == ROOT:  # further down, these are names of the source
+            return built & set(names)
+        return {"__pycache__"} & set(names)
+
     return Path(shutil.copytree(ROOT, folder / "checkout", ignore=left_out))
 
 
@@ -153,6 +157,13 @@ def read_through(page: str, shell: Shell, checkout: Path) -> None:
             raise Failed(f"{page}: {step.shown}\nended with exit code {code}:\n{output[-6000:]}")
 
 
+def source(shell: Shell, file: Path) -> None:
+    """Have the shell read a file. Raises Failed where it is not there."""
+    code, output = shell.type(f"source {shlex.quote(str(file))}")
+    if code:
+        raise Failed(f"{file}: {output}")
+
+
 def hour(folder: Path, full: bool) -> None:
     """All pages, in one environment and one folder each. Raises Failed."""
     checkout = checkout_of(folder)
@@ -163,9 +174,9 @@ def hour(folder: Path, full: bool) -> None:
         shell = Shell(desk, environment)
         try:
             if number:  # the README has made and activated it
-                shell.type(f"source {shlex.quote(str(folder / 'README/.venv/bin/activate'))}")
+                source(shell, folder / "README/.venv/bin/activate")
             if not full:
-                shell.type(f"source {shlex.quote(str(ROOT / 'tests/first_hour/sizes.sh'))}")
+                source(shell, ROOT / "tests/first_hour/sizes.sh")
             own_photos(desk)
             read_through(page, shell, checkout)
         finally:

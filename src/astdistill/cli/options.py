@@ -105,7 +105,7 @@ class RunChanges(ClusterChanges):
     """The same, and how often it is run."""
 
     seeds: int | None = Field(default=None, ge=1)
-    """Whole runs, one per seed, and their mean ± standard deviation. Each has its experts and a folder seed-N."""
+    """Whole runs, one per seed: mean ± standard deviation. Each has its experts and a folder seed-N."""
 
 
 @dataclass(frozen=True)
