@@ -404,3 +404,10 @@ def test_a_sharpness_aware_step_takes_the_time_of_two_plain_ones(monkeypatch: py
     )
     assert sharp.work == 2 * plain.work
     assert sharp.seconds == 2 * plain.seconds > 0
+
+
+def test_the_default_device_is_counted_as_the_one_that_it_stands_for(tmp_path: Path) -> None:
+    wanted = small(tmp_path)
+    assert wanted.device == "auto"
+    named = unmeasured(wanted.replace(device="cpu"))
+    assert [stage.memory for stage in unmeasured(wanted).stages] == [stage.memory for stage in named.stages]

@@ -16,6 +16,8 @@ from ..runtime.progress import quietly
 from .flags import Flag, Place, Positional, Typed, kind_of, names_of, params_of, words_for_click
 
 TRUST = "Import this module of yours, which a file names"
+WORDS = "astdistill.words"
+"""Where a context keeps the words that it was made of."""
 COLUMNS = 80
 """Help is no wider, so that it reads the same on every terminal."""
 
@@ -46,6 +48,7 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words into `ctx.params`. Raises InputError for words that cannot be."""
         ctx.info_name, ctx.allow_extra_args = self.prog.removeprefix("astdistill "), True
+        ctx.meta[WORDS] = args
         args = words_for_click(args, self.params, self.prog, lenient=ctx.resilient_parsing)
         super().parse_args(ctx, args)
         if ctx.args and not ctx.resilient_parsing:
@@ -86,10 +89,14 @@ class Command(click.Command):
         return _changed(base, changes, (), self.prog)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The flags that begin so."""
+        """The flags that begin so, or further values of the last flag, where it takes several."""
         options = [param for param in self.params if isinstance(param, click.Option) and not param.hidden]
+        if not incomplete.startswith("-"):
+            word = next((word for word in reversed(ctx.meta[WORDS]) if word.startswith("--")), "")
+            many = [each for each in options if isinstance(each, Flag) and each.flag == word and each.kind.many]
+            return [item for each in many for item in each.kind.shell_complete(ctx, each, incomplete)]
         names = [(name, _row(param, True)[1]) for param in options for name in names_of(param)]
-        return [CompletionItem(name, help=about) for name, about in names if incomplete and name.startswith(incomplete)]
+        return [CompletionItem(name, help=about) for name, about in names if name.startswith(incomplete)]
 
     def get_usage(self, ctx: click.Context) -> str:
         """One line: the words and their order."""

@@ -16,10 +16,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem, shell_complete
+from click.shell_completion import CompletionItem
 
 from ..runtime.machine import waiting
 from ..runtime.text import printable, ready_streams
+from .completion import VARIABLE, complete
 
 VERBS = {
     "demo": "AST on scikit-learn's digits, one image per class, evaluated: about a minute on two cores",
@@ -69,8 +70,6 @@ MEMORY = re.compile(
     r"MemoryError|allocate memory.*?[0-9]+ bytes|OutOfMemoryError|out of memory", re.IGNORECASE | re.DOTALL
 )
 """How Python, torch and CUDA say that there is no more of it."""
-COMPLETE = "_ASTDISTILL_COMPLETE"
-"""The environment variable in which a shell asks for completion, as click's scripts do."""
 ABOUT = "Dataset distillation by trajectory matching, and by matching distributions."
 MORE = """astdistill VERB --help tells more; begin with: astdistill demo
 Long work that was stopped goes on when its command is typed again;
@@ -104,7 +103,9 @@ class Verbs(click.Group):
         return name, command, args[length:]
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """The verbs that begin so, without importing any."""
+        """The verbs that begin so, without importing any, or the flags before them."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
         return [CompletionItem(verb, help=text) for verb, text in VERBS.items() if verb.startswith(incomplete)]
 
     def get_help(self, ctx: click.Context) -> str:
@@ -135,8 +136,8 @@ def cli(ctx: click.Context, version: bool, quiet: bool, verbose: bool) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code: 0 done, 1 diverged, no place to write, or unfit, 2 bad input, 130 SIGINT,
     141 nobody reads what is printed, 143 SIGTERM. Signal handlers are afterwards what they were."""
-    if COMPLETE in os.environ:
-        return shell_complete(cli, {}, "astdistill", COMPLETE, os.environ[COMPLETE])
+    if VARIABLE in os.environ:
+        return complete(cli, os.environ[VARIABLE])
     if "torch" not in sys.modules:  # whose threads read it when they are loaded, and never again
         os.environ.update(waiting(os.environ))
     if words is None:

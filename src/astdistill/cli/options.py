@@ -184,9 +184,17 @@ class PresetCommand(Command):
         """Read the words twice: for the preset and its changes, whatever the others are; then all of them.
 
         Raises InputError for presets, methods, parts, protocols and flags that do not exist, and for values that cannot
-        be.
+        be; where a shell completes them, the flags are then those of some preset.
         """
         self._offer(self.experiment)
+        try:
+            return self._parsed(ctx, args)
+        except InputError:
+            if not ctx.resilient_parsing:
+                raise
+        return super().parse_args(ctx, args)
+
+    def _parsed(self, ctx: click.Context, args: list[str]) -> list[str]:
         path = config_path(args)
         entries: Entries = {}
         if path is not None:

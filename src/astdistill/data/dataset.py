@@ -237,14 +237,23 @@ class Dataset:
     """
 
     name: str
+    """Shown in tables and files."""
     classes: tuple[str, ...]
+    """Names of the classes 0 … K − 1."""
     train: Split
+    """Training images and labels."""
     test: Split
+    """Test images and labels."""
     preprocessing: Preprocessing
+    """From pixels in [0, 1] to what networks see, fitted on the training images."""
     fingerprint: str
+    """See above."""
     config: DataConfig
+    """What `load_dataset` builds the same set from."""
     validation: Split | None = None
+    """Held-out training images; none where `config.validation` is 0."""
     summary: Summary = Summary()
+    """What was read, left out and guessed, in words."""
 
     def __repr__(self) -> str:
         """One line: name, images of each part, shape, classes, whitening."""
@@ -269,12 +278,20 @@ class Dataset:
         return torch.bincount(self.train.labels, minlength=len(self.classes)).tolist()
 
     def to(self, device: str | torch.device) -> Dataset:
-        """The same set on another device."""
+        """The same set on another device.
+
+        Args:
+            device: Such as "cpu" or "cuda:1".
+        """
         validation = None if self.validation is None else self.validation.to(device)
         return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
 
     def check_ipc(self, ipc: int) -> None:
-        """Raise InputError unless every class has at least `ipc` training images."""
+        """Raise InputError unless every class has at least `ipc` training images.
+
+        Args:
+            ipc: Images per class.
+        """
         smallest = min(range(len(self.classes)), key=self.class_sizes().__getitem__)
         count = self.class_sizes()[smallest]
         if not 1 <= ipc <= count:

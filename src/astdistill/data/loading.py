@@ -48,14 +48,24 @@ CACHED_ZCA = 1024
 def load_dataset(
     source: Any = "digits", *, device: str | torch.device = "auto", verify: bool = False, **fields: Any
 ) -> Dataset:
-    """The data set that `source` and the fields of `DataConfig` describe, preprocessed, on one device: that named,
-    or with "auto" the CUDA GPU where there is a usable one, otherwise the CPU.
+    """The data set that `source` and the fields of `DataConfig` describe, preprocessed, on one device.
 
-    `source` is a known name, a hub name, a folder, a file of arrays, a Hugging Face `Dataset` or `DatasetDict`, or a
-    whole configuration, of which `fields` then change some. Single-channel 28×28 images of any source are padded to
-    32×32 unless `size` is given. Files whose path, size and times are as they were when they were last read are not
-    read again, and images decoded before come from the cache; `verify` reads and checks every byte of both. Raises
-    InputError, in one sentence, for anything that cannot be used.
+    Single-channel 28×28 images of any source are padded to 32×32 unless `size` is given. Files whose path, size and
+    times are as they were when they were last read are not read again, and images decoded before come from the cache.
+
+    Args:
+        source: A known name, a hub name, a folder, a file of arrays, a Hugging Face `Dataset` or `DatasetDict`, or a
+            whole `DataConfig`, of which `fields` then change some.
+        device: Where the images lie, such as "cpu" or "cuda:1". "auto" is the CUDA GPU where there is a usable one,
+            otherwise the CPU.
+        verify: Read and check every byte of the files and of the cache.
+        **fields: Fields of `DataConfig` by name, such as `whiten="zca"` or `per_class=100`.
+
+    Returns:
+        The data set, its images `[N, C, H, W]` as networks see them.
+
+    Raises:
+        InputError: In one sentence, for anything that cannot be used.
     """
     if not isinstance(source, str | os.PathLike | DataConfig):
         from .tensors import dataset_from_splits  # which imports this module

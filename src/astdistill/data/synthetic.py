@@ -111,21 +111,37 @@ class SyntheticSet:
     """
 
     images: Images
+    """X, `[N, C, H, W]` float32 on any device."""
     targets: Targets
+    """Y, `[N, K]` float32."""
     lr: Scalar
+    """η, a positive scalar."""
     classes: tuple[str, ...]
+    """Names of the classes 0 … K − 1."""
     preprocessing: Preprocessing
+    """From pixels in [0, 1] to the space of the images."""
     data: DataConfig
+    """What `load_dataset` builds the real data from."""
     model: str
+    """The student network, as `build_model` takes it."""
     labels: LabelKind = "hard"
+    """What targets are: "hard", "soft" or "weights"."""
     augmentation: str = ""
+    """DSA operations joined by underscores; empty for none."""
     momentum: float = 0.0
+    """Of the student, 0 … 1."""
     method: str = ""
+    """The name of the method."""
     fingerprint: str = ""
+    """`Dataset.fingerprint` of the real data; empty where it is not known."""
     provenance: dict[str, Any] = field(default_factory=dict)
+    """Versions, settings and times of the run."""
     canvas: int = 1
+    """k: images are k H × k W textures; 1 for ordinary images."""
     canvas_samples: int = 1
+    """Crops of each canvas in a training step."""
     factor: int = 1
+    """r: each image is a slot of r × r sub-images; 1 for ordinary images."""
 
     def __repr__(self) -> str:
         """One line: images, shape, classes, labels, network, method."""
@@ -217,7 +233,11 @@ class SyntheticSet:
 
     def completed(self, preprocessing: Preprocessing) -> Self:
         """The same set with the whole `preprocessing` of the data that it was made of. Raises InputError where it is
-        another one."""
+        another one.
+
+        Args:
+            preprocessing: That of the data, as `load_dataset(synthetic.data).preprocessing`.
+        """
         if preprocessing.hash != self.preprocessing.hash:
             raise InputError(
                 f"The set was made with the preprocessing {self.preprocessing.hash}, not {preprocessing.hash}; load "
@@ -227,7 +247,11 @@ class SyntheticSet:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file that is enough to train on, evaluate and look at the set. Raises DivergedError,
-        with nothing written, where a number of it is not finite."""
+        with nothing written, where a number of it is not finite.
+
+        Args:
+            path: The file, which is replaced where there is one.
+        """
         tensors: dict[str, Tensor] = {"images": self.images, "targets": self.targets, "lr": self.lr}
         for name, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
@@ -260,7 +284,11 @@ class SyntheticSet:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The set in `path`, a file or a run folder holding `synthetic.safetensors`. Raises InputError for any other
-        file."""
+        file.
+
+        Args:
+            path: The file, or the run folder.
+        """
         file = Path(path)
         file = RunDir(file).synthetic if file.is_dir() else file
         if not file.exists():

@@ -40,14 +40,28 @@ def dataset_from_tensors(
     device: str | torch.device = "auto",
     **fields: Any,
 ) -> Dataset:
-    """A data set of images `[N, C, H, W]` (or grey `[N, H, W]`), uint8 or float in [0, 1], with one label each.
+    """A data set of images with one label each, training and test images apart.
 
-    Images may also be a list of tensors or arrays of one shape, or a numpy array, whose channels may be last. Whole
-    numbers above 255 are read by their depth, floats that are whole numbers up to 255 as such; floats are rounded to
-    256 levels; every channel is kept. Labels are whole numbers, text or flags; `classes` names the classes 0..K−1, and
-    without it their own values do. `fields` are others of `DataConfig`: first_classes, per_class, validation, size,
-    resize, seed. Without a `size`, single-channel 28×28 images are padded to 32×32. Raises InputError as `load_dataset`
-    does.
+    Whole numbers above 255 are read by their depth, floats that are whole numbers up to 255 as such; floats are rounded
+    to 256 levels; every channel is kept. Without a `size`, single-channel 28×28 images are padded to 32×32.
+
+    Args:
+        train_images: `[N, C, H, W]`, or grey `[N, H, W]`, uint8 or float in [0, 1]: a tensor, a list of tensors or
+            arrays of one shape, or a numpy array, whose channels may be last.
+        train_labels: `[N]`: whole numbers, text or flags.
+        test_images: The same of the test images, `[M, C, H, W]`.
+        test_labels: The same of their labels, `[M]`.
+        classes: Names of the classes 0 … K − 1. None: the labels' own values are the names.
+        whiten: "none", "standard" or "zca", as in `DataConfig`.
+        name: What the data set is called in tables and files.
+        device: Where the images lie, such as "cpu". "auto" is the CUDA GPU where there is a usable one.
+        **fields: Others of `DataConfig`: first_classes, per_class, validation, size (pixels a side), resize, seed.
+
+    Returns:
+        The data set, preprocessed.
+
+    Raises:
+        InputError: For what cannot be used, as `load_dataset` does.
     """
     parts = {"training": (train_images, train_labels), "test": (test_images, test_labels)}
     images = {part: _images(given, f"{name} ({part} part)") for part, (given, _) in parts.items()}
@@ -79,11 +93,25 @@ def dataset_from_torch(
     Items are pairs, longer tuples, named tuples, dictionaries or dataclasses; `image_column` and `label_column` name
     the entries where their names do not tell. Images are Pillow pictures, uint8 arrays HWC, or tensors CHW in [0, 1];
     leave out transforms that normalise or augment. Labels are whole numbers of any type (int, bool, numpy, 0-dim
-    tensor) or text. Class names come from `classes`, else from `train.classes`; a test part that numbers the same names
-    in another way is renumbered. Transparent pixels of Pillow pictures are laid on `background`, and those of more than
-    256 levels are brought there by one factor for both parts; arrays and tensors keep every channel.
-    Without a `size`, single-channel 28×28 images are padded to 32×32. Raises InputError naming the image that cannot be
-    used.
+    tensor) or text. A test part that numbers the same names in another way is renumbered. Transparent pixels of Pillow
+    pictures are laid on `background`, and those of more than 256 levels are brought there by one factor for both parts;
+    arrays and tensors keep every channel. Without a `size`, single-channel 28×28 images are padded to 32×32.
+
+    Args:
+        train: The training part; any of the kinds above.
+        test: The test part.
+        classes: Names of the classes 0 … K − 1. None: those of `train.classes`, where it has them.
+        whiten: "none", "standard" or "zca", as in `DataConfig`.
+        name: What the data set is called in tables and files. None: a name made of the class of `train`.
+        device: Where the images lie, such as "cpu". "auto" is the CUDA GPU where there is a usable one.
+        **fields: Others of `DataConfig`: image_column, label_column, background, first_classes, per_class, validation,
+            size (pixels a side), resize, seed.
+
+    Returns:
+        The data set, preprocessed.
+
+    Raises:
+        InputError: It names the image that cannot be used.
     """
     name = name or type(train).__name__
     _check_names(classes)

@@ -119,19 +119,36 @@ def distill(
     device: str | None = None,
     threads: int | None = None,
 ) -> SyntheticSet:
-    """The distilled set: `ipc` images per class that the method's outer steps have changed (METHOD §1).
+    """The distilled set: `ipc` images per class that the method's outer steps have changed.
 
-    A method whose `expert` is None takes no experts, and `model` names its network; elsewhere the network is that of
-    the experts. With `out`, the folder gets `state.safetensors`, `metrics.jsonl` and `synthetic.safetensors`, and the
-    same call resumes a run that was killed, to the same bits on a CPU. With `settings.validate_every`,
-    `synthetic.safetensors` is the best set by the validation split and `last.safetensors` the last; without, it is the
-    last. Each of `observers` is told of every outer step, and must change nothing.
+    With `settings.validate_every`, `synthetic.safetensors` is the best set by the validation split and
+    `last.safetensors` the last; without, it is the last.
 
-    `engine` computes derivatives (see `EngineName`; None: $ASTDISTILL_ENGINE, or the fastest that can), `device` is
-    where the data is taken to (None: where it lies), `threads` are those of the CPU (None: torch's own number, which
-    comes back afterwards); none of them is part of what tells runs apart. Raises InputError, before anything is
-    written, where the parts do not fit and where another process is writing to `out`, DivergedError when too many steps
-    in a row were skipped or a number is not finite, and FolderGoneError when `out` is deleted meanwhile.
+    Args:
+        dataset: The real data.
+        experts: Their trajectories. None where the method's `expert` is None.
+        method: How to distil, as in `astdistill.methods`; MTT by default.
+        model: The student network, for a method without experts. None: that of the experts.
+        ipc: Images per class, 1 or more.
+        settings: How long and how fast. None: `DistillSettings()`.
+        out: A folder, which gets `state.safetensors`, `metrics.jsonl` and `synthetic.safetensors`; the same call
+            resumes a run that was killed, to the same bits on a CPU. None: nothing is written.
+        seed: Of all draws.
+        observers: Each is called with (run, state, record) after every outer step, and must change nothing.
+        engine: What computes derivatives: "auto", "native", "compiled", "compiled-bfloat16" or "eager". None:
+            $ASTDISTILL_ENGINE, or the fastest that can.
+        device: Where the data is taken to, such as "cpu" or "cuda". None: where it lies.
+        threads: Threads of the CPU. None: torch's own number. Afterwards torch's number is what it was before. Engine,
+            device and threads are no part of what tells runs apart.
+
+    Returns:
+        The set, as what is last or best.
+
+    Raises:
+        InputError: Before anything is written, where the parts do not fit and where another process is writing to
+            `out`.
+        DivergedError: Too many steps in a row were skipped, or a number is not finite.
+        FolderGoneError: `out` was deleted meanwhile.
     """
     trust_models(model)
     dataset = moved(dataset, device)

@@ -94,7 +94,11 @@ class EvalRecipe(Record):
         return {name: value for name, value in handler(self).items() if name not in unused}
 
     def for_images(self, count: int) -> EvalRecipe:
-        """The recipe for a set of so many images: with as many epochs as its steps take."""
+        """The recipe for a set of so many images: with as many epochs as its steps take.
+
+        Args:
+            count: Images that a network trains on.
+        """
         if not self.steps:
             return self
         return self.replace(epochs=-(-self.steps[-1] // -(-count // self.batch)))
@@ -115,20 +119,36 @@ class EvalRecipe(Record):
         return int(self.decay_at * self.epochs) + 1 + self.released_count
 
     def starts_anew(self, epoch: int) -> bool:
-        """Whether a new optimiser begins with the lower learning rate in `epoch`, counted from 0."""
+        """Whether a new optimiser begins with the lower learning rate in `epoch`, counted from 0.
+
+        Args:
+            epoch: Counted from 0.
+        """
         return not self.drops_at and epoch == self.decays_at
 
     def dropped(self, epoch: int) -> float:
-        """What the learning rate is multiplied by in `epoch`, counted from 0, by the `drops_at` before it."""
+        """What the learning rate is multiplied by in `epoch`, counted from 0, by the `drops_at` before it.
+
+        Args:
+            epoch: Counted from 0.
+        """
         return self.decay_factor ** sum(epoch >= round(share * self.epochs) for share in self.drops_at)
 
     def checks_after(self, passes: int) -> bool:
         """Whether the network is tested after so many passes: after 20, 40, … for a `check_every` of 20, and after 1,
-        21, … as released."""
+        21, … as released.
+
+        Args:
+            passes: Passes over the training images that are done.
+        """
         return self.check_every > 0 and (passes - self.released_count) % self.check_every == 0
 
     def augmented(self, strategy: str) -> EvalRecipe:
-        """The recipe with its augmentation settled: its own, or else `strategy`."""
+        """The recipe with its augmentation settled: its own, or else `strategy`.
+
+        Args:
+            strategy: DSA operations joined by underscores; "" for none.
+        """
         if self.augmentation is not None:
             return self
         return self.replace(augmentation=strategy)

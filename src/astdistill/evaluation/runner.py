@@ -65,15 +65,33 @@ def evaluate(
     """The scores of `seeds` freshly initialised networks, each trained on `synthetic` alone and tested on one split of
     `dataset`.
 
-    `model` names the network, or several, or pools of them (see `protocol.py`); None takes the student of the distilled
-    set. Results in `done`, by name and number of the network, are not computed again, and `on_result` is told of each
-    new one as it finishes. Network k and all its draws depend on its name, `seed` and k only. Computes where `dataset`
-    lies, on a CPU `workers` networks side by side (None: one for each core). `engine` computes derivatives (see
-    `EngineName`; None: $ASTDISTILL_ENGINE, or the fastest that can), `device` is where the data is taken to (None:
-    where it lies), and `threads`, those of the CPU (None: torch's own number, which comes back afterwards), are split
-    among the workers. With `cluster`, "auto" or HOST:PORT, each network is trained on a node of that Ray cluster, by
-    `threads` (None: one); nodes that would compute other bits are refused, unless `allow_mixed`. Raises InputError when
-    the set and the data do not share classes, shape and preprocessing.
+    Network k and all its draws depend on its name, `seed` and k only. Computes where `dataset` lies.
+
+    Args:
+        synthetic: The distilled set, or real images as a set.
+        dataset: The real data, which networks are tested on.
+        recipe: The evaluation protocol; MTT's by default. `PROTOCOLS` has others.
+        model: The network, or several, or pools of them (see `protocol.py`). None: the student of the distilled set.
+        seeds: Networks of each kind, 1 or more.
+        seed: Of all draws.
+        split: "test" or "validation".
+        done: Results by (name of the network, k), which are not computed again. None: there are none.
+        on_result: Called with (name, k, result) for each new result as it finishes.
+        workers: Networks side by side on a CPU. None: one for each core.
+        engine: What computes derivatives: "auto", "native", "compiled", "compiled-bfloat16" or "eager". None:
+            $ASTDISTILL_ENGINE, or the fastest that can.
+        device: Where the data is taken to, such as "cpu" or "cuda". None: where it lies.
+        threads: Threads of the CPU, split among the workers. None: torch's own number. Afterwards torch's number is
+            what it was before.
+        cluster: "auto" or HOST:PORT: each network is trained on a node of that Ray cluster, by `threads` (None: one).
+            None: on this machine.
+        allow_mixed: Take nodes of a cluster, too, that would compute other bits.
+
+    Returns:
+        Accuracies in percent, their mean and standard deviation.
+
+    Raises:
+        InputError: The set and the data do not share classes, shape and preprocessing.
     """
     dataset = moved(dataset, device)
     student, augmentation, subject = "", STRATEGY, None

@@ -217,6 +217,7 @@ class Scores(Record):
     """What an evaluation found: the synthetic set on one or more networks, and the baselines on the first of them."""
 
     recipe: EvalRecipe
+    """The evaluation protocol that they were measured under."""
     architecture: dict[str, RowScores]
     """By network name."""
     baselines: dict[str, RowScores] = Field(default_factory=dict)
@@ -240,7 +241,11 @@ class Scores(Record):
         return {name: value for name, value in handler(self).items() if name != "majority" or value is not None}
 
     def are_of(self, synthetic: SyntheticSet) -> bool:
-        """Whether they may be those of a set: they say nothing else, in what they say."""
+        """Whether they may be those of a set: they say nothing else, in what they say.
+
+        Args:
+            synthetic: The set that they may be of.
+        """
         if self.subject is None:
             return True
         own, wanted = self.subject, SetInfo.of(synthetic)
@@ -257,12 +262,20 @@ class Scores(Record):
         return next(iter(self.architecture.values())).mean
 
     def write(self, path: Path) -> None:
-        """Write `scores.json`, whole or not at all."""
+        """Write `scores.json`, whole or not at all.
+
+        Args:
+            path: The file.
+        """
         write_json(path, self.to_json())
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """The scores in a file or a run folder. Raises InputError for anything else."""
+        """The scores in a file or a run folder. Raises InputError for anything else.
+
+        Args:
+            path: A `scores.json`, or the run folder that holds one.
+        """
         file = Path(path)
         if file.is_dir():
             file = RunDir(file).scores

@@ -108,17 +108,29 @@ class ExpertRecipe(Record):
         return self.epochs // 2 + 2
 
     def starts_anew(self, epoch: int) -> bool:
-        """Whether the optimiser begins anew in `epoch`, counted from 0: at the one drop, as released."""
+        """Whether the optimiser begins anew in `epoch`, counted from 0: at the one drop, as released.
+
+        Args:
+            epoch: Counted from 0.
+        """
         return not self.drops_at and self.lr_drop != 1 and epoch == self.drop_epoch
 
     def clip(self, epoch: int) -> float:
-        """c_e: the factor on the cross-entropy in `epoch`, counted from 0."""
+        """c_e: the factor on the cross-entropy in `epoch`, counted from 0.
+
+        Args:
+            epoch: Counted from 0.
+        """
         if epoch >= self.clipped_epochs:
             return 1.0
         return self.loss_warmup_start + (1 - self.loss_warmup_start) * epoch / self.clipped_epochs
 
     def rate(self, epoch: int) -> float:
-        """The learning rate in `epoch`, counted from 0."""
+        """The learning rate in `epoch`, counted from 0.
+
+        Args:
+            epoch: Counted from 0.
+        """
         if self.drops_at:
             return self.lr * self.lr_drop ** sum(epoch >= round(share * self.epochs) for share in self.drops_at)
         if epoch < self.drop_epoch:

@@ -88,7 +88,9 @@ class TrajectoryStore:
     """A folder of experts that were trained alike."""
 
     folder: Path
+    """The folder of this store, named by the digest of its identity."""
     identity: StoreIdentity
+    """What the experts are: recipe, network, data, seed."""
     limit: int | None = None
     """Use only the first so many experts."""
     until: int | None = None
@@ -98,7 +100,14 @@ class TrajectoryStore:
 
     @staticmethod
     def create(root: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> TrajectoryStore:
-        """The store of `identity` under `root`, made if it is not there."""
+        """The store of `identity` under `root`, made if it is not there.
+
+        Args:
+            root: The folder in which the store has one of its own.
+            identity: What the experts are.
+            data: The configuration of the data that they learn from.
+            preprocessing: That of the same data.
+        """
         folder = root / identity.digest()
         if not (folder / "recipe.json").exists() or not (folder / PREPROCESSING).exists():
             describe_store(folder, identity, data, preprocessing)
@@ -106,8 +115,16 @@ class TrajectoryStore:
 
     @staticmethod
     def open(folder: str | Path, limit: int | None = None, trust: str | Sequence[str] = ()) -> TrajectoryStore:
-        """The store in `folder`; `trust` names the modules of other packages that it may name. Raises InputError when
-        there is none, or when `folder` holds several."""
+        """The store in `folder`.
+
+        Args:
+            folder: The store itself, or a folder that holds this one store.
+            limit: Use only the first so many experts. None: all.
+            trust: Modules of other packages that the store may name, as `package.module`; one, or several.
+
+        Raises:
+            InputError: There is no store, or `folder` holds several.
+        """
         trust_modules(trust)
         folder = Path(folder)
         if not (folder / "recipe.json").exists():
@@ -143,7 +160,11 @@ class TrajectoryStore:
         return numbers[: self.limit]
 
     def first(self, count: int) -> TrajectoryStore:
-        """The same store with its first `count` experts only. Raises InputError when it has fewer."""
+        """The same store with its first `count` experts only. Raises InputError when it has fewer.
+
+        Args:
+            count: Experts, 1 or more.
+        """
         if count > len(self):
             raise InputError(
                 f"{count} experts were asked for, but {self.folder} holds {len(self)}; "
@@ -168,7 +189,11 @@ class TrajectoryStore:
 
     def trained_epochs(self, expert: int) -> int:
         """How many epochs of one expert its file holds; 0 where there is no file. Read anew each time: another process
-        may train it on."""
+        may train it on.
+
+        Args:
+            expert: Its number, counted from 0.
+        """
         path = self.path(expert)
         if not path.exists():
             return 0
@@ -176,11 +201,24 @@ class TrajectoryStore:
             return file.get_slice("rows").get_shape()[0] - 1
 
     def path(self, expert: int) -> Path:
-        """The file of one expert."""
+        """The file of one expert.
+
+        Args:
+            expert: Its number, counted from 0.
+        """
         return self.folder / f"{expert:03d}.safetensors"
 
     def rows(self, expert: int, first: int, last: int) -> Rows:
-        """Rows `first` … `last` − 1 of one expert, `[last − first, P]` float32: only their bytes are read from disk."""
+        """Rows `first` … `last` − 1 of one expert, `[last − first, P]` float32: only their bytes are read from disk.
+
+        Args:
+            expert: Its number, counted from 0.
+            first: The first row; row e is θ after epoch e, row 0 the initialisation.
+            last: The row after the last one.
+
+        Raises:
+            InputError: The file does not have these rows, or was changed after it was written.
+        """
         handle = self._handle(expert)
         rows = handle.get_slice("rows")
         count = rows.get_shape()[0]
@@ -230,7 +268,13 @@ class TrajectoryStore:
         return []
 
     def segment(self, expert: int, epoch: int, length: int) -> Segment:
-        """The segment of `length` epochs of one expert that starts at `epoch`."""
+        """The segment of `length` epochs of one expert that starts at `epoch`.
+
+        Args:
+            expert: Its number, counted from 0.
+            epoch: t, the epoch after which it starts; 0 is the initialisation.
+            length: M, in epochs.
+        """
         rows = self.rows(expert, epoch, epoch + length + 1)
         return Segment(expert, epoch, rows[0], rows[1:])
 

@@ -82,23 +82,38 @@ def train_experts(
 ) -> TrajectoryStore:
     """The store under the folder `store` with at least `count` experts, training those that are missing.
 
-    With `stop_after`, each is trained for so many of the recipe's epochs only, 1 … E; rate drops and the like stay
-    those of the whole recipe. The same call with a larger `stop_after`, or without, trains the same experts on, to the
-    bits of one that never stopped.
+    Any number of calls may fill a store at once. Trajectory k depends on (dataset, model, recipe, seed, k) alone, to
+    the last bit where `count`, `workers` and the machine's threads are the same (see `plan_workers`). A killed call is
+    resumed by the same call: finished experts are kept, those that were cut short go on from their last whole epoch.
 
-    With `shard` "I/N" only those with k % N == I − 1 are trained, k = 0 … `count` − 1, by one process for each I:
-    without any locks, for file systems that have none or nodes that do not see each other's. Elsewhere any number of
-    calls may fill a store at once.
+    Args:
+        dataset: What the experts learn from.
+        model: The network, as `build_model` takes it.
+        recipe: How each is trained. None: `ExpertRecipe()`, MTT's.
+        count: How many experts the store is to have.
+        store: The folder; each kind of experts has a folder of its own in it.
+        seed: Of all draws, initialisations included.
+        dtype: How parameters are kept on disk: "float32", 4 bytes each, or "bfloat16", 2.
+        workers: Experts that are trained side by side on a CPU. None: one for each core.
+        stop_after: Train each for so many of the recipe's epochs only, 1 … E; rate drops and the like stay those of the
+            whole recipe. The same call with a larger number, or without, trains the same experts on, to the bits of one
+            that never stopped. None: to the end.
+        shard: "I/N": only those with k % N == I − 1 are trained, k = 0 … `count` − 1, by one process for each I,
+            without any locks, for file systems that have none or nodes that do not see each other's. None: all.
+        engine: What computes derivatives: "auto", "native", "compiled", "compiled-bfloat16" or "eager". None:
+            $ASTDISTILL_ENGINE, or the fastest that can.
+        device: Where the data is taken to, such as "cpu" or "cuda". None: where it lies.
+        threads: Threads of the CPU, split among the workers. None: torch's own number. Afterwards torch's number is
+            what it was before.
+        cluster: "auto" or HOST:PORT: each expert is trained on a node of that Ray cluster, by `threads` (None: one).
+            `store` must lie where all nodes see it. None: on this machine.
+        allow_mixed: Take nodes of a cluster, too, that would compute other bits.
 
-    Trajectory k depends on (dataset, model, recipe, seed, k) alone, to the last bit where `count`, `workers` and the
-    machine's threads are the same (see `plan_workers`). A killed call is resumed by the same call: finished experts
-    are kept, those that were cut short go on from their last whole epoch. `workers` experts are trained side by side;
-    None means one for each core. `engine` computes derivatives (see `EngineName`; None: $ASTDISTILL_ENGINE, or the
-    fastest that can), `device` is where the data is taken to (None: where it lies), and `threads`, those of the CPU
-    (None: torch's own number, which comes back afterwards), are split among the workers. With `cluster`, "auto" or
-    HOST:PORT, each expert is trained on a node of that Ray cluster, by `threads` (None: one); `store` must lie where
-    all nodes see it, and nodes that would compute other bits are refused, unless `allow_mixed`. Raises DivergedError
-    when an expert's loss stops being finite; the others' finished epochs are kept.
+    Returns:
+        The store, open for reading.
+
+    Raises:
+        DivergedError: An expert's loss stopped being finite; the others' finished epochs are kept.
     """
     if count < 1:
         raise InputError(f"{count} experts were asked for; choose --experts.count of 1 or more.")

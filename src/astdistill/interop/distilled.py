@@ -36,7 +36,11 @@ class Distilled(SyntheticSet):
 
     @classmethod
     def of(cls, synthetic: SyntheticSet) -> Self:
-        """The same set, with its uses; no tensor is copied."""
+        """The same set, with its uses; no tensor is copied.
+
+        Args:
+            synthetic: Any distilled set.
+        """
         return cls(**{each.name: getattr(synthetic, each.name) for each in fields(SyntheticSet)})
 
     def train(
@@ -50,16 +54,26 @@ class Distilled(SyntheticSet):
     ) -> Network:
         """`network`, trained in place on this set alone as the evaluation trains its own, and left in evaluation mode.
 
-        Takes any module from images `[B, C, H, W]` to logits `[B, K]`, with batch norm and dropout too, on whatever
-        device it lies; parameters with `requires_grad` False stay as they are. `recipe` is the protocol (MTT's, arXiv
-        2203.11932: 1000 epochs, the learning rate dropped at half), in which `epochs` and `lr` replace a field each;
-        what it leaves open is the set's: learned learning rate, augmentation, hard or soft labels, crops of textures.
         The same arguments give the same bits on a CPU.
 
         The network sees whitened images, and so must it when it is used:
-        `network(synthetic.preprocessing.apply(images01))`, or `synthetic.accuracy(network, images01, labels)`. Raises
-        InputError for a network that does not fit, before it is touched, and DivergedError where the loss stopped being
-        finite.
+        `network(synthetic.preprocessing.apply(images01))`, or `synthetic.accuracy(network, images01, labels)`.
+
+        Args:
+            network: Any module from images `[B, C, H, W]` to logits `[B, K]`, with batch norm and dropout too, on
+                whatever device it lies; parameters with `requires_grad` False stay as they are.
+            epochs: Passes over the set. None: those of `recipe`.
+            lr: Learning rate. None: that of `recipe`, and where it leaves it open, the set's learned one.
+            recipe: The protocol (MTT's by default, arXiv 2203.11932: 1000 epochs, the learning rate dropped at half);
+                what it leaves open is the set's: augmentation, hard or soft labels, crops of textures.
+            seed: Of the order of the images, of augmentation and of dropout.
+
+        Returns:
+            The same module.
+
+        Raises:
+            InputError: For a network that does not fit, before it is touched.
+            DivergedError: The loss stopped being finite.
         """
         changes = {name: value for name, value in (("epochs", epochs), ("lr", lr)) if value is not None}
         recipe = recipe.replace(**changes).augmented(self.augmentation)
@@ -82,11 +96,17 @@ class Distilled(SyntheticSet):
         return network
 
     def accuracy(self, network: nn.Module, images01: Images, labels: Labels) -> float:
-        """The percentage of `images01` `[N, C, H, W]`, in [0, 1], that `network` takes for their class in `labels`
-        `[N]`.
+        """The percentage of images that `network` takes for their class.
 
-        Whitens them as the set is, and computes in evaluation mode on the network's device. Raises InputError for
-        images of another shape or range, and for labels that are not those of the images.
+        Whitens them as the set is, and computes in evaluation mode on the network's device.
+
+        Args:
+            network: Any module from whitened images `[B, C, H, W]` to logits `[B, K]`.
+            images01: `[N, C, H, W]`, in [0, 1].
+            labels: `[N]`, each 0 … K − 1.
+
+        Raises:
+            InputError: For images of another shape or range, and for labels that are not those of the images.
         """
         self._check_photos(images01, labels)
         like, mode = next(network.parameters()), network.training
@@ -104,7 +124,9 @@ class Distilled(SyntheticSet):
     def torch_dataset(self, *, pixels: bool = False, seed: int = 0) -> DistilledImages:
         """The set as a `torch.utils.data.Dataset`, for a training loop of your own; see `DistilledImages`.
 
-        With `pixels`, images are in [0, 1] with the whitening undone, for networks that have their own normalisation.
+        Args:
+            pixels: Give images in [0, 1] with the whitening undone, for networks that have their own normalisation.
+            seed: Of the crops of textures.
         """
         decoded = self.decoded()
         if pixels:
@@ -112,7 +134,13 @@ class Distilled(SyntheticSet):
         return DistilledImages(decoded, decoded.images.detach().cpu(), seed)
 
     def export(self, format: str, folder: str | Path, *, scores: Scores | None = None) -> Path:
-        """The new `folder`, which holds the set as the files of `format`; see `astdistill.export`."""
+        """The new `folder`, which holds the set as the files of `format`; see `astdistill.export`.
+
+        Args:
+            format: "huggingface", "mtt", "npz", "png" or "torch".
+            folder: A new folder, or an empty one.
+            scores: The set's figures, for formats that show some. None: it has none.
+        """
         return exporters.export(self, format, folder, scores=scores)
 
     def _learned(self, network: nn.Module) -> list[nn.Parameter]:
@@ -178,6 +206,11 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
     `canvas_samples`; the crops of an epoch depend on `seed`, `epoch` and the item's number alone, and `set_epoch` moves
     on to the next. Augmentation is not in here, since one is drawn for a whole batch: `SyntheticSet.augmentation` names
     it.
+
+    Args:
+        synthetic: The set, without slots of several sub-images.
+        images: `[N, C, H, W]`, its images, or what stands for them.
+        seed: Of the crops of textures.
     """
 
     def __init__(self, synthetic: SyntheticSet, images: Images, seed: int = 0) -> None:
@@ -191,7 +224,11 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Take the crops of textures from those of `epoch`; before a DataLoader begins it, as with a
-        DistributedSampler."""
+        DistributedSampler.
+
+        Args:
+            epoch: Counted from 0.
+        """
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -209,11 +246,18 @@ class DistilledImages(torch.utils.data.Dataset[tuple[Tensor, Tensor | int]]):
 
 
 def load(path: str | Path, *, trust: str | Sequence[str] = ()) -> Distilled:
-    """The distilled set in `path`: a file, or a run folder that holds `synthetic.safetensors`. Raises InputError for
-    anything else.
+    """The distilled set in a file or a run folder.
 
-    `trust` names the modules of other packages that the set may name as its network or method; no other one is
-    imported.
+    Args:
+        path: A file, or a run folder that holds `synthetic.safetensors`.
+        trust: Modules of other packages that the set may name as its network or method, as `package.module`; one, or
+            several. No other one is imported.
+
+    Returns:
+        The set, with its uses.
+
+    Raises:
+        InputError: For anything else.
     """
     trust_modules(trust)
     return Distilled.load(path)

@@ -17,8 +17,18 @@ FORMATS: dict[str, Format] = {each.name: each for each in (HUGGINGFACE, MTT, NPZ
 def export(synthetic: SyntheticSet, format: str, folder: str | Path, *, scores: Scores | None = None) -> Path:
     """The folder, which holds `synthetic` as the files of `format`, all of them or none, without paths of this machine.
 
-    `scores` are its figures, for formats that show some. Raises InputError for a format that there is not, for a folder
-    that holds anything already, and for scores of another set.
+    Args:
+        synthetic: The set to write.
+        format: "huggingface", "mtt", "npz", "png" or "torch".
+        folder: A new folder, or an empty one.
+        scores: The set's figures, for formats that show some. None: it has none.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: For a format that there is not, for a folder that holds anything already, and for scores of another
+            set.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)

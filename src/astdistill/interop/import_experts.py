@@ -153,15 +153,26 @@ def import_buffers(
     store: str | Path = "experts",
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> TrajectoryStore:
-    """The store with the experts of all files in `source`, a folder of `replay_buffer_*.pt` or files in their order; in
-    a folder of its own under `store`.
+    """The store with the experts of all files in `source`; in a folder of its own under `store`.
 
-    The experts learned from `dataset`, preprocessed as it is, as networks `model`; `recipe` describes how, as far as
-    that is known (its epochs are those found). Where experts have different numbers of rows, the store keeps as many of
-    each as the shortest has. One file is in memory at a time. An import that was stopped goes on where it was when it
-    is called again, and the same experts are not stored twice. Raises InputError, with nothing written, for files that
-    hold anything but tensors in lists, for other shapes than the network's, and for experts that do not move or are not
-    finite.
+    Where experts have different numbers of rows, the store keeps as many of each as the shortest has. One file is in
+    memory at a time. An import that was stopped goes on where it was when it is called again, and the same experts are
+    not stored twice.
+
+    Args:
+        source: A folder of `replay_buffer_*.pt`, or one such file, or files in their order.
+        dataset: What the experts learned from, preprocessed as it was for them.
+        model: Their network, as `build_model` takes it.
+        recipe: How they were trained, as far as that is known; its epochs are those found. None: `ExpertRecipe()`.
+        store: The folder in which the new store gets one of its own.
+        dtype: How parameters are kept on disk: "float32", 4 bytes each, or "bfloat16", 2.
+
+    Returns:
+        The store, open for reading.
+
+    Raises:
+        InputError: With nothing written, for files that hold anything but tensors in lists, for other shapes than the
+            network's, and for experts that do not move or are not finite.
     """
     trust_models(model)
     files, root = buffer_files(source), Path(store)

@@ -122,17 +122,31 @@ def import_set(
     canvas_samples: int = 1,
     out: str | Path | None = None,
 ) -> SyntheticSet:
-    """The distilled set in the files of `folder`, in the space of `dataset`; with `out`, a new folder, written there
-    with picture and page.
+    """The distilled set in the files of `folder`, in the space of `dataset`.
 
     Images `[N, C, H, W]` are as networks see them, preprocessed as `dataset` is. Labels are numbers `[N]`, or
     distributions or their logits `[N, K]`; without their file, images count as grouped by class. Hard-labelled images
-    are put in the order of their classes. `lr` stands for the file of the learning rate, or replaces it. `model`,
-    `augmentation`, `momentum` and `method` say how the set was made, and `canvas` and `canvas_samples` what MTT's
-    `--canvas_size` and `--canvas_samples` were: textures are `[N, C, k H, k W]`. Where `ema_images_best.pt` is there
-    (FTD), it is read with `ema_labels_best.pt`, also beside `images_best.pt`. Raises InputError, with nothing
-    written, for files that are absent, broken or hold other things than tensors, and for shapes, classes or numbers
-    that do not fit `dataset`.
+    are put in the order of their classes. Where `ema_images_best.pt` is there (FTD), it is read with
+    `ema_labels_best.pt`, also beside `images_best.pt`.
+
+    Args:
+        folder: Holds `images_best.pt` or the like, as the released codes write them.
+        dataset: The real data that the set was made from, preprocessed as it was then.
+        lr: Learning rate of the student, in the place of its file. None: that in the file.
+        model: The student network, as `build_model` takes it.
+        augmentation: DSA operations that the student saw, joined by underscores; "" for none.
+        momentum: Of the student, 0 … 1.
+        method: What made the set, as shown in tables.
+        canvas: What MTT's `--canvas_size` was, k: textures are `[N, C, k H, k W]`.
+        canvas_samples: What MTT's `--canvas_samples` was: crops of each canvas in a step.
+        out: A new folder, where the set is written with picture and page. None: nothing is written.
+
+    Returns:
+        The set.
+
+    Raises:
+        InputError: With nothing written, for files that are absent, broken or hold other things than tensors, and for
+            shapes, classes or numbers that do not fit `dataset`.
     """
     folder = Path(folder)
     check_set_folder(folder)

@@ -147,7 +147,17 @@ class BackPropagationThroughTraining(OuterStep):
         iteration: int,
         seed: int,
     ) -> tuple[Truncation, StepState]:
-        """Where this outer step has its window, and the state that follows from that."""
+        """Where this outer step has its window, and the state that follows from that.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            inner: How a student trains.
+            start: θ_0 `[P]`.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            state: What was kept at the last outer step.
+            iteration: The outer step, counted from 0.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
         prefix = self.unroll - self.window
         if self.place != "last":
             number = {"epoch": self._epoch(setup, iteration)[0], "step": iteration}[self.place]
@@ -162,7 +172,14 @@ class BackPropagationThroughTraining(OuterStep):
             learned["targets"].clamp_(min=0)
 
     def plan(self, setup: Setup, images: int, iteration: int, seed: int) -> Plan:
-        """T training steps on a set of so many `images`, grouped by class."""
+        """T training steps on a set of so many `images`, grouped by class.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            images: N, images of the set.
+            iteration: The outer step, counted from 0.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
         generator, classes = rng(seed, "plan", iteration), len(setup.dataset.classes)
         ipc = images // classes
         few, many = min(self.per_class or ipc, ipc), min(self.classes_at_once or classes, classes)
@@ -181,7 +198,14 @@ class BackPropagationThroughTraining(OuterStep):
 
     def real_loss(self, setup: Setup, steps: int, iteration: int, seed: int) -> RealLoss:
         """The loss on this outer step's real images. A pass is shuffled; a remainder too small for a batch is left
-        out."""
+        out.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            steps: How many the student takes.
+            iteration: The outer step, counted from 0.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
         data, (epoch, number) = setup.dataset, self._epoch(setup, iteration)
         order = torch.randperm(len(data.train), generator=rng(seed, "real", epoch))
         rows = order[number * self.batch_real : (number + 1) * self.batch_real]
@@ -313,7 +337,13 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
         return self.at(chosen, norms), StepState(tensors, state.counters)
 
     def places(self, norms: Norms, reference: Norms, bounds: Tensor | None) -> tuple[Norms, Tensor]:
-        """π, and the least and the most that mean G has been; `bounds` are those before this step, None at first."""
+        """π, and the least and the most that mean G has been.
+
+        Args:
+            norms: G `[T]`, the norm of the gradient of each step.
+            reference: π_ref `[T]`.
+            bounds: The least and the most before this step, `[2]`. None: it is the first.
+        """
         mean = norms.mean()
         if bounds is None:
             bounds = mean.expand(2)
@@ -323,7 +353,12 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
         return (reference.log() + weight * standardised(norms)).softmax(dim=0), bounds
 
     def at(self, step: int, norms: Norms) -> Truncation:
-        """The window that ends with step number `step`, counted from 0."""
+        """The window that ends with step number `step`, counted from 0.
+
+        Args:
+            step: The last step of the window, counted from 0.
+            norms: G `[T]`, the norm of the gradient of each step.
+        """
         changes = torch.cat([norms.new_zeros(1), norms.diff().abs()])
         share = float((standardised(changes)[step] / self.window_temperature).sigmoid())
         length = round(self.window - self.window_range + 2 * self.window_range * share)

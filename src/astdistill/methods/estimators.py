@@ -22,7 +22,14 @@ class Estimator(Component):
     """Whether the result is the true derivative, up to rounding."""
 
     def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
-        """The meta-gradient at `variables` of the objective of the students that start from `start`, `[P]`."""
+        """The meta-gradient at `variables` of the objective of the students that start from `start`, `[P]`.
+
+        Args:
+            inner: How a student trains.
+            start: θ_0 `[P]`.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            objective: The loss of the students.
+        """
         raise NotImplementedError
 
 

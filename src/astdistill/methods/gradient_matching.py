@@ -66,7 +66,11 @@ class GradientMatching(OuterStep):
         return {"iterations": 1000 * self.life(ipc), "augmentation": "", **rates}
 
     def life(self, ipc: int) -> int:
-        """Outer steps on one network, with so many images per class."""
+        """Outer steps on one network, with so many images per class.
+
+        Args:
+            ipc: Images per class.
+        """
         return self.matchings or min(ipc, 50)
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
@@ -105,7 +109,15 @@ class GradientMatching(OuterStep):
     def trained(
         self, setup: Setup, variables: Variables, tensors: Mapping[str, Tensor], iteration: int, seed: int
     ) -> dict[str, Tensor]:
-        """The network, and what its optimiser keeps, after its training on the present X."""
+        """The network, and what its optimiser keeps, after its training on the present X.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            tensors: θ `[P]` as `theta`, and what the optimiser keeps.
+            iteration: The outer step, counted from 0.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
         data, settings, count = setup.dataset, setup.settings, len(variables.images)
         steps = self._passes(count // len(data.classes)) * -(-count // self.net_batch)
         plan = draw_plan(
@@ -126,7 +138,15 @@ class GradientMatching(OuterStep):
 
     def matched(self, setup: Setup, theta: Params, variables: Variables, iteration: int, seed: int) -> MetaGradient:
         """The distance at θ, and its derivative: that of ∇_θ ℓ along ∂D/∂(∇_θ ℓ), by which ℓ is differentiated in θ and
-        X at once."""
+        X at once.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            theta: θ `[P]` of the network.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            iteration: The outer step, counted from 0.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
         engine, classes = engine_of(setup.model), len(setup.dataset.classes)
         images = variables.images.detach().requires_grad_()
         loss, seen, slopes = theta.new_zeros(()), [], []
@@ -143,7 +163,13 @@ class GradientMatching(OuterStep):
         return MetaGradient(loss, images=slope)
 
     def distance(self, model: FlatModel, real: Params, own: Params) -> tuple[Scalar, Params]:
-        """D of two gradients, and its derivative with respect to the second."""
+        """D of two gradients, and its derivative with respect to the second.
+
+        Args:
+            model: Where the weights lie in θ.
+            real: Gradient on real images, `[P]`.
+            own: Gradient on synthetic images, `[P]`.
+        """
         loss, along = own.new_zeros(()), torch.zeros_like(own)
         pieces = (model.unflatten(each).values() for each in (real, own, along))
         for wanted, found, slope in zip(*pieces, strict=True):

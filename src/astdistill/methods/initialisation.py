@@ -31,7 +31,9 @@ class Initial:
     """Start images `[N, C, H, W]` with labels `[N]`, grouped by class, N = K × ipc."""
 
     images: Images
+    """`[N, C, H, W]`, in the preprocessed space."""
     labels: Labels
+    """`[N]`, each 0 … K − 1."""
     clusters: tuple[Clusters, ...] = ()
     """One a class, where the images were chosen by clusters."""
 
@@ -42,8 +44,11 @@ class Clusters:
     chosen."""
 
     features: Logits
+    """`[N, D]`."""
     clusters: Int[Tensor, " N"]
+    """`[N]`, the number of each image's cluster."""
     chosen: Int[Tensor, " I"]
+    """`[I]`, indices into the N."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,18 @@ class Choice:
     """Indices into the training images, and the clusters that they were chosen from, where they were."""
 
     indices: Int[Tensor, " I"]
+    """`[I]`, on the CPU."""
     clusters: Clusters | None = None
+    """None where there are none."""
 
     @staticmethod
     def among(members: Int[Tensor, " N"], clusters: Clusters) -> Choice:
-        """The chosen ones of the images at `members`."""
+        """The chosen ones of the images at `members`.
+
+        Args:
+            members: `[N]`, indices into the training images.
+            clusters: How these N were clustered.
+        """
         return Choice(members.cpu()[clusters.chosen], clusters)
 
 
@@ -70,13 +82,26 @@ class ImageInit(Component):
     """Whether the last row of an expert is read, for which the expert must be trained to the end."""
 
     def check(self, dataset: Dataset, ipc: int) -> None:
-        """Raise InputError when so many images per class of this data set cannot be chosen this way."""
+        """Raise InputError when so many images per class of this data set cannot be chosen this way.
+
+        Args:
+            dataset: The real data.
+            ipc: Images per class.
+        """
 
     def __call__(
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
     ) -> Initial:
         """The initial set: no image twice, but where a class has fewer than `ipc`, all of which then come round
-        again."""
+        again.
+
+        Args:
+            dataset: The real data.
+            experts: The store. None where the method trains none.
+            model: The network as a function of its parameters and of images.
+            ipc: Images per class.
+            seed: Of all draws.
+        """
         sizes = enumerate(dataset.class_sizes())
         chosen = [self.choose(dataset, label, min(ipc, size), experts, model, seed) for label, size in sizes]
         again = [each.indices[torch.arange(ipc) % len(each.indices)] for each in chosen]
@@ -87,7 +112,16 @@ class ImageInit(Component):
     def choose(
         self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int
     ) -> Choice:
-        """Which `ipc` training images of class `label`."""
+        """Which `ipc` training images of class `label`.
+
+        Args:
+            dataset: The real data.
+            label: The class, 0 … K − 1.
+            ipc: Images of it, no more than it has.
+            experts: The store. None where the method trains none.
+            model: The network as a function of its parameters and of images.
+            seed: Of all draws.
+        """
         raise NotImplementedError
 
 
@@ -259,11 +293,29 @@ class SyntheticLabels(Component):
     def __call__(
         self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int
     ) -> Targets:
-        """Y, `[N, K]`. For textures `model` gives the mean logits of a canvas's k² cells."""
+        """Y, `[N, K]`. For textures `model` gives the mean logits of a canvas's k² cells.
+
+        Args:
+            initial: Start images with their labels.
+            experts: The store. None where the method trains none.
+            model: The network as a function of its parameters and of images.
+            classes: K.
+            seed: Of all draws.
+        """
         raise NotImplementedError
 
     def at(self, targets: Targets, images: Images, segment: Segment, model: Classifier) -> Targets:
-        """The targets of the present `images` in an outer step that imitates `segment`: Y itself, here."""
+        """The targets of the present `images` in an outer step that imitates `segment`: Y itself, here.
+
+        Args:
+            targets: Y `[N, K]`.
+            images: X `[N, C, H, W]`.
+            segment: What the outer step imitates.
+            model: The network as a function of its parameters and of images.
+
+        Returns:
+            `[N, K]`.
+        """
         return targets
 
 

@@ -25,7 +25,11 @@ class Objective(Protocol):
         ...
 
     def __call__(self, students: Sequence[Params]) -> Scalar:
-        """The loss of the students at the steps `at`, in that order."""
+        """The loss of the students at the steps `at`, in that order.
+
+        Args:
+            students: θ_s `[P]` for each step s of `at`.
+        """
         ...
 
 
@@ -34,11 +38,19 @@ class Matching:
     """Σ_j scale_j ‖θ_{s_j} − target_j‖² (METHOD §1.3 with one term, §2 part 5 with several)."""
 
     at: tuple[int, ...]
+    """s_1 … s_M, ascending, each 1 … T."""
     targets: Rows
+    """`[M, P]`."""
     scales: Float[Tensor, " rows"]
+    """`[M]`."""
 
     def __call__(self, students: Sequence[Params]) -> Scalar:
         # Differences are written out: mse_loss has no forward-mode rule in torch 2.13.
+        """The loss.
+
+        Args:
+            students: θ_s `[P]` for each step s of `at`.
+        """
         terms = [
             scale * (student - target).square().sum()
             for student, target, scale in zip(students, self.targets, self.scales, strict=True)
@@ -52,10 +64,18 @@ class Nearest:
     §8, ATT)."""
 
     at: tuple[int, ...]
+    """The steps that are read, ascending, each 1 … T."""
     target: Params
+    """`[P]`."""
     scale: Scalar
+    """A scalar."""
 
     def __call__(self, students: Sequence[Params]) -> Scalar:
+        """The loss.
+
+        Args:
+            students: θ_s `[P]` for each step s of `at`.
+        """
         with torch.no_grad():
             distances = torch.stack([(student - self.target).square().sum() for student in students])
         return self.scale * (students[int(distances.argmin())] - self.target).square().sum()
@@ -89,15 +109,32 @@ class MatchingLoss(Component):
     released)."""
 
     def scales(self, segment: Segment, start: Params, targets: Rows) -> Float[Tensor, " rows"]:
-        """1 / ‖origin − target_j‖² for each target."""
+        """1 / ‖origin − target_j‖² for each target.
+
+        Args:
+            segment: What the outer step imitates: θ*_t and the checkpoints behind it.
+            start: The student's start `[P]`, perturbed or not.
+            targets: `[rows, P]`, what students are compared with.
+        """
         return 1 / ((segment.start if self.origin == "expert" else start) - targets).square().sum(dim=1)
 
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
-        """The objective for a student that takes `steps` inner steps from `start` (perturbed or not)."""
+        """The objective for a student that takes `steps` inner steps from `start` (perturbed or not).
+
+        Args:
+            segment: What the outer step imitates: θ*_t and the checkpoints behind it.
+            start: The student's start `[P]`, perturbed or not.
+            steps: T, the number of inner steps.
+        """
         raise NotImplementedError
 
     def check(self, steps: int, matched_epochs: int) -> None:
-        """Raise InputError when no objective can be built for so many inner steps and matched epochs."""
+        """Raise InputError when no objective can be built for so many inner steps and matched epochs.
+
+        Args:
+            steps: T, the number of inner steps.
+            matched_epochs: M, expert epochs that the student is to cover.
+        """
 
 
 class FinalMatchingLoss(MatchingLoss):
@@ -132,7 +169,12 @@ class IntermediateMatchingLoss(MatchingLoss):
         )
 
     def at(self, steps: int, matched: int) -> tuple[int, ...]:
-        """s_1 … s_M."""
+        """s_1 … s_M.
+
+        Args:
+            steps: T, the number of inner steps.
+            matched: M, expert epochs that the student is to cover.
+        """
         return tuple((2 * j * steps + matched) // (2 * matched) for j in range(1, matched + 1))
 
     def check(self, steps: int, matched_epochs: int) -> None:

@@ -39,23 +39,32 @@ class Method(Record):
     expert: ExpertRecipe | None = ExpertRecipe()
     """How experts are trained; none where the method does without them."""
     init: ImageInit = RealInit()
+    """Where the images start."""
     sample: SegmentSampler = UniformSampler()
+    """Which segment of an expert an outer step imitates."""
     perturb: Perturbation = Perturbation()
+    """How the start of the student is changed."""
     labels: SyntheticLabels = HardLabels()
+    """How targets are made."""
     weight: InnerWeight = InnerWeight()
+    """The factor on the loss of the student, by the start epoch."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """μ of the student; differentiated through."""
     batches: Literal["equal", "released"] = "equal"
     """How a pass over the synthetic set is cut where `batch_syn` does not divide it: equal: batches go across the ends
     of passes, all of one size; released: the first batch of each pass is what is left over."""
     loss: MatchingLoss = FinalMatchingLoss()
+    """What students are compared with."""
     learn: tuple[str, ...] = ("images", "lr")
     """What the outer steps change: images, targets, lr, and what else the outer step has, by name."""
     synthetic_lr: SyntheticLr = LogSyntheticLr()
+    """How the learned learning rate η stays positive."""
     step_filter: StepFilter = StepFilter()
+    """Which outer steps are taken."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the moving average of X and Y that is saved and evaluated; 0 means the last ones are."""
     estimator: Estimator = Recompute()
+    """How the meta-gradient is computed."""
 
     @field_validator("step", mode="before")
     @classmethod
@@ -109,7 +118,11 @@ class Method(Record):
 
     def without(self, part: str) -> Method:
         """The same method with one of AST's six parts switched off (METHOD §2). Raises InputError for an unknown
-        part."""
+        part.
+
+        Args:
+            part: One of `PARTS`: "clipping", "penalty", "representative", "balanced", "intermediate" or "perturbation".
+        """
         if part not in PARTS:
             raise unknown("part of a method", part, PARTS)
         return PARTS[part](self)

@@ -24,13 +24,21 @@ class StepFilter(Component):
     """
 
     def measures(self, gradient: MetaGradient) -> dict[str, Scalar]:
-        """Scalars on the gradient's device, by name, among them the `loss`: all that the decision depends on."""
+        """Scalars on the gradient's device, by name, among them the `loss`: all that the decision depends on.
+
+        Args:
+            gradient: The loss and its derivatives.
+        """
         return {"loss": gradient.loss} | {
             FINITE + name: derivative.isfinite().all() for name, derivative in gradient.items()
         }
 
     def __call__(self, seen: Mapping[str, float]) -> str | None:
-        """None when the step may be taken, otherwise why it may not; `seen` are the numbers of `measures`."""
+        """None when the step may be taken, otherwise why it may not.
+
+        Args:
+            seen: The numbers of `measures`, by name.
+        """
         if not math.isfinite(seen["loss"]):
             return f"the loss is {seen['loss']}"
         for name, value in seen.items():
@@ -39,7 +47,11 @@ class StepFilter(Component):
         return None
 
     def passes(self, seen: Mapping[str, float]) -> str | None:
-        """None, or why a step that could be taken is passed over; this is no failure, and is counted apart."""
+        """None, or why a step that could be taken is passed over; this is no failure, and is counted apart.
+
+        Args:
+            seen: The numbers of `measures`, by name.
+        """
         return None
 
 
@@ -60,11 +72,21 @@ class SyntheticLr(Component):
     """η as a function of the number φ that the outer optimiser moves; φ starts at the initial learning rate η_0."""
 
     def value(self, phi: Scalar, initial: float) -> Scalar:
-        """η(φ)."""
+        """η(φ).
+
+        Args:
+            phi: φ, a scalar.
+            initial: η_0, above 0.
+        """
         raise NotImplementedError
 
     def slope(self, phi: Scalar, initial: float) -> Scalar:
-        """dη/dφ, by which dL/dη is multiplied."""
+        """dη/dφ, by which dL/dη is multiplied.
+
+        Args:
+            phi: φ, a scalar.
+            initial: η_0, above 0.
+        """
         raise NotImplementedError
 
 

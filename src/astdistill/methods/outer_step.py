@@ -64,6 +64,7 @@ class Setup:
     """What stays the same from one outer step to the next."""
 
     dataset: Dataset
+    """The real data."""
     experts: TrajectoryStore | None
     """None where the method trains none."""
     network: str
@@ -71,10 +72,17 @@ class Setup:
     model: FlatModel
     """The student as a function of its parameters."""
     method: Method
+    """The method that the step belongs to."""
     settings: StepSettings
+    """Augmentation, and whether images are textures."""
 
     def fresh(self, seed: int, iteration: int) -> Params:
-        """The parameters `[P]` of a newly initialised student, drawn for this outer step and no other."""
+        """The parameters `[P]` of a newly initialised student, drawn for this outer step and no other.
+
+        Args:
+            seed: Of the run.
+            iteration: The outer step, counted from 0.
+        """
         network = build_model(
             self.network, self.dataset.shape, len(self.dataset.classes), seed=derive(seed, "network", iteration)
         )
@@ -119,7 +127,9 @@ class StepState:
     """What an outer step keeps from one call to the next: tensors, and numbers or words that JSON can hold."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, on the device of the data."""
     counters: Mapping[str, Any] = field(default_factory=dict)
+    """By name."""
 
     def clone(self) -> StepState:
         """The same in memory of its own."""
@@ -159,24 +169,42 @@ class OuterStep(Component):
         return "-"
 
     def with_numbers_of(self, other: OuterStep) -> OuterStep:
-        """The step for a preset whose numbers are `other`'s, which it takes over where it has the same ones."""
+        """The step for a preset whose numbers are `other`'s, which it takes over where it has the same ones.
+
+        Args:
+            other: The step that is replaced.
+        """
         return self
 
     def check(self, method: Method, settings: StepSettings, epochs: int | None, whose: str) -> None:
-        """Raise InputError where settings contradict one another, or the number of epochs that the experts have, if
-        there are some.
+        """Raise InputError where settings contradict one another, or the number of epochs that the experts have.
 
-        `whose` begins the clause that this number belongs to, as in 'the expert recipe has'.
+        Args:
+            method: The method that the step belongs to.
+            settings: Augmentation, and whether images are textures.
+            epochs: Epochs of the experts. None: there are none, or they are not known.
+            whose: Begins the clause that this number belongs to, as in 'the expert recipe has'.
         """
 
     def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
         """Fields of `DistillSettings` that a preset of another family takes from this one, at so many images per
-        class."""
+        class.
+
+        Args:
+            ipc: Images per class.
+        """
         return {}
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
         """The loss of the set and its derivatives, without those of what it does not depend on. All draws depend on
-        `seed` and `iteration`."""
+        `seed` and `iteration`.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            iteration: The outer step, counted from 0.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
         raise NotImplementedError
 
     def rates(self) -> Mapping[str, float]:
@@ -185,11 +213,23 @@ class OuterStep(Component):
         return {}
 
     def further(self, setup: Setup, variables: Variables, seed: int) -> Mapping[str, Tensor]:
-        """Where those begin, by the names of `rates`; `variables` are the first images, targets and η."""
+        """Where those begin, by the names of `rates`; `variables` are the first images, targets and η.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
         return {}
 
     def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
-        """What the step keeps, before the first outer step; nothing, here."""
+        """What the step keeps, before the first outer step; nothing, here.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
         return StepState()
 
     def advance(
@@ -199,28 +239,57 @@ class OuterStep(Component):
 
         What is kept counts only if the outer step is taken: after one that is skipped or passed over, the next call is
         given what this one was given. It is saved with the run and comes back to the bit.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            state: What was kept at the last outer step.
+            iteration: The outer step, counted from 0.
+            seed: Of the run; draws depend on it and on the outer step.
         """
         return self(setup, variables, iteration, seed), state
 
     def then(self, setup: Setup, iteration: int, seed: int) -> Sequence[Callable[[Variables], MetaGradient]]:
         """Further gradients of the same outer step, each of which the outer optimiser follows by a step of its own,
-        taken where the one before it led; none, here."""
+        taken where the one before it led; none, here.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            iteration: The outer step, counted from 0.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
         return ()
 
     def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
         """Bring what is learned back to where it is allowed to be, in place, once the outer optimiser has moved it;
         nothing, here.
 
-        `learned` has images, targets and what else is learned by name, and as `lr` the φ of `SyntheticLr`. A step that
-        is refused afterwards is undone with its projection. The momentum of the optimiser stays as it is.
+        A step that is refused afterwards is undone with its projection. The momentum of the optimiser stays as it is.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            learned: Images, targets and what else is learned by name, and as `lr` the φ of `SyntheticLr`.
         """
 
     def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Targets:
-        """Y `[N, K]` as it is saved after outer step `iteration`: the variables' own, here."""
+        """Y `[N, K]` as it is saved after outer step `iteration`: the variables' own, here.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            iteration: The outer step, counted from 0.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
         return variables.targets
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
-        """What one outer step on a set of so many `images` computes; here each of them passes forward and backward."""
+        """What one outer step on a set of so many `images` computes; here each of them passes forward and backward.
+
+        Args:
+            settings: Augmentation, and whether images are textures.
+            images: N, images of the whole set.
+            classes: K.
+        """
         seen = images * settings.texture.samples
         return StepWork(backward=seen, augmented=seen, at_once=seen)
 

@@ -21,9 +21,15 @@ def methods() -> dict[str, Method]:
 
 
 def find_method(name: str) -> Method:
-    """The method called `name`, or at the import path `package.module:NAME` of a user's own package.
+    """The method of that name.
 
-    Raises InputError where there is none, and where finding it would import what only a file names."""
+    Args:
+        name: What a method of this package is called, such as "mtt", or the import path `package.module:NAME` of one of
+            your own.
+
+    Raises:
+        InputError: Where there is none, and where finding it would import what only a file names.
+    """
     if ":" in name:
         found = live(name)
         if not isinstance(found, Method):

@@ -20,12 +20,24 @@ class SegmentSampler(Component):
     """Draws one expert and one start epoch for an outer step."""
 
     def check(self, max_start_epoch: int) -> None:
-        """Raise InputError when no start epoch below `max_start_epoch` can be drawn this way."""
+        """Raise InputError when no start epoch below `max_start_epoch` can be drawn this way.
+
+        Args:
+            max_start_epoch: Start epochs lie below it.
+        """
 
     def __call__(
         self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int
     ) -> Segment:
-        """The segment of outer step `iteration`."""
+        """The segment of outer step `iteration`.
+
+        Args:
+            experts: The store.
+            iteration: The outer step, counted from 0.
+            max_start_epoch: Start epochs lie below it.
+            matched_epochs: M, the length of the segment in epochs.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
         raise NotImplementedError
 
 
@@ -63,7 +75,12 @@ class GrowingWindow(SegmentSampler):
             )
 
     def upper(self, iteration: int, max_start_epoch: int) -> int:
-        """The bound of the window at outer step `iteration`; start epochs lie below it."""
+        """The bound of the window at outer step `iteration`; start epochs lie below it.
+
+        Args:
+            iteration: The outer step, counted from 0.
+            max_start_epoch: The bound of the whole window.
+        """
         if self.begins is None or iteration >= self.full_by:
             return max_start_epoch
         return self.begins + (max_start_epoch - self.begins) * iteration // self.full_by
@@ -96,7 +113,13 @@ class Perturbation(Component):
     """Changes the student's start; the identity here (MTT)."""
 
     def __call__(self, start: Params, model: FlatModel, generator: torch.Generator) -> Params:
-        """The perturbed start, `[P]`."""
+        """The perturbed start, `[P]`.
+
+        Args:
+            start: θ*_t `[P]`.
+            model: The network, which says where its kernels lie in θ.
+            generator: All draws are taken from it, on the CPU.
+        """
         return start
 
 
@@ -115,7 +138,12 @@ class WeightPerturbation(Perturbation):
         return changed
 
     def change(self, weights: Tensor, direction: Tensor) -> Tensor:
-        """What is added to the weights of one kernel."""
+        """What is added to the weights of one kernel.
+
+        Args:
+            weights: Those of the kernel, as one vector.
+            direction: d ~ N(0, I), of the same length.
+        """
         return self.alpha * weights.norm() * direction / direction.norm()
 
 
@@ -132,7 +160,12 @@ class InnerWeight(Component):
     """The factor on the student's loss as a function of the start epoch; 1 here (MTT)."""
 
     def __call__(self, epoch: int, max_start_epoch: int) -> float:
-        """w(t) for t = `epoch`."""
+        """w(t) for t = `epoch`.
+
+        Args:
+            epoch: t, the start epoch of the segment, counted from 0.
+            max_start_epoch: Start epochs lie below it.
+        """
         return 1.0
 
 
@@ -151,6 +184,7 @@ class BalancedWeightAsReleased(InnerWeight):
     """AST, METHOD §2 part 4, as released: a = 5 and h = max_start_epoch // 2, which jumps from 0.73 to 1.29 at h."""
 
     base: float = Field(default=5.0, gt=1)
+    """a: with 5 the weight jumps at h."""
 
     def __call__(self, epoch: int, max_start_epoch: int) -> float:
         return _balance(epoch - max_start_epoch // 2, self.base)

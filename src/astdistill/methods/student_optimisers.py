@@ -35,19 +35,41 @@ class StudentOptimiser(Protocol):
     """How a gradient moves θ, and how a derivative goes back through that."""
 
     def begin(self, theta: Params) -> Moments:
-        """The moments before the first step."""
+        """The moments before the first step.
+
+        Args:
+            theta: θ_0 `[P]`.
+        """
         ...
 
     def step(self, step: int, theta: Params, moments: Moments, gradient: Params, lr: Scalar) -> tuple[Params, Moments]:
-        """θ and the moments after step number `step`, counted from 0. Pure, and differentiable in everything."""
+        """θ and the moments after step number `step`, counted from 0. Pure, and differentiable in everything.
+
+        Args:
+            step: Its number, counted from 0.
+            theta: θ before it, `[P]`.
+            moments: Those before it, each `[P]`.
+            gradient: ∇_θ of the loss, `[P]`.
+            lr: η, a scalar.
+        """
         ...
 
     def kept(self, moments: Moments, gradient: Params) -> Moments:
-        """What the walk back needs of a step, besides θ: from its gradient and the moments after it."""
+        """What the walk back needs of a step, besides θ: from its gradient and the moments after it.
+
+        Args:
+            moments: Those after the step, each `[P]`.
+            gradient: The gradient of the step, `[P]`.
+        """
         ...
 
     def walk(self, theta: Params, lr: Scalar) -> Walk:
-        """The walk back, before its first step."""
+        """The walk back, before its first step.
+
+        Args:
+            theta: Any θ `[P]`, for its shape, type and device.
+            lr: η, a scalar.
+        """
         ...
 
 
@@ -56,6 +78,7 @@ class Sgd:
     """v ← μ v + g, θ ← θ − η v. Nothing of a step is kept."""
 
     momentum: float = 0.0
+    """μ, 0 … 1."""
 
     def begin(self, theta: Params) -> Moments:
         return (torch.zeros_like(theta),)
@@ -115,8 +138,11 @@ class Adam:
     """Adam (arXiv 1412.6980, Algorithm 1), without decay of weights. Of every step m, v and g are kept."""
 
     beta1: float = 0.9
+    """β1, decay of the mean of gradients."""
     beta2: float = 0.999
+    """β2, decay of the mean of their squares."""
     eps: float = 1e-8
+    """ε, added to the root of that mean."""
 
     def begin(self, theta: Params) -> Moments:
         return torch.zeros_like(theta), torch.zeros_like(theta)
@@ -137,7 +163,11 @@ class Adam:
         return mean / first, torch.where(clear, root, unbiased.detach().sqrt()), clear
 
     def corrections(self, step: int) -> tuple[float, float]:
-        """1 − β1^t and 1 − β2^t for step number `step`, which is the t-th."""
+        """1 − β1^t and 1 − β2^t for step number `step`, which is the t-th.
+
+        Args:
+            step: Its number, counted from 0.
+        """
         return 1 - self.beta1 ** (step + 1), 1 - self.beta2 ** (step + 1)
 
     def kept(self, moments: Moments, gradient: Params) -> Moments:

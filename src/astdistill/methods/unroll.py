@@ -32,7 +32,9 @@ class Plan:
     indices: Int[Tensor, "T B"] | tuple[Int[Tensor, " B"], ...]
     """A tuple where steps see different numbers of images."""
     augmentation: tuple[Draw, ...]
+    """What is drawn for each step."""
     crops: tuple[Crops, ...]
+    """Which part of each canvas is seen in each step; whole images where there are no textures."""
     at_once: int | None = None
     """Numbers in the images that are augmented together; none means AT_ONCE, or AT_ONCE_CUDA on a GPU. Results do not
     depend on it."""
@@ -43,18 +45,34 @@ class Plan:
         return len(self.indices)
 
     def first(self, steps: int) -> Plan:
-        """The plan of the first so many steps alone."""
+        """The plan of the first so many steps alone.
+
+        Args:
+            steps: How many, up to T.
+        """
         return replace(
             self, indices=self.indices[:steps], augmentation=self.augmentation[:steps], crops=self.crops[:steps]
         )
 
     def rows(self, steps: range) -> Int[Tensor, "S B"]:
-        """The images of consecutive steps that see equally many."""
+        """The images of consecutive steps that see equally many.
+
+        Args:
+            steps: Consecutive steps, counted from 0.
+
+        Returns:
+            Indices `[S, B]`.
+        """
         chosen = self.indices[steps.start : steps.stop]
         return chosen if isinstance(chosen, Tensor) else torch.stack(chosen)
 
     def augment(self, step: int, images: Batch) -> Batch:
-        """A_i(images): the crops, and then the augmentation, drawn for `step`."""
+        """A_i(images): the crops, and then the augmentation, drawn for `step`.
+
+        Args:
+            step: Its number, counted from 0.
+            images: `[B, C, H, W]`, those of the step.
+        """
         return apply(self.crops[step](images), self.augmentation[step])
 
     def augment_steps(self, steps: range, images: Images) -> list[Batch]:
@@ -63,6 +81,10 @@ class Plan:
 
         The same numbers as `augment` gives step by step. Steps that drew the same operation go through it as one batch,
         since for a few images most of an operation's time is what it costs to call it.
+
+        Args:
+            steps: Consecutive steps, S of them, counted from 0.
+            images: `[S, B, C, H, W]`.
         """
         seen = [self.crops[step](batch) for step, batch in zip(steps, images.unbind(0), strict=True)]
         by_op: dict[str, list[int]] = {}
@@ -81,7 +103,12 @@ class Plan:
 
     def portions(self, steps: range, images: Images) -> list[range]:
         """`steps` in as long runs as may be augmented together, so that their images take a bounded amount of memory.
-        All steps of a run see equally many images."""
+        All steps of a run see equally many images.
+
+        Args:
+            steps: Consecutive steps, counted from 0.
+            images: X `[N, C, H, W]`, for the size of an image and its device.
+        """
         limit = self.at_once or (AT_ONCE_CUDA if images.is_cuda else AT_ONCE)
         found: list[range] = []
         for size, group in itertools.groupby(steps, key=lambda step: len(self.indices[step])):
@@ -102,13 +129,26 @@ def draw_plan(
     texture: TextureSpec = ORDINARY,
     released: bool = False,
 ) -> Plan:
-    """A plan of `steps` batches out of `count` synthetic images, of which a network sees `shape` (C, H, W).
+    """A plan of `steps` batches out of `count` synthetic images.
 
     The whole set is used at every step if it fits into `batch`. Otherwise batches are cut from reshuffled passes laid
     end to end, so that every image is seen equally often and every batch has the same size, also where `batch` does not
-    divide `count`. With `released`, every pass is instead cut by itself, and where `batch` does not divide `count` its
-    first batch is what is left over, as in the released code, which cuts a pass from the front and takes the pieces
-    from the end. On a torus each canvas of a batch is looked at `samples` times, and B counts the looks.
+    divide `count`. On a torus each canvas of a batch is looked at `samples` times, and B counts the looks.
+
+    Args:
+        steps: T, the number of inner steps.
+        count: N, images of the synthetic set.
+        batch: Images of one step. None: all of them.
+        strategy: DSA operations joined by underscores, of which one is drawn for each step; "" for none.
+        shape: What a network sees of an image: channels, height, width in pixels.
+        generator: All draws are taken from it, on the CPU.
+        device: Where the plan's tensors lie.
+        texture: The canvases that the images are; ordinary images by default.
+        released: Cut every pass by itself; where `batch` does not divide `count` its first batch is what is left over,
+            as in the released code, which cuts a pass from the front and takes the pieces from the end.
+
+    Returns:
+        The plan, with indices `[T, B]`.
     """
     size = count if batch is None else min(batch, count)
     if size == count:
@@ -147,7 +187,14 @@ def _chunks(steps: int, count: int, size: int, generator: torch.Generator) -> tu
 
 
 class NamedTensors(Mapping[str, Tensor]):
-    """Tensors by name. Those that most steps have are attributes too; one that was not given is in neither."""
+    """Tensors by name. Those that most steps have are attributes too; one that was not given is in neither.
+
+    Args:
+        images: X, `[N, C, H, W]`, or its derivative. None: not given, as for those that follow.
+        targets: Y, `[N, K]`, or its derivative.
+        lr: η, a scalar, or its derivative.
+        **more: Further ones by name.
+    """
 
     def __init__(
         self, images: Tensor | None = None, targets: Tensor | None = None, lr: Tensor | None = None, **more: Tensor
@@ -183,7 +230,14 @@ class NamedTensors(Mapping[str, Tensor]):
 
 class Variables(NamedTensors):
     """What a meta-gradient is taken with respect to, by name: X `[N, C, H, W]` (k H and k W on a torus) as `images`,
-    Y `[N, K]` as `targets`, η as `lr`, and whatever else a method's outer step learns."""
+    Y `[N, K]` as `targets`, η as `lr`, and whatever else a method's outer step learns.
+
+    Args:
+        images: X, `[N, C, H, W]`. None: not given, as for those that follow.
+        targets: Y, `[N, K]`.
+        lr: η, a scalar.
+        **more: Further ones by name, as the outer step's `further` gives them.
+    """
 
 
 class MetaGradient(NamedTensors):
@@ -191,6 +245,13 @@ class MetaGradient(NamedTensors):
     graph.
 
     A name that is not there is something that L does not depend on.
+
+    Args:
+        loss: L, a scalar.
+        images: dL/dX, `[N, C, H, W]`. None: L does not depend on it, as for those that follow.
+        targets: dL/dY, `[N, K]`.
+        lr: dL/dη, a scalar.
+        **more: Those of further variables by name.
     """
 
     def __init__(
@@ -205,11 +266,20 @@ class MetaGradient(NamedTensors):
         self.loss = loss
 
     def replace(self, **changes: Tensor) -> Self:
+        """The loss and its derivatives with some changed, or added.
+
+        Args:
+            **changes: Tensors by name, among them `loss`.
+        """
         return type(self)(**{"loss": self.loss, **self, **changes})
 
     @staticmethod
     def mean(parts: Sequence[MetaGradient]) -> MetaGradient:
-        """The mean of several of the same names, each by itself; of one, that one to the bit."""
+        """The mean of several of the same names, each by itself; of one, that one to the bit.
+
+        Args:
+            parts: One or more, of the same names.
+        """
         columns = {name: [part[name] for part in parts] for name in parts[0]} | {"loss": [part.loss for part in parts]}
         return MetaGradient(**{name: torch.stack(column).mean(dim=0) for name, column in columns.items()})
 
@@ -247,10 +317,15 @@ class InnerLoop:
     """
 
     model: Callable[[Params, Batch], Logits]
+    """(θ `[P]`, images `[B, C, H, W]`) to logits `[B, K]`."""
     plan: Plan
+    """The images of each step, and their augmentation."""
     momentum: float = 0.0
+    """μ of SGD."""
     weight: float = 1.0
+    """w, the factor on the loss."""
     labels: LabelKind = "hard"
+    """What targets are: "hard", "soft" or "weights"."""
     optimiser: StudentOptimiser | None = None
     """What moves the student; none means SGD with `momentum`."""
 
@@ -260,11 +335,22 @@ class InnerLoop:
         return self.optimiser or Sgd(self.momentum)
 
     def loss(self, theta: Params, images: Batch, targets: Targets) -> Scalar:
-        """w·ℓ(θ; x, y) on augmented images x: cross-entropy, averaged over the batch."""
+        """w·ℓ(θ; x, y) on augmented images x: cross-entropy, averaged over the batch.
+
+        Args:
+            theta: θ `[P]`, on the device of the images.
+            images: x `[B, C, H, W]`.
+            targets: y `[B, K]`.
+        """
         return self.weight * cross_entropy(self.model(theta, images), self.probabilities(targets))
 
     def batch(self, step: int, variables: Variables) -> tuple[Batch, Targets]:
-        """A_i(X[b_i]) and Y[b_i]."""
+        """A_i(X[b_i]) and Y[b_i].
+
+        Args:
+            step: i, counted from 0.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+        """
         chosen = self.plan.indices[step]
         return self.plan.augment(step, variables.images[chosen]), variables.targets[chosen]
 
@@ -278,11 +364,20 @@ class InnerLoop:
                 yield step, images, variables.targets[plan.indices[step]].detach()
 
     def probabilities(self, targets: Targets) -> Targets:
-        """The distributions, or weights, that targets stand for."""
+        """The distributions, or weights, that targets stand for.
+
+        Args:
+            targets: `[B, K]`.
+        """
         return targets.softmax(dim=1) if self.labels == "soft" else targets
 
     def steps(self, start: Params, variables: Variables) -> Iterator[StepTaken]:
-        """Every step, computed without a graph; nothing of it is kept here."""
+        """Every step, computed without a graph; nothing of it is kept here.
+
+        Args:
+            start: θ_0 `[P]`.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+        """
         engine, moves, theta = engine_of(self.model), self.moves, start.detach()
         before, lr = moves.begin(theta), variables.lr.detach()
         for step, images, targets in self._batches(variables):
@@ -295,7 +390,14 @@ class InnerLoop:
         self, start: Params, variables: Variables, first: int = 0, read: Collection[int] = ()
     ) -> StudentTrajectory:
         """The students from θ_first on, and those of the steps `read`; what the optimiser keeps of each step from
-        `first` on. Computed without a graph; of earlier steps nothing is kept."""
+        `first` on. Computed without a graph; of earlier steps nothing is kept.
+
+        Args:
+            start: θ_0 `[P]`.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            first: The first step that is kept, counted from 0.
+            read: Numbers of further students to keep, each 0 … T.
+        """
         moves = self.moves
         students, kept, before = {0: start.detach()}, {}, moves.begin(start.detach())
         for taken in self.steps(start, variables):

@@ -24,8 +24,12 @@ class FlatModel:
     is off. f computes on θ's device and in θ's dtype, and goes through `torch.func.grad`, `jvp` and `vmap` and through
     `create_graph=True`.
 
-    Raises InputError for a module without parameters, or with buffers: batch-norm statistics would change from call to
-    call, so that the network is no function of θ.
+    Args:
+        module: From images `[B, C, H, W]` to logits `[B, K]`.
+
+    Raises:
+        InputError: For a module without parameters, or with buffers: batch-norm statistics would change from call to
+            call, so that the network is no function of θ.
     """
 
     size: int
@@ -59,13 +63,28 @@ class FlatModel:
         return self._module
 
     def __call__(self, theta: Params, images: Float[Tensor, "B ..."]) -> Logits:
-        """The logits of `images` under the parameters θ. Differentiable in both."""
+        """The logits of `images` under the parameters θ. Differentiable in both.
+
+        Args:
+            theta: θ `[P]`, on the device of the images.
+            images: `[B, C, H, W]`.
+
+        Returns:
+            `[B, K]`.
+        """
         return functional_call(self._module, self.unflatten(theta), (images,))
 
     def features(self, theta: Params, images: Float[Tensor, "B ..."]) -> Features:
         """What the last linear layer is given for `images` under the parameters θ. Differentiable in both.
 
         Raises InputError for a network without a linear layer.
+
+        Args:
+            theta: θ `[P]`, on the device of the images.
+            images: `[B, C, H, W]`.
+
+        Returns:
+            `[B, F]`.
         """
         _, last = self._last_linear()
         seen: list[Tensor] = []
@@ -77,7 +96,15 @@ class FlatModel:
         return seen[-1].flatten(1)
 
     def head(self, theta: Params, features: Features) -> Logits:
-        """The logits of a network that ends in its last linear layer, from what that layer is given. Differentiable."""
+        """The logits of a network that ends in its last linear layer, from what that layer is given. Differentiable.
+
+        Args:
+            theta: θ `[P]`, on the device of the images.
+            features: `[B, F]`, as `features` gives them.
+
+        Returns:
+            `[B, K]`.
+        """
         name, last = self._last_linear()
         parts = self.unflatten(theta)
         bias = None
@@ -96,7 +123,14 @@ class FlatModel:
         return found[-1]
 
     def unflatten(self, theta: Params) -> dict[str, Tensor]:
-        """Parameter name → a view of its part of θ, in the parameter's shape."""
+        """Parameter name → a view of its part of θ, in the parameter's shape.
+
+        Args:
+            theta: θ `[P]`.
+
+        Raises:
+            InputError: θ is of another length.
+        """
         if theta.shape != (self.size,):
             raise InputError(
                 f"This network has {self.size:,} parameters, and θ has shape {tuple(theta.shape)}; "
@@ -111,6 +145,12 @@ class FlatModel:
         """The parameters of `module` (default: of the module handed in, as they were then) as one new vector, detached.
 
         Always a copy: training the module on does not change it. Raises InputError for a module of another shape.
+
+        Args:
+            module: A module of the same shapes. None: the copy that was made of the one handed in.
+
+        Returns:
+            θ `[P]`.
         """
         if module is None:
             module = self._module
@@ -118,7 +158,12 @@ class FlatModel:
         return torch.cat([part.detach().reshape(-1) for part in module.parameters()])
 
     def load(self, module: nn.Module, theta: Params) -> None:
-        """Nothing; copies θ into the parameters of `module`. Raises InputError for a module of another shape."""
+        """Nothing; copies θ into the parameters of `module`. Raises InputError for a module of another shape.
+
+        Args:
+            module: A module of the same shapes, which is changed.
+            theta: θ `[P]`.
+        """
         self._check_same(module)
         views = self.unflatten(theta)
         with torch.no_grad():

@@ -208,14 +208,25 @@ Factory = Callable[..., nn.Module]
 
 
 def build_model(model: str | Factory, shape: tuple[int, int, int], classes: int, seed: int = 0) -> nn.Module:
-    """A freshly initialised network for images of shape (C, H, W), the same one for the same arguments.
+    """A freshly initialised network, the same one for the same arguments. Leaves torch's global generator as it was.
 
-    `model` is a family and any of its words: `convnet`, `mlp`, `lenet`, `alexnet`, `vgg11`, `resnet18` or `vit`, then
+    A name is a family and any of its words: `convnet`, `mlp`, `lenet`, `alexnet`, `vgg11`, `resnet18` or `vit`, then
     where the family has them `-d<depth>`, `-w<width>`, a norm, an activation, a pooling (`convnet-d4-w128-batchnorm`),
-    and `-ap` for a ResNet with average pooling in the place of strides. Or `timm:<name>`, untrained; or the import path
-    `package.module:factory` of your own function, or that function; see `Factory`. A ConvNet's depth, where it is not
-    said, suits the image size: 3 to 32 px, 4 to 64 px, 5 to 128 px, and no more than tiny images allow. Leaves torch's
-    global generator as it was. Raises InputError for a name that makes no network, with the nearest that does.
+    and `-ap` for a ResNet with average pooling in the place of strides. A ConvNet's depth, where it is not said, suits
+    the image size: 3 to 32 px, 4 to 64 px, 5 to 128 px, and no more than tiny images allow.
+
+    Args:
+        model: Such a name, or `timm:<name>`, untrained, or the import path `package.module:factory` of your own
+            function, or that function; see `Factory`.
+        shape: Of one image: channels, height, width in pixels.
+        classes: K, the number of logits.
+        seed: Of the initialisation.
+
+    Returns:
+        A module from images `[B, C, H, W]` to logits `[B, K]`, on the CPU, in training mode.
+
+    Raises:
+        InputError: For a name that makes no network, with the nearest that does.
     """
     if isinstance(model, str):
         factory, name = _named(model), model

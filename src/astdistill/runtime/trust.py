@@ -56,7 +56,11 @@ def _each(names: object) -> Sequence[Any]:
 
 @contextmanager
 def trusting(*names: str) -> Iterator[None]:
-    """The same inside the block alone."""
+    """Let these modules be imported inside the block, also where a file names them.
+
+    Args:
+        *names: `package.module` or `package.module:name`; each with the modules inside it.
+    """
     token = _TRUSTED.set(_TRUSTED.get() | _modules(names))
     try:
         yield
