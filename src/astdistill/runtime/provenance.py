@@ -75,6 +75,8 @@ def instructions() -> str:
 
     `$ATEN_CPU_CAPABILITY` (avx2, default) makes torch, and so the kernels, take narrower ones.
     """
+    import torch  # here as in `machine`
+
     capability = torch.backends.cpu.get_cpu_capability()
     plain = {"x86_64": "SSE", "amd64": "SSE", "aarch64": "NEON", "arm64": "NEON"}
     return {"AVX512": "AVX-512", "AVX2": "AVX2"}.get(capability) or plain.get(platform.machine().lower(), capability)
