@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DONE, CHOSEN = COLOURS[0], COLOURS[1]
+DEPTH = 20.0
+"""Points below the best accuracy where the figures end: what lies lower is drawn at their lower edge."""
 
 
 def save_tuning_page(tuning: Tuning, folder: Path) -> Path:
@@ -74,6 +76,7 @@ def _course(tuning: Tuning) -> Markup:
     figure, axes = panel()
     tidy(axes, "", "trial", "held-out accuracy, %")
     best, numbers, values = 0.0, [], []
+    _end_below(axes, tuning)
     for trial in sorted(tuning.trials, key=lambda trial: trial.number):
         _point(axes, float(trial.number), trial, tuning)
         if trial.outcome == "complete":
@@ -87,7 +90,8 @@ def _course(tuning: Tuning) -> Markup:
 def _rungs(tuning: Tuning) -> Markup:
     """Accuracy of every trial over its outer steps."""
     figure, axes = panel()
-    tidy(axes, "", "outer steps", "held-out accuracy, %")
+    tidy(axes, "", "outer steps, log scale", "held-out accuracy, %")
+    lowest = _end_below(axes, tuning)
     for trial in reversed(tuning.ranked):
         steps = sorted(trial.accuracies)
         look = {"color": FAINT, "linewidth": 0.9}
@@ -95,29 +99,51 @@ def _rungs(tuning: Tuning) -> Markup:
             look = {"color": DONE, "linewidth": 1.3}
         if trial == tuning.winner:
             look = {"color": CHOSEN, "linewidth": 2.0}
-        axes.plot(steps, [trial.accuracies[step] for step in steps], "o-", markersize=3, **look)
+        axes.plot(steps, [max(lowest, trial.accuracies[step]) for step in steps], "o-", markersize=3, **look)
+    _logarithmic(axes)
+    rungs = sorted({step for trial in tuning.trials for step in trial.accuracies})
+    axes.set_xticks(rungs, [str(step) for step in rungs])
     return svg(figure, "tuning-rungs", "Held-out accuracy of the trials over their outer steps")
 
 
 def _values(tuning: Tuning, name: str) -> Markup:
     """Accuracy over what was tried of one setting."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     figure, axes = panel()
-    tidy(axes, "", short(name), "held-out accuracy, %")
+    tidy(axes, "", f"{short(name)}, log scale", "held-out accuracy, %")
+    _end_below(axes, tuning)
     for trial in tuning.trials:
         _point(axes, trial.values[name], trial, tuning)
+    _logarithmic(axes)
+    return svg(figure, f"tuning-{short(name).replace('_', '-')}", f"Held-out accuracy over {short(name)}")
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Make x logarithmic, with few ticks, written out."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(numticks=7))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    return svg(figure, f"tuning-{short(name).replace('_', '-')}", f"Held-out accuracy over {short(name)}")
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _end_below(axes: Axes, tuning: Tuning) -> float:
+    """Let the accuracies end `DEPTH` below the best; where that is."""
+    lowest = _lowest(tuning)
+    axes.set_ylim(lowest - 1, lowest + DEPTH + 2)
+    return lowest
+
+
+def _lowest(tuning: Tuning) -> float:
+    return max((max(trial.accuracies.values(), default=0.0) for trial in tuning.trials), default=0.0) - DEPTH
 
 
 def _point(axes: Axes, x: float, trial: TrialRecord, tuning: Tuning) -> None:
     """One trial: filled where it reached the last step, with a ring where it was chosen."""
     inside = {"complete": DONE}.get(trial.outcome, "none")
     edge = {"complete": DONE}.get(trial.outcome, FAINT)
-    axes.plot([x], [trial.last], "o", markersize=4.5, markerfacecolor=inside, markeredgecolor=edge)
+    y = max(_lowest(tuning), trial.last)
+    axes.plot([x], [y], "o", markersize=4.5, markerfacecolor=inside, markeredgecolor=edge)
     if trial == tuning.winner:
-        axes.plot([x], [trial.last], "o", markersize=9, markerfacecolor="none", markeredgecolor=CHOSEN)
+        axes.plot([x], [y], "o", markersize=9, markerfacecolor="none", markeredgecolor=CHOSEN, markeredgewidth=1.8)
