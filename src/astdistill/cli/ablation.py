@@ -190,7 +190,7 @@ def _estimate(request: Request, seeds: int, out: Path) -> None:
         check_numbers(each)
         first = seeded(each, 0)
         with using(each.engine):
-            stages = counted(first.replace(device=device), dataset_size(first), costs).stages
+            stages = counted(first, dataset_size(first), costs).stages
         recipe, spent, experts = each.method.expert, 0.0, "shared"
         if recipe not in trained:
             spent = seeds * sum(stage.seconds for stage in stages[:-2])

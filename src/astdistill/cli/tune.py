@@ -108,7 +108,6 @@ def _estimate(experiment: Experiment, search: Search, out: Path) -> None:
     each = widest(experiment.replace(distill=settings), search)
     check_numbers(each)
     device = settled_device(experiment.device)
-    each = each.replace(device=device)
     with using(experiment.engine):
         *before, distillation, _ = counted(each, dataset_size(each), Costs(device, Speed(device))).stages
     experts = sum(stage.seconds for stage in before)

@@ -252,7 +252,7 @@ class _Stages:
         """Bytes for the data and for as many jobs as are done at once, each of which holds so many; workers share a
         second copy of the data."""
         experiment = self.experiment
-        workers = plan_workers(jobs, experiment.workers, torch.device(experiment.device), networks).workers
+        workers = plan_workers(jobs, experiment.workers, torch.device(self.costs.device), networks).workers
         if workers == 1:
             return self._data + held
         return 2 * self._data + workers * (held + IDLE_WORKER)
