@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar
 
@@ -110,7 +110,7 @@ class Request:
     """What was chosen for data without a preset."""
     base: Experiment | None = None
     """The preset, where one was named."""
-    typed: tuple[tuple[Flag | Positional, Any], ...] = ()
+    typed: tuple[tuple[Flag | Positional, Any], ...] = field(default=(), compare=False)
     """The flags that were typed, those of a `--config` included, and their values."""
 
     @property

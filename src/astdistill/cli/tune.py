@@ -27,7 +27,7 @@ from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from .data import tell
 from .flags import Flag, Positional, Word
-from .options import Changes, PresetChanges, PresetCommand, Request
+from .options import PresetChanges, PresetCommand, Request
 from .saved import name_of, save_config
 from .verbs import FIRST, threads_of
 
@@ -38,15 +38,17 @@ UNSAVED = ("out", "data.validation")
 class TuneChanges(PresetChanges):
     """The same, and how much is tried."""
 
-    common: ClassVar[tuple[str, ...]] = (*Changes.common, "trials", "steps", "also")
+    common: ClassVar[tuple[str, ...]] = (
+        "trials", "steps", "also", "data", "method", "ipc", "model", "device", "threads", "out", "dry_run", "config",
+    )  # fmt: skip
 
     trials: int = Field(default=40, ge=1)
-    """Trials; the same command with more goes on."""
+    """Sets of values that are tried. The same command with more of them goes on."""
     steps: Annotated[int, Word(metavar="N")] = Field(default=100, ge=8)
-    """Outer steps of a trial, which is judged after 1/8, 1/4, 1/2 and all of them; most trials end early."""
+    """Outer steps of the longest trials. Each is judged after 1/8, 1/4, 1/2 and all of them, and most end early."""
     also: tuple[Literal["T", "M", "start"], ...] = ()
-    """Search these besides learning rates: T (student steps), M (matched expert epochs), start (expert epochs that
-    segments start at). Trials with more student steps take longer."""
+    """Search T (student steps), M (matched expert epochs) or start (expert epochs that segments start at) as well.
+    Trials with more student steps take longer."""
 
 
 def command(request: Request) -> None:
