@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = tuple(ROOT / page for page in ("README.md", "docs/results.md", "docs/choosing-a-method.md"))
+PAGES = tuple(ROOT / page for page in ("README.md", "docs/results.md", "docs/choosing-a-method.md", "docs/rates.md"))
 BLOCK = re.compile(
     r"(<!-- table (?P<name>[\w-]+): made by benchmarks/tables.py -->\n)(?P<body>.*?)(<!-- end of table -->)", re.DOTALL
 )
@@ -200,8 +200,33 @@ def gpu() -> str:
     return table(("outer step", "variant", "seconds", "memory", "speed"), "llrrr", rows)
 
 
+def tune() -> str:
+    """Learning rates that searches find from wrong ones, and the test accuracy with them and with those by hand."""
+    rows: list[tuple[str, ...]] = []
+    for name in TUNED:
+        found = result(name)
+        for number, each in enumerate(found["searches"]):
+            text = ""
+            if not number:
+                text = found["preset"]
+            accuracy = spread(found["tuned"]["mean"], found["tuned"]["std_over_runs"])
+            rows.append((text, rates(each["start"]), rates(each["found"]), accuracy))
+        hand = found["hand"]
+        rows.append(("", "by hand", rates(hand["rates"]), spread(hand["mean"], hand["std_over_runs"])))
+    return table(("preset", "start: η₀, lr_lr, lr_img", "found", "test accuracy, %"), "lllr", rows)
+
+
+def rates(values: dict[str, float]) -> str:
+    """η₀, lr_lr and lr_img."""
+    named = {name.removeprefix("distill."): value for name, value in values.items()}
+    return ", ".join(f"{named[name]:g}" for name in ("lr_init", "lr_lr", "lr_img"))
+
+
+TUNED = ("tune-digits-epyc2-202611",)
+"""The files of the searches."""
 TABLES = {
     "cells": cells,
+    "tune": tune,
     "gpu": gpu,
     "digits": lambda: accuracies("digits-ipc1-cpu2-202611", ("random", "kmeans", "ast", "full")),
     "ten-classes": lambda: accuracies(

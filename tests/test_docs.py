@@ -44,6 +44,7 @@ TINY = {
     "--distill.validate-epochs": "2",
     "--workers": "1",
 }
+FEW_TRIALS = {"--trials": "2", "--steps": "8", "--distill.validate-epochs": "2", "--distill.validate-networks": "1"}
 FEWER = {"--epochs": "2", "--networks": "1", "--baselines": "random", "--workers": "1"}
 
 
@@ -68,7 +69,7 @@ def smaller(words: list[str]) -> list[str]:
     """The same command with small counts where it says none, and no longer with --distill.validate-every above them."""
     if words == ["demo"]:  # the run that lies on the desk, which is finished
         words = ["demo", "--data.per-class", "20"]
-    if words[0] in ("run", "experts", "distill", "demo"):
+    if words[0] in ("run", "experts", "distill", "demo", "tune"):
         validates = "--distill.validate-every" in words
         mine = {flag: count for flag, count in TINY.items() if validates or not flag.startswith("--distill.validate")}
         with typed(words):
@@ -80,6 +81,10 @@ def smaller(words: list[str]) -> list[str]:
         for flag in ("--distill.validate-every", "--distill.iterations"):
             if flag in words:
                 words[words.index(flag) + 1] = mine.pop(flag)
+        if words[0] == "tune":
+            mine |= FEW_TRIALS
+        if "--config" in words:
+            mine = {flag: count for flag, count in mine.items() if not flag.startswith("--method.step.")}
         return [
             *words,
             *(word for flag, count in mine.items() if flag not in words for word in (flag, count)),
@@ -146,6 +151,8 @@ def command(line: str, as_script: bool = False) -> None:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_every_block_runs(page: str, desk: Path) -> None:
     names: dict[str, object] = {}
+    if any("astdistill tune" in block.text for block in blocks(page)):
+        pytest.importorskip("optuna", reason="optuna is not installed: pip install 'astdistill[tune]'")
     before = set(sys.modules)
     for block in blocks(page):
         if block.title:

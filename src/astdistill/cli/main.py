@@ -27,6 +27,7 @@ VERBS = {
     "run": "a preset from data to scores: run cifar100-ipc1 --data FOLDER; or its ablation: run ablation --base PRESET",
     "experts": "train the experts of a preset; show accuracy and step length per epoch",
     "distill": "distil with the experts of a preset, training those that are missing",
+    "tune": "search the learning rates of a preset on images held out of its training data: tune digits-ipc1",
     "evaluate": "train fresh networks on a distilled set and test them: astdistill evaluate runs/NAME",
     "report": "one HTML page of a run, or of several side by side: astdistill report runs/NAME",
     "textures": "write distilled textures as PNG files that can be tiled: astdistill textures runs/NAME --tile 3",
@@ -60,9 +61,9 @@ PLACES = (
     errno.ENAMETOOLONG,
 )
 """What it says of a place that cannot be written to."""
-RESUMED = ("demo", "run", "experts", "distill", "evaluate", "import-buffers")
+RESUMED = ("demo", "run", "experts", "distill", "tune", "evaluate", "import-buffers")
 """The verbs that go on where they were stopped."""
-STORES = dict.fromkeys(("demo", "run", "experts", "distill"), "--out or --experts.store") | {
+STORES = dict.fromkeys(("demo", "run", "experts", "distill", "tune"), "--out or --experts.store") | {
     "import-buffers": "--store"
 }
 """The flags that name what a verb writes to, where it is not --out alone."""
@@ -73,7 +74,7 @@ MEMORY = re.compile(
 ABOUT = "Dataset distillation by trajectory matching, and by matching distributions."
 MORE = """astdistill VERB --help tells more; begin with: astdistill demo
 Long work that was stopped goes on when its command is typed again;
-demo, run, experts and distill show what they would cost with --dry-run."""
+demo, run, experts, distill and tune show what they would cost with --dry-run."""
 
 
 class Verbs(click.Group):

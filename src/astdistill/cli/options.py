@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar
 
@@ -119,6 +119,8 @@ class Request:
     """What was chosen for data without a preset."""
     base: Experiment | None = None
     """The preset, where one was named."""
+    typed: tuple[tuple[Flag | Positional, Any], ...] = field(default=(), compare=False)
+    """The flags that were typed, those of a `--config` included, and their values."""
 
     @property
     def dry_run(self) -> bool:
@@ -235,12 +237,12 @@ class PresetCommand(Command):
             words.insert(0, first)
         return [*words, *args]
 
-    def _save(self, ctx: click.Context, path: Path, preset: str) -> None:
-        """Write what was typed to a file; what was typed by an old name, by the name of today."""
+    def _typed(self, ctx: click.Context) -> list[tuple[Flag | Positional, Any]]:
+        """What was typed, by flags; what was typed by an old name, by the name of today."""
         flags = [param for param in self.params if isinstance(param, Flag | Positional)]
         today = {param.place: param for param in reversed(flags) if not getattr(param, "hidden", False)}
         values = [(today[param.place], typed(ctx.params.get(str(param.name)), param, self.prog)) for param in flags]
-        save_config(path, [(param, each.value) for param, each in values if each is not None], preset)
+        return [(param, each.value) for param, each in values if each is not None]
 
     def _proposal(self, typed: click.Context, source: str) -> Proposal:
         """Settings for data without a preset, with what was typed of the data and of the images per class."""
@@ -267,9 +269,10 @@ class PresetCommand(Command):
         out, base = changes.out or Path("runs", folder.format(self.cell.name)), self.cell
         if self.proposal is not None:
             base = None
+        words = self._typed(ctx)
         if changes.save_config is not None:
-            self._save(ctx, changes.save_config, getattr(changes, PRESET, ""))
-        return Request(experiment, out, changes, self.proposal, base)
+            save_config(changes.save_config, words, getattr(changes, PRESET, ""))
+        return Request(experiment, out, changes, self.proposal, base, tuple(words))
 
     def get_usage(self, ctx: click.Context) -> str:
         return f"usage: {self.prog} [FLAGS]"

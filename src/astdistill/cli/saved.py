@@ -117,9 +117,11 @@ def check_names(entries: Entries, params: Iterable[Any], path: Path) -> None:
             raise InputError(f"--config {path} has '{name}', which is no setting.{hint} All are listed by --help-all.")
 
 
-def save_config(path: Path, typed: Iterable[tuple[Flag | Positional, Any]], preset: str) -> None:
-    """Write the settings that were typed, those of a `--config` included. Raises InputError for a place that is a
-    folder."""
+def save_config(
+    path: Path, typed: Iterable[tuple[Flag | Positional, Any]], preset: str, found: Mapping[str, Any] | None = None
+) -> None:
+    """Write the settings that were typed, those of a `--config` included; those that were `found` by their names go
+    before them. Raises InputError for a place that is a folder."""
     if path.is_dir():
         raise InputError(f"--save-config {path} is a folder; name a file, for example {path / 'settings.yaml'}")
     entries: dict[str, Any] = {}
@@ -128,4 +130,5 @@ def save_config(path: Path, typed: Iterable[tuple[Flag | Positional, Any]], pres
     for param, value in typed:
         if name_of(param) not in (*NEVER, PRESET):
             entries[name_of(param)] = to_jsonable_python(value)
+    entries |= found or {}
     write_text(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120))

@@ -75,7 +75,7 @@ def instructions() -> str:
 
     `$ATEN_CPU_CAPABILITY` (avx2, default) makes torch, and so the kernels, take narrower ones.
     """
-    import torch
+    import torch  # here as in `machine`
 
     capability = torch.backends.cpu.get_cpu_capability()
     plain = {"x86_64": "SSE", "amd64": "SSE", "aarch64": "NEON", "arm64": "NEON"}

@@ -1,0 +1,133 @@
+"""`astdistill tune PRESET`: learning rates for new data, searched on held-out training images."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ..autodiff.dispatch import using
+from ..data.description import Description
+from ..experiment.config import Experiment, check_numbers
+from ..experiment.cost import counted, dataset_size
+from ..experiment.pipeline import tell_where
+from ..experiment.tuning import HELD_OUT, Search, check_search, held_out, load_optuna, widest
+from ..experiment.tuning import tune as search_rates
+from ..experiment.work import Costs, Speed
+from ..report.page.tuning import save_tuning_page
+from ..report.tuning import CONFIG, FILE, Tuning, trials_table
+from ..runtime.devices import check_device, settled_device
+from ..runtime.errors import InputError
+from ..runtime.parallel import limited
+from ..runtime.status import duration
+from ..runtime.tables import terminal
+from ..runtime.terminal import Terminal
+from .data import tell
+from .flags import Flag, Positional, Word
+from .options import PresetChanges, PresetCommand, Request
+from .saved import name_of, save_config
+from .verbs import FIRST, threads_of
+
+UNSAVED = ("out", "data.validation")
+"""Flags that belong to the search: the run with what was found has a folder of its own and all training images."""
+
+
+class TuneChanges(PresetChanges):
+    """The same, and how much is tried."""
+
+    common: ClassVar[tuple[str, ...]] = (
+        "trials", "steps", "also", "data", "method", "ipc", "model", "device", "threads", "out", "dry_run", "config",
+    )  # fmt: skip
+
+    trials: int = Field(default=40, ge=1)
+    """Sets of values that are tried. The same command with more of them goes on."""
+    steps: Annotated[int, Word(metavar="N")] = Field(default=100, ge=8)
+    """Outer steps of the longest trials. Each is judged after 1/8, 1/4, 1/2 and all of them, and most end early."""
+    also: tuple[Literal["T", "M", "start"], ...] = ()
+    """Search T (student steps), M (matched expert epochs) or start (expert epochs that segments start at) as well.
+    Trials with more student steps take longer."""
+
+
+def command(request: Request) -> None:
+    """`astdistill tune PRESET [--trials N] [--steps N] [--also T M start] [any flag of run]`."""
+    changes = request.changes
+    assert isinstance(changes, TuneChanges)
+    if request.log:
+        raise InputError(f"--log {request.log[0]} was given, but a search logs to no tracker; leave --log out.")
+    if changes.as_json:
+        raise InputError("--json shows what a run would cost; leave it out, or ask for it of: astdistill run --dry-run")
+    search = Search(trials=changes.trials, steps=changes.steps, also=changes.also)
+    check_search(request.experiment, search)
+    check_device(request.experiment.device)
+    with limited(threads_of(request)):
+        if request.dry_run:
+            _estimate(request.experiment, search, request.out)
+            return
+        load_optuna()
+        check_numbers(request.experiment)
+        experiment, dataset = held_out(request.experiment)
+        description = Description.of(dataset, experiment.ipc)
+        tell_where(experiment, description)
+        tell(description)
+        found = search_rates(experiment, search, request.out, dataset)
+    _show(request, found)
+
+
+def _show(request: Request, found: Tuning) -> None:
+    """The table, the flags, the file that --config reads, and the page."""
+    out, config = request.out, request.out / CONFIG
+    winner = found.winner
+    assert winner is not None, "a search without one raises"
+    save_config(config, _kept(request.typed), getattr(request.changes, "preset", ""), _numbers(winner.values))
+    found = found.replace(command=shlex.join(["astdistill", "run", "--config", str(config)]))
+    found.save(out)
+    page = save_tuning_page(found, out)
+    console = Terminal()
+    console.print(terminal(trials_table(found)))
+    console.print(f"Found:     {found.flags}", highlight=False, soft_wrap=True)
+    console.print(f"Look at:   {page}\nNumbers:   {out / FILE}\nNext:      {found.command}", highlight=False)
+
+
+def _kept(typed: Sequence[tuple[Flag | Positional, Any]]) -> list[tuple[Flag | Positional, Any]]:
+    """The flags that a run takes, too."""
+    own = set(TuneChanges.model_fields) - set(PresetChanges.model_fields)
+    return [(param, value) for param, value in typed if name_of(param) not in (*own, *UNSAVED)]
+
+
+def _numbers(values: dict[str, float]) -> dict[str, float | int]:
+    """Counts as whole numbers."""
+    return {name: int(value) if name.startswith("method.step.") else value for name, value in values.items()}
+
+
+def _estimate(experiment: Experiment, search: Search, out: Path) -> None:
+    """Print what a search would cost if no trial ended early; the experts are trained once."""
+    if not experiment.data.validation:
+        experiment = experiment.replace(data=experiment.data.replace(validation=HELD_OUT))
+    settings = experiment.distill.replace(iterations=search.steps, validate_every=max(1, search.steps // 4))
+    each = widest(experiment.replace(distill=settings), search)
+    check_numbers(each)
+    device = settled_device(experiment.device)
+    with using(experiment.engine):
+        *before, distillation, _ = counted(each, dataset_size(each), Costs(device, Speed(device))).stages
+    experts = sum(stage.seconds for stage in before)
+    console = Terminal()
+    if before:
+        console.print(f"Experts, once for all trials: {duration(experts)}", highlight=False)
+    whole = duration(search.trials * distillation.seconds)
+    console.print(
+        f"{search.trials} trials of {search.steps} outer steps: at most {whole}; most trials end early\n"
+        f"Goes to {out}, without --dry-run. Nothing was written.",
+        highlight=False,
+    )
+
+
+tune = PresetCommand(
+    "tune",
+    command,
+    f"Search the learning rates of a preset on images held out of its training data, by Optuna. {FIRST}",
+    kind=TuneChanges,
+    folder="tune-{}",
+)

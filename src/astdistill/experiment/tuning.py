@@ -1,0 +1,531 @@
+"""Learning rates searched on held-out training images: short distillations, most of which end early, by Optuna."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ..autodiff.dispatch import using
+from ..data.dataset import Dataset
+from ..data.synthetic import SyntheticSet
+from ..distillation.loop import distill, validate
+from ..distillation.run import Distillation, StepRecord
+from ..distillation.state import DistillState
+from ..experts.store import TrajectoryStore
+from ..methods.outer_step import TrajectoryMatching
+from ..models.flat import FlatModel
+from ..models.registry import build_model
+from ..report.tuning import FILE, Outcome, TrialRecord, Tuning, flags_of
+from ..runtime.config import Record
+from ..runtime.errors import DivergedError, InputError
+from ..runtime.files import check_folder
+from ..runtime.progress import bar, phase, tell
+from ..runtime.run_dir import FREE, RunDir, flat
+from ..runtime.seeds import derive
+from .config import Experiment, check_experiment, load_data
+from .pipeline import obtain_experts
+
+HELD_OUT = 0.2
+"""Of the training images, where neither the data nor `data.validation` say which are held out."""
+RUNGS = (8, 4, 2, 1)
+"""A trial is judged after these parts of its outer steps."""
+FINALISTS, JUDGES = 3, 5
+"""The best trials that are judged again, and the networks of that."""
+MOST_SKIPS = 5
+"""Failed outer steps in a row that end a trial."""
+LOWEST_LR, HIGHEST_LR = 1e-6, 1.0
+"""Where η₀ is looked for at first."""
+SEGMENTS = 4
+"""Outer steps whose losses say what an η₀ is worth, before any is taken."""
+MOVE = 0.03
+"""Of the images' root mean square, how far the first outer step moves them with the lr_img that is tried first."""
+BOLD = 0.03
+"""The first lr_lr, as a multiple of η₀²."""
+RATIOS = (1e-4, 1.0)
+"""lr_lr / η₀²: below, η hardly changes; above, it collapses (docs/rates.md)."""
+FIRST_STEPS = {"T": "syn_steps", "M": "expert_epochs", "start": "max_start_epoch"}
+"""What can be searched besides rates, by the field of `TrajectoryMatching`."""
+RATIO = "lr_lr / lr_init²"
+JOURNAL = "trials.journal"
+Ranges = dict[str, tuple[float, float]]
+
+
+class Search(Record):
+    """How much is tried."""
+
+    trials: int = Field(default=40, ge=1)
+    steps: int = Field(default=100, ge=8)
+    also: tuple[Literal["T", "M", "start"], ...] = ()
+
+
+def load_optuna() -> Any:
+    """Optuna. Raises InputError where it cannot be imported."""
+    try:
+        optuna = importlib.import_module("optuna")  # by name, because type checkers need not have it installed
+        importlib.import_module("optuna.storages.journal")
+    except ImportError as error:
+        raise InputError(f"astdistill tune needs Optuna ({error}); run pip install 'astdistill[tune]'.") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def held_out(experiment: Experiment) -> tuple[Experiment, Dataset]:
+    """The experiment and its data with images held out of the training data: those of the data's own validation part,
+    of `data.validation`, or a fifth."""
+    dataset = load_data(experiment)
+    if dataset.validation is None:
+        experiment = experiment.replace(data=experiment.data.replace(validation=HELD_OUT))
+        dataset = load_data(experiment)
+    return experiment, dataset
+
+
+def check_search(experiment: Experiment, search: Search) -> None:
+    """Raise InputError where the method has nothing of what is to be searched."""
+    step = experiment.method.step
+    if search.also and not isinstance(step, TrajectoryMatching):
+        raise InputError(
+            f"--also {' '.join(search.also)} was given, but '{experiment.method.name}' matches no trajectories and has "
+            "no T, M or start epochs; leave --also out to search its learning rates alone."
+        )
+    if "M" in search.also and experiment.experts.imported is not None:
+        raise InputError(
+            "--also M was given with --experts.imported, whose epochs are fixed; leave --also M out, or the import."
+        )
+
+
+def widest(experiment: Experiment, search: Search) -> Experiment:
+    """The experiment whose experts suffice for every trial."""
+    ranges = _step_ranges(experiment, search)
+    step = experiment.method.step
+    highest = {name.rpartition(".")[2]: int(high) for name, (_, high) in ranges.items()}
+    method = experiment.method.replace(step=step.replace(**highest))
+    return experiment.replace(method=method)
+
+
+def _step_ranges(experiment: Experiment, search: Search) -> Ranges:
+    """Where T, M and the start epochs are looked for, as far as they are: whatever is drawn, experts have the
+    epochs."""
+    step = experiment.method.step
+    if not isinstance(step, TrajectoryMatching) or not search.also:
+        return {}
+    whole, most = experiment.method.recipe.epochs, step.expert_epochs
+    found: Ranges = {}
+    if "T" in search.also:
+        found["method.step.syn_steps"] = (max(1, step.syn_steps // 4), 4 * step.syn_steps)
+    if "M" in search.also:
+        most = min(step.expert_epochs + 2, whole + 1 - step.max_start_epoch)
+        found["method.step.expert_epochs"] = (1, max(1, most))
+    if "start" in search.also:
+        high = min(2 * step.max_start_epoch, whole + 1 - max(1, most))
+        found["method.step.max_start_epoch"] = (max(1, step.max_start_epoch // 4), max(1, high))
+    return found
+
+
+def tune(
+    experiment: Experiment, search: Search, out: Path, dataset: Dataset, told: Callable[[Tuning], object] = lambda t: 0
+) -> Tuning:
+    """Search the rates of an experiment, whose `dataset` has held-out images; `told` is called after every trial.
+
+    Everything lies in `out`, from which the same call goes on; a trial that was killed is run again. Raises InputError
+    for a folder of another search, DivergedError where no trial reached the last outer step.
+    """
+    optuna = load_optuna()
+    check_search(experiment, search)
+    widest_experiment = widest(experiment, search)
+    check_experiment(widest_experiment, dataset)
+    assert dataset.validation is not None, "held_out gives images to judge on"
+    check_folder(out, "--out")
+    empty = Tuning(
+        experiment=experiment.to_json(),
+        fingerprint=dataset.fingerprint,
+        steps=search.steps,
+        also=search.also,
+        asked=search.trials,
+        held_out=len(dataset.validation),
+        networks=experiment.distill.validate_networks,
+        finalist_networks=JUDGES,
+    )
+    _check_claim(empty, out)
+    with RunDir(out).writing():
+        empty.save(out)
+        experts = None
+        if experiment.method.expert is not None:
+            experts = obtain_experts(widest_experiment, dataset)
+        # What distils never has the test images: not even by mistake can one of them choose.
+        unseen = replace(dataset, test=dataset.validation)
+        with using(experiment.engine), _unwarned():
+            return _Trials(optuna, experiment, search, out, unseen, experts, empty, told).run()
+
+
+def _check_claim(wanted: Tuning, out: Path) -> None:
+    """Raise InputError where `out` holds another search, or something else."""
+    known = Tuning.read(out)
+    if known is None:
+        if not RunDir(out).empty:
+            raise InputError(f"{out} is not empty and holds no search; name a new folder with --out.")
+        return
+    before, now = flat(_claim(known)), flat(_claim(wanted))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name) and not name.startswith(FREE):
+            raise InputError(
+                f"{out} holds a search with other settings ({name} was {before.get(name)!r}, now {now.get(name)!r}); "
+                "name a new folder with --out, or delete that one."
+            )
+
+
+def _claim(tuning: Tuning) -> dict[str, Any]:
+    return {
+        **tuning.experiment,
+        "steps": tuning.steps,
+        "also": list(tuning.also),
+        "the data's fingerprint": tuning.fingerprint,
+    }
+
+
+class _Alone:
+    """The lock of a journal that nobody else writes to: `RunDir.writing` holds the whole folder."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None: ...
+
+
+@contextmanager
+def _unwarned():
+    """Optuna warns of parts of it that may change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="optuna")
+        yield
+
+
+class _Pruned(Exception):
+    """A trial is not worth going on with."""
+
+
+class _Trials:
+    """The search, from what its folder holds to its end."""
+
+    def __init__(
+        self,
+        optuna: Any,
+        experiment: Experiment,
+        search: Search,
+        out: Path,
+        dataset: Dataset,
+        experts: TrajectoryStore | None,
+        empty: Tuning,
+        told: Callable[[Tuning], object],
+    ) -> None:
+        self.optuna, self.experiment, self.search, self.out = optuna, experiment, search, out
+        self.dataset, self.experts, self.empty, self.told = dataset, experts, empty, told
+        self.rungs = sorted({max(1, search.steps // part) for part in RUNGS})
+        self.study = self._study()
+        self.states = optuna.trial.TrialState
+        if "ranges" not in self.study.user_attrs:
+            self._begin()
+        self.ranges: Ranges = {name: tuple(ends) for name, ends in self.study.user_attrs["ranges"].items()}
+
+    def _study(self) -> Any:
+        optuna, path = self.optuna, self.out / JOURNAL
+        if path.exists():
+            whole = path.read_bytes()
+            path.write_bytes(whole[: whole.rfind(b"\n") + 1])  # a line that a kill has cut off
+        journal = optuna.storages.journal
+        storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), lock_obj=_Alone()))
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=self.rungs[0], reduction_factor=2)
+        return optuna.create_study(
+            storage=storage, study_name="tune", direction="maximize", pruner=pruner, load_if_exists=True
+        )
+
+    def _begin(self) -> None:
+        """Decide where to look, and what to try first: the given values, and those that a first look suggests."""
+        with phase("looking at the first outer steps"):
+            ranges, middle = first_ranges(self.experiment, self.search, self.dataset, self.experts)
+        given = _asked(self.experiment, ranges)
+        if all(low <= given[name] <= high for name, (low, high) in ranges.items()):
+            self.study.enqueue_trial(given)
+        else:
+            tell("The learning rates that were given lie far from where the first outer steps make progress.")
+        self.study.enqueue_trial(middle)
+        self.study.set_user_attr("ranges", {name: list(ends) for name, ends in ranges.items()})
+
+    def run(self) -> Tuning:
+        """Every trial that is missing, and the finalists."""
+        for trial in self.study.get_trials(states=(self.states.RUNNING,)):  # whoever ran it was killed
+            self.study.tell(trial.number, state=self.states.FAIL)
+            kept = {"folder": self._folder(trial).name, "before": trial.intermediate_values}
+            self.study.enqueue_trial(trial.params, user_attrs=kept)
+        done = len(self._ended())
+        with bar("tuning", self.search.trials, min(done, self.search.trials), unit="trials") as progress:
+            while len(self._ended()) < self.search.trials:
+                self._trial()
+                progress.step()
+                self.told(self._save())
+        self._judge()
+        found = self._save()
+        if found.winner is None or found.winner.last == 0:
+            raise DivergedError(
+                f"None of {len(found.trials)} trials reached {self.search.steps} outer steps with a set that networks "
+                f"learn from; see {self.out / FILE}, and try other --distill.lr-init and --distill.lr-img in a new "
+                "folder."
+            )
+        return found
+
+    def _ended(self) -> list[Any]:
+        return self.study.get_trials(deepcopy=False, states=(self.states.COMPLETE, self.states.PRUNED))
+
+    def _folder(self, trial: Any) -> Path:
+        return self.out / "trials" / trial.user_attrs.get("folder", f"{trial.number:03d}")
+
+    def _trial(self) -> None:
+        """Run one trial and write down how it ended."""
+        seed = derive(self.experiment.seed, "tune", len(self.study.get_trials(deepcopy=False)))
+        self.study.sampler = self.optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=8)
+        trial = self.study.ask()
+        values = self._values({name: self._suggested(trial, name) for name in self.ranges})
+        trial.set_user_attr("values", values)
+        for step, accuracy in sorted(trial.user_attrs.get("before", {}).items(), key=lambda each: int(each[0])):
+            trial.report(accuracy, int(step))
+        try:
+            self._distilled(trial, values)
+        except _Pruned:
+            self._end(trial, values, self.states.PRUNED, "pruned")
+        except DivergedError:
+            trial.set_user_attr("diverged", True)
+            self._end(trial, values, 0.0, "diverged")
+        else:
+            self._end(trial, values, self._reported(trial)[self.search.steps], "complete")
+
+    def _end(self, trial: Any, values: Mapping[str, float], result: Any, outcome: Outcome) -> None:
+        reported = self._reported(trial)
+        if outcome == "pruned":
+            self.study.tell(trial, state=result)
+        else:
+            self.study.tell(trial, result)
+        last = max(reported, default=0)
+        words = ", ".join(f"{name.rpartition('.')[2]} {value:.3g}" for name, value in values.items())
+        tell(f"trial {trial.number}: {words}: {reported.get(last, 0):.1f} % after {last} steps, {outcome}")
+
+    def _suggested(self, trial: Any, name: str) -> float:
+        low, high = self.ranges[name]
+        if name.startswith("method.step."):
+            return trial.suggest_int(name, int(low), int(high), log=True)
+        return trial.suggest_float(name, low, high, log=True)
+
+    @staticmethod
+    def _values(drawn: Mapping[str, float]) -> dict[str, float]:
+        """Settings by their dotted names, with three digits, so that flags can say them."""
+        found = {name: value for name, value in drawn.items() if name != RATIO}
+        if RATIO in drawn:
+            found["distill.lr_lr"] = drawn[RATIO] * drawn["distill.lr_init"] ** 2
+        return {name: float(f"{value:.3g}") for name, value in found.items()}
+
+    def _distilled(self, trial: Any, values: Mapping[str, float]) -> None:
+        """Distil with these values, judged at the rungs. Raises _Pruned and DivergedError."""
+        each = with_values(self.experiment, values)
+        settings = each.distill.replace(
+            iterations=self.search.steps, validate_every=0, snapshots=False, max_skips=MOST_SKIPS
+        )
+
+        def judge(run: Distillation, state: DistillState, line: StepRecord) -> None:
+            step = state.counters.iteration
+            if step not in self.rungs or step in self._reported(trial):
+                return
+            trial.report(validate(run.result(state), self.dataset, run.settings, run.seed), step)
+            if step < self.search.steps and trial.should_prune():
+                raise _Pruned
+
+        distill(
+            self.dataset,
+            self.experts,
+            method=each.method,
+            model=each.model,
+            ipc=each.ipc,
+            settings=settings,
+            out=self._folder(trial),
+            seed=each.seed,
+            observers=[judge],
+        )
+        state = RunDir(self._folder(trial)).state
+        if self.search.steps not in self._reported(trial):  # killed between the last step and what is said of it
+            synthetic = SyntheticSet.load(RunDir(self._folder(trial)).synthetic)
+            trial.report(validate(synthetic, self.dataset, settings, each.seed), self.search.steps)
+        state.unlink(missing_ok=True)
+
+    def _reported(self, trial: Any) -> dict[int, float]:
+        """Accuracies by outer steps."""
+        return dict(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    def _judge(self) -> None:
+        """Judge the best trials again, by more and other networks: the best of many noisy numbers is too good."""
+        ended = [trial for trial in self._ended() if trial.state == self.states.COMPLETE and trial.value]
+        for trial in sorted(ended, key=lambda trial: trial.value, reverse=True)[:FINALISTS]:
+            if f"judged {trial.number}" in self.study.user_attrs:
+                continue
+            synthetic = SyntheticSet.load(RunDir(self._folder(trial)).synthetic)
+            settings = self.experiment.distill.replace(validate_networks=JUDGES)
+            judged = validate(synthetic, self.dataset, settings, derive(self.experiment.seed, "finalists"))
+            self.study.set_user_attr(f"judged {trial.number}", judged)
+
+    def _save(self) -> Tuning:
+        """Write tuning.json anew."""
+        trials = tuple(self._record(trial) for trial in self._ended())
+        names = list(self._values(dict.fromkeys(self.ranges, 1.0)))
+        ranges = {name: self._range(name) for name in names}
+        found = self.empty.replace(trials=trials, ranges=ranges)
+        if found.winner is not None:
+            found = found.replace(flags=" ".join(flags_of(found.winner.values)))
+        found.save(self.out)
+        return found
+
+    def _range(self, name: str) -> tuple[float, float]:
+        if name in self.ranges:
+            return self.ranges[name]
+        pairs = zip(self.ranges[RATIO], self.ranges["distill.lr_init"], strict=True)
+        low, high = (ratio * lr**2 for ratio, lr in pairs)
+        return low, high
+
+    def _record(self, trial: Any) -> TrialRecord:
+        outcome: Outcome = "complete"
+        if trial.state == self.states.PRUNED:
+            outcome = "pruned"
+        elif trial.user_attrs.get("diverged"):
+            outcome = "diverged"
+        return TrialRecord(
+            number=trial.number,
+            values=trial.user_attrs["values"],
+            outcome=outcome,
+            accuracies=trial.intermediate_values,
+            judged=self.study.user_attrs.get(f"judged {trial.number}"),
+            seconds=trial.duration.total_seconds(),
+        )
+
+
+def with_values(experiment: Experiment, values: Mapping[str, float]) -> Experiment:
+    """The experiment with settings changed by their dotted names."""
+    rates = {name.removeprefix("distill."): value for name, value in values.items() if name.startswith("distill.")}
+    counts = {
+        name.removeprefix("method.step."): int(value)
+        for name, value in values.items()
+        if name.startswith("method.step.")
+    }
+    method = experiment.method
+    if counts:
+        method = method.replace(step=method.step.replace(**counts))
+    return experiment.replace(distill=experiment.distill.replace(**rates), method=method)
+
+
+def _asked(experiment: Experiment, ranges: Ranges) -> dict[str, float]:
+    """What the experiment itself has, by the names of what is drawn."""
+    settings, step = experiment.distill, experiment.method.step
+    found: dict[str, float] = {}
+    for name in ranges:
+        head, _, field = name.rpartition(".")
+        if name == RATIO:
+            found[name] = settings.lr_lr / settings.lr_init**2
+        else:
+            found[name] = getattr({"distill": settings, "method.step": step}[head], field)
+    return found
+
+
+def first_ranges(
+    experiment: Experiment, search: Search, dataset: Dataset, experts: TrajectoryStore | None
+) -> tuple[Ranges, dict[str, float]]:
+    """Where each value is looked for, and the first ones to try.
+
+    η₀: around the one with the least loss before any outer step is taken, for methods that match trajectories. lr_img:
+    around the one whose first outer step moves the images by `MOVE`, for the outer SGD. Both hardly depend on the
+    values given. Elsewhere: around those.
+    """
+    settings, method = experiment.distill, experiment.method
+    look = _Look(experiment, dataset, experts)
+    middle: dict[str, float] = {}
+    ranges: Ranges = {}
+    lr, reach = settings.lr_init, 100.0
+    if isinstance(method.step, TrajectoryMatching):
+        lr, reach = look.best_lr(), 10.0
+    if experiment.evaluation.recipe.lr is None:
+        middle["distill.lr_init"], ranges["distill.lr_init"] = lr, _around(lr, reach)
+        if "lr" in method.learn:
+            middle[RATIO], ranges[RATIO] = BOLD, RATIOS
+    image_lr, reach = settings.lr_img, 1000.0
+    if settings.outer_optimiser == "sgd":
+        image_lr, reach = look.lr_img(lr), 100.0
+    middle["distill.lr_img"], ranges["distill.lr_img"] = image_lr, _around(image_lr, reach)
+    if "targets" in method.learn and settings.lr_targets:
+        middle["distill.lr_targets"] = settings.lr_targets
+        ranges["distill.lr_targets"] = _around(settings.lr_targets, 100.0)
+    counts = _step_ranges(experiment, search)
+    middle |= {name: value for name, value in _asked(experiment, counts).items()}
+    return ranges | counts, middle
+
+
+def _around(value: float, reach: float) -> tuple[float, float]:
+    return value / reach, value * reach
+
+
+class _Look:
+    """The first outer step of an experiment, with any η₀, none of which is taken."""
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, experts: TrajectoryStore | None) -> None:
+        self.experiment = experiment
+        network = build_model(experiment.model, dataset.shape, len(dataset.classes)).to(dataset.device)
+        if experts is not None:
+            experts = experts.first(experiment.distill.max_experts or len(experts))
+        self.run = Distillation(
+            dataset,
+            experts,
+            experiment.method,
+            experiment.ipc,
+            experiment.distill,
+            None,
+            experiment.seed,
+            FlatModel(network),
+            experiment.model,
+        )
+        self.first = self.run.start()
+
+    def steps(self, lr: float) -> list[tuple[float, float]]:
+        """Loss and root mean square of the images' gradient, for `SEGMENTS` draws of the first outer step."""
+        found, first = [], self.first
+        for draw in range(SEGMENTS):
+            settings = self.experiment.distill.replace(lr_init=lr)
+            further = {name: first.learned[name] for name in self.experiment.method.step.rates()}
+            state = DistillState(first.images, first.targets, self.experiment.method, settings, further, first.step)
+            state.counters.iteration = draw
+            gradient, _ = self.run.attempted(state)
+            found.append((float(gradient.loss), float(gradient.images.square().mean().sqrt())))
+        return found
+
+    def best_lr(self) -> float:
+        """The η₀ with the least loss, of whole decades from the given one and of halves around the best of these."""
+        given = self.experiment.distill.lr_init
+        lowest, highest = math.ceil(math.log10(LOWEST_LR / given)), math.floor(math.log10(HIGHEST_LR / given))
+        losses = {power: self._loss(given * 10**power) for power in map(float, range(lowest, highest + 1))}
+        best = min(losses, key=losses.__getitem__, default=0.0)
+        losses |= {power: self._loss(given * 10**power) for power in (best - 0.5, best + 0.5)}
+        return given * 10 ** min(losses, key=losses.__getitem__)
+
+    def _loss(self, lr: float) -> float:
+        loss = statistics.median(loss for loss, _ in self.steps(lr))
+        if math.isfinite(loss):
+            return loss
+        return math.inf
+
+    def lr_img(self, lr: float) -> float:
+        """The learning rate with which the first outer step moves the images by `MOVE` of their root mean square; the
+        given one where there is no gradient."""
+        slopes = [slope for _, slope in self.steps(lr) if math.isfinite(slope) and slope > 0]
+        if not slopes:
+            return self.experiment.distill.lr_img
+        return MOVE * float(self.first.images.square().mean().sqrt()) / statistics.median(slopes)

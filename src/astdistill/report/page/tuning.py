@@ -1,0 +1,149 @@
+"""The page of a search for learning rates: what was found, how the search went, and every trial."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from ...runtime.files import write_text
+from ...runtime.status import duration
+from ..figures import COLOURS, FAINT, tidy
+from ..tuning import PAGE, TrialRecord, Tuning, short, trials_table
+from .drawing import panel, svg
+from .head import DATA_NAMES, method_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DONE, CHOSEN = COLOURS[0], COLOURS[1]
+DEPTH = 20.0
+"""Points below the best accuracy where the figures end: what lies lower is drawn at their lower edge."""
+
+
+def save_tuning_page(tuning: Tuning, folder: Path) -> Path:
+    """Write `folder`/report.html; its path."""
+    from jinja2 import Environment, PackageLoader
+
+    pages = Environment(
+        loader=PackageLoader(__package__ or "", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    style = (resources.files(__package__ or "") / "page.css").read_text(encoding="utf-8")
+    winner, shown = tuning.winner, {}
+    if winner is not None:
+        shown = {"score": f"{winner.judged or winner.last:.1f}", "winner": winner.number}
+    text = pages.get_template("tuning.html").render(
+        title=_title(tuning),
+        style=style,
+        name=folder.name,
+        facts=_facts(tuning),
+        held_out=f"{tuning.held_out:,}",
+        steps=tuning.steps,
+        flags=tuning.flags,
+        command=tuning.command,
+        course=[("Best held-out accuracy so far", _course(tuning)), ("Accuracy by outer steps", _rungs(tuning))],
+        values=[(short(name), _values(tuning, name)) for name in tuning.ranges],
+        table=trials_table(tuning, most=None),
+        **shown,
+    )
+    write_text(folder / PAGE, text)
+    return folder / PAGE
+
+
+def _title(tuning: Tuning) -> str:
+    source = Path(tuning.experiment["data"]["source"]).name
+    ipc, method = tuning.experiment["ipc"], method_name(tuning.experiment["method"]["name"])
+    return f"{DATA_NAMES.get(source, source)} · {ipc} per class · {method} · learning rates"
+
+
+def _facts(tuning: Tuning) -> list[tuple[str, str]]:
+    ended = [trial.outcome for trial in tuning.trials]
+    spent = sum(trial.seconds or 0.0 for trial in tuning.trials)
+    counts = [f"{ended.count(kind)} {kind}" for kind in ("complete", "pruned", "diverged") if kind in ended]
+    return [
+        ("preset", tuning.experiment["name"]),
+        ("network", tuning.experiment["model"]),
+        ("trials", f"{len(ended)}: {', '.join(counts)}"),
+        ("outer steps", f"{tuning.steps} at most"),
+        ("time of the trials", duration(spent)),
+    ]
+
+
+def _course(tuning: Tuning) -> Markup:
+    """Accuracy of every trial by its number, and the best so far of those that reached the last step."""
+    figure, axes = panel()
+    tidy(axes, "", "trial", "held-out accuracy, %")
+    best, numbers, values = 0.0, [], []
+    _end_below(axes, tuning)
+    for trial in sorted(tuning.trials, key=lambda trial: trial.number):
+        _point(axes, float(trial.number), trial, tuning)
+        if trial.outcome == "complete":
+            best = max(best, trial.last)
+            numbers.append(trial.number)
+            values.append(best)
+    axes.step(numbers, values, where="post", color=DONE, linewidth=1.4)
+    return svg(figure, "tuning-course", "Held-out accuracy of each trial, and the best so far")
+
+
+def _rungs(tuning: Tuning) -> Markup:
+    """Accuracy of every trial over its outer steps."""
+    figure, axes = panel()
+    tidy(axes, "", "outer steps, log scale", "held-out accuracy, %")
+    lowest = _end_below(axes, tuning)
+    for trial in reversed(tuning.ranked):
+        steps = sorted(trial.accuracies)
+        look = {"color": FAINT, "linewidth": 0.9}
+        if trial.outcome == "complete":
+            look = {"color": DONE, "linewidth": 1.3}
+        if trial == tuning.winner:
+            look = {"color": CHOSEN, "linewidth": 2.0}
+        axes.plot(steps, [max(lowest, trial.accuracies[step]) for step in steps], "o-", markersize=3, **look)
+    _logarithmic(axes)
+    rungs = sorted({step for trial in tuning.trials for step in trial.accuracies})
+    axes.set_xticks(rungs, [str(step) for step in rungs])
+    return svg(figure, "tuning-rungs", "Held-out accuracy of the trials over their outer steps")
+
+
+def _values(tuning: Tuning, name: str) -> Markup:
+    """Accuracy over what was tried of one setting."""
+    figure, axes = panel()
+    tidy(axes, "", f"{short(name)}, log scale", "held-out accuracy, %")
+    _end_below(axes, tuning)
+    for trial in tuning.trials:
+        _point(axes, trial.values[name], trial, tuning)
+    _logarithmic(axes)
+    return svg(figure, f"tuning-{short(name).replace('_', '-')}", f"Held-out accuracy over {short(name)}")
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Make x logarithmic, with few ticks, written out."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=7))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _end_below(axes: Axes, tuning: Tuning) -> float:
+    """Let the accuracies end `DEPTH` below the best; where that is."""
+    lowest = _lowest(tuning)
+    axes.set_ylim(lowest - 1, lowest + DEPTH + 2)
+    return lowest
+
+
+def _lowest(tuning: Tuning) -> float:
+    return max((max(trial.accuracies.values(), default=0.0) for trial in tuning.trials), default=0.0) - DEPTH
+
+
+def _point(axes: Axes, x: float, trial: TrialRecord, tuning: Tuning) -> None:
+    """One trial: filled where it reached the last step, with a ring where it was chosen."""
+    inside = {"complete": DONE}.get(trial.outcome, "none")
+    edge = {"complete": DONE}.get(trial.outcome, FAINT)
+    y = max(_lowest(tuning), trial.last)
+    axes.plot([x], [y], "o", markersize=4.5, markerfacecolor=inside, markeredgecolor=edge)
+    if trial == tuning.winner:
+        axes.plot([x], [y], "o", markersize=9, markerfacecolor="none", markeredgecolor=CHOSEN, markeredgewidth=1.8)
