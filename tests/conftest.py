@@ -4,6 +4,7 @@ CIFAR-100 on disk."""
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
 import signal
@@ -42,9 +43,11 @@ def _quiet() -> None:
 
 @pytest.fixture(autouse=True)
 def _networks_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test finds networks on full data that another has trained."""
-    folder = tmp_path_factory.mktemp("networks")
-    monkeypatch.setattr("astdistill.evaluation.cache.cache_folder", lambda: folder)
+    """No test finds networks on full data that another has trained. Only a test that asks for the folder makes it:
+    pytest takes milliseconds for each among thousands."""
+    monkeypatch.setattr(
+        "astdistill.evaluation.cache.cache_folder", functools.cache(lambda: tmp_path_factory.mktemp("networks"))
+    )
 
 
 @pytest.fixture(autouse=True)
