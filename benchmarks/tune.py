@@ -65,11 +65,17 @@ def runs(folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--search", nargs="+", type=Path, required=True)
-    parser.add_argument("--tuned", type=Path, required=True)
-    parser.add_argument("--hand", type=Path, required=True)
+    parser.add_argument("--tuned", type=Path, help="whole runs with what was found")
+    parser.add_argument("--hand", type=Path, help="whole runs with the rates by hand")
+    parser.add_argument("--hand-search", type=Path, help="a search of one trial, which is of the rates by hand")
     parser.add_argument("--note", default="")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
+    beside = {
+        "tuned": (runs, options.tuned),
+        "hand": (runs, options.hand),
+        "hand_search": (search, options.hand_search),
+    }
     where = provenance()
     del where["arguments"]
     tuning = Tuning.read(options.search[0])
@@ -82,8 +88,7 @@ def main() -> None:
             "model": tuning.experiment["model"],
             "note": options.note,
             "searches": [search(folder) for folder in options.search],
-            "tuned": runs(options.tuned),
-            "hand": runs(options.hand),
+            **{name: read(folder) for name, (read, folder) in beside.items() if folder is not None},
             **where,
         },
     )

@@ -111,9 +111,9 @@ def trials_table(tuning: Tuning, most: int | None = SHOWN) -> Tabulation:
     columns += [Column("steps"), Column("accuracy"), Column("finalists"), Column("outcome", words=True)]
     rows = tuple(_row(trial, names) for trial in tuning.ranked[:most])
     caption = (
-        f"Accuracy in % on {tuning.held_out:,} held-out training images, {tuning.networks} networks; the finalists "
-        f"again with {tuning.finalist_networks} others. {len(tuning.trials)} trials of at most {tuning.steps} outer "
-        "steps."
+        f"Accuracy in % on {tuning.held_out:,} held-out training images, n = {tuning.networks}; the finalists again, "
+        f"by other networks, n = {tuning.finalist_networks}. {len(tuning.trials)} trials of at most {tuning.steps} "
+        "outer steps."
     )
     return Tabulation(tuple(columns), rows, caption)
 
