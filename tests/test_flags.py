@@ -3,7 +3,6 @@ written."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -316,19 +315,6 @@ def _heard(words: list[str], heard: list[bool]) -> None:
         Output.quiet = before
 
 
-def completed(*words: str) -> list[str]:
-    """What a shell is told that the last word may become."""
-    environment = os.environ | {
-        "_ASTDISTILL_COMPLETE": "bash_complete",
-        "COMP_WORDS": " ".join(words),
-        "COMP_CWORD": str(len(words) - 1),
-    }
-    shown = subprocess.run(
-        [sys.executable, "-m", "astdistill"], env=environment, capture_output=True, text=True, check=True
-    )
-    return [line.partition(",")[2] for line in shown.stdout.splitlines()]
-
-
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_completion_script_is_printed_for_each_shell(
     shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -338,16 +324,6 @@ def test_a_completion_script_is_printed_for_each_shell(
     assert main([]) == 0
     shown = capsys.readouterr().out
     assert f"_ASTDISTILL_COMPLETE={shell}_complete" in shown
-
-
-def test_verbs_presets_flags_and_choices_are_completed() -> None:
-    assert completed("astdistill", "ev") == ["evaluate"]
-    assert completed("astdistill", "run", "digits-i") == ["digits-ipc1"]
-    assert completed("astdistill", "run", "--ipc", "2", "digits-i") == ["digits-ipc1"]
-    assert completed("astdistill", "run", "digits-ipc1", "--distill.lr-i") == ["--distill.lr-img", "--distill.lr-init"]
-    assert completed("astdistill", "run", "digits-ipc1", "--data.whiten", "z") == ["zca"]
-    assert completed("astdistill", "run", "digits-ipc1", "--method", "mt") == ["mtt"]
-    assert completed("astdistill", "run", "ablation", "--base", "digits-i") == ["digits-ipc1"]
 
 
 def test_the_list_of_verbs_fits_a_terminal() -> None:

@@ -316,3 +316,13 @@ def test_the_best_trial_is_that_of_the_finalists() -> None:
     assert tuned.winner is not None
     assert tuned.winner.number == 1
     assert torch.tensor([trial.last for trial in tuned.trials]).tolist() == [90.0, 85.0, 99.0, 0.0]
+
+
+@needs_optuna
+def test_a_damaged_journal_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    judged_by(monkeypatch, lambda synthetic, steps: 50.0)
+    assert exit_code(*TINY, "--trials", "1") == 0
+    for lines in ('{"op_code": 0}\n', "[1]\n", '{"op_code": 99, "worker_id": "a"}\n', "{\n"):
+        (Path("t") / tuning.JOURNAL).write_text(lines)
+        assert exit_code(*TINY, "--trials", "2") == 2
+        assert "is not the journal of a search" in capsys.readouterr().err

@@ -110,9 +110,8 @@ def test_what_cannot_be_measured_is_one_sentence(words: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("experts", signal.SIGTERM), ("experts", signal.SIGINT), ("experts", signal.SIGKILL),
-     ("shared", signal.SIGTERM), ("shared", signal.SIGINT), ("shared", signal.SIGKILL)],
-)  # fmt: skip
+    [("experts", signal.SIGTERM), ("shared", signal.SIGINT), ("shared", signal.SIGKILL)],
+)
 def test_a_bench_that_a_signal_ends_leaves_no_process_behind(name: str, number: signal.Signals) -> None:
     """Its measurements, the experts that these train side by side, and the busy processes: all in sessions of their
     own, which no signal of a terminal reaches."""

@@ -81,6 +81,11 @@ def _runs(desk: Path) -> None:
     gone = dataclasses.replace(Owner.present(), started="0")
     write_json(desk / "claimed/.writer.json", gone.to_json())
     (desk / "claimed/wandb").mkdir()
+    settings = "preset: digits-ipc1\nipc: 2\nevaluation: {networks: 3, baselines: [random, kmeans]}\n"
+    (desk / "settings.yaml").write_text(settings)
+    write_json(desk / "seeds/seeds.json", {"seeds": [0, 1], "runs": ["seed-0", "seed-1"]})
+    search = {"experiment": {}, "fingerprint": "", "steps": 8, "ranges": {"distill.lr_img": [1.0, 10.0]}}
+    write_json(desk / "tuned/tuning.json", search)
     write_json(desk / "claimed/wandb/logged.json", {"id": "abc", "last": {"outer": 2}})
 
 

@@ -29,12 +29,16 @@ from fuzz.reading import (
     verified,
 )
 
+from astdistill.cli.evaluate import _expert_epochs
+from astdistill.cli.saved import read_config
 from astdistill.distillation.snapshots import StartMap, read_course
 from astdistill.evaluation.continual import Continual
 from astdistill.evaluation.dd_ranking import Ranking
 from astdistill.evaluation.scores import Scores, table
+from astdistill.report.compare import runs_in
 from astdistill.report.experts import read_experts
 from astdistill.report.page import content
+from astdistill.report.tuning import Tuning
 from astdistill.runtime.status import read_status
 
 
@@ -76,6 +80,10 @@ OURS: dict[str, Reader] = {
     "continual": Reader("run/more/continual.json", lambda desk: Continual.read(desk / "run/more/continual.json")),
     "whose a run is": Reader("claimed/.writer.json", claimed),
     "record of Weights & Biases": Reader("claimed/wandb/logged.json", logged),
+    "settings in a file": Reader("settings.yaml", lambda desk: read_config(desk / "settings.yaml")),
+    "runs over seeds": Reader("seeds/seeds.json", lambda desk: runs_in(desk / "seeds")),
+    "search for rates": Reader("tuned/tuning.json", lambda desk: Tuning.read(desk / "tuned")),
+    "epochs of experts": Reader("run/config.json", lambda desk: _expert_epochs(desk / "run/synthetic.safetensors")),
     "recipe": Reader("experts/*/recipe.json", store_of),
     "preprocessing": Reader("experts/*/preprocessing.safetensors", store_of, sealed=True),
     "rows": Reader("experts/*/000.safetensors", store_of, sealed=True),

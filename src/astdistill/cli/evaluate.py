@@ -29,7 +29,7 @@ from ..runtime.cluster import used
 from ..runtime.config import Record
 from ..runtime.devices import check_device
 from ..runtime.errors import InputError, refused
-from ..runtime.files import check_folder, read_json
+from ..runtime.files import check_folder, read_json, reading
 from ..runtime.parallel import limited, own_threads
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import Tabulation, terminal
@@ -212,8 +212,8 @@ def _recipe(given: Evaluate) -> EvalRecipe:
 def _expert_epochs(path: Path) -> int:
     """The epochs of an expert of the run that the set lies in; those of MTT's where no run says so."""
     config = RunDir.around(path).config
-    settings: dict[str, Any] = {}
-    if config.exists():
-        settings = read_json(config)
-    expert = settings.get("method", {}).get("expert") or {}
-    return int(expert.get("epochs", MTT.recipe.epochs))
+    if not config.exists():
+        return MTT.recipe.epochs
+    with reading(config, "the settings of a run", "restore it, or say --full-epochs"):
+        expert = (read_json(config).get("method") or {}).get("expert") or {}
+        return int(expert.get("epochs", MTT.recipe.epochs))

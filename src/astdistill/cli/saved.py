@@ -26,20 +26,31 @@ Entries = dict[str, str | list[str]]
 def read_config(path: Path) -> Entries:
     """The settings in a YAML file, whose keys are nested or dotted. Raises InputError for a file that is none."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # texts alone: no `no` means False
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # which may stand for any number
+            raise InputError(f"--config {path} has an alias (*name); write the value itself.")
+        tree = yaml.load(text, Loader=yaml.BaseLoader)  # texts alone: no `no` means False
+        entries = dict[str, Any](_each_once(tree, path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path} cannot be read ({error}); name a YAML file of settings.") from error
+    except RecursionError:
+        raise InputError(f"--config {path} has values too deep in one another; write lines such as ipc: 10") from None
     except yaml.YAMLError as error:
         where = " ".join(str(error).split())
         raise InputError(f"--config {path} is not YAML ({where}); write lines such as ipc: 10") from error
+    return entries
+
+
+def _each_once(tree: Any, path: Path) -> Iterator[tuple[str, Any]]:
+    """The settings of a file by their dotted names. Raises InputError where there are none, or one stands twice."""
     if not isinstance(tree, Mapping):
         raise InputError(f"--config {path} holds no settings; write lines such as preset: digits-ipc1")
-    entries: Entries = {}
+    names = set[str]()
     for name, value in _flat(tree, ""):
-        if name in entries:
+        if name in names:
             raise InputError(f"--config {path} has '{name}' twice; leave one out.")
-        entries[name] = value
-    return entries
+        names.add(name)
+        yield name, value
 
 
 def _flat(tree: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:

@@ -241,11 +241,18 @@ class _Trials:
             whole = path.read_bytes()
             path.write_bytes(whole[: whole.rfind(b"\n") + 1])  # a line that a kill has cut off
         journal = optuna.storages.journal
-        storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), lock_obj=_Alone()))
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=self.rungs[0], reduction_factor=2)
-        return optuna.create_study(
-            storage=storage, study_name="tune", direction="maximize", pruner=pruner, load_if_exists=True
-        )
+        try:
+            storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), lock_obj=_Alone()))
+            return optuna.create_study(
+                storage=storage, study_name="tune", direction="maximize", pruner=pruner, load_if_exists=True
+            )
+        except Exception as error:  # Optuna does what the lines say, and raises whatever comes of it
+            why = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{path} is not the journal of a search ({type(error).__name__}: {why}); delete it, and the same "
+                "command begins anew."
+            ) from error
 
     def _begin(self) -> None:
         """Decide where to look, and what to try first: the given values, and those that a first look suggests."""

@@ -25,7 +25,7 @@ from ..evaluation.scores import (
 )
 from ..runtime.config import digest
 from ..runtime.errors import InputError
-from ..runtime.files import read_json
+from ..runtime.files import read_json, reading
 from ..runtime.run_dir import FREE, SEEDS, RunDir, flat
 from ..runtime.status import size
 from ..runtime.tables import ABSENT, Column, Tabulation, deviation
@@ -119,7 +119,8 @@ def runs_in(path: Path) -> list[Path]:
         return []
     if not (path / SEEDS).exists():
         return [path]
-    return [path / f"seed-{seed}" for seed in read_json(path / SEEDS).get("seeds", ())]
+    with reading(path / SEEDS, "what runs over seeds reach", "type their command again, which writes it anew"):
+        return [path / f"seed-{int(seed)}" for seed in read_json(path / SEEDS).get("seeds", ())]
 
 
 def _settings(config: dict[str, Any], scores: Scores) -> str:
