@@ -1,5 +1,5 @@
-"""Slow, obvious forms of what the package computes fast. Formulas are METHOD's, written down once more without
-cleverness."""
+"""Slow, obvious forms of what the package computes fast. The formulas of docs/method.md, written down
+once more without cleverness."""
 
 from __future__ import annotations
 

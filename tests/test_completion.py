@@ -79,6 +79,8 @@ def test_bash_completes_verbs_presets_methods_flags_and_values(environment: dict
     assert bash(environment, "astdistill", "-q", "--v") == ["--version", "--verbose"]
     assert bash(environment, "astdistill", "run", "digits-i") == ["digits-ipc1"]
     assert bash(environment, "astdistill", "run", "--ipc", "2", "digits-i") == ["digits-ipc1"]
+    assert bash(environment, "astdistill", "run", "abl") == ["ablation"]
+    assert bash(environment, "astdistill", "run", "ablation", "--ba") == ["--base"]
     assert bash(environment, "astdistill", "run", "digits-ipc1", "--method", "ast-as") == ["ast-as-released"]
     assert bash(environment, "astdistill", "run", "--dry") == ["--dry-run"]
     assert bash(environment, "astdistill", "run", "--evaluation.baselines", "random", "--dev") == ["--device"]

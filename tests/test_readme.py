@@ -23,7 +23,7 @@ SMALLER = {
     "epochs=20": "epochs=4",
     "convnet-d2-w16": "convnet-d1-w4",
     "syn_steps=20, max_start_epoch=10": "syn_steps=3, max_start_epoch=2",
-    "iterations=100": "iterations=2",
+    "iterations=50": "iterations=2",
     "seeds=3": 'seeds=2, recipe=ad.PROTOCOLS["mtt"].replace(epochs=2)',
 }
 

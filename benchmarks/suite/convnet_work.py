@@ -16,7 +16,7 @@ class Convolution(NamedTuple):
 
 
 class Net(NamedTuple):
-    """`depth` × [convolution · instance norm · ReLU · average pooling] and one linear layer (METHOD §5)."""
+    """`depth` × [convolution · instance norm · ReLU · average pooling] and one linear layer (docs/method.md §5)."""
 
     width: int = 128
     depth: int = 3

@@ -1,5 +1,5 @@
-"""The published way of doing the same work, written from METHOD.md in plain torch: slow, obvious, and independent of
-our fast paths."""
+"""The published way of doing the same work, written from docs/method.md in plain torch: slow, obvious, and independent
+of our fast paths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .convnet_work import Net
 
 
 def convnet(net: Net) -> nn.Sequential:
-    """METHOD §5, in the default memory layout."""
+    """docs/method.md §5, in the default memory layout."""
     layers: list[nn.Module] = []
     for inputs, outputs, _ in net.convolutions:
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(outputs, outputs), nn.ReLU(), nn.AvgPool2d(2)]
@@ -53,7 +53,7 @@ class Gradient:
 def meta_gradient(
     network: nn.Module, start: Tensor, goal: Tensor, variables: Variables, plan: Plan, momentum: float
 ) -> Gradient:
-    """METHOD §1, steps 2 to 4: double backward through all T steps, and one gradient at the end."""
+    """docs/method.md §1, steps 2 to 4: double backward through all T steps, and one gradient at the end."""
     images, lr = variables.images.detach().requires_grad_(), variables.lr.detach().requires_grad_()
     theta, velocity = start.detach().requires_grad_(), torch.zeros_like(start)
     for step, chosen in enumerate(plan.indices):
@@ -97,7 +97,7 @@ def truncated_by_adam(
 
 
 def augmented_one_by_one(images: Tensor, drawn: Draw) -> Tensor:
-    """METHOD §4, one image after another."""
+    """docs/method.md §4, one image after another."""
     numbers = [
         dict(zip(drawn.numbers, map(float, each), strict=True)) for each in zip(*drawn.numbers.values(), strict=True)
     ]
@@ -168,7 +168,7 @@ def train_epoch(
     penalty: float,
     generator: torch.Generator,
 ) -> float:
-    """One pass (METHOD §1; with `penalty` §2, part 2); the percentage right on the augmented batches."""
+    """One pass (docs/method.md §1; with `penalty` §2, part 2); the percentage right on the augmented batches."""
     network.train()
     right = seen = 0
     for images, labels in batches:
@@ -207,7 +207,8 @@ def accuracy(network: nn.Module, batches: DataLoader[tuple[Tensor, ...]]) -> flo
 def evaluated(
     net: Net, train: TensorDataset, test: TensorDataset, networks: int, epochs: int, strategy: str, lr: float
 ) -> list[float]:
-    """METHOD §7 (MTT): fresh networks one after another, the rate dropped at half, one test pass at the end of each."""
+    """docs/method.md §7 (MTT): fresh networks one after another, the rate dropped at half, one test pass at the end of
+    each."""
     found = []
     for number in range(networks):
         with seeded(number, "published"):

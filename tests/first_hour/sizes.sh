@@ -5,6 +5,7 @@ sizes=(--experts.count 2 --distill.iterations 60 --evaluation.networks 2 --evalu
 astdistill() {
   case "$1" in
     run | experts | distill | demo) command astdistill "$@" "${sizes[@]}" ;;
+    tune) command astdistill "$@" --experts.count 2 --trials 3 --steps 8 --distill.validate-epochs 60 ;;
     evaluate) command astdistill "$@" --epochs 60 --networks 2 ;;
     *) command astdistill "$@" ;;
   esac

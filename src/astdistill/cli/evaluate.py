@@ -52,7 +52,7 @@ class Evaluate(Record):
     protocol: Literal["mtt", "ast-released", "datm-released", "dc", "tgdd", "ncfm", "rat"] = "mtt"
     """Evaluation protocol."""
     epochs: int | None = Field(default=None, ge=1)
-    """Training epochs, where they are to differ from the protocol's."""
+    """Training epochs; none means the protocol's number."""
     full_epochs: int | None = Field(default=None, ge=1)
     """Training epochs of the full-data baseline; none means as many as an expert of the run's method has."""
     lr: Annotated[float | Literal["learned", "search"], Word(metavar="NUMBER|learned|search")] = "learned"
@@ -63,40 +63,41 @@ class Evaluate(Record):
     architectures: tuple[str, ...] = ()
     """Networks to train, or pools of them (S, M, W, D, A, P, N); none means the student's own."""
     baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans")
-    """Real images evaluated alike: random, kmeans; full (all of them, the longest) is asked for by name."""
+    """Real images evaluated in the same way: random or kmeans; full means all of them, takes longest and is off by
+    default."""
     data: Annotated[str | None, Word(metavar="PATH")] = None
-    """Where the data lies now, if elsewhere than when the set was made."""
+    """Path of the data, if they were moved since the set was made."""
     device: str = "auto"
-    """Where it is computed: auto (a GPU where there is a usable one), cpu or cuda."""
+    """Device: auto (a GPU if there is a usable one), cpu or cuda."""
     workers: int | None = Field(default=None, ge=1)
     """Networks trained side by side on a CPU; none means as many as there are cores."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of the CPU; none means one for each core that this process may use."""
     engine: EngineName = "auto"
-    """What computes derivatives; auto takes the fastest that can."""
+    """What computes derivatives; auto takes the fastest that supports the network."""
     cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
     """Train the networks on the nodes of this Ray cluster, each on --threads (1). auto is the cluster that this machine
     is a node of."""
     allow_mixed: bool = False
-    """Use nodes, too, that compute other bits, because their engine, instruction set or versions are others."""
+    """Also use nodes with another engine, instruction set or versions, whose results differ in the last bits."""
     seed: int = 0
     """Seed of all random draws."""
     out: Path | None = None
     """Folder of scores.json; none means a folder beside the set named after file, protocol, epochs and
     architectures."""
     per_class: bool = False
-    """Show the accuracy of each class too."""
+    """Also show the accuracy of each class."""
     confusion: bool = False
-    """Show which classes are taken for which, too."""
+    """Also show the confusion matrix: which classes are predicted for which."""
     ranking: bool = False
-    """DD-Ranking's label-robust and augmentation-robust scores too. Trains what they need besides."""
+    """Also compute DD-Ranking's label-robust and augmentation-robust scores, which trains further networks."""
     gamma: float = 0.5
     """Share of training with augmentation in the augmentation-robust score."""
     random_labels: RandomLabels = "same"
     """Labels of the random images that the ranking compares a soft-labelled set with. same: the same soft labels, as on
     the leaderboard; own: their hard ones."""
     continual: int | None = None
-    """Class-incremental learning too. Classes arrive in so many steps, 5 or 10 in the literature."""
+    """Also evaluate class-incremental learning, with the classes in N steps; 5 or 10 in the literature."""
 
 
 @command("evaluate")

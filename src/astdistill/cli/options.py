@@ -71,8 +71,8 @@ class Changes(Record):
     as_json: Annotated[bool, Word(flag="json")] = False
     """With --dry-run: all settings and costs as JSON, in seconds and bytes, and nothing else."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of the CPU. None means one for each core that this process may use, and for a run that goes on, as many
-    as it was begun with. Like the workers, they change results by no more than rounding."""
+    """Threads of the CPU. None means one for each core that this process may use; a resumed run takes the number of its
+    start. Like the workers, they change results by no more than rounding."""
 
 
 class PresetChanges(Changes):
@@ -88,7 +88,7 @@ class ClusterChanges(PresetChanges):
     """Train experts and evaluated networks on the nodes of this Ray cluster, each on --threads (1). auto is the cluster
     that this machine is a node of."""
     allow_mixed: bool = False
-    """Use nodes, too, that compute other bits, because their engine, instruction set or versions are others."""
+    """Also use nodes with another engine, instruction set or versions, whose results differ in the last bits."""
 
 
 class ExpertChanges(ClusterChanges):
@@ -102,7 +102,9 @@ class ExpertChanges(ClusterChanges):
 
 
 class RunChanges(ClusterChanges):
-    """The same, and how often it is run."""
+    """The same, the number of whole runs, and the ablation, which is a form of run."""
+
+    preset: Annotated[str, Word(positional=True, names=lambda: ("ablation", *PRESETS))] = ""
 
     seeds: int | None = Field(default=None, ge=1)
     """Whole runs, one per seed: mean ± standard deviation. Each has its experts and a folder seed-N."""

@@ -43,7 +43,7 @@ class TuneChanges(PresetChanges):
     )  # fmt: skip
 
     trials: int = Field(default=40, ge=1)
-    """Sets of values that are tried. The same command with more of them goes on."""
+    """Sets of values to try. The same command with a larger number continues the search."""
     steps: Annotated[int, Word(metavar="N")] = Field(default=100, ge=8)
     """Outer steps of the longest trials. Each is judged after 1/8, 1/4, 1/2 and all of them, and most end early."""
     also: tuple[Literal["T", "M", "start"], ...] = ()

@@ -213,8 +213,8 @@ class FileInit(ImageInit):
 
 
 class RepresentativeInit(ImageInit):
-    """AST, METHOD §2 part 3, sound: K-means with k = ipc on an expert's logits, the real image nearest each centre
-    within its cluster."""
+    """AST, docs/method.md §2 part 3, corrected: K-means with k = ipc on an expert's logits, the real image nearest each
+    centre within its cluster."""
 
     reads_trained: ClassVar[bool] = True
 
@@ -228,8 +228,8 @@ class RepresentativeInit(ImageInit):
 
 
 class RepresentativeInitAsReleased(ImageInit):
-    """AST, METHOD §2 part 3, as released: ten clusters whatever ipc is, int(ipc / 10) images of the whole class nearest
-    each centre."""
+    """AST, docs/method.md §2 part 3, as released: ten clusters whatever ipc is, int(ipc / 10) images of the whole class
+    nearest each centre."""
 
     reads_trained: ClassVar[bool] = True
 

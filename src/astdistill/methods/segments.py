@@ -42,7 +42,7 @@ class SegmentSampler(Component):
 
 
 class UniformSampler(SegmentSampler):
-    """Any expert, t ~ U{0 … max_start_epoch − 1} (MTT, METHOD §1.1)."""
+    """Any expert, t ~ U{0 … max_start_epoch − 1} (MTT, docs/method.md §1.1)."""
 
     def __call__(
         self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int
@@ -124,7 +124,8 @@ class Perturbation(Component):
 
 
 class WeightPerturbation(Perturbation):
-    """AST, METHOD §2 part 6, sound: θ'_l = θ_l + α ‖θ_l‖_F · d/‖d‖_F with d ~ N(0, I), for convolution kernels only."""
+    """AST, docs/method.md §2 part 6, corrected: θ'_l = θ_l + α ‖θ_l‖_F · d/‖d‖_F with d ~ N(0, I), for convolution
+    kernels only."""
 
     alpha: float = Field(default=0.01, ge=0)
     """α: the relative size of the change of every kernel; 0.01 is what the released form comes to (0.3 to 1.7 %)."""
@@ -148,7 +149,8 @@ class WeightPerturbation(Perturbation):
 
 
 class WeightPerturbationAsReleased(WeightPerturbation):
-    """AST, METHOD §2 part 6, as released: θ'_l = θ_l + α (d/‖d‖_F) ∘ θ_l, which changes a kernel by 0.3 to 1.7 %."""
+    """AST, docs/method.md §2 part 6, as released: θ'_l = θ_l + α (d/‖d‖_F) ∘ θ_l, which changes a kernel by 0.3 to
+    1.7 %."""
 
     alpha: float = Field(default=1.0, ge=0)
 
@@ -170,8 +172,8 @@ class InnerWeight(Component):
 
 
 class BalancedWeight(InnerWeight):
-    """AST, METHOD §2 part 4, sound: w = log_a(t − h + 8) for t ≥ h, else 1/log_a(h − t + 8), with h = max_start_epoch /
-    2 and a = 8."""
+    """AST, docs/method.md §2 part 4, corrected: w = log_a(t − h + 8) for t ≥ h, else 1/log_a(h − t + 8), with h =
+    max_start_epoch / 2 and a = 8."""
 
     base: float = Field(default=8.0, gt=1)
     """a: with 8 the weight is continuous at h."""
@@ -181,7 +183,8 @@ class BalancedWeight(InnerWeight):
 
 
 class BalancedWeightAsReleased(InnerWeight):
-    """AST, METHOD §2 part 4, as released: a = 5 and h = max_start_epoch // 2, which jumps from 0.73 to 1.29 at h."""
+    """AST, docs/method.md §2 part 4, as released: a = 5 and h = max_start_epoch // 2, which jumps from 0.73 to 1.29 at
+    h."""
 
     base: float = Field(default=5.0, gt=1)
     """a: with 5 the weight jumps at h."""
