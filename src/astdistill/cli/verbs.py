@@ -141,8 +141,8 @@ def threads_of(request: Request) -> int:
     """Threads of the CPU: as many as were asked for, or as the run was begun with on this kind of processor, because
     the last bits of its numbers depend on them; for a new run one for each core that this process may use.
 
-    What else runs on the machine changes nothing: where threads sleep while they wait, two took 0.9 and 0.4 times as
-    long as one beside one and four busy processes on two cores.
+    What else runs on the machine does not count. Beside busy processes fewer threads are quicker, one by a tenth to a
+    fifth on two cores (benchmarks/NOTES.md); --threads sets them.
     """
     if request.changes.threads is not None:
         return request.changes.threads
