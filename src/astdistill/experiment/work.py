@@ -225,6 +225,9 @@ class Speed:
     wall_s: float = 0.0
     own_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.device = settled_device(self.device)
+
     def seconds(self, kind: Hashable, work: float, part: float, make: Callable[[], Callable[[], None]]) -> float:
         """Seconds for `work`, at the rate of the step that `make` gives, which does `part` of it."""
         if kind not in self.rates:
@@ -278,6 +281,9 @@ class Costs:
     speed: Speed | None = None
     networks: dict[Hashable, Network] = field(default_factory=dict)
     """Those that were asked for, so that each is built and counted once."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", settled_device(self.device))
 
     def network(self, model: str, shape: Shape, classes: int) -> Network:
         """The network of that name, for the engine that is now chosen."""
