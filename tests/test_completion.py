@@ -145,6 +145,7 @@ def test_tab_finishes_the_word(typist: Typist) -> None:
     ):
         typist.types(keys, until=whole.split("=")[-1].split()[-1])
         typist.types("\n", until=f"TYPED[{whole}]")
+        assert f"TYPED[{whole}]" in typist.seen
 
 
 def test_fish_completes_verbs_presets_methods_flags_and_values(environment: dict[str, str]) -> None:

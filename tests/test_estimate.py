@@ -46,6 +46,7 @@ from astdistill.methods.estimators import Backprop, FirstOrder, Recompute, Trunc
 from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, FTD, MTT
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model
+from astdistill.runtime.devices import settled_device
 from astdistill.runtime.status import duration, size
 
 
@@ -411,3 +412,9 @@ def test_the_default_device_is_counted_as_the_one_that_it_stands_for(tmp_path: P
     assert wanted.device == "auto"
     named = unmeasured(wanted.replace(device="cpu"))
     assert [stage.memory for stage in unmeasured(wanted).stages] == [stage.memory for stage in named.stages]
+
+
+def test_the_device_auto_is_counted_and_timed_as_the_one_that_it_stands_for() -> None:
+    there = settled_device("auto")
+    assert (Costs("auto").device, Speed("auto").device) == (there, there)
+    assert Costs("auto").network("convnet-d1-w4", (1, 8, 8), 10).engine
