@@ -100,7 +100,7 @@ def _no_pictures(folder: Path, rest: Walked) -> InputError:
 def _printable(folders: Sequence[str]) -> tuple[str, ...]:
     """The class names as text. Raises InputError where two become the same."""
     printed = tuple(map(text_of, folders))
-    twice = [name for name in printed if name not in folders and printed.count(name) > 1]
+    twice = [name for name in printed if printed.count(name) > 1]
     if twice:
         raise InputError(f"Two class folders are both called {twice[0]} when written as text; rename one of them.")
     return printed
