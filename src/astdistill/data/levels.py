@@ -156,7 +156,7 @@ def _has_frames(picture: Image.Image) -> bool:
         return False
     try:
         return bool(getattr(picture, "is_animated", False))
-    except (OSError, EOFError, SyntaxError, ValueError):  # a later frame is broken, and only the first is read
+    except Exception:  # a later frame is broken, of which each format says it otherwise; only the first is read
         return False
 
 
