@@ -27,7 +27,7 @@ from ..report.page.page import renew_page
 from ..runtime import progress
 from ..runtime.cluster import used
 from ..runtime.config import Record
-from ..runtime.devices import check_device
+from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError, refused
 from ..runtime.files import check_folder, read_json, reading
 from ..runtime.parallel import limited, own_threads
@@ -110,7 +110,7 @@ def evaluate(given: Evaluate) -> None:
         ExitStack() as stack,
     ):
         if (there := used()) is not None:
-            there.connect(gpu=given.device != "cpu")
+            there.connect(gpu=settled_device(given.device) != "cpu")
         run = RunDir(_evaluate(given, stack)).home()
     if run and (page := renew_page(run.folder)):
         Terminal().print(f"Look at:   {page}", highlight=False)

@@ -99,7 +99,7 @@ def placed(request: Request) -> Iterator[None]:
         return
     with using(experiment.engine), on_cluster(changes.cluster, changes.threads, changes.allow_mixed):
         if (there := used()) is not None:
-            there.connect(gpu=experiment.device != "cpu")
+            there.connect(gpu=settled_device(experiment.device) != "cpu")
         yield
 
 
