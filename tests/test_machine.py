@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from astdistill.runtime.machine import NAMED_BY_USERS, SPINS, cores, crowded, free_memory, waiting
+from astdistill.runtime import machine
+from astdistill.runtime.machine import NAMED_BY_USERS, SPINS, Neighbours, Room, cores, crowded, free_memory, waiting
 
 
 def written(root: Path, files: dict[str, str]) -> Path:
@@ -80,6 +81,91 @@ def test_cores_are_those_of_affinity_and_quota(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     assert cores(written(tmp_path, files)) == found
+
+
+def stat(*ticks: tuple[int, int, int, int]) -> dict[str, str]:
+    """/proc/stat of cores with so many ticks of user, niced, system and stolen time."""
+    lines = [f"cpu{core} {user} {nice} {system} 5 6 0 0 {stolen} 0 0" for core, (user, nice, system, stolen) in
+             enumerate(ticks)]  # fmt: skip
+    return {"proc/stat": "\n".join(["cpu 1 2 3 4 5 6 7 8 9 10", *lines, "intr 7"])}
+
+
+NONE = (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "own", "niced", "found"),
+    [
+        (stat(NONE, NONE, NONE), stat((100, 0, 0, 0), NONE, NONE), 0.0, False, Room(2, 1.0)),
+        (stat(NONE, NONE, NONE), stat((50, 0, 20, 0), (0, 0, 0, 30), (100, 0, 0, 0)), 0.0, False, Room(2, 1.0)),
+        (stat(NONE, NONE), stat((100, 0, 0, 0), (100, 0, 0, 0)), 0.75, False, Room(2, 1.25)),
+        (stat(NONE, NONE), stat((0, 100, 0, 0), NONE), 0.0, False, Room(2, 0.0)),
+        (stat(NONE, NONE), stat((0, 100, 0, 0), NONE), 0.25, True, Room(2, 0.75)),
+        (stat(NONE, NONE), stat((10, 0, 0, 0), NONE), 0.75, False, Room(2, 0.0)),
+        (stat(NONE), stat((100, 0, 0, 0)), 0.0, False, None),
+        ({}, {}, 0.0, False, None),
+        ({"proc/stat": "cpu0 a\ncpu1 b"}, {}, 0.0, False, None),
+        (stat(NONE, NONE), {"proc/stat": ""}, 0.0, False, None),
+        (stat(NONE, NONE) | QUOTA | {"sys/fs/cgroup/a/cpu.max": "200000 100000\n",
+                                     "sys/fs/cgroup/a/cpu.stat": "usage_usec 5000000\nuser_usec 1\n"},
+         {"sys/fs/cgroup/a/cpu.stat": "usage_usec 6500000\n"}, 0.5, False, Room(2, 1.0)),
+        (stat(NONE, NONE) | QUOTA | {"sys/fs/cgroup/a/cpu.max": "100000 100000\n"}, stat((75, 0, 0, 0), NONE), 0.0,
+         False, Room(2, 0.75)),
+        (stat(NONE, NONE) | OLD
+         | {"sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "200000\n", "sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "100000\n",
+            "sys/fs/cgroup/cpu/x/cpuacct.usage": "1000000000\n"},
+         {"sys/fs/cgroup/cpu/x/cpuacct.usage": "2500000000\n"}, 0.0, False, Room(2, 1.5)),
+    ],
+    ids=["one", "another's core does not count, stolen time does", "its own time", "niced", "niced as this one is",
+         "clocks that differ", "another core's file", "no file", "no numbers", "gone", "a quota",
+         "a quota whose use is unknown", "version 1"],
+)  # fmt: skip
+def test_what_other_processes_use_of_the_cores(
+    before: dict[str, str],
+    after: dict[str, str],
+    own: float,
+    niced: bool,
+    found: Room | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over one second of a clock of the test's own."""
+    now = {"clock": 50.0, "own": 7.0}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(os, "getpriority", lambda *which: 5 * niced)
+    monkeypatch.setattr(os, "times", lambda: (now["own"], 0.0, 0.0, 0.0, 99.0))
+    monkeypatch.setattr(machine.time, "monotonic", lambda: now["clock"])
+    monkeypatch.setattr(machine.time, "sleep", lambda seconds: pytest.fail("a second is enough") if seconds else None)
+    beside = Neighbours(written(tmp_path, before))
+    written(tmp_path, after)
+    now.update(clock=51.0, own=7.0 + own)
+    assert beside.room == (found if found is None else pytest.approx(found))
+
+
+def test_a_short_while_is_waited_for_and_looked_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr(machine.time, "sleep", slept.append)
+    beside = Neighbours(written(tmp_path, stat(NONE, NONE)))
+    assert beside.room is beside.room
+    (waited,) = slept
+    assert 0.0 < waited <= machine.SAMPLE_S
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not say what is busy")
+def test_a_busy_process_is_seen_and_this_one_is_not() -> None:
+    """Other work on this machine may be seen beside it, so that the bound is from below."""
+    words = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    pass"
+    core = min(os.sched_getaffinity(0))
+    with subprocess.Popen([sys.executable, "-c", f"import os\nos.sched_setaffinity(0, {{{core}}})\n{words}"]) as busy:
+        try:
+            room = Neighbours().room
+        finally:
+            busy.kill()
+    assert room is not None
+    assert room.cores == len(os.sched_getaffinity(0))
+    assert room.busy > 0.1
 
 
 def test_more_processes_than_cores_are_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:

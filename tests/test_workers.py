@@ -112,6 +112,17 @@ def test_a_number_of_threads_that_was_named_stands_whatever_the_cores_are(
     assert parallel.own_threads() == 1, "and a new one takes no more than there are"
 
 
+def test_workers_stay_one_per_core_whatever_a_step_takes(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+    """Beside busy processes a step in this process has fewer threads; the bits of experts must not follow that."""
+    torch.set_num_threads(4)
+    monkeypatch.setattr(parallel, "cores", lambda: 4)
+    quiet = [plan_workers(jobs, asked, CPU) for jobs in (1, 5, 8) for asked in (None, 2)]
+    with parallel.limited(1, divided=4):
+        assert torch.get_num_threads() == 1
+        assert [plan_workers(jobs, asked, CPU) for jobs in (1, 5, 8) for asked in (None, 2)] == quiet
+    assert (torch.get_num_threads(), parallel.Named.threads) == (4, None)
+
+
 def test_workers_wait_a_bounded_time_unless_the_user_said_how(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, str]] = []
 

@@ -1,5 +1,5 @@
-"""Beside busy processes: an outer step and an expert's epoch, over their fair share of the cores, for several ways in
-which waiting threads spin."""
+"""Beside busy processes: an outer step and an expert's epoch, over their fair share of the cores, with as many threads
+as a run then takes, and with numbers that are named; for one way in which waiting threads spin, or several."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from astdistill.cli.flags import Word
 from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError, unknown
 from astdistill.runtime.files import write_json
-from astdistill.runtime.machine import NAMED_BY_USERS, SPINS, cores
+from astdistill.runtime.machine import NAMED_BY_USERS, SPINS, Neighbours, Started, cores
+from astdistill.runtime.parallel import NUMBERS, threads_beside_others
 from astdistill.runtime.progress import bar, be_quiet
 from astdistill.runtime.provenance import provenance, without_places
 
@@ -33,10 +34,8 @@ from .children import ask_until_parent_ends, paths_of_the_suite
 from .convnet_work import Net
 from .task import TINY
 
-TODAY = "default"
-"""libgomp's own waiting, named so that nothing else that sets it counts."""
 VARIANTS: dict[str, dict[str, str]] = {
-    TODAY: {"GOMP_SPINCOUNT": "300000"},
+    "default": {"GOMP_SPINCOUNT": "300000"},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},
     **{str(spins): {"GOMP_SPINCOUNT": str(spins)} for spins in sorted({300, 1000, 3000, 10_000, 30_000, SPINS})},
 }
@@ -45,7 +44,8 @@ BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum
 """A process that wants a core for as long as the one that started it lives."""
 LOADS = 0, 1, 2, 4
 BAR_SHARED, BAR_QUIET = 1.3, 1.03
-"""The most times of the fair share, and of the time of a quiet machine with libgomp's own waiting."""
+"""The most times of the fair share, and, for the chosen number of threads, of the time of a quiet machine with a thread
+for each core."""
 
 
 def outer_step(case: unroll.Case) -> Callable[[], object]:
@@ -79,24 +79,26 @@ def fair_share(threads: int, busy: int, available: int) -> float:
 class Measurer:
     """A process with one way of waiting, which times cases when it is told to; it ends with this one."""
 
-    def __init__(self, variant: str, cases: Sequence[str], threads: int) -> None:
-        plain = {name: value for name, value in os.environ.items() if name not in NAMED_BY_USERS}
-        environment = plain | VARIANTS[variant] | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths_of_the_suite()}
-        words = [sys.executable, "-m", "suite.shared", str(threads), *cases]
+    def __init__(self, variant: str, cases: Sequence[str]) -> None:
+        plain = {name: value for name, value in os.environ.items() if name not in (*NAMED_BY_USERS, *NUMBERS)}
+        environment = plain | VARIANTS[variant] | {"PYTHONPATH": paths_of_the_suite()}
+        words = [sys.executable, "-m", "suite.shared", *cases]
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
 
-    def seconds(self, case: str) -> float:
-        """Of one call. Raises InputError where the process has ended."""
+    def taken(self, case: str, threads: int) -> tuple[float, int]:
+        """Seconds of one call with so many threads, or with 0 as many as a run chooses now; and their number. Raises
+        InputError where the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):  # the empty answer says it
-            print(case, file=self._process.stdin, flush=True)
+            print(json.dumps([case, threads]), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
             raise InputError(f"The measurement of {case} ended early; its errors stand above. Measure again.")
-        return json.loads(answer)
+        seconds, number = json.loads(answer)
+        return seconds, number
 
     def end(self) -> None:
         """Kill it."""
@@ -121,83 +123,133 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
+CHOSEN = 0
+"""In the place of a number of threads: as many as a run of which nobody has named the number takes."""
+Key = tuple[str, int, str, int]
+"""Case, busy processes, way of waiting, threads."""
+
+
 @dataclass
 class Shared:
-    """Seconds by case, busy processes and variant, in the order of the repetitions."""
+    """Seconds and threads of each call, by `Key`, in the order of the repetitions."""
 
-    threads: int
     available: int
-    taken: dict[tuple[str, int, str], list[float]]
+    taken: dict[Key, list[tuple[float, int]]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Medians with spread; `quiet` is the time over that of libgomp's own waiting on the quiet machine, `fair` the
-        time over what the fair share of the cores allows."""
+        """Medians with spread, and of ratios within a repetition three. `fair`: the time over what the fair share of
+        the cores of so many threads allows, at the speed of as many on the quiet machine. `quiet`: over the time of a
+        thread for each core on the quiet machine. `all`: over the time of a thread for each core beside the same
+        processes."""
         rows = []
-        for (case, load, variant), taken in self.taken.items():
-            quiet = self.taken.get((case, 0, TODAY), [])
-            share = fair_share(self.threads, load, self.available)
-            whole = fair_share(self.threads, 0, self.available)
-            ratios = [mine / alone for mine, alone in zip(taken, quiet, strict=False)]
+        for (case, load, variant, threads), taken in self.taken.items():
+            whole = self.taken.get((case, 0, variant, self.available), [])
+            beside = self.taken.get((case, load, variant, self.available), [])
             rows.append(
                 {
                     "case": case,
                     "busy": load,
                     "variant": variant,
-                    "seconds": statistics.median(taken),
-                    "spread": max(taken) - min(taken),
+                    "threads": {CHOSEN: "chosen"}.get(threads, threads),
+                    "took": sorted({number for _, number in taken}),
+                    "seconds": statistics.median(seconds for seconds, _ in taken),
+                    "spread": max(taken)[0] - min(taken)[0],
                     "n": len(taken),
-                    "fair_share": share,
-                    "quiet": statistics.median(ratios) if ratios else None,
-                    "fair": statistics.median(ratios) * share / whole if ratios else None,
+                    "fair": _median(
+                        [self._fair(key=(case, load, variant, threads), number=i) for i in range(len(taken))]
+                    ),
+                    "quiet": _median(_over(taken, whole)),
+                    "all": _median(_over(taken, beside)),
                 }
             )
         return rows
 
+    def _fair(self, key: Key, number: int) -> float | None:
+        case, load, variant, _ = key
+        seconds, threads = self.taken[key][number]
+        alone = self.taken.get((case, 0, variant, threads), [])
+        if number >= len(alone):
+            return None
+        slower = fair_share(threads, 0, self.available) / fair_share(threads, load, self.available)
+        return seconds / (alone[number][0] * slower)
 
-def measured(cases: Sequence[str], variants: Sequence[str], loads: Sequence[int], n: int, threads: int) -> Shared:
-    """`n` repetitions; in each, for every number of busy processes and every case, the variants take turns."""
-    found: dict[tuple[str, int, str], list[float]] = {}
+
+def _over(mine: Sequence[tuple[float, int]], others: Sequence[tuple[float, int]]) -> list[float | None]:
+    return [seconds / other for (seconds, _), (other, _) in zip(mine, others, strict=False)]
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def measured(
+    cases: Sequence[str], variants: Sequence[str], loads: Sequence[int], n: int, threads: Sequence[int]
+) -> Shared:
+    """`n` repetitions; in each, for every number of busy processes and every case, the ways of waiting and the numbers
+    of threads take turns. At the end of each, numbers that were chosen are measured alone where they were not yet."""
+    found: dict[Key, list[tuple[float, int]]] = {}
     running: dict[str, Measurer] = {}
+    ways = [(variant, number) for variant in variants for number in threads]
+
+    def take(case: str, load: int, variant: str, number: int) -> None:
+        taken = running[variant].taken(case, number)
+        found.setdefault((case, load, variant, number), []).append(taken)
+        progress.step(note=f"{case} beside {load}, {variant}, {taken[1]} threads: {taken[0]:.3g} s")
+
     try:
         for variant in variants:
-            running[variant] = Measurer(variant, cases, threads)
+            running[variant] = Measurer(variant, cases)
         for variant, case in ((variant, case) for variant in variants for case in cases):
-            running[variant].seconds(case)  # kernels, buffers
-        with bar("bench shared (calls)", n * len(loads) * len(cases) * len(variants)) as progress:
+            running[variant].taken(case, cores())  # kernels, buffers
+        with bar("bench shared (calls)", n * len(loads) * len(cases) * len(ways)) as progress:
             for repetition in range(n):
                 for load in loads:
                     with busy(load):
                         for case in cases:
-                            for variant in _turned(variants, repetition):
-                                taken = running[variant].seconds(case)
-                                found.setdefault((case, load, variant), []).append(taken)
-                                progress.step(note=f"{case} beside {load}, {variant}: {taken:.3g} s")
+                            for variant, number in _turned(ways, repetition):
+                                take(case, load, variant, number)
+                for case, variant, number in _unknown(found, repetition):
+                    take(case, 0, variant, number)
     finally:
         for each in running.values():
             each.end()
-    return Shared(threads, cores(), found)
+    return Shared(cores(), found)
 
 
-def _turned(variants: Sequence[str], by: int) -> list[str]:
-    """The variants, beginning with another one each time."""
-    by %= len(variants)
-    return [*variants[by:], *variants[:by]]
+def _unknown(found: dict[Key, list[tuple[float, int]]], repetition: int) -> list[tuple[str, str, int]]:
+    """Cases, ways of waiting and chosen numbers of threads that this repetition has not measured alone."""
+    chosen = {
+        (case, variant, number)
+        for (case, _, variant, _), taken in found.items()
+        for _, number in taken
+    }  # fmt: skip
+    return sorted(
+        each for each in chosen if len(found.get((each[0], 0, each[1], each[2]), [])) <= repetition
+    )  # fmt: skip
+
+
+def _turned(ways: Sequence[tuple[str, int]], by: int) -> list[tuple[str, int]]:
+    """The ways, beginning with another one each time."""
+    by %= len(ways)
+    return [*ways[by:], *ways[:by]]
 
 
 class SharedFlags(Record):
     """An outer step (10 and 100 images, 320,010 parameters) and an expert's epoch beside busy processes that this bench
-    starts, as ratios to their fair share of the cores, for several ways of waiting."""
+    starts, as ratios to their fair share of the cores: with the threads that a run takes when nobody names their
+    number, with one for each core, and with one."""
 
     case: Annotated[tuple[str, ...], Word(metavar="CASE", repeated=True)] = ()
     """Measure only this case; may be repeated."""
-    spin: Annotated[tuple[str, ...], Word(metavar="SPIN", repeated=True)] = ()
-    """Measure only this way of waiting, and libgomp's own; may be repeated. default, passive, or GOMP_SPINCOUNT."""
+    spin: Annotated[tuple[str, ...], Word(metavar="SPIN", repeated=True)] = (str(SPINS),)
+    """Measure this way of waiting; may be repeated. default (libgomp's own), passive, or GOMP_SPINCOUNT."""
     busy: Annotated[tuple[int, ...], Word(metavar="COUNT", repeated=True)] = ()
     """Measure only beside so many busy processes, and beside none; may be repeated."""
     n: Annotated[int, Word(flag="-n")] = 5
     """Repetitions."""
-    threads: int | None = None
-    """Threads of ours; none means one for each core."""
+    threads: Annotated[tuple[int, ...], Word(metavar="COUNT", repeated=True)] = ()
+    """Measure only so many threads; may be repeated. 0 means as many as a run takes."""
     to: Annotated[Path | None, Word(flag="json", metavar="FILE")] = None
     """Write the figures, with machine and versions, to FILE."""
 
@@ -220,47 +272,65 @@ def _shared(given: SharedFlags, words: list[str]) -> None:
         if spin not in VARIANTS and not spin.isdecimal():
             raise unknown("way of waiting", spin, VARIANTS)
         VARIANTS.setdefault(spin, {"GOMP_SPINCOUNT": spin})
-    for flag, number in (("-n", given.n), ("--threads", given.threads), ("--busy", min(given.busy, default=0) + 1)):
-        if number is not None and number < 1:
-            raise InputError(f"{flag} has a value that is too small; choose 1 or more, and for --busy 0 or more.")
-    variants = list(dict.fromkeys((TODAY, *(given.spin or VARIANTS))))
+    lowest = {"--threads": min(given.threads, default=0) + 1, "--busy": min(given.busy, default=0) + 1}
+    for flag, number in {"-n": given.n, **lowest}.items():
+        if number < 1:
+            raise InputError(
+                f"{flag} has a value that is too small; choose 1 or more, for --busy and --threads 0 or more."
+            )
     loads = sorted({0, *(given.busy or LOADS)})
-    found = measured(given.case or usual, variants, loads, given.n, given.threads or cores())
+    threads = list(dict.fromkeys(given.threads or (CHOSEN, cores(), 1)))
+    found = measured(given.case or usual, list(dict.fromkeys(given.spin)), loads, given.n, threads)
     rows = found.rows()
     Console().print(_table(rows, found))
     if given.to is not None:
         origin = provenance() | {"arguments": without_places(["suite", "shared", *words])}
-        write_json(given.to, {"bench": "shared", **origin, "threads": found.threads, "rows": rows})
+        write_json(given.to, {"bench": "shared", **origin, "cores": found.available, "rows": rows})
 
 
 def _table(rows: list[dict[str, Any]], found: Shared) -> Table:
     shown = Table(
-        caption=f"{found.threads} threads on {found.available} cores. Medians of ratios within a repetition. quiet: "
-        f"over the time of default alone (goal beside none: {BAR_QUIET}); fair: over what the fair share of the cores "
-        f"allows (goal: {BAR_SHARED}).",
+        caption=f"{found.available} cores. Medians of ratios within a repetition. fair: over what the fair share of "
+        f"the cores of so many threads allows (goal: {BAR_SHARED}); quiet: over the time of {found.available} threads "
+        f"alone (goal for the chosen ones beside none: {BAR_QUIET}); all: over the time of {found.available} threads "
+        "beside the same processes.",
         caption_justify="left",
     )
-    for column in ("case", "busy", "waiting", "seconds", "spread", "n", "quiet", "fair"):
+    for column in ("case", "busy", "waiting", "threads", "seconds", "spread", "n", "fair", "quiet", "all"):
         shown.add_column(column, no_wrap=True, justify="left" if column in ("case", "waiting") else "right")
     for row in rows:
-        ratios = [f"{row[name]:.2f}" for name in ("quiet", "fair")]
+        took = ", ".join(map(str, row["took"]))
+        threads = {"chosen": f"chosen: {took}"}.get(row["threads"], took)
         numbers = f"{row['seconds']:.3g}", f"{row['spread']:.2g}", str(row["n"])
-        shown.add_row(row["case"], str(row["busy"]), row["variant"], *numbers, *ratios)
+        shown.add_row(row["case"], str(row["busy"]), row["variant"], threads, *numbers, *_ratios(row))
     return shown
 
 
-def _serve(threads: int, cases: Sequence[str]) -> None:
-    """Time a case whenever its name comes on the standard input, until that ends."""
-    torch.set_num_threads(threads)
+def _ratios(row: dict[str, Any]) -> list[str]:
+    """As text; '-' for what was not measured."""
+    return ["-" if row[name] is None else f"{row[name]:.2f}" for name in ("fair", "quiet", "all")]
+
+
+def chosen_now() -> int:
+    """As many threads as a run takes that begins now."""
+    Started.neighbours = Neighbours()
+    return threads_beside_others(cores()).step
+
+
+def _serve(cases: Sequence[str]) -> None:
+    """Time a case whenever its name and a number of threads come on the standard input, until that ends."""
     made = {case: CASES[case]() for case in cases}
 
-    def answer(case: str) -> float:
+    def answer(line: str) -> tuple[float, int]:
+        case, number = json.loads(line)
+        threads = number or chosen_now()
+        torch.set_num_threads(threads)
         began = time.perf_counter()
         made[case]()
-        return time.perf_counter() - began
+        return time.perf_counter() - began, threads
 
     ask_until_parent_ends(lambda line: print(json.dumps(answer(line)), flush=True))
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), sys.argv[2:])
+    _serve(sys.argv[1:])

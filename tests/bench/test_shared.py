@@ -14,7 +14,7 @@ import pytest
 from suite import shared
 from suite.children import paths_of_the_suite
 from suite.command import main
-from suite.shared import TODAY, Shared, busy, fair_share
+from suite.shared import CHOSEN, Key, Shared, _unknown, busy, fair_share
 
 from astdistill.runtime.errors import InputError
 
@@ -64,15 +64,34 @@ def test_the_fair_share(threads: int, beside: int, cores: int, share: float) -> 
 
 def test_ratios_are_taken_within_a_repetition() -> None:
     taken = {
-        ("step", 0, TODAY): [1.0, 2.0, 4.0],
-        ("step", 1, "1000"): [1.5, 3.0, 6.0],
-        ("step", 1, TODAY): [9.0, 9.0, 9.0],
+        ("step", 0, "1000", 2): [(1.0, 2), (2.0, 2), (4.0, 2)],
+        ("step", 0, "1000", 1): [(2.0, 1), (4.0, 1), (8.0, 1)],
+        ("step", 1, "1000", 2): [(1.5, 2), (3.0, 2), (6.0, 2)],
+        ("step", 1, "1000", CHOSEN): [(2.2, 1), (4.4, 1), (6.6, 2)],
+        ("step", 4, "1000", 1): [(6.0, 1), (12.0, 1), (24.0, 1)],
+        ("step", 4, "300", 1): [(6.0, 1)],
     }
-    rows = {(row["busy"], row["variant"]): row for row in Shared(2, 2, taken).rows()}
-    assert rows[0, TODAY]["fair"] == rows[0, TODAY]["quiet"] == 1.0
-    assert rows[1, "1000"]["quiet"] == 1.5
-    assert rows[1, "1000"]["fair"] == pytest.approx(1.0), "the third of two cores that one of three has"
-    assert (rows[1, "1000"]["seconds"], rows[1, "1000"]["spread"], rows[1, "1000"]["n"]) == (3.0, 4.5, 3)
+    rows = {(row["busy"], row["variant"], row["threads"]): row for row in Shared(2, taken).rows()}
+    alone, two, chosen = rows[0, "1000", 2], rows[1, "1000", 2], rows[1, "1000", "chosen"]
+    assert alone["fair"] == alone["quiet"] == alone["all"] == 1.0
+    assert two["quiet"] == 1.5
+    assert two["fair"] == pytest.approx(1.0), "two of three that want a core have four thirds of two"
+    assert (two["seconds"], two["spread"], two["n"]) == (3.0, 4.5, 3)
+    assert chosen["took"] == [1, 2]
+    assert chosen["fair"] == pytest.approx(1.1), "one has a core to itself, as alone"
+    assert chosen["all"] == pytest.approx(2.2 / 1.5)
+    assert rows[4, "1000", 1]["fair"] == pytest.approx(3 / 2.5), "a fifth of two cores, where alone it had one"
+    assert rows[4, "300", 1]["fair"] is rows[4, "300", 1]["quiet"] is None
+
+
+def test_what_was_chosen_is_measured_alone_too() -> None:
+    found: dict[Key, list[tuple[float, int]]] = {
+        ("step", 0, "1000", 4): [(1.0, 4)],
+        ("step", 1, "1000", CHOSEN): [(1.0, 3)],
+        ("step", 2, "1000", CHOSEN): [(1.0, 4)],
+    }
+    assert _unknown(found, 0) == [("step", "1000", 3)]
+    assert _unknown(found, 1) == [("step", "1000", 3), ("step", "1000", 4)]
 
 
 def test_busy_processes_end_with_the_block_whatever_ends_it() -> None:
@@ -93,14 +112,16 @@ def test_busy_processes_end_with_the_block_whatever_ends_it() -> None:
 @pytest.mark.slow
 def test_from_words_to_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "140")
-    words = ["shared", "--case", "tiny", "-n", "1", "--busy", "1", "--spin", "1000", "--threads", "1", "--quiet"]
+    words = ["shared", "--case", "tiny", "-n", "1", "--busy", "1", "--spin", "1000", "--quiet"]
     assert main(words) == 0
     shown = capsys.readouterr().out
-    for word in ("tiny", "default", "1000", "fair share"):
+    for word in ("tiny", "1000", "chosen: ", "fair share"):
         assert word in shown
 
 
-@pytest.mark.parametrize("words", [["--case", "none"], ["--spin", "often"], ["-n", "0"], ["--busy", "-1"]])
+@pytest.mark.parametrize(
+    "words", [["--case", "none"], ["--spin", "often"], ["-n", "0"], ["--busy", "-1"], ["--threads", "-1"]]
+)
 def test_what_cannot_be_measured_is_one_sentence(words: list[str]) -> None:
     with pytest.raises(InputError):
         shared.shared(words)

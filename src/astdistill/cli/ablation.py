@@ -22,13 +22,13 @@ from ..runtime.config import Record
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder, write_json
-from ..runtime.parallel import limited, own_threads
 from ..runtime.progress import console
 from ..runtime.status import duration
 from ..runtime.tables import Column, Tabulation, markdown, terminal
 from ..runtime.terminal import Terminal
 from .flags import Word
 from .options import Changes, PresetCommand, Request
+from .verbs import computing_with, threads_of
 
 NONE = "none of the six"
 
@@ -168,7 +168,7 @@ def command(request: Request) -> None:
     if seeds < 1:
         raise InputError(f"--seeds {seeds} was given; an ablation needs at least 1, and 3 for a spread.")
     check_device(request.experiment.device)
-    with limited(request.changes.threads or own_threads()):
+    with computing_with(threads_of(request)):
         if request.dry_run:
             _estimate(request, seeds, out)
             return

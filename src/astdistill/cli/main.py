@@ -18,7 +18,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from ..runtime.machine import waiting
+from ..runtime.machine import Neighbours, Started, waiting
 from ..runtime.text import printable, ready_streams
 from .completion import VARIABLE, complete
 
@@ -141,6 +141,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return complete(cli, os.environ[VARIABLE])
     if "torch" not in sys.modules:  # whose threads read it when they are loaded, and never again
         os.environ.update(waiting(os.environ))
+    Started.neighbours = Neighbours()  # looked at again where a command needs it, after torch has been imported
     if words is None:
         words = sys.argv[1:]
     words = list(words)

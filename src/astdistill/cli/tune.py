@@ -21,7 +21,6 @@ from ..report.page.tuning import save_tuning_page
 from ..report.tuning import CONFIG, FILE, Tuning, trials_table
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
-from ..runtime.parallel import limited
 from ..runtime.status import duration
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
@@ -29,7 +28,7 @@ from .data import tell
 from .flags import Flag, Positional, Word
 from .options import PresetChanges, PresetCommand, Request
 from .saved import name_of, save_config
-from .verbs import FIRST, threads_of
+from .verbs import FIRST, computing_with, threads_of
 
 UNSAVED = ("out", "data.validation")
 """Flags that belong to the search: the run with what was found has a folder of its own and all training images."""
@@ -62,7 +61,7 @@ def command(request: Request) -> None:
     search = Search(trials=changes.trials, steps=changes.steps, also=changes.also)
     check_search(request.experiment, search)
     check_device(request.experiment.device)
-    with limited(threads_of(request)):
+    with computing_with(threads_of(request, follow=False)):  # trials save no number of threads
         if request.dry_run:
             _estimate(request.experiment, search, request.out)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from ..runtime import progress
 from ..runtime.cluster import used
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
-from ..runtime.machine import free_memory
-from ..runtime.parallel import limited, own_threads
+from ..runtime.machine import Threads, free_memory
+from ..runtime.parallel import in_words, limited, own_threads, threads_beside_others, why_fewer
 from ..runtime.provenance import machine
 from ..runtime.run_dir import RunDir
 from ..runtime.status import duration, size
@@ -49,7 +49,7 @@ def run_preset(request: Request) -> None:
         return
     check_device(request.experiment.device)
     finished = LiveRun.of(request.out).finished and RunDir(request.out).scores.exists()
-    with limited(threads_of(request)), placed(request):
+    with computing_with(threads_of(request)), placed(request):
         if seeds := getattr(request.changes, "seeds", None):
             run_seeds(request.experiment, seeds, request.out, request.log, teller(request))
             return
@@ -73,7 +73,7 @@ def train(request: Request) -> None:
         return
     check_device(experiment.device)
     check_numbers(experiment)
-    with limited(threads_of(request)), placed(request):
+    with computing_with(threads_of(request, follow=False)), placed(request):
         dataset = load_data(experiment)
         description = Description.of(dataset, experiment.ipc)
         tell_where(experiment, description)
@@ -115,7 +115,7 @@ def distil(request: Request) -> None:
     if only_estimate(request):
         return
     check_device(request.experiment.device)
-    with limited(threads_of(request)):
+    with computing_with(threads_of(request)):
         dataset = prepare(request.experiment, request.out, teller(request))
         with RunDir(request.out).writing(), tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
@@ -137,24 +137,42 @@ def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
     console.print(f"Numbers:   {run.scores}", highlight=False)
 
 
-def threads_of(request: Request) -> int:
+def threads_of(request: Request, follow: bool = True) -> Threads:
     """Threads of the CPU: as many as were asked for, or as the run was begun with on this kind of processor, because
-    the last bits of its numbers depend on them; for a new run one for each core that this process may use.
+    the last bits of its numbers depend on them.
 
-    What else runs on the machine does not count. Beside busy processes fewer threads are quicker, one by a tenth to a
-    fifth on two cores (benchmarks/NOTES.md); --threads sets them.
+    In a new run, workers divide one for each core that this process may use, whatever else runs. A step in this process
+    takes as many on a CPU as other processes leave cores free when it begins (`threads_beside_others`), unless the
+    command does not `follow` them: it computes no step of its own, or saves no number of threads.
     """
-    if request.changes.threads is not None:
-        return request.changes.threads
-    usual, begun = own_threads(), RunDir(request.out).threads(machine()["processor"])
+    if (asked := request.changes.threads) is not None:
+        return Threads(asked, asked)
+    usual, follow = own_threads(), follow and settled_device(request.experiment.device) == "cpu"
+    begun = RunDir(request.out).threads(machine()["processor"])
+    if begun is None and follow:
+        found = threads_beside_others(usual)
+        _say(why_fewer(found))
+        return found
     if begun is None:
-        return usual
-    if begun != usual and settled_device(request.experiment.device) == "cpu" and not progress.is_quiet():
-        plain(
-            f"This run was begun with {begun} threads and goes on with them, so that its numbers stay the same to the "
-            f"last bit; this process may use {usual}, and --threads {usual} takes them."
+        return Threads(usual, usual)
+    if not follow:
+        begun = Threads(begun.divided, begun.divided)
+    if begun != (usual, usual) and settled_device(request.experiment.device) == "cpu":
+        _say(
+            f"This run was begun with {in_words(begun.step)} and goes on with them, so that its numbers stay the same "
+            f"to the last bit; this process may use {usual}, and --threads {usual} takes them."
         )
     return begun
+
+
+def computing_with(threads: Threads) -> AbstractContextManager[None]:
+    """Inside the block, this process computes with these threads, and workers divide theirs."""
+    return limited(threads.step, threads.divided)
+
+
+def _say(text: str) -> None:
+    if text and not progress.is_quiet():
+        plain(text)
 
 
 def teller(request: Request) -> Callable[[Description], None]:
@@ -239,7 +257,7 @@ def only_estimate(request: Request) -> bool:
     check_device(experiment.device)
     check_numbers(experiment)
     show = {True: lambda text: None, False: print}[as_json]
-    with using(experiment.engine), limited(threads_of(request)):
+    with using(experiment.engine), computing_with(threads_of(request)):
         known = described(experiment, show)
         for line in reasons(request):
             show(line)

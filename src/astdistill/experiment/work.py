@@ -30,6 +30,7 @@ from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.devices import settled_device
 from ..runtime.machine import cores, crowded, load
+from ..runtime.parallel import in_words
 from ..runtime.provenance import instructions
 from ..runtime.seeds import rng
 
@@ -153,10 +154,10 @@ class Network:
         if torch.device(self.device).type == "cpu":
             kernels = library()
         if self.engine == "native" and kernels is not None:
-            return f"native ({described(kernels)}), {torch.get_num_threads()} threads"
+            return f"native ({described(kernels)}), {in_words(torch.get_num_threads())}"
         if self.engine != "eager":
             return f"{self.engine} on {self.device}"
-        text = f"eager (torch's own derivatives, {instructions()}), {torch.get_num_threads()} threads"
+        text = f"eager (torch's own derivatives, {instructions()}), {in_words(torch.get_num_threads())}"
         if torch.device(self.device).type != "cpu":
             text = f"eager (torch's own derivatives) on {self.device}"
         if chosen() == "eager":

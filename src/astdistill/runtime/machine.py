@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path("/")
 SPINS = 1000
@@ -45,6 +49,108 @@ def load() -> float:
 def crowded(load: float) -> bool:
     """Whether so many processes have to share the cores that this one may use."""
     return load > cores() + 0.5
+
+
+SAMPLE_S = 0.25
+"""The shortest time over which the use of the cores is measured: 25 of the ticks in which the kernel counts it."""
+
+
+class Room(NamedTuple):
+    """Some cores, and how many of them other processes keep busy, as a mean over a while."""
+
+    cores: int
+    busy: float
+
+    def threads(self, most: int) -> int:
+        """As many threads as cores are free, to the nearest whole number, 1 or more and no more than `most`.
+
+        Threads that meet at barriers wait for the one whose core is taken. On two cores two threads beside a process
+        that is always busy take as long as one, and beside one that is busy for less than half of the time less.
+        """
+        return max(1, min(most, math.floor(self.cores - self.busy + 0.5)))
+
+
+class Neighbours:
+    """What other processes use of the cores that this one may use, from the making of this object on."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._root, self._began = root, time.monotonic()
+        self._first = _used_by_others(root)
+
+    @cached_property
+    def room(self) -> Room | None:
+        """Where least is free: the cores of this process, or the quota of a control group; None where the system does
+        not say, as macOS and Windows do not.
+
+        Over the time since this object was made, `SAMPLE_S` at the least, which the first call waits for.
+        """
+        if not self._first:
+            return None
+        time.sleep(max(0.0, self._began + SAMPLE_S - time.monotonic()))
+        now, passed = _used_by_others(self._root), time.monotonic() - self._began
+        rooms = [
+            Room(limit, max(0.0, (used - self._first[place][1]) / passed))
+            for place, (limit, used) in now.items()
+            if place in self._first
+        ]
+        return min(rooms, key=lambda room: room.cores - room.busy, default=None)
+
+
+class Started:
+    """Holds what a command has noted of its neighbours when it began; None where nobody is to look at them."""
+
+    neighbours: Neighbours | None = None
+
+
+class Threads(NamedTuple):
+    """Threads of the CPU: those of a step in this process, and those that worker processes divide among them."""
+
+    step: int
+    divided: int
+
+
+class Named:
+    """Holds the number of threads that worker processes divide among them, where the work under way has named one."""
+
+    threads: int | None = None
+
+
+def _used_by_others(root: Path) -> dict[Path, tuple[int, float]]:
+    """Cores, and seconds of processor time that other processes have used of them since some moment, by the file or
+    folder that says so; nothing where the system does not say."""
+    found = dict[Path, tuple[int, float]]()
+    if not hasattr(os, "sched_getaffinity"):
+        return found
+    own = sum(os.times()[:4])  # of this process and of children that have ended
+    with suppress(OSError, ValueError, KeyError, IndexError):  # no such file, or one that names other cores
+        mine = os.sched_getaffinity(0)
+        found[root / "proc/stat"] = len(mine), _busy_seconds(root, mine) - own
+    for group in _groups(root, "cpu"):
+        with suppress(OSError, ValueError, KeyError):  # no quota, or nothing that says what the group has used
+            found[group] = max(1, min(_quota(group))), _group_seconds(group) - own
+    return found
+
+
+KINDS = {"user": 1, "system": 3, "irq": 6, "softirq": 7, "steal": 8}
+"""Columns of /proc/stat that count as busy; guests are in `user`."""
+NICE = 2
+"""Its column of processes that give way: it counts where this one gives way, too."""
+
+
+def _busy_seconds(root: Path, mine: set[int]) -> float:
+    """Seconds for which these cores were busy. Raises KeyError where one of them is not in the file."""
+    lines = {line.split()[0]: line.split() for line in _text(root / "proc/stat").splitlines() if line.startswith("cpu")}
+    columns = [*KINDS.values(), *[NICE] * (os.getpriority(os.PRIO_PROCESS, 0) > 0)]
+    ticks = sum(int(lines[f"cpu{core}"][column]) for core in mine for column in columns)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _group_seconds(group: Path) -> float:
+    """Seconds of processor time of a control group, of version 2, or of version 1 where `cpuacct` is mounted with
+    `cpu`."""
+    with suppress(OSError):
+        return int(_text(group / "cpuacct.usage")) / 1e9
+    return int(dict(line.split() for line in _text(group / "cpu.stat").splitlines())["usage_usec"]) / 1e6
 
 
 def _quota(group: Path) -> Iterator[int]:

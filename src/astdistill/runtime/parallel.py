@@ -22,7 +22,7 @@ import torch
 
 from . import cluster
 from .errors import InputError
-from .machine import cores, waiting
+from .machine import Named, Started, Threads, cores, waiting
 from .progress import Bar
 from .text import open_streams
 from .trust import words_of_trust
@@ -55,11 +55,12 @@ def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: I
     the threads.
 
     The last bits of a sum depend on the number of threads, so that number follows from the machine and the whole count
-    of jobs, never from what a killed run has left over, nor from what else runs now. A number that `limited` names
-    stands, whatever the cores are now: a run that goes on elsewhere is divided as before. Otherwise torch's own number
-    of threads and the cores bound the automatic choice: with OMP_NUM_THREADS=1 everything stays in this process. So
-    does work on an accelerator, and networks that are defined in the script itself. Raises InputError for less than one
-    worker, and for several where there can only be one.
+    of jobs, never from what a killed run has left over, nor from what else runs now, however few threads a step in
+    this process then takes. A number that `limited` names stands, whatever the cores are now: a run that goes on
+    elsewhere is divided as before. Otherwise torch's own number of threads and the cores bound the automatic choice:
+    with OMP_NUM_THREADS=1 everything stays in this process. So does work on an accelerator, and networks that are
+    defined in the script itself. Raises InputError for less than one worker, and for several where there can only be
+    one.
 
     On a cluster (`cluster.clustered`) every job is a worker of its own, with the cluster's number of threads, whatever
     the device is.
@@ -73,8 +74,7 @@ def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: I
     alone = _alone(device, networks)
     if alone and asked is not None and asked > 1:
         raise InputError(f"{asked} workers were asked for, but {alone}; leave --workers out.")
-    threads = torch.get_num_threads()
-    workers = 1
+    threads, workers = divided_threads(), 1
     if not alone:
         workers = max(1, min(asked or _quickest(jobs, Named.threads or min(cores(), threads)), jobs))
     return WorkerPlan(workers, max(1, threads // workers), asked is not None)
@@ -91,10 +91,43 @@ def _plan_on_cluster(jobs: int, asked: int | None, threads: int, networks: Itera
     return WorkerPlan(jobs, threads, asked=True)
 
 
-class Named:
-    """Holds the number of threads that somebody named for the work under way."""
+def divided_threads() -> int:
+    """As many threads as workers divide among them: the number that `limited` names, or torch's own."""
+    return Named.threads or torch.get_num_threads()
 
-    threads: int | None = None
+
+NUMBERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables by which a user sets torch's number of threads."""
+
+
+def threads_beside_others(usual: int) -> Threads:
+    """The threads of a new command that nobody has named: a step takes as many as other processes leave cores free
+    (`Neighbours`), since two that share a core wait for each other; workers divide the `usual` number, because the bits
+    of what they make must not depend on what else runs."""
+    beside = Started.neighbours
+    if beside is None or usual == 1 or any(name in os.environ for name in NUMBERS):
+        return Threads(usual, usual)
+    room = beside.room
+    if room is None:
+        return Threads(usual, usual)
+    return Threads(room.threads(usual), usual)
+
+
+def why_fewer(threads: Threads) -> str:
+    """One sentence where a step takes fewer threads because of other processes, with how to set the number; else ''."""
+    beside = Started.neighbours
+    if threads.step == threads.divided or beside is None or beside.room is None:
+        return ""
+    busy, whole = f"{beside.room.busy:.1f}".removesuffix(".0"), beside.room.cores
+    return (
+        f"{in_words(threads.step)}, because other processes keep {busy} of {whole} cores busy; --threads "
+        f"{threads.divided} takes {({2: 'both'}).get(threads.divided, 'all')}."
+    )
+
+
+def in_words(threads: int) -> str:
+    """The number with its noun."""
+    return f"{threads} thread" + "s" * (threads > 1)
 
 
 def own_threads() -> int:
@@ -209,14 +242,14 @@ def pool(
 
 
 @contextmanager
-def limited(threads: int | None) -> Iterator[None]:
+def limited(threads: int | None, divided: int | None = None) -> Iterator[None]:
     """Compute in this process with so many threads, and then again with as many as before; None leaves them as they
-    are. Raises InputError for less than one."""
+    are. Workers divide `divided` threads among them, or with None as many. Raises InputError for less than one."""
     if threads is not None and threads < 1:
         raise InputError(f"{threads} threads were asked for; choose 1 or more, or None for torch's own number.")
     before = torch.get_num_threads(), Named.threads
     torch.set_num_threads(threads or before[0])
-    Named.threads = threads or before[1]
+    Named.threads = divided or threads or before[1]
     try:
         yield
     finally:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-from .machine import cores
+from .machine import Named, cores
 
+DIVIDED = "threads_of_workers"
+"""The entry of a machine for the threads that workers divide among them, where a step in the process has fewer."""
 PACKAGES = ("astdistill", "torch", "numpy", "safetensors", "datasets", "scikit-learn", "pydantic")
 
 
@@ -36,10 +38,11 @@ def versions() -> dict[str, str]:
 
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """What the numbers were measured on: processor, cores that this process may use, threads, memory, accelerator."""
+    """What the numbers were measured on: processor, cores that this process may use, threads, memory, accelerator; and
+    the threads that workers divide among them, where a step in this process has fewer."""
     import torch  # a second, which nobody waits for who reads what was noted
 
-    memory = 0
+    memory, threads = 0, torch.get_num_threads()
     if hasattr(os, "sysconf"):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
@@ -47,7 +50,8 @@ def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
         "processor": processor(),
         "instructions": instructions(),
         "cores": cores(),
-        "threads": torch.get_num_threads(),
+        "threads": threads,
+        **({DIVIDED: Named.threads} if Named.threads not in (None, threads) else {}),
         "memory_gib": round(memory / 2**30, 1),
         "accelerator": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
     }

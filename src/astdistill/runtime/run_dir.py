@@ -29,8 +29,9 @@ from .files import (
     take,
     write_json,
 )
+from .machine import Threads
 from .owners import Owner
-from .provenance import provenance
+from .provenance import DIVIDED, provenance
 
 SEEDS = "seeds.json"
 """In a folder of whole runs that differ in their seed: what they reach together."""
@@ -351,15 +352,18 @@ class RunDir:
             found = [place.get(FORMER, {}) for place in (first, *first.get("resumed", []))]
             return {name: value for each in found for name, value in each.items()}
 
-    def threads(self, processor: str) -> int | None:
-        """The number of threads that the run was begun with on that processor; None where it was begun on another one,
-        or not yet."""
-        try:
-            begun = read_json(self.provenance)["machine"]
-            if begun["processor"] == processor and begun["threads"] in range(1, MOST_THREADS + 1):
-                return begun["threads"]
-        except (OSError, InputError, KeyError, TypeError, ValueError):  # no run, or what claiming it will tell of
-            pass
+    def threads(self, processor: str) -> Threads | None:
+        """The numbers of threads that the run was begun with on that processor, or the first of the runs in this folder
+        where it holds several; None where it was begun on another one, or not yet."""
+        runs = [self.folder, *sorted(path.parent for path in self.folder.glob(f"*/{self.provenance.name}"))]
+        for folder in runs:
+            try:
+                begun = read_json(type(self)(folder).provenance)["machine"]
+                both = begun["threads"], begun.get(DIVIDED, begun["threads"])
+                if begun["processor"] == processor and all(each in range(1, MOST_THREADS + 1) for each in both):
+                    return Threads(*both)
+            except (OSError, InputError, KeyError, TypeError, ValueError, AttributeError):
+                continue  # no run, or what claiming it will tell of
         return None
 
     @property
