@@ -38,8 +38,8 @@ from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Requ
 from .repeats import run_seeds
 
 FIRST = (
-    "The first word, PRESET, is listed by: astdistill presets; without it, settings are chosen for --data. --data, "
-    "--method, --init, --part, --without and --protocol change it before other flags are read."
+    "PRESET is a benchmark setting (list: astdistill presets); without it, settings are chosen for --data. "
+    "--data, --method, --init, --part, --without and --protocol change the preset before other flags are read."
 )
 
 
@@ -290,14 +290,17 @@ def shortened(line: str) -> str:
 demo = PresetCommand(
     "demo",
     run_preset,
-    "scikit-learn's digits, one image per class, evaluated.",
+    "Distil scikit-learn's digits to one image per class, and evaluate the result.",
     kind=Changes,
     preset=lambda changes, rest: "digits-ipc1",
     folder="demo",
     prog="astdistill {verb}",
 )
-run = PresetCommand("run", run_preset, f"A preset from data to scores. {FIRST}", kind=RunChanges)
+run = PresetCommand("run", run_preset, f"Train experts, distil, evaluate and write a report. {FIRST}", kind=RunChanges)
 experts = PresetCommand(
-    "experts", train, f"Train the experts of a preset and show their quality. {FIRST}", kind=ExpertChanges
+    "experts",
+    train,
+    f"Train the experts of a preset; show accuracy and step length per epoch. {FIRST}",
+    kind=ExpertChanges,
 )
-distill = PresetCommand("distill", distil, f"Distil a preset, without evaluation. {FIRST}")
+distill = PresetCommand("distill", distil, f"Train missing experts and distil, without evaluation. {FIRST}")

@@ -22,7 +22,7 @@ RECIPE, ROWS, TENSORS, JSON = "recipe.json", "rows.bin", ".safetensors", ".json"
 
 
 class Verify(Record):
-    """Read a whole store, a run or a distilled set, and say of each file whether it is what was written."""
+    """Check every file of an expert store, a run or a distilled set against its digests."""
 
     path: Annotated[Path, Word(positional=True)]
     """A folder of experts, a run folder, or one file."""

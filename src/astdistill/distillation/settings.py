@@ -98,7 +98,7 @@ class DistillSettings(Record):
     max_experts: int | None = Field(default=None, ge=1)
     """Use only the first N experts of the store. Default: all."""
     max_skips: int = Field(default=20, ge=1)
-    """Stop the run after this many outer steps in a row whose loss or gradient is not finite."""
+    """Stop the run after this many outer steps in a row that fail, as when the loss is not finite."""
     max_passes: int = Field(default=1000, ge=1)
     """Stop the run after this many outer steps in a row that the method's loss threshold leaves out."""
     validate_every: int = Field(default=0, ge=0)
@@ -111,8 +111,8 @@ class DistillSettings(Record):
     checkpoint_seconds: float = Field(default=20.0, ge=0)
     """Shortest time between two checkpoints, in seconds. Results do not depend on it."""
     snapshots: bool = True
-    """Save the images after 0, 5, 10, 20, 30, 50, 100, … outer steps, and how the first images were chosen, for the
-    report (at most 1000 images each)."""
+    """Save the images after 0, 5, 10, 20, 30, 50, 100, … outer steps (at most 1000 of a set), and how the first images
+    were chosen, for the report."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[DistillSettings], dict[str, Any]]) -> dict[str, Any]:

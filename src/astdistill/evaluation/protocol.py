@@ -47,7 +47,7 @@ class EvalRecipe(Record):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD, or β₁ of Adam and AdamW (β₂ is 0.999), from 0 to below 1."""
     weight_decay: float = Field(default=5e-4, ge=0)
-    """Weight decay: this factor times the parameters is added to the gradient."""
+    """Weight decay: this factor times the parameters is added to the gradient; decoupled from it in AdamW."""
     decay_at: float = Field(default=0.5, ge=0, le=1)
     """Fraction of the epochs after which the learning rate drops, from 0 to 1. 1 means no drop."""
     decay_factor: float = Field(default=0.1, gt=0, le=1)
