@@ -63,7 +63,7 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     (("run", "ablation", "--base", "digits-ipc1", "--seeds", "x"), "--seeds cannot be 'x'; give a whole number."),
     (
         ("run", "ablation", "digits-ipc1"),
-        "The ablation needs the preset that it takes apart: astdistill run ablation --base digits-ipc1",
+        "Name the preset of the ablation: astdistill run ablation --base digits-ipc1",
     ),
     (("evaluate",), "PATH is missing; see: astdistill evaluate --help"),
     (("evaluate", "a", "b"), "Unexpected argument 'b'. Leave it out, or see: astdistill evaluate --help"),

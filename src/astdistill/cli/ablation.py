@@ -155,9 +155,7 @@ class AblationChanges(Changes):
 def _base(changes: AblationChanges, rest: Sequence[str]) -> str:
     if not changes.base:
         base = next(iter(rest), "cifar100-ten-ipc10")
-        raise InputError(
-            f"The ablation needs the preset that it takes apart: astdistill run ablation --base {base} --seeds 3"
-        )
+        raise InputError(f"Name the preset of the ablation: astdistill run ablation --base {base} --seeds 3")
     return changes.base
 
 

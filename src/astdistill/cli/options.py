@@ -148,8 +148,13 @@ def named(verb: str) -> Callable[[Any, Sequence[str]], str]:
     def of(changes: PresetChanges, rest: Sequence[str]) -> str:
         if not changes.preset and not changes.data:
             raise InputError(
-                f"Name a preset: astdistill {verb} PRESET. They are listed by: astdistill presets. Or give pictures of "
-                f"your own: astdistill {verb} --data FOLDER"
+                f"Name a preset: astdistill {verb} PRESET (list: astdistill presets), or a folder of your own images: "
+                f"astdistill {verb} --data FOLDER"
+            )
+        if changes.preset and changes.preset not in PRESETS and Path(changes.preset).exists():
+            raise InputError(
+                f"There is no preset '{changes.preset}', but there is a folder or file of that name. To use its "
+                f"images: astdistill {verb} --data {shlex.quote(changes.preset)}"
             )
         return changes.preset
 

@@ -120,7 +120,7 @@ def _estimate(experiment: Experiment, search: Search, out: Path) -> None:
     whole = duration(search.trials * distillation.seconds)
     console.print(
         f"{search.trials} trials of {search.steps} outer steps: at most {whole}; most trials end early\n"
-        f"Goes to {out}, without --dry-run. Nothing was written.",
+        f"Output folder: {out}. Nothing was written (--dry-run).",
         highlight=False,
     )
 

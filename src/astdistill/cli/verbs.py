@@ -201,7 +201,7 @@ def reasons(request: Request) -> list[str]:
     if request.proposal is not None:
         rows = request.proposal.told(request.experiment)
         return [
-            "Chosen for these data; each flag takes another value:",
+            "Chosen for these data; each flag can be set to another value:",
             *(line for row in rows for line in chosen(*row)),
         ]
     base = request.base
@@ -223,7 +223,7 @@ def described(experiment: Experiment, show: Callable[[str], object]) -> DatasetS
         show(description.text())
         return estimate.size_of(description)
     known = estimate.dataset_size(experiment)
-    show(f"Data: {experiment.data.source}, known by name and not read for an estimate")
+    show(f"Data: {experiment.data.source}, known by name; not read for an estimate")
     counts = f"about {known.train:,} training, {known.test:,} test; {shape_text(known.shape)}"
     show("\n".join([*item("images", counts), *item("classes", str(known.classes))]))
     return known
@@ -269,14 +269,13 @@ def closing(request: Request, known: DatasetSize, cost: Estimate, where: str) ->
     disk."""
     experiment = request.experiment
     images = experiment.ipc * known.classes
-    what = (
-        f"{experiment.name}: {experiment.method.name}, {experiment.model}, {images:,} images ({experiment.ipc} a class)"
-    )
+    what = f"{experiment.name}: {experiment.method.name}, {experiment.model}, {images:,} images"
+    what += f" ({experiment.ipc} per class)"
     data = f"{experiment.data.source}: {known.train:,} training and {known.test:,} test images"
     data += f", whiten {experiment.data.whiten}"
     rows = [("What", what), ("On", data), ("Where", where.removeprefix("Device: "))]
     rows += estimate.summary(experiment, cost, getattr(request.changes, "seeds", None) or 1)
-    rows.append(("Goes to", f"{request.out}, without --dry-run. No run was written."))
+    rows.append(("Goes to", f"{request.out} (nothing was written: --dry-run)"))
     return ["", *(shortened(f"{name + ':':<14}{text}") for name, text in rows)]
 
 
