@@ -305,10 +305,10 @@ class TrajectoryMatching(OuterStep):
     family: ClassVar[str] = "trajectory matching"
     loss_name: ClassVar[str] = "matching loss"
     about: ClassVar[str] = (
-        "Each outer step trains a student network on the images for a stretch and then changes them, so that the "
-        "student moves as an expert did on the real data. The matching loss is the squared distance that stays between "
-        "the two, as a share of the expert’s own way, added up over the epochs that are matched. Every step draws "
-        "another stretch, so single losses scatter."
+        "Each outer step trains a student network on the images and changes the images so that the student’s "
+        "parameters move as those of an expert did on the real data. The matching loss is the squared distance that "
+        "remains between the two, divided by the squared distance that the expert moved, and summed over the matched "
+        "epochs. Every step draws another segment of an expert’s training, so single losses scatter."
     )
     ignores: ClassVar[tuple[str, ...]] = ()
     renamed: ClassVar[Mapping[str, str]] = {"inner_steps": "syn_steps", "matched_epochs": "expert_epochs"}

@@ -168,7 +168,7 @@ class TrajectoryGuidedMatching(ClassMatching):
     passes: ClassVar[int] = 2
     about: ClassVar[str] = (
         "Each outer step draws an epoch of an expert and moves the images of each class so that their mean features "
-        "come nearer to those of real ones, and so that the same expert, some epochs later, takes them for their class."
+        "come nearer to those of real ones, and so that the same expert, some epochs later, classifies them correctly."
     )
     alpha: float = Field(default=1.0, ge=0)
     """α, the weight of the cross-entropy."""
