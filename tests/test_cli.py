@@ -186,7 +186,7 @@ def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
 ) -> None:
     assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d3-w8", "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("Data: cifar100, known by name")
+    assert shown.startswith("Data: cifar100, known by name;")
     last = shown[shown.index("\n\n") + 2 :].splitlines()
     assert len(last) <= 10
     assert max(map(len, last)) <= 80

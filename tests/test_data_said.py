@@ -108,5 +108,5 @@ def test_dry_run_says_it_first_and_evaluate_in_a_line(photos: Path, capsys: pyte
 def test_data_known_by_name_are_not_read_for_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("run", "cifar100-ten-ipc10", "--model", "convnet-d3-w8", "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("Data: cifar100, known by name and not read")
+    assert shown.startswith("Data: cifar100, known by name; not read")
     assert "about 5,000 training, 1,000 test; 32×32 pixels" in shown

@@ -325,8 +325,8 @@ def test_what_is_measured_beside_other_work_says_so(monkeypatch: pytest.MonkeyPa
     seconds, speed = measured(monkeypatch, 0.25)
     assert seconds == pytest.approx(0.2), "what a run takes beside it, too"
     assert "load average 0.3" in speed.disturbed()
-    assert "computed 25% of the time" in speed.disturbed()
-    assert "beside other work" in Speed("cpu", load=1000.0).disturbed()
+    assert "this process got 25% of its time" in speed.disturbed()
+    assert "Other programs are running" in Speed("cpu", load=1000.0).disturbed()
 
 
 def test_what_does_not_fit_into_memory_is_named_with_what_to_do() -> None:

@@ -191,7 +191,7 @@ CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
     "no such format": (nothing, ("export", MADE, "--format", "npy"), "Did you mean 'npz'?"),
     "no run to look at": (nothing, ("watch", "nowhere", "--once"), "start one with: astdistill run PRESET --out nowhere"),
     "for ever between two looks": (nothing, ("watch", MADE, "--every", "inf"), "--every inf was given; choose a number of seconds above 0"),
-    "no set to evaluate": (nothing, (*EVALUATE, "nowhere"), "such as runs/demo, which this makes: astdistill demo"),
+    "no set to evaluate": (nothing, (*EVALUATE, "nowhere"), "astdistill demo makes one: runs/demo"),
     "images without a seam": (nothing, ("textures", MADE), "astdistill run PRESET --distill.canvas 2"),
     "no pool of that letter": (nothing, (*EVALUATE, MADE, "--architectures", "Q"), "There is no pool of networks 'Q'"),
     "no end of a rate": (nothing, (*EVALUATE, MADE, "--lr", "inf"), "--lr cannot be inf; choose a finite number. See:"),

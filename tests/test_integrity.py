@@ -242,7 +242,7 @@ def test_verify_reads_stores_runs_and_files(
         path.write_bytes(whole)
     (tmp_path / "empty").mkdir()
     assert main(["verify", str(tmp_path / "empty")]) == 2
-    assert "holds nothing that astdistill wrote" in capsys.readouterr().err
+    assert "has no files of astdistill" in capsys.readouterr().err
 
 
 def test_verify_says_what_has_no_digests_and_reads_half_trained_experts(

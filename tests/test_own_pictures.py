@@ -162,6 +162,8 @@ def test_more_images_per_class_than_there_are_is_a_sentence(tmp_path: Path) -> N
         parse("run", ["--data", folder, "--ipc", "50"])
     with pytest.raises(InputError, match=r"Name a preset.*astdistill run --data FOLDER"):
         parse("run", [])
+    with pytest.raises(InputError, match=r"There is no preset '.*', but .*astdistill run --data .*in"):
+        parse("run", [folder])
 
 
 @pytest.mark.parametrize("name", ["cifar100-ten-ipc10", "digits-ipc1", "imagenet-nette-ipc1-mtt"])

@@ -410,5 +410,5 @@ def test_the_verb_writes_beside_one_run_and_here_for_several(
 
 def test_template_style_and_script_are_in_the_package() -> None:
     here = resources.files("astdistill.report.page")
-    for name in ("page.html", "page.css", "page.js"):
+    for name in ("base.html", "macros.html", "page.html", "tuning.html", "page.css", "page.js"):
         assert (here / name).is_file()

@@ -147,7 +147,7 @@ class AblationChanges(Changes):
     """The same, and what is taken apart."""
 
     base: Annotated[str, Word(metavar="PRESET", names=lambda: PRESETS)] = ""
-    """The preset that is taken apart; they are listed by: astdistill presets"""
+    """Preset whose parts are removed; they are listed by: astdistill presets"""
     seeds: int = 3
     """Whole runs of each variant, experts included."""
 
@@ -155,9 +155,7 @@ class AblationChanges(Changes):
 def _base(changes: AblationChanges, rest: Sequence[str]) -> str:
     if not changes.base:
         base = next(iter(rest), "cifar100-ten-ipc10")
-        raise InputError(
-            f"The ablation needs the preset that it takes apart: astdistill run ablation --base {base} --seeds 3"
-        )
+        raise InputError(f"Name the preset of the ablation: astdistill run ablation --base {base} --seeds 3")
     return changes.base
 
 
@@ -214,7 +212,7 @@ def _estimate(request: Request, seeds: int, out: Path) -> None:
 ablation = PresetCommand(
     "run ablation",
     command,
-    "A preset whole, with each of its method's parts off in turn, and with all of them off; any flag of run is taken.",
+    "Repeat a preset without each part of its method in turn, and without all of them. All flags of run are accepted.",
     kind=AblationChanges,
     preset=_base,
     folder="ablation-{}",

@@ -15,7 +15,7 @@ from ..runtime.errors import InputError, refused
 from ..runtime.progress import quietly
 from .flags import Flag, Place, Positional, Typed, kind_of, names_of, params_of, words_for_click
 
-TRUST = "Import this module of yours, which a file names"
+TRUST = "Allow importing this module, which a file names"
 WORDS = "astdistill.words"
 """Where a context keeps the words that it was made of."""
 COLUMNS = 80
@@ -34,8 +34,8 @@ class Command(click.Command):
 
     def __init__(self, name: str, function: Callable[..., Any], kind: type[Record]) -> None:
         common = [
-            click.Option(["-q", "--quiet"], is_flag=True, help="No progress"),
-            click.Option(["-v", "--verbose"], is_flag=True, help="With an error, show where in the code it arose"),
+            click.Option(["-q", "--quiet"], is_flag=True, help="Show no progress"),
+            click.Option(["-v", "--verbose"], is_flag=True, help="Show a traceback with an error"),
             click.Option(["--trust"], multiple=True, metavar="MODULE", help=TRUST),
             click.Option(["-h", "--help"], is_flag=True, is_eager=True, expose_value=False, callback=_help(brief=True)),
             click.Option(["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_help(brief=False)),
@@ -52,9 +52,7 @@ class Command(click.Command):
         args = words_for_click(args, self.params, self.prog, lenient=ctx.resilient_parsing)
         super().parse_args(ctx, args)
         if ctx.args and not ctx.resilient_parsing:
-            raise InputError(
-                f"'{ctx.args[0]}' is one word more than {self.prog} takes; leave it out, or see: {self.prog} --help"
-            )
+            raise InputError(f"Unexpected argument '{ctx.args[0]}'. Leave it out, or see: {self.prog} --help")
         return ctx.args
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -126,7 +124,7 @@ class Command(click.Command):
         rest = [flag for flag in flags if flag not in first and isinstance(flag, Flag)]
         if brief:
             groups = _groups(rest, _outermost)
-            _section(page, "More, all of which --help-all shows:", [_summary(*each) for each in groups.items()])
+            _section(page, "More flags, shown by --help-all:", [_summary(*each) for each in groups.items()])
             return page.getvalue()
         for name, each in _groups(rest, lambda name: name.rpartition(".")[0]).items():
             _section(page, f"{name}.*", [_row(flag, False) for flag in each])
@@ -166,7 +164,7 @@ def _summary(name: str, flags: list[Flag]) -> tuple[str, str]:
 def _row(param: click.Option, brief: bool) -> tuple[str, str]:
     if isinstance(param, Flag):
         return param.row(brief)
-    texts = {"--help": "This page", "--help-all": "Every flag, with its full description"}
+    texts = {"--help": "Show this help", "--help-all": "Show all flags with full descriptions"}
     value = ""
     if isinstance(param.metavar, str):
         value = f" {param.metavar}"

@@ -23,19 +23,19 @@ PAGE = 160
 
 
 class Compare(Record):
-    """Finished runs beside the published figures and the baselines, one table for each protocol and kind of labels.
-    Runs that differ in their seed alone are one row: mean ± standard deviation over the runs."""
+    """Compare finished runs with published figures and baselines, one table per protocol and kind of labels. Runs that
+    differ only in their seed are one row: mean ± standard deviation over the runs."""
 
     runs: Annotated[tuple[Path, ...], Word(positional=True, metavar="PATH")] = ()
-    """Run folders, folders of run --seeds, or evaluation folders inside a run (runs/NAME/evaluation-...)."""
+    """Run folders, folders of run --seeds, or evaluation folders inside a run (runs/NAME/evaluation-…)."""
     format: Format = "text"
-    """Text, markdown, or latex (booktabs)."""
+    """Format of the tables; latex uses booktabs."""
     out: Path | None = None
-    """File to write to; none prints."""
+    """File to write (default: print)."""
     per_class: bool = False
-    """The accuracy of each class too, a table for each run."""
+    """Also show the accuracy of each class, one table per run."""
     confusion: bool = False
-    """Which classes each run's networks take for which, too."""
+    """Also show the confusion matrix of each run."""
 
 
 @command("compare")

@@ -83,21 +83,21 @@ def judged(losses: list[float], equal: bool, seconds: float) -> Finding:
 
 
 class Doctor(Record):
-    """Versions, memory, disks, GPUs, engines, extras and data of this machine, and a miniature distillation: half a
-    minute. Exit code 0: it works here (– marks what is optional); 1: something is to be mended first."""
+    """Check versions, memory, disks, GPUs, engines, extras and data of this machine, and run a very small distillation:
+    half a minute. Exit code 0: it works (– marks what is optional); 1: something must be fixed first."""
 
     as_json: Annotated[bool, Word(flag="json")] = False
-    """Print JSON in place of the table."""
+    """Print JSON instead of the table."""
     verify_data: Annotated[tuple[str, ...], Word(metavar="DATA")] = ()
-    """Look at nothing else, but read every byte of these data and of what the cache holds of them. A disk that changed
-    a bit is found, and the cache made again."""
+    """Check only these data: read every byte of them and of their cache. A bit error of the disk is found, and the
+    cache made again."""
     network: bool = False
-    """Ask the Hugging Face hub, too, whether it answers."""
+    """Also check whether the Hugging Face hub can be reached."""
     engine: EngineName = "auto"
-    """What computes derivatives in the checks; auto takes the fastest that can."""
+    """How derivatives are computed in the checks; auto takes the fastest."""
     cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
-    """Look at nothing else, but ask every node of this Ray cluster: versions, engine, instruction set, compiler, and
-    whether it shares the present folder and its locks."""
+    """Check only the nodes of this Ray cluster: versions, engine, instruction set, compiler, shared folder and file
+    locks."""
 
 
 @command("doctor")

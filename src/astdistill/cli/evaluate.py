@@ -40,7 +40,7 @@ from .flags import Word
 
 
 class Evaluate(Record):
-    """Train fresh networks on a distilled set alone and test them."""
+    """Train new networks on a distilled set alone, and test them."""
 
     common: ClassVar[tuple[str, ...]] = (
         "protocol", "epochs", "lr", "networks", "architectures", "baselines", "data", "device", "threads", "seed",
@@ -48,56 +48,54 @@ class Evaluate(Record):
     )  # fmt: skip
 
     path: Annotated[Path, Word(positional=True)]
-    """A run folder, or the synthetic.safetensors of one; nothing else of the run is needed."""
+    """A run folder, or a synthetic.safetensors file; nothing else of the run is needed."""
     protocol: Literal["mtt", "ast-released", "datm-released", "dc", "tgdd", "ncfm", "rat"] = "mtt"
     """Evaluation protocol."""
     epochs: int | None = Field(default=None, ge=1)
-    """Training epochs; none means the protocol's number."""
+    """Training epochs (default: those of the protocol)."""
     full_epochs: int | None = Field(default=None, ge=1)
-    """Training epochs of the full-data baseline; none means as many as an expert of the run's method has."""
+    """Training epochs of the full-data baseline (default: those of an expert of the run's method)."""
     lr: Annotated[float | Literal["learned", "search"], Word(metavar="NUMBER|learned|search")] = "learned"
-    """Learning rate. learned takes the set's own (0.01 for real images), search the best multiple of it on held-out
-    training images, a number is taken for every row."""
+    """Learning rate. learned: that of the set (0.01 for real images); search: the best multiple of it on held-out
+    training images; or a number for all rows."""
     networks: int | None = None
-    """Freshly initialised networks for each row; none means the protocol's number, 8 for rat and 5 for the others."""
+    """Newly initialised networks per row (default: 8 for rat, 5 for the other protocols)."""
     architectures: tuple[str, ...] = ()
-    """Networks to train, or pools of them (S, M, W, D, A, P, N); none means the student's own."""
+    """Networks to train, by name or pool (S, M, W, D, A, P, N; default: the one that the set was distilled with)."""
     baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans")
-    """Real images evaluated in the same way: random or kmeans; full means all of them, takes longest and is off by
-    default."""
+    """Baselines of real images: random, kmeans, or full (all training images; takes longest)."""
     data: Annotated[str | None, Word(metavar="PATH")] = None
     """Path of the data, if they were moved since the set was made."""
     device: str = "auto"
-    """Device: auto (a GPU if there is a usable one), cpu or cuda."""
+    """auto (the GPU if there is a usable one), cpu, cuda or cuda:N."""
     workers: int | None = Field(default=None, ge=1)
-    """Networks trained side by side on a CPU; none means as many as there are cores."""
+    """Networks trained at the same time on a CPU (default: one per core)."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of the CPU; none means one for each core that this process may use."""
+    """CPU threads (default: one per core)."""
     engine: EngineName = "auto"
-    """What computes derivatives; auto takes the fastest that supports the network."""
+    """How derivatives are computed; auto takes the fastest that supports the network."""
     cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
-    """Train the networks on the nodes of this Ray cluster, each on --threads (1). auto is the cluster that this machine
-    is a node of."""
+    """Train the networks on the nodes of this Ray cluster, each with --threads (1). auto is the cluster that this
+    machine belongs to."""
     allow_mixed: bool = False
-    """Also use nodes with another engine, instruction set or versions, whose results differ in the last bits."""
+    """Also use nodes whose engine, instruction set or versions differ; the last bits of results may then differ."""
     seed: int = 0
-    """Seed of all random draws."""
+    """Random seed."""
     out: Path | None = None
-    """Folder of scores.json; none means a folder beside the set named after file, protocol, epochs and
-    architectures."""
+    """Folder of scores.json (default: beside the set, named after file, protocol, epochs and architectures)."""
     per_class: bool = False
     """Also show the accuracy of each class."""
     confusion: bool = False
-    """Also show the confusion matrix: which classes are predicted for which."""
+    """Also show the confusion matrix."""
     ranking: bool = False
-    """Also compute DD-Ranking's label-robust and augmentation-robust scores, which trains further networks."""
+    """Also compute the scores of DD-Ranking, label-robust and augmentation-robust, which trains further networks."""
     gamma: float = 0.5
-    """Share of training with augmentation in the augmentation-robust score."""
+    """Weight γ of training with augmentation in the augmentation-robust score, from 0 to 1."""
     random_labels: RandomLabels = "same"
-    """Labels of the random images that the ranking compares a soft-labelled set with. same: the same soft labels, as on
-    the leaderboard; own: their hard ones."""
+    """Labels of the random images that --ranking compares a soft-labelled set with. same: the same soft labels, as on
+    the leaderboard; own: their hard labels."""
     continual: int | None = None
-    """Also evaluate class-incremental learning, with the classes in N steps; 5 or 10 in the literature."""
+    """Also evaluate class-incremental learning with the classes in N steps (5 or 10 in the literature)."""
 
 
 @command("evaluate")

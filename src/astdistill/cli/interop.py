@@ -36,21 +36,21 @@ DATA = DataConfig(source="")
 
 
 class ImportBuffers(Record):
-    """Read the experts of MTT, FTD, TESLA, DATM or AST, replay_buffer_*.pt, into a store that distil and run can use.
-    Nothing in the files is run: those that hold more than tensors are refused."""
+    """Import experts of the code of MTT, FTD, TESLA, DATM or AST (replay_buffer_*.pt) into a store for distill and run.
+    No code in the files is executed: files that hold more than tensors are refused."""
 
     files: Annotated[tuple[Path, ...], Word(positional=True, metavar="PATH")] = ()
-    """A folder of replay_buffer_*.pt, or files in the order of their experts."""
+    """A folder of replay_buffer_*.pt, or the files in the order of their experts."""
     data: Annotated[DataConfig, Word(short="source")] = DATA
-    """What the experts learned from."""
+    """Data that the experts were trained on."""
     model: str = "convnet-d3"
-    """The network that they are."""
+    """Network of the experts."""
     method: Annotated[str, Word(names=methods)] = "mtt"
-    """The method whose expert recipe is noted down; it changes nothing else."""
+    """Method whose expert recipe is recorded; it changes nothing else."""
     store: Path = Path("experts")
-    """Folder that holds one store for each import and each recipe."""
+    """Folder of the experts; each import has a sub-folder of its own."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """How rows are stored; bfloat16 halves the disk."""
+    """Number format of the stored parameters. bfloat16 takes half the disk space of float32."""
 
 
 @command("import-buffers")
@@ -90,29 +90,29 @@ def import_buffers(given: ImportBuffers) -> None:
 
 
 class ImportSet(Record):
-    """Read a distilled set of MTT or a successor, images_best.pt, labels_best.pt and lr.pt, into a run folder. Nothing
-    in the files is run: those that hold more than tensors are refused."""
+    """Import a distilled set of the code of MTT or a successor (images_best.pt, labels_best.pt, lr.pt) into a run
+    folder. No code in the files is executed: files that hold more than tensors are refused."""
 
     folder: Annotated[Path, Word(positional=True)]
-    """Folder of the three files; labels and learning rate may be absent."""
+    """Folder of the three files; those of labels and learning rate may be missing."""
     data: Annotated[DataConfig, Word(short="source")] = DATA
-    """What was distilled."""
+    """Data that were distilled."""
     out: Path
-    """New folder of synthetic.safetensors, its picture and its page."""
+    """New run folder."""
     lr: float | None = None
-    """The learned learning rate, where there is no file of it, or to replace it."""
+    """Learning rate η, if there is no lr.pt, or to replace it."""
     model: str = "convnet-d3"
-    """The network that the set was distilled with."""
+    """Network that the set was distilled with."""
     augmentation: str = STRATEGY
-    """DSA operations that its student saw, joined by underscores; empty for none."""
+    """Augmentations of the student, joined by underscores; an empty text means none."""
     momentum: float = 0.0
-    """Momentum of its student."""
+    """Momentum of the student."""
     method: Annotated[str, Word(names=methods)] = "mtt"
-    """The method that made it."""
+    """Method that made the set."""
     canvas: int = 1
-    """MTT's --canvas_size: how much larger than an image a texture is; 1 for ordinary images."""
+    """Size of a texture as a multiple of the image size (--canvas_size of MTT); 1 for ordinary images."""
     canvas_samples: int = 1
-    """MTT's --canvas_samples: crops of each texture in a step."""
+    """Random crops of each texture per training step (--canvas_samples of MTT)."""
 
 
 @command("import-set")
@@ -130,20 +130,20 @@ def import_set(given: ImportSet) -> None:
 
 
 class Export(Record):
-    """Write a distilled set for other programs."""
+    """Export a distilled set for other programs."""
 
     path: Annotated[Path, Word(positional=True)]
-    """A run folder, or the synthetic.safetensors of one."""
+    """A run folder, or a synthetic.safetensors file."""
     format: Annotated[str, Word(names=lambda: catalogue.FORMATS)] = Field(
-        description=f"One of {', '.join(catalogue.FORMATS)}. "
+        description=f"Format: {', '.join(catalogue.FORMATS)}. "
         + " ".join(f"{each.name}: {each.text}." for each in catalogue.FORMATS.values())
     )
     out: Path | None = None
-    """New folder of the files; none means exports/FORMAT beside the set."""
+    """New folder for the files (default: exports/FORMAT beside the set)."""
     push: str | None = None
-    """Upload the files to the Hugging Face hub as the data set of this name (with --format huggingface)."""
+    """Upload to the Hugging Face hub as the data set of this name (with --format huggingface)."""
     private: bool = False
-    """Make that data set a private one, if it is not there yet."""
+    """Make that data set private if it is created."""
 
 
 @command("export")

@@ -23,22 +23,22 @@ from ..runtime.text import printable, ready_streams
 from .completion import VARIABLE, complete
 
 VERBS = {
-    "demo": "AST on scikit-learn's digits, one image per class, evaluated: about a minute on two cores",
-    "run": "a preset from data to scores: run cifar100-ipc1 --data FOLDER; or its ablation: run ablation --base PRESET",
-    "experts": "train the experts of a preset; show accuracy and step length per epoch",
-    "distill": "distil with the experts of a preset, training those that are missing",
-    "tune": "search the learning rates of a preset on images held out of its training data: tune digits-ipc1",
-    "evaluate": "train fresh networks on a distilled set and test them: astdistill evaluate runs/NAME",
-    "report": "one HTML page of a run, or of several side by side: astdistill report runs/NAME",
-    "textures": "write distilled textures as PNG files that can be tiled: astdistill textures runs/NAME --tile 3",
-    "import-buffers": "read experts of other programs into a store: astdistill import-buffers FOLDER --data cifar100",
-    "import-set": "read a set of another program into a run folder: import-set FOLDER --data cifar100 --out runs/NAME",
-    "export": "a distilled set for other programs (huggingface, mtt, npz, png, torch): export runs/NAME --format png",
-    "compare": "finished runs beside published figures and baselines: astdistill compare runs/NAME ... --format latex",
-    "watch": "follow a run from another terminal: astdistill watch runs/NAME",
-    "verify": "check a store, a run or a distilled set against its digests: astdistill verify PATH",
-    "doctor": "check this machine: versions, memory, disk, GPUs, engines, extras, and a self-check",
-    "presets": "list the benchmark settings: published figures, memory, disk, and with --time the time",
+    "demo": "distil scikit-learn's digits to one image per class with AST: about a minute on two cores",
+    "run": "train experts, distil and evaluate: run PRESET, run --data FOLDER; an ablation: run ablation --base PRESET",
+    "experts": "train only the experts of a preset; show accuracy and step length per epoch",
+    "distill": "train missing experts and distil, without evaluation",
+    "tune": "search learning rates on held-out training images: tune digits-ipc1",
+    "evaluate": "train new networks on a distilled set and test them: evaluate runs/NAME",
+    "report": "write the HTML report of a run, or of several: report runs/NAME",
+    "textures": "write distilled textures as PNG files that can be tiled: textures runs/NAME --tile 3",
+    "import-buffers": "import experts of other programs into a store: import-buffers FOLDER --data cifar100",
+    "import-set": "import a distilled set of another program: import-set FOLDER --data cifar100 --out runs/NAME",
+    "export": "export a distilled set (huggingface, mtt, npz, png, torch): export runs/NAME --format png",
+    "compare": "compare finished runs with published figures and baselines: compare runs/NAME ... --format latex",
+    "watch": "show the progress of a run from another terminal: watch runs/NAME",
+    "verify": "check expert stores, runs and distilled sets against their digests: verify PATH",
+    "doctor": "check this machine: versions, memory, disk, GPUs, engines, extras; run a very small distillation",
+    "presets": "list the presets (benchmark settings): published figures, memory, disk; times with --time",
 }
 HOMES = dict.fromkeys(("demo", "run", "experts", "distill"), "verbs") | {
     "textures": "report",
@@ -71,10 +71,10 @@ MEMORY = re.compile(
     r"MemoryError|allocate memory.*?[0-9]+ bytes|OutOfMemoryError|out of memory", re.IGNORECASE | re.DOTALL
 )
 """How Python, torch and CUDA say that there is no more of it."""
-ABOUT = "Dataset distillation by trajectory matching, and by matching distributions."
-MORE = """astdistill VERB --help tells more; begin with: astdistill demo
-Long work that was stopped goes on when its command is typed again;
-demo, run, experts, distill and tune show what they would cost with --dry-run."""
+ABOUT = "Dataset distillation by trajectory matching and other methods."
+MORE = """Begin with: astdistill demo. Help of one verb: astdistill VERB --help
+Interrupted work resumes when the same command is given again. demo, run,
+experts, distill and tune estimate time, memory and disk with --dry-run."""
 
 
 class Verbs(click.Group):

@@ -44,35 +44,36 @@ class Changes(Record):
     )  # fmt: skip
 
     data: Annotated[str | None, Word(metavar="PATH")] = None
-    """Data of your own. A folder of parquet files or images, an .npz file, or a name of the Hugging Face hub. All else
-    stays as in the preset, but for its choice of classes, which other data do not have; without a preset, settings are
-    chosen for the data."""
+    """Data to use in place of those of the preset. A name, a folder of parquet files or images, an .npz file, or a name
+    of the Hugging Face hub. All other settings stay those of the preset, except its choice of classes; without a
+    preset, settings are chosen for the data."""
     method: Annotated[str | None, Word(names=methods)] = None
-    """Another method: {names}, or package.module:NAME of yours."""
+    """Method: {names}, or package.module:NAME for one of yours."""
     init: Annotated[str | None, Word(metavar="START", names=lambda: INITS)] = None
-    """Start from real, representative or noise images, or from an earlier run's folder or file."""
+    """First images: real, representative, noise, or the path of an earlier run."""
     part: Annotated[tuple[str, ...], Word(metavar="FIELD=PART", repeated=True)] = ()
-    """Put another part into the method: estimator=Truncated, synthetic_lr=RawSyntheticLr, or
+    """Replace a component of the method: estimator=Truncated, synthetic_lr=RawSyntheticLr, or
     FIELD=package.module:Class."""
     without: Annotated[tuple[str, ...], Word(metavar="PART", repeated=True, names=lambda: PARTS)] = ()
-    """Switch off clipping, penalty, representative, balanced, intermediate or perturbation; may be repeated."""
+    """Remove a part of AST: clipping, penalty, representative, balanced, intermediate or perturbation. May be
+    repeated."""
     log: Annotated[tuple[str, ...], Word(repeated=True, names=lambda: LOGGERS)] = ()
-    """Log to tensorboard or wandb as well."""
+    """Also log to tensorboard or wandb. May be repeated."""
     protocol: Annotated[str | None, Word(names=lambda: PROTOCOLS)] = None
-    """Another evaluation protocol: mtt, ast-released, datm-released, or rat."""
+    """Evaluation protocol: {names}."""
     out: Path | None = None
-    """Run folder, resumed by the same command; none means a folder in runs/ named after the preset, or the data."""
+    """Run folder; the same command resumes it (default: runs/ and the name of preset or data)."""
     dry_run: bool = False
-    """Show only what would be run, its time, memory and disk."""
+    """Only show settings and estimated time, memory and disk."""
     config: Annotated[Path | None, Word(metavar="FILE")] = None
-    """YAML file of flags. Flags on the command line go before it."""
+    """Read flags from a YAML file. Flags on the command line take precedence."""
     save_config: Annotated[Path | None, Word(metavar="FILE")] = None
-    """Write these flags to a YAML file. Those of --config are included; the run follows."""
+    """Write the flags to a YAML file, and run. Flags read by --config are included."""
     as_json: Annotated[bool, Word(flag="json")] = False
-    """With --dry-run: all settings and costs as JSON, in seconds and bytes, and nothing else."""
+    """With --dry-run: print all settings and costs as JSON, in seconds and bytes."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of the CPU. None means one for each core that this process may use; a resumed run takes the number of its
-    start. Like the workers, they change results by no more than rounding."""
+    """CPU threads (default: one per core). A resumed run keeps the number that it began with. Results differ by
+    rounding only."""
 
 
 class PresetChanges(Changes):
@@ -85,10 +86,10 @@ class ClusterChanges(PresetChanges):
     """The same, and where experts and evaluated networks are trained."""
 
     cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
-    """Train experts and evaluated networks on the nodes of this Ray cluster, each on --threads (1). auto is the cluster
-    that this machine is a node of."""
+    """Train experts and evaluated networks on the nodes of this Ray cluster, each job with --threads (1). auto is the
+    cluster that this machine belongs to."""
     allow_mixed: bool = False
-    """Also use nodes with another engine, instruction set or versions, whose results differ in the last bits."""
+    """Also use nodes whose engine, instruction set or versions differ; the last bits of results may then differ."""
 
 
 class ExpertChanges(ClusterChanges):
@@ -97,8 +98,8 @@ class ExpertChanges(ClusterChanges):
     common: ClassVar[tuple[str, ...]] = (*Changes.common, "shard")
 
     shard: Annotated[str | None, Word(metavar="I/N")] = None
-    """Train only every N-th expert, from the I-th on. It needs no locks: for N processes, on file systems that have no
-    locks or on nodes that do not see each other's."""
+    """Train only every N-th expert, beginning with the I-th. For N processes on file systems without locks, or on nodes
+    that do not share them."""
 
 
 class RunChanges(ClusterChanges):
@@ -107,7 +108,7 @@ class RunChanges(ClusterChanges):
     preset: Annotated[str, Word(positional=True, names=lambda: ("ablation", *PRESETS))] = ""
 
     seeds: int | None = Field(default=None, ge=1)
-    """Whole runs, one per seed: mean ± standard deviation. Each has its experts and a folder seed-N."""
+    """Repeat the whole run with N seeds: mean ± standard deviation. Each has its own experts and a folder seed-N."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,13 @@ def named(verb: str) -> Callable[[Any, Sequence[str]], str]:
     def of(changes: PresetChanges, rest: Sequence[str]) -> str:
         if not changes.preset and not changes.data:
             raise InputError(
-                f"Name a preset: astdistill {verb} PRESET. They are listed by: astdistill presets. Or give pictures of "
-                f"your own: astdistill {verb} --data FOLDER"
+                f"Name a preset: astdistill {verb} PRESET (list: astdistill presets), or a folder of your own images: "
+                f"astdistill {verb} --data FOLDER"
+            )
+        if changes.preset and changes.preset not in PRESETS and Path(changes.preset).exists():
+            raise InputError(
+                f"There is no preset '{changes.preset}', but there is a folder or file of that name. To use its "
+                f"images: astdistill {verb} --data {shlex.quote(changes.preset)}"
             )
         return changes.preset
 

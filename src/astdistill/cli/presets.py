@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 
 class Presets(Record):
-    """The benchmark settings that can be run by name, with their published figures, the multiply-adds of a run and its
-    memory and disk; with --time also what it would take on this machine.
+    """List the presets, which are benchmark settings: published figures, and multiply-adds, memory and disk of a run;
+    with --time also its time on this machine.
 
-    One preset with all its settings, and its stages one by one: astdistill run PRESET --dry-run
+    All settings and stages of one preset: astdistill run PRESET --dry-run
     """
 
     words: Annotated[tuple[str, ...], Word(positional=True, metavar="WORD")] = ()
-    """Only presets of this name, data, method or size: cifar100, datm, ipc10."""
+    """Show only presets of this name, data set, method or size, for example: cifar100, datm, ipc10."""
     device: str = "auto"
-    """Where it would be computed: auto, cpu or cuda."""
+    """Device that the costs are for: auto, cpu or cuda."""
     engine: EngineName = "auto"
-    """What would compute derivatives."""
+    """How derivatives would be computed."""
     as_json: Annotated[bool, Word(flag="json")] = False
-    """All settings and costs for scripts, in seconds and bytes."""
+    """Print all settings and costs as JSON, in seconds and bytes."""
     time: bool = False
-    """Measure how fast the device is now (seconds), and show times."""
+    """Measure the speed of this machine (seconds to minutes) and show estimated times."""
 
 
 @command("presets")

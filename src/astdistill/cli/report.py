@@ -15,15 +15,14 @@ from .flags import Word
 
 
 class Textures(Record):
-    """Write each distilled texture as a PNG whose opposite sides fit each other, and a sheet of them laid side by
-    side."""
+    """Write each distilled texture as a PNG file that can be tiled without a seam, and a sheet of tiled textures."""
 
     path: Annotated[Path, Word(positional=True)]
-    """A run folder made with --distill.canvas 2 or more, or the synthetic.safetensors of one."""
+    """A run folder made with --distill.canvas 2 or more, or its synthetic.safetensors."""
     tile: int = 3
-    """How often the sheet shows each texture, across and down."""
+    """Number of times the sheet repeats each texture, across and down."""
     out: Path | None = None
-    """Folder of the pictures; none means textures/ beside the set."""
+    """Folder of the PNG files (default: textures/ beside the set)."""
 
 
 @command("textures")
@@ -40,13 +39,13 @@ def textures(given: Textures) -> None:
 
 
 class Report(Record):
-    """Write one HTML file that shows runs: images, accuracy, course, experts, settings; it needs no network and no
-    other file."""
+    """Write the report of one or several runs: images, accuracy, loss, experts and settings, in one HTML file that
+    needs no network and no other file."""
 
     runs: Annotated[tuple[Path, ...], Word(positional=True, metavar="PATH")] = ()
-    """Run folders; several stand side by side."""
+    """Run folders; several are shown side by side."""
     out: Path | None = None
-    """The file; none means report.html in the folder of a single run, or here."""
+    """HTML file (default: report.html in the folder of a single run, otherwise in the current folder)."""
 
 
 @command("report")

@@ -42,12 +42,13 @@ class TuneChanges(PresetChanges):
     )  # fmt: skip
 
     trials: int = Field(default=40, ge=1)
-    """Sets of values to try. The same command with a larger number continues the search."""
+    """Number of trials. The same command with a larger number continues the search."""
     steps: Annotated[int, Word(metavar="N")] = Field(default=100, ge=8)
-    """Outer steps of the longest trials. Each is judged after 1/8, 1/4, 1/2 and all of them, and most end early."""
+    """Outer steps of the longest trials. Trials are compared after 1/8, 1/4, 1/2 and all of them, and most are stopped
+    early."""
     also: tuple[Literal["T", "M", "start"], ...] = ()
-    """Search T (student steps), M (matched expert epochs) or start (expert epochs that segments start at) as well.
-    Trials with more student steps take longer."""
+    """Also search T (student steps), M (matched expert epochs) or start (largest start epoch). Trials with more student
+    steps take longer."""
 
 
 def command(request: Request) -> None:
@@ -118,7 +119,7 @@ def _estimate(experiment: Experiment, search: Search, out: Path) -> None:
     whole = duration(search.trials * distillation.seconds)
     console.print(
         f"{search.trials} trials of {search.steps} outer steps: at most {whole}; most trials end early\n"
-        f"Goes to {out}, without --dry-run. Nothing was written.",
+        f"Output folder: {out}. Nothing was written (--dry-run).",
         highlight=False,
     )
 
@@ -126,7 +127,7 @@ def _estimate(experiment: Experiment, search: Search, out: Path) -> None:
 tune = PresetCommand(
     "tune",
     command,
-    f"Search the learning rates of a preset on images held out of its training data, by Optuna. {FIRST}",
+    f"Search the learning rates of a preset with Optuna, on held-out training images. {FIRST}",
     kind=TuneChanges,
     folder="tune-{}",
 )

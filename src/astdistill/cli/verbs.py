@@ -38,8 +38,8 @@ from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Requ
 from .repeats import run_seeds
 
 FIRST = (
-    "The first word, PRESET, is listed by: astdistill presets; without it, settings are chosen for --data. --data, "
-    "--method, --init, --part, --without and --protocol change it before other flags are read."
+    "PRESET is a benchmark setting (list: astdistill presets); without it, settings are chosen for --data. "
+    "--data, --method, --init, --part, --without and --protocol change the preset before other flags are read."
 )
 
 
@@ -219,7 +219,7 @@ def reasons(request: Request) -> list[str]:
     if request.proposal is not None:
         rows = request.proposal.told(request.experiment)
         return [
-            "Chosen for these data; each flag takes another value:",
+            "Chosen for these data; each flag can be set to another value:",
             *(line for row in rows for line in chosen(*row)),
         ]
     base = request.base
@@ -241,7 +241,7 @@ def described(experiment: Experiment, show: Callable[[str], object]) -> DatasetS
         show(description.text())
         return estimate.size_of(description)
     known = estimate.dataset_size(experiment)
-    show(f"Data: {experiment.data.source}, known by name and not read for an estimate")
+    show(f"Data: {experiment.data.source}, known by name; not read for an estimate")
     counts = f"about {known.train:,} training, {known.test:,} test; {shape_text(known.shape)}"
     show("\n".join([*item("images", counts), *item("classes", str(known.classes))]))
     return known
@@ -287,14 +287,13 @@ def closing(request: Request, known: DatasetSize, cost: Estimate, where: str) ->
     disk."""
     experiment = request.experiment
     images = experiment.ipc * known.classes
-    what = (
-        f"{experiment.name}: {experiment.method.name}, {experiment.model}, {images:,} images ({experiment.ipc} a class)"
-    )
+    what = f"{experiment.name}: {experiment.method.name}, {experiment.model}, {images:,} images"
+    what += f" ({experiment.ipc} per class)"
     data = f"{experiment.data.source}: {known.train:,} training and {known.test:,} test images"
     data += f", whiten {experiment.data.whiten}"
     rows = [("What", what), ("On", data), ("Where", where.removeprefix("Device: "))]
     rows += estimate.summary(experiment, cost, getattr(request.changes, "seeds", None) or 1)
-    rows.append(("Goes to", f"{request.out}, without --dry-run. No run was written."))
+    rows.append(("Goes to", f"{request.out} (nothing was written: --dry-run)"))
     return ["", *(shortened(f"{name + ':':<14}{text}") for name, text in rows)]
 
 
@@ -308,14 +307,17 @@ def shortened(line: str) -> str:
 demo = PresetCommand(
     "demo",
     run_preset,
-    "scikit-learn's digits, one image per class, evaluated.",
+    "Distil scikit-learn's digits to one image per class, and evaluate the result.",
     kind=Changes,
     preset=lambda changes, rest: "digits-ipc1",
     folder="demo",
     prog="astdistill {verb}",
 )
-run = PresetCommand("run", run_preset, f"A preset from data to scores. {FIRST}", kind=RunChanges)
+run = PresetCommand("run", run_preset, f"Train experts, distil, evaluate and write a report. {FIRST}", kind=RunChanges)
 experts = PresetCommand(
-    "experts", train, f"Train the experts of a preset and show their quality. {FIRST}", kind=ExpertChanges
+    "experts",
+    train,
+    f"Train the experts of a preset; show accuracy and step length per epoch. {FIRST}",
+    kind=ExpertChanges,
 )
-distill = PresetCommand("distill", distil, f"Distil a preset, without evaluation. {FIRST}")
+distill = PresetCommand("distill", distil, f"Train missing experts and distil, without evaluation. {FIRST}")

@@ -22,7 +22,7 @@ RECIPE, ROWS, TENSORS, JSON = "recipe.json", "rows.bin", ".safetensors", ".json"
 
 
 class Verify(Record):
-    """Read a whole store, a run or a distilled set, and say of each file whether it is what was written."""
+    """Check every file of an expert store, a run or a distilled set against its digests."""
 
     path: Annotated[Path, Word(positional=True)]
     """A folder of experts, a run folder, or one file."""
@@ -33,9 +33,7 @@ def verify(given: Verify) -> int:
     """Check every digest; 1 where something is damaged."""
     files = files_of(given.path)
     if not files:
-        raise InputError(
-            f"{given.path} holds nothing that astdistill wrote; name a run folder, a folder of experts, or a file."
-        )
+        raise InputError(f"{given.path} has no files of astdistill; name a run folder, a folder of experts, or a file.")
     console, damaged, without, volume = Console(stderr=False), 0, 0, 0
     for file in files:
         volume += file.stat().st_size

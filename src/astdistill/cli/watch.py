@@ -153,14 +153,14 @@ SLOWEST = 3600
 
 
 class Watch(Record):
-    """Follow a run from another terminal until it ends; nothing of it is changed."""
+    """Show the progress of a run from another terminal until it ends, without affecting it."""
 
     run: Annotated[Path, Word(positional=True)]
-    """The run's folder; it may not be there yet."""
+    """The run's folder; it need not exist yet."""
     once: bool = False
-    """Show how it stands, and end."""
+    """Show the present state and exit."""
     every: Annotated[float, Word(metavar="SECONDS")] = 2.0
-    """Seconds between two looks."""
+    """Seconds between two updates."""
 
 
 @command("watch")

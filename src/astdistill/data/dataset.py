@@ -38,50 +38,51 @@ class DataConfig(Record):
     """Everything `load_dataset` needs to build the same data set again."""
 
     source: str = "digits"
-    """A name (digits, cifar10, cifar100, mnist, fashion_mnist, svhn, tiny_imagenet, imagenet, or its subsets
-    imagenet-nette, -woof, -fruit, -meow, -squawk, -yellow, or MedMNIST's such as pathmnist and pathmnist_64), a hub
-    name ('owner/name' or 'owner/name:configuration'), a folder of images, parquet files or arrays, an .npz, .mat or IDX
-    file, or tiny-imagenet-200.zip."""
+    """Name, hub name, folder or file of the data. Names: digits, cifar10, cifar100, mnist, fashion_mnist, svhn,
+    tiny_imagenet, imagenet, its subsets imagenet-nette, -woof, -fruit, -meow, -squawk and -yellow, and MedMNIST's, such
+    as pathmnist and pathmnist_64. Hub names: 'owner/name' or 'owner/name:configuration'. Folders of images, parquet
+    files or arrays; .npz, .mat and IDX files; tiny-imagenet-200.zip."""
     whiten: Literal["none", "standard", "zca"] = "standard"
-    """none keeps [0, 1]; standard subtracts the mean and divides by the standard deviation per channel (published
-    values for CIFAR and ImageNet); zca is kornia's ZCA with eps 0.1."""
+    """Preprocessing of the pixels: none leaves them in [0, 1]; standard subtracts the mean of each channel and divides
+    by its standard deviation (the published values for CIFAR and ImageNet); zca is ZCA whitening with eps 0.1, equal to
+    kornia's."""
     classes: tuple[str, ...] | None = None
-    """Keep only these classes, named or numbered, in this order."""
+    """Use only these classes, by name or number, in this order. Default: all classes."""
     first_classes: int | None = Field(default=None, ge=2)
-    """Keep only the first so many classes in the order of their labels (alphabetical for CIFAR-100)."""
+    """Use only the first N classes, in the order of their labels (alphabetical for CIFAR-100). Default: all classes."""
     per_class: int | None = Field(default=None, ge=1)
-    """Keep at most this many training images of each class."""
+    """Use at most N training images of each class. Default: all."""
     validation: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the training images held out, per class, to choose the distillation iteration; never seen by experts or
-    initialisation."""
+    """Fraction of the training images of each class that is held out, from 0 to below 1. Experts and distillation do
+    not see them; they choose the saved iteration where distill.validate_every is set."""
     image_column: str | None = None
-    """Column holding the images, where it cannot be found by itself."""
+    """Column that holds the images. Default: found by type and name."""
     label_column: str | None = None
-    """Column holding the labels, where it cannot be found by itself."""
+    """Column that holds the labels. Default: found by type and name."""
     train_part: str | None = None
-    """The folder that holds the training images, inside the source or inside each of its classes, where it cannot be
-    found by itself; '.' says that the folders of the source are its classes."""
+    """Folder that holds the training images, inside the source or inside each class folder. Default: found by its name.
+    '.' means that the folders of the source are the classes."""
     test_part: str | None = None
-    """The same for the test images."""
+    """Folder that holds the test images, inside the source or inside each class folder. Default: found by its name."""
     size: int | None = Field(default=None, ge=8)
-    """Resize to this many pixels a side; without it single-channel 28×28 images, of whatever source, are padded to
-    32×32 (give 28 to keep them), and ImageNet and its subsets get 128."""
+    """Resize images to this height and width, in pixels, 8 or more. Default: the size of the images, but 128 for
+    ImageNet and its subsets, and 32 for single-channel images of 28×28, which are padded (28 keeps them)."""
     resize: Resize = "crop"
-    """How, where there is a size: crop resizes the short side (bilinear, antialiased) and crops the centre; squash
-    resizes each side by itself (bilinear, not antialiased), as the released code of MTT and FTD does with ImageNet's
+    """How images are resized: crop scales the shorter side (bilinear, antialiased) and crops the centre; squash scales
+    each side independently (bilinear, not antialiased), as the released code of MTT and FTD does for the ImageNet
     subsets."""
     memory: Literal["auto", "float32", "uint8", "disk"] = "auto"
-    """How images are kept: float32 preprocesses them once, uint8 keeps a quarter of that and preprocesses each batch,
-    disk reads each batch from a file of the cache, for sets larger than memory. auto takes the first that fits, on an
-    accelerator uint8 before float32. It changes results by no more than rounding."""
+    """Where images are kept: float32 in memory, preprocessed once; uint8 in memory, a quarter of the size, each batch
+    preprocessed when it is used; disk in a file of the cache, for data larger than memory. auto takes the first that
+    fits (on a GPU uint8 before float32). Results differ by rounding only."""
     background: str = "white"
-    """What lies behind transparent pixels: white, black, a colour such as '#ff8000', or drop, which shows the colour
-    that they hide. Opaque pictures are not changed by it."""
+    """Colour behind transparent pixels: white, black, a value such as '#ff8000', or drop, which ignores transparency.
+    Opaque images are not affected."""
     white_level: float | None = Field(default=None, gt=0)
-    """The value that is white in pictures and lists of more than 256 levels, where it cannot be told from the largest
-    value of the set: 4095 for 12 bits, 65535 for 16 bits, 1 for fractions."""
+    """Pixel value of white in images of more than 256 levels: 4095 for 12 bits, 65535 for 16 bits, 1 for fractions.
+    Default: derived from the largest value of the data set."""
     seed: int = 0
-    """Chooses the held-out images and, where a source has no test part, the test images."""
+    """Random seed of the held-out images and, where the source has no test part, of the test images."""
 
     @field_validator("background")
     @classmethod

@@ -209,7 +209,7 @@ def _odd_counts(counts: Sequence[ClassCounts], ipc: int) -> Iterator[str]:
             "balanced accuracy"
         )
     if tested < FEW_TEST:
-        yield f"only {tested} test images: one of them is {100 / tested:.1f} points of accuracy"
+        yield f"only {tested} test images: each counts {100 / tested:.1f} points of accuracy"
     untested = [each.name for each in counts if not each.test]
     if untested:
         yield f"no test image of {len(untested)} of {len(counts)} classes ({named(untested)})"

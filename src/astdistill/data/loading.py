@@ -204,9 +204,7 @@ def _held_out(train: Split, raw: RawData, config: DataConfig) -> tuple[Split, Sp
 
 def _check_every_class(part: Split, classes: tuple[str, ...], why: str) -> None:
     if len(classes) < 2:
-        raise InputError(
-            f"The data hold {len(classes)} class(es) ({', '.join(classes)}); at least two are needed to tell apart."
-        )
+        raise InputError(f"The data have fewer than two classes ({', '.join(classes)}); at least two are needed.")
     sizes = torch.bincount(part.labels, minlength=len(classes))
     if not bool((sizes > 0).all()):
         empty = classes[int((sizes == 0).nonzero()[0])]

@@ -71,8 +71,7 @@ def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
     if len(kept) < 2:
         named = " ".join(choice.classes) or "no class"
         raise InputError(
-            f"--data.classes names {named}; name two or more classes to tell apart, for example --data.classes "
-            f"{' '.join(names[:2])}."
+            f"--data.classes names {named}; name two or more classes, for example --data.classes {' '.join(names[:2])}."
         )
     return kept
 

@@ -293,8 +293,8 @@ class SyntheticSet:
         file = RunDir(file).synthetic if file.is_dir() else file
         if not file.exists():
             raise InputError(
-                f"There is no file {file}; name a folder or file of a finished run, such as runs/demo, which this "
-                f"makes: astdistill demo"
+                f"There is no file {file}; name the folder of a finished run, or its synthetic.safetensors. "
+                "astdistill demo makes one: runs/demo"
             )
         tensors, header = load_tensors(
             file, mend="run the command again that made it, or take another copy of it; see: astdistill verify"

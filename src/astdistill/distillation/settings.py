@@ -64,53 +64,55 @@ class DistillSettings(Record):
     }
 
     iterations: int = Field(default=5000, ge=1)
-    """Outer steps. A finished run is continued by asking for more."""
+    """Number of outer steps. A larger number later continues a finished run."""
     lr_img: float = Field(default=1000.0, gt=0)
-    """Outer learning rate of the images."""
+    """Learning rate of the synthetic images."""
     lr_lr: float = Field(default=1e-5, ge=0)
-    """Outer learning rate of the learned learning rate η."""
+    """Learning rate of η, the learned learning rate of the student. 0 keeps η constant."""
     lr_targets: float = Field(default=10.0, ge=0)
-    """Outer learning rate of learned targets, for methods that learn them."""
+    """Learning rate of the labels, for methods that learn them."""
     lr_init: float = Field(default=0.01, gt=0)
-    """η_0: the student's learning rate at the start."""
+    """η₀, the initial value of the student's learning rate η."""
     outer_optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    """What moves images, targets and learning rate; the published learning rates are those of sgd."""
+    """Optimiser of images, labels and η. The published learning rates are for sgd."""
     outer_decay: float = Field(default=0.0, ge=0)
-    """Weight decay of the outer adamw: each step scales what is learned by 1 − its learning rate × this."""
+    """Weight decay of the outer optimiser, for adamw only: each step multiplies by 1 − learning rate × this."""
     outer_momentum: float = Field(default=0.5, ge=0, lt=1)
-    """Momentum of the outer SGD; β_1 of the outer Adam, whose β_2 is 0.999."""
+    """Momentum of the outer optimiser, from 0 to below 1: of SGD, or β₁ of Adam and AdamW (β₂ is 0.999)."""
     targets_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """The same for learned targets."""
+    """Momentum of the outer optimiser for learned labels, from 0 to below 1."""
     outer_grad_norm: float = Field(default=0.0, ge=0)
-    """Longest meta-gradient that a step may follow, in the images and in the targets, each by itself; a longer one is
-    scaled down to it. 0 means any."""
+    """Largest norm of the meta-gradient, for the images and for the labels separately; larger gradients are scaled down
+    to it. 0 means no limit."""
     augmentation: Strategy = STRATEGY
-    """DSA operations of the student, joined by underscores; empty for none."""
+    """Augmentations of the student, joined by underscores: color, crop, cutout, flip, scale, rotate (DSA,
+    differentiable Siamese augmentation). An empty text means none."""
     canvas: int = Field(default=1, ge=1)
-    """k above 1 distils textures: each image is a canvas of k × k times the size without borders, of which the student
-    sees random circular crops; it starts from k² images. 1 means ordinary images."""
+    """Values above 1 distil textures: each image becomes a periodic canvas k times as high and as wide, from which the
+    student sees random crops; it is initialised from k² images. 1 means ordinary images."""
     canvas_samples: int = Field(default=1, ge=1)
-    """Crops of each canvas in every step of a student, and in every step of an evaluation."""
+    """Random crops of each canvas per training step, of the student and in evaluation."""
     factor: int = Field(default=1, ge=1)
-    """r above 1 makes each image a slot of r × r sub-images, each of which is enlarged to a whole image before networks
-    see it; it starts from r² images that are made smaller. 1 means ordinary images."""
+    """Values above 1 store r × r sub-images in each image; each is enlarged to the full size before a network sees it,
+    and each image is initialised from r² reduced images. 1 means ordinary images."""
     max_experts: int | None = Field(default=None, ge=1)
-    """Use only the first so many experts of the store."""
+    """Use only the first N experts of the store. Default: all."""
     max_skips: int = Field(default=20, ge=1)
-    """Outer steps in a row that may fail before the run stops and names the cause."""
+    """Stop the run after this many outer steps in a row that fail, as when the loss is not finite."""
     max_passes: int = Field(default=1000, ge=1)
-    """Outer steps in a row that a method's threshold may pass over before the run stops and says so."""
+    """Stop the run after this many outer steps in a row that the method's loss threshold leaves out."""
     validate_every: int = Field(default=0, ge=0)
-    """Outer steps between evaluations on the validation split, which then chooses what is saved; 0 means never."""
+    """Outer steps between evaluations on the validation images; the set with the highest accuracy there is saved. 0
+    means no validation."""
     validate_epochs: int = Field(default=300, ge=1)
-    """Training epochs of each such evaluation."""
+    """Training epochs of each network in such a validation."""
     validate_networks: int = Field(default=2, ge=1)
-    """Networks of each such evaluation."""
+    """Networks trained in each such validation."""
     checkpoint_seconds: float = Field(default=20.0, ge=0)
-    """Least time between two saved states; results do not depend on it."""
+    """Shortest time between two checkpoints, in seconds. Results do not depend on it."""
     snapshots: bool = True
-    """Keep the images at iterations 0, 5, 10, 20, 30, 50, 100, … (at most 1000 of them) and how the first were chosen,
-    for the report."""
+    """Save the images after 0, 5, 10, 20, 30, 50, 100, … outer steps (at most 1000 of a set), and how the first images
+    were chosen, for the report."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[DistillSettings], dict[str, Any]]) -> dict[str, Any]:

@@ -25,48 +25,49 @@ class EvalRecipe(Record):
     model_config = FINITE
 
     name: str
-    """Shown in every table made under this recipe."""
+    """Name of the recipe, shown in every table."""
     epochs: int = Field(default=1000, ge=1)
-    """E: passes over the training images, or one fewer where `released_count`."""
+    """E, the number of training epochs; E + 1 with released_count."""
     full_epochs: int | None = Field(default=None, ge=1)
-    """The epochs of the full-data baseline, over the whole real training set. None takes `epochs`, and in a run those
-    of an expert."""
+    """Training epochs of the full-data baseline. Default: epochs; in a run, those of an expert."""
     released_count: bool = False
-    """Count as the released scripts do: passes number 0 to E, so E + 1 of them, the drop after pass number
-    `int(decay_at · E) + 1`, and checks after the passes whose number `check_every` divides, the first one included."""
+    """Count epochs as the released scripts do, from 0 to E inclusive: E + 1 epochs, the learning rate drops after epoch
+    number int(decay_at · E) + 1, and tests follow the epochs whose number is a multiple of check_every, 0 included."""
     batch: int = Field(default=256, ge=1)
-    """Images per step; a smaller set is one batch."""
+    """Batch size; a smaller set is one batch."""
     lr: float | None = Field(default=None, gt=0)
-    """Learning rate; None takes a distilled set's own, and 0.01 for real images."""
+    """Learning rate. Default: the learned one of the distilled set, and 0.01 for real images."""
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    """The optimiser: SGD with momentum, Adam, or AdamW."""
+    """Optimiser of the evaluated networks."""
     steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Test after so many steps of the optimiser, in ascending order, and end with the last; the epochs are then as many
-    as that takes. Empty where epochs are counted."""
+    """Numbers of optimiser steps after which to test, ascending; training ends after the last. Default: epochs are
+    counted instead."""
     networks: int = Field(default=5, ge=1)
-    """Networks for each row where nobody asks for another number."""
+    """Number of networks per row, unless the command names another."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of SGD; β_1 of Adam and AdamW, whose β_2 is 0.999."""
+    """Momentum of SGD, or β₁ of Adam and AdamW (β₂ is 0.999), from 0 to below 1."""
     weight_decay: float = Field(default=5e-4, ge=0)
-    """This factor times the parameters is added to their gradient."""
+    """Weight decay: this factor times the parameters is added to the gradient; decoupled from it in AdamW."""
     decay_at: float = Field(default=0.5, ge=0, le=1)
-    """Share of the epochs before the learning rate drops; 1 never drops it."""
+    """Fraction of the epochs after which the learning rate drops, from 0 to 1. 1 means no drop."""
     decay_factor: float = Field(default=0.1, gt=0, le=1)
-    """What the learning rate is multiplied by then."""
+    """Factor on the learning rate at the drop, above 0 and at most 1."""
     drops_at: tuple[Share, ...] = ()
-    """Shares of the epochs after each of which the learning rate is multiplied by `decay_factor` once more, with the
-    same optimiser, in place of the one drop at `decay_at`; empty means that one."""
+    """Fractions of the epochs after each of which the learning rate is multiplied by decay_factor, without a reset of
+    the optimiser, in place of the single drop. Default: the single drop at decay_at."""
     momentum_after: float | None = Field(default=None, ge=0, lt=1)
-    """Momentum after the drop; None keeps it."""
+    """Momentum after the drop, from 0 to below 1. Default: unchanged."""
     augmentation: Strategy | None = None
-    """Differentiable Siamese augmentations joined by '_', one of which is drawn per batch; '' for none; None takes
-    those of the distilled set, for real images beside it too, and all six where there is none."""
+    """Augmentations, joined by underscores, one of which is drawn for each batch: color, crop, cutout, flip, scale,
+    rotate (DSA, differentiable Siamese augmentation). An empty text means none. Default: those that the set was
+    distilled with, for the baselines too; all six where there is no set."""
     cutmix: float = Field(default=0.0, ge=0, le=1)
-    """Share of the batches, augmented, of which a rectangle and the labels are mixed with those of other images."""
+    """Fraction of the batches to which cutmix is applied after the augmentation, from 0 to 1."""
     check_every: int = Field(default=0, ge=0)
-    """Test every so many epochs and keep the best; 0 tests once, at the end."""
+    """Epochs between two tests, of which the best accuracy is also recorded. 0 tests once, after the last epoch."""
     reported: Literal["final", "best"] = "final"
-    """Which of a network's accuracies enters mean and standard deviation. 'best' is chosen on the tested images."""
+    """Accuracy of a network that enters mean and standard deviation: of the last epoch (final), or the best of all
+    tests (best), which is chosen on the test images."""
 
     @model_validator(mode="after")
     def _best_needs_checks(self) -> Self:

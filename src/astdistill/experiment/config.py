@@ -41,21 +41,22 @@ class ExpertSettings(Record):
     """Which experts, and where they are kept."""
 
     count: int = Field(default=100, ge=1)
-    """Number of experts; those that the store already has are not trained again."""
+    """Number of experts. Those already in the store are not trained again."""
     store: Path = Path("experts")
-    """Folder that holds one store for each recipe."""
+    """Folder of the experts; each recipe has a sub-folder of its own."""
     seed: int = 0
-    """Experts depend on this seed and their number alone, so that runs of other seeds can share them."""
+    """Random seed of the experts. It is independent of the seed of the run, so that runs with different seeds can share
+    experts."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """How rows are stored; bfloat16 halves the disk."""
+    """Number format of the stored parameters. bfloat16 takes half the disk space of float32."""
     stop_after: int | Literal["auto"] | None = "auto"
-    """Train each expert for so many of its recipe's epochs and no further: auto, as many as this run reads; None, all
-    of them. The rate drop and the like stay those of the whole recipe, and a later run that reads more trains the same
-    experts on. A start that an expert chooses, or labels that it gives, are those of the expert's last epoch, so that
-    auto is all epochs there, and a number other images."""
+    """Train experts for only this many epochs of their recipe. auto: as many as this run reads; None: all. The schedule
+    of the learning rate is still that of the whole recipe, and a later run that needs more epochs continues the same
+    experts. Methods whose first images or labels come from a trained expert use its last epoch: auto then trains all
+    epochs, and another number changes the images."""
     imported: str | None = None
-    """The name of a folder in `store`, whose experts are used as they are, and none trained: all of them, or
-    `distill.max_experts`. See astdistill import-buffers."""
+    """Use the experts of this folder in the store, as made by import-buffers, and train none. distill.max_experts
+    limits their number."""
 
 
 class EvaluationSettings(Record):
@@ -63,12 +64,14 @@ class EvaluationSettings(Record):
 
     recipe: EvalRecipe = MTT_PROTOCOL
     networks: int = Field(default=5, ge=1)
-    """Freshly initialised networks for each row of the table."""
+    """Number of networks per row of the table, each newly initialised."""
     architectures: tuple[str, ...] = ()
-    """Networks to train, or pools of them: S, M, W, D, A, P, N; none means the student's own."""
+    """Networks to evaluate, by name or by pool: S, M, W, D, A, P, N. Default: the network that the set was distilled
+    with."""
     baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans")
-    """Real images evaluated alike. random: drawn ones, kmeans: K-means representatives, full: all of them, on which a
-    network trains as long as an expert unless the recipe has `full_epochs`; full takes the longest."""
+    """Baselines of real images, evaluated in the same way. random: random images, as many per class; kmeans: the images
+    nearest the K-means centres of each class; full: all training images, which takes longest (epochs:
+    evaluation.recipe.full_epochs, or those of an expert)."""
 
 
 class Experiment(Record):
@@ -77,7 +80,7 @@ class Experiment(Record):
     name: str
     data: DataConfig = DataConfig()
     model: str = "convnet-d3"
-    """Student and expert network."""
+    """Network of experts and student."""
     experts: ExpertSettings = ExpertSettings()
     method: Method = MTT
     ipc: int = Field(default=1, ge=1)
@@ -85,17 +88,15 @@ class Experiment(Record):
     distill: DistillSettings = DistillSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     device: str = "auto"
-    """auto, cpu, cuda, or cuda:N. auto is the GPU where there is a usable one, otherwise the CPU."""
+    """Device: auto, cpu, cuda or cuda:N. auto is the GPU if there is a usable one, otherwise the CPU."""
     workers: int | None = Field(default=None, ge=1)
-    """Experts and evaluated networks trained side by side on a CPU; none means as many as there are cores. Like the
-    device, it changes
-    results by no more than rounding: the threads are split among them."""
+    """Experts, or evaluated networks, trained at the same time on a CPU. Default: one per core. The threads are divided
+    among them; results differ by rounding only."""
     engine: EngineName = "auto"
-    """What computes derivatives: native (the ConvNet on a CPU), compiled, compiled-bfloat16, or eager; auto takes the
-    fastest that can, or $ASTDISTILL_ENGINE. It changes results by no more than rounding, which a resumed run shows in
-    its last bits."""
+    """How derivatives are computed: native (C kernels, for the ConvNet on a CPU), compiled, compiled-bfloat16, or
+    eager. auto takes $ASTDISTILL_ENGINE, or the fastest that supports the network. Results differ by rounding only."""
     seed: int = 0
-    """Seed of all random draws of distillation and evaluation."""
+    """Random seed of distillation and evaluation."""
     published: Published = Published()
 
     @model_validator(mode="before")

@@ -330,4 +330,4 @@ class _Stages:
             parts.append((row, cost.seconds))
             memory = max(memory, trained.held(min(each.batch, images), GRADIENT_GRAPH))
         memory = self._side_by_side(len(rows) * wanted.networks, memory, names)
-        return Stage(f"{wanted.networks} networks a row", whole.work, whole.seconds, memory, 100_000, tuple(parts))
+        return Stage(f"{wanted.networks} networks per row", whole.work, whole.seconds, memory, 100_000, tuple(parts))

@@ -230,7 +230,7 @@ def _batch(images: int) -> int:
 def _augmentation(channels: int) -> tuple[str, str]:
     if channels == 1:
         return DIGITS_DSA, "grey: not mirrored, nor recoloured"
-    return STRATEGY, "colour: all; leave out flip where mirrored images mean other things"
+    return STRATEGY, "colour: all; leave out flip if a mirrored image means something else"
 
 
 def _within(bounds: tuple[int, int], value: float) -> int:

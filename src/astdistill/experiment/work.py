@@ -269,8 +269,8 @@ class Speed:
         if self.share >= OWN_SHARE and not crowded(self.load):
             return ""
         return (
-            f"Measured beside other work (load average {self.load:.1f} on {cores()} cores, this process computed "
-            f"{self.share:.0%} of the time): times are rough, hold while that goes on, and are shorter without it."
+            f"Other programs are running (load average {self.load:.1f} on {cores()} cores; this process got "
+            f"{self.share:.0%} of its time): the estimated times are rough, and shorter on an idle machine."
         )
 
 

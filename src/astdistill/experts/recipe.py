@@ -38,47 +38,51 @@ class ExpertRecipe(Record):
     }
 
     epochs: int = Field(default=50, ge=1)
-    """E: passes over the training images; the store keeps E + 1 rows."""
+    """E, the number of training epochs. E + 1 checkpoints are stored."""
     batch: int = Field(default=256, ge=1)
-    """Images per step."""
+    """Batch size."""
     optimiser: Literal["sgd", "adam"] = "sgd"
-    """The optimiser."""
+    """Optimiser of the experts."""
     lr: float = Field(default=0.01, gt=0)
     """Learning rate."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """Momentum of SGD; β_1 of Adam."""
+    """Momentum of SGD, or β₁ of Adam, from 0 to below 1."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """This factor times the parameters is added to their gradient."""
+    """Weight decay: this factor times the parameters is added to the gradient."""
     lr_drop: float = Field(default=1.0, gt=0, le=1)
-    """Factor on the learning rate once epoch E//2 + 1 has ended; the optimiser starts anew there, as released. 1 means
-    no drop."""
+    """Factor on the learning rate after epoch E//2 + 1, above 0 and at most 1. The momentum buffer is reset there, as
+    in the released code. 1 means no drop."""
     drops_at: tuple[Share, ...] = ()
-    """Shares of the epochs after each of which the learning rate is multiplied by `lr_drop` once more, with the same
-    optimiser, in place of that one drop; (⅔, ⅚) in the experts of distribution matching. Empty means the one drop."""
+    """Fractions of the epochs after each of which the learning rate is multiplied by lr_drop, without a reset of the
+    optimiser, in place of the single drop; (⅔, ⅚) for the experts of tgdd and ncfm. Default: the single drop."""
     loss_warmup_start: float = Field(default=0.5, gt=0, le=1)
-    """Factor on the cross-entropy in the first epoch of this warm-up; it grows in equal steps to 1."""
+    """Factor on the cross-entropy in the first epoch of the warm-up (AST's clipping loss), above 0 and at most 1. It
+    rises to 1 in equal steps."""
     loss_warmup_epochs: int | None = Field(default=0, ge=0)
-    """Length of the clipping loss in epochs; 0 means no clipping loss, None a fifth of the epochs, rounded up."""
+    """Number of epochs of the loss warm-up (AST's clipping loss). 0 means none, None a fifth of the epochs, rounded
+    up."""
     penalty: float = Field(default=0.0, ge=0)
-    """λ of the gradient penalty; 0 means none."""
+    """λ, the weight of the gradient penalty in the loss. 0 means none."""
     penalty_form: Literal["image", "pixel"] = "image"
-    """image (corrected): the norm over a whole augmented image; pixel (as released): over the channels of each
-    un-augmented pixel."""
+    """What the norm of the gradient penalty is taken over. image (corrected): each augmented image; pixel (as
+    released): the channels of each pixel, without augmentation."""
     max_grad_norm: float = Field(default=0.0, ge=0)
-    """Longest gradient that a step may follow; a longer one is scaled down to it. 0 means any."""
+    """Largest norm of the gradient; a larger gradient is scaled down to it. 0 means no limit."""
     sam_rho: float = Field(default=0.0, ge=0)
-    """ρ of sharpness-aware training by GSAM (arXiv 2203.08065): how far up the gradient lies the point whose gradient
-    is followed; 0 means here."""
+    """ρ of sharpness-aware training (GSAM, arXiv 2203.08065): the length of its ascent step. 0 means ordinary
+    training."""
     adaptive_sam: bool = False
-    """Climb by e = ρ w² ∘ g / ‖|w| ∘ g‖ (ASAM, arXiv 2102.11600), further where parameters are large, and otherwise by
-    e = ρ g / ‖g‖ (SAM). It does nothing where ρ is 0."""
+    """Use the adaptive ascent step e = ρ w² ∘ g / ‖|w| ∘ g‖ (ASAM, arXiv 2102.11600) in place of e = ρ g / ‖g‖. It has
+    no effect if sam_rho is 0."""
     surrogate_gap: float = Field(default=0.0, ge=0)
-    """α of GSAM: how much of the gradient's part across that one is taken away; it does nothing where ρ is 0."""
+    """α of GSAM, the weight of the surrogate gap: how much of the gradient component orthogonal to that of the ascent
+    point is subtracted. It has no effect if sam_rho is 0."""
     augmentation: Strategy = STRATEGY
-    """DSA operations joined by underscores; empty for none."""
+    """Augmentations, joined by underscores: color, crop, cutout, flip, scale, rotate (DSA, differentiable Siamese
+    augmentation). An empty text means none."""
 
     cutmix: float = Field(default=0.0, ge=0, le=1)
-    """Share of the batches, augmented, of which a rectangle and the labels are mixed with those of other images."""
+    """Fraction of the batches to which cutmix is applied after the augmentation, from 0 to 1."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:

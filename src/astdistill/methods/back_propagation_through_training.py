@@ -56,26 +56,26 @@ class BackPropagationThroughTraining(OuterStep):
         "elsewhere, so single losses scatter: an early window ends with a higher loss than a late one."
     )
     unroll: int = Field(default=200, ge=1)
-    """T: the most steps of training."""
+    """T, the largest number of training steps per outer step."""
     window: int = Field(default=60, ge=1)
-    """W: the last steps, through which the derivative goes."""
+    """W, the number of last training steps that are differentiated."""
     place: Literal["epoch", "step", "last"] = "epoch"
-    """How many steps come before the window: drawn anew for each pass over the real images, for each outer step, or
-    always T − W."""
+    """Where the window lies: epoch draws its place for each pass over the real images, step for each outer step, last
+    always takes the last W of T steps."""
     batch_real: int = Field(default=5000, ge=1)
-    """Real images in the loss of one outer step; all of them where there are fewer."""
+    """Real images in the loss of one outer step; all of them if there are fewer."""
     per_class: int | None = Field(default=None, ge=1)
-    """Synthetic images of a class in one training step; none means all of it."""
+    """Synthetic images of each class per training step. Default: all."""
     classes_at_once: int | None = Field(default=None, ge=1)
-    """Classes in one training step, drawn anew for each; none means all."""
+    """Number of classes per training step, drawn for each step. Default: all."""
     inner_lr: float | None = Field(default=1e-3, gt=0)
-    """Learning rate of Adam in the training; none takes the set's own η, which can then be learned."""
+    """Learning rate of Adam in the training. None takes the set's own η, which can then be learned."""
     clip: float = Field(default=2.0, ge=0)
-    """The meta-gradient is made no longer than so many times the running mean of its norms; 0 leaves it as it is."""
+    """Largest norm of the meta-gradient, as a multiple of the running mean of its norms. 0 means no limit."""
     clip_together: bool = False
-    """Measure and shorten images and labels as one vector; otherwise the images alone."""
+    """Apply that limit to images and labels as one vector; otherwise to the images alone."""
     unit_norm: bool = False
-    """Scale every image to an L2 norm of 1 after every outer step, k for a canvas of k² cells."""
+    """Scale every image to an L2 norm of 1 after every outer step (a canvas of k × k times the size to k)."""
 
     @property
     def counts(self) -> str:
@@ -286,15 +286,15 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
     )
     unroll: int = Field(default=32, ge=1)
     window: int = Field(default=16, ge=1)
-    """W_0: the middle length of the window."""
+    """W₀, the average number of training steps that are differentiated."""
     window_range: int = Field(default=8, ge=0)
-    """R: how far its length may be from that."""
+    """R, the largest deviation of the window's length from W₀."""
     temperature: float = Field(default=1.0, gt=0)
-    """λ: above 1 the place depends less on the gradients."""
+    """λ, the temperature of the distribution of places; larger values make it depend less on the gradients."""
     window_temperature: float = Field(default=1.0, gt=0)
-    """τ: above 1 the length depends less on their change."""
+    """τ, the temperature of the window's length; larger values make it depend less on the change of the gradients."""
     reference_rate: float = Field(default=0.05, ge=0, le=1)
-    """ρ: how fast the distribution of places follows those of single steps."""
+    """ρ, the update rate of the reference distribution of places, from 0 to 1."""
     clip_together: bool = True
     unit_norm: bool = True
 

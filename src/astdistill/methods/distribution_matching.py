@@ -30,7 +30,7 @@ class DistributionMatching(OuterStep):
         "that their mean features come nearer to the real ones’. The distance is squared and added up over the classes."
     )
     batch_real: int = Field(default=256, ge=1)
-    """Real images of each class in one step; all of a class that has fewer."""
+    """Real images of each class per outer step; all of a class that has fewer."""
 
     def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
         rates = {"lr_img": 10.0 if ipc >= 100 else 1.0, "lr_init": 0.01, "outer_momentum": 0.5}

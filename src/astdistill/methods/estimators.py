@@ -135,7 +135,7 @@ class Truncated(Estimator):
     """
 
     k: int = Field(default=10, ge=1)
-    """How many of the last inner steps are differentiated."""
+    """Number of last inner steps that are differentiated."""
 
     def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:
         return walk_back(inner, start, variables, objective, steps=min(self.k, inner.plan.steps))

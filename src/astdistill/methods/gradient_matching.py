@@ -44,18 +44,18 @@ class GradientMatching(OuterStep):
         "a network trains, so single losses scatter."
     )
     batch_real: int = Field(default=256, ge=1)
-    """Real images of each class in one step; all of a class that has fewer."""
+    """Real images of each class per outer step; all of a class that has fewer."""
     most_synthetic: int = Field(default=10_000, ge=1)
-    """Synthetic images of each class in one step, drawn anew in each; all of a class that has no more."""
+    """Largest number of synthetic images of each class per outer step, drawn for each step."""
     matchings: int | None = Field(default=None, ge=1)
-    """Outer steps on one network; none means as many as images per class, at most 50, as published."""
+    """Outer steps per network. Default: the number of images per class, at most 50, as published."""
     passes: int | None = Field(default=None, ge=1)
-    """Passes over the synthetic set by which the network trains between two of them; none means 500 divided by the
-    images per class, as published."""
+    """Passes over the synthetic images by which the network is trained between two outer steps. Default: 500 divided by
+    the number of images per class, as published."""
     net_lr: float = Field(default=0.01, gt=0)
-    """Learning rate of the network, by SGD without momentum."""
+    """Learning rate of the network, trained by SGD."""
     net_batch: int = Field(default=256, ge=1)
-    """Images in one step of its training."""
+    """Batch size in the training of the network."""
 
     @property
     def counts(self) -> str:
@@ -208,23 +208,24 @@ class RealTrainedGradientMatching(GradientMatching):
         "one takes its place. The distance is added up over the weights of all convolutions and over the classes."
     )
     batch_real: int = Field(default=64, ge=1)
-    """Real images of each class in one step; all of a class that has fewer."""
+    """Real images of each class per outer step; all of a class that has fewer."""
     most_synthetic: int = Field(default=128, ge=1)
-    """Synthetic images of each class in one step, drawn anew in each; all of a class that has no more."""
+    """Largest number of synthetic images of each class per outer step, drawn for each step."""
     matchings: int | None = Field(default=100, ge=1)
-    """Outer steps on one network; none means as many as images per class, at most 50."""
+    """Outer steps per network. None means the number of images per class, at most 50."""
     passes: int | None = Field(default=1, ge=1)
-    """Stretches of training between two outer steps; none means 500."""
+    """Periods of training between two outer steps, each over net_images images. None means 500."""
     net_batch: int = Field(default=64, ge=1)
-    """Images in one step of its training."""
+    """Batch size in the training of the network."""
     net_images: int = Field(default=500, ge=1)
-    """Real images, of all classes, in one stretch of training; all where there are fewer."""
+    """Real images, of all classes, per period of training; all if there are fewer."""
     net_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of the network's training."""
+    """Momentum in the training of the network, from 0 to below 1."""
     net_decay: float = Field(default=5e-4, ge=0)
-    """Weight decay of the network's training."""
+    """Weight decay in the training of the network."""
     cutmix: float = Field(default=0.5, ge=0, le=1)
-    """Share of its batches that are mixed; cutout is then left out of its augmentation."""
+    """Fraction of the batches to which cutmix is applied, without cutout, in the training of the network, from 0 to
+    1."""
 
     @property
     def counts(self) -> str:

@@ -189,7 +189,7 @@ class FileInit(ImageInit):
     """
 
     path: Path
-    """A synthetic.safetensors, or the run folder that holds one."""
+    """A synthetic.safetensors file, or a run folder that contains one."""
 
     def check(self, dataset: Dataset, ipc: int) -> None:
         earlier = load(self.path)
@@ -323,7 +323,8 @@ class HardLabels(SyntheticLabels):
     """The one-hot label of each image (MTT, AST)."""
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of each label that is spread evenly over all classes (label smoothing, arXiv 1512.00567); 0 means none."""
+    """Label smoothing (arXiv 1512.00567): fraction of each label that is spread evenly over all classes, from 0 to
+    below 1."""
 
     def __call__(
         self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int
@@ -345,7 +346,7 @@ class ExpertLabels(SyntheticLabels):
     kind: ClassVar[LabelKind] = "soft"
     reads_trained: ClassVar[bool] = True
     temperature: float = Field(default=1.0, gt=0)
-    """The logits are divided by it: above 1 the labels are softer than the expert's."""
+    """The logits are divided by this temperature; values above 1 make the labels softer."""
 
     def __call__(
         self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int

@@ -105,8 +105,8 @@ class MatchingLoss(Component):
     """Builds the objective of one outer step."""
 
     origin: Literal["expert", "student"] = "expert"
-    """Where denominators measure from: the expert's θ*_t (corrected), or the student's start, perturbed or not (as
-    released)."""
+    """Where the distance in the denominator starts: at the expert's checkpoint θ*_t (expert, corrected), or at the
+    student's initial parameters, perturbed or not (student, as released)."""
 
     def scales(self, segment: Segment, start: Params, targets: Rows) -> Float[Tensor, " rows"]:
         """1 / ‖origin − target_j‖² for each target.
@@ -158,7 +158,7 @@ class IntermediateMatchingLoss(MatchingLoss):
     round(jT/M)."""
 
     beta: Literal["one", "adaptive"] = "one"
-    """one: β_j = 1; adaptive: β_j = j/M."""
+    """Weights of the M terms: one is β_j = 1, adaptive is β_j = j/M."""
 
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
         count = len(segment.checkpoints)

@@ -30,39 +30,42 @@ class Method(Record):
     }
 
     name: str
-    """Shown in tables and written into the set."""
+    """Name of the method, shown in tables and saved with the set."""
     paper: str
     """Title or arXiv number of the paper, and what differs from it."""
     step: OuterStep = TrajectoryMatching()
-    """What an outer step is: the family of the method, with its numbers. The fields about segments and students are
-    read by those that match trajectories."""
+    """What an outer step computes, with its numbers: the family of the method. Fields about segments and students are
+    read by trajectory matching alone."""
     expert: ExpertRecipe | None = ExpertRecipe()
-    """How experts are trained; none where the method does without them."""
+    """Training recipe of the experts; None if the method needs none."""
     init: ImageInit = RealInit()
-    """Where the images start."""
+    """How the synthetic images are initialised."""
     sample: SegmentSampler = UniformSampler()
-    """Which segment of an expert an outer step imitates."""
+    """Which segment of an expert's trajectory an outer step matches."""
     perturb: Perturbation = Perturbation()
-    """How the start of the student is changed."""
+    """Perturbation of the student's initial parameters."""
     labels: SyntheticLabels = HardLabels()
-    """How targets are made."""
+    """How the labels of the synthetic images are made."""
     weight: InnerWeight = InnerWeight()
-    """The factor on the loss of the student, by the start epoch."""
+    """Factor on the student's loss, as a function of the start epoch."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """μ of the student; differentiated through."""
+    """Momentum μ of the student, from 0 to below 1. It is differentiated through."""
     batches: Literal["equal", "released"] = "equal"
-    """How a pass over the synthetic set is cut where `batch_syn` does not divide it: equal: batches go across the ends
-    of passes, all of one size; released: the first batch of each pass is what is left over."""
+    """How batches are formed if batch_syn does not divide the number of synthetic images. equal: all of one size,
+    across the ends of passes; released: the first batch of each pass is the smaller remainder, as in the released
+    code."""
     loss: MatchingLoss = FinalMatchingLoss()
-    """What students are compared with."""
+    """Matching loss between student and expert."""
     learn: tuple[str, ...] = ("images", "lr")
-    """What the outer steps change: images, targets, lr, and what else the outer step has, by name."""
+    """Which tensors the outer optimiser changes: images, targets (the labels), lr (η), and others that the outer step
+    defines."""
     synthetic_lr: SyntheticLr = LogSyntheticLr()
-    """How the learned learning rate η stays positive."""
+    """Parametrisation of the learned learning rate η."""
     step_filter: StepFilter = StepFilter()
-    """Which outer steps are taken."""
+    """Which outer steps are applied."""
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of the moving average of X and Y that is saved and evaluated; 0 means the last ones are."""
+    """Decay of the exponential moving average of images and labels that is saved and evaluated, from 0 to below 1. 0
+    means no average: the last ones are saved."""
     estimator: Estimator = Recompute()
     """How the meta-gradient is computed."""
 

@@ -37,15 +37,15 @@ class CharacteristicMatching(ClassMatching):
         "class so that the characteristic function of their features comes nearer to that of real ones."
     )
     batch_real: int = Field(default=1024, ge=1)
-    """Real images of each class in one step; all of a class that has fewer."""
+    """Real images of each class per outer step; all of a class that has fewer."""
     most_synthetic: int = Field(default=10_000, ge=1)
-    """Synthetic images of each class in one step."""
+    """Largest number of synthetic images of each class per outer step."""
     frequencies: int = Field(default=4096, ge=1)
-    """How many t_k."""
+    """Number of frequencies t_k."""
     scale: float = Field(default=300.0, gt=0)
-    """What the mean over the frequencies is multiplied by."""
+    """Factor on the mean over the frequencies."""
     calibration: float = Field(default=1.0, ge=0)
-    """Weight of the cross-entropy; 0 leaves it out."""
+    """Weight of the cross-entropy of a trained expert. 0 leaves it out."""
 
     def usual_settings(self, ipc: int) -> Mapping[str, int | float | str | None]:
         """The published learning rate of images in [0, 1] is 1e-4, where AdamW moves once for each class; here it is

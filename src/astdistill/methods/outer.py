@@ -60,7 +60,7 @@ class LossThreshold(StepFilter):
     finite stay failures."""
 
     threshold: float = Field(default=1.0, gt=0)
-    """Largest loss that is followed; 1 is that of a student that has stayed where it started."""
+    """Outer steps with a larger loss are left out. A student that does not move has loss 1."""
 
     def passes(self, seen: Mapping[str, float]) -> str | None:
         if seen["loss"] > self.threshold:

@@ -305,24 +305,24 @@ class TrajectoryMatching(OuterStep):
     family: ClassVar[str] = "trajectory matching"
     loss_name: ClassVar[str] = "matching loss"
     about: ClassVar[str] = (
-        "Each outer step trains a student network on the images for a stretch and then changes them, so that the "
-        "student moves as an expert did on the real data. The matching loss is the squared distance that stays between "
-        "the two, as a share of the expert’s own way, added up over the epochs that are matched. Every step draws "
-        "another stretch, so single losses scatter."
+        "Each outer step trains a student network on the images and changes the images so that the student’s "
+        "parameters move as those of an expert did on the real data. The matching loss is the squared distance that "
+        "remains between the two, divided by the squared distance that the expert moved, and summed over the matched "
+        "epochs. Every step draws another segment of an expert’s training, so single losses scatter."
     )
     ignores: ClassVar[tuple[str, ...]] = ()
     renamed: ClassVar[Mapping[str, str]] = {"inner_steps": "syn_steps", "matched_epochs": "expert_epochs"}
 
     syn_steps: int = Field(default=20, ge=1)
-    """T: student steps per outer step."""
+    """T, the number of training steps of the student per outer step."""
     expert_epochs: int = Field(default=2, ge=1)
-    """M: expert epochs that the student is to cover."""
+    """M, the number of expert epochs that the student has to match."""
     max_start_epoch: int = Field(default=20, ge=1)
-    """Segments start at an expert epoch below this one."""
+    """Upper bound of the start epoch of a segment, exclusive."""
     batch_syn: int | None = Field(default=None, ge=1)
-    """Synthetic images per student step; none means the whole set."""
+    """Batch size of the student, in synthetic images. Default: all of them."""
     trajectories: int = Field(default=1, ge=1)
-    """Segments per outer step, each with a student of its own; the step follows the mean of their meta-gradients."""
+    """Segments per outer step, each with its own student; their meta-gradients are averaged."""
 
     @property
     def last_epoch(self) -> int | None:

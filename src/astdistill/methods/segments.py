@@ -59,11 +59,11 @@ class GrowingWindow(SegmentSampler):
     """
 
     lower: int = Field(default=0, ge=0)
-    """The earliest start epoch."""
+    """Smallest start epoch."""
     begins: int | None = Field(default=None, ge=1)
-    """The bound at the first outer step, itself left out; none means max_start_epoch at once."""
+    """Upper bound of the start epoch at the first outer step, exclusive. Default: max_start_epoch."""
     full_by: int = Field(default=0, ge=0)
-    """The outer step from which the window is whole."""
+    """Outer step from which the upper bound is max_start_epoch."""
 
     def check(self, max_start_epoch: int) -> None:
         upper = self.upper(0, max_start_epoch)
@@ -128,7 +128,8 @@ class WeightPerturbation(Perturbation):
     kernels only."""
 
     alpha: float = Field(default=0.01, ge=0)
-    """α: the relative size of the change of every kernel; 0.01 is what the released form comes to (0.3 to 1.7 %)."""
+    """α, the size of the perturbation relative to the norm of each kernel. The released form amounts to 0.003 to
+    0.017."""
 
     def __call__(self, start: Params, model: FlatModel, generator: torch.Generator) -> Params:
         changed = start.clone()
@@ -176,7 +177,7 @@ class BalancedWeight(InnerWeight):
     max_start_epoch / 2 and a = 8."""
 
     base: float = Field(default=8.0, gt=1)
-    """a: with 8 the weight is continuous at h."""
+    """Base a of the logarithm, above 1. With 8 the weight is continuous at h = max_start_epoch / 2."""
 
     def __call__(self, epoch: int, max_start_epoch: int) -> float:
         return _balance(epoch - max_start_epoch / 2, self.base)
@@ -187,7 +188,7 @@ class BalancedWeightAsReleased(InnerWeight):
     h."""
 
     base: float = Field(default=5.0, gt=1)
-    """a: with 5 the weight jumps at h."""
+    """Base a of the logarithm, above 1. With 5 the weight jumps at h = max_start_epoch // 2."""
 
     def __call__(self, epoch: int, max_start_epoch: int) -> float:
         return _balance(epoch - max_start_epoch // 2, self.base)

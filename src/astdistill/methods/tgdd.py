@@ -39,13 +39,13 @@ class ClassMatching(OuterStep):
         "distill.trajectories",
     )
     batch_real: int = Field(default=128, ge=1)
-    """Real images of each class in one step; all of a class that has fewer."""
+    """Real images of each class per outer step; all of a class that has fewer."""
     most_synthetic: int = Field(default=200, ge=1)
-    """Synthetic images of each class in one step, drawn anew in each; all of a class that has no more."""
+    """Largest number of synthetic images of each class per outer step, drawn for each step."""
     stepping: Literal["joint", "per-class"] = "joint"
-    """joint: one step of the optimiser along the sum over the classes. per-class: one for each class in turn, as in the
-    released programs; those move every image, by the momentum that other classes left. With SGD the second is nearly
-    the first at a learning rate of lr_img / (1 − momentum) and without momentum."""
+    """joint: one step of the optimiser along the gradient summed over the classes. per-class: one step for each class
+    in turn, as in the released programs, in which momentum moves the images of the other classes too. With SGD, joint
+    steps at a learning rate of lr_img / (1 − momentum) without momentum are nearly equivalent."""
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         seen = min(images, classes * self.most_synthetic) * settings.texture.samples
@@ -168,12 +168,12 @@ class TrajectoryGuidedMatching(ClassMatching):
     passes: ClassVar[int] = 2
     about: ClassVar[str] = (
         "Each outer step draws an epoch of an expert and moves the images of each class so that their mean features "
-        "come nearer to those of real ones, and so that the same expert, some epochs later, takes them for their class."
+        "come nearer to those of real ones, and so that the same expert, some epochs later, classifies them correctly."
     )
     alpha: float = Field(default=1.0, ge=0)
-    """α: weight of the cross-entropy."""
+    """α, the weight of the cross-entropy."""
     ahead: int = Field(default=6, ge=0)
-    """The most epochs between a and b."""
+    """Largest number of epochs between a and b."""
 
     def usual_settings(self, ipc: int) -> Mapping[str, int | float | str | None]:
         """The published learning rate of images in [0, 1] is 0.01 ipc, with momentum ½ and a step for each class; here

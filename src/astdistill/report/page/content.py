@@ -105,7 +105,7 @@ def steps(run: RunReader) -> str:
 def about(runs: Sequence[RunReader]) -> list[str]:
     """What the outer steps of these runs do, each kind once, and what η is where one of them learned it."""
     sentences = list(dict.fromkeys(run.step.about for run in runs if run.step.about))
-    learned = "η is the learning rate for training on these images, learned with them."
+    learned = "η is the learned learning rate for training on these images."
     if any(run.learns_lr for run in runs):
         sentences[-1:] = [" ".join([*sentences[-1:], learned])]
     return sentences

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from ..run import RunReader, read_run
 from . import content, figures, head, mistakes
 from .gallery import gallery
 from .numbers import numbers
+from .templates import filled, policy, source
 
 IMAGE_BYTES = 3_900_000
 """Of a page below 5 MB, what images and the CSV may take; all runs share it."""
@@ -62,17 +61,11 @@ def renew_page(folder: Path) -> Path | None:
 
 def rendered(runs: Sequence[RunReader]) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, PackageLoader
-
-    runs, here = _apart(runs), resources.files(__package__ or "")
-    script = (here / "page.js").read_text(encoding="utf-8")
-    pages = Environment(
-        loader=PackageLoader(__package__ or "", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return pages.get_template("page.html").render(
+    runs, script = _apart(runs), source("page.js")
+    return filled(
+        "page.html",
         title=_title(runs),
-        policy=_policy(script),
-        style=(here / "page.css").read_text(encoding="utf-8"),
+        policy=policy(script),
         script=script,
         different=head.different_data(runs),
         elsewhere=content.elsewhere(runs),
@@ -100,18 +93,6 @@ def _title(runs: Sequence[RunReader]) -> str:
         return f"{len(runs)} runs"
     *names, last = (run.name for run in runs)
     return f"{', '.join(names)} and {last}"
-
-
-def _policy(script: str) -> str:
-    """The content security policy: nothing from elsewhere, pictures written into the page, and the page's one script.
-
-    The script stands between two line ends in the template, which its digest covers.
-    """
-    digest = base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode()
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
 
 
 def _apart(runs: Sequence[RunReader]) -> list[RunReader]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from ..figures import COLOURS, FAINT, tidy
 from ..tuning import PAGE, TrialRecord, Tuning, short, trials_table
 from .drawing import panel, svg
 from .head import DATA_NAMES, method_name
+from .templates import filled, policy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,18 +25,13 @@ DEPTH = 20.0
 
 def save_tuning_page(tuning: Tuning, folder: Path) -> Path:
     """Write `folder`/report.html; its path."""
-    from jinja2 import Environment, PackageLoader
-
-    pages = Environment(
-        loader=PackageLoader(__package__ or "", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    style = (resources.files(__package__ or "") / "page.css").read_text(encoding="utf-8")
     winner, shown = tuning.winner, {}
     if winner is not None:
         shown = {"score": f"{winner.judged or winner.last:.1f}", "winner": winner.number}
-    text = pages.get_template("tuning.html").render(
+    text = filled(
+        "tuning.html",
         title=_title(tuning),
-        style=style,
+        policy=policy(),
         name=folder.name,
         facts=_facts(tuning),
         held_out=f"{tuning.held_out:,}",
@@ -45,7 +40,7 @@ def save_tuning_page(tuning: Tuning, folder: Path) -> Path:
         command=tuning.command,
         course=[("Best held-out accuracy so far", _course(tuning)), ("Accuracy by outer steps", _rungs(tuning))],
         values=[(short(name), _values(tuning, name)) for name in tuning.ranges],
-        table=trials_table(tuning, most=None),
+        trials=trials_table(tuning, most=None),
         **shown,
     )
     write_text(folder / PAGE, text)
