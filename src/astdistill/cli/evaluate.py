@@ -62,9 +62,9 @@ class Evaluate(Record):
     """Freshly initialised networks for each row; none means the protocol's number, 8 for rat and 5 for the others."""
     architectures: tuple[str, ...] = ()
     """Networks to train, or pools of them (S, M, W, D, A, P, N); none means the student's own."""
-    baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans")
-    """Real images evaluated in the same way: random or kmeans; full means all of them, takes longest and is off by
-    default."""
+    baselines: tuple[Literal["random", "kmeans", "herding", "kcenter", "full"], ...] = ("random", "kmeans")
+    """Real images evaluated in the same way: random, kmeans, herding or kcenter; full means all of them, takes longest
+    and is off by default."""
     data: Annotated[str | None, Word(metavar="PATH")] = None
     """Path of the data, if they were moved since the set was made."""
     device: str = "auto"

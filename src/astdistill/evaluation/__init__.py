@@ -6,7 +6,7 @@ from .dd_ranking import Ranking, rank, ranking_table
 from .per_class import by_class, confusions
 from .protocol import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, POOLS, PROTOCOLS, EvalRecipe, architectures, protocol
 from .rate_search import rates_table, search_rates
-from .rows import check_names, kmeans_real, random_real
+from .rows import check_names, herding_real, kcenter_real, kmeans_real, random_real
 from .runner import evaluate, evaluate_all
 from .scores import LABELS, RowScores, Scores, SearchedRate, SetInfo, networks_text, protocol_text, spread, table
 from .training import NetworkResult, TensorExamples, train_epochs
@@ -34,6 +34,8 @@ __all__ = [
     "continual_table",
     "evaluate",
     "evaluate_all",
+    "herding_real",
+    "kcenter_real",
     "kmeans_real",
     "networks_text",
     "protocol",

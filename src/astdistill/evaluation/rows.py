@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..data.coresets import Points, herding, k_centre
 from ..data.dataset import Dataset, Split
 from ..data.preprocessing import Preprocessing
 from ..data.selection import representatives
@@ -148,7 +149,7 @@ def settled(
     return recipe.augmented(synthetic.augmentation), architectures(model, synthetic.model, dataset.shape)
 
 
-BASELINES = ("random", "kmeans", "full")
+BASELINES = ("random", "kmeans", "herding", "kcenter", "full")
 """Rows of real images by name."""
 USUAL = ("random", "kmeans")
 """Those that are trained unless others are named: full data takes longer than all other rows together."""
@@ -210,7 +211,25 @@ def kmeans_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
     return _real(dataset, ipc, nearest, "K-means real images")
 
 
-CHOOSERS = {"random": random_real, "kmeans": kmeans_real}
+def herding_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
+    """Per class the `ipc` training images that `herding` chooses by their preprocessed pixels, grouped by class; the
+    same for every seed. Raises InputError when a class is too small."""
+    return _real(dataset, ipc, lambda members, label: herding(_pixels(dataset, members), ipc), "herding real images")
+
+
+def kcenter_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
+    """Per class the `ipc` training images that `k_centre` chooses by their preprocessed pixels, grouped by class; the
+    same for every seed. Raises InputError when a class is too small."""
+    return _real(dataset, ipc, lambda members, label: k_centre(_pixels(dataset, members), ipc), "k-centre real images")
+
+
+def _pixels(dataset: Dataset, members: Labels) -> Points:
+    """Images of one class as points. Pixels, and not features of a network: so a row depends on the data alone, is the
+    same beside every method, and needs no network that somebody has trained."""
+    return Points(len(members), lambda numbers: dataset.train.batch(members[numbers.to(members.device)]))
+
+
+CHOOSERS = {"random": random_real, "kmeans": kmeans_real, "herding": herding_real, "kcenter": kcenter_real}
 
 
 def _real(dataset: Dataset, ipc: int, choose: Callable[[Labels, int], Labels], method: str) -> SyntheticSet:

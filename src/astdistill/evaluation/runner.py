@@ -142,9 +142,10 @@ def evaluate_all(
     `rates` (see `search_rates`) learns from the set at the rate found there. With `out`, a run folder, `scores.json` is
     rewritten after every finished network and `scores.partial.json` keeps each of them by what it depends on: the same
     command again trains only what is missing. On a CPU `workers` networks, of whatever row, are trained side by side
-    (None: one for each core). Baselines, which are random, kmeans and full, take the recipe's learning rate or 0.01;
-    network k of 'random' and 'kmeans' sees the images of draw k. Raises InputError for an unknown baseline, for a set
-    that does not belong to `dataset`, and where another process is writing to `out`.
+    (None: one for each core). Baselines, which are random, kmeans, herding, kcenter and full, take the recipe's
+    learning rate or 0.01; network k of 'random' and 'kmeans' sees the images of draw k, those of 'herding' and
+    'kcenter' are the same for all. Raises InputError for an unknown baseline, for a set that does not belong to
+    `dataset`, and where another process is writing to `out`.
     """
     recipe, models = settled(synthetic, dataset, recipe, model)
     used = {name: rate for name, rate in (rates or {}).items() if name in models}

@@ -221,7 +221,7 @@ class Scores(Record):
     architecture: dict[str, RowScores]
     """By network name."""
     baselines: dict[str, RowScores] = Field(default_factory=dict)
-    """random, kmeans, full: real images under the same recipe."""
+    """random, kmeans, herding, kcenter, full: real images under the same recipe."""
     split: Literal["test", "validation"] = "test"
     """The images the accuracies are measured on."""
     subject: SetInfo | None = None
@@ -282,7 +282,13 @@ class Scores(Record):
         return read_as(cls, read_json(file), file, "scores")
 
 
-BASELINE_NAMES = {"random": "random real images", "kmeans": "K-means real images", "full": "full data"}
+BASELINE_NAMES = {
+    "random": "random real images",
+    "kmeans": "K-means real images",
+    "herding": "herding real images",
+    "kcenter": "k-centre real images",
+    "full": "full data",
+}
 LABELS = {"hard": "hard labels", "soft": "soft labels", "weights": "learned labels that are not normalised"}
 MAJORITY_NAME = "majority class"
 """The row of `Scores.majority`."""

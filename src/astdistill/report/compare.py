@@ -31,7 +31,13 @@ from ..runtime.status import size
 from ..runtime.tables import ABSENT, Column, Tabulation, deviation
 from .run import RunReader
 
-BASELINES = {"random": "random real", "kmeans": "K-means real", "full": "full data"}
+BASELINES = {
+    "random": "random real",
+    "kmeans": "K-means real",
+    "herding": "herding real",
+    "kcenter": "k-centre real",
+    "full": "full data",
+}
 """Baselines by the head of their column."""
 WHOSE = tuple(
     Column(name, words=True) for name in ("run", "data", "ipc", "images a slot", "stored", "method", "network")

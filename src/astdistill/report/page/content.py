@@ -43,7 +43,7 @@ class Bar:
     high: float | None = None
 
 
-ORDER = ("majority", "random", "kmeans", "own", "full")
+ORDER = ("majority", "random", "kmeans", "herding", "kcenter", "own", "full")
 """The bars from top to bottom, whatever their values; baselines of other names come after them."""
 
 
