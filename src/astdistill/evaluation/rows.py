@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -25,6 +25,7 @@ from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Labels
 from .protocol import EvalRecipe, architectures
 from .scores import RowScores
+from .teacher import Teacher
 from .training import Examples, RealExamples, TensorExamples
 
 REAL_LR = 0.01
@@ -149,7 +150,9 @@ def settled(
     return recipe.augmented(synthetic.augmentation), architectures(model, synthetic.model, dataset.shape)
 
 
-BASELINES = ("random", "kmeans", "herding", "kcenter", "full")
+TAUGHT = "teacher"
+"""The row of random real images with a teacher's soft labels, which stands in no table with hard ones."""
+BASELINES = ("random", "kmeans", "herding", "kcenter", TAUGHT, "full")
 """Rows of real images by name."""
 USUAL = ("random", "kmeans")
 """Those that are trained unless others are named: full data takes longer than all other rows together."""
@@ -162,8 +165,17 @@ def synthetic_row(model: str, synthetic: SyntheticSet, recipe: EvalRecipe) -> Ta
     return TableRow(model, model, synthetic, synthetic.seen, recipe, content(synthetic))
 
 
-def baseline_row(name: str, model: str, ipc: int, dataset: Dataset, recipe: EvalRecipe, seed: int) -> TableRow:
-    """The row of a baseline. Raises InputError for an unknown one, and where a class has fewer than `ipc` images."""
+def baseline_row(
+    name: str,
+    model: str,
+    ipc: int,
+    dataset: Dataset,
+    recipe: EvalRecipe,
+    seed: int,
+    teacher: Teacher | None = None,
+) -> TableRow:
+    """The row of a baseline. Raises InputError for an unknown one, where a class has fewer than `ipc` images, and where
+    a teacher is needed and none is given, or one of other data."""
     if name == "full":  # all training images that are not held out for validation
         images = dataset.train
         return TableRow(name, model, images, len(images), recipe.for_full_data(), FULL_DATA)
@@ -171,6 +183,15 @@ def baseline_row(name: str, model: str, ipc: int, dataset: Dataset, recipe: Eval
         raise unknown("baseline", name, BASELINES)
     dataset.check_ipc(ipc)
     count = ipc * len(dataset.classes)
+    if name == TAUGHT:
+        if teacher is None:
+            raise InputError(
+                "The baseline 'teacher' labels real images by a trained network, and none was given; pass a Teacher, "
+                "or leave the baseline out."
+            )
+        teacher.check(dataset.fingerprint)
+        draw = Draw("random", dataset, ipc, seed, teacher)
+        return TableRow(name, model, draw, count, recipe, f"random real images, {ipc} per class, {teacher.content}")
     return TableRow(name, model, Draw(name, dataset, ipc, seed), count, recipe, f"{name} real images, {ipc} per class")
 
 
@@ -182,9 +203,14 @@ class Draw:
     dataset: Dataset
     ipc: int
     seed: int
+    teacher: Teacher | None = None
+    """Whose soft labels they have; None: their own hard ones."""
 
     def __call__(self, k: int) -> SyntheticSet:
-        return CHOOSERS[self.baseline](self.dataset, self.ipc, derive(self.seed, "baseline", k))
+        chosen = CHOOSERS[self.baseline](self.dataset, self.ipc, derive(self.seed, "baseline", k))
+        if self.teacher is None:
+            return chosen
+        return replace(chosen, targets=self.teacher.labels(chosen.images), labels="soft")
 
 
 def random_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:

@@ -66,9 +66,10 @@ class EvaluationSettings(Record):
     """Freshly initialised networks for each row of the table."""
     architectures: tuple[str, ...] = ()
     """Networks to train, or pools of them: S, M, W, D, A, P, N; none means the student's own."""
-    baselines: tuple[Literal["random", "kmeans", "herding", "kcenter", "full"], ...] = ("random", "kmeans")
+    baselines: tuple[Literal["random", "kmeans", "herding", "kcenter", "teacher", "full"], ...] = ("random", "kmeans")
     """Real images evaluated alike. random: drawn ones, kmeans: K-means representatives, herding and kcenter: chosen
-    greedily by their pixels, full: all of them, on which a network trains as long as an expert unless the recipe has
+    greedily by their pixels, teacher: drawn ones with soft labels of a trained network, an expert of this run or else
+    one of MTT's, full: all of them, on which a network trains as long as an expert unless the recipe has
     `full_epochs`; full takes the longest."""
 
 
