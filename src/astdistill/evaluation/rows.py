@@ -152,8 +152,8 @@ def settled(
 
 TAUGHT = "teacher"
 """The row of random real images with a teacher's soft labels, which stands in no table with hard ones."""
-BASELINES = ("random", "kmeans", "herding", "kcenter", TAUGHT, "full")
-"""Rows of real images by name."""
+BASELINES = ("random", "kmeans", "herding", "kcenter", "full")
+"""Rows of real images with hard labels by name."""
 USUAL = ("random", "kmeans")
 """Those that are trained unless others are named: full data takes longer than all other rows together."""
 FULL_DATA = "full data"
@@ -179,8 +179,8 @@ def baseline_row(
     if name == "full":  # all training images that are not held out for validation
         images = dataset.train
         return TableRow(name, model, images, len(images), recipe.for_full_data(), FULL_DATA)
-    if name not in BASELINES:
-        raise unknown("baseline", name, BASELINES)
+    if name not in (*BASELINES, TAUGHT):
+        raise unknown("baseline", name, (*BASELINES, TAUGHT))
     dataset.check_ipc(ipc)
     count = ipc * len(dataset.classes)
     if name == TAUGHT:
