@@ -84,7 +84,7 @@ def test_bash_completes_verbs_presets_methods_flags_and_values(environment: dict
     assert bash(environment, "astdistill", "run", "digits-ipc1", "--method", "ast-as") == ["ast-as-released"]
     assert bash(environment, "astdistill", "run", "--dry") == ["--dry-run"]
     assert bash(environment, "astdistill", "run", "--evaluation.baselines", "random", "--dev") == ["--device"]
-    several = ("run", "digits-ipc1", "--evaluation.baselines", "random", "k")
+    several = ("run", "digits-ipc1", "--evaluation.baselines", "random", "km")
     assert bash(environment, "astdistill", *several) == ["kmeans"]
 
 

@@ -47,9 +47,9 @@ def test_scores_hold_the_set_and_all_baselines(
 ) -> None:
     scores = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=BASELINES, out=tmp_path)
     assert list(scores.architecture) == [MODEL]
-    assert list(scores.baselines) == ["random", "kmeans", "full"]
+    assert list(scores.baselines) == ["random", "kmeans", "herding", "kcenter", "full"]
     assert all(entry.n == 2 for entry in scores.baselines.values())
-    assert trained == [3, 3, 3, 3, 3, 3, 1, 1]
+    assert trained == [*[3] * 10, 1, 1]
     assert Scores.read(tmp_path) == scores
 
 
@@ -58,7 +58,7 @@ def test_resume_after_a_kill_gives_the_same_scores_and_trains_nothing_twice(
 ) -> None:
     monkeypatch.setattr(NetworkCache, "_shared", lambda self, about: False)
     whole = evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=BASELINES, out=tmp_path / "whole")
-    assert len(trained) == 8
+    assert len(trained) == 12
     trained[:] = [-1]
     with pytest.raises(Killed):
         evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=BASELINES, out=tmp_path / "killed")
@@ -67,7 +67,7 @@ def test_resume_after_a_kill_gives_the_same_scores_and_trains_nothing_twice(
     assert so_far.baselines["random"].final == whole.baselines["random"].final[:1]
     trained.clear()
     assert evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=BASELINES, out=tmp_path / "killed") == whole
-    assert len(trained) == 5
+    assert len(trained) == 9
     assert (tmp_path / "killed/scores.json").read_bytes() == (tmp_path / "whole/scores.json").read_bytes()
     trained.clear()
     assert evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=BASELINES, out=tmp_path / "killed") == whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,16 +13,20 @@ from ..autodiff.dispatch import EngineName, on_cluster, using
 from ..data.dataset import Dataset
 from ..data.description import Description
 from ..data.loading import load_dataset
-from ..data.synthetic import load
+from ..data.synthetic import SyntheticSet, load
 from ..evaluation.continual import check_steps, continual, continual_table
 from ..evaluation.dd_ranking import RandomLabels, check_gamma, rank, ranking_table
 from ..evaluation.per_class import by_class, check_confusion, confusions
 from ..evaluation.protocol import EvalRecipe, architectures, protocol
 from ..evaluation.rate_search import rates_table, search_rates
-from ..evaluation.rows import check_count
+from ..evaluation.rows import TAUGHT, check_count
 from ..evaluation.runner import evaluate_all
-from ..evaluation.scores import SearchedRate, table
+from ..evaluation.scores import SearchedRate, table, taught_table
+from ..evaluation.teacher import Teacher
+from ..experiment.config import Experiment
+from ..experiment.pipeline import obtain_teacher
 from ..experiment.work import where_text
+from ..methods.distribution_matching import DM
 from ..methods.trajectory_matching import MTT
 from ..report.page.page import renew_page
 from ..runtime import progress
@@ -62,8 +67,11 @@ class Evaluate(Record):
     """Newly initialised networks per row (default: 8 for rat, 5 for the other protocols)."""
     architectures: tuple[str, ...] = ()
     """Networks to train, by name or pool (S, M, W, D, A, P, N; default: the one that the set was distilled with)."""
-    baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans")
-    """Baselines of real images: random, kmeans, or full (all training images; takes longest)."""
+    baselines: tuple[Literal["random", "kmeans", "herding", "kcenter", "teacher", "full"], ...] = ("random", "kmeans")
+    """Baselines of real images: random, kmeans, herding, kcenter, teacher (random images with soft labels of an expert,
+    in a table of their own), or full (all training images; takes longest)."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Softmax temperature of the teacher's labels: above 1 they are softer."""
     data: Annotated[str | None, Word(metavar="PATH")] = None
     """Path of the data, if they were moved since the set was made."""
     device: str = "auto"
@@ -120,6 +128,31 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
     check_gamma(given.gamma)
     recipe = _recipe(given)
     networks = _networks(given, recipe)
+    synthetic, dataset = _loaded(given)
+    folder = given.out or _folder(given, recipe)
+    check_folder(folder, "--out")
+    stack.enter_context(RunDir(folder).writing())
+    teacher = None
+    if TAUGHT in given.baselines:
+        teacher = _teacher(given, dataset, synthetic.model)
+    common: dict[str, Any] = {"model": given.architectures or None, "seeds": networks, "out": folder}
+    common |= {"seed": given.seed, "workers": given.workers}
+    rates: dict[str, SearchedRate] = {}
+    if given.lr == "search":
+        rates = search_rates(synthetic, dataset, recipe, **common)
+        _show(rates_table(rates, recipe.augmented(synthetic.augmentation)))
+    common["rates"] = rates
+    scores = evaluate_all(synthetic, dataset, recipe, baselines=given.baselines, teacher=teacher, **common)
+    wanted = [(table, True), (by_class, given.per_class), (confusions, given.confusion), (taught_table, True)]
+    for shown in [part(scores) for part, asked in wanted if asked]:
+        _show(shown)
+    _go_on(given, synthetic, dataset, recipe, common)
+    Terminal().print(f"Numbers:   {RunDir(folder).scores}", highlight=False)
+    return folder
+
+
+def _loaded(given: Evaluate) -> tuple[SyntheticSet, Dataset]:
+    """The set and its data. Raises InputError where they do not allow what was asked for."""
     synthetic = load(given.path)
     source = given.data
     if source is None:
@@ -133,34 +166,37 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
         check_confusion(dataset.classes)
     if given.continual is not None:
         check_steps(given.continual, dataset)
-    folder = given.out or _folder(given, recipe)
-    check_folder(folder, "--out")
-    stack.enter_context(RunDir(folder).writing())
-    console = Terminal()
+    return synthetic, dataset
 
-    def show(shown: Tabulation) -> None:
-        console.print(terminal(shown))
-        console.print()
 
-    common: dict[str, Any] = {"model": given.architectures or None, "seeds": networks, "out": folder}
-    common |= {"seed": given.seed, "workers": given.workers}
-    rates: dict[str, SearchedRate] = {}
-    if given.lr == "search":
-        rates = search_rates(synthetic, dataset, recipe, **common)
-        show(rates_table(rates, recipe.augmented(synthetic.augmentation)))
-    common["rates"] = rates
-    scores = evaluate_all(synthetic, dataset, recipe, baselines=given.baselines, **common)
-    wanted = [(table, True), (by_class, given.per_class), (confusions, given.confusion)]
-    for part in (part for part, asked in wanted if asked):
-        show(part(scores))
+def _go_on(
+    given: Evaluate, synthetic: SyntheticSet, dataset: Dataset, recipe: EvalRecipe, common: Mapping[str, Any]
+) -> None:
+    """What was asked for besides accuracies."""
     if given.ranking:
         ranking = rank(synthetic, dataset, recipe, gamma=given.gamma, random_labels=given.random_labels, **common)
-        show(ranking_table(ranking))
+        _show(ranking_table(ranking))
     if given.continual is not None:
         measured = continual(synthetic, dataset, given.continual, recipe, baselines=given.baselines, **common)
-        show(continual_table(measured))
-    console.print(f"Numbers:   {RunDir(folder).scores}", highlight=False)
-    return folder
+        _show(continual_table(measured))
+
+
+def _show(shown: Tabulation | None) -> None:
+    if shown is None:
+        return
+    console = Terminal()
+    console.print(terminal(shown))
+    console.print()
+
+
+def _teacher(given: Evaluate, dataset: Dataset, student: str) -> Teacher:
+    """An expert of the run that the set lies in; where no run says which, one of MTT's that is trained in experts/."""
+    config = RunDir.around(given.path).config
+    experiment = Experiment(name="", model=student, method=DM)
+    if config.exists():
+        with reading(config, "the settings of a run", "restore it, or leave out --baselines teacher"):
+            experiment = Experiment.model_validate(read_json(config))
+    return obtain_teacher(experiment.replace(engine=given.engine), dataset, given.temperature)
 
 
 def _networks(given: Evaluate, recipe: EvalRecipe) -> int:

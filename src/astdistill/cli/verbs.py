@@ -12,7 +12,7 @@ from typing import Any
 
 from ..autodiff.dispatch import on_cluster, using
 from ..data.description import COLUMNS, Description, item, shape_text
-from ..evaluation.scores import Scores, table
+from ..evaluation.scores import Scores, table, taught_table
 from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers, load_data
 from ..experiment.cost import DatasetSize, Estimate
@@ -125,7 +125,8 @@ def distil(request: Request) -> None:
 
 def _show(scores: Scores, out: Path, experiment: Experiment) -> None:
     console = Terminal()
-    console.print(terminal(table(scores)))
+    for shown in filter(None, (table(scores), taught_table(scores))):
+        console.print(terminal(shown))
     published = experiment.published
     for word, figure in {"Published": published, "Best peer": published.peer}.items():
         if figure.accuracy is not None:

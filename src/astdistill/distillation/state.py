@@ -296,7 +296,9 @@ def outer_optimiser(
     kind: Literal["sgd", "adam", "adamw"], decay: float, groups: Sequence[tuple[Tensor, float, float]]
 ) -> torch.optim.Optimizer:
     """The optimiser of tensors, each with its learning rate and its momentum (β_1 for Adam); `decay` is that of
-    AdamW."""
+    AdamW. Of none, it is one that never has anything to move."""
+    if not groups:
+        return torch.optim.SGD([torch.zeros(())], lr=0.0)
     if kind != "sgd":
         own = [{"params": [tensor], "lr": rate, "betas": (momentum, 0.999)} for tensor, rate, momentum in groups]
         if kind == "adam":

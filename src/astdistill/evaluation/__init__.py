@@ -6,9 +6,22 @@ from .dd_ranking import Ranking, rank, ranking_table
 from .per_class import by_class, confusions
 from .protocol import AST_RELEASED_PROTOCOL, MTT_PROTOCOL, POOLS, PROTOCOLS, EvalRecipe, architectures, protocol
 from .rate_search import rates_table, search_rates
-from .rows import check_names, kmeans_real, random_real
+from .rows import check_names, herding_real, kcenter_real, kmeans_real, random_real
 from .runner import evaluate, evaluate_all
-from .scores import LABELS, RowScores, Scores, SearchedRate, SetInfo, networks_text, protocol_text, spread, table
+from .scores import (
+    LABELS,
+    RowScores,
+    Scores,
+    SearchedRate,
+    SetInfo,
+    Taught,
+    networks_text,
+    protocol_text,
+    spread,
+    table,
+    taught_table,
+)
+from .teacher import Teacher, TeacherInfo
 from .training import NetworkResult, TensorExamples, train_epochs
 
 __all__ = [
@@ -25,6 +38,9 @@ __all__ = [
     "Scores",
     "SearchedRate",
     "SetInfo",
+    "Taught",
+    "Teacher",
+    "TeacherInfo",
     "TensorExamples",
     "architectures",
     "by_class",
@@ -34,6 +50,8 @@ __all__ = [
     "continual_table",
     "evaluate",
     "evaluate_all",
+    "herding_real",
+    "kcenter_real",
     "kmeans_real",
     "networks_text",
     "protocol",
@@ -45,5 +63,6 @@ __all__ = [
     "search_rates",
     "spread",
     "table",
+    "taught_table",
     "train_epochs",
 ]

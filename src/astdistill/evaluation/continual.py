@@ -25,7 +25,7 @@ from ..runtime.shapes import Labels
 from ..runtime.tables import Column, Tabulation
 from .cache import CachedRow, NetworkCache
 from .protocol import MTT_PROTOCOL, EvalRecipe
-from .rows import Draw, TableRow, Testing, baseline_row, settled, synthetic_row
+from .rows import TAUGHT, Draw, TableRow, Testing, baseline_row, settled, synthetic_row
 from .runner import train_rows
 from .scores import BASELINE_NAMES, LABELS, SearchedRate, SetInfo, networks_text, protocol_text, read_as, spread
 from .training import NetworkResult
@@ -85,9 +85,10 @@ def continual(
     Network k has an order of the classes of its own, drawn from `seed` and k. The steps bring equally many classes, the
     first ones one more where that does not divide. The network is the first of `model` (None: the student), learns from
     the set at the rate that `rates` (see `search_rates`) has for it, and has an output for every class from the start;
-    soft labels lose their share of classes that have not arrived. 'full' among `baselines` is left out: a memory is
-    small. With `out`, networks that its cache has are not trained again, and `continual.json` is written there. Raises
-    InputError for a number of steps that `check_steps` refuses.
+    soft labels lose their share of classes that have not arrived. 'full' among `baselines` is left out, because a
+    memory is small, and so is 'teacher', who has seen all classes. With `out`,
+    networks that its cache has are not trained again, and `continual.json` is written there. Raises InputError for a
+    number of steps that `check_steps` refuses.
     """
     check_steps(steps, dataset)
     recipe, (name, *_) = settled(synthetic, dataset, recipe, model)
@@ -98,7 +99,9 @@ def continual(
     seen = tuple(accumulate(count // steps + (step < count % steps) for step in range(steps)))
     whole = {"synthetic": synthetic_row(name, synthetic, recipe)}
     whole |= {
-        each: baseline_row(each, name, synthetic.ipc, dataset, recipe, seed) for each in baselines if each != "full"
+        each: baseline_row(each, name, synthetic.ipc, dataset, recipe, seed)
+        for each in baselines
+        if each not in ("full", TAUGHT)
     }
     rows = [_arriving(row, classes, count, seed) for row in whole.values() for classes in seen]
     kept = train_rows(rows, Testing(dataset, "test", seed, seeds), NetworkCache.beside(out), workers)

@@ -6,12 +6,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ..data.coresets import Points, herding, k_centre
 from ..data.dataset import Dataset, Split
 from ..data.preprocessing import Preprocessing
 from ..data.selection import representatives
@@ -24,6 +25,7 @@ from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Labels
 from .protocol import EvalRecipe, architectures
 from .scores import RowScores
+from .teacher import Teacher
 from .training import Examples, RealExamples, TensorExamples
 
 REAL_LR = 0.01
@@ -148,8 +150,10 @@ def settled(
     return recipe.augmented(synthetic.augmentation), architectures(model, synthetic.model, dataset.shape)
 
 
-BASELINES = ("random", "kmeans", "full")
-"""Rows of real images by name."""
+TAUGHT = "teacher"
+"""The row of random real images with a teacher's soft labels, which stands in no table with hard ones."""
+BASELINES = ("random", "kmeans", "herding", "kcenter", "full")
+"""Rows of real images with hard labels by name."""
 USUAL = ("random", "kmeans")
 """Those that are trained unless others are named: full data takes longer than all other rows together."""
 FULL_DATA = "full data"
@@ -161,15 +165,33 @@ def synthetic_row(model: str, synthetic: SyntheticSet, recipe: EvalRecipe) -> Ta
     return TableRow(model, model, synthetic, synthetic.seen, recipe, content(synthetic))
 
 
-def baseline_row(name: str, model: str, ipc: int, dataset: Dataset, recipe: EvalRecipe, seed: int) -> TableRow:
-    """The row of a baseline. Raises InputError for an unknown one, and where a class has fewer than `ipc` images."""
+def baseline_row(
+    name: str,
+    model: str,
+    ipc: int,
+    dataset: Dataset,
+    recipe: EvalRecipe,
+    seed: int,
+    teacher: Teacher | None = None,
+) -> TableRow:
+    """The row of a baseline. Raises InputError for an unknown one, where a class has fewer than `ipc` images, and where
+    a teacher is needed and none is given, or one of other data."""
     if name == "full":  # all training images that are not held out for validation
         images = dataset.train
         return TableRow(name, model, images, len(images), recipe.for_full_data(), FULL_DATA)
-    if name not in BASELINES:
-        raise unknown("baseline", name, BASELINES)
+    if name not in (*BASELINES, TAUGHT):
+        raise unknown("baseline", name, (*BASELINES, TAUGHT))
     dataset.check_ipc(ipc)
     count = ipc * len(dataset.classes)
+    if name == TAUGHT:
+        if teacher is None:
+            raise InputError(
+                "The baseline 'teacher' labels real images by a trained network, and none was given; pass a Teacher, "
+                "or leave the baseline out."
+            )
+        teacher.check(dataset.fingerprint)
+        draw = Draw("random", dataset, ipc, seed, teacher)
+        return TableRow(name, model, draw, count, recipe, f"random real images, {ipc} per class, {teacher.content}")
     return TableRow(name, model, Draw(name, dataset, ipc, seed), count, recipe, f"{name} real images, {ipc} per class")
 
 
@@ -181,9 +203,14 @@ class Draw:
     dataset: Dataset
     ipc: int
     seed: int
+    teacher: Teacher | None = None
+    """Whose soft labels they have; None: their own hard ones."""
 
     def __call__(self, k: int) -> SyntheticSet:
-        return CHOOSERS[self.baseline](self.dataset, self.ipc, derive(self.seed, "baseline", k))
+        chosen = CHOOSERS[self.baseline](self.dataset, self.ipc, derive(self.seed, "baseline", k))
+        if self.teacher is None:
+            return chosen
+        return replace(chosen, targets=self.teacher.labels(chosen.images), labels="soft")
 
 
 def random_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
@@ -210,7 +237,25 @@ def kmeans_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
     return _real(dataset, ipc, nearest, "K-means real images")
 
 
-CHOOSERS = {"random": random_real, "kmeans": kmeans_real}
+def herding_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
+    """Per class the `ipc` training images that `herding` chooses by their preprocessed pixels, grouped by class; the
+    same for every seed. Raises InputError when a class is too small."""
+    return _real(dataset, ipc, lambda members, label: herding(_pixels(dataset, members), ipc), "herding real images")
+
+
+def kcenter_real(dataset: Dataset, ipc: int, seed: int) -> SyntheticSet:
+    """Per class the `ipc` training images that `k_centre` chooses by their preprocessed pixels, grouped by class; the
+    same for every seed. Raises InputError when a class is too small."""
+    return _real(dataset, ipc, lambda members, label: k_centre(_pixels(dataset, members), ipc), "k-centre real images")
+
+
+def _pixels(dataset: Dataset, members: Labels) -> Points:
+    """Images of one class as points. Pixels, and not features of a network: so a row depends on the data alone, is the
+    same beside every method, and needs no network that somebody has trained."""
+    return Points(len(members), lambda numbers: dataset.train.batch(members[numbers.to(members.device)]))
+
+
+CHOOSERS = {"random": random_real, "kmeans": kmeans_real, "herding": herding_real, "kcenter": kcenter_real}
 
 
 def _real(dataset: Dataset, ipc: int, choose: Callable[[Labels, int], Labels], method: str) -> SyntheticSet:

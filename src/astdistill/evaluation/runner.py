@@ -19,8 +19,9 @@ from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive, rng, seeded
 from .cache import CachedRow, NetworkCache
 from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
-from .rows import USUAL, Source, TableRow, Testing, baseline_row, settled, synthetic_row
-from .scores import Scores, SearchedRate, SetInfo
+from .rows import TAUGHT, USUAL, Source, TableRow, Testing, baseline_row, settled, synthetic_row
+from .scores import RowScores, Scores, SearchedRate, SetInfo, Taught
+from .teacher import Teacher
 from .training import NetworkResult, train_network
 
 
@@ -135,6 +136,7 @@ def evaluate_all(
     split: Literal["test", "validation"] = "test",
     rates: Mapping[str, SearchedRate] | None = None,
     workers: int | None = None,
+    teacher: Teacher | None = None,
 ) -> Scores:
     """The scores of `synthetic` on one or more networks and of real images on the first of them, all under `recipe`.
 
@@ -142,15 +144,17 @@ def evaluate_all(
     `rates` (see `search_rates`) learns from the set at the rate found there. With `out`, a run folder, `scores.json` is
     rewritten after every finished network and `scores.partial.json` keeps each of them by what it depends on: the same
     command again trains only what is missing. On a CPU `workers` networks, of whatever row, are trained side by side
-    (None: one for each core). Baselines, which are random, kmeans and full, take the recipe's learning rate or 0.01;
-    network k of 'random' and 'kmeans' sees the images of draw k. Raises InputError for an unknown baseline, for a set
-    that does not belong to `dataset`, and where another process is writing to `out`.
+    (None: one for each core). Baselines, which are random, kmeans, herding, kcenter and full, take the recipe's
+    learning rate or 0.01; network k of 'random' and 'kmeans' sees the images of draw k, those of 'herding' and
+    'kcenter' are the same for all. 'teacher' is random images with the soft labels of `teacher`, which are kept apart
+    as `Scores.taught`. Raises InputError for an unknown baseline, for a set that does not belong to
+    `dataset`, and where another process is writing to `out`.
     """
     recipe, models = settled(synthetic, dataset, recipe, model)
     used = {name: rate for name, rate in (rates or {}).items() if name in models}
     sets = {name: rate.given(synthetic) for name, rate in used.items()}
     rows = [synthetic_row(name, sets.get(name, synthetic), recipe) for name in models]
-    rows += [baseline_row(name, models[0], synthetic.ipc, dataset, recipe, seed) for name in baselines]
+    rows += [baseline_row(name, models[0], synthetic.ipc, dataset, recipe, seed, teacher) for name in baselines]
 
     testing = Testing(dataset, split, seed, seeds)
     majority = testing.majority
@@ -161,11 +165,13 @@ def evaluate_all(
             for number, each in enumerate(cached)
             if each.results
         ]
+        real = {name: entry for number, name, entry in entries if number >= len(models)}
         scores = Scores(
             recipe=recipe,
             split=split,
             architecture={name: entry for number, name, entry in entries if number < len(models)},
-            baselines={name: entry for number, name, entry in entries if number >= len(models)},
+            taught=_taught(real.pop(TAUGHT, None), teacher, synthetic),
+            baselines=real,
             subject=SetInfo.of(synthetic),
             rates=used,
             classes=dataset.classes,
@@ -179,6 +185,21 @@ def evaluate_all(
         if out is not None:
             stack.enter_context(RunDir(out).writing())
         return publish(train_rows(rows, testing, NetworkCache.beside(out), workers, publish))
+
+
+def _taught(row: RowScores | None, teacher: Teacher | None, synthetic: SyntheticSet) -> Taught | None:
+    """The row of a teacher's labels with what it stores: as many real images as the set has, and a number for each
+    class of each."""
+    if row is None or teacher is None:
+        return None
+    channels, height, width = synthetic.shape
+    images, classes = len(synthetic.images), len(synthetic.classes)
+    return Taught(
+        teacher=teacher.info,
+        label_bytes=4 * images * classes,
+        image_bytes=4 * images * channels * height * width,
+        row=row,
+    )
 
 
 def _train_missing(

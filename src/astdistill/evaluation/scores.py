@@ -20,6 +20,7 @@ from ..runtime.run_dir import RunDir
 from ..runtime.status import size
 from ..runtime.tables import Column, Tabulation, deviation, plus_minus, spread
 from .protocol import MTT_PROTOCOL, EvalRecipe
+from .teacher import TeacherInfo
 from .training import NetworkResult
 
 Figure = TypeVar("Figure")
@@ -154,7 +155,8 @@ class SetInfo(Record):
     ipc: int
     """Images per class."""
     method: str
-    labels: LabelKind
+    labels: LabelKind | Literal["teacher"]
+    """The kind of its targets, or that a teacher labelled real images."""
     model: str
     """The student that the images were made for."""
     per_slot: int = Field(default=1, ge=1)
@@ -206,6 +208,22 @@ class SearchedRate(Record):
         return replace(synthetic, lr=synthetic.lr.new_tensor(self.best))
 
 
+class Taught(Record):
+    """Random real images with a teacher's soft labels: what distillation with soft labels has to do better than."""
+
+    teacher: TeacherInfo
+    label_bytes: int
+    """Bytes of the labels, as float32."""
+    image_bytes: int
+    """Bytes of the images, as they are kept."""
+    row: RowScores
+
+    @property
+    def text(self) -> str:
+        """The name of the row: whose labels these are, and what they take."""
+        return f"random real images, soft labels of {self.teacher.text}, {size(self.label_bytes)} of labels"
+
+
 def _unless_empty(figures: Sequence[Figure | None]) -> tuple[Figure | None, ...]:
     """The figures of all networks, or () where no network has any."""
     if all(figure is None for figure in figures):
@@ -221,7 +239,7 @@ class Scores(Record):
     architecture: dict[str, RowScores]
     """By network name."""
     baselines: dict[str, RowScores] = Field(default_factory=dict)
-    """random, kmeans, full: real images under the same recipe."""
+    """random, kmeans, herding, kcenter, full: real images under the same recipe."""
     split: Literal["test", "validation"] = "test"
     """The images the accuracies are measured on."""
     subject: SetInfo | None = None
@@ -234,11 +252,15 @@ class Scores(Record):
     majority: RowScores | None = None
     """What it gives to answer with the largest training class always; None, and not written, where the tested classes
     have about as many images each."""
+    taught: Taught | None = None
+    """Random real images with a teacher's soft labels, which are no baseline of hard ones; None, and not written, where
+    nobody asked for them."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
-        """What only unequal classes need is written for these alone."""
-        return {name: value for name, value in handler(self).items() if name != "majority" or value is not None}
+        """What only unequal classes or soft labels need is written for these alone."""
+        absent = {name for name in ("majority", "taught") if getattr(self, name) is None}
+        return {name: value for name, value in handler(self).items() if name not in absent}
 
     def are_of(self, synthetic: SyntheticSet) -> bool:
         """Whether they may be those of a set: they say nothing else, in what they say.
@@ -254,7 +276,8 @@ class Scores(Record):
     @property
     def diverged(self) -> int:
         """Networks, baselines included, whose loss stopped being finite."""
-        return sum(entry.diverged for entry in [*self.architecture.values(), *self.baselines.values()])
+        taught = [self.taught.row] if self.taught else []
+        return sum(entry.diverged for entry in [*self.architecture.values(), *self.baselines.values(), *taught])
 
     @property
     def mean(self) -> float:
@@ -282,8 +305,20 @@ class Scores(Record):
         return read_as(cls, read_json(file), file, "scores")
 
 
-BASELINE_NAMES = {"random": "random real images", "kmeans": "K-means real images", "full": "full data"}
-LABELS = {"hard": "hard labels", "soft": "soft labels", "weights": "learned labels that are not normalised"}
+BASELINE_NAMES = {
+    "random": "random real images",
+    "kmeans": "K-means real images",
+    "herding": "herding real images",
+    "kcenter": "k-centre real images",
+    "full": "full data",
+}
+"""Rows of real images with hard labels, by the name that they have in settings."""
+LABELS = {
+    "hard": "hard labels",
+    "soft": "soft labels",
+    "teacher": "a teacher's soft labels",
+    "weights": "learned labels that are not normalised",
+}
 MAJORITY_NAME = "majority class"
 """The row of `Scores.majority`."""
 
@@ -327,6 +362,21 @@ def networks_text(sizes: Sequence[int]) -> str:
     least, most = min(sizes, default=0), max(sizes, default=0)
     n = " to ".join(map(str, sorted({least, most})))
     return f"mean ± standard deviation over n = {n} fresh network{'s' * (n != '1')}"
+
+
+def taught_table(scores: Scores) -> Tabulation | None:
+    """Random real images with a teacher's soft labels, a table of their own; None where there are none."""
+    taught = scores.taught
+    if taught is None:
+        return None
+    subject = scores.subject and scores.subject.replace(labels="teacher", per_slot=1)
+    alone = scores.replace(architecture={}, baselines={}, majority=None, subject=subject, rates={}, taught=None)
+    cells = {"random real images labelled by": taught.teacher.text, "labels": size(taught.label_bytes)}
+    row = _row("", taught.row, alone.replace(baselines={"teacher": taught.row}))
+    cells |= {name: text for name, text in row.items() if name != "trained on"}
+    words = caption(alone.replace(baselines={"teacher": taught.row}))
+    columns = tuple(Column(name, words=name.startswith("random")) for name in cells)
+    return Tabulation(columns, (tuple(cells.values()),), words, LABELS["teacher"].capitalize())
 
 
 def caption(scores: Scores) -> str:

@@ -68,10 +68,11 @@ class EvaluationSettings(Record):
     architectures: tuple[str, ...] = ()
     """Networks to evaluate, by name or by pool: S, M, W, D, A, P, N. Default: the network that the set was distilled
     with."""
-    baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans")
+    baselines: tuple[Literal["random", "kmeans", "herding", "kcenter", "teacher", "full"], ...] = ("random", "kmeans")
     """Baselines of real images, evaluated in the same way. random: random images, as many per class; kmeans: the images
-    nearest the K-means centres of each class; full: all training images, which takes longest (epochs:
-    evaluation.recipe.full_epochs, or those of an expert)."""
+    nearest the K-means centres of each class; herding, kcenter: chosen greedily by their pixels; teacher: random images
+    with soft labels of a trained network (an expert of this run, or else one of MTT's); full: all training images,
+    which takes longest (epochs: evaluation.recipe.full_epochs, or those of an expert)."""
 
 
 class Experiment(Record):

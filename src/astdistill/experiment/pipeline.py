@@ -21,11 +21,14 @@ from ..distillation.loop import distill
 from ..distillation.run import Distillation, StepRecord
 from ..distillation.settings import unread
 from ..distillation.state import DistillState
+from ..evaluation.rows import TAUGHT
 from ..evaluation.runner import evaluate_all
 from ..evaluation.scores import Scores
+from ..evaluation.teacher import Teacher
 from ..experts.recipe import ExpertCurve
 from ..experts.store import TrajectoryStore
 from ..experts.training import train_experts
+from ..methods.trajectory_matching import MTT
 from ..report.experts import record_experts
 from ..report.figures import save_curves, save_quality
 from ..report.page.page import renew_page
@@ -181,9 +184,24 @@ def obtain_synthetic(
     return synthetic
 
 
+def obtain_teacher(experiment: Experiment, dataset: Dataset, temperature: float = 1.0) -> Teacher:
+    """The first expert of the run at the last epoch that the store has of it, trained where it is missing; for a method
+    without experts one that is trained to the end as MTT's are."""
+    wanted = experiment.experts
+    if experiment.method.expert is None:
+        with using(experiment.engine):
+            store = train_experts(
+                dataset, model=experiment.model, recipe=MTT.recipe, count=1, store=wanted.store, seed=wanted.seed
+            )
+        return Teacher.of(store, temperature)
+    return Teacher.of(obtain_experts(experiment.replace(experts=wanted.replace(count=1)), dataset), temperature)
+
+
 def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: SyntheticSet, out: Path) -> Scores:
     """The scores of the set and of the baselines, resumed network by network."""
-    wanted = experiment.evaluation
+    wanted, teacher = experiment.evaluation, None
+    if TAUGHT in wanted.baselines:
+        teacher = obtain_teacher(experiment, dataset)
     with using(experiment.engine):
         return evaluate_all(
             synthetic,
@@ -195,6 +213,7 @@ def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: Synthetic
             out=out,
             seed=experiment.seed,
             workers=experiment.workers,
+            teacher=teacher,
         )
 
 

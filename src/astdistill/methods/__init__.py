@@ -53,6 +53,7 @@ from .matching import (
 from .method import PARTS, Method
 from .outer import LogSyntheticLr, LossThreshold, RawSyntheticLr, StepFilter, SyntheticLr
 from .outer_step import OuterStep, Setup, StepSettings, StepState, StepWork, TrajectoryMatching
+from .rded import RDED, CropInit, Selection
 from .registry import find_method, methods
 from .segments import (
     BalancedWeight,
@@ -85,6 +86,7 @@ __all__ = [
     "MTT",
     "PARTS",
     "RAT_BPTT",
+    "RDED",
     "TESLA",
     "Adam",
     "AdaptiveTruncation",
@@ -96,6 +98,7 @@ __all__ = [
     "Classifier",
     "Clusters",
     "CorrectInit",
+    "CropInit",
     "Cycle",
     "DistributionMatching",
     "Estimator",
@@ -134,6 +137,7 @@ __all__ = [
     "RepresentativeInitAsReleased",
     "SegmentLabels",
     "SegmentSampler",
+    "Selection",
     "Setup",
     "Sgd",
     "SiameseGradientMatching",

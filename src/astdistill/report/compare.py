@@ -31,7 +31,13 @@ from ..runtime.status import size
 from ..runtime.tables import ABSENT, Column, Tabulation, deviation
 from .run import RunReader
 
-BASELINES = {"random": "random real", "kmeans": "K-means real", "full": "full data"}
+BASELINES = {
+    "random": "random real",
+    "kmeans": "K-means real",
+    "herding": "herding real",
+    "kcenter": "k-centre real",
+    "full": "full data",
+}
 """Baselines by the head of their column."""
 WHOSE = tuple(
     Column(name, words=True) for name in ("run", "data", "ipc", "images a slot", "stored", "method", "network")
@@ -147,12 +153,15 @@ def _mean_of(runs: Sequence[Finished]) -> Finished:
     if len(runs) == 1:
         return runs[0]
     first, tables = runs[0], ("architecture", "baselines")
-    rows = {
+    rows: dict[str, Any] = {
         table: {
             name: _row_over([getattr(run.scores, table)[name] for run in runs]) for name in getattr(first.scores, table)
         }
         for table in tables
     }
+    taught = [run.scores.taught for run in runs if run.scores.taught is not None]
+    if taught:
+        rows["taught"] = taught[0].replace(row=_row_over([each.row for each in taught]))
     name = f"{first.name} and {len(runs) - 1} more"
     if {run.path.parent for run in runs} == {first.path.parent} and all(run.name == f"seed-{run.seed}" for run in runs):
         name = first.path.resolve().parent.name
@@ -217,10 +226,30 @@ def compared(runs: Sequence[Finished]) -> list[Tabulation]:
     return [table for group in _groups(over_seeds(runs)) for table in (_main(group), *_architectures(group))]
 
 
+def _with_taught(runs: Sequence[Finished]) -> list[Finished]:
+    """The runs, each followed by the teacher-labelled real images that were evaluated beside it, which are a row of
+    another label regime; each of these once."""
+    found: list[Finished] = []
+    for run in runs:
+        found.append(run)
+        taught = run.scores.taught
+        if taught is None:
+            continue
+        method = f"random real, labels of {taught.teacher.text}, {size(taught.label_bytes)}"
+        stored = taught.label_bytes + taught.image_bytes
+        subject = run.subject.replace(labels="teacher", method=method, per_slot=1, stored_bytes=stored)
+        network = next(iter(run.scores.architecture))
+        scores = run.scores.replace(
+            architecture={network: taught.row}, baselines={}, taught=None, subject=subject, majority=None, rates={}
+        )
+        found.append(replace(run, scores=scores, subject=subject, published=Published()))
+    return found
+
+
 def _groups(runs: Sequence[Finished]) -> list[Group]:
     """The runs, each folder once, by what must be equal for two of them to share a column."""
     by_kind: dict[tuple[str, str, str, bool], list[Finished]] = {}
-    for run in runs:
+    for run in _with_taught(runs):
         kind = run.subject.labels, run.scores.recipe.model_dump_json(), run.scores.split, bool(run.scores.rates)
         by_kind.setdefault(kind, []).append(run)
     groups = [

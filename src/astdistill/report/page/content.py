@@ -17,7 +17,7 @@ from ...evaluation.continual import continual_table
 from ...evaluation.dd_ranking import ranking_table
 from ...evaluation.protocol import MTT_PROTOCOL
 from ...evaluation.rate_search import rates_table
-from ...evaluation.scores import BASELINE_NAMES, MAJORITY_NAME, caption, spread, table
+from ...evaluation.scores import BASELINE_NAMES, MAJORITY_NAME, caption, spread, table, taught_table
 from ...runtime.provenance import own_name, without_places
 from ...runtime.run_dir import DESCRIPTION
 from ...runtime.status import duration, size
@@ -43,7 +43,7 @@ class Bar:
     high: float | None = None
 
 
-ORDER = ("majority", "random", "kmeans", "own", "full")
+ORDER = ("majority", "random", "kmeans", "herding", "kcenter", "own", "full")
 """The bars from top to bottom, whatever their values; baselines of other names come after them."""
 
 
@@ -121,6 +121,8 @@ def score_tables(run: RunReader) -> list[Tabulation]:
             tables.append(replace(table(scores), title=name))
         elif len(scores.architecture) > 1:
             tables.append(table(scores))
+        if taught := taught_table(scores):
+            tables.append(taught)
         if scores.rates:
             tables.append(rates_table(scores.rates, scores.recipe))
     return tables

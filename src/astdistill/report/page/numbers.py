@@ -52,6 +52,8 @@ def _accuracies(run: RunReader) -> Iterator[Row]:
         entries |= {BASELINE_NAMES.get(name, name): entry for name, entry in scores.baselines.items()}
         if scores.majority is not None:
             entries[MAJORITY_NAME] = scores.majority
+        if scores.taught is not None:
+            entries[scores.taught.text] = scores.taught.row
         for name, entry in entries.items():
             yield what, name, "", entry.mean, _known(entry.std), entry.n
             yield from ((f"{what} of one network", name, str(number), value, "", 1) for number, value in _single(entry))

@@ -1,0 +1,91 @@
+"""A teacher: a trained network that labels images for others to learn from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+
+from ..experts.store import TrajectoryStore
+from ..models.flat import FlatModel
+from ..models.registry import build_model
+from ..runtime.config import Record
+from ..runtime.errors import InputError
+from ..runtime.shapes import Batch, Images, Logits, Params
+
+TOGETHER = 1000
+"""Images in one forward pass."""
+
+
+class TeacherInfo(Record):
+    """Which network labelled the images, and how."""
+
+    network: str
+    epochs: int = Field(ge=0)
+    """Epochs that it was trained for, on all real images."""
+    accuracy: float | None = None
+    """Its accuracy on the test images in percent; None where nobody measured it."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Its logits are divided by it before the softmax: above 1 the labels are softer."""
+
+    @property
+    def text(self) -> str:
+        """In words, as in 'convnet-d3 (15 epochs, test 52.0 %, temperature 1)'."""
+        known = f"test {self.accuracy:.1f} %, " * (self.accuracy is not None)
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
+        return f"{self.network} ({epochs}, {known}temperature {self.temperature:g})"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network as it stands at the last epoch of an expert."""
+
+    info: TeacherInfo
+    theta: Params
+    """Its parameters `[P]`, on the CPU."""
+    shape: tuple[int, int, int]
+    classes: int
+    data: str
+    """`Dataset.fingerprint` of what it has learned from."""
+
+    @staticmethod
+    def of(experts: TrajectoryStore, temperature: float = 1.0) -> Teacher:
+        """The first expert of a store, at the last epoch that its file holds. Raises InputError where there is none,
+        and for one that has not been trained at all."""
+        numbers = experts.experts()
+        if not numbers or not (epochs := experts.trained_epochs(numbers[0])):
+            raise InputError(
+                f"{experts.folder} holds no trained expert that could be a teacher; train some with: "
+                "astdistill experts PRESET"
+            )
+        identity, accuracies = experts.identity, experts.first(1).curves()[0].test_accuracy
+        accuracy = accuracies[epochs - 1] if len(accuracies) >= epochs else None
+        info = TeacherInfo(network=identity.model, epochs=epochs, accuracy=accuracy, temperature=temperature)
+        theta = experts.rows(numbers[0], epochs, epochs + 1)[0].to("cpu", torch.float32)
+        return Teacher(info, theta, identity.shape, len(identity.classes), identity.fingerprint)
+
+    @property
+    def content(self) -> str:
+        """A hash of what its labels depend on."""
+        digest = hashlib.sha256(self.theta.contiguous().numpy().tobytes()).hexdigest()[:16]
+        return f"{self.info.network} {digest} at {self.info.temperature:g}"
+
+    def check(self, fingerprint: str) -> None:
+        """Raise InputError unless it has learned from the data of that fingerprint."""
+        if fingerprint != self.data:
+            raise InputError(
+                f"The teacher {self.info.text} was trained on other data ({self.data}) than these ({fingerprint}); "
+                "give the experts of the same data, or leave 'teacher' out of the baselines."
+            )
+
+    @torch.no_grad()
+    def labels(self, images: Images) -> Logits:
+        """What it says of the images, `[N, K]`: its logits over the temperature, on their device."""
+        model, theta = self._model(), self.theta.to(images.device)
+        parts: list[Batch] = [model(theta, part) for part in images.split(TOGETHER)]
+        return torch.cat(parts) / self.info.temperature
+
+    def _model(self) -> FlatModel:
+        return FlatModel(build_model(self.info.network, self.shape, self.classes))

@@ -1,0 +1,120 @@
+"""Real images with a teacher's soft labels: whose, what they take, and never in a table of hard labels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from problems import TINY
+
+from astdistill.cli.main import main
+from astdistill.data.dataset import Dataset
+from astdistill.data.synthetic import load
+from astdistill.evaluation.protocol import MTT_PROTOCOL
+from astdistill.evaluation.rows import baseline_row, random_real
+from astdistill.evaluation.runner import evaluate_all
+from astdistill.evaluation.scores import Scores, table, taught_table
+from astdistill.evaluation.teacher import Teacher
+from astdistill.experts.recipe import ExpertRecipe
+from astdistill.experts.training import train_experts
+from astdistill.models.registry import build_model
+from astdistill.report.compare import compared, read_finished
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import write_json
+from astdistill.runtime.seeds import derive
+
+RECIPE = MTT_PROTOCOL.replace(epochs=2, augmentation="flip")
+
+
+@pytest.fixture
+def teacher(blobs: Dataset, tmp_path: Path) -> Teacher:
+    store = train_experts(blobs, model=TINY, recipe=ExpertRecipe(epochs=3), count=1, store=tmp_path / "store")
+    return Teacher.of(store, temperature=2.0)
+
+
+def test_labels_are_the_logits_of_the_last_row_over_the_temperature(
+    teacher: Teacher, blobs: Dataset, tmp_path: Path
+) -> None:
+    store = train_experts(blobs, model=TINY, recipe=ExpertRecipe(epochs=3), count=1, store=tmp_path / "store")
+    network, at = build_model(TINY, blobs.shape, 3), 0
+    row = store.rows(0, 3, 4)[0]
+    for part in network.parameters():
+        part.data = row[at : at + part.numel()].view(part.shape)
+        at += part.numel()
+    images = random_real(blobs, 2, 0).images
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.labels(images), network.eval()(images) / 2, rtol=1e-4, atol=1e-5)
+    assert (teacher.info.network, teacher.info.epochs) == (TINY, 3)
+    assert teacher.info.accuracy == store.curves()[0].test_accuracy[2]
+    assert teacher.info.text.startswith(f"{TINY} (3 epochs, test ")
+    assert teacher.info.text.endswith(" %, temperature 2)")
+
+
+def test_the_images_are_those_of_the_random_row(teacher: Teacher, blobs: Dataset) -> None:
+    taught = baseline_row("teacher", TINY, 2, blobs, RECIPE, 5, teacher)
+    plain = baseline_row("random", TINY, 2, blobs, RECIPE, 5)
+    assert callable(taught.source)
+    assert callable(plain.source)
+    for k in (0, 3):
+        one, other = taught.source(k), plain.source(k)
+        assert torch.equal(one.images, other.images)  # pyright: ignore[reportAttributeAccessIssue]
+        assert one.labels == "soft"  # pyright: ignore[reportAttributeAccessIssue]
+    assert taught.content != plain.content
+    with pytest.raises(InputError, match="none was given"):
+        baseline_row("teacher", TINY, 2, blobs, RECIPE, 5)
+    with pytest.raises(InputError, match="trained on other data"):
+        baseline_row("teacher", TINY, 2, blobs, RECIPE, 5, replace(teacher, data="another"))
+
+
+def evaluated(teacher: Teacher, blobs: Dataset, folder: Path) -> Scores:
+    found = replace(random_real(blobs, 2, derive(0, "x")), model=TINY, method="ast")
+    found.save(folder / "synthetic.safetensors")
+    write_json(folder / "config.json", {"name": "cell"})
+    names = ("random", "teacher")
+    return evaluate_all(found, blobs, RECIPE, seeds=2, baselines=names, out=folder, teacher=teacher, workers=1)
+
+
+def test_they_stand_in_tables_of_their_own(teacher: Teacher, blobs: Dataset, tmp_path: Path) -> None:
+    scores = evaluated(teacher, blobs, tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert set(scores.baselines) == {"random"}
+    assert written["taught"]["teacher"]["temperature"] == 2.0
+    assert written["taught"]["label_bytes"] == 6 * 3 * 4
+    assert written["taught"]["image_bytes"] == 6 * 3 * 8 * 8 * 4
+    assert Scores.read(tmp_path / "run") == scores
+    assert len(table(scores).rows) == 2
+    shown = taught_table(scores)
+    assert shown is not None
+    assert shown.rows[0][:2] == (teacher.info.text, "72 B")
+    assert "a teacher's soft labels" in shown.caption
+    assert taught_table(scores.replace(taught=None)) is None
+    assert "taught" not in scores.replace(taught=None).to_json()
+
+    hard, soft = compared([read_finished(tmp_path / "run")])
+    assert (hard.title, soft.title) == ("Hard labels", "A teacher's soft labels")
+    (row,) = (dict(zip([column.name for column in soft.columns], row, strict=True)) for row in soft.rows)
+    assert teacher.info.text in row["method"]
+    assert row["stored"] == "4.7 kB"
+    assert row["n"] == "2"
+
+
+def test_a_run_and_evaluate_find_their_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["run", "digits-ipc1", "--model", "convnet-d1-w4", "--distill.iterations", "1", "--experts.count", "1"]
+    words += ["--evaluation.recipe.epochs", "1", "--evaluation.networks", "1", "--out", "runs/short"]
+    main([*words, "--evaluation.baselines", "teacher", "--workers", "1"])
+    first = Scores.read(tmp_path / "runs/short").taught
+    assert first is not None
+    assert first.teacher.temperature == 1.0
+    assert "random real images labelled by" in (tmp_path / "runs/short/report.html").read_text()
+    capsys.readouterr()
+    words = ["evaluate", "runs/short", "--epochs", "1", "--networks", "1", "--baselines", "teacher", "--workers", "1"]
+    main([*words, "--temperature", "4", "--out", "again"])
+    second = Scores.read(tmp_path / "again").taught
+    assert second is not None
+    assert second.teacher == first.teacher.replace(temperature=4.0)
+    assert "temperature 4" in capsys.readouterr().out
+    assert load("runs/short").labels == "hard"
