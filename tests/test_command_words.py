@@ -159,9 +159,9 @@ def test_words_that_may_follow() -> None:
     assert "--gamma" in completed("evaluate", last="--ga")
     assert completed("evaluate", "run", "--baselines", "random", last="k") == ["kmeans"]
     assert completed("evaluate", "run", last="k") == []
-    out = next(
-        each for each in cli.get_command(click.Context(cli), "evaluate").params if getattr(each, "flag", "") == "--out"
-    )  # pyright: ignore
+    verb = cli.get_command(click.Context(cli), "evaluate")
+    assert verb is not None
+    out = next(each for each in verb.params if getattr(each, "flag", "") == "--out")
     assert isinstance(out, Flag)
     assert [item.type for item in out.kind.shell_complete(click.Context(cli), out, "ru")] == ["file"]
 
