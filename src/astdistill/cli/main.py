@@ -276,7 +276,3 @@ def _sentence(error: Exception, verb: str) -> tuple[int, str]:
         f"The memory did not suffice ({wanted[0]}); ask for fewer or smaller images, a smaller network, "
         "or one --workers. What is done is kept."
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

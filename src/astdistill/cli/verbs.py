@@ -61,14 +61,14 @@ def run_preset(request: Request) -> None:
 
 def train(request: Request) -> None:
     """The experts of a preset, and their quality."""
-    experiment = request.experiment
+    changes, experiment = request.changes, request.experiment
+    assert isinstance(changes, ExpertChanges)
     if experiment.method.expert is None:
         raise InputError(
             f"Method '{experiment.method.name}' trains no experts; "
             f"distil at once with: {request.words('run')} --method {experiment.method.name}"
         )
-    shard = shard_of(request)
-    experts_of_shard(shard, experiment.experts.count)
+    experts_of_shard(changes.shard, experiment.experts.count)
     if only_estimate(request):
         return
     check_device(experiment.device)
@@ -79,7 +79,7 @@ def train(request: Request) -> None:
         tell_where(experiment, description)
         teller(request)(description)
         with tracked(experiment, experiment.experts.store, request.log) as recorder:
-            store = obtain_experts(experiment, dataset, recorder, shard)
+            store = obtain_experts(experiment, dataset, recorder, changes.shard)
     console = Terminal()
     console.print(epoch_table(experiment.method.name, store.curves()))
     console.print(quality_table({experiment.method.name: store.curves()}))
@@ -101,13 +101,6 @@ def placed(request: Request) -> Iterator[None]:
         if (there := used()) is not None:
             there.connect(gpu=settled_device(experiment.device) != "cpu")
         yield
-
-
-def shard_of(request: Request) -> str | None:
-    """The share of the experts that this process trains, where not all of them."""
-    if isinstance(request.changes, ExpertChanges):
-        return request.changes.shard
-    return None
 
 
 def distil(request: Request) -> None:

@@ -226,10 +226,6 @@ class MappedImages(Holding):
         self._digest = self._digest or self._noted_digest()
         return self._digest
 
-    def numel(self) -> int:
-        """How many values all images hold together."""
-        return math.prod(self.shape)
-
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return _mapped_again, (self.path, self._chosen, self._preprocessing, self._device)
 

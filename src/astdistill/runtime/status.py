@@ -50,7 +50,7 @@ def _rounded(number: float) -> str:
 
 try:
     import resource
-except ImportError:
+except ImportError:  # pragma: no cover  (Windows)
     resource = None
 
 
@@ -206,12 +206,11 @@ def alive(process: dict[str, Any]) -> bool:
         return False
     if process["host"] != platform.node() or os.name == "nt":
         return True
-    try:
-        os.kill(process["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    with suppress(PermissionError):  # another user's
+        try:
+            os.kill(process["pid"], 0)
+        except ProcessLookupError:
+            return False
     return True
 
 
