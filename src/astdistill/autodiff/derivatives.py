@@ -2,8 +2,8 @@
 comes in.
 
 Work in units of one forward pass of the convolutions: `gradient` 3, `directional` 8, `penalised` 6. `directional` goes
-in reverse over a forward-mode derivative (H m = ∇_θ ⟨∇_θ ℓ, m⟩; cf. arXiv 2505.00793, docs/method.md §3), so that
-nothing is differentiated backwards twice.
+in reverse over a forward-mode derivative (H m = ∇_θ ⟨∇_θ ℓ, m⟩; cf. arXiv 2505.00793, docs/method.md, section 3), so
+that nothing is differentiated backwards twice.
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ class Engine(Protocol):
     def directional(
         self, theta: Params, direction: Params, images: Batch, targets: Targets, curvature: bool = True
     ) -> Directional:
-        """The derivative along `direction` in θ (docs/method.md §3); without `curvature`, zeros stand where (∂²ℓ/∂θ²) m
-        would."""
+        """The derivative along `direction` in θ (docs/method.md, section 3); without `curvature`, zeros stand where
+        (∂²ℓ/∂θ²) m would."""
         ...
 
     def penalised(
@@ -75,8 +75,8 @@ class Engine(Protocol):
         clip: float = 1.0,
         form: PenaltyForm = "image",
     ) -> Gradient:
-        """The same as `gradient` for clip·ℓ + penalty·mean (‖∇_x Σ_k f_k‖₂ − 1)² (docs/method.md §2, parts 1 and 2); no
-        ℓ without targets."""
+        """The same as `gradient` for clip·ℓ + penalty·mean (‖∇_x Σ_k f_k‖₂ − 1)² (docs/method.md, section 2, parts 1
+        and 2); no ℓ without targets."""
         ...
 
 
@@ -131,8 +131,8 @@ class EagerEngine:
 
 
 def gradient_penalty(images: Batch, logits: Logits, form: PenaltyForm) -> Scalar:
-    """mean (‖∇_x Σ_k f_k(x)‖₂ − 1)², the norm over a whole image or over the channels of each pixel (docs/method.md §2,
-    part 2)."""
+    """mean (‖∇_x Σ_k f_k(x)‖₂ − 1)², the norm over a whole image or over the channels of each pixel (docs/method.md,
+    section 2, part 2)."""
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return excess(gradient, form)
 

@@ -261,7 +261,7 @@ def published_name(name: str) -> str:
 
 def published_statistics(name: str) -> Statistics | None:
     """The mean and deviation of all published trajectory-matching code for sets of that name, where they are fixed
-    (docs/method.md §6).
+    (docs/method.md, section 6).
 
     Whatever begins with 'imagenet', 'tiny-imagenet' or 'ilsvrc' counts as derived from ImageNet.
     """

@@ -26,8 +26,8 @@ class ExpertCurve:
 
 
 class ExpertRecipe(Record):
-    """MTT's expert by default (arXiv 2203.11932, §4); AST's has momentum, decay, a drop, clipping and a penalty, FTD's
-    sharpness."""
+    """MTT's expert by default (arXiv 2203.11932, section 4); AST's has momentum, decay, a drop, clipping and a penalty,
+    FTD's sharpness."""
 
     model_config = FINITE
     renamed: ClassVar[Mapping[str, str]] = {

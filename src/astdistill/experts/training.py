@@ -342,7 +342,7 @@ def loss_gradient(
     trainee: Trainee, images: Batch, augmented: Batch, targets: Targets, recipe: ExpertRecipe, epoch: int
 ) -> Logits:
     """The logits of one batch; the gradient of c_e × cross-entropy + λ × gradient penalty goes to `theta.grad`
-    (docs/method.md §2, parts 1 and 2).
+    (docs/method.md, section 2, parts 1 and 2).
 
     Sound: the penalty is taken on the batch that the cross-entropy sees, and their forward pass is shared.
     """

@@ -56,7 +56,8 @@ class Backprop(Estimator):
 
 
 class Recompute(Estimator):
-    """Exact, in constant memory: P floats a step are kept, 4 P for Adam (docs/method.md §3; cf. arXiv 2505.00793)."""
+    """Exact, in constant memory: P floats a step are kept, 4 P for Adam (docs/method.md, section 3; cf. arXiv
+    2505.00793)."""
 
     exact: ClassVar[bool] = True
 
@@ -118,10 +119,10 @@ def step_derivatives(
 
 
 class FirstOrder(Estimator):
-    """Approximate: drops θ's dependence on the images of earlier steps (TESLA, arXiv 2211.10586, §3).
+    """Approximate: drops θ's dependence on the images of earlier steps (TESLA, arXiv 2211.10586, section 3).
 
     Exact for T = 1; for longer unrolls its direction drifts from the true one (cosine 0.997 to 0.76 on a toy network,
-    docs/method.md §3).
+    docs/method.md, section 3).
     """
 
     def __call__(self, inner: InnerLoop, start: Params, variables: Variables, objective: Objective) -> MetaGradient:

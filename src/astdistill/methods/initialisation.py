@@ -137,7 +137,7 @@ class RealInit(ImageInit):
 
 class CorrectInit(ImageInit):
     """Random real images of each class among those that a trained expert classifies correctly (DATM, arXiv 2310.05773,
-    §3.2).
+    section 3.2).
 
     Where these are too few, those follow that it gets wrong by the least: by how far the logit of another class is
     above their own.
@@ -213,8 +213,8 @@ class FileInit(ImageInit):
 
 
 class RepresentativeInit(ImageInit):
-    """AST, docs/method.md §2 part 3, corrected: K-means with k = ipc on an expert's logits, the real image nearest each
-    centre within its cluster."""
+    """AST, docs/method.md, section 2, part 3, corrected: K-means with k = ipc on an expert's logits, the real image
+    nearest each centre within its cluster."""
 
     reads_trained: ClassVar[bool] = True
 
@@ -228,8 +228,8 @@ class RepresentativeInit(ImageInit):
 
 
 class RepresentativeInitAsReleased(ImageInit):
-    """AST, docs/method.md §2 part 3, as released: ten clusters whatever ipc is, int(ipc / 10) images of the whole class
-    nearest each centre."""
+    """AST, docs/method.md, section 2, part 3, as released: ten clusters whatever ipc is, int(ipc / 10) images of the
+    whole class nearest each centre."""
 
     reads_trained: ClassVar[bool] = True
 
@@ -341,7 +341,7 @@ class WeightLabels(HardLabels):
 
 
 class ExpertLabels(SyntheticLabels):
-    """The logits that a trained expert gives each initial image (DATM, arXiv 2310.05773, §3.2)."""
+    """The logits that a trained expert gives each initial image (DATM, arXiv 2310.05773, section 3.2)."""
 
     kind: ClassVar[LabelKind] = "soft"
     reads_trained: ClassVar[bool] = True
@@ -381,9 +381,9 @@ class SegmentLabels(ExpertLabels):
     """The logits of the sampled expert at θ*_{t+M}, the segment's target, for the present images, made anew by every
     outer step.
 
-    TESLA (arXiv 2211.10586, §3.3, soft label assignment). They count as constants of the step and are not learned. The
-    set that is saved has those of its own images by the segment of the last outer step; the released code's are one
-    update of the images older. Before the first step they are those of a trained expert.
+    TESLA (arXiv 2211.10586, section 3.3, soft label assignment). They count as constants of the step and are not
+    learned. The set that is saved has those of its own images by the segment of the last outer step; the released
+    code's are one update of the images older. Before the first step they are those of a trained expert.
     """
 
     @torch.no_grad()

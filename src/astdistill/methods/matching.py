@@ -35,7 +35,8 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Matching:
-    """Σ_j scale_j ‖θ_{s_j} − target_j‖² (docs/method.md §1.3 with one term, §2 part 5 with several)."""
+    """Σ_j scale_j ‖θ_{s_j} − target_j‖² (docs/method.md, section 1, step 3 with one term, section 2, part 5 with
+    several)."""
 
     at: tuple[int, ...]
     """s_1 … s_M, ascending, each 1 … T."""
@@ -61,7 +62,7 @@ class Matching:
 @dataclass(frozen=True)
 class Nearest:
     """scale · min_s ‖θ_s − target‖² over the steps s that are read; only the nearest student has a derivative
-    (docs/method.md §8, ATT)."""
+    (docs/method.md, section 8, ATT)."""
 
     at: tuple[int, ...]
     """The steps that are read, ascending, each 1 … T."""
@@ -138,7 +139,7 @@ class MatchingLoss(Component):
 
 
 class FinalMatchingLoss(MatchingLoss):
-    """‖θ_T − θ*_{t+M}‖² / ‖θ*_t − θ*_{t+M}‖² (MTT, docs/method.md §1.3)."""
+    """‖θ_T − θ*_{t+M}‖² / ‖θ*_t − θ*_{t+M}‖² (MTT, docs/method.md, section 1, step 3)."""
 
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
         target = segment.checkpoints[-1:]
@@ -146,7 +147,8 @@ class FinalMatchingLoss(MatchingLoss):
 
 
 class NearestMatchingLoss(MatchingLoss):
-    """min_i ‖θ_i − θ*_{t+M}‖² / ‖θ*_t − θ*_{t+M}‖² over all inner steps i = 1 … T (ATT, arXiv 2407.14245, §3)."""
+    """min_i ‖θ_i − θ*_{t+M}‖² / ‖θ*_t − θ*_{t+M}‖² over all inner steps i = 1 … T (ATT, arXiv 2407.14245, section
+    3)."""
 
     def __call__(self, segment: Segment, start: Params, steps: int) -> Objective:
         target = segment.checkpoints[-1:]
@@ -154,8 +156,8 @@ class NearestMatchingLoss(MatchingLoss):
 
 
 class IntermediateMatchingLoss(MatchingLoss):
-    """AST, docs/method.md §2 part 5, corrected: Σ_{j=1..M} β_j ‖θ_{s_j} − θ*_{t+j}‖² / ‖θ*_t − θ*_{t+j}‖² with s_j =
-    round(jT/M)."""
+    """AST, docs/method.md, section 2, part 5, corrected: Σ_{j=1..M} β_j ‖θ_{s_j} − θ*_{t+j}‖² / ‖θ*_t − θ*_{t+j}‖² with
+    s_j = round(jT/M)."""
 
     beta: Literal["one", "adaptive"] = "one"
     """Weights of the M terms: one is β_j = 1, adaptive is β_j = j/M."""
@@ -186,7 +188,7 @@ class IntermediateMatchingLoss(MatchingLoss):
 
 
 class IntermediateMatchingLossAsReleased(IntermediateMatchingLoss):
-    """AST, docs/method.md §2 part 5, as released: s_j = (T//M)·j for j < M and s_M = T."""
+    """AST, docs/method.md, section 2, part 5, as released: s_j = (T//M)·j for j < M and s_M = T."""
 
     def at(self, steps: int, matched: int) -> tuple[int, ...]:
         return (*(steps // matched * j for j in range(1, matched)), steps)

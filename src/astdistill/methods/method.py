@@ -120,8 +120,8 @@ class Method(Record):
         return self.init.reads_trained or self.labels.reads_trained
 
     def without(self, part: str) -> Method:
-        """The same method with one of AST's six parts switched off (docs/method.md §2). Raises InputError for an
-        unknown part.
+        """The same method with one of AST's six parts switched off (docs/method.md, section 2). Raises InputError for
+        an unknown part.
 
         Args:
             part: One of `PARTS`: "clipping", "penalty", "representative", "balanced", "intermediate" or "perturbation".

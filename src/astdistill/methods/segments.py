@@ -42,7 +42,7 @@ class SegmentSampler(Component):
 
 
 class UniformSampler(SegmentSampler):
-    """Any expert, t ~ U{0 … max_start_epoch − 1} (MTT, docs/method.md §1.1)."""
+    """Any expert, t ~ U{0 … max_start_epoch − 1} (MTT, docs/method.md, section 1, step 1)."""
 
     def __call__(
         self, experts: TrajectoryStore, iteration: int, max_start_epoch: int, matched_epochs: int, seed: int
@@ -52,7 +52,7 @@ class UniformSampler(SegmentSampler):
 
 class GrowingWindow(SegmentSampler):
     """Any expert, t ~ U{lower … upper − 1}, where `upper` grows evenly from `begins` to max_start_epoch (DATM, arXiv
-    2310.05773, §3.3).
+    2310.05773, section 3.3).
 
     With max_start_epoch = m: upper(i) = begins + ⌊(m − begins) i / full_by⌋ at outer step i < full_by, and m from there
     on.
@@ -124,8 +124,8 @@ class Perturbation(Component):
 
 
 class WeightPerturbation(Perturbation):
-    """AST, docs/method.md §2 part 6, corrected: θ'_l = θ_l + α ‖θ_l‖_F · d/‖d‖_F with d ~ N(0, I), for convolution
-    kernels only."""
+    """AST, docs/method.md, section 2, part 6, corrected: θ'_l = θ_l + α ‖θ_l‖_F · d/‖d‖_F with d ~ N(0, I), for
+    convolution kernels only."""
 
     alpha: float = Field(default=0.01, ge=0)
     """α, the size of the perturbation relative to the norm of each kernel. The released form amounts to 0.003 to
@@ -150,8 +150,8 @@ class WeightPerturbation(Perturbation):
 
 
 class WeightPerturbationAsReleased(WeightPerturbation):
-    """AST, docs/method.md §2 part 6, as released: θ'_l = θ_l + α (d/‖d‖_F) ∘ θ_l, which changes a kernel by 0.3 to
-    1.7 %."""
+    """AST, docs/method.md, section 2, part 6, as released: θ'_l = θ_l + α (d/‖d‖_F) ∘ θ_l, which changes a kernel by
+    0.3 to 1.7 %."""
 
     alpha: float = Field(default=1.0, ge=0)
 
@@ -173,8 +173,8 @@ class InnerWeight(Component):
 
 
 class BalancedWeight(InnerWeight):
-    """AST, docs/method.md §2 part 4, corrected: w = log_a(t − h + 8) for t ≥ h, else 1/log_a(h − t + 8), with h =
-    max_start_epoch / 2 and a = 8."""
+    """AST, docs/method.md, section 2, part 4, corrected: w = log_a(t − h + 8) for t ≥ h, else 1/log_a(h − t + 8), with
+    h = max_start_epoch / 2 and a = 8."""
 
     base: float = Field(default=8.0, gt=1)
     """Base a of the logarithm, above 1. With 8 the weight is continuous at h = max_start_epoch / 2."""
@@ -184,8 +184,8 @@ class BalancedWeight(InnerWeight):
 
 
 class BalancedWeightAsReleased(InnerWeight):
-    """AST, docs/method.md §2 part 4, as released: a = 5 and h = max_start_epoch // 2, which jumps from 0.73 to 1.29 at
-    h."""
+    """AST, docs/method.md, section 2, part 4, as released: a = 5 and h = max_start_epoch // 2, which jumps from 0.73 to
+    1.29 at h."""
 
     base: float = Field(default=5.0, gt=1)
     """Base a of the logarithm, above 1. With 5 the weight jumps at h = max_start_epoch // 2."""

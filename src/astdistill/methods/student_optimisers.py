@@ -95,7 +95,7 @@ class Sgd:
 
 
 class _SgdWalk:
-    """m = dL/dv ← μ m − η λ, which is also dL/dg (docs/method.md §3).
+    """m = dL/dv ← μ m − η λ, which is also dL/dg (docs/method.md, section 3).
 
     dL/dη = −Σ_i ⟨λ_{i+1}, v_{i+1}⟩ needs the velocities; exchanging the two sums gives Σ_i ⟨m_i, g_i⟩ / η, and
     ⟨m_i, g_i⟩ is the slope of the loss along m_i.

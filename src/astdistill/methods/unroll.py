@@ -307,8 +307,8 @@ class StudentTrajectory:
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """T steps of training on the synthetic set, by SGD with momentum (docs/method.md §1.2; MTT, arXiv 2203.11932,
-    Algorithm 1) unless `optimiser` names another.
+    """T steps of training on the synthetic set, by SGD with momentum (docs/method.md, section 1, step 2; MTT, arXiv
+    2203.11932, Algorithm 1) unless `optimiser` names another.
 
         v_{i+1} = μ v_i + ∇_θ w·ℓ(θ_i; A_i(X[b_i]), Y[b_i]),   θ_{i+1} = θ_i − η v_{i+1},   v_0 = 0
 

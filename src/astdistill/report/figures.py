@@ -207,9 +207,8 @@ def draw_unmoved(axes: Axes, unmoved: float | None) -> None:
     """A dashed line at the loss of a student that does not move, if that is known; the axis then begins at 0."""
     if unmoved is None:
         return
-    axes.axhline(
-        unmoved, color=COLOURS[1], linestyle="--", linewidth=1.2, label="no progress: the student does not move"
-    )
+    told = "no progress: the student does not move"
+    axes.axhline(unmoved, color=COLOURS[1], linestyle="--", linewidth=1.2, label=told)
     axes.set_ylim(0, max(axes.get_ylim()[1], 1.08 * unmoved))
 
 
