@@ -337,6 +337,16 @@ def test_steps_before_a_window_are_counted_at_their_own_batch() -> None:
     assert found == pytest.approx(10 * (work.before * train + work.training_steps * walk) + work.trained * train)
 
 
+def test_the_loss_of_each_class_is_timed_where_it_takes_longer_than_the_network() -> None:
+    """NCFM's, with its derivative: here a second for 128 real images and one synthetic of a class."""
+    cell = with_method(PRESETS["digits-ipc1"], "ncfm")
+    work = cell.method.step.within(1430, 10).work(cell.distill, 10, 10)
+    costs = Costs("cpu", FixedSpeed("cpu"))
+    network = costs.network(cell.model, (1, 8, 8), 10)
+    assert costs.class_losses(network, work, 10).seconds == pytest.approx(10 * (143 + 1) / (128 + 1))
+    assert costs.class_losses(network, StepWork(forward=1430), 10) == Cost()
+
+
 @pytest.mark.parametrize(
     ("threads", "others", "cores", "share"),
     [(2, 0, 2, 2), (2, 1, 2, 4 / 3), (2, 4, 2, 2 / 3), (1, 1, 2, 1), (4, 0, 2, 2)],

@@ -311,6 +311,7 @@ class _Stages:
         cost = costs.augmentation(student, strategy, work.augmented)
         cost += costs.features(student, work.forward, work, derivative=False)
         cost += costs.features(student, work.backward, work, derivative=True)
+        cost += costs.class_losses(student, work, self.known.classes)
         plain = ExpertRecipe(augmentation=strategy)
         cost += costs.training(student, plain, work.trained, work.trained_at_once)
         if work.training_steps:

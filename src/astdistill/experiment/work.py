@@ -357,6 +357,17 @@ class Costs:
         make = partial(_features, network, sample, derivative, done.by_engine)
         return self._cost(kind, images * each, sample * each, make)
 
+    def class_losses(self, network: Network, done: StepWork, classes: int) -> Cost:
+        """The losses of all classes on their features, with the derivative, in which no multiply-adds are counted; on
+        more than `MOST_REAL` real images, a part is timed."""
+        if done.class_loss is None:
+            return Cost()
+        real, own = (max(1, math.ceil(count / classes)) for count in (done.forward, done.at_once))
+        few = min(real, MOST_REAL)
+        kind = "class loss", network.model, network.shape, self.device, few, own
+        make = partial(_class_loss, network, done.class_loss, few, own)
+        return Cost(0.0, self._cost(kind, classes * (real + own), few + own, make).seconds)
+
     def augmentation(self, network: Network, strategy: str, images: float) -> Cost:
         """Augmentation of so many images, in which no multiply-adds are counted."""
         if not strategy or not images:
@@ -387,7 +398,7 @@ class Costs:
         return max(1, min(images, MOST_IMAGES, round(SAMPLES[engine or network.engine] / each)))
 
 
-AUGMENTED = 256
+AUGMENTED, MOST_REAL = 256, 128
 MOST_VALUES = 2**21
 """Of the images whose bookkeeping is timed: 8 MB."""
 
@@ -465,6 +476,19 @@ def _features(network: Network, count: int, derivative: bool, by_engine: bool) -
             features = features_of(theta, seen)
         if derivative:
             torch.autograd.grad(features.square().sum(), seen)
+
+    return step
+
+
+def _class_loss(network: Network, loss: Callable[[Tensor, Tensor], Tensor], real: int, own: int) -> Callable[[], None]:
+    model = FlatModel(network.module)
+    with torch.no_grad():
+        width = model.features(model.flatten(), torch.zeros(1, *network.shape)).shape[1]
+    generator = rng(0, "speed")
+    given, moved = (torch.randn(count, width, generator=generator).to(network.device) for count in (real, own))
+
+    def step() -> None:
+        torch.autograd.grad(loss(given, moved.requires_grad_()), moved)
 
     return step
 

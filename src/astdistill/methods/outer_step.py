@@ -19,7 +19,7 @@ from ..models.registry import build_model
 from ..runtime.config import Component
 from ..runtime.errors import InputError
 from ..runtime.seeds import derive, rng
-from ..runtime.shapes import Params, Targets
+from ..runtime.shapes import Features, Params, Scalar, Targets
 from .initialisation import Classifier
 from .student_optimisers import StudentOptimiser
 from .unroll import InnerLoop, MetaGradient, Variables, draw_plan
@@ -112,6 +112,9 @@ class StepWork:
     """In how many passes, one after another, `forward` is done, and `backward`."""
     by_engine: bool = False
     """Whether these passes are the engine's; otherwise they are torch's."""
+    class_loss: Callable[[Features, Features], Scalar] | None = None
+    """The loss of one class on the features `[B, F]` of its real and of its synthetic images, where it takes longer
+    than a pass through the network."""
     training_steps: int = 0
     """Steps of training through which the method's estimator differentiates."""
     batch: int = 0
