@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,15 +39,19 @@ from astdistill.experiment.work import (
     Network,
     Passes,
     Speed,
+    fair_share,
     training_passes,
     unroll_passes,
 )
 from astdistill.experts.recipe import ExpertRecipe
 from astdistill.methods.estimators import Backprop, FirstOrder, Recompute, Truncated
+from astdistill.methods.outer_step import StepWork
 from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, FTD, MTT
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model
 from astdistill.runtime.devices import settled_device
+from astdistill.runtime.machine import Room, Started
+from astdistill.runtime.parallel import START_S, WorkerPlan
 from astdistill.runtime.status import duration, size
 
 
@@ -287,17 +292,94 @@ def test_time_is_work_over_the_measured_speed_and_each_kind_is_measured_once() -
     assert costs.training(network, MTT.recipe, 1000, 10) == Cost(1000 * train, 100.0)
     assert costs.training(network, FTD.recipe, 1000, 10).seconds == 200.0  # twice the work at the same speed
     assert len(speed.rates) == 1
-    assert costs.unroll(network, MTT, "", 10, 5).seconds == 1.0
-    assert costs.features(network, 50, derivative=True).seconds == 1.0
+    assert costs.unroll(network, MTT, "", StepWork(training_steps=5, batch=10)).seconds == 1.0
+    assert costs.features(network, 50, StepWork(), derivative=True).seconds == 1.0
+    assert costs.features(network, 50, StepWork(groups=5), derivative=True).seconds == 5.0, "five passes of ten images"
     assert costs.augmentation(network, "crop", 512) == Cost(0.0, 2.0)
     assert costs.augmentation(network, "", 512) == Cost()
 
 
-@pytest.mark.parametrize("method", ["ast", "mtt", "ftd", "tesla", "datm", "att", "dm", "ast-as-released"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "ast", "mtt", "ftd", "tesla", "datm", "att", "dm", "ast-as-released", "tgdd", "ncfm", "rat-bptt", "at-bptt",
+        "dc", "dsa", "idc",
+    ],
+)  # fmt: skip
 def test_each_method_is_measured(method: str) -> None:
     cell = with_method(PRESETS["digits-ipc1"], method).replace(model="convnet-d2-w8")
     found = counted(cell, dataset_size(cell), Costs("cpu", FixedSpeed("cpu")))
     assert all(stage.seconds > 0 for stage in found.stages)
+
+
+@pytest.mark.parametrize(
+    ("method", "images", "counted_as"),
+    [("dm", 1437, 143), ("tgdd", 50, 5), ("ncfm", 1437, 143), ("dsa", 1437, 143), ("idc", 100, 10), ("dc", 5, 1),
+     ("rat-bptt", 1437, 1437), ("at-bptt", 100, 100)],
+)  # fmt: skip
+def test_no_more_real_images_are_counted_than_there_are(method: str, images: int, counted_as: int) -> None:
+    """Of each of ten classes, or of all together where a step draws from all."""
+    step = with_method(PRESETS["digits-ipc1"], method).method.step
+    assert vars(step.within(images, 10))["batch_real"] == min(vars(step)["batch_real"], counted_as)
+    assert step.within(10**9, 10) == step
+
+
+def test_steps_before_a_window_are_counted_at_their_own_batch() -> None:
+    """RaT-BPTT trains on the set for a while, and differentiates through the last steps."""
+    cell = with_method(PRESETS["digits-ipc1"], "rat-bptt")
+    step = cell.method.step.within(dataset_size(cell).train, 10)
+    work = step.work(cell.distill, 10, 10)
+    assert (work.batch, work.trained) == (10, vars(step)["batch_real"])
+    costs = Costs("cpu", FixedSpeed("cpu"))
+    found = counted(cell, dataset_size(cell), costs).stages[0].work / cell.distill.iterations
+    network = Network(cell.model, (1, 8, 8), 10)
+    train, walk = network.multiply_adds(TRAIN), network.multiply_adds(TRAIN.plus(WALK))
+    assert found == pytest.approx(10 * (work.before * train + work.training_steps * walk) + work.trained * train)
+
+
+def test_the_loss_of_each_class_is_timed_where_it_takes_longer_than_the_network() -> None:
+    """NCFM's, with its derivative: here a second for 128 real images and one synthetic of a class."""
+    cell = with_method(PRESETS["digits-ipc1"], "ncfm")
+    work = cell.method.step.within(1430, 10).work(cell.distill, 10, 10)
+    costs = Costs("cpu", FixedSpeed("cpu"))
+    network = costs.network(cell.model, (1, 8, 8), 10)
+    assert costs.class_losses(network, work, 10).seconds == pytest.approx(10 * (143 + 1) / (128 + 1))
+    assert costs.class_losses(network, StepWork(forward=1430), 10) == Cost()
+
+
+@pytest.mark.parametrize(
+    ("threads", "others", "cores", "share"),
+    [(2, 0, 2, 2), (2, 1, 2, 4 / 3), (2, 4, 2, 2 / 3), (1, 1, 2, 1), (4, 0, 2, 2)],
+)
+def test_the_fair_share_of_the_cores(threads: int, others: float, cores: int, share: float) -> None:
+    assert fair_share(threads, others, cores) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("busy", "own", "workers", "longer"),
+    [
+        (0.0, 1.0, 2, 1.0),
+        (1.0, 1.0, 2, 1.5),  # alone a core of its own, side by side two thirds of two
+        (1.3, 2 / 3, 2, 4 / 3),  # two others: two thirds of a core alone, half of one side by side
+        (1.6, 2 / 5, 2, 6 / 5),
+        (1.0, 1.0, 1, 1.0),
+    ],
+)
+def test_workers_share_the_cores_with_each_other_and_with_others(
+    busy: float, own: float, workers: int, longer: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("astdistill.experiment.work.cores", lambda: 2)
+    monkeypatch.setattr(Started, "neighbours", SimpleNamespace(room=Room(2, busy)))
+    assert Speed("cpu", wall_s=1.0, own_s=own).crowding(workers, 1) == pytest.approx(longer)
+
+
+def test_jobs_end_in_rounds_of_workers_or_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("astdistill.experiment.work.cores", lambda: 2)
+    monkeypatch.setattr(Started, "neighbours", None)
+    jobs = estimate._Jobs(5, WorkerPlan(2, 1))
+    assert jobs.together(Cost(1.0, 100.0), 100.0, Speed("cpu")).seconds == pytest.approx(3 * 20 + START_S)
+    assert jobs.together(Cost(1.0, 100.0), 1.0, Speed("cpu")) == Cost(1.0, 100.0), "so few that none are started"
+    assert estimate._Jobs(5, WorkerPlan(1, 2)).together(Cost(1.0, 9.0), 100.0, Speed("cpu")) == Cost(1.0, 9.0)
 
 
 def test_a_part_of_a_large_step_is_measured() -> None:

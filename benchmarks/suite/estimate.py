@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -27,14 +32,18 @@ from astdistill.experiment.work import Costs, Speed
 from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
 from astdistill.methods.method import Method
+from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError, unknown
 from astdistill.runtime.files import write_json
-from astdistill.runtime.progress import bar, be_quiet, quietly
+from astdistill.runtime.machine import NAMED_BY_USERS, waiting
+from astdistill.runtime.parallel import NUMBERS, limited
+from astdistill.runtime.progress import bar, be_quiet
 from astdistill.runtime.provenance import provenance, without_places
 from astdistill.runtime.seeds import rng
 
-from .shared import busy
+from .children import ask_until_parent_ends, paths_of_the_suite
+from .shared import busy, chosen_now
 
 CASES = {
     "digits-ipc1": "",
@@ -47,6 +56,9 @@ CASES = {
 IMAGES, TESTED, STEPS, OUTER, EPOCHS, SEEN = 512, 512, 2, 3, 3, 1000
 """Training and test images, inner and outer steps, and epochs of a portion, where the preset has more; a
 network of the evaluation sees so many images in all, at least."""
+SMALL, SMALL_OUTER = 2000, 30
+"""A preset of fewer training images keeps its inner steps and epochs, and takes so many outer steps: its stages take
+seconds, of which what comes before and after them is no small part."""
 
 
 class Seconds(NamedTuple):
@@ -65,6 +77,8 @@ class Row:
     busy: int
     estimates: list[float]
     taken: list[Seconds]
+    threads: list[int]
+    """Of a step: as many as a run takes."""
 
     @property
     def ratios(self) -> tuple[float, float]:
@@ -80,19 +94,21 @@ def portion(case: str, store: Path) -> tuple[Experiment, Dataset, DatasetSize]:
     """A little of a preset: fewer images, epochs and steps, and one of each network, on random images."""
     whole = preset(case.split(" ")[0])
     whole = with_method(whole, CASES[case]) if CASES[case] else whole
-    known = dataset_size(whole)
-    train = known.train if known.train < 2000 else max(IMAGES, 2 * known.classes * whole.ipc)
-    known = DatasetSize(known.shape, known.classes, train, min(known.test, TESTED))
-    epochs = max(EPOCHS, SEEN // (whole.ipc * known.classes))
+    known, recipe = dataset_size(whole), whole.evaluation.recipe
+    needed = max(whole.ipc * 2, getattr(whole.method.step, "batch_real", 0))  # of each class, as in the preset
+    small, epochs = known.train < SMALL, max(EPOCHS, SEEN // (whole.ipc * known.classes))
+    if not small:
+        train = min(known.train, max(IMAGES, known.classes * needed))
+        known = DatasetSize(known.shape, known.classes, train, min(known.test, TESTED))
+        recipe = recipe.replace(epochs=epochs)
+    iterations = {True: SMALL_OUTER, False: OUTER}[small]
     experiment = whole.replace(
         experts=whole.experts.replace(count=1, store=store, stop_after=None),
-        method=_short(whole.method),
-        distill=whole.distill.replace(iterations=OUTER, snapshots=False, lr_lr=0.0),
-        evaluation=whole.evaluation.replace(
-            networks=1, baselines=(), recipe=whole.evaluation.recipe.replace(epochs=epochs)
-        ),
+        method=_short(whole.method, small),
+        distill=whole.distill.replace(iterations=iterations, snapshots=False, lr_lr=0.0),
+        evaluation=whole.evaluation.replace(networks=1, baselines=(), recipe=recipe),
         workers=1,
-    )  # fmt: skip
+    )
     generator, (channels, height, width) = rng(0, "estimate"), known.shape
     images = [
         torch.randint(256, (count, channels, height, width), generator=generator, dtype=torch.uint8)
@@ -102,12 +118,16 @@ def portion(case: str, store: Path) -> tuple[Experiment, Dataset, DatasetSize]:
     return experiment, dataset_from_tensors(images[0], labels[0], images[1], labels[1]), known
 
 
-def _short(method: Method) -> Method:
-    """The same with few steps and experts of a few epochs, at a rate that leaves every number finite on random
-    labels."""
+def _short(method: Method, small: bool) -> Method:
+    """The same at a rate of experts that leaves every number finite on random labels, and, unless it is `small`, with
+    few steps and experts of a few epochs."""
     if method.expert is None:
         return method
-    step = method.step.replace(syn_steps=min(STEPS, method.step.syn_steps), expert_epochs=1, max_start_epoch=1)
+    if small:
+        return method.replace(expert=method.recipe.replace(lr=1e-5, loss_warmup_epochs=0))
+    step = method.step
+    if isinstance(step, TrajectoryMatching):
+        step = step.replace(syn_steps=min(STEPS, step.syn_steps), expert_epochs=1, max_start_epoch=1)
     return method.replace(expert=method.recipe.replace(epochs=EPOCHS, lr=1e-5, loss_warmup_epochs=0), step=step)
 
 
@@ -140,7 +160,7 @@ def repetition(case: str) -> dict[str, tuple[float, Seconds]]:
             observers=[lambda run, state, line: clock.append(_now())],
         )
         # From the first step's end to the last one's: what comes before the steps is no part of their pace.
-        share = OUTER / (OUTER - 1)
+        share = experiment.distill.iterations / (experiment.distill.iterations - 1)
         taken.append(Seconds(*(share * (last - first) for first, last in zip(clock[1], clock[-1], strict=True))))
         wanted = experiment.evaluation
         taken.append(
@@ -162,6 +182,48 @@ def _timed(work: Callable[[], object]) -> Seconds:
     began = _now()
     work()
     return Seconds(*(after - before for before, after in zip(began, _now(), strict=True)))
+
+
+class Measurer:
+    """A process whose threads wait as those of the command do, which measures portions when it is told to; it ends with
+    this one."""
+
+    def __init__(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if name not in (*NAMED_BY_USERS, *NUMBERS)}
+        environment |= waiting(environment) | {"PYTHONPATH": paths_of_the_suite()}
+        words = [sys.executable, "-m", "suite.estimate"]
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        )
+
+    def repetition(self, case: str) -> tuple[int, dict[str, tuple[float, Seconds]]]:
+        """The threads that were chosen, and what `repetition` gives. Raises InputError where the process has ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):  # the empty answer says it
+            print(case, file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise InputError(f"The measurement of {case} ended early; its errors stand above. Measure again.")
+        threads, stages = json.loads(answer)
+        return threads, {stage: (told, Seconds(*taken)) for stage, (told, taken) in stages.items()}
+
+    def close(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def _serve() -> None:
+    """Measure a portion whenever its name comes on the standard input, with the threads of a run that begins then."""
+    be_quiet(True)
+
+    def answer(case: str) -> None:
+        step, divided = chosen_now()
+        with limited(step, divided):
+            print(json.dumps([step, repetition(case)]), flush=True)
+
+    ask_until_parent_ends(answer)
 
 
 class EstimateFlags(Record):
@@ -194,13 +256,14 @@ def _estimate(given: EstimateFlags, words: list[str]) -> None:
     if min(given.busy, default=0) < 0:
         raise InputError(f"--busy {min(given.busy)} was given; choose 0 or more busy processes.")
     rows: dict[tuple[str, str, int], Row] = {}
-    speed, cases = Speed("cpu"), given.case or tuple(CASES)
-    with bar("estimates (portions)", given.n * len(cases) * len(given.busy)) as progress:
+    speed, cases, measurer = Speed("cpu"), given.case or tuple(CASES), Measurer()
+    with closing(measurer), bar("estimates (portions)", given.n * len(cases) * len(given.busy)) as progress:
         for case, beside in ((case, beside) for _ in range(given.n) for case in cases for beside in given.busy):
-            with quietly(), busy(beside):
-                found = repetition(case)
+            with busy(beside):
+                threads, found = measurer.repetition(case)
             for stage, (told, taken) in found.items():
-                row = rows.setdefault((case, stage, beside), Row(case, stage, beside, [], []))
+                row = rows.setdefault((case, stage, beside), Row(case, stage, beside, [], [], []))
+                row.threads.append(threads)
                 row.estimates.append(told)
                 row.taken.append(taken)
             progress.step(note=f"{case} beside {beside}")
@@ -217,7 +280,7 @@ def _table(rows: list[Row], load: float) -> Table:
         f"measured computed, which other work changes less. Load average before: {load:.1f}.",
         caption_justify="left",
     )
-    for column in ("portion of", "stage", "busy", "estimate, s", "taken, s", "time", "processor", "n"):
+    for column in ("portion of", "stage", "busy", "threads", "estimate, s", "taken, s", "time", "processor", "n"):
         shown.add_column(column, no_wrap=True, justify="left" if column in ("portion of", "stage") else "right")
     for row in rows:
         told, wall = statistics.median(row.estimates), statistics.median(taken.wall for taken in row.taken)
@@ -226,6 +289,7 @@ def _table(rows: list[Row], load: float) -> Table:
             row.case,
             row.stage,
             str(row.busy),
+            ", ".join(map(str, sorted(set(row.threads)))),
             f"{told:.3g}",
             f"{wall:.3g}",
             f"{time_ratio:.2f}",
@@ -233,3 +297,7 @@ def _table(rows: list[Row], load: float) -> Table:
             f"{len(row.taken)}",
         )
     return shown
+
+
+if __name__ == "__main__":
+    _serve()

@@ -24,7 +24,7 @@ from astdistill.cli.flags import Word
 from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError, unknown
 from astdistill.runtime.files import write_json
-from astdistill.runtime.machine import NAMED_BY_USERS, SPINS, Neighbours, Started, cores
+from astdistill.runtime.machine import NAMED_BY_USERS, SPINS, Neighbours, Started, Threads, cores
 from astdistill.runtime.parallel import NUMBERS, threads_beside_others
 from astdistill.runtime.progress import bar, be_quiet
 from astdistill.runtime.provenance import provenance, without_places
@@ -311,10 +311,10 @@ def _ratios(row: dict[str, Any]) -> list[str]:
     return ["-" if row[name] is None else f"{row[name]:.2f}" for name in ("fair", "quiet", "all")]
 
 
-def chosen_now() -> int:
-    """As many threads as a run takes that begins now."""
+def chosen_now() -> Threads:
+    """The threads of a run that begins now."""
     Started.neighbours = Neighbours()
-    return threads_beside_others(cores()).step
+    return threads_beside_others(cores())
 
 
 def _serve(cases: Sequence[str]) -> None:
@@ -323,7 +323,7 @@ def _serve(cases: Sequence[str]) -> None:
 
     def answer(line: str) -> tuple[float, int]:
         case, number = json.loads(line)
-        threads = number or chosen_now()
+        threads = number or chosen_now().step
         torch.set_num_threads(threads)
         began = time.perf_counter()
         made[case]()

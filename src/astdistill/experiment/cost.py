@@ -20,13 +20,14 @@ from ..data.preprocessing import zca_cost
 from ..data.storage import held_bytes, residence
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from ..experts.recipe import ExpertRecipe
+from ..experts.training import expert_seconds
 from ..methods.estimators import Backprop
 from ..methods.outer_step import StepWork
 from ..methods.unroll import AT_ONCE, AT_ONCE_CUDA
 from ..runtime.cluster import used
 from ..runtime.devices import settled_device
 from ..runtime.errors import InputError
-from ..runtime.parallel import plan_workers
+from ..runtime.parallel import START_S, WorkerPlan, limited, plan_workers, training_seconds
 from ..runtime.progress import phase
 from ..runtime.status import duration, size
 from .config import Experiment, evaluation_recipe, expert_epochs
@@ -215,6 +216,24 @@ def _whitening(experiment: Experiment, known: DatasetSize) -> Stage:
 
 
 @dataclass(frozen=True)
+class _Jobs:
+    """Networks that are trained by the plan of the run, and how long they take together."""
+
+    count: int
+    plan: WorkerPlan
+
+    def together(self, cost: Cost, guess: float, speed: Speed | None) -> Cost:
+        """All jobs as they end: `cost` is that of all, one after another, with the threads of a worker. `guess` are the
+        seconds by which the run decides whether it starts workers."""
+        if speed is None or used() is not None or not self.plan.starts(self.count, guess):
+            return cost
+        workers = min(self.plan.workers, self.count)
+        crowding = speed.crowding(workers, self.plan.threads)
+        rounds = math.ceil(self.count / workers) / self.count
+        return replace(cost, seconds=(cost.seconds * rounds + START_S) * crowding)
+
+
+@dataclass(frozen=True)
 class _Stages:
     """The stages of one experiment on data of a known size."""
 
@@ -241,21 +260,26 @@ class _Stages:
             return Stage(f"experts of {wanted.imported}", 0.0, 0.0, self._data, 0)
         student, epochs = self._network(self.experiment.model), expert_epochs(self.experiment)
         batch = min(recipe.batch, known.train)
-        epoch = self.costs.training(student, recipe, known.train, batch) + self.costs.forward(student, known.test)
-        cost = epoch.times(wanted.count * epochs)
+        many = _Jobs(wanted.count, self._plan(wanted.count, [self.experiment.model]))
+        with limited(many.plan.threads):
+            epoch = self.costs.training(student, recipe, known.train, batch) + self.costs.forward(student, known.test)
+        low = expert_seconds(recipe, known.train, epochs, student.parameters, known.shape)
+        cost = many.together(epoch.times(wanted.count * epochs), wanted.count * low, self.costs.speed)
         disk = wanted.count * (epochs + 1) * student.parameters * (2 if wanted.dtype == "bfloat16" else 4)
         length = f"{epochs} epochs" if epochs == recipe.epochs else f"{epochs} of {recipe.epochs} epochs"
         held = student.held(batch, SECOND_GRAPH if recipe.penalty else GRADIENT_GRAPH)
         memory = self._side_by_side(wanted.count, held, [self.experiment.model])
         return Stage(f"{wanted.count} experts of {length}", cost.work, cost.seconds, memory, disk)
 
+    def _plan(self, jobs: int, networks: Sequence[str]) -> WorkerPlan:
+        return plan_workers(jobs, self.experiment.workers, torch.device(self.costs.device), networks)
+
     def _side_by_side(self, jobs: int, held: int, networks: Sequence[str]) -> int:
         """Bytes for the data and for as many jobs as are done at once, each of which holds so many; workers share a
         second copy of the data. Jobs on a cluster hold theirs elsewhere."""
-        experiment = self.experiment
         if used() is not None:
             return self._data
-        workers = plan_workers(jobs, experiment.workers, torch.device(self.costs.device), networks).workers
+        workers = self._plan(jobs, networks).workers
         if workers == 1:
             return self._data + held
         return 2 * self._data + workers * (held + IDLE_WORKER)
@@ -264,8 +288,10 @@ class _Stages:
         """The outer steps, and the networks that are trained for validation."""
         experiment, settings, student = self.experiment, self.experiment.distill, self._network(self.experiment.model)
         seen = self._images * settings.texture.per_slot
-        work = experiment.method.step.work(settings, seen, self.known.classes)
+        step = experiment.method.step.within(self.known.train, self.known.classes)
+        work = step.work(settings, seen, self.known.classes)
         cost = self._outer_step(student, work).times(settings.iterations * work.repeats)
+        cost += self.costs.bookkeeping(student, experiment.method, settings, self._images).times(settings.iterations)
         images = 4 * self._images * math.prod(settings.texture.extent(self.known.shape))
         students = 4 * student.parameters * (8 + work.kept * work.training_steps)
         sets = 3 if settings.validate_every else 1
@@ -283,19 +309,22 @@ class _Stages:
         """One of them, as the method's step says what it does."""
         method, strategy, costs = self.experiment.method, self.experiment.distill.augmentation, self.costs
         cost = costs.augmentation(student, strategy, work.augmented)
-        cost += costs.features(student, work.forward, derivative=False)
-        cost += costs.features(student, work.backward, derivative=True)
+        cost += costs.features(student, work.forward, work, derivative=False)
+        cost += costs.features(student, work.backward, work, derivative=True)
+        cost += costs.class_losses(student, work, self.known.classes)
         plain = ExpertRecipe(augmentation=strategy)
         cost += costs.training(student, plain, work.trained, work.trained_at_once)
         if work.training_steps:
-            cost += costs.unroll(student, method, strategy, work.batch, work.training_steps)
+            cost += costs.unroll(student, method, strategy, work)
+            cost += costs.training(student, plain, work.before * work.batch, work.batch)
         return cost
 
     def _held(self, student: Network, work: StepWork) -> int:
         """Bytes of graphs and buffers of an outer step, and of the images that are augmented together."""
         steps = work.training_steps if isinstance(self.experiment.method.estimator, Backprop) else 1
         unrolled = student.held(work.batch, SECOND_GRAPH * steps) if work.training_steps else 0
-        trained = student.held(work.trained_at_once, GRADIENT_GRAPH) if work.trained_at_once else 0
+        at_once = max(work.trained_at_once, work.batch * bool(work.before))
+        trained = student.held(at_once, GRADIENT_GRAPH) if at_once else 0
         augmented = AT_ONCE_CUDA if torch.device(self.costs.device).type == "cuda" else AT_ONCE
         # Images, augmented images and the derivatives with respect to both.
         return max(unrolled, trained, student.graph(work.at_once, GRADIENT_GRAPH)) + 3 * 4 * augmented
@@ -314,6 +343,12 @@ class _Stages:
         cost = self.costs.training(trained, plain, recipe.passes * images, min(recipe.batch, images))
         return cost + self.costs.forward(trained, tested).times(checks)
 
+    def _guess(self, trained: Network, recipe: EvalRecipe, images: int) -> float:
+        """The seconds of one network by which the run decides whether it starts workers."""
+        passes, (_, height, width) = recipe.for_images(images).passes, self.known.shape
+        steps = passes * math.ceil(images / recipe.batch)
+        return training_seconds(steps, passes * images, trained.parameters, height * width)
+
     def evaluation(self) -> Stage:
         """Networks on the set, of each architecture, and of the first one on each baseline."""
         wanted, recipe, known = self.experiment.evaluation, evaluation_recipe(self.experiment), self.known
@@ -322,12 +357,17 @@ class _Stages:
         rows += [(name, name, recipe, self._seen) for name in names[1:]]
         rows += [(name, names[0], recipe, self._images) for name in wanted.baselines if name != "full"]
         rows += [("full", names[0], recipe.for_full_data(), known.train)] * ("full" in wanted.baselines)
-        whole, memory, parts = Cost(), 0, []
+        many = _Jobs(len(rows) * wanted.networks, self._plan(len(rows) * wanted.networks, names))
+        whole, guess, memory, parts = Cost(), 0.0, 0, []
         for row, name, each, images in rows:
             trained = self._network(name)
-            cost = self._network_trained(trained, each, images, known.test).times(wanted.networks)
+            with limited(many.plan.threads):
+                cost = self._network_trained(trained, each, images, known.test).times(wanted.networks)
             whole += cost
+            guess += wanted.networks * self._guess(trained, each, images)
             parts.append((row, cost.seconds))
             memory = max(memory, trained.held(min(each.batch, images), GRADIENT_GRAPH))
+        alone, whole = whole.seconds, many.together(whole, guess, self.costs.speed)
+        parts = [(row, seconds * whole.seconds / alone) for row, seconds in parts]
         memory = self._side_by_side(len(rows) * wanted.networks, memory, names)
         return Stage(f"{wanted.networks} networks per row", whole.work, whole.seconds, memory, 100_000, tuple(parts))

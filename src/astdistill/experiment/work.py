@@ -7,29 +7,34 @@ import math
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..autodiff.dispatch import chosen, engine_name
+from ..autodiff.dispatch import chosen, engine_name, engine_of
 from ..autodiff.native.build import described, library
 from ..autodiff.native.engine import VALUES
 from ..autodiff.training import Trainee
 from ..data.augmentation import apply, draw
+from ..data.dataset import Split
+from ..distillation.settings import DistillSettings
+from ..distillation.state import DistillState
 from ..experts.recipe import ExpertRecipe
-from ..experts.training import expert_gradient, make_optimiser
+from ..experts.training import make_optimiser, train_epoch
 from ..methods.estimators import Backprop, Estimator, FirstOrder, Truncated
 from ..methods.matching import Matching
 from ..methods.method import Method
-from ..methods.unroll import InnerLoop, Variables, draw_plan
+from ..methods.outer_step import StepWork
+from ..methods.student_optimisers import StudentOptimiser
+from ..methods.unroll import InnerLoop, MetaGradient, Variables, draw_plan
 from ..models.convnets import ConvNet
 from ..models.flat import FlatModel
 from ..models.registry import build_model
-from ..runtime.devices import settled_device
-from ..runtime.machine import cores, crowded, load
+from ..runtime.devices import read, settled_device
+from ..runtime.machine import Started, cores, crowded, load
 from ..runtime.parallel import in_words
 from ..runtime.provenance import instructions
 from ..runtime.seeds import rng
@@ -231,6 +236,7 @@ class Speed:
 
     def seconds(self, kind: Hashable, work: float, part: float, make: Callable[[], Callable[[], None]]) -> float:
         """Seconds for `work`, at the rate of the step that `make` gives, which does `part` of it."""
+        kind = kind, torch.get_num_threads()
         if kind not in self.rates:
             self.rates[kind] = part / self._measured(make())
         return work / self.rates[kind]
@@ -248,6 +254,21 @@ class Speed:
             own = time.thread_time() - own_before
         self.wall_s, self.own_s = self.wall_s + taken, self.own_s + own
         return taken / runs
+
+    def crowding(self, workers: int, threads: int) -> float:
+        """How much longer each of so many workers takes than one alone, which was measured, since they share the cores
+        with each other and with what else runs."""
+        if self._on_card:
+            return 1.0
+        there, others = cores(), self._others()
+        return fair_share(threads, others, there) * workers / fair_share(workers * threads, others, there)
+
+    def _others(self) -> float:
+        """Processes beside this one that want a core: as many as cores were busy, or more where the measuring thread
+        had less than a core of its own."""
+        beside = Started.neighbours
+        busy = beside.room.busy if beside is not None and beside.room is not None else 0.0
+        return max(busy, cores() / max(self.share, 0.01) - 1 if self.share < OWN_SHARE else 0.0)
 
     @property
     def _on_card(self) -> bool:
@@ -272,6 +293,11 @@ class Speed:
             f"Other programs are running (load average {self.load:.1f} on {cores()} cores; this process got "
             f"{self.share:.0%} of its time): the estimated times are rough, and shorter on an idle machine."
         )
+
+
+def fair_share(threads: int, others: float, available: int) -> float:
+    """Cores that so many threads get beside so many other processes that want one, where all are treated alike."""
+    return min(threads, available * threads / (threads + others), available)
 
 
 @dataclass(frozen=True)
@@ -309,21 +335,38 @@ class Costs:
         kind = "logits", network.model, network.shape, network.engine, sample
         return self._cost(kind, images * each, sample * each, lambda: _logits(network, sample))
 
-    def unroll(self, network: Network, method: Method, strategy: str, batch: int, steps: int) -> Cost:
-        """The derivative through so many steps of training on `batch` images each."""
+    def unroll(self, network: Network, method: Method, strategy: str, done: StepWork) -> Cost:
+        """The derivative through the steps of training of one outer step."""
+        batch, steps = done.batch, done.training_steps
         sample = self._sample(network, batch)
         few = max(1, min(steps, self._sample(network, sample * steps) // sample))
         work, part = (network.multiply_adds(unroll_passes(method.estimator, count)) for count in (steps, few))
-        inner = network.engine, method.estimator.digest(), strategy, sample, few
+        inner = network.engine, method.estimator.digest(), type(done.optimiser), strategy, sample, few
         kind = "unroll", network.model, network.shape, inner
-        return self._cost(kind, batch * work, sample * part, lambda: _unroll(network, method, strategy, sample, few))
+        make = partial(_unroll, network, method, strategy, sample, few, done.optimiser)
+        return self._cost(kind, batch * work, sample * part, make)
 
-    def features(self, network: Network, images: float, derivative: bool) -> Cost:
-        """Features of so many images by torch, or these and their derivative with respect to the images."""
-        each = network.multiply_adds(BACKWARD if derivative else FORWARD)
-        sample = self._sample(network, math.ceil(images), "eager")
-        kind = "features", network.model, network.shape, derivative, sample
-        return self._cost(kind, images * each, sample * each, lambda: _features(network, sample, derivative))
+    def features(self, network: Network, images: float, done: StepWork, derivative: bool) -> Cost:
+        """Features of so many images, or these and their derivative with respect to the images, in the groups and by
+        the engine of an outer step: torch takes twice as long for an image of 500 as of 50."""
+        each, engine = network.multiply_adds(BACKWARD if derivative else FORWARD), ""
+        if not done.by_engine:
+            engine = "eager"
+        sample = self._sample(network, math.ceil(images / done.groups), engine)
+        kind = "features", network.model, network.shape, engine or network.engine, derivative, sample
+        make = partial(_features, network, sample, derivative, done.by_engine)
+        return self._cost(kind, images * each, sample * each, make)
+
+    def class_losses(self, network: Network, done: StepWork, classes: int) -> Cost:
+        """The losses of all classes on their features, with the derivative, in which no multiply-adds are counted; on
+        more than `MOST_REAL` real images, a part is timed."""
+        if done.class_loss is None:
+            return Cost()
+        real, own = (max(1, math.ceil(count / classes)) for count in (done.forward, done.at_once))
+        few = min(real, MOST_REAL)
+        kind = "class loss", network.model, network.shape, self.device, few, own
+        make = partial(_class_loss, network, done.class_loss, few, own)
+        return Cost(0.0, self._cost(kind, classes * (real + own), few + own, make).seconds)
 
     def augmentation(self, network: Network, strategy: str, images: float) -> Cost:
         """Augmentation of so many images, in which no multiply-adds are counted."""
@@ -332,6 +375,15 @@ class Costs:
         sample = max(1, min(math.ceil(images), AUGMENTED))
         kind = "augmentation", network.shape, strategy, sample
         return Cost(0.0, self._cost(kind, images, sample, lambda: _augmentation(network, strategy, sample)).seconds)
+
+    def bookkeeping(self, network: Network, method: Method, settings: DistillSettings, images: int) -> Cost:
+        """What an outer step on so many images does once it has their derivative, in which no multiply-adds are
+        counted; a part of many images is timed."""
+        values = math.prod(settings.texture.extent(network.shape))
+        sample = max(1, min(images, MOST_VALUES // values))
+        kind = "bookkeeping", network.shape, settings.digest(), sample
+        make = partial(_bookkeeping, network, method, settings, sample)
+        return Cost(0.0, self._cost(kind, images, sample, make).seconds)
 
     def _cost(self, kind: Hashable, work: float, part: float, make: Callable[[], Callable[[], None]]) -> Cost:
         if not work:
@@ -346,7 +398,9 @@ class Costs:
         return max(1, min(images, MOST_IMAGES, round(SAMPLES[engine or network.engine] / each)))
 
 
-AUGMENTED = 256
+AUGMENTED, MOST_REAL = 256, 128
+MOST_VALUES = 2**21
+"""Of the images whose bookkeeping is timed: 8 MB."""
 
 
 def _random(network: Network, count: int) -> tuple[Tensor, Tensor]:
@@ -358,15 +412,25 @@ def _random(network: Network, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _training(network: Network, recipe: ExpertRecipe, count: int) -> Callable[[], None]:
-    recipe, generator = recipe.replace(lr=1e-6), rng(0, "speed")
+    """One batch by the loop that trains experts, so that what it does beside the gradient is timed too: that is most
+    of the time of a small one."""
+    recipe = recipe.replace(lr=1e-6, batch=count)
     images, targets = _random(network, count)
-    trainee = Trainee(copy.deepcopy(network.module).to(network.device))
+    split, trainee = Split(images, targets.argmax(1)), Trainee(copy.deepcopy(network.module).to(network.device))
     optimiser = make_optimiser(trainee, recipe, 0)
+    return lambda: _dropped(train_epoch(trainee, optimiser, split, network.classes, recipe, 0, 0))
+
+
+def _bookkeeping(network: Network, method: Method, settings: DistillSettings, count: int) -> Callable[[], None]:
+    """What an outer step on so many images does once it has their derivative."""
+    _, targets = _random(network, count)
+    images = torch.randn(count, *settings.texture.extent(network.shape), device=network.device)
+    state = DistillState(images, targets, method.replace(learn=("images",)), settings)
+    slope = MetaGradient(images.new_zeros(()), images=torch.zeros_like(images))
 
     def step() -> None:
-        drawn = draw(recipe.augmentation, count, network.shape, generator).to(network.device)
-        expert_gradient(trainee, images, apply(images, drawn), targets, recipe, 0)
-        optimiser.step()
+        read(state.attempt(slope))
+        state.keep()
 
     return step
 
@@ -382,7 +446,9 @@ def _logits(network: Network, count: int) -> Callable[[], None]:
     return step
 
 
-def _unroll(network: Network, method: Method, strategy: str, count: int, steps: int) -> Callable[[], None]:
+def _unroll(
+    network: Network, method: Method, strategy: str, count: int, steps: int, optimiser: StudentOptimiser | None
+) -> Callable[[], None]:
     images, targets = _random(network, count)
     model = FlatModel(network.module)
     start, generator = model.flatten().to(network.device), rng(0, "speed")
@@ -391,22 +457,38 @@ def _unroll(network: Network, method: Method, strategy: str, count: int, steps: 
 
     def step() -> None:
         plan = draw_plan(steps, count, None, strategy, network.shape, generator, network.device)
-        method.estimator(InnerLoop(model, plan, method.momentum), start, variables, goal)
+        inner = InnerLoop(model, plan, method.momentum, optimiser=optimiser)
+        method.estimator(inner, start, variables, goal)
 
     return step
 
 
-def _features(network: Network, count: int, derivative: bool) -> Callable[[], None]:
+def _features(network: Network, count: int, derivative: bool, by_engine: bool) -> Callable[[], None]:
     images, _ = _random(network, count)
     model = FlatModel(network.module)
-    theta = model.flatten().to(network.device)
+    theta, features_of = model.flatten().to(network.device), model.features
+    if by_engine:
+        features_of = engine_of(model).features
 
     def step() -> None:
         with torch.set_grad_enabled(derivative):
             seen = images.detach().requires_grad_(derivative)
-            features = model.features(theta, seen)
+            features = features_of(theta, seen)
         if derivative:
             torch.autograd.grad(features.square().sum(), seen)
+
+    return step
+
+
+def _class_loss(network: Network, loss: Callable[[Tensor, Tensor], Tensor], real: int, own: int) -> Callable[[], None]:
+    model = FlatModel(network.module)
+    with torch.no_grad():
+        width = model.features(model.flatten(), torch.zeros(1, *network.shape)).shape[1]
+    generator = rng(0, "speed")
+    given, moved = (torch.randn(count, width, generator=generator).to(network.device) for count in (real, own))
+
+    def step() -> None:
+        torch.autograd.grad(loss(given, moved.requires_grad_()), moved)
 
     return step
 

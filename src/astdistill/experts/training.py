@@ -178,7 +178,8 @@ def _train_missing(
 ) -> None:
     """Train experts that no other process is at; then wait for those that another one is at, and take over what it
     leaves."""
-    seconds = len(missing) * _seconds(dataset, store, until)
+    each = expert_seconds(store.identity.recipe, len(dataset.train), until, store.identity.parameters, dataset.shape)
+    seconds = len(missing) * each
     shared = (dataset, store, until, chosen(), locks)
     gpu = dataset.device.type != "cpu"
     with pool(_train_if_free, shared, worker_plan, progress, len(missing), seconds, gpu) as train:
@@ -224,12 +225,13 @@ def _alone(store: TrajectoryStore, expert: int, wait: bool, locks: bool) -> Iter
         yield free
 
 
-def _seconds(dataset: Dataset, store: TrajectoryStore, epochs: int) -> float:
-    """A guess at what one core takes for so many epochs of one expert; with the penalty's second derivatives a step
-    costs about three."""
-    recipe, (_, height, width) = store.identity.recipe, dataset.shape
-    steps = epochs * math.ceil(len(dataset.train) / recipe.batch)
-    seconds = training_seconds(steps, epochs * len(dataset.train), store.identity.parameters, height * width)
+def expert_seconds(
+    recipe: ExpertRecipe, images: int, epochs: int, parameters: int, shape: tuple[int, int, int]
+) -> float:
+    """A guess at what one core takes for so many epochs of one expert, by which workers are started; with the penalty's
+    second derivatives a step costs about three."""
+    steps = epochs * math.ceil(images / recipe.batch)
+    seconds = training_seconds(steps, epochs * images, parameters, shape[1] * shape[2])
     if recipe.penalty > 0:
         seconds *= 3
     if recipe.sam_rho > 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -103,13 +103,22 @@ class BackPropagationThroughTraining(OuterStep):
         rates = {"lr_img": 1e-3, "lr_targets": 1e-3, "lr_init": 0.01}
         return {"outer_optimiser": "adam", "outer_momentum": 0.9, "targets_momentum": 0.9, **rates}
 
+    def within(self, images: int, classes: int) -> Self:
+        return self.replace(batch_real=min(self.batch_real, images))
+
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         ipc = images // classes
         few = min(self.per_class or ipc, ipc) * min(self.classes_at_once or classes, classes)
         batch = few * settings.texture.samples
-        trained = self.batch_real + self._prefix * batch
-        at_once = max(min(self.batch_real, TOGETHER), batch)
-        return StepWork(training_steps=self.window, batch=batch, kept=4, trained=trained, trained_at_once=at_once)
+        return StepWork(
+            training_steps=self.window,
+            batch=batch,
+            kept=4,
+            optimiser=Adam(),
+            before=self._prefix,
+            trained=self.batch_real,
+            trained_at_once=min(self.batch_real, TOGETHER),
+        )
 
     @property
     def _prefix(self) -> float:
@@ -308,7 +317,10 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         longest = min(self.unroll, self.window + self.window_range)
-        return replace(super().work(settings, images, classes), training_steps=longest)
+        # Beforehand a student takes all steps, so that the window is placed by its gradients.
+        return replace(
+            super().work(settings, images, classes), training_steps=longest, before=self._prefix + self.unroll
+        )
 
     def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
         begun, images = super().begin(setup, variables, seed), variables.images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -36,16 +36,24 @@ class DistributionMatching(OuterStep):
         rates = {"lr_img": 10.0 if ipc >= 100 else 1.0, "lr_init": 0.01, "outer_momentum": 0.5}
         return {"iterations": 20_000, **rates}
 
+    def within(self, images: int, classes: int) -> Self:
+        return self.replace(batch_real=min(self.batch_real, max(1, images // classes)))
+
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         seen, real = images * settings.texture.samples, classes * self.batch_real
         at_once = min(seen + real, max(TOGETHER, real // classes))
-        return StepWork(forward=real, backward=seen, augmented=seen + real, at_once=at_once)
+        groups = -(-classes // self._together(seen // classes))
+        return StepWork(forward=real, backward=seen, augmented=seen + real, at_once=at_once, groups=groups)
+
+    def _together(self, looks: int) -> int:
+        """How many classes pass through the network together, of which each has so many looks at its own images."""
+        return max(1, TOGETHER // max(self.batch_real, looks))
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
         theta = setup.fresh(seed, iteration).to(variables.images.dtype)
         by_class = variables.images.detach().chunk(len(setup.dataset.classes))
         own = [images.clone().requires_grad_() for images in by_class]
-        together = max(1, TOGETHER // max(self.batch_real, len(own[0]) * setup.settings.texture.samples))
+        together = self._together(len(own[0]) * setup.settings.texture.samples)
         loss, slopes = variables.images.new_zeros(()), []
         for labels in torch.arange(len(own)).split(together):
             pairs = [self._pair(setup, own[label], label, iteration, seed) for label in labels.tolist()]

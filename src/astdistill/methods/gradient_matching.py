@@ -4,7 +4,7 @@ train meanwhile."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -72,6 +72,9 @@ class GradientMatching(OuterStep):
             ipc: Images per class.
         """
         return self.matchings or min(ipc, 50)
+
+    def within(self, images: int, classes: int) -> Self:
+        return self.replace(batch_real=min(self.batch_real, max(1, images // classes)))
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         few, samples = min(images // classes, self.most_synthetic), settings.texture.samples

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 from ..runtime.seeds import rng
 from ..runtime.shapes import Features, Params, Scalar
 from .method import Method
-from .outer_step import Setup
+from .outer_step import Setup, StepSettings, StepWork
 from .tgdd import EXPERT, ClassMatching, Pair, drawn_expert, entropies, real_features, row, synthetic_features
 
 TINY = 1e-12
@@ -53,6 +55,16 @@ class CharacteristicMatching(ClassMatching):
         lr_img = {"joint": 1.3e-3, "per-class": 4e-4}[self.stepping]
         adamw = {"outer_optimiser": "adamw", "outer_decay": 5e-4, "outer_momentum": 0.9}
         return {"iterations": 20_000, "lr_img": lr_img, "lr_init": 0.001, **adamw}
+
+    def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
+        @cache
+        def frequencies(features: int) -> Tensor:
+            return torch.randn(self.frequencies, features, generator=rng(0, "frequencies"))
+
+        def loss(real: Features, own: Features) -> Scalar:
+            return discrepancy(real, own, frequencies(real.shape[1]).to(real))
+
+        return replace(super().work(settings, images, classes), class_loss=loss)
 
     def between(self, setup: Setup, iteration: int, seed: int, like: Tensor) -> tuple[Params, Params]:
         """θ between the first and the last row of an expert, and the last row of one."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from pydantic import Field
 from torch import Tensor
@@ -19,8 +19,9 @@ from ..models.registry import build_model
 from ..runtime.config import Component
 from ..runtime.errors import InputError
 from ..runtime.seeds import derive, rng
-from ..runtime.shapes import Params, Targets
+from ..runtime.shapes import Features, Params, Scalar, Targets
 from .initialisation import Classifier
+from .student_optimisers import StudentOptimiser
 from .unroll import InnerLoop, MetaGradient, Variables, draw_plan
 
 if TYPE_CHECKING:  # a method holds its outer step, so its module imports this one
@@ -107,12 +108,23 @@ class StepWork:
     """Images that are augmented, besides those of `training_steps`."""
     at_once: int = 0
     """The most images that the network holds at once of these."""
+    groups: int = 1
+    """In how many passes, one after another, `forward` is done, and `backward`."""
+    by_engine: bool = False
+    """Whether these passes are the engine's; otherwise they are torch's."""
+    class_loss: Callable[[Features, Features], Scalar] | None = None
+    """The loss of one class on the features `[B, F]` of its real and of its synthetic images, where it takes longer
+    than a pass through the network."""
     training_steps: int = 0
     """Steps of training through which the method's estimator differentiates."""
     batch: int = 0
     """Images in each of them."""
     kept: int = 1
     """Copies of the parameters that each of these steps keeps."""
+    optimiser: StudentOptimiser | None = None
+    """What moves the student in them; none means SGD with the method's momentum."""
+    before: float = 0.0
+    """Steps of training on such batches besides, through which nothing is differentiated."""
     trained: float = 0.0
     """Images that are trained on besides: they pass forward and backward for the derivative in θ, by the engine,
     augmented."""
@@ -281,6 +293,11 @@ class OuterStep(Component):
             seed: Of the run; draws depend on it and on the outer step.
         """
         return variables.targets
+
+    def within(self, images: int, classes: int) -> Self:
+        """The step as it works on a training part of so many real `images` of so many `classes`, where it would take
+        more of them than there are."""
+        return self
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         """What one outer step on a set of so many `images` computes; here each of them passes forward and backward.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 from pydantic import Field
@@ -47,10 +47,21 @@ class ClassMatching(OuterStep):
     in turn, as in the released programs, in which momentum moves the images of the other classes too. With SGD, joint
     steps at a learning rate of lr_img / (1 − momentum) without momentum are nearly equivalent."""
 
+    def within(self, images: int, classes: int) -> Self:
+        return self.replace(batch_real=min(self.batch_real, max(1, images // classes)))
+
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         seen = min(images, classes * self.most_synthetic) * settings.texture.samples
         real = classes * self.batch_real
-        return StepWork(forward=real, backward=self.passes * seen, augmented=seen + real, at_once=seen)
+        groups = {"joint": 1, "per-class": classes}[self.stepping]
+        return StepWork(
+            forward=real,
+            backward=self.passes * seen,
+            augmented=seen + real,
+            at_once=seen,
+            groups=groups,
+            by_engine=True,
+        )
 
     passes: ClassVar[int] = 1
     """How often a synthetic image passes through a network in one step."""

@@ -28,9 +28,10 @@ from .text import open_streams
 from .trust import words_of_trust
 from .worker import TensorPickler, nameless_file
 
+START_S = 2.5
+"""Seconds until workers have imported torch: 2 to 3."""
 WORTH_STARTING_S = 6.0
-"""Below this many seconds of work one process does it: workers take 2 to 3 s to import torch, and two of them save half
-of the work."""
+"""Below this many seconds of work one process does it: two workers save half of the work, and take `START_S`."""
 THREADED = 0.75
 """n threads are taken to make one job n to this power times as fast. Two made the native gradient at widths 32 and 128
 1.93 and 1.83 times as fast, powers of 0.95 and 0.87; more threads bring less each."""
