@@ -23,8 +23,9 @@ PAGE = 160
 
 
 class Compare(Record):
-    """Finished runs beside the published figures and the baselines, one table for each protocol and kind of labels.
-    Runs that differ in their seed alone are one row: mean ± standard deviation over the runs."""
+    """Finished runs beside the published figures and the baselines, one table for each protocol, kind of labels and
+    number of images a slot. Runs that differ in their seed alone are one row: mean ± standard deviation over the runs.
+    """
 
     runs: Annotated[tuple[Path, ...], Word(positional=True, metavar="PATH")] = ()
     """Run folders, folders of run --seeds, or evaluation folders inside a run (runs/NAME/evaluation-...)."""

@@ -59,7 +59,7 @@ class Changes(Record):
     log: Annotated[tuple[str, ...], Word(repeated=True, names=lambda: LOGGERS)] = ()
     """Log to tensorboard or wandb as well."""
     protocol: Annotated[str | None, Word(names=lambda: PROTOCOLS)] = None
-    """Another evaluation protocol: mtt, ast-released, datm-released, or rat."""
+    """Another evaluation protocol: {names}."""
     out: Path | None = None
     """Run folder, resumed by the same command; none means a folder in runs/ named after the preset, or the data."""
     dry_run: bool = False
