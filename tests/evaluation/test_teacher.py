@@ -12,7 +12,7 @@ from problems import TINY
 
 from astdistill.cli.main import main
 from astdistill.data.dataset import Dataset
-from astdistill.data.synthetic import load
+from astdistill.data.synthetic import SyntheticSet, load
 from astdistill.evaluation.protocol import MTT_PROTOCOL
 from astdistill.evaluation.rows import baseline_row, random_real
 from astdistill.evaluation.runner import evaluate_all
@@ -60,8 +60,10 @@ def test_the_images_are_those_of_the_random_row(teacher: Teacher, blobs: Dataset
     assert callable(plain.source)
     for k in (0, 3):
         one, other = taught.source(k), plain.source(k)
-        assert torch.equal(one.images, other.images)  # pyright: ignore[reportAttributeAccessIssue]
-        assert one.labels == "soft"  # pyright: ignore[reportAttributeAccessIssue]
+        assert isinstance(one, SyntheticSet)
+        assert isinstance(other, SyntheticSet)
+        assert torch.equal(one.images, other.images)
+        assert one.labels == "soft"
     assert taught.content != plain.content
     with pytest.raises(InputError, match="none was given"):
         baseline_row("teacher", TINY, 2, blobs, RECIPE, 5)
