@@ -12,6 +12,7 @@ from problems import TINY, blobs
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from astdistill.cli.main import main
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet, load, one_hot
 from astdistill.data.textures import TextureSpec
@@ -173,3 +174,14 @@ def test_what_does_not_fit_is_refused(fields: dict[str, float], whiten: str, wor
     settings = DistillSettings.model_validate({"iterations": 1, **fields})
     with pytest.raises(InputError, match=words):
         distill(blobs(whiten=whiten), method=METHOD, model=TINY, ipc=1, settings=settings)
+
+
+def test_a_dry_run_refuses_slots_that_do_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["run", "digits-ipc1", "--method", "dm", "--data.whiten", "standard", "--dry-run", "--distill.factor"]
+    assert main([*words, "3"]) != 0
+    told = capsys.readouterr()
+    assert "--distill.factor 3 was given, but images of 8 × 8 pixels do not divide into 3" in told.err
+    assert "Time" not in told.out

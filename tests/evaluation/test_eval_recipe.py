@@ -35,7 +35,7 @@ def test_ast_as_released_differs_from_mtt_only_where_the_script_does() -> None:
 
 
 def test_protocols_are_found_by_name_and_a_typo_names_the_nearest() -> None:
-    names = {"MTT", "AST as released", "DATM as released", "DC", "TGDD", "NCFM", "RaT-BPTT"}
+    names = {"MTT", "AST as released", "DATM as released", "DC", "TGDD", "NCFM", "RaT-BPTT", "RDED"}
     assert {protocol(name).name for name in PROTOCOLS} == names
     with pytest.raises(InputError, match="Did you mean 'ast-released'"):
         protocol("ast-relaesed")

@@ -106,6 +106,7 @@ def test_they_stand_in_tables_of_their_own(teacher: Teacher, blobs: Dataset, tmp
 def test_a_run_and_evaluate_find_their_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["run", "digits-ipc1", "--model", "convnet-d1-w4", "--distill.iterations", "1", "--experts.count", "1"]
+    words += ["--data.per-class", "10"]
     words += ["--evaluation.recipe.epochs", "1", "--evaluation.networks", "1", "--out", "runs/short"]
     main([*words, "--evaluation.baselines", "teacher", "--workers", "1"])
     first = Scores.read(tmp_path / "runs/short").taught

@@ -74,7 +74,7 @@ def test_a_run_stands_beside_its_published_figure_and_its_baselines(tmp_path: Pa
     (table,) = compared([read_finished(run(tmp_path / "mine"))])
     (row,) = cells(table)
     assert row == {
-        "run": "mine", "data": "blobs, standard", "ipc": "1", "images a slot": "1", "stored": "768 B", "method": "ast", "network": TINY, "final": "61.0 ± 1.4", "n": "2",
+        "run": "mine", "data": "blobs, standard", "ipc": "1", "images a slot": "1", "stored": "768 B", "labels": "hard labels", "protocol": "MTT", "method": "ast", "network": TINY, "final": "61.0 ± 1.4", "n": "2",
         "published": "61.5 [1]", "random real": "10.0", "K-means real": "20.0", "full data": "30.0",
     }  # fmt: skip
     assert table.notes == ("Somebody (arXiv 1)",)
@@ -141,11 +141,11 @@ def test_several_networks_make_a_second_table(tmp_path: Path) -> None:
     main_table, across = compared([read_finished(path) for path in paths])
     assert [row["network"] for row in cells(main_table)] == [TINY, TINY, TINY]
     assert [row["random real"] for row in cells(main_table)] == ["10.0", "10.0", "–"]  # c's baselines are mlp's
-    assert [list(row.values())[6:] for row in cells(across)] == [
+    assert [list(row.values())[8:] for row in cells(across)] == [
         ["61.0 ± 1.4", "62.0 ± 1.4", "63.0 ± 1.4"],
         ["62.0 ± 1.4", "61.0 ± 1.4", "–"],
     ]
-    assert [column.name for column in across.columns][6:] == [TINY, "mlp", "lenet"]
+    assert [column.name for column in across.columns][8:] == [TINY, "mlp", "lenet"]
     assert across.title == "Hard labels, across architectures"
     assert "n = 2" in across.caption
 

@@ -23,8 +23,8 @@ PAGE = 160
 
 
 class Compare(Record):
-    """Compare finished runs with published figures and baselines, one table per protocol and kind of labels. Runs that
-    differ only in their seed are one row: mean ± standard deviation over the runs."""
+    """Compare finished runs with published figures and baselines, one table per protocol, kind of labels and number of
+    images per slot. Runs that differ only in their seed are one row: mean ± standard deviation over the runs."""
 
     runs: Annotated[tuple[Path, ...], Word(positional=True, metavar="PATH")] = ()
     """Run folders, folders of run --seeds, or evaluation folders inside a run (runs/NAME/evaluation-…)."""

@@ -14,14 +14,15 @@ from ..data.dataset import Dataset
 from ..data.description import Description
 from ..data.loading import load_dataset
 from ..data.synthetic import SyntheticSet, load
+from ..evaluation.across import across_protocols
 from ..evaluation.continual import check_steps, continual, continual_table
 from ..evaluation.dd_ranking import RandomLabels, check_gamma, rank, ranking_table
 from ..evaluation.per_class import by_class, check_confusion, confusions
-from ..evaluation.protocol import EvalRecipe, architectures, protocol
+from ..evaluation.protocol import ALL, EvalRecipe, architectures, protocol
 from ..evaluation.rate_search import rates_table, search_rates
 from ..evaluation.rows import TAUGHT, check_count
 from ..evaluation.runner import evaluate_all
-from ..evaluation.scores import SearchedRate, table, taught_table
+from ..evaluation.scores import Scores, SearchedRate, table, taught_table
 from ..evaluation.teacher import Teacher
 from ..experiment.config import Experiment
 from ..experiment.pipeline import obtain_teacher
@@ -54,8 +55,8 @@ class Evaluate(Record):
 
     path: Annotated[Path, Word(positional=True)]
     """A run folder, or a synthetic.safetensors file; nothing else of the run is needed."""
-    protocol: Literal["mtt", "ast-released", "datm-released", "dc", "tgdd", "ncfm", "rat"] = "mtt"
-    """Evaluation protocol."""
+    protocol: Literal["mtt", "ast-released", "datm-released", "dc", "tgdd", "ncfm", "rat", "rded", "all"] = "mtt"
+    """Evaluation protocol. all: one table of mtt, ast-released, rat, tgdd, ncfm and rded."""
     epochs: int | None = Field(default=None, ge=1)
     """Training epochs (default: those of the protocol)."""
     full_epochs: int | None = Field(default=None, ge=1)
@@ -123,20 +124,62 @@ def evaluate(given: Evaluate) -> None:
 
 
 def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
-    """The folder that the scores lie in, which is this process's alone until `stack` is closed."""
+    """The folder that the scores lie in, which is this process's alone until `stack` is closed; of several, the
+    last."""
     check_device(given.device)
     check_gamma(given.gamma)
-    recipe = _recipe(given)
-    networks = _networks(given, recipe)
+    wanted = [(each, recipe, _networks(each, recipe)) for each, recipe in _by_protocol(given)]
+    folders = [each.out or _folder(each, recipe) for each, recipe, _ in wanted]
     synthetic, dataset = _loaded(given)
-    folder = given.out or _folder(given, recipe)
-    check_folder(folder, "--out")
-    stack.enter_context(RunDir(folder).writing())
+    for folder in folders:
+        check_folder(folder, "--out")
     teacher = None
-    if TAUGHT in given.baselines:
+    if TAUGHT in given.baselines or any(recipe.temperature for _, recipe, _ in wanted):
         teacher = _teacher(given, dataset, synthetic.model)
-    common: dict[str, Any] = {"model": given.architectures or None, "seeds": networks, "out": folder}
-    common |= {"seed": given.seed, "workers": given.workers}
+    found = []
+    for (each, recipe, networks), folder in zip(wanted, folders, strict=True):
+        stack.enter_context(RunDir(folder).writing())
+        common: dict[str, Any] = {"model": given.architectures or None, "seeds": networks, "out": folder}
+        common |= {"seed": given.seed, "workers": given.workers}
+        found.append(_under(each, recipe, synthetic, dataset, teacher, common))
+    if given.protocol == "all":
+        for shown in across_protocols(found):
+            _show(shown)
+    return folders[-1]
+
+
+def _by_protocol(given: Evaluate) -> list[tuple[Evaluate, EvalRecipe]]:
+    """What to evaluate under each protocol, and its recipe. Raises InputError for what all of them together cannot
+    have."""
+    if given.protocol != "all":
+        _without_teacher(given, recipe := _recipe(given))
+        return [(given, recipe)]
+    asked = {
+        "--lr search": given.lr == "search",
+        "--ranking": given.ranking,
+        "--continual": given.continual is not None,
+    }
+    for flag in [flag for flag, there in asked.items() if there]:
+        raise InputError(f"{flag} was given with --protocol all; name one protocol for it, for example --protocol mtt.")
+    found = []
+    for name in ALL:
+        changes: dict[str, Any] = {"protocol": name, "out": given.out and given.out / name}
+        if protocol(name).steps:  # which has no epochs to change
+            changes["epochs"] = None
+        each = given.replace(**changes)
+        found.append((each, _recipe(each)))
+    return found
+
+
+def _under(
+    given: Evaluate,
+    recipe: EvalRecipe,
+    synthetic: SyntheticSet,
+    dataset: Dataset,
+    teacher: Teacher | None,
+    common: dict[str, Any],
+) -> Scores:
+    """The scores under one protocol, and what else was asked for, shown as it is known."""
     rates: dict[str, SearchedRate] = {}
     if given.lr == "search":
         rates = search_rates(synthetic, dataset, recipe, **common)
@@ -147,8 +190,8 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
     for shown in [part(scores) for part, asked in wanted if asked]:
         _show(shown)
     _go_on(given, synthetic, dataset, recipe, common)
-    Terminal().print(f"Numbers:   {RunDir(folder).scores}", highlight=False)
-    return folder
+    Terminal().print(f"Numbers:   {RunDir(common['out']).scores}", highlight=False)
+    return scores
 
 
 def _loaded(given: Evaluate) -> tuple[SyntheticSet, Dataset]:
@@ -197,6 +240,13 @@ def _teacher(given: Evaluate, dataset: Dataset, student: str) -> Teacher:
         with reading(config, "the settings of a run", "restore it, or leave out --baselines teacher"):
             experiment = Experiment.model_validate(read_json(config))
     return obtain_teacher(experiment.replace(engine=given.engine), dataset, given.temperature)
+
+
+def _without_teacher(given: Evaluate, recipe: EvalRecipe) -> None:
+    """Raise InputError where networks are to be trained besides, which a protocol with a teacher has no way for."""
+    for flag, asked in {"--ranking": given.ranking, "--continual": given.continual is not None}.items():
+        if recipe.temperature and asked:
+            raise InputError(f"{flag} was given, which --protocol {given.protocol} does not have; add --protocol mtt.")
 
 
 def _networks(given: Evaluate, recipe: EvalRecipe) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..autodiff.dispatch import on_cluster, using
 from ..data.description import COLUMNS, Description, item, shape_text
+from ..distillation.settings import check_slots
 from ..evaluation.scores import Scores, table, taught_table
 from ..experiment import cost as estimate
 from ..experiment.config import Experiment, check_numbers, load_data
@@ -253,6 +254,7 @@ def only_estimate(request: Request) -> bool:
     show = {True: lambda text: None, False: print}[as_json]
     with using(experiment.engine), computing_with(threads_of(request)):
         known = described(experiment, show)
+        check_slots(known.shape, experiment.data.whiten, experiment.distill)
         for line in reasons(request):
             show(line)
         cost = estimate.estimate(experiment, known)

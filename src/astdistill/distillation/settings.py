@@ -141,7 +141,7 @@ def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc:
     """Raise InputError where the data cannot be distilled as asked; no experts are needed."""
     dataset.check_ipc(ipc)
     method.init.check(dataset, ipc * settings.texture.cells)
-    _check_slots(dataset, settings)
+    check_slots(dataset.shape, dataset.preprocessing.kind, settings)
     if settings.validate_every and dataset.validation is None:
         raise InputError(
             "Evaluation during the distillation needs images held out of the training data; load them with "
@@ -149,9 +149,9 @@ def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc:
         )
 
 
-def _check_slots(dataset: Dataset, settings: DistillSettings) -> None:
-    """Raise InputError where images cannot be slots of several sub-images."""
-    factor, (_, height, width) = settings.factor, dataset.shape
+def check_slots(shape: tuple[int, int, int], whiten: str, settings: DistillSettings) -> None:
+    """Raise InputError where images of that shape (C, H, W) and whitening cannot be slots of several sub-images."""
+    factor, (_, height, width) = settings.factor, shape
     if factor == 1:
         return
     if height % factor or width % factor:
@@ -159,7 +159,7 @@ def _check_slots(dataset: Dataset, settings: DistillSettings) -> None:
             f"--distill.factor {factor} was given, but images of {height} × {width} pixels do not divide into {factor} "
             f"× {factor} parts; choose a factor that divides both sides, such as 2, or 1."
         )
-    if dataset.preprocessing.kind == "zca":
+    if whiten == "zca":
         raise InputError(
             f"--distill.factor {factor} was given with ZCA whitening, which ties each pixel to its whole image, so "
             "that sub-images cannot be shown; load the data with --data.whiten standard, or set --distill.factor 1."

@@ -3,6 +3,7 @@ under."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -15,7 +16,10 @@ from ..runtime.config import FINITE, Record, Share
 from ..runtime.errors import InputError, unknown
 from ..runtime.trust import trust_models
 
-LATER = ("released_count", "optimiser", "steps", "networks", "drops_at", "cutmix")
+LATER = (
+    *("released_count", "optimiser", "steps", "networks", "drops_at", "cutmix"),
+    *("cosine", "checks_from", "batches", "temperature"),
+)
 """Fields of a recipe that the first version did not have."""
 
 
@@ -63,6 +67,17 @@ class EvalRecipe(Record):
     distilled with, for the baselines too; all six where there is no set."""
     cutmix: float = Field(default=0.0, ge=0, le=1)
     """Fraction of the batches to which cutmix is applied after the augmentation, from 0 to 1."""
+    cosine: float = Field(default=0.0, ge=0)
+    """c, of a cosine schedule: in epoch e, counted from 0, the learning rate is multiplied by ½ (1 + cos(π e / (c E))),
+    and does not drop. With c = 2 it ends at half of its first value. 0 means no such schedule."""
+    batches: tuple[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], ...] = ()
+    """Pairs of a number of images per class and the batch size from that number on, ascending, in place of batch; twice
+    the batch size for a hundred classes or more."""
+    temperature: float = Field(default=0.0, ge=0)
+    """T, of a teacher that labels the augmented batches: networks minimise KL(teacher ‖ network) with the logits of both
+    divided by T, in place of the cross-entropy with the labels of the set. 0 means no teacher."""
+    checks_from: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the epochs before the first test that check_every counts, from 0 to below 1."""
     check_every: int = Field(default=0, ge=0)
     """Epochs between two tests, of which the best accuracy is also recorded. 0 tests once, after the last epoch."""
     reported: Literal["final", "best"] = "final"
@@ -125,14 +140,29 @@ class EvalRecipe(Record):
         Args:
             epoch: Counted from 0.
         """
-        return not self.drops_at and epoch == self.decays_at
+        return not self.drops_at and not self.cosine and epoch == self.decays_at
+
+    def for_set(self, ipc: int, classes: int) -> EvalRecipe:
+        """The recipe with its batch settled, where it depends on the size of the set.
+
+        Args:
+            ipc: Images per class, as they are stored.
+            classes: K.
+        """
+        if not self.batches:
+            return self
+        fitting = [batch for least, batch in self.batches if ipc >= least] or [self.batches[0][1]]
+        return self.replace(batch=fitting[-1] * (1 + (classes >= 100)), batches=())
 
     def dropped(self, epoch: int) -> float:
-        """What the learning rate is multiplied by in `epoch`, counted from 0, by the `drops_at` before it.
+        """What the learning rate is multiplied by in `epoch`, counted from 0, by the `drops_at` before it or the
+        cosine.
 
         Args:
             epoch: Counted from 0.
         """
+        if self.cosine:
+            return 0.5 * (1 + math.cos(math.pi * epoch / (self.cosine * self.epochs)))
         return self.decay_factor ** sum(epoch >= round(share * self.epochs) for share in self.drops_at)
 
     def checks_after(self, passes: int) -> bool:
@@ -142,7 +172,9 @@ class EvalRecipe(Record):
         Args:
             passes: Passes over the training images that are done.
         """
-        return self.check_every > 0 and (passes - self.released_count) % self.check_every == 0
+        if not self.check_every or passes <= self.checks_from * self.epochs:
+            return False
+        return (passes - self.released_count) % self.check_every == 0
 
     def augmented(self, strategy: str) -> EvalRecipe:
         """The recipe with its augmentation settled: its own, or else `strategy`.
@@ -210,6 +242,23 @@ RAT_PROTOCOL = EvalRecipe(
 )
 """RaT-BPTT (arXiv 2311.07025): Adam, and the maximum over four numbers of steps, which tested images choose. The fixed
 budgets, 1000 steps for one, stand beside it."""
+RDED_PROTOCOL = EvalRecipe(
+    name="RDED",
+    epochs=300,
+    batches=((1, 10), (10, 50), (50, 100)),
+    lr=1e-3,
+    optimiser="adamw",
+    weight_decay=0.01,
+    cosine=2.0,
+    augmentation="flip",
+    cutmix=1.0,
+    temperature=20.0,
+    check_every=10,
+    checks_from=0.8,
+    reported="best",
+)
+"""Of the code released with RDED (arXiv 2312.03526): a teacher labels what students see, with cutmix in every batch;
+the maximum over checks on the test images in the last fifth of the epochs, how many of them is our choice."""
 PROTOCOLS: dict[str, EvalRecipe] = {
     "mtt": MTT_PROTOCOL,
     "ast-released": AST_RELEASED_PROTOCOL,
@@ -218,7 +267,10 @@ PROTOCOLS: dict[str, EvalRecipe] = {
     "tgdd": TGDD_PROTOCOL,
     "ncfm": NCFM_PROTOCOL,
     "rat": RAT_PROTOCOL,
+    "rded": RDED_PROTOCOL,
 }
+ALL = ("mtt", "ast-released", "rat", "tgdd", "ncfm", "rded")
+"""Those that a set is evaluated under when it is asked for all: each family's own."""
 
 
 def protocol(name: str) -> EvalRecipe:

@@ -54,6 +54,20 @@ class TableRow:
     images: int
     recipe: EvalRecipe
     content: str = ""
+    teacher: Teacher | None = None
+    """Who labels what the networks see, where the recipe has a temperature."""
+
+    def taught_by(self, teacher: Teacher | None) -> TableRow:
+        """The row with a teacher, where its recipe needs one. Raises InputError where there is none."""
+        if not self.recipe.temperature:
+            return self
+        if teacher is None:
+            raise InputError(
+                f"The protocol {self.recipe.name} needs a teacher, who labels what networks see, and none was given; "
+                "pass one as teacher=, or choose another protocol, such as mtt."
+            )
+        teacher = teacher.at(self.recipe.temperature)
+        return replace(self, teacher=teacher, content=f"{self.content}, seen with {teacher.content}")
 
     @property
     def seen(self) -> int:
@@ -74,10 +88,10 @@ class TableRow:
             chosen = chosen(k)
         if isinstance(chosen, SyntheticSet):
             check_same_space(chosen, dataset)
-            return TensorExamples.of(chosen, lr, device)
+            return replace(TensorExamples.of(chosen, lr, device), teacher=self.teacher)
         if lr is None:
             lr = REAL_LR
-        return RealExamples(chosen.to(device), len(dataset.classes), lr)
+        return RealExamples(chosen.to(device), len(dataset.classes), lr, self.teacher)
 
 
 @dataclass(frozen=True)
@@ -147,7 +161,8 @@ def settled(
     """The recipe with the augmentation of the set where it has none, and the networks that `model` names (None: the
     student). Raises InputError for a set that does not belong to `dataset`."""
     check_same_space(synthetic, dataset)
-    return recipe.augmented(synthetic.augmentation), architectures(model, synthetic.model, dataset.shape)
+    recipe = recipe.augmented(synthetic.augmentation).for_set(synthetic.ipc, len(synthetic.classes))
+    return recipe, architectures(model, synthetic.model, dataset.shape)
 
 
 TAUGHT = "teacher"

@@ -21,7 +21,7 @@ from .cache import CachedRow, NetworkCache
 from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from .rows import TAUGHT, USUAL, Source, TableRow, Testing, baseline_row, settled, synthetic_row
 from .scores import RowScores, Scores, SearchedRate, SetInfo, Taught
-from .teacher import Teacher
+from .teacher import Teacher, TeacherInfo
 from .training import NetworkResult, train_network
 
 
@@ -155,6 +155,10 @@ def evaluate_all(
     sets = {name: rate.given(synthetic) for name, rate in used.items()}
     rows = [synthetic_row(name, sets.get(name, synthetic), recipe) for name in models]
     rows += [baseline_row(name, models[0], synthetic.ipc, dataset, recipe, seed, teacher) for name in baselines]
+    rows = [row.taught_by(teacher) for row in rows]
+    subject = SetInfo.of(synthetic)
+    if recipe.temperature:
+        subject = subject.replace(labels="teacher")
 
     testing = Testing(dataset, split, seed, seeds)
     majority = testing.majority
@@ -172,7 +176,8 @@ def evaluate_all(
             architecture={name: entry for number, name, entry in entries if number < len(models)},
             taught=_taught(real.pop(TAUGHT, None), teacher, synthetic),
             baselines=real,
-            subject=SetInfo.of(synthetic),
+            subject=subject,
+            online=_online(recipe, teacher),
             rates=used,
             classes=dataset.classes,
             majority=majority,
@@ -185,6 +190,13 @@ def evaluate_all(
         if out is not None:
             stack.enter_context(RunDir(out).writing())
         return publish(train_rows(rows, testing, NetworkCache.beside(out), workers, publish))
+
+
+def _online(recipe: EvalRecipe, teacher: Teacher | None) -> TeacherInfo | None:
+    """The teacher of all rows under a recipe that has one."""
+    if teacher is None or not recipe.temperature:
+        return None
+    return teacher.at(recipe.temperature).info
 
 
 def _taught(row: RowScores | None, teacher: Teacher | None, synthetic: SyntheticSet) -> Taught | None:

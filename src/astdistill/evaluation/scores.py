@@ -256,10 +256,13 @@ class Scores(Record):
     """Random real images with a teacher's soft labels, which are no baseline of hard ones; None, and not written, where
     nobody asked for them."""
 
+    online: TeacherInfo | None = None
+    """Who labelled what the networks saw while they trained; None, and not written, for a recipe without a teacher."""
+
     @model_serializer(mode="wrap")
     def _as_before(self, handler: Callable[[Self], dict[str, Any]]) -> dict[str, Any]:
         """What only unequal classes or soft labels need is written for these alone."""
-        absent = {name for name in ("majority", "taught") if getattr(self, name) is None}
+        absent = {name for name in ("majority", "taught", "online") if getattr(self, name) is None}
         return {name: value for name, value in handler(self).items() if name not in absent}
 
     def are_of(self, synthetic: SyntheticSet) -> bool:
@@ -271,6 +274,8 @@ class Scores(Record):
         if self.subject is None:
             return True
         own, wanted = self.subject, SetInfo.of(synthetic)
+        if own.labels == "teacher":  # which a protocol made of it
+            wanted = wanted.replace(labels="teacher")
         return own == wanted.replace(stored_bytes=own.stored_bytes)
 
     @property
@@ -387,6 +392,8 @@ def caption(scores: Scores) -> str:
     ]
     if scores.subject:
         words.append(LABELS[scores.subject.labels])
+        if scores.online is not None:
+            words[-1] = f"labels of all that networks see by {scores.online.text}"
         words += _slots(scores.subject)
     if scores.majority is not None:
         words.append("balanced: mean of the final accuracies by class")
@@ -418,7 +425,8 @@ def best_text(recipe: EvalRecipe, split: str) -> str:
     if recipe.steps:
         numbers = ", ".join(map(str, recipe.steps[:-1])) + " or " * (len(recipe.steps) > 1) + str(recipe.steps[-1])
         return f"the maximum after {numbers} steps, chosen on the {split} images"
-    return f"the best of checks on the {split} images every {recipe.check_every} epochs"
+    last = f" of the last {1 - recipe.checks_from:.0%}" * (recipe.checks_from > 0)
+    return f"the best of checks on the {split} images every {recipe.check_every} epochs{last}"
 
 
 def table(scores: Scores) -> Tabulation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import Field
@@ -65,6 +65,10 @@ class Teacher:
         info = TeacherInfo(network=identity.model, epochs=epochs, accuracy=accuracy, temperature=temperature)
         theta = experts.rows(numbers[0], epochs, epochs + 1)[0].to("cpu", torch.float32)
         return Teacher(info, theta, identity.shape, len(identity.classes), identity.fingerprint)
+
+    def at(self, temperature: float) -> Teacher:
+        """The same one with softer or sharper labels."""
+        return replace(self, info=self.info.replace(temperature=temperature))
 
     @property
     def content(self) -> str:

@@ -9,6 +9,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softmax
 
 from ..autodiff.training import Confusion, Trainee, accuracy, confusion
 from ..data.augmentation import apply, cut_and_mixed, draw
@@ -17,8 +18,9 @@ from ..data.synthetic import SyntheticSet, one_hot
 from ..data.textures import ORDINARY, TextureSpec
 from ..runtime.errors import InputError
 from ..runtime.seeds import to_device
-from ..runtime.shapes import Batch, Images, Targets
+from ..runtime.shapes import Batch, Images, Logits, Targets
 from .protocol import EvalRecipe
+from .teacher import Teacher
 
 
 class Examples(ABC):
@@ -26,6 +28,8 @@ class Examples(ABC):
 
     lr: float
     texture: TextureSpec = ORDINARY
+    teacher: Teacher | None = None
+    """Who labels what the network sees, where the recipe has a temperature."""
 
     @property
     def seen(self) -> int:
@@ -54,6 +58,7 @@ class TensorExamples(Examples):
     targets: Targets
     lr: float
     texture: TextureSpec = ORDINARY
+    teacher: Teacher | None = None
 
     @staticmethod
     def of(
@@ -93,6 +98,7 @@ class RealExamples(Examples):
     split: Split
     labels: int
     lr: float
+    teacher: Teacher | None = None
 
     @property
     def classes(self) -> int:
@@ -138,6 +144,8 @@ def train_network(
 
     A loss that is not finite sets `diverged`; such a network is tested like any other.
     """
+    if recipe.temperature:
+        network = Cooled(network, recipe.temperature)
     trainee, best = Trainee(network), None
     # One running sum instead of a look at every step: a non-finite term stays visible in it, and an accelerator never
     # waits.
@@ -159,6 +167,17 @@ def train_network(
     if len(counts) <= MOST_CONFUSED:
         kept = tuple(map(tuple, counts.tolist()))
     return NetworkResult(final, best, not bool(total.isfinite()), _by_class(counts), kept, by_steps)
+
+
+class Cooled(nn.Module):
+    """A network whose logits are divided by a temperature, which changes no prediction."""
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, images: Batch) -> Logits:
+        return self.network(images) / self.temperature
 
 
 class Tests:
@@ -200,12 +219,17 @@ def train_epochs(
     augmentation, and what cutmix needs. A recipe that counts steps ends in the middle of an epoch where these are done.
     """
     recipe = recipe.for_images(len(examples))
+    if recipe.temperature and examples.teacher is None:
+        raise InputError(
+            f"The protocol {recipe.name} needs a teacher, who labels what networks see, and none was given; evaluate "
+            "with: astdistill evaluate SET --protocol rded, or pass teacher= to evaluate_all."
+        )
     optimiser = OPTIMISERS[recipe.optimiser](trainee.theta, examples.lr, recipe.momentum, recipe.weight_decay)
     left = recipe.steps[-1] if recipe.steps else None
     for epoch in range(recipe.passes):
         if recipe.starts_anew(epoch):
             optimiser = _decayed(trainee, examples.lr, recipe)
-        if recipe.drops_at:
+        if recipe.drops_at or recipe.cosine:
             for group in optimiser.param_groups:
                 group["lr"] = examples.lr * recipe.dropped(epoch)
         yield _train_epoch(trainee, optimiser, examples, recipe, generator(epoch), left, on_step)
@@ -243,6 +267,8 @@ def _train_epoch(
         crops = texture.draw(len(images), (height, width), generator).to(images.device)
         drawn = draw(recipe.augmentation or "", len(images), (channels, height, width), generator).to(images.device)
         seen, targets = cut_and_mixed(apply(crops(images), drawn), targets, recipe.cutmix, generator)
+        if recipe.temperature and examples.teacher is not None:
+            targets = softmax(examples.teacher.labels(seen), dim=1)
         value, _ = trainee.gradient(seen, targets)
         optimiser.step()
         total += value

@@ -351,7 +351,8 @@ class _Stages:
 
     def evaluation(self) -> Stage:
         """Networks on the set, of each architecture, and of the first one on each baseline."""
-        wanted, recipe, known = self.experiment.evaluation, evaluation_recipe(self.experiment), self.known
+        wanted, known = self.experiment.evaluation, self.known
+        recipe = evaluation_recipe(self.experiment).for_set(self.experiment.ipc, known.classes)
         names = architectures(wanted.architectures, self.experiment.model, known.shape)
         rows = [("synthetic", names[0], recipe, self._seen)]
         rows += [(name, name, recipe, self._seen) for name in names[1:]]

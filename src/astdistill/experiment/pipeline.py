@@ -200,7 +200,7 @@ def obtain_teacher(experiment: Experiment, dataset: Dataset, temperature: float 
 def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: SyntheticSet, out: Path) -> Scores:
     """The scores of the set and of the baselines, resumed network by network."""
     wanted, teacher = experiment.evaluation, None
-    if TAUGHT in wanted.baselines:
+    if TAUGHT in wanted.baselines or wanted.recipe.temperature:
         teacher = obtain_teacher(experiment, dataset)
     with using(experiment.engine):
         return evaluate_all(

@@ -40,7 +40,8 @@ BASELINES = {
 }
 """Baselines by the head of their column."""
 WHOSE = tuple(
-    Column(name, words=True) for name in ("run", "data", "ipc", "images a slot", "stored", "method", "network")
+    Column(name, words=True)
+    for name in ("run", "data", "ipc", "images a slot", "stored", "labels", "protocol", "method", "network")
 )
 
 
@@ -204,6 +205,7 @@ class Group:
     """Runs whose figures may stand in one column."""
 
     labels: str
+    per_slot: int
     recipe: EvalRecipe
     split: str
     searched: bool
@@ -212,7 +214,10 @@ class Group:
 
     @property
     def title(self) -> str:
-        return LABELS[self.labels].capitalize()
+        name = LABELS[self.labels].capitalize()
+        if self.per_slot > 1:
+            name += f", {self.per_slot} images a slot"
+        return name
 
     @property
     def measured(self) -> str:
@@ -248,14 +253,15 @@ def _with_taught(runs: Sequence[Finished]) -> list[Finished]:
 
 def _groups(runs: Sequence[Finished]) -> list[Group]:
     """The runs, each folder once, by what must be equal for two of them to share a column."""
-    by_kind: dict[tuple[str, str, str, bool], list[Finished]] = {}
+    by_kind: dict[tuple[str, int, str, str, bool], list[Finished]] = {}
     for run in _with_taught(runs):
-        kind = run.subject.labels, run.scores.recipe.model_dump_json(), run.scores.split, bool(run.scores.rates)
+        subject, scores = run.subject, run.scores
+        kind = subject.labels, subject.per_slot, scores.recipe.model_dump_json(), scores.split, bool(scores.rates)
         by_kind.setdefault(kind, []).append(run)
     groups = [
-        Group(kind[0], members[0].scores.recipe, *kind[2:], _told_apart(members)) for kind, members in by_kind.items()
+        Group(*kind[:2], members[0].scores.recipe, *kind[3:], _told_apart(members)) for kind, members in by_kind.items()
     ]
-    return sorted(groups, key=lambda group: group.labels)
+    return sorted(groups, key=lambda group: (group.labels, group.per_slot))
 
 
 def _told_apart(runs: Sequence[Finished]) -> tuple[Finished, ...]:
@@ -316,7 +322,8 @@ def _whose(run: Finished) -> list[str]:
     data, stored = f"{subject.data}, {subject.whiten}", ABSENT
     if subject.stored_bytes is not None:
         stored = size(subject.stored_bytes)
-    return [run.name, data, str(subject.ipc), str(subject.per_slot), stored, subject.method]
+    about = [str(subject.ipc), str(subject.per_slot), stored, LABELS[subject.labels], run.scores.recipe.name]
+    return [run.name, data, *about, subject.method]
 
 
 def _best(group: Group) -> list[Column]:
