@@ -74,7 +74,7 @@ class EvalRecipe(Record):
     """Pairs of a number of images per class and the batch size from that number on, ascending, in place of batch; twice
     the batch size for a hundred classes or more."""
     temperature: float = Field(default=0.0, ge=0)
-    """T, of a teacher that labels the augmented batches: networks minimise KL(teacher ‖ network) with the logits of both
+    """T, of a teacher that labels the augmented batches: networks minimise KL(teacher ‖ network), the logits of both
     divided by T, in place of the cross-entropy with the labels of the set. 0 means no teacher."""
     checks_from: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the epochs before the first test that check_every counts, from 0 to below 1."""
