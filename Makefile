@@ -27,7 +27,7 @@ demo: $(VENV)/installed  ## AST on digits: ten images that train a network
 	$(BIN)/astdistill demo
 
 test: $(VENV)/tested  ## every test; FAST=1 leaves out those marked slow
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS) $(if $(FAST),-m 'not slow')
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS) $(if $(FAST),-m 'not slow')
 
 fuzz: $(VENV)/tested  ## damaged files of every kind; EXAMPLES=5000 for hours, each time others
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest -n 2 tests/fuzz -s $(PYTEST_FLAGS)

@@ -39,6 +39,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SCRIPT = os.path.join(os.path.dirname(sys.executable), "astdistill")
+SCRIPTS = ("astdistill", "killing.py", "holding.py")
+"""The names of scripts that are forked."""
+FORKED = "# forked\n"
+"""How other code for `python -c` begins that may be forked: it does not ask what a new Python has imported."""
 MODULES = (
     "torch", "torch._dynamo", "torch.func", "torch.utils.flop_counter", "numpy.random", "sklearn.datasets", "jinja2", "yaml",
     "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "PIL.PngImagePlugin", "pydantic",
@@ -53,6 +57,8 @@ _SETTINGS = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LD_", "HF_", "COVERAGE_", "
 """The variables, by their first letters, that Python or a library reads when it is loaded."""
 _FREE = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "OMP_WAIT_POLICY")
 """Those of them that are followed here, or that one thread does not ask for."""
+NAME = "forking"
+"""What /proc calls a server that a forked process has as a child."""
 SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of prctl(2)."""
 
@@ -92,11 +98,11 @@ def own_words(words: Sequence[str]) -> list[str] | None:
     while rest and rest[0] == "-P":
         rest.pop(0)
     if len(rest) > 1 and rest[0] == "-c":
-        known = rest[1].startswith(WORKER[0]) and WORKER[1] in rest[1]
+        known = rest[1].startswith(FORKED) or (rest[1].startswith(WORKER[0]) and WORKER[1] in rest[1])
     elif len(rest) > 1 and rest[0] == "-m":
         known = rest[1].partition(".")[0] in ("astdistill", "suite") and "-P" not in words
     else:
-        known = bool(rest) and os.path.basename(rest[0]) == "astdistill"
+        known = bool(rest) and os.path.basename(rest[0]) in SCRIPTS
     if known:
         return rest
     return None
@@ -193,7 +199,7 @@ def popen(get: Callable[[], Server | None]) -> type[subprocess.Popen[Any]]:
                 with suppress(OSError):  # a stream that is closed here is closed there
                     os.fstat(handle)
                     wanted[number] = handle
-            several = "--workers" in words or words[1].startswith("suite")
+            several = bool({"--workers", "suite", "suite.measurement"} & set(words)) or words[0].endswith("holding.py")
             folder = os.path.join(os.getcwd(), os.fsdecode(how["cwd"] or ""))
             asked = Asked(words, folder, environment, list(wanted), how["start_new_session"], several)
             self.pid = server.fork(asked, list(wanted.values()))
@@ -346,9 +352,11 @@ def begun(asked: Asked, handles: list[int]) -> Callable[[], None]:
         if os.fork() == 0:  # a server for what this one starts; it ends with it, and keeps none of its files open
             for handle in (own.fileno(), *handles):
                 os.close(handle)
+            Path("/proc/self/comm").write_text(NAME)
             return serve(theirs)
         theirs.close()
         subprocess.Popen = _children(own, asked.environment)  # pyright: ignore[reportAttributeAccessIssue]
+    Path("/proc/self/comm").write_text(os.path.basename(sys.executable))
     _files(asked.numbers, handles)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
