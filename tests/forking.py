@@ -38,7 +38,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SCRIPT = os.path.join(os.path.dirname(sys.executable), "astdistill")
+PYTHON = sys.executable
+SCRIPT = os.path.join(os.path.dirname(PYTHON), "astdistill")
 SCRIPTS = ("astdistill", "killing.py", "holding.py")
 """The names of scripts that are forked."""
 FORKED = "# forked\n"
@@ -92,7 +93,7 @@ def own_words(words: Sequence[str]) -> list[str] | None:
     """The words after the interpreter's if a command can be forked, else None."""
     if words[0] == SCRIPT:
         return list(words)
-    if words[0] != sys.executable:
+    if words[0] != PYTHON:
         return None
     rest = list(words[1:])
     while rest and rest[0] == "-P":
@@ -160,7 +161,9 @@ def send(stream: socket.socket, asked: Asked, handles: list[int]) -> None:
 
 def receive(stream: socket.socket) -> tuple[Asked, list[int]] | None:
     """What is asked for, or None when nobody asks any more."""
-    text, handles, _, _ = socket.recv_fds(stream, 8, 250)
+    text, handles = b"", []
+    with suppress(ConnectionError):  # it ended without reading our last word
+        text, handles, _, _ = socket.recv_fds(stream, 8, 250)
     if not text:
         return None
     return Asked(*pickle.loads(_exactly(stream, struct.unpack("q", text)[0]))), list(handles)
@@ -230,7 +233,7 @@ def held() -> Server | None:
         own, theirs = socket.socketpair()
         folder = tempfile.mkdtemp(prefix="astdistill-tests-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        words = [sys.executable, __file__, str(theirs.fileno()), f"{folder}/door"]
+        words = [PYTHON, __file__, str(theirs.fileno()), f"{folder}/door"]
         process = START(words, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_Held.environment)
         theirs.close()
         _Held.server, _Held.door = Server(own, _Held.environment), f"{folder}/door"
@@ -242,9 +245,9 @@ def held() -> Server | None:
 def python() -> str:
     """What stands for the interpreter in a line for a shell that runs a command of this package."""
     if subprocess.Popen is START or (server := held()) is None:
-        return shlex.quote(sys.executable)
+        return shlex.quote(PYTHON)
     server.wait()
-    words = [sys.executable, "-S", "-E", "-P", str(Path(__file__).with_name("forked.py")), _Held.door]
+    words = [PYTHON, "-S", "-E", "-P", str(Path(__file__).with_name("forked.py")), _Held.door]
     return shlex.join(words)
 
 
@@ -264,7 +267,8 @@ def install() -> None:
 def serve(control: socket.socket, door: socket.socket | None = None) -> Callable[[], None]:
     """Fork a process for each that is asked for, by the owner of `control` or by `forked.py` at the door, until the
     owner has ended. Returns in such a process alone: what it is to run."""
-    control.sendall(b"+")
+    with suppress(ConnectionError):
+        control.sendall(b"+")
     places = [place for place in (control, door) if place is not None]
     own = settings(os.environ)
     while True:
@@ -272,7 +276,7 @@ def serve(control: socket.socket, door: socket.socket | None = None) -> Callable
             if ready is door:
                 answer = _let_in(ready, own, places)
             elif (got := receive(control)) is None:
-                sys.exit()
+                os._exit(0)
             else:
                 answer = _fork_for(control, *got, places)
             if answer is not None:
@@ -298,7 +302,8 @@ def _fork_for(
     os.waitpid(between, 0)
     for handle in (writing, *handles):
         os.close(handle)
-    control.sendall(os.read(reading, 8))
+    with suppress(ConnectionError):
+        control.sendall(os.read(reading, 8))
     os.close(reading)
     return None
 
@@ -309,7 +314,7 @@ def _let_in(door: socket.socket, own: dict[str, str], places: list[socket.socket
     stream, _ = door.accept()
     text, handles, _, _ = socket.recv_fds(stream, 8, 3)
     words, folder, environment, numbers = marshal.loads(_exactly(stream, struct.unpack("q", text)[0]))
-    rest = own_words([sys.executable, *words])
+    rest = own_words([PYTHON, *words])
     child = 0
     if rest is not None and settings(environment) == own:
         with suppress(ChildProcessError):
@@ -356,7 +361,7 @@ def begun(asked: Asked, handles: list[int]) -> Callable[[], None]:
             return serve(theirs)
         theirs.close()
         subprocess.Popen = _children(own, asked.environment)  # pyright: ignore[reportAttributeAccessIssue]
-    Path("/proc/self/comm").write_text(os.path.basename(sys.executable))
+    Path("/proc/self/comm").write_text(os.path.basename(PYTHON))
     _files(asked.numbers, handles)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
