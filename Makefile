@@ -31,7 +31,7 @@ demo: $(VENV)/installed  ## AST on digits: ten images that train a network
 	$(BIN)/astdistill demo
 
 test: $(VENV)/tested  ## every test; FAST=1 leaves out those marked slow
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS) $(if $(FAST),-m 'not slow')
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS) $(if $(FAST),-m 'not slow')
 
 # Processes that tests start are measured as well (pyproject.toml says how), but for nodes of a Ray cluster.
 coverage: $(VENV)/measured  ## every test, and the lines of src that none of them runs; fails below 98.7 %

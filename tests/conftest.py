@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 from folders import write_parquet
 from PIL import Image
@@ -32,6 +33,20 @@ if "ASTDISTILL_TESTS_CACHE" not in os.environ:
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+forking.install()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, and so many short ones at the end: no process waits long for another's last file
+    (with `--no-loadscope-reorder`, for xdist would begin with the files of most tests)."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `started_anew` start each process as users do."""
+    forking.start_anew(item.get_closest_marker("started_anew") is not None)
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ import pty
 import select
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import forking
 import pytest
 
 import astdistill
@@ -42,7 +42,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """The environment of a shell that finds the command, and none of the user's own settings."""
     command = tmp_path / "bin" / "astdistill"
     command.parent.mkdir()
-    command.write_text(SCRIPT.format(python=sys.executable))
+    command.write_text(SCRIPT.format(python=forking.python()))
     command.chmod(0o755)
     path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     own = {"PATH": path, "HOME": str(tmp_path), "TERM": "dumb", "LC_ALL": "C.UTF-8", "PS1": "> "}
@@ -73,9 +73,14 @@ def test_the_documented_lines_are_those_that_are_tried() -> None:
         assert line in page
 
 
-def test_bash_completes_verbs_presets_methods_flags_and_values(environment: dict[str, str]) -> None:
+@pytest.mark.started_anew
+def test_bash_completes_verbs_and_a_flag(environment: dict[str, str]) -> None:
     assert set(VERBS) == set(bash(environment, "astdistill", ""))
     assert bash(environment, "astdistill", "ev") == ["evaluate"]
+    assert bash(environment, "astdistill", "run", "digits-ipc1", "--dry") == ["--dry-run"]
+
+
+def test_bash_completes_presets_methods_flags_and_values(environment: dict[str, str]) -> None:
     assert bash(environment, "astdistill", "-q", "--v") == ["--version", "--verbose"]
     assert bash(environment, "astdistill", "run", "digits-i") == ["digits-ipc1"]
     assert bash(environment, "astdistill", "run", "--ipc", "2", "digits-i") == ["digits-ipc1"]

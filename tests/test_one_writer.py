@@ -39,7 +39,7 @@ from astdistill.runtime.run_dir import SILENT_S, RunDir
 
 METHOD = MTT.replace(expert=TINY_RECIPE, step=TrajectoryMatching(syn_steps=2, expert_epochs=1, max_start_epoch=2))
 SETTINGS = DistillSettings(iterations=4, lr_img=1.0, augmentation="")
-HOLDER = """
+HOLDER = """# forked
 import sys, time
 from astdistill.runtime.run_dir import RunDir
 with RunDir(sys.argv[1]).writing():

@@ -38,6 +38,10 @@ RUN = (
     "--distill.iterations", "2", "--method.step.max-start-epoch", "1", "--method.step.expert-epochs", "1", "--method.step.syn-steps", "1",
     "--evaluation.recipe.epochs", "2", "--evaluation.networks", "2", "--evaluation.baselines", "random", "--out", "run", "--quiet",
 )  # fmt: skip
+EXPERTS = (
+    "experts", "digits-ipc1", "--data.per-class", "6", "--experts.count", "2", "--method.expert.epochs", "2", "--model", "convnet-d1-w4",
+    "--method.step.max-start-epoch", "1", "--method.step.expert-epochs", "1", "--experts.store", "store", "--quiet",
+)  # fmt: skip
 EVIL = "open('PWNED', 'w').close()\nfrom torch import nn\ndef f(channels, classes, size): return nn.Linear(1, 1)\n"
 PART = """
 from astdistill.methods import MTT, Perturbation
@@ -247,6 +251,7 @@ def test_own_modules_are_found_by_the_script_and_asked_for_when_a_run_names_them
 
 
 @pytest.mark.slow
+@pytest.mark.started_anew
 @pytest.mark.parametrize("how", ["script", "module", "code"])
 def test_files_of_the_current_folder_are_no_modules_of_a_worker(tmp_path: Path, how: str) -> None:
     """Modules of the library that lie there, in each way that Python is started; with `-c` and in notebooks the folder
@@ -266,7 +271,7 @@ def test_files_of_the_current_folder_are_no_modules_of_a_worker(tmp_path: Path, 
     if how != "code":
         for name in ("signal", "json", "torch", "pickle", "queue", "threading", "mmap"):
             (folder / f"{name}.py").write_text("open('PWNED', 'a').write(__name__)")
-    words = [*RUN, "--workers", "2"]
+    words = [*EXPERTS, "--workers", "2"]
     if how == "script":
         done = astdistill(folder, *words)
     else:
@@ -279,5 +284,5 @@ def test_files_of_the_current_folder_are_no_modules_of_a_worker(tmp_path: Path, 
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
     assert done.returncode == 0, done.stderr
-    assert (folder / "run/scores.json").exists()
+    assert list((folder / "store").rglob("*.safetensors"))
     assert not (folder / "PWNED").exists()

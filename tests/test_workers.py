@@ -271,7 +271,7 @@ with pool(jobs.hold, Path({folder!r}), WorkerPlan(2, 1, asked=True), Told("", 2,
 def test_no_worker_outlives_its_parent(tmp_path: Path) -> None:
     """Nor does a script without `if __name__ == "__main__"` run twice. The system frees a lock when its process
     dies."""
-    script = tmp_path / "script.py"
+    script = tmp_path / "holding.py"
     script.write_text(SCRIPT.format(path=[str(Path(__file__).parent)], folder=str(tmp_path)))
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
         assert parent.stdout is not None

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import forking
 import pytest
 from suite import shared
 from suite.children import paths_of_the_suite
@@ -33,10 +34,11 @@ def below(process: int) -> set[int]:
 def _parents() -> Iterator[tuple[int, int]]:
     for place in Path("/proc").glob("[0-9]*/stat"):
         try:
-            words = place.read_text().rpartition(")")[2].split()
+            name, _, rest = place.read_text().rpartition(")")
         except OSError:
             continue
-        if words[0] != "Z":
+        words = rest.split()
+        if words[0] != "Z" and not name.endswith(f"({forking.NAME}"):
             yield int(place.parent.name), int(words[1])
 
 

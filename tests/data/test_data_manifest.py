@@ -249,7 +249,7 @@ def test_verify_reads_every_byte(pets: Path, reads: list[int], cache: Path, monk
 
 def test_two_processes_at_once(pets: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from astdistill.data import digests, load_dataset; digests.SETTLED = 0; "
+        "# forked\nimport sys; from astdistill.data import digests, load_dataset; digests.SETTLED = 0; "
         f"print(*[load_dataset({str(pets)!r}, per_class=count).fingerprint for count in (1, 2, 3, 4)])"
     )
     running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]

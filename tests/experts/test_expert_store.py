@@ -221,7 +221,7 @@ def test_a_file_with_rows_missing_is_refused(tmp_path: Path, dataset: Dataset) -
         TrajectoryStore.open(store.folder).rows(0, 0, 1)
 
 
-JOB = """
+JOB = """# forked
 import sys
 from problems import TINY, TINY_RECIPE, blobs
 from astdistill import train_experts
