@@ -25,6 +25,7 @@ from .completion import VARIABLE, complete
 VERBS = {
     "demo": "AST on scikit-learn's digits, one image per class, evaluated: about a minute on two cores",
     "run": "a preset from data to scores: run cifar100-ipc1 --data FOLDER; or its ablation: run ablation --base PRESET",
+    "sweep": "presets by methods, settings and seeds, one table: sweep digits-ipc1 --methods mtt,ast --seeds 3",
     "experts": "train the experts of a preset; show accuracy and step length per epoch",
     "distill": "distil with the experts of a preset, training those that are missing",
     "tune": "search the learning rates of a preset on images held out of its training data: tune digits-ipc1",
@@ -45,7 +46,7 @@ HOMES = dict.fromkeys(("demo", "run", "experts", "distill"), "verbs") | {
     "import-buffers": "interop",
     "import-set": "interop",
     "export": "interop",
-    "run ablation": "ablation",
+    "run ablation": "sweep",
 }
 """The module of each verb that is not in one of its own name."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -61,7 +62,7 @@ PLACES = (
     errno.ENAMETOOLONG,
 )
 """What it says of a place that cannot be written to."""
-RESUMED = ("demo", "run", "experts", "distill", "tune", "evaluate", "import-buffers")
+RESUMED = ("demo", "run", "sweep", "experts", "distill", "tune", "evaluate", "import-buffers")
 """The verbs that go on where they were stopped."""
 STORES = dict.fromkeys(("demo", "run", "experts", "distill", "tune"), "--out or --experts.store") | {
     "import-buffers": "--store"
@@ -74,7 +75,7 @@ MEMORY = re.compile(
 ABOUT = "Dataset distillation by trajectory matching, and by matching distributions."
 MORE = """astdistill VERB --help tells more; begin with: astdistill demo
 Long work that was stopped goes on when its command is typed again;
-demo, run, experts, distill and tune show what they would cost with --dry-run."""
+with --dry-run, demo, run, sweep, experts, distill and tune show their cost."""
 
 
 class Verbs(click.Group):
@@ -88,7 +89,7 @@ class Verbs(click.Group):
         if cmd_name not in VERBS and cmd_name not in HOMES:
             return None
         home = importlib.import_module(f".{HOMES.get(cmd_name, cmd_name)}", __package__)
-        return getattr(home, cmd_name.rpartition(" ")[2].replace("-", "_"))
+        return getattr(home, {"run ablation": "apart"}.get(cmd_name, cmd_name.replace("-", "_")))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

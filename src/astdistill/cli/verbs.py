@@ -35,7 +35,7 @@ from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from .data import chosen, plain, tell
 from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Request, RunChanges
-from .repeats import run_seeds
+from .sweep import run_seeds
 
 FIRST = (
     "The first word, PRESET, is listed by: astdistill presets; without it, settings are chosen for --data. --data, "
@@ -43,20 +43,20 @@ FIRST = (
 )
 
 
-def run_preset(request: Request) -> None:
+def run_preset(request: Request) -> int:
     """Everything from data to scores, and what is to be looked at."""
     if only_estimate(request):
-        return
+        return 0
     check_device(request.experiment.device)
     finished = LiveRun.of(request.out).finished and RunDir(request.out).scores.exists()
     with limited(threads_of(request)), placed(request):
         if seeds := getattr(request.changes, "seeds", None):
-            run_seeds(request.experiment, seeds, request.out, request.log, teller(request))
-            return
+            return run_seeds(request, seeds, teller(request))
         scores = run_experiment(request.experiment, request.out, request.log, teller(request))
     if finished and not progress.is_quiet():
         plain(f"{request.out} was finished before; nothing is computed again that is there.")
     _show(scores, request.out, request.experiment)
+    return 0
 
 
 def train(request: Request) -> None:

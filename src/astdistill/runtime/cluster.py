@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, LostError
 from .files import NO_LOCKS, lock
 from .machine import cores
 from .owners import new_tag
@@ -624,7 +624,7 @@ class _Tasks:
         self._under_way[task] = tried
 
     def _answer(self, task: Any, tried: _Try) -> Any:
-        """What the job gave; None where its process or node was lost and it is begun again. Raises InputError where
+        """What the job gave; None where its process or node was lost and it is begun again. Raises LostError where
         that has happened too often."""
         try:
             return pickle.loads(self._ray.get(task))
@@ -636,11 +636,13 @@ class _Tasks:
             ) from error
         except self._ray.exceptions.RayError as error:
             if tried.attempt >= RETRIES:
-                raise InputError(
+                lost = LostError(
                     f"A job ended its process or lost its node {RETRIES + 1} times ({type(error).__name__}), as "
                     "happens when memory runs out. What is finished is kept; start the nodes with fewer jobs at once "
                     "(ray start --num-cpus), and run the same again."
-                ) from error
+                )
+                lost.job = self._jobs[tried.number]
+                raise lost from error
         self._progress.skip(-sum(tried.counted.values()))
         self._begin(_Try(tried.number, tried.attempt + 1))
         return None

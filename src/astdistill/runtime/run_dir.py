@@ -33,7 +33,7 @@ from .owners import Owner
 from .provenance import provenance
 
 SEEDS = "seeds.json"
-"""In a folder of whole runs that differ in their seed: what they reach together."""
+"""In a folder that `run --seeds` of an earlier version wrote: which runs there are."""
 FORMER = "former_settings"
 DESCRIPTION = "data_read"
 """The part of provenance.json that says what was read of the data."""

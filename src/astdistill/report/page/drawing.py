@@ -1,11 +1,12 @@
-"""Matplotlib figures as part of a page: inline SVG whose text is text and whose colours follow the page's, light or
-dark."""
+"""Pages made of a template, and Matplotlib figures as part of a page: inline SVG whose text is text and whose colours
+follow the page's, light or dark."""
 
 from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING
+from importlib import resources
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
@@ -61,3 +62,14 @@ def svg(figure: Figure, name: str, told: str) -> Markup:
     return Markup(
         re.sub(r"\n\s*", "\n", text).strip()
     )  # nothing of a user's reaches it but escaped: matplotlib escapes text, this label is
+
+
+def rendered(template: str, **values: Any) -> str:
+    """The page that a template of this folder makes of the values, in the style of all pages."""
+    from jinja2 import Environment, PackageLoader
+
+    pages = Environment(
+        loader=PackageLoader(__package__ or "", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    style = (resources.files(__package__ or "") / "page.css").read_text(encoding="utf-8")
+    return pages.get_template(template).render(style=style, **values)

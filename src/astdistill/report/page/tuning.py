@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from ...runtime.files import write_text
 from ...runtime.status import duration
 from ..figures import COLOURS, FAINT, tidy
 from ..tuning import PAGE, TrialRecord, Tuning, short, trials_table
-from .drawing import panel, svg
+from .drawing import panel, rendered, svg
 from .head import DATA_NAMES, method_name
 
 if TYPE_CHECKING:
@@ -25,19 +24,13 @@ DEPTH = 20.0
 
 def save_tuning_page(tuning: Tuning, folder: Path) -> Path:
     """Write `folder`/report.html; its path."""
-    from jinja2 import Environment, PackageLoader
-
-    pages = Environment(
-        loader=PackageLoader(__package__ or "", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    style = (resources.files(__package__ or "") / "page.css").read_text(encoding="utf-8")
     winner, shown = tuning.winner, {}
     if winner is not None:
         shown = {"score": f"{winner.judged or winner.last:.1f}", "winner": winner.number}
-    text = pages.get_template("tuning.html").render(
+    text = rendered(
+        "tuning.html",
         title=_title(tuning),
-        style=style,
-        name=folder.name,
+        name=folder.resolve().name,
         facts=_facts(tuning),
         held_out=f"{tuning.held_out:,}",
         steps=tuning.steps,
