@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from ..runtime.config import Record
+from ..runtime.config import FINITE, Record
 from ..runtime.errors import InputError, refused
 from ..runtime.files import read_json, write_json
 from ..runtime.tables import ABSENT, Column, Tabulation, spread
@@ -23,6 +23,8 @@ Line = tuple[str, str, str]
 
 class SweepRow(Record):
     """One whole run of a sweep."""
+
+    model_config = FINITE
 
     folder: str
     """In the folder of the sweep."""
