@@ -97,8 +97,9 @@ def smaller(words: list[str]) -> list[str]:
 def fewer_of(words: list[str]) -> list[str]:
     """The same for the commands that take no flags of a preset."""
     if words[0] == "sweep":
-        tiny = {flag.strip("-").replace("-", "_"): count for flag, count in TINY.items() if flag != "--workers"}
-        return [*words, "--set", *(f"{name}={count}" for name, count in tiny.items()), "--workers", "1", "--quiet"]
+        left = ("--workers", "--distill.validate-every", "--distill.validate-epochs")
+        tiny = [f"{flag[2:].replace('-', '_')}={count}" for flag, count in TINY.items() if flag not in left]
+        return [*words, "--set", *tiny, "--workers", "1", "--quiet"]
     if words[0] == "evaluate":
         fewer = {flag: count for flag, count in FEWER.items() if flag not in words}
         if "rat" in words:
