@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 # pip's own progress bar is shown where there is a terminal: torch alone is some hundred MB.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
-.PHONY: demo test lint docs bench wheel sanitize fuzz first-hour clean
+.PHONY: demo test test-cluster lint docs bench wheel sanitize fuzz first-hour clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,10 @@ $(VENV)/tested: $(VENV)/installed
 	$(PIP) --editable '.[test]'
 	touch $@
 
+$(VENV)/clustered: $(VENV)/tested
+	$(PIP) --editable '.[test,cluster]'
+	touch $@
+
 $(VENV)/documented: $(VENV)/installed
 	$(PIP) --editable '.[docs]'
 	touch $@
@@ -28,6 +32,9 @@ demo: $(VENV)/installed  ## AST on digits: ten images that train a network
 
 test: $(VENV)/tested  ## every test; FAST=1 leaves out those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS) $(if $(FAST),-m 'not slow')
+
+test-cluster: $(VENV)/clustered  ## the tests that need Ray, on a cluster of three nodes on this machine
+	$(BIN)/python -m pytest tests/cluster $(PYTEST_FLAGS)
 
 fuzz: $(VENV)/tested  ## damaged files of every kind; EXAMPLES=5000 for hours, each time others
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest -n 2 tests/fuzz -s $(PYTEST_FLAGS)

@@ -581,7 +581,8 @@ class _Tasks:
     def run(self, jobs: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         self._jobs, waiting = jobs, deque(range(len(jobs)))
         while waiting or self._under_way:
-            while waiting and len(self._under_way) < self._places():
+            places = self._places()  # also where all are handed out: it says that no node is left
+            while waiting and len(self._under_way) < places:
                 self._begin(_Try(waiting.popleft()))
             ended, _ = self._ray.wait(list(self._under_way), num_returns=1, timeout=TURN_S)
             self._listen()
