@@ -193,6 +193,23 @@ def test_a_node_that_is_killed_in_the_middle_of_an_expert_changes_no_bit(
     assert same_store(found, of_one_machine)
 
 
+def test_where_all_nodes_are_gone_the_command_says_so_and_waits(joined: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def tell(text: str) -> None:
+        said.append(text)
+        joined.fill()
+
+    monkeypatch.setattr(engine, "tell", tell)
+    monkeypatch.setattr(engine, "PATIENCE_S", 0.5)
+    with running(joined, jobs.square, blobs().train.labels[:4]) as run:
+        joined.kill()
+        joined.kill()
+        found = dict(run([1, 2, 3]))
+    assert [found[job][0] for job in (1, 2, 3)] == [3.0, 12.0, 27.0]
+    assert said == ["No node of the cluster can take a job of 1 CPUs; waiting for one."]
+
+
 def test_a_driver_that_is_killed_is_run_again(joined: Nodes, tmp_path: Path, of_one_machine: TrajectoryStore) -> None:
     script = f"""
         import sys
