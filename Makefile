@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 # pip's own progress bar is shown where there is a terminal: torch alone is some hundred MB.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt $(PIP_FLAGS)
 
-.PHONY: demo test coverage lint docs bench wheel sanitize fuzz first-hour clean
+.PHONY: demo test test-cluster coverage lint docs bench wheel sanitize fuzz first-hour clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,10 @@ $(VENV)/tested: $(VENV)/installed
 
 $(VENV)/measured: $(VENV)/tested
 	$(PIP) 'coverage>=7.10'
+	touch $@
+
+$(VENV)/clustered: $(VENV)/tested
+	$(PIP) --editable '.[test,cluster]'
 	touch $@
 
 $(VENV)/documented: $(VENV)/installed
@@ -39,6 +43,9 @@ coverage: $(VENV)/measured  ## every test, and the lines of src that none of the
 	$(BIN)/coverage run -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=98.7
+
+test-cluster: $(VENV)/clustered  ## the tests that need Ray, on a cluster of three nodes on this machine
+	$(BIN)/python -m pytest tests/cluster $(PYTEST_FLAGS)
 
 fuzz: $(VENV)/tested  ## damaged files of every kind; EXAMPLES=5000 for hours, each time others
 	FUZZ_EXAMPLES=$(or $(EXAMPLES),200) $(BIN)/python -m pytest -n 2 tests/fuzz -s $(PYTEST_FLAGS)

@@ -91,6 +91,15 @@ def smaller(words: list[str]) -> list[str]:
             *(word for flag, count in mine.items() if flag not in words for word in (flag, count)),
             "--quiet",
         ]
+    return fewer_of(words)
+
+
+def fewer_of(words: list[str]) -> list[str]:
+    """The same for the commands that take no flags of a preset."""
+    if words[0] == "sweep":
+        left = ("--workers", "--distill.validate-every", "--distill.validate-epochs")
+        tiny = [f"{flag[2:].replace('-', '_')}={count}" for flag, count in TINY.items() if flag not in left]
+        return [*words, "--set", *tiny, "--workers", "1", "--quiet"]
     if words[0] == "evaluate":
         fewer = {flag: count for flag, count in FEWER.items() if flag not in words}
         if "rat" in words:

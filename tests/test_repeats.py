@@ -10,7 +10,10 @@ import yaml
 from problems import exit_code
 
 from astdistill.cli.options import parse
+from astdistill.report.compare import runs_in
+from astdistill.report.sweep import Sweep
 from astdistill.runtime.errors import InputError
+from astdistill.runtime.tables import spread
 
 TINY = (
     "--experts.count", "2", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "2",
@@ -36,20 +39,23 @@ def test_runs_over_seeds_are_whole_runs_and_one_row(capsys: pytest.CaptureFixtur
         json.loads((out / f"seed-{seed}" / "scores.json").read_text())["architecture"]["convnet-d1-w4"]["mean"]
         for seed in (0, 1)
     ]
-    written = json.loads((out / "seeds.json").read_text())
-    assert written["means"] == means
-    assert written["std"] == pytest.approx(abs(means[0] - means[1]) / 2**0.5)
+    written = Sweep.read(out)
+    assert written is not None
+    assert [row.mean for row in written.rows] == means
     first = (out / "seed-0" / "scores.partial.json").stat().st_mtime_ns
     # The same by the file, resumed, with one seed more, which the command line says.
     assert exit_code("run", "--config", "mine.yaml", "--seeds", "3", "--quiet") == 0
     shown = capsys.readouterr().out
-    assert all(f"seed {seed}" in shown for seed in range(3))
-    assert "3 runs" in shown
+    assert "3 × 2" in shown, "three runs of two networks"
     assert (out / "seed-0" / "scores.partial.json").stat().st_mtime_ns == first
     assert exit_code("compare", str(out), "--format", "markdown") == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| digits")]
-    mean = json.loads((out / "seeds.json").read_text())
-    assert f"| {mean['mean']:.1f} ± {mean['std']:.1f} | 3 runs |" in row
+    found = Sweep.read(out)
+    assert found is not None
+    assert f"| {spread([row.mean for row in found.rows])} | 3 runs |" in row
+    (out / "sweep.json").unlink()
+    (out / "seeds.json").write_text('{"seeds": [0, 1]}')
+    assert [path.name for path in runs_in(out)] == ["seed-0", "seed-1"], "as an earlier version wrote it"
     assert exit_code("run", "digits-ipc1", *TINY, "--quiet", "--seeds", "2", "--out", str(out / "seed-0")) == 2
     assert "holds a run; name another folder" in capsys.readouterr().err
     assert exit_code("run", "digits-ipc1", "--seeds", "0") == 2

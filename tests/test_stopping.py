@@ -15,6 +15,7 @@ import torch
 
 from astdistill.cli import main as cli
 from astdistill.cli.watch import look
+from astdistill.report.live import LiveRun
 from astdistill.runtime.files import load_tensors, read_lines
 
 WORDS = [
@@ -65,7 +66,7 @@ def test_stopped_in_each_phase_and_resumed_it_ends_with_the_same_bits(
         again = shlex.join(["astdistill", *words])
         assert said == f"Stopped. What is done is kept; this goes on with it: {again}"
         view = look(run)
-        assert view is not None
+        assert isinstance(view, LiveRun)
         assert view.status is not None
         assert not view.running
     monkeypatch.setenv("ASTDISTILL_CACHE", str(cut / "cache"))

@@ -14,11 +14,14 @@ from astdistill.cli import verbs
 from astdistill.cli.main import main
 from astdistill.cli.options import parse
 from astdistill.data.synthetic import SyntheticSet
+from astdistill.experiment.presets import preset
+from astdistill.experiment.sweep import over_seeds, run_row
 from astdistill.runtime import progress
+from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import read_json, write_json
-from astdistill.runtime.machine import Room, Started, cores
+from astdistill.runtime.machine import Named, Room, Started, cores
 from astdistill.runtime.parallel import NUMBERS, limited
-from astdistill.runtime.progress import be_quiet
+from astdistill.runtime.progress import Bar, be_quiet
 from astdistill.runtime.provenance import machine
 from astdistill.runtime.run_dir import RunDir
 
@@ -187,10 +190,20 @@ def test_a_run_begun_beside_others_goes_on_alone_to_the_same_bits(
     assert settings[0] == settings[1]
 
 
-def test_several_runs_in_a_folder_go_on_as_the_first_was_begun(tmp_path: Path) -> None:
+def test_a_row_of_a_sweep_goes_on_with_the_threads_that_it_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun(tmp_path / "seed-0", threads=1, threads_of_workers=4)
-    (tmp_path / "seed-1").mkdir()
-    assert RunDir(tmp_path).threads(machine()["processor"]) == (1, 4)
+    seen = []
+
+    def run(*_: object) -> None:
+        seen.append((torch.get_num_threads(), Named.threads))
+        raise InputError("that is all")
+
+    monkeypatch.setattr("astdistill.experiment.sweep.run_experiment", run)
+    (row,) = over_seeds(preset("digits-ipc1"), 1)
+    assert run_row((tmp_path, ()), row, Bar("", 0, 0, None)).sentence == "that is all"
+    assert seen == [(1, 4)]
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"machine": 7}', '{"machine": {}}'])

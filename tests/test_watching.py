@@ -16,6 +16,7 @@ from rich.console import Console
 from astdistill.cli.main import main
 from astdistill.cli.watch import BLOCKS, look, screen, sparkline
 from astdistill.experiment.presets import preset
+from astdistill.report.live import LiveRun
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.progress import write_status
 from astdistill.runtime.status import Status, StatusFile
@@ -53,7 +54,7 @@ def log(path: Path, lines: list[dict[str, Any]], rest: str = "") -> None:
 
 def shown(folder: Path) -> str:
     view = look(folder)
-    assert view is not None
+    assert isinstance(view, LiveRun)
     console = Console(width=140)
     with console.capture() as found:
         console.print(screen(view))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .data import DataConfig, Dataset, SyntheticSet, dataset_from_tensors, dataset_from_torch, load_dataset
     from .distillation import DistillSettings
     from .evaluation import PROTOCOLS, EvalRecipe, Scores, evaluate
+    from .experiment.sweep import sweep
     from .experts import ExpertRecipe, TrajectoryStore, train_experts
     from .interop import Distilled, distill, export, import_buffers, import_set, load
     from .models import FlatModel, build_model
@@ -45,6 +46,7 @@ _HOMES = {
     "ExpertRecipe": "experts",
     "TrajectoryStore": "experts",
     "train_experts": "experts",
+    "sweep": "experiment.sweep",
     "FlatModel": "models",
     "build_model": "models",
     "SyntheticSet": "data",
@@ -76,6 +78,7 @@ __all__ = [
     "load",
     "load_dataset",
     "methods",
+    "sweep",
     "train_experts",
     "trusting",
 ]

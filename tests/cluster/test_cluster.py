@@ -26,9 +26,10 @@ from astdistill.evaluation.protocol import MTT_PROTOCOL
 from astdistill.evaluation.runner import evaluate
 from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
+from astdistill.report.sweep import Sweep
 from astdistill.runtime import cluster as engine
 from astdistill.runtime.cluster import Cluster, clustered, imported, seen_by, sites
-from astdistill.runtime.errors import DivergedError, InputError
+from astdistill.runtime.errors import DivergedError, InputError, LostError
 from astdistill.runtime.parallel import WorkerPlan, pool
 from astdistill.runtime.progress import Bar
 
@@ -37,7 +38,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'astdistill[cluster]'"),
     pytest.mark.filterwarnings("ignore"),
 ]
-LONG = TINY_RECIPE.replace(epochs=60)
+LONG = TINY_RECIPE.replace(epochs=40)
 """A recipe that takes some seconds, in which something can be killed."""
 ONE_CORE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
@@ -50,21 +51,22 @@ class Nodes:
             initialize_head=True, head_node_args={**ONE_CORE, "num_cpus": 0, "include_dashboard": False}
         )
         self.address: str = self.started.address
-        self.last: Any = None
-        for _ in range(2):
-            self.add()
+        self.running: list[Any] = []
+        self.killed: list[Any] = []
+        self.fill()
 
-    def add(self) -> None:
-        self.last = self.started.add_node(**ONE_CORE)
+    def fill(self) -> None:
+        """Start nodes until there are two, and forget those that were killed."""
+        while self.killed:
+            self.started.remove_node(self.killed.pop(), allow_graceful=False)
+        while len(self.running) < 2:
+            self.running.append(self.started.add_node(**ONE_CORE))
 
     def kill(self) -> None:
         """SIGKILL one node, as it stands: its raylet, with which its workers end."""
-        os.kill(self.last.all_processes["raylet"][0].process.pid, signal.SIGKILL)
-
-    def replace(self) -> None:
-        """Another node for the killed one."""
-        self.started.remove_node(self.last, allow_graceful=False)
-        self.add()
+        node = self.running.pop()
+        os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+        self.killed.append(node)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,8 @@ def nodes() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
         patch.setenv("RAY_AUTH_MODE", "token")
+        # Ray's processes stand back by 15, and beside others they would take minutes to start.
+        patch.setenv("RAY_worker_niceness", "0")
         imported()
         started = Nodes()
         yield started
@@ -137,17 +141,6 @@ def when_under_way(folder: Path, act: Callable[[], None], seconds: float = 40) -
     return thread
 
 
-def test_a_store_of_two_nodes_is_that_of_one_machine(nodes: Nodes, tmp_path: Path) -> None:
-    """With a user's network, and images in a file."""
-    dataset, recipe = blobs(memory="disk"), TINY_RECIPE.replace(epochs=3)
-    one = train_experts(dataset, model="jobs:factory", recipe=recipe, count=3, store=tmp_path / "one", workers=1)
-    two = train_experts(
-        dataset, model="jobs:factory", recipe=recipe, count=3, store=tmp_path / "two", cluster=nodes.address
-    )
-    assert same_store(one, two)
-    assert sorted(path.name for path in two.folder.iterdir()) == sorted(path.name for path in one.folder.iterdir())
-
-
 def test_scores_of_two_nodes_are_those_of_one_machine(nodes: Nodes) -> None:
     dataset, recipe = blobs(), MTT_PROTOCOL.replace(epochs=3)
     one = evaluate(dataset.train, dataset, recipe=recipe, model=TINY, seeds=3, workers=1)
@@ -158,6 +151,17 @@ def test_scores_of_two_nodes_are_those_of_one_machine(nodes: Nodes) -> None:
 def test_an_address_where_nobody_listens_is_said_at_once(nodes: Nodes) -> None:
     with pytest.raises(InputError, match="Nobody answers at --cluster localhost:1 "):
         Cluster("localhost:1").connect()
+
+
+def test_a_store_of_two_nodes_is_that_of_one_machine(joined: Nodes, tmp_path: Path) -> None:
+    """With a user's network, and images in a file."""
+    dataset, recipe = blobs(memory="disk"), TINY_RECIPE.replace(epochs=3)
+    one = train_experts(dataset, model="jobs:factory", recipe=recipe, count=3, store=tmp_path / "one", workers=1)
+    two = train_experts(
+        dataset, model="jobs:factory", recipe=recipe, count=3, store=tmp_path / "two", cluster=joined.address
+    )
+    assert same_store(one, two)
+    assert sorted(path.name for path in two.folder.iterdir()) == sorted(path.name for path in one.folder.iterdir())
 
 
 def test_a_job_has_the_threads_that_were_named_and_counts_its_steps(joined: Nodes) -> None:
@@ -184,9 +188,26 @@ def test_a_node_that_is_killed_in_the_middle_of_an_expert_changes_no_bit(
     killer = when_under_way(tmp_path, joined.kill)
     found = experts(tmp_path, cluster=joined.address)
     killer.join()
-    joined.replace()
+    joined.fill()
     assert max(begun) >= 1, "the node took no expert with it"
     assert same_store(found, of_one_machine)
+
+
+def test_where_all_nodes_are_gone_the_command_says_so_and_waits(joined: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def tell(text: str) -> None:
+        said.append(text)
+        joined.fill()
+
+    monkeypatch.setattr(engine, "tell", tell)
+    monkeypatch.setattr(engine, "PATIENCE_S", 0.5)
+    with running(joined, jobs.square, blobs().train.labels[:4]) as run:
+        joined.kill()
+        joined.kill()
+        found = dict(run([1, 2, 3]))
+    assert [found[job][0] for job in (1, 2, 3)] == [3.0, 12.0, 27.0]
+    assert said == ["No node of the cluster can take a job of 1 CPUs; waiting for one."]
 
 
 def test_a_driver_that_is_killed_is_run_again(joined: Nodes, tmp_path: Path, of_one_machine: TrajectoryStore) -> None:
@@ -196,16 +217,16 @@ def test_a_driver_that_is_killed_is_run_again(joined: Nodes, tmp_path: Path, of_
         from pathlib import Path
         from problems import TINY, TINY_RECIPE, blobs
         from astdistill.experts.training import train_experts
-        train_experts(blobs(), model=TINY, recipe=TINY_RECIPE.replace(epochs=60), count=3,
+        train_experts(blobs(), model=TINY, recipe=TINY_RECIPE.replace(epochs=40), count=3,
                       store=Path({str(tmp_path)!r}), cluster={joined.address!r})
     """
     driver = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE)
     when_under_way(tmp_path, driver.kill).join()
     _, said = driver.communicate()
     assert driver.returncode == -signal.SIGKILL, said.decode()
-    assert 0 < epochs_done(tmp_path) < 180
+    assert 0 < epochs_done(tmp_path) < 120
     assert same_store(experts(tmp_path, cluster=joined.address), of_one_machine)
-    assert epochs_done(tmp_path) < 180 + 30, "it went on from the last whole epochs"
+    assert epochs_done(tmp_path) < 120 + 30, "it went on from the last whole epochs"
 
 
 def test_a_job_that_dies_once_is_begun_again_and_its_steps_count_once(joined: Nodes, tmp_path: Path) -> None:
@@ -218,10 +239,13 @@ def test_a_job_that_dies_once_is_begun_again_and_its_steps_count_once(joined: No
 
 def test_a_job_that_always_dies_is_one_sentence(joined: Nodes) -> None:
     with (
-        pytest.raises(InputError, match=r"A job ended its process or lost its node 4 times \(\w+\), as happens when"),
+        pytest.raises(
+            LostError, match=r"A job ended its process or lost its node 4 times \(\w+\), as happens when"
+        ) as lost,
         running(joined, jobs.fail, None) as run,
     ):
         list(run(["killed"]))
+    assert lost.value.job == "killed"
 
 
 def test_errors_keep_their_type_and_their_words(joined: Nodes, tmp_path: Path) -> None:
@@ -321,3 +345,20 @@ def test_a_preset_takes_its_experts_and_its_scores_from_the_nodes(
     assert sorted(placed) == [0, 0, 1, 1, 2, 3], "two experts, and two networks of two rows"
     assert main([*words, "--out", "near", "--experts.store", "here", "--threads", "1", "-q"]) == 0
     assert (tmp_path / "far/scores.json").read_text() == (tmp_path / "near/scores.json").read_text()
+
+
+def test_the_rows_of_a_sweep_are_jobs(joined: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a method without experts, whose other jobs are tested above."""
+    monkeypatch.chdir(tmp_path)
+    changes = (
+        "model=convnet-d1-w4 distill.iterations=2 evaluation.recipe.epochs=2 evaluation.networks=1 data.per_class=4"
+    )
+    words = ["sweep", "digits-ipc1", "--methods", "dm", "--seeds", "2", "--set", *changes.split()]
+    words += ["evaluation.baselines=", "-q"]
+    assert main([*words, "--out", "far", "--cluster", joined.address]) == 0
+    assert main([*words, "--out", "near", "--threads", "1", "--workers", "1"]) == 0
+    far, near = Sweep.read(tmp_path / "far"), Sweep.read(tmp_path / "near")
+    assert far is not None
+    assert near is not None
+    assert [row.accuracies for row in far.rows] == [row.accuracies for row in near.rows]
+    assert [row.state for row in far.rows] == ["finished"] * 2

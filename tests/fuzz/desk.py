@@ -84,6 +84,9 @@ def _runs(desk: Path) -> None:
     settings = "preset: digits-ipc1\nipc: 2\nevaluation: {networks: 3, baselines: [random, kmeans]}\n"
     (desk / "settings.yaml").write_text(settings)
     write_json(desk / "seeds/seeds.json", {"seeds": [0, 1], "runs": ["seed-0", "seed-1"]})
+    (desk / "swept").mkdir()
+    row = {"folder": "a-seed0", "preset": "a", "method": "ast", "seed": 0, "decisive": "", "state": "finished"}
+    write_json(desk / "swept/sweep.json", {"title": "one", "rows": [row | {"accuracies": [50.0, 52.0]}]})
     search = {"experiment": {}, "fingerprint": "", "steps": 8, "ranges": {"distill.lr_img": [1.0, 10.0]}}
     write_json(desk / "tuned/tuning.json", search)
     write_json(desk / "claimed/wandb/logged.json", {"id": "abc", "last": {"outer": 2}})

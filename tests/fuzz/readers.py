@@ -38,6 +38,7 @@ from astdistill.evaluation.scores import Scores, table
 from astdistill.report.compare import runs_in
 from astdistill.report.experts import read_experts
 from astdistill.report.page import content
+from astdistill.report.sweep import Sweep, sweep_table
 from astdistill.report.tuning import Tuning
 from astdistill.runtime.status import read_status
 
@@ -53,6 +54,12 @@ class Reader:
     file: str
     read: Callable[[Path], Any]
     sealed: bool = False
+
+
+def _swept(desk: Path) -> Any:
+    found = Sweep.read(desk / "swept")
+    assert found is not None
+    return sweep_table(found)
 
 
 ONE_STEP_MORE = resumed("--distill.iterations", "4")
@@ -82,6 +89,7 @@ OURS: dict[str, Reader] = {
     "record of Weights & Biases": Reader("claimed/wandb/logged.json", logged),
     "settings in a file": Reader("settings.yaml", lambda desk: read_config(desk / "settings.yaml")),
     "runs over seeds": Reader("seeds/seeds.json", lambda desk: runs_in(desk / "seeds")),
+    "sweep": Reader("swept/sweep.json", _swept),
     "search for rates": Reader("tuned/tuning.json", lambda desk: Tuning.read(desk / "tuned")),
     "epochs of experts": Reader("run/config.json", lambda desk: _expert_epochs(desk / "run/synthetic.safetensors")),
     "recipe": Reader("experts/*/recipe.json", store_of),

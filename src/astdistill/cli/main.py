@@ -25,6 +25,7 @@ from .completion import VARIABLE, complete
 VERBS = {
     "demo": "distil scikit-learn's digits to one image per class with AST: about a minute on two cores",
     "run": "train experts, distil and evaluate: run PRESET, run --data FOLDER; an ablation: run ablation --base PRESET",
+    "sweep": "run presets by methods, settings and seeds, one table: sweep digits-ipc1 --methods mtt,ast --seeds 3",
     "experts": "train only the experts of a preset; show accuracy and step length per epoch",
     "distill": "train missing experts and distil, without evaluation",
     "tune": "search learning rates on held-out training images: tune digits-ipc1",
@@ -45,7 +46,7 @@ HOMES = dict.fromkeys(("demo", "run", "experts", "distill"), "verbs") | {
     "import-buffers": "interop",
     "import-set": "interop",
     "export": "interop",
-    "run ablation": "ablation",
+    "run ablation": "sweep",
 }
 """The module of each verb that is not in one of its own name."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -61,7 +62,7 @@ PLACES = (
     errno.ENAMETOOLONG,
 )
 """What it says of a place that cannot be written to."""
-RESUMED = ("demo", "run", "experts", "distill", "tune", "evaluate", "import-buffers")
+RESUMED = ("demo", "run", "sweep", "experts", "distill", "tune", "evaluate", "import-buffers")
 """The verbs that go on where they were stopped."""
 STORES = dict.fromkeys(("demo", "run", "experts", "distill", "tune"), "--out or --experts.store") | {
     "import-buffers": "--store"
@@ -73,7 +74,7 @@ MEMORY = re.compile(
 """How Python, torch and CUDA say that there is no more of it."""
 ABOUT = "Dataset distillation by trajectory matching and other methods."
 MORE = """Begin with: astdistill demo. Help of one verb: astdistill VERB --help
-Interrupted work resumes when the same command is given again. demo, run,
+Interrupted work resumes when the same command is given again. demo, run, sweep,
 experts, distill and tune estimate time, memory and disk with --dry-run."""
 
 
@@ -88,7 +89,7 @@ class Verbs(click.Group):
         if cmd_name not in VERBS and cmd_name not in HOMES:
             return None
         home = importlib.import_module(f".{HOMES.get(cmd_name, cmd_name)}", __package__)
-        return getattr(home, cmd_name.rpartition(" ")[2].replace("-", "_"))
+        return getattr(home, {"run ablation": "apart"}.get(cmd_name, cmd_name.replace("-", "_")))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

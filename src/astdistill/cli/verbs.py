@@ -36,7 +36,7 @@ from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from .data import chosen, plain, tell
 from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Request, RunChanges
-from .repeats import run_seeds
+from .sweep import run_seeds
 
 FIRST = (
     "PRESET is a benchmark setting (list: astdistill presets); without it, settings are chosen for --data. "
@@ -44,20 +44,21 @@ FIRST = (
 )
 
 
-def run_preset(request: Request) -> None:
+def run_preset(request: Request) -> int:
     """Everything from data to scores, and what is to be looked at."""
     if only_estimate(request):
-        return
+        return 0
     check_device(request.experiment.device)
+    if seeds := getattr(request.changes, "seeds", None):
+        with placed(request):
+            return run_seeds(request, seeds, teller(request))
     finished = LiveRun.of(request.out).finished and RunDir(request.out).scores.exists()
     with computing_with(threads_of(request)), placed(request):
-        if seeds := getattr(request.changes, "seeds", None):
-            run_seeds(request.experiment, seeds, request.out, request.log, teller(request))
-            return
         scores = run_experiment(request.experiment, request.out, request.log, teller(request))
     if finished and not progress.is_quiet():
         plain(f"{request.out} was finished before; nothing is computed again that is there.")
     _show(scores, request.out, request.experiment)
+    return 0
 
 
 def train(request: Request) -> None:
@@ -138,11 +139,13 @@ def threads_of(request: Request, follow: bool = True) -> Threads:
 
     In a new run, workers divide one for each core that this process may use, whatever else runs. A step in this process
     takes as many on a CPU as other processes leave cores free when it begins (`threads_beside_others`), unless the
-    command does not `follow` them: it computes no step of its own, or saves no number of threads.
+    command does not `follow` them: it computes no step of its own, as where several runs are jobs of workers, or saves
+    no number of threads.
     """
     if (asked := request.changes.threads) is not None:
         return Threads(asked, asked)
     usual, follow = own_threads(), follow and settled_device(request.experiment.device) == "cpu"
+    follow = follow and not getattr(request.changes, "seeds", None)
     begun = RunDir(request.out).threads(machine()["processor"])
     if begun is None and follow:
         found = threads_beside_others(usual)

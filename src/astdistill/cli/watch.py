@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..report.live import LiveRun, read_if_there
+from ..report.sweep import Sweep, SweepRow
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
@@ -32,10 +34,7 @@ def screen(view: LiveRun) -> Table:
     """One line for each thing there is to say: how it stands, the stages with their bars, loss, learning rate,
     validation, scores."""
     config = view.config
-    shown = Table.grid(padding=(0, 2))
-    shown.add_column(style="bold", no_wrap=True)
-    shown.add_column(width=20)
-    shown.add_column(overflow="fold")
+    shown = _grid()
     shown.add_row(
         str(config["name"]),
         "",
@@ -138,11 +137,71 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     return "".join(BLOCKS[round((value - low) / span * (len(BLOCKS) - 1))] for value in medians)
 
 
-def look(folder: Path) -> LiveRun | None:
-    """The run in `folder` as it is now; None where none has begun. Raises InputError for a folder of other things."""
+@dataclass(frozen=True)
+class LiveSweep:
+    """A sweep as it is now."""
+
+    folder: Path
+    sweep: Sweep
+    whole: LiveRun
+    """What the process that runs the sweep says of itself."""
+
+    @property
+    def running(self) -> bool:
+        return self.whole.running
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody is at it any more."""
+        return not self.running
+
+
+def screen_of_sweep(view: LiveSweep) -> Table:
+    """One line for the whole, and one for each row."""
+    shown = _grid()
+    done, failed, left = (len(view.sweep.of(state)) for state in ("finished", "failed", "waiting"))
+    shown.add_row("sweep", _bar(done, len(view.sweep.rows)), Text(f"{view.sweep.title}; {view.folder}"))
+    for row in view.sweep.rows:
+        shown.add_row(row.folder, *_row_of_sweep(view.folder, row))
+    if view.running and view.whole.status is not None:
+        shown.add_row("now", _bar(view.whole.status.done, view.whole.status.total), Text(view.whole.status.line()))
+        return shown
+    words = f"{done} rows are finished, {failed} failed, {left} are left."
+    if left or failed:
+        words += " It is not running; the same command goes on with it."
+    shown.add_row("", "", words)
+    return shown
+
+
+def _row_of_sweep(folder: Path, row: SweepRow) -> tuple[ProgressBar | str, Text]:
+    """The bar of a row, and its accuracy, its error, or what it is doing."""
+    if row.state == "finished":
+        return "", Text(f"{spread(row.accuracies)} % (n = {len(row.accuracies)})")
+    if row.state == "failed":
+        return "", Text(f"failed: {row.sentence}")
+    view = LiveRun.of(folder / row.folder)
+    if view.running and view.status is not None:
+        return _bar(view.status.done, view.status.total), Text(view.status.line())
+    return "", Text("waiting")
+
+
+def _grid() -> Table:
+    """Three columns: what, its bar, and words."""
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(width=20)
+    shown.add_column(overflow="fold")
+    return shown
+
+
+def look(folder: Path) -> LiveRun | LiveSweep | None:
+    """The run or the sweep in `folder` as it is now; None where none has begun. Raises InputError for a folder of other
+    things."""
     run = RunDir(folder)
     if run.config.exists():
         return LiveRun.of(folder)
+    if (sweep := Sweep.read(folder)) is not None:
+        return LiveSweep(folder, sweep, LiveRun.of(folder))
     if folder.is_file() or not run.empty:
         raise InputError(f"{folder} holds no run; name the folder that a run writes to, such as runs/demo.")
     return None
@@ -153,7 +212,7 @@ SLOWEST = 3600
 
 
 class Watch(Record):
-    """Show the progress of a run from another terminal until it ends, without affecting it."""
+    """Show the progress of a run or a sweep from another terminal until it ends, without affecting it."""
 
     run: Annotated[Path, Word(positional=True)]
     """The run's folder; it need not exist yet."""
@@ -177,20 +236,27 @@ def _watch(run: Path, once: bool, every: float) -> None:
     if once:
         if view is None:
             raise InputError(f"There is no run in {run} yet; start one with: astdistill run PRESET --out {run}")
-        Terminal().print(screen(view))
+        Terminal().print(shown(view))
         return
     if view is None:
         Terminal().print(f"There is no run in {run} yet; waiting for it. Ctrl-C ends the waiting.", highlight=False)
     _follow(run, view, every)
 
 
-def _follow(run: Path, view: LiveRun | None, every: float) -> None:
+def shown(view: LiveRun | LiveSweep) -> Table:
+    """The screen of what was found."""
+    if isinstance(view, LiveSweep):
+        return screen_of_sweep(view)
+    return screen(view)
+
+
+def _follow(run: Path, view: LiveRun | LiveSweep | None, every: float) -> None:
     """Show the run until nobody is at it any more; on a terminal in place, otherwise one look below the other."""
     console, idle = Terminal(), 0
     with Live(console=console, auto_refresh=False) if console.is_terminal else _Plain(console) as live:
         while idle < 2:  # a run that has just claimed its folder says a moment later that it is at work
             if view is not None:
-                live.update(screen(view), refresh=True)
+                live.update(shown(view), refresh=True)
                 idle += 1
                 if view.running:
                     idle = 0

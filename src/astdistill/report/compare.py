@@ -30,6 +30,7 @@ from ..runtime.run_dir import FREE, SEEDS, RunDir, flat
 from ..runtime.status import size
 from ..runtime.tables import ABSENT, Column, Tabulation, deviation
 from .run import RunReader
+from .sweep import FILE, PAGE, STEM, Sweep
 
 BASELINES = {
     "random": "random real",
@@ -43,6 +44,8 @@ WHOSE = tuple(
     Column(name, words=True)
     for name in ("run", "data", "ipc", "images a slot", "stored", "labels", "protocol", "method", "network")
 )
+BESIDE = (SEEDS, FILE, PAGE, *(f"{STEM}{ending}" for ending in (".txt", ".md", ".tex")))
+"""Files that lie beside the runs of a sweep."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,12 @@ def read_finished(path: Path) -> Finished:
 
 
 def runs_in(path: Path) -> list[Path]:
-    """The runs of a folder that `astdistill run --seeds` wrote, in the order of their seeds; any other path alone."""
-    if path.name == SEEDS:  # as runs/NAME-seeds/* names it beside the runs themselves
+    """The finished runs of a sweep's folder, or those that `run --seeds` of an earlier version wrote, in the order of
+    their seeds; any other path alone."""
+    if path.parent.is_dir() and path.name in BESIDE:  # as runs/NAME-seeds/* names it beside the runs themselves
         return []
+    if (known := Sweep.read(path)) is not None:
+        return [path / row.folder for row in known.of("finished")]
     if not (path / SEEDS).exists():
         return [path]
     with reading(path / SEEDS, "what runs over seeds reach", "type their command again, which writes it anew"):

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, LostError
 from .files import NO_LOCKS, lock
 from .machine import cores
 from .owners import new_tag
@@ -581,7 +581,8 @@ class _Tasks:
     def run(self, jobs: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         self._jobs, waiting = jobs, deque(range(len(jobs)))
         while waiting or self._under_way:
-            while waiting and len(self._under_way) < self._places():
+            places = self._places()  # also where all are handed out: it says that no node is left
+            while waiting and len(self._under_way) < places:
                 self._begin(_Try(waiting.popleft()))
             ended, _ = self._ray.wait(list(self._under_way), num_returns=1, timeout=TURN_S)
             self._listen()
@@ -624,7 +625,7 @@ class _Tasks:
         self._under_way[task] = tried
 
     def _answer(self, task: Any, tried: _Try) -> Any:
-        """What the job gave; None where its process or node was lost and it is begun again. Raises InputError where
+        """What the job gave; None where its process or node was lost and it is begun again. Raises LostError where
         that has happened too often."""
         try:
             return pickle.loads(self._ray.get(task))
@@ -636,11 +637,13 @@ class _Tasks:
             ) from error
         except self._ray.exceptions.RayError as error:
             if tried.attempt >= RETRIES:
-                raise InputError(
+                lost = LostError(
                     f"A job ended its process or lost its node {RETRIES + 1} times ({type(error).__name__}), as "
                     "happens when memory runs out. What is finished is kept; start the nodes with fewer jobs at once "
                     "(ray start --num-cpus), and run the same again."
-                ) from error
+                )
+                lost.job = self._jobs[tried.number]
+                raise lost from error
         self._progress.skip(-sum(tried.counted.values()))
         self._begin(_Try(tried.number, tried.attempt + 1))
         return None

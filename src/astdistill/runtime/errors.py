@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -15,6 +15,13 @@ class InputError(ValueError):
 
     The command line prints the sentence and exits with code 2; nothing has been written when it is raised.
     """
+
+
+class LostError(InputError):
+    """The process or the node of a job was lost, as happens where memory runs out; `job` is that, None where none was
+    under way there."""
+
+    job: Any = None
 
 
 class DivergedError(RuntimeError):

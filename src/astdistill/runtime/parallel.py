@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from . import cluster
-from .errors import InputError
+from .errors import InputError, LostError
 from .machine import Named, Started, Threads, cores, waiting
 from .progress import Bar
 from .text import open_streams
@@ -222,8 +222,8 @@ def pool(
     used, in the plan's processes or, where those do not pay, here.
 
     `shared` is sent once, its tensors as one copy in memory that all workers map. Steps that `work` counts on its bar
-    are counted on `progress`. What a job raises is raised here, the same, and stops the other workers; so does an
-    InputError when a worker was killed. With `gpu`, a job on a cluster gets one GPU for itself.
+    are counted on `progress`. What a job raises is raised here, the same, and stops the other workers; so does a
+    LostError when a worker was killed. With `gpu`, a job on a cluster gets one GPU for itself.
     """
     if (there := cluster.used()) is not None:
         with there.pool(work, shared, progress, gpu) as run:
@@ -315,7 +315,7 @@ class _Processes:
                 case "error":
                     raise value
                 case _:
-                    raise self._lost(worker)
+                    raise self._lost(worker, busy.get(worker))
 
     def stop(self) -> None:
         for process in self._started:
@@ -349,12 +349,14 @@ class _Processes:
                 self._inbox.put((worker, *pickle.load(stream)))
         self._inbox.put((worker, "gone", None))
 
-    def _lost(self, worker: int) -> InputError:
+    def _lost(self, worker: int, job: object) -> LostError:
         code, count = self._started[worker].wait(), len(self._started)
         how = f"ended with code {code}"
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
-        return InputError(
+        error = LostError(
             f"One of {count} workers {how}, as happens when memory runs out. What is finished is kept; run the same "
             f"again with fewer of them: --workers {max(1, count // 2)}."
         )
+        error.job = job
+        return error

@@ -34,7 +34,7 @@ from .owners import Owner
 from .provenance import DIVIDED, provenance
 
 SEEDS = "seeds.json"
-"""In a folder of whole runs that differ in their seed: what they reach together."""
+"""In a folder that `run --seeds` of an earlier version wrote: which runs there are."""
 FORMER = "former_settings"
 DESCRIPTION = "data_read"
 """The part of provenance.json that says what was read of the data."""
@@ -353,17 +353,15 @@ class RunDir:
             return {name: value for each in found for name, value in each.items()}
 
     def threads(self, processor: str) -> Threads | None:
-        """The numbers of threads that the run was begun with on that processor, or the first of the runs in this folder
-        where it holds several; None where it was begun on another one, or not yet."""
-        runs = [self.folder, *sorted(path.parent for path in self.folder.glob(f"*/{self.provenance.name}"))]
-        for folder in runs:
-            try:
-                begun = read_json(type(self)(folder).provenance)["machine"]
-                both = begun["threads"], begun.get(DIVIDED, begun["threads"])
-                if begun["processor"] == processor and all(each in range(1, MOST_THREADS + 1) for each in both):
-                    return Threads(*both)
-            except (OSError, InputError, KeyError, TypeError, ValueError, AttributeError):
-                continue  # no run, or what claiming it will tell of
+        """The numbers of threads that the run was begun with on that processor; None where it was begun on another one,
+        or not yet."""
+        try:
+            begun = read_json(self.provenance)["machine"]
+            both = begun["threads"], begun.get(DIVIDED, begun["threads"])
+            if begun["processor"] == processor and all(each in range(1, MOST_THREADS + 1) for each in both):
+                return Threads(*both)
+        except (OSError, InputError, KeyError, TypeError, ValueError, AttributeError):
+            pass  # no run, or what claiming it will tell of
         return None
 
     @property

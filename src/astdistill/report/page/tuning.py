@@ -32,7 +32,7 @@ def save_tuning_page(tuning: Tuning, folder: Path) -> Path:
         "tuning.html",
         title=_title(tuning),
         policy=policy(),
-        name=folder.name,
+        name=folder.resolve().name,
         facts=_facts(tuning),
         held_out=f"{tuning.held_out:,}",
         steps=tuning.steps,

@@ -1,0 +1,229 @@
+"""`astdistill sweep`: a table of whole runs; and its two other forms, `run --seeds` and `run ablation`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from ..autodiff.dispatch import on_cluster, using
+from ..data.description import Description
+from ..evaluation.protocol import PROTOCOLS
+from ..experiment.config import Experiment, check_numbers
+from ..experiment.cost import counted, dataset_size
+from ..experiment.presets import PRESETS, preset
+from ..experiment.sweep import Row, ablation, over_seeds, run_rows, shared_experts, table, title_of
+from ..experiment.work import Costs, Speed
+from ..methods.registry import methods as known_methods
+from ..report.sweep import FILE, PAGE, STEM, Line, Sweep, sweep_table
+from ..runtime.config import Record
+from ..runtime.devices import check_device, settled_device
+from ..runtime.errors import InputError
+from ..runtime.files import check_folder
+from ..runtime.parallel import limited, own_threads
+from ..runtime.status import duration
+from ..runtime.tables import Column, Tabulation, terminal
+from ..runtime.terminal import Terminal
+from .commands import command
+from .data import tell
+from .flags import Word
+from .options import Changes, PresetCommand, Request, changed
+
+
+class SweepChanges(Record):
+    """Run a table of whole runs: each preset by each method, with each combination of settings and each seed. Experts
+    that several runs use are trained once. The same command resumes."""
+
+    presets: Annotated[tuple[str, ...], Word(positional=True, metavar="PRESET", names=lambda: PRESETS)] = ()
+    methods: Annotated[tuple[str, ...], Word(metavar="METHOD,METHOD", names=known_methods)] = ()
+    """Methods to run with each preset (default: the method of the preset). Differences are to the first."""
+    seeds: int = Field(default=3, ge=1)
+    """Number of whole runs per line of the table, each with its own seed and experts."""
+    settings: Annotated[tuple[str, ...], Word(flag="set", metavar="KEY=A,B", repeated=True)] = ()
+    """A setting, by the name of its flag, and its values: distill.lr_img=100,1000. A single value applies to all runs.
+    Words of one value are joined by +: evaluation.baselines=random+kmeans. May be repeated."""
+    data: Annotated[str | None, Word(metavar="PATH")] = None
+    """Data to use in place of those of each preset, as with run."""
+    protocol: Annotated[str | None, Word(names=lambda: PROTOCOLS)] = None
+    """Evaluation protocol of all runs: {names}."""
+    out: Path | None = None
+    """Folder of the sweep (default: runs/ and the names of the presets)."""
+    device: str | None = None
+    """auto, cpu, cuda, or cuda:N."""
+    workers: int | None = Field(default=None, ge=1)
+    """Runs at the same time on a CPU (default: the number with which all runs end first)."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads, divided among the runs; on a cluster those of each run (default: 1)."""
+    cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
+    """Run on the nodes of this Ray cluster; auto: the cluster that this machine belongs to."""
+    allow_mixed: bool = False
+    """Also use nodes with another engine, instruction set or versions, whose results differ in the last bits."""
+    log: Annotated[tuple[str, ...], Word(repeated=True, names=lambda: ("tensorboard", "wandb"))] = ()
+    """Also log every run to tensorboard or wandb. May be repeated."""
+    dry_run: bool = False
+    """Only show the table and its estimated time, memory and disk."""
+
+
+@command("sweep")
+def sweep(given: SweepChanges) -> int:
+    """Run a table of whole runs, and write one page about it."""
+    if not given.presets:
+        raise InputError(
+            "Name a preset: astdistill sweep PRESET --methods mtt,ast. They are listed by: astdistill presets"
+        )
+    names = list(dict.fromkeys(given.presets))
+    bases = [_base(given, name) for name in names]
+    split = [method for word in given.methods for method in word.split(",") if method]
+    rows = table(bases, split, given.seeds, dict(map(_values, given.settings)))
+    out = given.out or Path("runs", "-".join(["sweep", *names]))
+    with limited(given.threads or own_threads()):
+        if given.dry_run:
+            estimate(rows, out)
+            return 0
+        with on_cluster(given.cluster, given.threads, given.allow_mixed):
+            return show(run_rows(title_of(rows), rows, out, tuple(dict.fromkeys(given.log)), told), out)
+
+
+def _base(given: SweepChanges, name: str) -> Experiment:
+    """A preset with what all rows share."""
+    base = changed(preset(name), Changes(data=given.data, protocol=given.protocol))
+    wanted = {"device": given.device, "workers": given.workers}
+    base = base.replace(**{name: value for name, value in wanted.items() if value is not None})
+    check_device(base.device)
+    return base
+
+
+def _values(words: str) -> tuple[str, list[str | None]]:
+    """A setting with its values. Raises InputError where there is no '='."""
+    name, equals, values = words.partition("=")
+    if not equals:
+        raise InputError(f"--set {words} says no value; write --set {name}=VALUE, or {name}=ONE,ANOTHER.")
+    none = {"none": None, "None": None}
+    return name, [none.get(value, value) for value in values.split(",")]
+
+
+def told(experiment: Experiment, read: Description) -> None:
+    """Say what was read of a data set."""
+    tell(read)
+
+
+def show(found: Sweep, out: Path) -> int:
+    """Print the table and where the rest is; the exit code: 1 where a row has failed."""
+    console = Terminal()
+    console.print(terminal(sweep_table(found)))
+    for row in found.of("failed"):
+        console.print(f"Failed:    {row.folder}: {row.sentence}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Look at:   {out / PAGE}", highlight=False)
+    console.print(f"Table:     {out / STEM}.txt, .md, .tex\nNumbers:   {out / FILE}", highlight=False)
+    console.print(f"Compare:   astdistill compare {out}", highlight=False)
+    return int(bool(found.of("failed")))
+
+
+def run_seeds(request: Request, seeds: int, told: Callable[[Description], None]) -> int:
+    """`run --seeds`: the rows that differ in their seed alone."""
+    rows = over_seeds(request.experiment, seeds)
+    title = f"{request.experiment.name}, {seeds} whole runs"
+    with limited(request.changes.threads or own_threads()):
+        return show(run_rows(title, rows, request.out, request.log, lambda each, read: told(read)), request.out)
+
+
+class AblationChanges(Changes):
+    """The same, and the preset whose parts are removed."""
+
+    base: Annotated[str, Word(metavar="PRESET", names=lambda: PRESETS)] = ""
+    """Preset whose parts are removed; they are listed by: astdistill presets"""
+    seeds: int = 3
+    """Number of whole runs per variant, each with its own seed and experts."""
+    cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
+    """Run on the nodes of this Ray cluster, each run on --threads cores (default: 1)."""
+    allow_mixed: bool = False
+    """Also use nodes with another engine, instruction set or versions, whose results differ in the last bits."""
+
+
+def _taken_apart(changes: AblationChanges, rest: Sequence[str]) -> str:
+    if not changes.base:
+        base = next(iter(rest), "cifar100-ten-ipc10")
+        raise InputError(f"Name the preset of the ablation: astdistill run ablation --base {base} --seeds 3")
+    return changes.base
+
+
+def run_ablation(request: Request) -> int:
+    """`astdistill run ablation --base PRESET [--seeds N] [any flag of run]`."""
+    assert isinstance(request.changes, AblationChanges)
+    seeds, out = request.changes.seeds, request.out
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds} was given; an ablation needs at least 1, and 3 for a spread.")
+    experiment = request.experiment
+    check_device(experiment.device)
+    rows = ablation(experiment, seeds)
+    with limited(request.changes.threads or own_threads()):
+        if request.dry_run:
+            estimate(rows, out)
+            return 0
+        check_numbers(experiment)
+        check_folder(out, "--out")
+        title, changes = f"{experiment.method.name} on {experiment.name}", request.changes
+        with using(experiment.engine), on_cluster(changes.cluster, changes.threads, changes.allow_mixed):
+            return show(run_rows(title, rows, out, request.log, told), out)
+
+
+apart = PresetCommand(
+    "run ablation",
+    run_ablation,
+    "Repeat a preset without each part of its method in turn, and without all of them. All flags of run are accepted.",
+    kind=AblationChanges,
+    preset=_taken_apart,
+    folder="ablation-{}",
+    prog="astdistill {verb} --base {}",
+)
+
+
+def estimate(rows: Sequence[Row], out: Path) -> None:
+    """Print what every line of the table would cost; experts of one recipe are trained once."""
+    lines: dict[Line, list[Row]] = {}
+    for row in rows:
+        lines.setdefault(row.waiting().line, []).append(row)
+    trained = {group.rows[0].folder: group.experiment for group in shared_experts(rows) if group.trained}
+    device = settled_device(rows[0].experiment.device)
+    speed, whole = Speed(device), 0.0
+    costs, cells = Costs(device, speed), list[tuple[str, ...]]()
+    for line, members in lines.items():
+        first = members[0]
+        check_numbers(first.experiment)
+        *before, distillation, evaluation = _stages(first.experiment, costs)
+        own = [trained[row.folder] for row in members if row.folder in trained]
+        experts = ""
+        if before and first.experiment.experts.imported is None:
+            experts = "shared"
+        if own:
+            spent = len(own) * sum(stage.seconds for stage in _stages(own[0], costs)[:-2])
+            experts, whole = duration(spent), whole + spent
+        rest = len(members) * (distillation.seconds + evaluation.seconds)
+        whole += rest
+        cells.append((*line, str(len(members)), experts, duration(rest)))
+    cells.append(("together", "", "", str(len(rows)), "", duration(whole)))
+    columns = [Column(name, words=True) for name in ("preset", "method", "settings")]
+    columns += [Column("runs"), Column("experts"), Column("distillation and evaluation")]
+    words = (
+        f"Counted work over a speed measured just now, one run after another. {_done(rows, out)}",
+        speed.disturbed(),
+        f"It would go to {out}.",
+    )
+    Terminal().print(terminal(Tabulation(tuple(columns), tuple(cells), " ".join(filter(None, words)))))
+
+
+def _stages(experiment: Experiment, costs: Costs):
+    with using(experiment.engine):
+        return counted(experiment, dataset_size(experiment), costs).stages
+
+
+def _done(rows: Sequence[Row], out: Path) -> str:
+    """How much of it is finished."""
+    before = Sweep.read(out)
+    if before is None:
+        return ""
+    done = {(row.folder, row.decisive) for row in before.of("finished")}
+    count = sum((row.folder, row.waiting().decisive) in done for row in rows)
+    return f"{count} of {len(rows)} runs are finished there already and are not run again."
