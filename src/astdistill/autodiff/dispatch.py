@@ -79,14 +79,14 @@ def engine_here(name: str) -> dict[str, str]:
     """What computes on the CPU of this machine where the engine `name` is asked for, in words that differ where bits
     may; and the compiler."""
     compiler = find_compiler()
-    found = {"engine": name, "compiler": "none"}
+    facts = {"engine": name, "compiler": "none"}
     if compiler is not None:
-        found["compiler"] = compiler_version(compiler).partition("\n")[0]
+        facts["compiler"] = compiler_version(compiler).partition("\n")[0]
     if name in ("auto", "native"):
-        found["engine"] = "eager"
+        facts["engine"] = "eager"
         if (kernels := library()) is not None:
-            found["engine"] = f"native {Path(kernels._name).name.rpartition('-')[0]}"
-    return found
+            facts["engine"] = f"native {Path(kernels._name).name.rpartition('-')[0]}"
+    return facts
 
 
 def chosen() -> str:

@@ -136,14 +136,14 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
     teacher = None
     if TAUGHT in given.baselines or any(recipe.temperature for _, recipe, _ in wanted):
         teacher = _teacher(given, dataset, synthetic.model)
-    found = []
+    evaluated = []
     for (each, recipe, networks), folder in zip(wanted, folders, strict=True):
         stack.enter_context(RunDir(folder).writing())
         common: dict[str, Any] = {"model": given.architectures or None, "seeds": networks, "out": folder}
         common |= {"seed": given.seed, "workers": given.workers}
-        found.append(_under(each, recipe, synthetic, dataset, teacher, common))
+        evaluated.append(_under(each, recipe, synthetic, dataset, teacher, common))
     if given.protocol == "all":
-        for shown in across_protocols(found):
+        for shown in across_protocols(evaluated):
             _show(shown)
     return folders[-1]
 
@@ -161,14 +161,14 @@ def _by_protocol(given: Evaluate) -> list[tuple[Evaluate, EvalRecipe]]:
     }
     for flag in [flag for flag, there in asked.items() if there]:
         raise InputError(f"{flag} was given with --protocol all; name one protocol for it, for example --protocol mtt.")
-    found = []
+    evaluated = []
     for name in ALL:
         changes: dict[str, Any] = {"protocol": name, "out": given.out and given.out / name}
         if protocol(name).steps:  # which has no epochs to change
             changes["epochs"] = None
         each = given.replace(**changes)
-        found.append((each, _recipe(each)))
-    return found
+        evaluated.append((each, _recipe(each)))
+    return evaluated
 
 
 def _under(

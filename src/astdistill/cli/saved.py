@@ -129,7 +129,7 @@ def check_names(entries: Entries, params: Iterable[Any], path: Path) -> None:
 
 
 def save_config(
-    path: Path, typed: Iterable[tuple[Flag | Positional, Any]], preset: str, found: Mapping[str, Any] | None = None
+    path: Path, typed: Iterable[tuple[Flag | Positional, Any]], preset: str, named: Mapping[str, Any] | None = None
 ) -> None:
     """Write the settings that were typed, those of a `--config` included; those that were `found` by their names go
     before them. Raises InputError for a place that is a folder."""
@@ -141,5 +141,5 @@ def save_config(
     for param, value in typed:
         if name_of(param) not in (*NEVER, PRESET):
             entries[name_of(param)] = to_jsonable_python(value)
-    entries |= found or {}
+    entries |= named or {}
     write_text(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120))

@@ -109,16 +109,16 @@ def told(experiment: Experiment, read: Description) -> None:
     tell(read)
 
 
-def show(found: Sweep, out: Path) -> int:
+def show(finished: Sweep, out: Path) -> int:
     """Print the table and where the rest is; the exit code: 1 where a row has failed."""
     console = Terminal()
-    console.print(terminal(sweep_table(found)))
-    for row in found.of("failed"):
+    console.print(terminal(sweep_table(finished)))
+    for row in finished.of("failed"):
         console.print(f"Failed:    {row.folder}: {row.sentence}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Look at:   {out / PAGE}", highlight=False)
     console.print(f"Table:     {out / STEM}.txt, .md, .tex\nNumbers:   {out / FILE}", highlight=False)
     console.print(f"Compare:   astdistill compare {out}", highlight=False)
-    return int(bool(found.of("failed")))
+    return int(bool(finished.of("failed")))
 
 
 def run_seeds(request: Request, seeds: int, told: Callable[[Description], None]) -> int:

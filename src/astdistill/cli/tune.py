@@ -72,23 +72,23 @@ def command(request: Request) -> None:
         description = Description.of(dataset, experiment.ipc)
         tell_where(experiment, description)
         tell(description)
-        found = search_rates(experiment, search, request.out, dataset)
-    _show(request, found)
+        tuning = search_rates(experiment, search, request.out, dataset)
+    _show(request, tuning)
 
 
-def _show(request: Request, found: Tuning) -> None:
+def _show(request: Request, tuning: Tuning) -> None:
     """The table, the flags, the file that --config reads, and the page."""
     out, config = request.out, request.out / CONFIG
-    winner = found.winner
+    winner = tuning.winner
     assert winner is not None, "a search without one raises"
     save_config(config, _kept(request.typed), getattr(request.changes, "preset", ""), _numbers(winner.values))
-    found = found.replace(command=shlex.join(["astdistill", "run", "--config", str(config)]))
-    found.save(out)
-    page = save_tuning_page(found, out)
+    tuning = tuning.replace(command=shlex.join(["astdistill", "run", "--config", str(config)]))
+    tuning.save(out)
+    page = save_tuning_page(tuning, out)
     console = Terminal()
-    console.print(terminal(trials_table(found)))
-    console.print(f"Found:     {found.flags}", highlight=False, soft_wrap=True)
-    console.print(f"Look at:   {page}\nNumbers:   {out / FILE}\nNext:      {found.command}", highlight=False)
+    console.print(terminal(trials_table(tuning)))
+    console.print(f"Found:     {tuning.flags}", highlight=False, soft_wrap=True)
+    console.print(f"Look at:   {page}\nNumbers:   {out / FILE}\nNext:      {tuning.command}", highlight=False)
 
 
 def _kept(typed: Sequence[tuple[Flag | Positional, Any]]) -> list[tuple[Flag | Positional, Any]]:

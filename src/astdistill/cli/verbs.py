@@ -148,9 +148,9 @@ def threads_of(request: Request, follow: bool = True) -> Threads:
     follow = follow and not getattr(request.changes, "seeds", None)
     begun = RunDir(request.out).threads(machine()["processor"])
     if begun is None and follow:
-        found = threads_beside_others(usual)
-        _say(why_fewer(found))
-        return found
+        beside = threads_beside_others(usual)
+        _say(why_fewer(beside))
+        return beside
     if begun is None:
         return Threads(usual, usual)
     if not follow:
@@ -197,8 +197,8 @@ def _warn_of_memory(experiment: Experiment, known: DatasetSize) -> None:
     if device != "cpu" or experiment.ipc * known.classes > known.train:  # which the run refuses
         return
     with using(experiment.engine):
-        found = estimate.counted(experiment, known, Costs(device))
-    if short := estimate.shortage(found, free_memory(), known.held(experiment.data, device)):
+        costs = estimate.counted(experiment, known, Costs(device))
+    if short := estimate.shortage(costs, free_memory(), known.held(experiment.data, device)):
         plain("\n".join(textwrap.wrap(f"Warning: {short}", COLUMNS)))
 
 

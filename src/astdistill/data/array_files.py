@@ -90,9 +90,9 @@ def array_folder(folder: Path) -> ArrayFolder | None:
     Looks at the names in the folder, then into the folders that torchvision and the published archives make. Raises
     InputError where several of these are there.
     """
-    found = _reader(folder)
-    if found is not None:
-        return found
+    reader = _reader(folder)
+    if reader is not None:
+        return reader
     inside = [each for name in INSIDE if (folder / name).is_dir() and (each := _reader(folder / name)) is not None]
     if len(inside) > 1:
         places = " and ".join(str(each.folder) for each in inside)
@@ -252,11 +252,11 @@ def _from_idx(folder: Path, names: Sequence[str], wanted: Wanted) -> RawData:
 
 def _one_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """The files by a name that says part and role; of a file and its gzipped copy the file."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for name in sorted(names, key=lambda name: name.lower().endswith(".gz"), reverse=True):
         plain = re.sub(r"\.gz$", "", name, flags=re.IGNORECASE)
-        found[re.sub("t10k", "test", plain, flags=re.IGNORECASE)] = folder / name
-    return found
+        by_name[re.sub("t10k", "test", plain, flags=re.IGNORECASE)] = folder / name
+    return by_name
 
 
 def _idx_group(path: Path) -> list[str]:

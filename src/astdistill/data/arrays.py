@@ -44,12 +44,12 @@ class White:
         """The values, a numpy array or a tensor, as uint8 of the same shape, a block at a time."""
         if isinstance(values, Tensor) and values.dtype == torch.uint8 and self.top == 255:
             return values.contiguous()
-        found = torch.empty(tuple(values.shape), dtype=torch.uint8)
-        rows = max(1, VALUES // max(1, found[:1].numel()))
+        filled = torch.empty(tuple(values.shape), dtype=torch.uint8)
+        rows = max(1, VALUES // max(1, filled[:1].numel()))
         for start in range(0, len(values), rows):
             block = values[start : start + rows]
-            found[start : start + rows] = self._scaled(block if isinstance(block, Tensor) else _as_tensor(block))
-        return found
+            filled[start : start + rows] = self._scaled(block if isinstance(block, Tensor) else _as_tensor(block))
+        return filled
 
     def _scaled(self, block: Tensor) -> Tensor:
         if self.top == 255:
@@ -92,7 +92,7 @@ def joint_levels(arrays: Sequence[Any], where: str, white: float | None = None) 
     """
     floats = [array for array in arrays if "float" in str(array.dtype)]
     whole = [array for array in arrays if "float" not in str(array.dtype)]
-    found = JointLevels()
+    joint = JointLevels()
     if white is not None:
         low, high = _extremes(arrays)
         if not (low >= 0 and high <= white):
@@ -100,10 +100,10 @@ def joint_levels(arrays: Sequence[Any], where: str, white: float | None = None) 
         given = White(white, (f"images: {white:g} is white",))
         return JointLevels(given, given if not whole else White(white))
     if whole:
-        found = replace(found, whole=levels_of(whole, where))
+        joint = replace(joint, whole=levels_of(whole, where))
     if floats:
-        found = replace(found, floats=levels_of(floats, where))
-    return found
+        joint = replace(joint, floats=levels_of(floats, where))
+    return joint
 
 
 def levels_of(arrays: Sequence[Any], where: str) -> White:
@@ -143,17 +143,17 @@ def to_uint8(values: Tensor, where: str) -> Tensor:
 
     Raises InputError for anything else. For a picture alone: what larger numbers mean is seen only in a whole set.
     """
-    found = levels_of([values], where)
+    levels = levels_of([values], where)
     kind, top = "Integer", 255
     if values.is_floating_point():
         kind, top = "Float", 1
-    if found.top != top:
+    if levels.top != top:
         low, high = _extremes([values])
         raise InputError(
             f"{kind} images of {where} lie in [{low:g}, {high:g}], not in [0, {top}]; {undone(low, high)} as floats, "
             f"or give uint8."
         )
-    return found.pixels(values)
+    return levels.pixels(values)
 
 
 def _whole_levels(low: float, high: float, kinds: set[str], where: str) -> White:
@@ -202,10 +202,10 @@ def _as_tensor(block: np.ndarray) -> Tensor:
 
 def checked_layout(name: str) -> Layout:
     """The layout of that name. Raises InputError for any other than NHWC and NCHW."""
-    found = next((layout for layout in get_args(Layout) if layout == name), None)
-    if found is None:
+    known = next((layout for layout in get_args(Layout) if layout == name), None)
+    if known is None:
         raise unknown("layout", name, get_args(Layout))
-    return found
+    return known
 
 
 def channels_first(array: Any, where: str, layout: Layout | None = None) -> np.ndarray:

@@ -145,8 +145,8 @@ def hole(side: int) -> int:
 def pixels_at(images: Batch, rows: Int[Tensor, "B h"], columns: Int[Tensor, "B w"]) -> Float[Tensor, "B C h w"]:
     """Pixel (rows[b, i], columns[b, j]) of image b at [b, :, i, j]. Differentiable in the images."""
     source = rows[:, :, None] * images.shape[3] + columns[:, None, :]
-    found = images.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, images.shape[1], -1))
-    return found.unflatten(2, source.shape[1:])
+    gathered = images.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, images.shape[1], -1))
+    return gathered.unflatten(2, source.shape[1:])
 
 
 def _uniform(low: float, high: float, batch: int, generator: torch.Generator) -> Tensor:

@@ -56,9 +56,9 @@ def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
     costs time.
     """
     path = place_of(name, [FORMAT, key], ".safetensors")
-    found = _whole(path)
-    if found is not None:
-        return found
+    stored = _whole(path)
+    if stored is not None:
+        return stored
     built = build()
     try:
         save_tensors(
@@ -166,18 +166,18 @@ def cached_data(
     partial = folder.with_name(f".{folder.name}.partial")
     sweep_once(folder.parent)
     with _alone(folder.with_name(f".{folder.name}.lock")):
-        found = _whole_pixels(folder, verify)
-        if found is None:
+        stored = _whole_pixels(folder, verify)
+        if stored is None:
             shutil.rmtree(partial, ignore_errors=True)  # what a kill left behind
             try:
                 allocator = PixelAllocator(partial)
                 raw = build(allocator)
-                found = _kept(raw, allocator, partial, folder)
+                stored = _kept(raw, allocator, partial, folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     if folder.is_dir():
         manifest.keep()
-    return found
+    return stored
 
 
 def _root(files: FileSet) -> str:
@@ -189,9 +189,9 @@ def in_file(pixels: StoredImages, name: str) -> MappedImages:
     """The images in a file of the cache, named by their content. Raises InputError where none can be written."""
     path = place_of(name, [PIXELS_FORMAT, wanted := tensor_digest(pixels)], ".npy")
     with suppress(OSError, ValueError, EOFError):
-        found = MappedImages(path)
-        if found.digest() == wanted:
-            return found
+        mapped = MappedImages(path)
+        if mapped.digest() == wanted:
+            return mapped
     try:
         with replacing(path) as temporary:
             write_pixels(pixels, temporary)

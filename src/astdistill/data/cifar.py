@@ -71,8 +71,8 @@ def cifar_folder(folder: Path, wanted: str | None = None) -> RawData:
 
     def part(paths: Sequence[Path]) -> Split:
         images = np.concatenate([batches[path.name].images for path in paths])
-        found = torch.cat([numbers[path.name] for path in paths])
-        return with_labels(checked_count(torch.from_numpy(images), found, str(folder)), str(folder))[0]
+        joined = torch.cat([numbers[path.name] for path in paths])
+        return with_labels(checked_count(torch.from_numpy(images), joined, str(folder)), str(folder))[0]
 
     summary = _summary(trains, tests, kind, batches)
     test = None
@@ -226,9 +226,9 @@ class _Array:
 
 
 def _array_of_buffer(data: Any, kind: Any, shape: Any, order: Any = "C") -> _Array:
-    found = _Array()
-    found.state = (1, shape, kind, plain_text(order) == "F", bytes(data))
-    return found
+    array = _Array()
+    array.state = (1, shape, kind, plain_text(order) == "F", bytes(data))
+    return array
 
 
 def _scalar(kind: Any, data: Any = b"") -> Any:

@@ -57,12 +57,12 @@ def squashed(pixels: UInt8[Tensor, "N C h w"], size: int) -> Pixels:
     made of float tensors before it had `antialias`, and what it does now with `antialias=False`. The result is rounded
     to 256 levels, where released code goes on with fractions.
     """
-    found = pixels.new_empty(*pixels.shape[:2], size, size)
+    resized = pixels.new_empty(*pixels.shape[:2], size, size)
     for start in range(0, len(pixels), CHUNK):
         block = pixels[start : start + CHUNK].to(torch.float32)
         block = torch.nn.functional.interpolate(block, size=(size, size), mode="bilinear", align_corners=False)
-        found[start : start + CHUNK] = block.round().to(torch.uint8)
-    return found
+        resized[start : start + CHUNK] = block.round().to(torch.uint8)
+    return resized
 
 
 def padded(pixels: UInt8[Tensor, "N C h w"], to: int) -> Pixels:
@@ -265,10 +265,10 @@ def file_bytes(path: Path) -> bytes:
     try:
         # A pipe without a writer would hold up an open that waits.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"{where} is a pipe, device or socket, not a picture file; take it out.")
-            if found.st_size > LARGEST_FILE:
+            if status.st_size > LARGEST_FILE:
                 raise InputError(f"{where} is larger than {LARGEST_FILE >> 20} MiB; make it smaller, or take it out.")
             return file.read()
     except OSError as error:

@@ -268,8 +268,8 @@ def _in_both(dataset: Dataset) -> int:
         for own, other in zip(glances, (wanted, known), strict=True)
     ]
     whole, tested = (_hashes(part.flatten(1)[rows]) for part, rows in zip((train, test), alike, strict=True))
-    found = set(whole)
-    return sum(each in found for each in tested)
+    shared = set(whole)
+    return sum(each in shared for each in tested)
 
 
 def _in_memory(part: Split) -> torch.Tensor | None:

@@ -108,16 +108,16 @@ class FileSet:
         state, newest = hashlib.sha256(), 0
         for path in self.files:
             try:
-                found = path.stat()
+                status = path.stat()
             except OSError as error:
                 raise _unreadable(path, error) from error
-            if self.largest is not None and found.st_size > self.largest:
+            if self.largest is not None and status.st_size > self.largest:
                 raise InputError(
                     f"{text_of(path)} is larger than {self.largest >> 20} MiB; make it smaller, or take it out."
                 )
             place = self._below(path) or str(path.absolute())
-            state.update(_encoded(f"{place}\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\n"))
-            newest = max(newest, found.st_mtime_ns, found.st_ctime_ns)
+            state.update(_encoded(f"{place}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"))
+            newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
         return Stamp(state.hexdigest(), newest)
 
     def _below(self, path: Path) -> str:
@@ -156,11 +156,11 @@ class Manifest:
 def read_notes(path: Path) -> Mapping[str, str]:
     """The notes in a file; none where it is absent, damaged or of another version."""
     try:
-        found = read_json(path)
+        saved = read_json(path)
     except InputError:
         return {}
-    notes = found.get("notes")
-    sound = found.get("format") == NOTES_FORMAT and isinstance(notes, dict) and found.get("check") == digest(notes)
+    notes = saved.get("notes")
+    sound = saved.get("format") == NOTES_FORMAT and isinstance(notes, dict) and saved.get("check") == digest(notes)
     return notes if sound and isinstance(notes, dict) else {}
 
 

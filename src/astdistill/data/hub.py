@@ -62,8 +62,8 @@ def table_source(
     for split in used.values():
         if columns.image not in splits[split].column_names:
             raise unknown("image column", columns.image, splits[split].column_names, where=f"in {name}, {split} part")
-    found = _numbered({part: splits[split] for part, split in used.items()}, columns, name)
-    labels = found.labels.split([len(splits[split]) for split in used.values()])
+    numbered = _numbered({part: splits[split] for part, split in used.items()}, columns, name)
+    labels = numbered.labels.split([len(splits[split]) for split in used.values()])
     rows = {part: (its != MISSING).nonzero().squeeze(1) for part, its in zip(used, labels, strict=True)}
     kept = {part: its[rows[part]] for part, its in zip(used, labels, strict=True)}
     if not len(kept["train"]):
@@ -73,12 +73,12 @@ def table_source(
     pictures = {part: _Pictures(splits[split], columns.image, readers[part]) for part, split in used.items()}
     return Source(
         name,
-        found.classes,
+        numbered.classes,
         kept,
         lambda part, chosen: pictures[part].read(rows[part][list(chosen)].tolist()),
         lambda part, row: f"Image {int(rows[part][row])} of {places[part]}",
         files,
-        _summary(used, columns, found, _left_out(splits, ranked, used, rows)).with_read(*by_column),
+        _summary(used, columns, numbered, _left_out(splits, ranked, used, rows)).with_read(*by_column),
     )
 
 
@@ -149,10 +149,10 @@ def _numbered(parts: Mapping[str, Any], columns: Columns, name: str) -> Numbered
         ]
     where = f"{name}, column {columns.label}"
     if names:
-        found = Numbered(torch.cat([numbered(labels, names, where).labels for labels in given]), names)
+        numbered_labels = Numbered(torch.cat([numbered(labels, names, where).labels for labels in given]), names)
     else:
-        found = numbered(_joined(given), None, where)
-    return found if columns.names is None else _named_by(found, parts, columns.names)
+        numbered_labels = numbered(_joined(given), None, where)
+    return numbered_labels if columns.names is None else _named_by(numbered_labels, parts, columns.names)
 
 
 def _names_of(feature: Any) -> tuple[str, ...]:
@@ -175,12 +175,12 @@ def _joined(parts: Sequence[np.ndarray]) -> Any:
     return [label for labels in parts for label in labels.tolist()]
 
 
-def _named_by(found: Numbered, parts: Mapping[str, Any], column: str) -> Numbered:
+def _named_by(numbered: Numbered, parts: Mapping[str, Any], column: str) -> Numbered:
     """The same labels, their classes named by the column of text beside them."""
     texts = list(_values(next(iter(parts.values())), column))
-    told = {label: str(text) for label, text in zip(found.labels.tolist(), texts, strict=False)}
-    classes = tuple(told.get(label, name) for label, name in enumerate(found.classes))
-    return Numbered(found.labels, classes, (*found.words, f"class names: column {column}"))
+    told = {label: str(text) for label, text in zip(numbered.labels.tolist(), texts, strict=False)}
+    classes = tuple(told.get(label, name) for label, name in enumerate(numbered.classes))
+    return Numbered(numbered.labels, classes, (*numbered.words, f"class names: column {column}"))
 
 
 def _labels(split: Any, column: str) -> np.ndarray:
@@ -238,13 +238,13 @@ def _why_unused(split: str, ranked: Mapping[str, Sequence[str]], used: Mapping[s
     return f"since {used['test']} is the test part"
 
 
-def _summary(used: Mapping[str, str], columns: Columns, found: Numbered, left_out: tuple[str, ...]) -> Summary:
+def _summary(used: Mapping[str, str], columns: Columns, numbered: Numbered, left_out: tuple[str, ...]) -> Summary:
     parts = (f"{'training' if part == 'train' else part} part: split {split}" for part, split in used.items())
     flag = "otherwise: --data.label-column"
     rivals = f"the label is column {columns.label}, which could also be {', '.join(columns.rivals)} ({flag})"
     by_kind = f"the label is column {columns.label}, since no column is called a label ({flag})"
     return Summary(
-        read=(*parts, f"images: column {columns.image}; labels: column {columns.label}", *found.words),
+        read=(*parts, f"images: column {columns.image}; labels: column {columns.label}", *numbered.words),
         left_out=left_out,
         guessed=(*((rivals,) * bool(columns.rivals)), *((by_kind,) * (not columns.certain))),
     )
@@ -319,9 +319,9 @@ def file_beside(folder: Path, known: Mapping[str, Path]) -> Opened:
     def opened(path: str) -> bytes:
         for name in (path, path.replace("\\", "/")):
             place = folder / name
-            found = known.get(os.path.realpath(place)) if "\0" not in name else None
-            if found is not None:
-                return file_bytes(found)
+            known_file = known.get(os.path.realpath(place)) if "\0" not in name else None
+            if known_file is not None:
+                return file_bytes(known_file)
         raise InputError(
             f"A cell names the picture '{path}', which is no file in {folder} or below it; paths in a parquet file are "
             "looked for beside it and nowhere else."

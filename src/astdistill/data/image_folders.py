@@ -37,7 +37,7 @@ def from_picture_folder(folder: Path, choice: ClassChoice, listing: Listing, par
     """
     layout = folder_layout(folder, listing, parts)
     folders, beside = layout.classes, sorted(layout.beside)
-    words = next((found for place in beside if (found := _wnid_words(place, folders))), ())
+    words = next((words_there for place in beside if (words_there := _wnid_words(place, folders))), ())
     named = words or _printable(folders)
     chosen = {label: folders[label] for label in kept_labels(named, choice)} if folders else {}
     rest, pictures = _files_beside(beside, listing), dict[str, list[tuple[int, Path]]]()
@@ -70,14 +70,14 @@ def _labelled(
     places: Mapping[str, Path], chosen: Mapping[int, str], listing: Listing, rest: Walked
 ) -> list[tuple[int, Path]]:
     """The pictures of the chosen labels with their labels: by label, then by path. All else goes to `rest`."""
-    found = list[tuple[int, Path]]()
+    labelled = list[tuple[int, Path]]()
     for label, name in sorted(chosen.items()):
         if name in places:
             walked = listing.walk(places[name])
-            found += [(label, path) for path in walked.pictures]
+            labelled += [(label, path) for path in walked.pictures]
             rest.extend(walked)
     rest.pictures.clear()
-    return found
+    return labelled
 
 
 def _files_beside(folders: Iterable[Path], listing: Listing) -> Walked:
@@ -276,7 +276,7 @@ def _wnid_of(name: str) -> str:
 def _annotated(tree: Tree, label: dict[str, int]) -> list[tuple[int, str]]:
     """Label and path of every annotated picture whose class is among `label`, by class and name."""
     rows = [line.split() for line in tree.text(TINY_MARKS[1]).splitlines() if line.strip()]
-    known, found = set(tree.names), []
+    known, annotated = set(tree.names), []
     for file, wnid, *_ in (row for row in rows if len(row) >= 2):
         if wnid not in label:
             raise InputError(
@@ -284,8 +284,8 @@ def _annotated(tree: Tree, label: dict[str, int]) -> list[tuple[int, str]]:
             )
         if (name := f"val/images/{file}") not in known:
             raise InputError(f"{tree.where} has no {name}, which {TINY_MARKS[1]} names; unpack the archive again.")
-        found.append((label[wnid], name))
-    return sorted(found)
+        annotated.append((label[wnid], name))
+    return sorted(annotated)
 
 
 def _unzipped(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:

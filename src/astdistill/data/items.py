@@ -160,10 +160,10 @@ def _places(held: dict[Hashable, Any], where: str, image: str | None, label: str
     fitting = [name for name in names if is_label(held[name])]
     if label is not None:
         return Places(chosen, label, (), tuple(said))
-    found = _label_place(chosen, fitting or names, where, held)
-    rivals = tuple(name for name in fitting if name != found and found != _first_of(LABEL_KEYS, names))
-    said += [f"{where}: the label is entry {found}, which could also be {_listed(rivals)}"] * bool(rivals)
-    return Places(chosen, found, rivals, tuple(said))
+    label_place = _label_place(chosen, fitting or names, where, held)
+    rivals = tuple(name for name in fitting if name != label_place and label_place != _first_of(LABEL_KEYS, names))
+    said += [f"{where}: the label is entry {label_place}, which could also be {_listed(rivals)}"] * bool(rivals)
+    return Places(chosen, label_place, rivals, tuple(said))
 
 
 def _label_place(image: Hashable, names: Sequence[Hashable], where: str, held: Mapping[Hashable, Any]) -> Hashable:

@@ -246,11 +246,11 @@ class _Finder:
         if name == HERE:
             return self.root
         within = not Path(name).is_absolute() and ".." not in Path(name).parts
-        found = [place for place in (self.root / name, self.folder / name) if within and place.is_dir()]
-        if not found:
+        places = [place for place in (self.root / name, self.folder / name) if within and place.is_dir()]
+        if not places:
             known = [text_of(place.name) for place in self.listing.entries(self.root).folders]
             raise unknown(f"{kind} part", name, known, where=f"in {self._at()}")
-        return found[0]
+        return places[0]
 
     # parts inside every class
 
@@ -315,10 +315,10 @@ class _Finder:
     def _inner_part(self, place: Path, kinds: Sequence[str], name: str | None) -> Path | None:
         if name is not None:
             return place / name if (place / name).is_dir() else None
-        found = [part for part in self.listing.subfolders(place) if split_of(part.name) in kinds]
-        if len(found) > 1:
-            raise self._several("train" if "train" in kinds else "test", found)
-        return found[0] if found else None
+        parts = [part for part in self.listing.subfolders(place) if split_of(part.name) in kinds]
+        if len(parts) > 1:
+            raise self._several("train" if "train" in kinds else "test", parts)
+        return parts[0] if parts else None
 
     # classes
 

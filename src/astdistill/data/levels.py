@@ -282,12 +282,12 @@ class Levels:
         """The white value of a kind, and whether no other was possible."""
         if self.opening.white_level is not None:
             return self.opening.white_level, True
-        found = self._ranges[kind]
+        seen = self._ranges[kind]
         if kind == COLOUR16:
-            return _colour_white(found.top), True
-        if kind.startswith(SHORT) and (found.top > WHOLE_DEPTHS[-2] or (found.spread and found.top)):
+            return _colour_white(seen.top), True
+        if kind.startswith(SHORT) and (seen.top > WHOLE_DEPTHS[-2] or (seen.spread and seen.top)):
             return 65535.0, True
-        return _white_of(found), not found.whole and found.top <= 1
+        return _white_of(seen), not seen.whole and seen.top <= 1
 
     def _survey(self) -> None:
         """Find the range of every kind."""
@@ -298,14 +298,14 @@ class Levels:
                 self._ranges[picture.kind] = self._ranges.get(picture.kind, Range()).with_values(picture.values)
 
 
-def _white_of(found: Range) -> float:
-    if found.top <= 1:
-        return 1.0 if found.top else 255.0
-    if found.whole:
-        if found.top <= FEW:
-            return found.top
-        return float(next((depth for depth in WHOLE_DEPTHS if found.top <= depth), found.top))
-    return 255.0 if HALF <= found.top <= 255 else found.top
+def _white_of(seen: Range) -> float:
+    if seen.top <= 1:
+        return 1.0 if seen.top else 255.0
+    if seen.whole:
+        if seen.top <= FEW:
+            return seen.top
+        return float(next((depth for depth in WHOLE_DEPTHS if seen.top <= depth), seen.top))
+    return 255.0 if HALF <= seen.top <= 255 else seen.top
 
 
 def _colour_white(top: float) -> float:

@@ -176,17 +176,17 @@ class Listing:
 
 def _identity(folder: Path) -> tuple[int, int]:
     try:
-        found = folder.stat()
+        status = folder.stat()
     except OSError as error:
         raise unreadable(folder, error) from error
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _entries(folder: Path) -> Entries:
     sorted_by: dict[str, list[Path]] = {kind: [] for kind in KINDS}
     try:
-        with os.scandir(folder) as found:
-            kinds = {entry.name: _kind(entry) for entry in found}
+        with os.scandir(folder) as entries:
+            kinds = {entry.name: _kind(entry) for entry in entries}
         # `iterdir` makes paths faster than `folder / name`, and names are compared faster than paths.
         for path in sorted(folder.iterdir(), key=attrgetter("name")):
             sorted_by[kinds.get(path.name, "special")].append(path)

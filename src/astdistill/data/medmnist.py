@@ -119,11 +119,11 @@ def file_of(name: str) -> Path:
         raise multi_label(name)
     root = os.environ.get("ASTDISTILL_DATA")
     places = [Path(root).expanduser() / f"{name}.npz", Path(root).expanduser() / name / f"{name}.npz"] if root else []
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
         looked = f" (there is no {places[0]})" if places else ""
         raise InputError(
             f"{name} is read from its published file{looked}; download {name}.npz of MedMNIST ({PUBLISHED}) and give "
             f"its path, --data {name}.npz, or let ASTDISTILL_DATA name the folder that holds it."
         )
-    return found
+    return file

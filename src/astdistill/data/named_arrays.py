@@ -157,11 +157,11 @@ def _by_name(arrays: NamedArrays, held: Sequence[str]) -> dict[str, Names] | Non
             _check_both(arrays, test_x, test_y)
             others = [name for name in held if name not in (train_x, train_y, "images", "labels")]
             return _roles(arrays, others) | first
-    found = _roles(arrays, held)
-    if "train" not in found and "" in found:
-        found["train"] = found[""]
-    found.pop("", None)
-    return found if "train" in found else None
+    roles = _roles(arrays, held)
+    if "train" not in roles and "" in roles:
+        roles["train"] = roles[""]
+    roles.pop("", None)
+    return roles if "train" in roles else None
 
 
 def _check_both(arrays: NamedArrays, images: str, labels: str) -> None:
@@ -171,20 +171,20 @@ def _check_both(arrays: NamedArrays, images: str, labels: str) -> None:
 
 def _roles(arrays: NamedArrays, names: Sequence[str]) -> dict[str, Names]:
     """Images and labels by the part that their names speak of; '' where they speak of none."""
-    found: dict[tuple[str, Role], list[str]] = {}
+    roles: dict[tuple[str, Role], list[str]] = {}
     for name in names:
         role = role_of(name)
         if role is not None:
-            found.setdefault((part_of(name), role), []).append(name)
-    parts = {part for part, _ in found}
+            roles.setdefault((part_of(name), role), []).append(name)
+    parts = {part for part, _ in roles}
     for part in parts - {""}:  # 'train' beside 'train_labels'
         bare = [name for name in names if role_of(name) is None and part_of(name) == part and name.isalpha()]
-        if bare and (part, "images") not in found:
-            found[(part, "images")] = bare
+        if bare and (part, "images") not in roles:
+            roles[(part, "images")] = bare
     paired = [part for part in ("train", "test", "validation", "") if part in parts]
     result = {}
     for part in paired:
-        images, labels = found.get((part, "images"), []), found.get((part, "labels"), [])
+        images, labels = roles.get((part, "images"), []), roles.get((part, "labels"), [])
         if images and labels:
             result[part] = (_only(arrays, images), _only(arrays, labels))
         elif part == "test":

@@ -87,12 +87,12 @@ def pictures_beside(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def _regular_files(place: Path) -> list[Path]:
-    found = []
+    regular = []
     for root, folders, names in os.walk(place):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(root) / name for name in sorted(names))
-        found += [path for path in paths if stat.S_ISREG(path.lstat().st_mode)]
-    return found
+        regular += [path for path in paths if stat.S_ISREG(path.lstat().st_mode)]
+    return regular
 
 
 def _may_name_files(file: Path) -> bool:

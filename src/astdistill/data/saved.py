@@ -28,8 +28,8 @@ def saved_files(folder: Path) -> FileSet:
 def files_below(folder: Path) -> dict[str, Path]:
     """The files in the folder by their true paths: those that its tables may name as pictures."""
     root = os.path.realpath(folder)
-    found = {os.path.realpath(path): path for path in folder.rglob("*") if path.is_file()}
-    return {real: path for real, path in found.items() if real.startswith(root + os.sep)}
+    files = {os.path.realpath(path): path for path in folder.rglob("*") if path.is_file()}
+    return {real: path for real, path in files.items() if real.startswith(root + os.sep)}
 
 
 def from_saved(folder: Path) -> Mapping[str, Any]:

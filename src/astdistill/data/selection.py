@@ -190,5 +190,5 @@ def _clusters(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np
             "ignore", ConvergenceWarning
         )  # fewer distinct points than clusters is answered by the caller
         means: Any = KMeans  # its annotations allow only the text 'auto' for n_init
-        found = means(n_clusters=count, n_init=4, random_state=state).fit(points)
-    return found.cluster_centers_, found.labels_
+        fitted = means(n_clusters=count, n_init=4, random_state=state).fit(points)
+    return fitted.cluster_centers_, fitted.labels_

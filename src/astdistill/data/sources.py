@@ -212,9 +212,9 @@ def digits() -> RawData:
     seed."""
     from sklearn.datasets import load_digits
 
-    found: Any = load_digits()
-    labels = torch.as_tensor(found.target, dtype=torch.int64)
-    pixels = torch.as_tensor(found.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # stored as 0..16
+    bunch: Any = load_digits()
+    labels = torch.as_tensor(bunch.target, dtype=torch.int64)
+    pixels = torch.as_tensor(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # stored as 0..16
     whole = Split(pixels, labels)
     division = stratified(labels, 10, DIGITS_TEST, 0, "digits test part")
     return RawData(

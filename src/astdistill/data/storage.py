@@ -62,8 +62,8 @@ def host_bytes() -> int:
     """The memory of this machine, or of the container that we are in. Where no system call tells, it counts as 8
     GiB."""
     known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
-    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 8 << 30
-    return min(found, memory_limit(ROOT) or found)
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 8 << 30
+    return min(installed, memory_limit(ROOT) or installed)
 
 
 VALUES = 1 << 22
@@ -242,19 +242,19 @@ class MappedImages(Holding):
             rows = indices.cpu() if self._chosen is None else self._chosen[indices.cpu()]
         ascending = rows.sort()  # a disk reads forwards
         read = torch.from_numpy(self._array[ascending.values.numpy()])
-        found = torch.empty_like(read)
-        found[ascending.indices] = read
-        return found
+        ordered = torch.empty_like(read)
+        ordered[ascending.indices] = read
+        return ordered
 
     def _noted_digest(self) -> str:
         if self._chosen is None or not self._remember:
             return tensor_digest(self)
         notes, rows = self.path.with_suffix(".digests.json"), tensor_digest(self._chosen)
-        found = read_notes(notes).get(rows)
-        if found is None:
-            found = tensor_digest(self)
-            write_notes(notes, {rows: found})
-        return found
+        noted = read_notes(notes).get(rows)
+        if noted is None:
+            noted = tensor_digest(self)
+            write_notes(notes, {rows: noted})
+        return noted
 
     def _copy(self) -> MappedImages:
         copy = MappedImages(self.path, self._chosen, known=self._digest, remember=self._remember)
@@ -316,21 +316,21 @@ def float_images(pixels: StoredImages, preprocessing: Preprocessing, device: str
     here = (
         here.for_batches() if len(pixels) >= math.prod(shape[1:]) else here
     )  # for fewer images two slim products are cheaper
-    found = torch.empty(shape, device=device)
+    filled = torch.empty(shape, device=device)
     # A product's last bits may depend on how many rows it has; what is done pixel by pixel takes small blocks.
     rows = BLOCK if preprocessing.kind == "zca" else max(1, VALUES // math.prod(shape[1:]))
     for start in range(0, len(pixels), rows):
-        found[start : start + rows] = here.map_batch(_unit(pixels[start : start + rows].to(device)))
-    return found
+        filled[start : start + rows] = here.map_batch(_unit(pixels[start : start + rows].to(device)))
+    return filled
 
 
 def byte_images(pixels: StoredImages, preprocessing: Preprocessing, device: str | torch.device) -> ByteImages:
     """A copy of the bytes on the device."""
-    found = torch.empty(tuple(pixels.shape), dtype=torch.uint8, device=device)
-    rows = max(1, VALUES // math.prod(found.shape[1:]))
+    filled = torch.empty(tuple(pixels.shape), dtype=torch.uint8, device=device)
+    rows = max(1, VALUES // math.prod(filled.shape[1:]))
     for start in range(0, len(pixels), rows):
-        found[start : start + rows] = pixels[start : start + rows].to(device)
-    return ByteImages(found, preprocessing.to(device).for_batches())
+        filled[start : start + rows] = pixels[start : start + rows].to(device)
+    return ByteImages(filled, preprocessing.to(device).for_batches())
 
 
 def _unit(pixels: Pixels) -> Images:

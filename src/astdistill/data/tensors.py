@@ -215,8 +215,8 @@ def _numbered(parts: Sequence[Any], names: Sequence[str] | None, where: str) -> 
     """The labels of all parts in one numbering."""
     _check_names(names)
     held = [_label_list(part, where) for part in parts]
-    found: Numbered = numbered([label for part in held for label in part], names, where)
-    return NumberedParts(list(found.labels.split([len(part) for part in held])), found.classes, found.words)
+    joined: Numbered = numbered([label for part in held for label in part], names, where)
+    return NumberedParts(list(joined.labels.split([len(part) for part in held])), joined.classes, joined.words)
 
 
 def _label_list(labels: Any, where: str) -> list[Any]:

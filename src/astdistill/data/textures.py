@@ -121,10 +121,10 @@ class TextureSpec(Record):
         """Images in the size of a cell, where `size` (height, width) is that of a whole image: made smaller by means of
         pixels, or larger bilinearly."""
         wanted = size[0] // self.factor, size[1] // self.factor
-        found = images.shape[2], images.shape[3]
-        if found == wanted:
+        shape = images.shape[2], images.shape[3]
+        if shape == wanted:
             return images
-        if found > wanted:
+        if shape > wanted:
             return adaptive_avg_pool2d(images, wanted)
         return interpolate(images, size=wanted, mode="bilinear", align_corners=False)
 
@@ -190,9 +190,9 @@ class TextureSpec(Record):
         for top in range(0, self.canvas * height, max(1, height // 4)):
             for left in range(0, self.canvas * width, max(1, width // 4)):
                 window = canvases.roll((-top, -left), (2, 3))[:, :, :height, :width]
-                found, there = torch.zeros_like(canvases), torch.zeros_like(weights)
-                found[:, :, :height, :width], there[:height, :width] = weight * invert(window), weight
-                total += found.roll((top, left), (2, 3))
+                sums, there = torch.zeros_like(canvases), torch.zeros_like(weights)
+                sums[:, :, :height, :width], there[:height, :width] = weight * invert(window), weight
+                total += sums.roll((top, left), (2, 3))
                 weights += there.roll((top, left), (0, 1))
         return total / weights
 

@@ -193,7 +193,7 @@ def _check_experts(dataset: Dataset, experts: TrajectoryStore) -> None:
     identity = experts.identity
     if not len(experts):
         raise InputError(f"{experts.folder} holds no finished expert; train some with: astdistill experts PRESET")
-    found = {
+    asked = {
         "shape": dataset.shape,
         "classes": len(dataset.classes),
         "preprocessing": dataset.preprocessing.hash,
@@ -205,7 +205,7 @@ def _check_experts(dataset: Dataset, experts: TrajectoryStore) -> None:
         "preprocessing": identity.preprocessing,
         "data": identity.fingerprint,
     }
-    for name, value in found.items():
+    for name, value in asked.items():
         if value != wanted[name]:
             raise InputError(
                 f"The experts in {experts.folder} were trained on other data ({name} {wanted[name]}) than the set "

@@ -145,6 +145,6 @@ def plane(features: Logits) -> Float[Tensor, "N 2"]:
     values, vectors = torch.linalg.eigh(points.T @ points)
     axes = vectors[:, values.argsort(descending=True)[:2]]
     axes = axes * torch.where(axes.sum(dim=0) < 0, -1.0, 1.0)  # an eigenvector has no sign of its own
-    found = torch.zeros(len(points), 2)
-    found[:, : axes.shape[1]] = (points @ axes).float()
-    return found
+    coordinates = torch.zeros(len(points), 2)
+    coordinates[:, : axes.shape[1]] = (points @ axes).float()
+    return coordinates

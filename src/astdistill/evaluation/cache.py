@@ -94,9 +94,9 @@ class NetworkCache:
         stored = self._stored.get(digest(about))
         if stored is None and self._shared(about):
             with suppress(ValueError, KeyError, TypeError):  # none yet, or a spoilt file: it is trained again
-                found = read_json(_file(about))
-                self._result(found)
-                stored = self._stored[digest(about)] = found
+                saved = read_json(_file(about))
+                self._result(saved)
+                stored = self._stored[digest(about)] = saved
                 self._write()
         return stored
 

@@ -108,11 +108,11 @@ class Experiment(Record):
             return data
         data = {"method": MTT, **data}
         read = _fields_of_step(data["method"])
-        found = moved(data, {old: new for old, new in MOVED.items() if new.rpartition(".")[2] in read})
-        settings = found.get("distill")
+        current = moved(data, {old: new for old, new in MOVED.items() if new.rpartition(".")[2] in read})
+        settings = current.get("distill")
         if isinstance(settings, Mapping):
-            found["distill"] = {name: value for name, value in settings.items() if f"distill.{name}" not in MOVED}
-        return found
+            current["distill"] = {name: value for name, value in settings.items() if f"distill.{name}" not in MOVED}
+        return current
 
 
 def _fields_of_step(method: Any) -> Mapping[str, Any]:

@@ -139,10 +139,10 @@ def estimate(experiment: Experiment, known: DatasetSize | None = None) -> Estima
     Data whose size is not `known` are read for it."""
     known, device = known or dataset_size(experiment), settled_device(experiment.device)
     with phase("measuring this machine"):
-        found = counted(experiment, known, Costs(device, Speed(device)))
+        costs = counted(experiment, known, Costs(device, Speed(device)))
         if experiment.data.whiten == "zca":
-            found = replace(found, stages=(_whitening(experiment, known), *found.stages))
-    return found
+            costs = replace(costs, stages=(_whitening(experiment, known), *costs.stages))
+    return costs
 
 
 def counted(experiment: Experiment, known: DatasetSize, costs: Costs) -> Estimate:
@@ -160,12 +160,12 @@ def counted(experiment: Experiment, known: DatasetSize, costs: Costs) -> Estimat
     return Estimate((*experts, stages.distillation(), stages.evaluation()), costs.speed)
 
 
-def shortage(found: Estimate, free: int | None, held: int = 0) -> str:
+def shortage(costs: Estimate, free: int | None, held: int = 0) -> str:
     """A sentence for the first stage that needs more memory than the `free` bytes, `held` of which are taken already;
     '' where all fit, or the system does not say what is free."""
     if free is None:
         return ""
-    for stage in found.stages:
+    for stage in costs.stages:
         if stage.memory - held > free:
             return (
                 f"The stage '{stage.name}' will need about {size(stage.memory - held)} of memory, and {size(free)} are "
@@ -175,13 +175,13 @@ def shortage(found: Estimate, free: int | None, held: int = 0) -> str:
     return ""
 
 
-def summary(experiment: Experiment, found: Estimate, runs: int = 1) -> list[tuple[str, str]]:
+def summary(experiment: Experiment, costs: Estimate, runs: int = 1) -> list[tuple[str, str]]:
     """The estimate as lines of a name and a text: every stage with its time, memory and disk, the rows of the table,
     and all together, of so many whole runs."""
-    stages = [(NAMES.get(number, "Before"), stage) for number, stage in enumerate(reversed(found.stages))][::-1]
+    stages = [(NAMES.get(number, "Before"), stage) for number, stage in enumerate(reversed(costs.stages))][::-1]
     lines = [(name, f"{stage.name}: {costs_text(stage)}") for name, stage in stages]
-    rows = [f"{name} {duration(seconds)}" for name, seconds in found.stages[-1].parts]
-    whole = replace(found.together, seconds=runs * found.together.seconds, disk=runs * found.together.disk)
+    rows = [f"{name} {duration(seconds)}" for name, seconds in costs.stages[-1].parts]
+    whole = replace(costs.together, seconds=runs * costs.together.seconds, disk=runs * costs.together.disk)
     many = f"{runs} runs: " * (runs > 1)
     lines += [("Rows", ", ".join(rows)), ("Together", many + costs_text(whole))]
     return lines

@@ -463,15 +463,15 @@ def with_method(experiment: Experiment, method: str) -> Experiment:
 
     A method of another family brings the rates and counts that are usual there.
     """
-    found, kept = find_method(method), experiment.method.expert
-    if found.name == experiment.method.name:
+    named, kept = find_method(method), experiment.method.expert
+    if named.name == experiment.method.name:
         return experiment
-    if type(found.step) is not type(experiment.method.step):
-        experiment = experiment.replace(distill=experiment.distill.replace(**found.step.usual_settings(experiment.ipc)))
-    if found.expert is not None and kept is not None:
-        expert = found.expert.replace(epochs=kept.epochs, batch=kept.batch, augmentation=kept.augmentation)
-        found = found.replace(expert=expert)
-    return experiment.replace(method=found.replace(step=found.step.with_numbers_of(experiment.method.step)))
+    if type(named.step) is not type(experiment.method.step):
+        experiment = experiment.replace(distill=experiment.distill.replace(**named.step.usual_settings(experiment.ipc)))
+    if named.expert is not None and kept is not None:
+        expert = named.expert.replace(epochs=kept.epochs, batch=kept.batch, augmentation=kept.augmentation)
+        named = named.replace(expert=expert)
+    return experiment.replace(method=named.replace(step=named.step.with_numbers_of(experiment.method.step)))
 
 
 def matching(words: list[str]) -> list[Experiment]:
@@ -481,15 +481,15 @@ def matching(words: list[str]) -> list[Experiment]:
     A word that no preset has whole may be a part of these. Raises InputError for a word that fits none, with the
     nearest.
     """
-    found = list(PRESETS.values())
+    presets = list(PRESETS.values())
     for word in words:
         fitting = _fitting(word)
-        if not (both := [each for each in found if each in fitting]):
+        if not (both := [each for each in presets if each in fitting]):
             raise InputError(
                 f"No preset fits '{word}' and the other words too; leave some out: astdistill presets {word}"
             )
-        found = both
-    return found
+        presets = both
+    return presets
 
 
 def _fitting(word: str) -> list[Experiment]:

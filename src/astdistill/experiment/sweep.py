@@ -83,8 +83,8 @@ def without_baselines(experiment: Experiment) -> Experiment:
 
 def over_seeds(experiment: Experiment, seeds: int) -> tuple[Row, ...]:
     """The rows of `run --seeds`."""
-    found = [seeded(experiment, number) for number in range(seeds)]
-    return tuple(Row(f"seed-{each.seed}", each.name, each.method.name, "", each) for each in found)
+    runs = [seeded(experiment, number) for number in range(seeds)]
+    return tuple(Row(f"seed-{each.seed}", each.name, each.method.name, "", each) for each in runs)
 
 
 def variants(experiment: Experiment) -> dict[str, Experiment]:
@@ -261,8 +261,8 @@ class _Running:
         if (before := Sweep.read(out)) is not None:
             known = {row.folder: row for row in before.rows}
             _tell_changes(known, rows)
-        found = [row.waiting() for row in rows]
-        kept = [known[row.folder] if self._is_done(known.get(row.folder), row) else row for row in found]
+        waiting = [row.waiting() for row in rows]
+        kept = [known[row.folder] if self._is_done(known.get(row.folder), row) else row for row in waiting]
         self.sweep = Sweep(title=title, rows=tuple(kept))
         self.sweep.save(out)
 
@@ -494,7 +494,7 @@ def title_of(rows: Sequence[Row]) -> str:
         "setting": {row.settings for row in rows},
         "seed": {row.experiment.seed for row in rows},
     }
-    words = [f"{len(found)} {kind}{'s' * (len(found) > 1)}" for kind, found in counts.items() if len(found) > 1]
+    words = [f"{len(values)} {kind}{'s' * (len(values) > 1)}" for kind, values in counts.items() if len(values) > 1]
     if len(counts["preset"]) == 1:
         words = [" × ".join(words) or "1 run", f"on {rows[0].preset}"]
         return " ".join(words)

@@ -118,16 +118,16 @@ def _step_ranges(experiment: Experiment, search: Search) -> Ranges:
     if not isinstance(step, TrajectoryMatching) or not search.also:
         return {}
     whole, most = experiment.method.recipe.epochs, step.expert_epochs
-    found: Ranges = {}
+    ranges: Ranges = {}
     if "T" in search.also:
-        found["method.step.syn_steps"] = (max(1, step.syn_steps // 4), 4 * step.syn_steps)
+        ranges["method.step.syn_steps"] = (max(1, step.syn_steps // 4), 4 * step.syn_steps)
     if "M" in search.also:
         most = min(step.expert_epochs + 2, whole + 1 - step.max_start_epoch)
-        found["method.step.expert_epochs"] = (1, max(1, most))
+        ranges["method.step.expert_epochs"] = (1, max(1, most))
     if "start" in search.also:
         high = min(2 * step.max_start_epoch, whole + 1 - max(1, most))
-        found["method.step.max_start_epoch"] = (max(1, step.max_start_epoch // 4), max(1, high))
-    return found
+        ranges["method.step.max_start_epoch"] = (max(1, step.max_start_epoch // 4), max(1, high))
+    return ranges
 
 
 def tune(
@@ -279,14 +279,14 @@ class _Trials:
                 progress.step()
                 self.told(self._save())
         self._judge()
-        found = self._save()
-        if found.winner is None or found.winner.last == 0:
+        tuning = self._save()
+        if tuning.winner is None or tuning.winner.last == 0:
             raise DivergedError(
-                f"None of {len(found.trials)} trials reached {self.search.steps} outer steps with a set that networks "
+                f"None of {len(tuning.trials)} trials reached {self.search.steps} outer steps with a set that networks "
                 f"learn from; see {self.out / FILE}, and try other --distill.lr-init and --distill.lr-img in a new "
                 "folder."
             )
-        return found
+        return tuning
 
     def _ended(self) -> list[Any]:
         return self.study.get_trials(deepcopy=False, states=(self.states.COMPLETE, self.states.PRUNED))
@@ -332,10 +332,10 @@ class _Trials:
     @staticmethod
     def _values(drawn: Mapping[str, float]) -> dict[str, float]:
         """Settings by their dotted names, with three digits, so that flags can say them."""
-        found = {name: value for name, value in drawn.items() if name != RATIO}
+        values = {name: value for name, value in drawn.items() if name != RATIO}
         if RATIO in drawn:
-            found["distill.lr_lr"] = drawn[RATIO] * drawn["distill.lr_init"] ** 2
-        return {name: float(f"{value:.3g}") for name, value in found.items()}
+            values["distill.lr_lr"] = drawn[RATIO] * drawn["distill.lr_init"] ** 2
+        return {name: float(f"{value:.3g}") for name, value in values.items()}
 
     def _distilled(self, trial: Any, values: Mapping[str, float]) -> None:
         """Distil with these values, judged at the rungs. Raises _Pruned and DivergedError."""
@@ -389,11 +389,11 @@ class _Trials:
         trials = tuple(self._record(trial) for trial in self._ended())
         names = list(self._values(dict.fromkeys(self.ranges, 1.0)))
         ranges = {name: self._range(name) for name in names}
-        found = self.empty.replace(trials=trials, ranges=ranges)
-        if found.winner is not None:
-            found = found.replace(flags=" ".join(flags_of(found.winner.values)))
-        found.save(self.out)
-        return found
+        tuning = self.empty.replace(trials=trials, ranges=ranges)
+        if tuning.winner is not None:
+            tuning = tuning.replace(flags=" ".join(flags_of(tuning.winner.values)))
+        tuning.save(self.out)
+        return tuning
 
     def _range(self, name: str) -> tuple[float, float]:
         if name in self.ranges:
@@ -435,14 +435,14 @@ def with_values(experiment: Experiment, values: Mapping[str, float]) -> Experime
 def _asked(experiment: Experiment, ranges: Ranges) -> dict[str, float]:
     """What the experiment itself has, by the names of what is drawn."""
     settings, step = experiment.distill, experiment.method.step
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name in ranges:
         head, _, field = name.rpartition(".")
         if name == RATIO:
-            found[name] = settings.lr_lr / settings.lr_init**2
+            values[name] = settings.lr_lr / settings.lr_init**2
         else:
-            found[name] = getattr({"distill": settings, "method.step": step}[head], field)
-    return found
+            values[name] = getattr({"distill": settings, "method.step": step}[head], field)
+    return values
 
 
 def first_ranges(
@@ -504,15 +504,15 @@ class _Look:
 
     def steps(self, lr: float) -> list[tuple[float, float]]:
         """Loss and root mean square of the images' gradient, for `SEGMENTS` draws of the first outer step."""
-        found, first = [], self.first
+        sizes, first = [], self.first
         for draw in range(SEGMENTS):
             settings = self.experiment.distill.replace(lr_init=lr)
             further = {name: first.learned[name] for name in self.experiment.method.step.rates()}
             state = DistillState(first.images, first.targets, self.experiment.method, settings, further, first.step)
             state.counters.iteration = draw
             gradient, _ = self.run.attempted(state)
-            found.append((float(gradient.loss), float(gradient.images.square().mean().sqrt())))
-        return found
+            sizes.append((float(gradient.loss), float(gradient.images.square().mean().sqrt())))
+        return sizes
 
     def best_lr(self) -> float:
         """The η₀ with the least loss, of whole decades from the given one and of halves around the best of these."""

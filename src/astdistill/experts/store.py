@@ -228,14 +228,14 @@ class TrajectoryStore:
                 f"holds rows 0 to {count - 1}."
             )
         # A copy: float32 rows would be views of the mapped file, and writing into them would change every later read.
-        found = rows[first:last].clone()
+        segment = rows[first:last].clone()
         wanted = self._sums.get(expert)
-        if wanted and (altered := altered_row(found, wanted[first:last])) is not None:
+        if wanted and (altered := altered_row(segment, wanted[first:last])) is not None:
             raise InputError(
                 f"{self.path(expert)} was changed after it was written: row {first + altered} of expert {expert} no "
                 f"longer has its digest; {self._mend}."
             )
-        return found.to(torch.float32)
+        return segment.to(torch.float32)
 
     @property
     def _mend(self) -> str:
@@ -250,11 +250,11 @@ class TrajectoryStore:
         words = file.metadata() or {}
         if not has_digests(words):
             return []
-        rows, found = file.get_slice("rows"), None
+        rows, written = file.get_slice("rows"), None
         shape = [f"torch.{ROW_TYPES.get(rows.get_dtype(), '')}", rows.get_shape()]
         try:
             said = parse_json(words[DIGESTS])
-            found, sums = said["tensors"]["rows"], said["tensors"]
+            written, sums = said["tensors"]["rows"], said["tensors"]
             sound = said["header"] == header_digest({"rows": shape}, words, sums)
         except (ValueError, KeyError, TypeError):
             sound = False
@@ -263,8 +263,8 @@ class TrajectoryStore:
                 f"{path} was changed after it was written: the header of expert {int(path.stem)} no longer has its "
                 f"digest; {self._mend}."
             )
-        if isinstance(found, list):
-            return found
+        if isinstance(written, list):
+            return written
         return []
 
     def segment(self, expert: int, epoch: int, length: int) -> Segment:

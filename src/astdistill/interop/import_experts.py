@@ -56,29 +56,29 @@ class Layout:
         """P."""
         return sum(torch.Size(shape).numel() for shape in self.shapes)
 
-    def check(self, found: Sequence[Shape], where: str) -> None:
+    def check(self, given: Sequence[Shape], where: str) -> None:
         """Raise InputError, with the network that does fit where there is one, unless these are the network's
         shapes."""
-        if tuple(found) == self.shapes:
+        if tuple(given) == self.shapes:
             return
         channels, height, width = self.image
         wanted = f"'{self.model}' for {self.classes} classes of {channels}×{height}×{width} images"
-        raise InputError(f"{where} {self._difference(found)} of {wanted}; {self._remedy(found)}")
+        raise InputError(f"{where} {self._difference(given)} of {wanted}; {self._remedy(given)}")
 
-    def _difference(self, found: Sequence[Shape]) -> str:
-        for number, (name, wanted, has) in enumerate(zip(self.names, self.shapes, found, strict=False)):
+    def _difference(self, given: Sequence[Shape]) -> str:
+        for number, (name, wanted, has) in enumerate(zip(self.names, self.shapes, given, strict=False)):
             if wanted != has:
                 return f"has shape {list(has)} in tensor {number}, which is not the {list(wanted)} of '{name}'"
-        return f"has {len(found)} tensors, which are not the {len(self.shapes)}"
+        return f"has {len(given)} tensors, which are not the {len(self.shapes)}"
 
-    def _remedy(self, found: Sequence[Shape]) -> str:
-        fits = fitting_model(found, self.image, self.classes)
+    def _remedy(self, given: Sequence[Shape]) -> str:
+        fits = fitting_model(given, self.image, self.classes)
         if fits:
             larger = ""
             if "nopool" in fits:
                 larger = ", or the size of larger images with --data.size"
             return f"give --model {fits}, which has these shapes{larger}."
-        told = found[-1][0] if found and found[-1] else 0
+        told = given[-1][0] if given and given[-1] else 0
         if told and told != self.classes:
             return (
                 f"these experts seem to tell {told} classes apart: "
@@ -90,18 +90,18 @@ class Layout:
         )
 
 
-def fitting_model(found: Sequence[Shape], image: tuple[int, int, int], classes: int) -> str | None:
+def fitting_model(shapes: Sequence[Shape], image: tuple[int, int, int], classes: int) -> str | None:
     """The first of our networks whose parameters have these shapes, or None. Norms that share their shapes are not told
     apart."""
-    if not found or not found[0]:
+    if not shapes or not shapes[0]:
         return None
-    for name in _candidates(found[0][0]):
+    for name in _candidates(shapes[0][0]):
         try:
             with torch.device("meta"):
                 network = build_model(name, image, classes)
         except InputError:  # there is no such network for images of this size
             continue
-        if [tuple(part.shape) for part in network.parameters()] == list(found) and not any(
+        if [tuple(part.shape) for part in network.parameters()] == list(shapes) and not any(
             True for _ in network.buffers()
         ):
             return name

@@ -140,9 +140,9 @@ class BackPropagationThroughTraining(OuterStep):
         truncation, state = self.truncation(setup, inner, start, student, state, iteration, seed)
         inner = replace(inner, plan=plan.first(truncation.steps))
         loss = self.real_loss(setup, truncation.steps, iteration, seed)
-        found = walk_back(inner, start, student, loss, steps=truncation.window)
-        learned = {name: slope for name, slope in found.items() if name in setup.method.learn}
-        gradient, norm = self._clipped(MetaGradient(found.loss, **learned), state)
+        derivatives = walk_back(inner, start, student, loss, steps=truncation.window)
+        learned = {name: slope for name, slope in derivatives.items() if name in setup.method.learn}
+        gradient, norm = self._clipped(MetaGradient(derivatives.loss, **learned), state)
         counters = {**state.counters, "taken": state.counters["taken"] + 1}
         return gradient, StepState({**state.tensors, "norm": norm}, counters)
 
@@ -259,9 +259,9 @@ class RealLoss:
         theta, engine = students[last], engine_of(self.model)
         loss, slope = theta.new_zeros(()), torch.zeros_like(theta)
         for images, targets, share in self.groups(theta):
-            found = engine.gradient(theta, images, targets)
-            loss += share * found.loss
-            slope.add_(found.theta, alpha=share)
+            batch_gradient = engine.gradient(theta, images, targets)
+            loss += share * batch_gradient.loss
+            slope.add_(batch_gradient.theta, alpha=share)
         return loss, {last: slope}
 
     def groups(self, theta: Params) -> Iterator[tuple[Batch, Targets, float]]:

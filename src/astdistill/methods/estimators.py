@@ -85,13 +85,13 @@ def walk_back(
             students.pop(step + 1)
             direction = walk.direction(step, adjoint, trajectory.kept.pop(step))
             chosen = inner.plan.indices[step]
-            found = step_derivatives(
+            derivatives = step_derivatives(
                 inner, engine, students[step], direction, seen.detach(), variables.targets[chosen].detach(), curvature
             )
-            slopes.append(found.images)
-            targets.index_add_(0, chosen, found.targets)
-            walk.slope(found.slope)
-            adjoint += found.theta
+            slopes.append(derivatives.images)
+            targets.index_add_(0, chosen, derivatives.targets)
+            walk.slope(derivatives.slope)
+            adjoint += derivatives.theta
         # The augmentation does not depend on θ: one ordinary pull-back, and no second derivative of resampling, is
         # enough.
         (pulled,) = torch.autograd.grad(augmented, source, slopes[::-1])
@@ -111,11 +111,13 @@ def step_derivatives(
 ) -> Directional:
     """d/dε of the inner loss w·ℓ and of its gradients with respect to θ, x and y at θ + ε · direction."""
     probabilities = inner.probabilities(targets)
-    found = engine.directional(theta, direction, images, probabilities, curvature)
-    to_targets = found.targets
+    derivatives = engine.directional(theta, direction, images, probabilities, curvature)
+    to_targets = derivatives.targets
     if inner.labels == "soft":  # the softmax does not depend on θ: one ordinary pull-back
         to_targets = probabilities * (to_targets - (probabilities * to_targets).sum(dim=1, keepdim=True))
-    return Directional(*(inner.weight * part for part in (found.slope, found.theta, found.images, to_targets)))
+    return Directional(
+        *(inner.weight * part for part in (derivatives.slope, derivatives.theta, derivatives.images, to_targets))
+    )
 
 
 class FirstOrder(Estimator):

@@ -175,10 +175,10 @@ class GradientMatching(OuterStep):
         """
         loss, along = own.new_zeros(()), torch.zeros_like(own)
         pieces = (model.unflatten(each).values() for each in (real, own, along))
-        for wanted, found, slope in zip(*pieces, strict=True):
-            if found.dim() == 1:
+        for wanted, given, slope in zip(*pieces, strict=True):
+            if given.dim() == 1:
                 continue
-            r, s = wanted.flatten(1), found.flatten(1)
+            r, s = wanted.flatten(1), given.flatten(1)
             r_norm, s_norm, dot = r.norm(dim=1), s.norm(dim=1), (r * s).sum(dim=1)
             product = r_norm * s_norm + TINY
             loss += (1 - dot / product).sum()

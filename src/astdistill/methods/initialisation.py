@@ -193,10 +193,10 @@ class FileInit(ImageInit):
 
     def check(self, dataset: Dataset, ipc: int) -> None:
         earlier = load(self.path)
-        found = (earlier.classes, earlier.ipc * earlier.texture.cells, earlier.shape, earlier.preprocessing.hash)
+        given = (earlier.classes, earlier.ipc * earlier.texture.cells, earlier.shape, earlier.preprocessing.hash)
         wanted = (dataset.classes, ipc, dataset.shape, dataset.preprocessing.hash)
         for name, has, wants in zip(
-            ("classes", "images per class", "image shape", "preprocessing"), found, wanted, strict=True
+            ("classes", "images per class", "image shape", "preprocessing"), given, wanted, strict=True
         ):
             if has != wants:
                 raise InputError(
@@ -223,8 +223,8 @@ class RepresentativeInit(ImageInit):
     ) -> Choice:
         members = dataset.train.of_class(label)
         logits = expert_logits(experts, model, dataset.train.select(members), seed)
-        found = clustered(logits, ipc, derive(seed, "init", label))
-        return Choice.among(members, Clusters(logits, found.clusters, found.nearest))
+        clusters = clustered(logits, ipc, derive(seed, "init", label))
+        return Choice.among(members, Clusters(logits, clusters.clusters, clusters.nearest))
 
 
 class RepresentativeInitAsReleased(ImageInit):
@@ -256,10 +256,12 @@ class RepresentativeInitAsReleased(ImageInit):
         logits = expert_logits(experts, model, dataset.train.select(members), seed).double()
         means: Any = KMeans  # its annotations allow only the text 'auto' for n_init
         with threadpool_limits(limits=1):  # parallel sums would change the last bits
-            found = means(n_clusters=10, n_init=4, random_state=derive(seed, "init", label) % 2**32).fit(logits.numpy())
-        distances = torch.cdist(torch.from_numpy(found.cluster_centers_).double(), logits)
+            clusters = means(n_clusters=10, n_init=4, random_state=derive(seed, "init", label) % 2**32).fit(
+                logits.numpy()
+            )
+        distances = torch.cdist(torch.from_numpy(clusters.cluster_centers_).double(), logits)
         nearest = distances.argsort(dim=1)[:, : ipc // 10].flatten()
-        return Choice.among(members, Clusters(logits.float(), torch.from_numpy(found.labels_).long(), nearest))
+        return Choice.among(members, Clusters(logits.float(), torch.from_numpy(clusters.labels_).long(), nearest))
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ class CropInit(ImageInit):
         come round again."""
         members, generator = dataset.train.of_class(label), rng(seed, "crops", label)
         tried = torch.randperm(len(members), generator=generator)[: max(self.images, ipc)]
-        found, losses = [], []
+        chosen, losses = [], []
         for part in tried.split(max(1, TOGETHER // self.crops)):
             images = dataset.train.batch(members[to_device(part, members.device)]).repeat_interleave(self.crops, dim=0)
             crops = cropped(
@@ -72,10 +72,10 @@ class CropInit(ImageInit):
             loss = teacher_losses(experts, model, crops, torch.full((len(crops),), label), seed).view(-1, self.crops)
             best = loss.argmin(dim=1)
             rows = to_device(best + self.crops * torch.arange(len(best)), crops.device)
-            found.append(crops[rows])
+            chosen.append(crops[rows])
             losses.append(loss.amin(dim=1))
         order = torch.cat(losses).argsort(stable=True)[:ipc]
-        return torch.cat(found)[to_device(order[torch.arange(ipc) % len(order)], dataset.device)]
+        return torch.cat(chosen)[to_device(order[torch.arange(ipc) % len(order)], dataset.device)]
 
 
 def draw_boxes(
@@ -96,13 +96,13 @@ def cropped(images: Batch, top: Int[Tensor, " B"], left: Int[Tensor, " B"], side
     """The squares of images `[B, C, H, W]`, each enlarged bilinearly to H × W; nothing outside a square is seen."""
     _, _, height, width = images.shape
     rows, columns = (_sources(first, sides, side) for first, side in ((top, height), (left, width)))
-    found = torch.zeros_like(images)
+    cut = torch.zeros_like(images)
     for across, row_weight in rows:
         for along, column_weight in columns:
             weight = row_weight[:, :, None] * column_weight[:, None, :]
             pixels = pixels_at(images, to_device(across, images.device), to_device(along, images.device))
-            found += pixels * to_device(weight, images.device)[:, None].to(images)
-    return found
+            cut += pixels * to_device(weight, images.device)[:, None].to(images)
+    return cut
 
 
 def _sources(

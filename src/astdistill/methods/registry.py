@@ -16,8 +16,8 @@ def methods() -> dict[str, Method]:
     modules = [
         importlib.import_module(f"{__package__}.{module.name}") for module in pkgutil.iter_modules(package.__path__)
     ]
-    found = [value for module in modules for value in vars(module).values() if isinstance(value, Method)]
-    return {method.name: method for method in found}
+    records = [value for module in modules for value in vars(module).values() if isinstance(value, Method)]
+    return {method.name: method for method in records}
 
 
 def find_method(name: str) -> Method:
@@ -31,12 +31,12 @@ def find_method(name: str) -> Method:
         InputError: Where there is none, and where finding it would import what only a file names.
     """
     if ":" in name:
-        found = live(name)
-        if not isinstance(found, Method):
-            found = import_name(name)
-        if not isinstance(found, Method):
-            raise InputError(f"'{name}' is a {type(found).__name__}, not a Method; name one as 'package.module:NAME'.")
-        return found
+        record = live(name)
+        if not isinstance(record, Method):
+            record = import_name(name)
+        if not isinstance(record, Method):
+            raise InputError(f"'{name}' is a {type(record).__name__}, not a Method; name one as 'package.module:NAME'.")
+        return record
     known = methods()
     if name not in known:
         raise unknown("method", name, known)

@@ -90,7 +90,7 @@ class Plan:
         by_op: dict[str, list[int]] = {}
         for place, step in enumerate(steps):
             by_op.setdefault(self.augmentation[step].op, []).append(place)
-        found = list(seen)
+        batches = list(seen)
         by_op.pop("none", None)
         for places in by_op.values():
             together = apply(
@@ -98,8 +98,8 @@ class Plan:
                 merged([self.augmentation[steps[place]] for place in places]),
             )
             for place, batch in zip(places, together.split(images.shape[1]), strict=True):
-                found[place] = batch
-        return found
+                batches[place] = batch
+        return batches
 
     def portions(self, steps: range, images: Images) -> list[range]:
         """`steps` in as long runs as may be augmented together, so that their images take a bounded amount of memory.
@@ -110,12 +110,12 @@ class Plan:
             images: X `[N, C, H, W]`, for the size of an image and its device.
         """
         limit = self.at_once or (AT_ONCE_CUDA if images.is_cuda else AT_ONCE)
-        found: list[range] = []
+        ranges: list[range] = []
         for size, group in itertools.groupby(steps, key=lambda step: len(self.indices[step])):
             run, most = list(group), max(1, limit // (size * images[0].numel()))
             alike = range(run[0], run[-1] + 1)
-            found += [alike[first : first + most] for first in range(0, len(alike), most)]
-        return found
+            ranges += [alike[first : first + most] for first in range(0, len(alike), most)]
+        return ranges
 
 
 def draw_plan(

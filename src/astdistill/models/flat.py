@@ -114,13 +114,13 @@ class FlatModel:
 
     def _last_linear(self) -> tuple[str, nn.Linear]:
         """The last linear layer, with its name. Raises InputError where there is none."""
-        found = [(name, part) for name, part in self._module.named_modules() if isinstance(part, nn.Linear)]
-        if not found:
+        linear_layers = [(name, part) for name, part in self._module.named_modules() if isinstance(part, nn.Linear)]
+        if not linear_layers:
             raise InputError(
                 f"{type(self._module).__name__} has no linear layer before which features could be read; "
                 f"use 'convnet-d3'."
             )
-        return found[-1]
+        return linear_layers[-1]
 
     def unflatten(self, theta: Params) -> dict[str, Tensor]:
         """Parameter name → a view of its part of θ, in the parameter's shape.

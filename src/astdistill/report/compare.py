@@ -240,9 +240,9 @@ def compared(runs: Sequence[Finished]) -> list[Tabulation]:
 def _with_taught(runs: Sequence[Finished]) -> list[Finished]:
     """The runs, each followed by the teacher-labelled real images that were evaluated beside it, which are a row of
     another label regime; each of these once."""
-    found: list[Finished] = []
+    rows: list[Finished] = []
     for run in runs:
-        found.append(run)
+        rows.append(run)
         taught = run.scores.taught
         if taught is None:
             continue
@@ -253,8 +253,8 @@ def _with_taught(runs: Sequence[Finished]) -> list[Finished]:
         scores = run.scores.replace(
             architecture={network: taught.row}, baselines={}, taught=None, subject=subject, majority=None, rates={}
         )
-        found.append(replace(run, scores=scores, subject=subject, published=Published()))
-    return found
+        rows.append(replace(run, scores=scores, subject=subject, published=Published()))
+    return rows
 
 
 def _groups(runs: Sequence[Finished]) -> list[Group]:

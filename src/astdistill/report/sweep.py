@@ -94,10 +94,10 @@ class Sweep(Record):
 
     def lines(self) -> dict[Line, tuple[SweepRow, ...]]:
         """The rows by the line of the table that they are part of."""
-        found: dict[Line, list[SweepRow]] = {}
+        by_line: dict[Line, list[SweepRow]] = {}
         for row in self.rows:
-            found.setdefault(row.line, []).append(row)
-        return {line: tuple(rows) for line, rows in found.items()}
+            by_line.setdefault(row.line, []).append(row)
+        return {line: tuple(rows) for line, rows in by_line.items()}
 
     def first(self, line: Line) -> Line:
         """The line that another is compared with: the first method with the same preset and settings; where there is

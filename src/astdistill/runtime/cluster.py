@@ -162,14 +162,14 @@ class Cluster:
         return ask(said, able, pickle.dumps(self.probe), sys.path)
 
     def _check(self, able: Sequence[Site]) -> None:
-        here, found = facts(self.probe), self.look(able)
-        broken = [f"{site}: {told['fault']}" for site, told in found.items() if "fault" in told]
+        here, answers = facts(self.probe), self.look(able)
+        broken = [f"{site}: {told['fault']}" for site, told in answers.items() if "fault" in told]
         if broken:
             raise InputError(
                 f"{len(broken)} of {len(able)} nodes cannot compute: {'; '.join(broken)}. Install the same astdistill "
                 "there, or take them out of the cluster: ray stop."
             )
-        other = [f"{site} has {wrong}" for site, told in found.items() if (wrong := differences(told, here))]
+        other = [f"{site} has {wrong}" for site, told in answers.items() if (wrong := differences(told, here))]
         if other and self.mixed:
             tell(f"Nodes that compute other bits take part: {'; '.join(other)}.")
         elif other:
@@ -316,15 +316,15 @@ def ask(function: Callable[..., dict[str, str]], able: Sequence[Site], *given: A
         for site in able
     }
     ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
-    found = dict[Site, dict[str, str]]()
+    answers = dict[Site, dict[str, str]]()
     for answer, site in asked.items():
         try:
-            found[site] = ray.get(answer, timeout=0.1)
+            answers[site] = ray.get(answer, timeout=0.1)
         except ray.exceptions.GetTimeoutError:
-            found[site] = {"fault": f"it did not answer in {ANSWER_S:.0f} s"}
+            answers[site] = {"fault": f"it did not answer in {ANSWER_S:.0f} s"}
         except ray.exceptions.RayError as error:
-            found[site] = {"fault": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-    return found
+            answers[site] = {"fault": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    return answers
 
 
 def facts(probe: Callable[[], Mapping[str, str]]) -> dict[str, str]:
@@ -342,10 +342,10 @@ def facts(probe: Callable[[], Mapping[str, str]]) -> dict[str, str]:
     }
 
 
-def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
+def differences(told: Mapping[str, str], wanted: Mapping[str, str]) -> str:
     """What differs of that which decides bits, in words; '' where nothing does."""
-    names = [name for name in {**wanted, **found} if name not in TELLS and wanted.get(name) != found.get(name)]
-    return ", ".join(f"{name} {found.get(name, 'none')} (here {wanted.get(name, 'none')})" for name in names)
+    names = [name for name in {**wanted, **told} if name not in TELLS and wanted.get(name) != told.get(name)]
+    return ", ".join(f"{name} {told.get(name, 'none')} (here {wanted.get(name, 'none')})" for name in names)
 
 
 @cache
@@ -366,15 +366,15 @@ def seen_by(able: Sequence[Site], folder: Path) -> dict[Site, dict[str, str]]:
     able, ours = [site for site in able if site.resources.get("CPU")], "yes"
     try:
         with lock(place, wait=True):
-            found = ask(_sees, able, str(place), True)
+            answers = ask(_sees, able, str(place), True)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         ours = f"the file system has no locks ({error.strerror})"
-        found = ask(_sees, able, str(place), False)
+        answers = ask(_sees, able, str(place), False)
     finally:
         place.unlink(missing_ok=True)
-    return {site: {"seen": "no", "locked": ours} | told for site, told in found.items()}
+    return {site: {"seen": "no", "locked": ours} | told for site, told in answers.items()}
 
 
 def _sees(path: str, locked: bool) -> dict[str, str]:

@@ -118,17 +118,17 @@ class Named:
 def _used_by_others(root: Path) -> dict[Path, tuple[int, float]]:
     """Cores, and seconds of processor time that other processes have used of them since some moment, by the file or
     folder that says so; nothing where the system does not say."""
-    found = dict[Path, tuple[int, float]]()
+    used = dict[Path, tuple[int, float]]()
     if not hasattr(os, "sched_getaffinity"):
-        return found
+        return used
     own = sum(os.times()[:4])  # of this process and of children that have ended
     with suppress(OSError, ValueError, KeyError, IndexError):  # no such file, or one that names other cores
         mine = os.sched_getaffinity(0)
-        found[root / "proc/stat"] = len(mine), _busy_seconds(root, mine) - own
+        used[root / "proc/stat"] = len(mine), _busy_seconds(root, mine) - own
     for group in _groups(root, "cpu"):
         with suppress(OSError, ValueError, KeyError):  # no quota, or nothing that says what the group has used
-            found[group] = max(1, min(_quota(group))), _group_seconds(group) - own
-    return found
+            used[group] = max(1, min(_quota(group))), _group_seconds(group) - own
+    return used
 
 
 KINDS = {"user": 1, "system": 3, "irq": 6, "softirq": 7, "steal": 8}
@@ -174,12 +174,12 @@ LIMITS = (
 
 def memory_limit(root: Path = ROOT) -> int | None:
     """The least number of bytes that a control group of this process may hold; None where none of them has a limit."""
-    found = list[int]()
+    limits = list[int]()
     for group in _groups(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             with suppress(OSError, ValueError):  # no such file, and 'max' where there is no limit
-                found.append(int(_text(group / name)))
-    return min(found, default=None)
+                limits.append(int(_text(group / name)))
+    return min(limits, default=None)
 
 
 def free_memory(root: Path = ROOT) -> int | None:

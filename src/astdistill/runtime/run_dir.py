@@ -349,8 +349,8 @@ class RunDir:
         """Settings of the version that began this run, which nothing reads any more but its saved state is known by."""
         first = read_json(self.provenance) if self.provenance.exists() else {}
         with reading(self.provenance, "where a run was made", MOVED_AWAY):
-            found = [place.get(FORMER, {}) for place in (first, *first.get("resumed", []))]
-            return {name: value for each in found for name, value in each.items()}
+            former = [place.get(FORMER, {}) for place in (first, *first.get("resumed", []))]
+            return {name: value for each in former for name, value in each.items()}
 
     def threads(self, processor: str) -> Threads | None:
         """The numbers of threads that the run was begun with on that processor; None where it was begun on another one,

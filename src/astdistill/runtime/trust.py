@@ -95,8 +95,8 @@ def named_in(words: Sequence[str]) -> list[str]:
 
 def _modules(names: Iterable[object]) -> frozenset[str]:
     """The modules of these names; `timm:name` is no module."""
-    found = (PATH.fullmatch(name) for name in names if isinstance(name, str))
-    return frozenset(each[1] for each in found if each) - {"timm"}
+    matches = (PATH.fullmatch(name) for name in names if isinstance(name, str))
+    return frozenset(each[1] for each in matches if each) - {"timm"}
 
 
 def words_of_trust() -> tuple[frozenset[str], frozenset[str]]:
@@ -120,10 +120,10 @@ def take_over(words: tuple[frozenset[str], frozenset[str]]) -> None:
 def live(path: str) -> Any:
     """What `package.module:name` names in a module that this process has imported already, or None; imports nothing."""
     module, _, name = path.partition(":")
-    found: Any = sys.modules.get(module)
+    value: Any = sys.modules.get(module)
     for piece in name.split("."):
-        found = getattr(found, "__dict__", {}).get(piece)
-    return found
+        value = getattr(value, "__dict__", {}).get(piece)
+    return value
 
 
 def import_name(path: str) -> Any:

@@ -239,9 +239,9 @@ def _own(path: Path) -> bool:
     does not know owners (Windows). Raises OSError."""
     if not hasattr(os, "geteuid"):
         return True
-    found = path.lstat()
-    plain = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
-    return plain and found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    status = path.lstat()
+    plain = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+    return plain and status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _typed(kernels: ctypes.CDLL) -> ctypes.CDLL:

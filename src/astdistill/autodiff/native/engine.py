@@ -50,11 +50,11 @@ class NativeEngine:
 
     def features_back(self, theta: Params, images: Batch, slopes: Features) -> Batch:
         """The way up once more, part by part, and then down: two convolutions a layer, and no adjoint of a kernel."""
-        weights, found = self._unflatten(theta, "θ"), []
+        weights, slopes_to_images = self._unflatten(theta, "θ"), []
         for passes, part in self._parts(weights, images):
             passes.up(VALUE)
-            found.append(passes.down(TANGENT, _pair(slopes[part], None), to_images=True).images)
-        return torch.cat(found)
+            slopes_to_images.append(passes.down(TANGENT, _pair(slopes[part], None), to_images=True).images)
+        return torch.cat(slopes_to_images)
 
     def gradient(self, theta: Params, images: Batch, targets: Targets) -> Gradient:
         """ℓ, f and ∇_θ ℓ."""

@@ -58,19 +58,19 @@ def _per_class(synthetic: SyntheticSet) -> str:
 
 def facts(run: RunReader) -> list[tuple[str, str]]:
     """Date, duration, iterations, experts with their accuracy, network and labels, as far as they are known."""
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     if run.date is not None:
-        found["date"] = f"{run.date.day} {run.date:%B %Y}"
+        entries["date"] = f"{run.date.day} {run.date:%B %Y}"
     if run.seconds:
-        found["duration"] = duration(run.seconds)
+        entries["duration"] = duration(run.seconds)
     if run.metrics:
-        found["iterations"] = f"{len(run.metrics):,}"
+        entries["iterations"] = f"{len(run.metrics):,}"
     if run.experts is not None:
-        found["experts"] = _experts(run)
+        entries["experts"] = _experts(run)
     if run.synthetic is not None:
-        found["network"] = run.synthetic.model
-        found["synthetic images"] = f"{len(run.synthetic.images):,}, {run.synthetic.labels} labels"
-    return [(name, text) for name, text in found.items() if text]
+        entries["network"] = run.synthetic.model
+        entries["synthetic images"] = f"{len(run.synthetic.images):,}, {run.synthetic.labels} labels"
+    return [(name, text) for name, text in entries.items() if text]
 
 
 def _experts(run: RunReader) -> str:

@@ -44,7 +44,7 @@ def save_sweep(sweep: Sweep, folder: Path) -> Path:
 
 
 def _facts(sweep: Sweep) -> list[tuple[str, str]]:
-    counts = [f"{len(found)} {state}" for state in ("finished", "failed", "waiting") if (found := sweep.of(state))]
+    counts = [f"{len(rows)} {state}" for state in ("finished", "failed", "waiting") if (rows := sweep.of(state))]
     networks = dict.fromkeys(row.network for row in sweep.rows if row.network)
     seeds = dict.fromkeys(str(row.seed) for row in sweep.rows)
     facts = [("runs", ", ".join(counts)), ("seeds", ", ".join(seeds)), ("network", ", ".join(networks))]
