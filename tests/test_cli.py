@@ -49,7 +49,9 @@ def test_run_leaves_a_whole_run_folder_and_resumes(capsys: pytest.CaptureFixture
     assert len(scores["architecture"]["convnet-d1-w4"]["final"]) == 2
     assert exit_code("compare", str(out), "--format", "markdown") == 0
     row = capsys.readouterr().out.splitlines()[4]
-    assert row.startswith("| digits-ipc1 | digits, standard | 1 | 1 | 2.6 kB | ast | convnet-d1-w4 |")
+    assert row.startswith(
+        "| digits-ipc1 | digits, standard | 1 | 1 | 2.6 kB | hard labels | MTT | ast | convnet-d1-w4 |"
+    )
     assert row.endswith(" |")
     assert f" {scores['baselines']['full']['mean']:.1f} ± " in row
     images, written = load(out).images, (out / "scores.partial.json").stat().st_mtime_ns

@@ -105,6 +105,7 @@ def test_an_outcome_is_shown_beside_what_was_published(
 
     known = PRESETS["cifar10-ipc1-mtt"]
     monkeypatch.setattr(verbs, "table", lambda _: None)
+    monkeypatch.setattr(verbs, "taught_table", lambda _: None)
     monkeypatch.setattr(verbs, "terminal", lambda _: "")
     nothing: Any = None
     verbs._show(nothing, tmp_path, known)
@@ -157,7 +158,7 @@ def completed(*words: str, last: str = "") -> list[str]:
 
 def test_words_that_may_follow() -> None:
     assert "--gamma" in completed("evaluate", last="--ga")
-    assert completed("evaluate", "run", "--baselines", "random", last="k") == ["kmeans"]
+    assert completed("evaluate", "run", "--baselines", "random", last="k") == ["kmeans", "kcenter"]
     assert completed("evaluate", "run", last="k") == []
     verb = cli.get_command(click.Context(cli), "evaluate")
     assert verb is not None

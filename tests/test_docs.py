@@ -22,6 +22,7 @@ import astdistill
 from astdistill.cli.main import VERBS, main
 from astdistill.experiment.config import Experiment
 from astdistill.experiment.presets import PRESETS
+from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.methods.registry import find_method, methods
 from astdistill.runtime.config import Record
 from astdistill.runtime.trust import typed
@@ -79,6 +80,8 @@ def smaller(words: list[str]) -> list[str]:
             mine = {
                 flag: count for flag, count in mine.items() if not flag.startswith("--method.")
             }  # it has no such flag
+        if not isinstance(method.step, TrajectoryMatching):
+            mine = {flag: count for flag, count in mine.items() if not flag.startswith("--method.step.")}
         for flag in ("--distill.validate-every", "--distill.iterations"):
             if flag in words:
                 words[words.index(flag) + 1] = mine.pop(flag)

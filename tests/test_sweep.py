@@ -29,6 +29,7 @@ from astdistill.report.compare import runs_in
 from astdistill.report.page.sweep import save_sweep
 from astdistill.report.sweep import Sweep, SweepRow, sweep_table
 from astdistill.runtime.errors import InputError, LostError
+from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.run_dir import RunDir
 from astdistill.runtime.tables import markdown
 
@@ -247,6 +248,7 @@ def test_a_sweep_that_is_killed_is_resumed_and_adds_what_is_new(
     capsys.readouterr()
     more = [{"mtt,ast": "mtt"}.get(word, word) for word in fewer]
     more[more.index("--seeds") + 1] = "3"
+    be_quiet(False)
     assert main(more) == 0
     said = capsys.readouterr().err
     assert "The plan adds 1 row: digits-ipc1-mtt-seed2." in said

@@ -18,7 +18,7 @@ from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
 from astdistill.evaluation.cache import NetworkCache
 from astdistill.evaluation.protocol import EvalRecipe
-from astdistill.evaluation.rows import BASELINES, TableRow
+from astdistill.evaluation.rows import TableRow
 from astdistill.evaluation.runner import evaluate, evaluate_all
 from astdistill.evaluation.scores import Scores
 from astdistill.evaluation.training import NetworkResult
@@ -28,6 +28,7 @@ from astdistill.runtime.parallel import WorkerPlan
 from astdistill.runtime.worker import TensorPickler, TensorUnpickler, nameless_file
 
 RECIPE = EvalRecipe(name="short", epochs=3, full_epochs=1)
+ROWS = ("random", "kmeans", "full")
 MODEL = "convnet-d1-w8"
 Distil = Callable[..., SyntheticSet]
 
@@ -69,8 +70,8 @@ def test_two_workers_find_the_scores_of_one_process(
 ) -> None:
     """All rows in one pool, the networks of 'random' and 'kmeans' with draws of their own."""
     monkeypatch.setattr(NetworkCache, "_shared", lambda self, about: False)
-    one = evaluate_all(distil(hard), hard, RECIPE, seeds=3, baselines=BASELINES, out=tmp_path / "one", workers=1)
-    two = evaluate_all(distil(hard), hard, RECIPE, seeds=3, baselines=BASELINES, out=tmp_path / "two", workers=2)
+    one = evaluate_all(distil(hard), hard, RECIPE, seeds=3, baselines=ROWS, out=tmp_path / "one", workers=1)
+    two = evaluate_all(distil(hard), hard, RECIPE, seeds=3, baselines=ROWS, out=tmp_path / "two", workers=2)
     assert two == one
     assert len({accuracy for entry in two.baselines.values() for accuracy in entry.final}) > 3
     assert Scores.read(tmp_path / "two") == one
@@ -128,7 +129,7 @@ def test_every_row_is_counted_by_the_images_it_sees(
         lambda title, total, done, unit: shown.append((total, done)) or real(title, total, done, unit),
     )
     monkeypatch.setattr(evaluation, "train_network", lambda *words: NetworkResult(0.0))
-    evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=BASELINES)
+    evaluate_all(distil(blobs), blobs, RECIPE, seeds=2, baselines=ROWS)
     assert shown == [(2 * 3 * 6 * 3 + 2 * 72, 0)]
     evaluate(distil(blobs), blobs, recipe=RECIPE, seeds=3, done={(MODEL, 0): NetworkResult(0.0)})
     assert shown[1] == (3 * 3 * 6, 3 * 6)
@@ -157,7 +158,7 @@ def test_the_long_ones_come_first_behind_the_distilled_set(
         monkeypatch.setattr(
             evaluation, "pool", lambda work, shared, worker_plan, progress, *_: _here(work, shared, progress)
         )
-        evaluate_all(distil(blobs), blobs, RECIPE.replace(full_epochs=9), seeds=2, baselines=BASELINES)
+        evaluate_all(distil(blobs), blobs, RECIPE.replace(full_epochs=9), seeds=2, baselines=ROWS)
         assert order == wanted
 
 

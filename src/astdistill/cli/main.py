@@ -74,8 +74,8 @@ MEMORY = re.compile(
 """How Python, torch and CUDA say that there is no more of it."""
 ABOUT = "Dataset distillation by trajectory matching and other methods."
 MORE = """Begin with: astdistill demo. Help of one verb: astdistill VERB --help
-Interrupted work resumes when the same command is given again. demo, run, sweep,
-experts, distill and tune estimate time, memory and disk with --dry-run."""
+Interrupted work resumes when the same command is given again. With --dry-run,
+demo, run, sweep, experts, distill and tune estimate time, memory and disk."""
 
 
 class Verbs(click.Group):

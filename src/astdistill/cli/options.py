@@ -72,8 +72,8 @@ class Changes(Record):
     as_json: Annotated[bool, Word(flag="json")] = False
     """With --dry-run: print all settings and costs as JSON, in seconds and bytes."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads (default: one per core that other programs leave free). A resumed run keeps the number that it began
-    with. Results differ by rounding only."""
+    """CPU threads (default: one per free core). A resumed run keeps the number that it began with. Results
+    differ by rounding only."""
 
 
 class PresetChanges(Changes):

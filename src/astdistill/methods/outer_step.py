@@ -295,8 +295,12 @@ class OuterStep(Component):
         return variables.targets
 
     def within(self, images: int, classes: int) -> Self:
-        """The step as it works on a training part of so many real `images` of so many `classes`, where it would take
-        more of them than there are."""
+        """The step as it works on a training part that has fewer images than the step would take at once.
+
+        Args:
+            images: N, the real images of the training part.
+            classes: K, the classes.
+        """
         return self
 
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:

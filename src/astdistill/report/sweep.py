@@ -151,8 +151,8 @@ def sweep_table(sweep: Sweep) -> Tabulation:
 
 def _measured(done: Sequence[SweepRow], protocols: Sequence[str]) -> list[str]:
     """Labels, number of the protocol's note, and accuracy of a line."""
-    labels = ", ".join(dict.fromkeys(LABELS.get(row.labels, row.labels) for row in done))
-    notes = ", ".join(dict.fromkeys(f"[{protocols.index(row.protocol) + 1}]" for row in done))
+    labels = ", ".join(dict.fromkeys(LABELS.get(row.labels, row.labels) for row in done if row.protocol))
+    notes = ", ".join(dict.fromkeys(f"[{protocols.index(row.protocol) + 1}]" for row in done if row.protocol))
     return [labels or ABSENT, notes or ABSENT, spread([row.mean for row in done])]
 
 
