@@ -8,8 +8,10 @@ import functools
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +52,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
+def _quiet() -> Iterator[None]:
+    """Without progress, and with the one thread of a test still there at its end: with two, what follows takes four
+    times as long."""
     from astdistill.runtime.progress import be_quiet
 
     be_quiet(True)
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+        pytest.fail("this test leaves torch with another number of threads")
 
 
 @pytest.fixture(autouse=True)

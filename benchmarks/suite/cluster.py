@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from rich.console import Console
 
 from astdistill.autodiff.dispatch import on_cluster
@@ -26,6 +25,7 @@ from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import write_json
 from astdistill.runtime.machine import load
+from astdistill.runtime.parallel import limited
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.provenance import provenance, without_places
 
@@ -110,8 +110,8 @@ def _cluster(given: ClusterFlags, words: list[str]) -> None:
     if min(given.n, given.epochs) < 1:
         raise InputError("-n or --epochs has a value that is too small; choose 1 or more.")
     be_quiet(True)
-    torch.set_num_threads(2)  # which two workers share: one thread each, as on the nodes
-    before, found = load(), measured(load_dataset("digits"), given.epochs, given.n)
+    with limited(2):  # which two workers share: one thread each, as on the nodes
+        before, found = load(), measured(load_dataset("digits"), given.epochs, given.n)
     row = summary(found) | {"experts": EXPERTS, "epochs": given.epochs}
     Console().print(
         f"{EXPERTS} experts of {given.epochs} epochs: two workers {row['workers']:.1f} s, two nodes "
