@@ -20,6 +20,7 @@ import torch
 import astdistill as ad
 from astdistill.cli.main import main
 from astdistill.cli.watch import look, shown
+from astdistill.evaluation.rows import BASELINES as ROWS
 from astdistill.experiment import sweep as sweeps
 from astdistill.experiment.presets import preset, with_method
 from astdistill.experiment.sweep import NONE, ablation, over_seeds, seeded, shared_experts, table, variants
@@ -27,7 +28,7 @@ from astdistill.interop.distilled import load
 from astdistill.methods.method import PARTS
 from astdistill.report.compare import runs_in
 from astdistill.report.page.sweep import save_sweep
-from astdistill.report.sweep import Sweep, SweepRow, sweep_table
+from astdistill.report.sweep import BASELINES, Sweep, SweepRow, sweep_table
 from astdistill.runtime.errors import InputError, LostError
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.run_dir import RunDir
@@ -435,3 +436,7 @@ def test_a_dry_run_tells_the_cost_of_every_variant(
     shown = capsys.readouterr().out
     assert shown.count("shared") == 4, "of eight variants four have the whole method's experts"
     assert not list(tmp_path.iterdir())
+
+
+def test_every_row_of_real_images_has_a_column() -> None:
+    assert tuple(BASELINES) == ROWS

@@ -120,7 +120,14 @@ class Sweep(Record):
         return tuple(row.mean - known[key] for row, key in pairs if key in known)
 
 
-BASELINES = {"random": "random real", "kmeans": "K-means real", "full": "full data"}
+BASELINES = {
+    "random": "random real",
+    "kmeans": "K-means real",
+    "herding": "herding real",
+    "kcenter": "k-centre real",
+    "full": "full data",
+}
+"""Columns of real images: those of `evaluation.rows`, which imports torch."""
 LABELS = {"hard": "hard", "soft": "soft", "weights": "learned, not normalised"}
 
 
