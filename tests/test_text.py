@@ -59,14 +59,12 @@ def test_classes_of_any_name_are_drawn_exported_and_shown(tmp_path: Path) -> Non
     synthetic = named(*NAMES)
     synthetic.save(RunDir(tmp_path / "run").synthetic)
     assert ad.load(tmp_path / "run").classes == NAMES
-    for ipc in (1, 2):
-        doubled = replace(
-            synthetic,
-            images=synthetic.images.repeat_interleave(ipc, dim=0),
-            targets=synthetic.targets.repeat_interleave(ipc, dim=0),
-        )
-        save_grid(doubled, tmp_path / f"{ipc}.png")
-    ad.load(tmp_path / "run").export("png", tmp_path / "png")
+    few = named(*NAMES[:8])
+    doubled = replace(
+        few, images=few.images.repeat_interleave(2, dim=0), targets=few.targets.repeat_interleave(2, dim=0)
+    )
+    save_grid(doubled, tmp_path / "2.png")
+    ad.load(tmp_path / "run").export("png", tmp_path / "png")  # one image a class
     save_page([tmp_path / "run"], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page
