@@ -77,8 +77,8 @@ def test_the_lines_that_use_a_file_run_where_nothing_but_the_file_is(tmp_path: P
     )
     # The reader's own network and photos, and fewer epochs than the protocol's.
     block, count = re.subn(r"^(my_network|photos) = .*\n", "", BLOCKS[1], flags=re.MULTILINE)
-    code = STRANGER.replace("BLOCK", block.replace("train(my_network)", "train(my_network, epochs=300)"))
-    assert (count, "epochs=300" in code) == (2, True)
+    code = STRANGER.replace("BLOCK", block.replace("train(my_network)", "train(my_network, epochs=100)"))
+    assert (count, "epochs=100" in code) == (2, True)
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split("read")[-1]) > 60  # chance is 10
