@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import forking
 import pytest
 
 from astdistill.cli.main import main
@@ -80,18 +81,20 @@ def test_main_returns_a_code_and_leaves_signals_as_they_were(
 RUN = (
     "run", "digits-ipc1", "--data.per-class", "6", "--experts.count", "1", "--method.expert.epochs", "3", "--model", "convnet-d1-w4",
     "--distill.iterations", "3", "--method.step.max-start-epoch", "2", "--method.step.syn-steps", "2", "--evaluation.recipe.epochs", "2",
-    "--evaluation.networks", "1", "--evaluation.baselines", "random",
+    "--evaluation.networks", "1", "--evaluation.baselines", "random", "--out", "run",
 )  # fmt: skip
+
+WORDS = [pytest.param(("--help",), marks=pytest.mark.started_anew), ("run", "--help-all"), RUN]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
-@pytest.mark.parametrize("words", [("--help",), ("run", "--help-all"), RUN], ids=lambda words: " ".join(words)[:20])
+@pytest.mark.parametrize("words", WORDS, ids=lambda words: " ".join(words)[:20])
 def test_a_reader_that_leaves_ends_it_without_a_traceback(words: tuple[str, ...], tmp_path: Path) -> None:
     """As with `2>&1 | head -1`: the pipe for both streams breaks before the first word is written."""
     reading, writing = os.pipe()
     os.close(reading)
     late = tmp_path / "late.txt"
-    code = f"""
+    code = f"""{forking.FORKED}
 import os, sys, traceback
 from astdistill.cli.main import main
 try:
@@ -110,3 +113,6 @@ sys.exit(code)
         os.close(writing)
     assert late.read_text() == "141"
     assert done.returncode == 141
+    if words == RUN:  # it went on
+        assert (tmp_path / "run/scores.json").exists()
+        assert (tmp_path / "run/report.html").exists()

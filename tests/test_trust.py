@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import forking
 import pytest
 import torch
 
@@ -250,39 +251,58 @@ def test_own_modules_are_found_by_the_script_and_asked_for_when_a_run_names_them
     assert astdistill(folder, *again, "--trust", "my_network").returncode == 0
 
 
+TRAPS = """
+for name in ("signal", "json", "torch", "pickle", "queue", "threading", "mmap"):
+    with open(f"{name}.py", "w") as file:
+        file.write("open('PWNED', 'a').write(__name__)")
+"""
+"""Lays modules of the library's names into the current folder."""
+ONE_WORKER = """
+from astdistill.runtime.parallel import WorkerPlan
+from torch import nn
+WorkerPlan.starts = lambda *_: True
+def f(channels, classes, size): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+"""A network whose module has the command start a process also for one expert, so that a single Python is started."""
+
+
 @pytest.mark.slow
-@pytest.mark.started_anew
-@pytest.mark.parametrize("how", ["script", "module", "code"])
-def test_files_of_the_current_folder_are_no_modules_of_a_worker(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["script", pytest.param("module", marks=pytest.mark.started_anew), "code"])
+def test_files_of_the_current_folder_are_no_modules_of_a_worker(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Modules of the library that lie there, in each way that Python is started; with `-c` and in notebooks the folder
-    is in the parent's own path."""
+    is in the parent's own path. The worker is started anew each time. So is the parent where Python itself puts the
+    folder into its path before anything is imported."""
     folder = tmp_path / "here"
     folder.mkdir()
-    begun = {
-        "script": "",
-        "module": "import runpy, sys; sys.argv[0] = 'astdistill'; runpy.run_module('astdistill', run_name='__main__')",
-        "code": "import signal, sys\nfrom astdistill.cli.main import main\n"
-        "import torch, json, pickle, queue, tempfile, numpy, safetensors.torch, astdistill.cli.verbs\n"
-        "from pathlib import Path\n"
-        "for name in ('signal', 'json', 'torch', 'pickle', 'queue', 'threading', 'mmap'):\n"
-        "    Path(f'{name}.py').write_text('open(\"PWNED\", \"a\").write(__name__)')\n"
-        "sys.exit(main(sys.argv[1:]))",
-    }[how]
-    if how != "code":
-        for name in ("signal", "json", "torch", "pickle", "queue", "threading", "mmap"):
-            (folder / f"{name}.py").write_text("open('PWNED', 'a').write(__name__)")
-    words = [*EXPERTS, "--workers", "2"]
-    if how == "script":
-        done = astdistill(folder, *words)
+    (folder / "my_network.py").write_text(ONE_WORKER)
+    words = [*EXPERTS, "--experts.count", "1", "--workers", "1", "--model", "my_network:f"]
+    for known in ("--experts.count", "--model"):
+        at = words.index(known)
+        del words[at : at + 2]
+    begun = f"import sys\nfrom astdistill.cli.main import main\nsys.exit(main({words!r}))"
+    if how == "code":
+        command = [sys.executable, "-c", forking.FORKED + TRAPS + begun]
+    elif how == "module":
+        command = [sys.executable, "-m", "astdistill", *words]
     else:
-        command = [sys.executable, "-c", begun, *words]
-        if how == "module":
-            command = [sys.executable, "-m", "astdistill", *words]
-            (folder / "signal.py").unlink()  # which Python itself imports before a line of ours runs
-        environment = {**os.environ, "PYTHONPATH": str(SRC), "ASTDISTILL_CACHE": str(tmp_path / "cache")}
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
+        (tmp_path / "astdistill").write_text(begun)
+        command = [sys.executable, str(tmp_path / "astdistill")]
+    if how != "code":
+        monkeypatch.chdir(folder)
+        exec(TRAPS, {})
+    if how == "module":
+        (folder / "signal.py").unlink()  # which Python itself imports before a line of ours runs
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(SRC), "ASTDISTILL_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert list((folder / "store").rglob("*.safetensors"))
     assert not (folder / "PWNED").exists()
