@@ -27,6 +27,7 @@ SOFT = AST.replace(name="soft", labels=ExpertLabels(), learn=("images", "targets
 
 JOB = """
 from pathlib import Path
+import sklearn.cluster  # once for all lives
 import torch
 from problems import blobs
 from astdistill.distillation import DistillSettings, distill
