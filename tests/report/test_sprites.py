@@ -64,7 +64,7 @@ def hundred_classes(out: Path) -> None:
             "soft", provenance={"iteration": iteration},
         )  # fmt: skip
         Frame.of(synthetic, iteration).save(out)
-        synthetic.save(out / "synthetic.safetensors")
+    synthetic.save(out / "synthetic.safetensors")
 
 
 @pytest.mark.slow
