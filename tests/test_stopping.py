@@ -29,7 +29,12 @@ def stopped(folder: Path, workers: int, line: str, how: signal.Signals) -> tuple
     """The command, and the last line that it says when it is sent `how` as soon as it has said `line`. Its exit code is
     checked, and that its workers are gone: they hold the pipe for errors as well, which is read to its end."""
     words = [*WORDS, str(workers)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ASTDISTILL_ENGINE": "eager", "ASTDISTILL_CACHE": str(folder / "cache"), "COLUMNS": "500"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "ASTDISTILL_ENGINE": "eager",
+        "ASTDISTILL_CACHE": str(folder / "cache"),
+        "COLUMNS": "500",
+    }
     with subprocess.Popen(
         [sys.executable, "-m", "astdistill", *words],
         cwd=folder,
