@@ -117,10 +117,14 @@ class _FromNumbers(TorchFunctionMode):
 
 @contextmanager
 def far_device() -> Iterator[None]:
-    """Inside the block there is a device "far"; once in a process, because torch cannot forget a device."""
-    _setup_privateuseone_for_python_backend(FAR)
+    """Inside the block tensors can be made on the device "far" (`register` it first)."""
     with _Factories(), _FromNumbers():
         yield
+
+
+def register() -> None:
+    """Tell torch of the device: once in a process, which cannot forget it, and before its first gradient."""
+    _setup_privateuseone_for_python_backend(FAR)
 
 
 def _is_far(device: Any) -> bool:

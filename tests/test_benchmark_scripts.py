@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import json
 import os
 import signal
@@ -14,6 +16,7 @@ from typing import Any
 import architectures
 import cells
 import cifar100_ipc1
+import forking
 import gpu
 import house
 import imports
@@ -68,6 +71,8 @@ def test_the_whole_experiment_in_three_pieces(
     """One without time for anything, one that is told to stop, one to the end; the stages run in children."""
     out, result = tmp_path / "out", tmp_path / "results" / "toy.json"
     words = "--data", data, "--out", out, "--scale", "tiny", "--device", "cpu", "--json", result, "--seconds"
+    monkeypatch.setenv("ASTDISTILL_ENGINE", "eager")  # a cache of its own would have the kernels compiled
+    monkeypatch.setattr(forking, "SCRIPTS", (*forking.SCRIPTS, Path(str(cifar100_ipc1.__file__)).name))
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert run(cifar100_ipc1, monkeypatch, *words, 0) == STOPPED
@@ -210,6 +215,7 @@ def test_a_setting_stops_at_its_limit_and_goes_on(
 
 
 def test_the_source_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(ast, "parse", functools.cache(ast.parse))  # it asks for the same tree again and again
     assert run(house, monkeypatch, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["names at the top of the package"] == 12

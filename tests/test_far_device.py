@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from far_run import CASES, EPOCHS, FAMILIES, RECIPES, STEPS
+from forking import FORKED
 from problems import TINY, blobs
 
 from astdistill.autodiff.training import Trainee
@@ -26,7 +27,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def far() -> dict[str, Any]:
     """What a process of its own found, because torch cannot forget a device."""
-    done = subprocess.run([sys.executable, "far_run.py"], cwd=TESTS, capture_output=True, text=True)
+    words = [sys.executable, "-c", f"{FORKED}from far_run import main\nmain()"]
+    done = subprocess.run(words, cwd=TESTS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

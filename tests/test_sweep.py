@@ -389,7 +389,7 @@ def test_the_ablation_runs_and_goes_on_with_folders_of_an_earlier_version(
     fewer = [
         word for part in ("penalty", "representative", "intermediate", "perturbation") for word in ("--without", part)
     ]
-    words = ["run", "ablation", "--base", "digits-ipc1", "--seeds", "2", *fewer, *TINY, "--workers", "1"]
+    words = ["run", "ablation", "--base", "digits-ipc1", "--seeds", "1", *fewer, *TINY, "--workers", "1"]
     assert main(words) == 0
     assert "without balanced" in capsys.readouterr().out
     out = Path("runs/ablation-digits-ipc1")
@@ -401,10 +401,8 @@ def test_the_ablation_runs_and_goes_on_with_folders_of_an_earlier_version(
         "without balanced",
         NONE,
     ]
-    assert len(found.rows) == 8
-    assert len(list(Path("experts").glob("*"))) == 4, "with and without clipping, for each of two seeds"
-    config = json.loads((out / "without-balanced-seed1" / "config.json").read_text())
-    assert (config["seed"], config["experts"]["seed"]) == (1, 1)
+    assert len(found.rows) == 4
+    assert len(list(Path("experts").glob("*"))) == 2, "with and without clipping"
     images, written = load(out / "ast-seed0").images, (out / "ast-seed0" / "scores.partial.json").stat().st_mtime_ns
     (out / "sweep.json").unlink()
     (out / "ablation.json").write_text("{}")

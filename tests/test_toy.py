@@ -60,10 +60,11 @@ def test_the_same_seed_gives_the_same_points(monkeypatch: pytest.MonkeyPatch) ->
 def test_distilled_points_beat_random_ones_and_the_picture_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toy_2d, "TRAINED", 100)
+    for name, value in (("TRAINED", 100), ("NETWORKS", 10)):
+        monkeypatch.setattr(toy_2d, name, value)
     found = toy_2d.run(steps=50)
     means = {name: statistics.mean(values) for name, values in found.accuracies.items()}
-    assert len(found.accuracies["random"]) == len(found.accuracies["distilled"]) == 20
+    assert len(found.accuracies["random"]) == len(found.accuracies["distilled"]) == 10
     assert means["distilled"] > means["random"] + 10
     assert means["all"] > 98
     assert statistics.mean(found.losses[-10:]) < 0.8 * statistics.mean(found.losses[:10])

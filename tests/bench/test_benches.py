@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,7 @@ def test_experts_run_side_by_side_in_processes_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("suite.command.in_own_process", answer_here)
+    monkeypatch.setattr("suite.harness.get_context", lambda way: get_context("fork"))  # each start imports torch
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = ["experts", "--case", "tiny", "-n", "1", "--threads", "2", "--variant", "ours", "--quiet"]
     assert main([*words, "--json", str(tmp_path / "found.json")]) == 0

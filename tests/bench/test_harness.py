@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import FORKED
 from suite.command import BENCHES
 from suite.harness import Measured, in_own_process, run_bench
 from suite.rows import rows_of, table
@@ -109,7 +110,7 @@ def test_a_killed_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-FILL = """
+FILL = f"""{FORKED}
 import json, torch
 from suite import task
 from suite.task import Task, high_water_mb, measure
@@ -117,8 +118,8 @@ from suite.task import Task, high_water_mb, measure
 moments = iter([10.0, 12.0])
 task.time.perf_counter = lambda: next(moments)
 idle = high_water_mb()
-found = measure(Task(lambda: None, lambda: torch.ones(2**26), units=4, after=lambda: {"further": 3}))
-print(json.dumps(found | {"above": high_water_mb() - idle}))
+found = measure(Task(lambda: None, lambda: torch.ones(2**26), units=4, after=lambda: dict(further=3)))
+print(json.dumps(dict(found, above=high_water_mb() - idle)))
 """
 
 

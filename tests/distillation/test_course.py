@@ -29,14 +29,13 @@ def test_the_kept_iterations_are_dense_at_the_start() -> None:
 def test_frames_are_the_images_of_shorter_runs(
     tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings
 ) -> None:
-    distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=11), out=tmp_path)
+    distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=6), out=tmp_path)
     frames = read_course(tmp_path)
-    assert [frame.iteration for frame in frames] == [0, 5, 10]
-    for frame in frames[1:]:
-        shorter = distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=frame.iteration))
-        assert torch.equal(frame.pixels, shorter.pixels().mul(255).round().byte())
-        assert torch.equal(frame.probabilities, shorter.probabilities)
-        assert frame.lr == float(shorter.lr)
+    assert [frame.iteration for frame in frames] == [0, 5]
+    shorter = distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=5))
+    assert torch.equal(frames[1].pixels, shorter.pixels().mul(255).round().byte())
+    assert torch.equal(frames[1].probabilities, shorter.probabilities)
+    assert frames[1].lr == float(shorter.lr)
     start = dataset.preprocessing.invert(AST.init(dataset, experts, network(experts, dataset), 2, 0).images).clamp(0, 1)
     assert torch.equal(frames[0].pixels, start.mul(255).round().byte())
 

@@ -107,11 +107,11 @@ MADE_ANEW = TESLA.replace(ema_decay=0.5)
 def test_a_longer_run_goes_on_to_the_bits_of_one(
     tmp_path: Path, dataset: Dataset, experts: TrajectoryStore, settings: DistillSettings, method: Method, changes: dict
 ) -> None:
-    settings = settings.replace(**changes)
+    settings = settings.replace(iterations=4, **changes)
     whole = distill(dataset, experts, method=method, ipc=2, settings=settings)
-    for iterations in (0, 3, 8):
+    for iterations in (1, 2, 4):
         found = distill(
-            dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=iterations or 1), out=tmp_path
+            dataset, experts, method=method, ipc=2, settings=settings.replace(iterations=iterations), out=tmp_path
         )
     assert same_set(found, whole)
     assert same_set(load(tmp_path), whole)
@@ -130,10 +130,10 @@ def test_a_run_of_other_steps_is_not_resumed(
     with pytest.raises(InputError, match="belongs to a run with other data, experts or settings"):
         distill(dataset, experts, method=other, ipc=2, settings=settings.replace(**changes), out=tmp_path)
     assert (
-        distill(dataset, experts, method=SOFT, ipc=2, settings=settings.replace(max_passes=3), out=tmp_path).provenance[
-            "iteration"
-        ]
-        == 8
+        distill(
+            dataset, experts, method=SOFT, ipc=2, settings=settings.replace(iterations=2, max_passes=3), out=tmp_path
+        ).provenance["iteration"]
+        == 2
     )
 
 
@@ -158,21 +158,21 @@ def test_passed_steps_are_counted_apart_and_change_nothing(
 ) -> None:
     """The trap: `if loss <= t` skips NaN for ever, as if it were an ordinary large loss."""
     users_paper.CALLS.clear()
-    settings = settings.replace(iterations=30, lr_img=1e-3, max_skips=2)
+    settings = settings.replace(iterations=15, lr_img=1e-3, max_skips=2)
     open_method = MTT.replace(estimator=users_paper.Faulty(period=5))
     losses = [line["loss"] for line in read_lines_of(tmp_path / "open", dataset, experts, open_method, settings)]
-    middle = sorted(loss for loss in losses if isinstance(loss, float))[12]  # NaN is logged as a word
+    middle = sorted(loss for loss in losses if isinstance(loss, float))[6]  # NaN is logged as a word
     users_paper.CALLS.clear()
     lines = read_lines_of(
         tmp_path / "bound", dataset, experts, open_method.replace(step_filter=LossThreshold(threshold=middle)), settings
     )
     skipped, passed = ([line["iteration"] for line in lines if word in line] for word in ("skipped", "passed"))
-    assert skipped == [4, 9, 14, 19, 24, 29]
-    assert len(passed) >= 8
+    assert skipped == [4, 9, 14]
+    assert len(passed) >= 4
     assert not set(skipped) & set(passed)
     assert all(line["loss"] > middle for line in lines if "passed" in line)
     found = load(tmp_path / "bound").provenance
-    assert (found["skipped"], found["passed"]) == (6, len(passed))
+    assert (found["skipped"], found["passed"]) == (3, len(passed))
 
 
 def read_lines_of(

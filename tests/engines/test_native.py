@@ -331,27 +331,28 @@ def test_a_kink_of_relu_is_what_float32_may_miss(monkeypatch: pytest.MonkeyPatch
     """On steps of large loss both engines' float32 may be far off, and float64 is as far from itself after one rounding
     of the start: at once, not in proportion, because the derivative jumps where a ReLU's input is zero."""
     steep = Steep()
-    for lr in (0.004, 0.01):
-        monkeypatch.setenv("ASTDISTILL_ENGINE", "eager")
-        exact, single = steep(torch.float64, lr), steep(torch.float32, lr)
-        monkeypatch.setenv("ASTDISTILL_ENGINE", "native")
-        for found in (single, steep(torch.float32, lr)):
-            assert error(found.images, exact.images) < 1e-3
-            assert float(
-                nn.functional.cosine_similarity(found.images.double().flatten(), exact.images.flatten(), 0)
-            ) > (0.99999)
-            assert float(found.loss) == pytest.approx(float(exact.loss), rel=1e-5)
-    assert float(exact.loss) > 10  # pyright: ignore[reportPossiblyUnboundVariable]
+    lr = 0.01
+    monkeypatch.setenv("ASTDISTILL_ENGINE", "eager")
+    exact, single = steep(torch.float64, lr), steep(torch.float32, lr)
+    monkeypatch.setenv("ASTDISTILL_ENGINE", "native")
+    for found in (single, steep(torch.float32, lr)):
+        assert error(found.images, exact.images) < 1e-3
+        assert float(nn.functional.cosine_similarity(found.images.double().flatten(), exact.images.flatten(), 0)) > (
+            0.99999
+        )
+        assert float(found.loss) == pytest.approx(float(exact.loss), rel=1e-5)
+    assert float(exact.loss) > 10
 
     def moved(seed: int, share: float) -> float:
         """How far the image gradient goes when the start is moved by a share of one float32 rounding, in float64."""
         rows = steep.rows.double()
         rounding = 2**-24 * torch.randn(rows.shape, generator=rng(seed, "rounding"), dtype=torch.float64)
-        return error(steep(torch.float64, 0.01, rows * (1 + share * rounding)).images, exact.images)  # pyright: ignore[reportPossiblyUnboundVariable]
+        return error(steep(torch.float64, lr, rows * (1 + share * rounding)).images, exact.images)
 
     whole = moved(1, 1.0)
     assert whole > 20 * moved(0, 1.0)
-    assert all(share < 0.1 * whole or share > 0.9 * whole for share in (moved(1, 0.25), moved(1, 0.5), moved(1, 0.75)))
+    half = moved(1, 0.5)
+    assert half < 0.1 * whole or half > 0.9 * whole
 
 
 class NotedRelu(nn.Module):

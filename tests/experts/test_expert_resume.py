@@ -99,7 +99,7 @@ def cut(folder: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, flushes
     return partial
 
 
-@pytest.mark.parametrize("garbage", [1, 4, 1000, 100000])
+@pytest.mark.parametrize("garbage", [1, 1000])
 def test_rows_ahead_of_the_state_are_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset, garbage: int
 ) -> None:

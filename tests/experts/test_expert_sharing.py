@@ -120,7 +120,7 @@ def test_several_at_once_killed_again_and_again(
     if locks == "that do nothing":
         no_locks(monkeypatch)
     draw = random.Random(0)
-    for _ in range(25):
+    for _ in range(10):
         children = [forked(lambda: tiny_experts(tmp_path, dataset, count=COUNT)) for _ in range(3)]
         time.sleep(draw.uniform(0, 0.25))
         for child in children:

@@ -154,7 +154,7 @@ def test_every_sheet_is_an_image(view: Any) -> None:
     }  # six images of 8 pixels with a border, in rows of three
 
 
-@EVERYWHERE
+@ONCE
 def test_the_slider_moves_the_images(view: Any) -> None:
     tiles, slider = view.locator(".classes").first, view.locator("input[type=range]").first
     final = tiles.screenshot()
