@@ -20,8 +20,8 @@ from astdistill.experiment.presets import PRESETS
 from astdistill.experiment.work import Speed
 
 TINY = [
-    "--experts.count", "2", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "4",
-    "--method.step.max-start-epoch", "2", "--method.step.syn-steps", "4", "--evaluation.recipe.epochs", "4",
+    "--experts.count", "2", "--method.expert.epochs", "2", "--model", "convnet-d1-w4", "--distill.iterations", "4",
+    "--method.step.max-start-epoch", "1", "--method.step.syn-steps", "4", "--evaluation.recipe.epochs", "2",
     "--evaluation.recipe.full-epochs", "1", "--evaluation.networks", "2", "--quiet",
 ]  # fmt: skip
 
@@ -186,7 +186,7 @@ def test_more_iterations_go_on_and_other_settings_are_refused(capsys: pytest.Cap
 def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d3-w8", "--dry-run") == 0
+    assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d2-w4", "--dry-run") == 0
     shown = capsys.readouterr().out
     assert shown.startswith("Data: cifar100, known by name;")
     last = shown[shown.index("\n\n") + 2 :].splitlines()
@@ -199,7 +199,8 @@ def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_as_json_is_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_as_json_is_nothing_else(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Speed, "_measured", lambda self, step: 1.0)
     assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d3-w8", "--dry-run", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["settings"]["method"]["step"]["syn_steps"] == 20
@@ -224,8 +225,8 @@ def test_dry_run_as_json_is_nothing_else(capsys: pytest.CaptureFixture[str]) -> 
         (["run", "digits-ipc1", "--ipc", "1000"], "choose --ipc between 1 and"),
         (["run", "digits-ipc1", "--device", "cudaa"], "is not a device"),
         (
-            ["run", "digits-ipc1", *TINY, "--method.step.max-start-epoch", "3"],
-            "--method.step.max-start-epoch 2 or less",
+            ["run", "digits-ipc1", *TINY, "--method.step.max-start-epoch", "2"],
+            "--method.step.max-start-epoch 1 or less",
         ),
         (["run", "digits-ipc1", *TINY, "--distill.validate-every", "2"], "--data.validation 0.1"),
         (["run", "digits-ipc1", "--method", "ast-as-released", *TINY], "multiple of 10"),
