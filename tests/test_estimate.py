@@ -59,7 +59,7 @@ from astdistill.runtime.status import duration, size
 
 
 def small(tmp_path: Path, dtype: str = "float32") -> Experiment:
-    preset = PRESETS["digits-ipc1"].replace(model="convnet-d2-w64")
+    preset = PRESETS["digits-ipc1"].replace(model="convnet-d2-w32")
     experts = preset.experts.replace(count=2, store=tmp_path / "experts", dtype=dtype)
     return preset.replace(experts=experts, method=preset.method.replace(expert=preset.method.recipe.replace(epochs=3)))
 

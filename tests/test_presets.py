@@ -39,13 +39,13 @@ COUNTS = [
 
 
 WAYS = {
-    (each.method.name, each.data.whiten): name
+    each.method.name: name
     for name, each in sorted(PRESETS.items(), key=lambda item: -item[1].ipc)
     if each.data.source.startswith(("digits", "cifar"))
     and "borrowed" not in each.published.source
     and each.method.expert is not None
 }
-"""One preset for each method and whitening, of the fewest images: the settings of the others are checked below."""
+"""One preset for each method, of the fewest images: the settings of the others are checked below."""
 
 
 @pytest.mark.slow
