@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,8 @@ from astdistill.experiment.presets import PRESETS
 from astdistill.experiment.work import Speed
 
 TINY = [
-    "--experts.count", "2", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "4",
-    "--method.step.max-start-epoch", "2", "--method.step.syn-steps", "4", "--evaluation.recipe.epochs", "4",
+    "--experts.count", "2", "--method.expert.epochs", "2", "--model", "convnet-d1-w4", "--distill.iterations", "4",
+    "--method.step.max-start-epoch", "1", "--method.step.syn-steps", "4", "--evaluation.recipe.epochs", "2",
     "--evaluation.recipe.full-epochs", "1", "--evaluation.networks", "2", "--quiet",
 ]  # fmt: skip
 
@@ -30,6 +31,23 @@ TINY = [
 def _in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run `made` and its experts, for copying."""
+    place = tmp_path_factory.mktemp("distilled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+    return place
+
+
+@pytest.fixture
+def made(distilled: Path, tmp_path: Path) -> Path:
+    """The run `made` in the current folder."""
+    shutil.copytree(distilled, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "made"
 
 
 @pytest.mark.drawn
@@ -60,8 +78,9 @@ def test_run_leaves_a_whole_run_folder_and_resumes(capsys: pytest.CaptureFixture
     assert (out / "scores.partial.json").stat().st_mtime_ns == written
 
 
-def test_distill_then_evaluate_needs_only_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+def test_distill_then_evaluate_needs_only_the_file(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "made" / "synthetic.safetensors").rename(tmp_path / "alone.safetensors")
     words = [
         "alone.safetensors",
@@ -109,8 +128,7 @@ def test_distill_then_evaluate_needs_only_the_file(tmp_path: Path, capsys: pytes
     assert tables[6].count("\n| ") == 2 + len(load("alone.safetensors").classes)
 
 
-def test_the_rate_is_learned_fixed_or_searched(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+def test_the_rate_is_learned_fixed_or_searched(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = Path("made/report.html")
     assert "Not evaluated yet" in page.read_text(encoding="utf-8")
     words = ["evaluate", "made", "--epochs", "2", "--networks", "1", "--baselines", "random", "--quiet"]
@@ -173,8 +191,7 @@ def test_experts_shows_quality_and_keeps_the_figure(capsys: pytest.CaptureFixtur
     assert figure.stat().st_size > 1000
 
 
-def test_more_iterations_go_on_and_other_settings_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+def test_more_iterations_go_on_and_other_settings_are_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("distill", "digits-ipc1", *TINY, "--distill.iterations", "6", "--out", "made") == 0
     assert len(Path("made/metrics.jsonl").read_text().splitlines()) == 6
     before = Path("made/synthetic.safetensors").read_bytes()
@@ -186,7 +203,7 @@ def test_more_iterations_go_on_and_other_settings_are_refused(capsys: pytest.Cap
 def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d3-w8", "--dry-run") == 0
+    assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d2-w4", "--dry-run") == 0
     shown = capsys.readouterr().out
     assert shown.startswith("Data: cifar100, known by name;")
     last = shown[shown.index("\n\n") + 2 :].splitlines()
@@ -199,7 +216,8 @@ def test_dry_run_prints_settings_and_estimate_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_as_json_is_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_as_json_is_nothing_else(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Speed, "_measured", lambda self, step: 1.0)
     assert exit_code("run", "cifar100-ipc1", "--model", "convnet-d3-w8", "--dry-run", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["settings"]["method"]["step"]["syn_steps"] == 20
@@ -224,8 +242,8 @@ def test_dry_run_as_json_is_nothing_else(capsys: pytest.CaptureFixture[str]) -> 
         (["run", "digits-ipc1", "--ipc", "1000"], "choose --ipc between 1 and"),
         (["run", "digits-ipc1", "--device", "cudaa"], "is not a device"),
         (
-            ["run", "digits-ipc1", *TINY, "--method.step.max-start-epoch", "3"],
-            "--method.step.max-start-epoch 2 or less",
+            ["run", "digits-ipc1", *TINY, "--method.step.max-start-epoch", "2"],
+            "--method.step.max-start-epoch 1 or less",
         ),
         (["run", "digits-ipc1", *TINY, "--distill.validate-every", "2"], "--data.validation 0.1"),
         (["run", "digits-ipc1", "--method", "ast-as-released", *TINY], "multiple of 10"),
@@ -392,8 +410,7 @@ def test_any_part_can_be_put_in(capsys: pytest.CaptureFixture[str]) -> None:
         assert sentence in capsys.readouterr().err
 
 
-def test_a_refused_run_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("distill", "digits-ipc1", *TINY, "--out", "made") == 0
+def test_a_refused_run_changes_nothing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     for words in (["--distill.iterations", "2"], ["--data.per-class", "50"], ["--experts.count", "3"], ["--seed", "1"]):
         assert exit_code("distill", "digits-ipc1", *TINY, *words, "--out", "made") == 2

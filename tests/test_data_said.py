@@ -11,6 +11,7 @@ from PIL import Image
 from problems import exit_code
 
 from astdistill.data.description import Description
+from astdistill.experiment.work import Speed
 from astdistill.report.page.page import save_page
 from astdistill.report.run import read_run
 from astdistill.runtime.progress import Output
@@ -93,8 +94,12 @@ def test_other_verbs_say_it_too_and_quiet_ones_only_what_is_odd(
     assert "warning" in shown
 
 
-def test_dry_run_says_it_first_and_evaluate_in_a_line(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("run", *words(photos), "--dry-run") == 0
+def test_dry_run_says_it_first_and_evaluate_in_a_line(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Speed, "_measured", lambda self, step: 1.0)
+        assert exit_code("run", *words(photos), "--dry-run") == 0
     shown = capsys.readouterr().out
     assert shown.startswith("Data: ")
     assert "36 training, 21 test; 16×16 pixels" in shown
@@ -105,7 +110,10 @@ def test_dry_run_says_it_first_and_evaluate_in_a_line(photos: Path, capsys: pyte
     assert "Data: photos: 36 training, 21 test images of 3 classes, 16×16 pixels" in capsys.readouterr().err
 
 
-def test_data_known_by_name_are_not_read_for_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_known_by_name_are_not_read_for_an_estimate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Speed, "_measured", lambda self, step: 1.0)
     assert exit_code("run", "cifar100-ten-ipc10", "--model", "convnet-d3-w8", "--dry-run") == 0
     shown = capsys.readouterr().out
     assert shown.startswith("Data: cifar100, known by name; not read")

@@ -4,6 +4,8 @@ clock of the test's own."""
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +41,7 @@ from astdistill.experiment.work import (
     Network,
     Passes,
     Speed,
+    counted_operations,
     fair_share,
     training_passes,
     unroll_passes,
@@ -48,7 +51,7 @@ from astdistill.methods.estimators import Backprop, FirstOrder, Recompute, Trunc
 from astdistill.methods.outer_step import StepWork
 from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, FTD, MTT
 from astdistill.models.flat import FlatModel
-from astdistill.models.registry import build_model
+from astdistill.models.registry import FAMILIES, build_model
 from astdistill.runtime.devices import settled_device
 from astdistill.runtime.machine import Room, Started
 from astdistill.runtime.parallel import START_S, WorkerPlan
@@ -56,7 +59,7 @@ from astdistill.runtime.status import duration, size
 
 
 def small(tmp_path: Path, dtype: str = "float32") -> Experiment:
-    preset = PRESETS["digits-ipc1"].replace(model="convnet-d2-w64")
+    preset = PRESETS["digits-ipc1"].replace(model="convnet-d2-w32")
     experts = preset.experts.replace(count=2, store=tmp_path / "experts", dtype=dtype)
     return preset.replace(experts=experts, method=preset.method.replace(expert=preset.method.recipe.replace(epochs=3)))
 
@@ -129,6 +132,52 @@ def hooked(model: str) -> int:
 @pytest.mark.parametrize("model", ["mlp", "lenet", "vgg11-batchnorm", "resnet18", "convnet-d2-w8-nopool"])
 def test_other_networks_are_counted_as_hooks_count_them(model: str) -> None:
     assert Network(model, SHAPE, 10).multiply_adds(FORWARD) == hooked(model)
+
+
+class Unusual(torch.nn.Module):
+    """Operators that no network of ours has: attention, a recurrence, products without a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(3, 1, batch_first=True)
+        self.recurrence = torch.nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        rows = images.flatten(2).transpose(1, 2)
+        seen = torch.nn.functional.scaled_dot_product_attention(rows[:, None], rows[:, None], rows[:, None])
+        square = torch.einsum("bnc,bnd->bcd", rows, rows)
+        return self.attention(rows, rows, rows)[0].sum() + self.recurrence(rows)[0].sum() + seen.sum() + square.sum()
+
+
+class Branched(torch.nn.Module):
+    """One of two layers, by the values of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = torch.nn.Linear(16, 8), torch.nn.Linear(16, 8)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cond(images.sum() > 0, self.one, self.other, (images,))
+
+
+@pytest.mark.parametrize("model", [*FAMILIES, "unusual", "branched"])
+def test_operations_are_those_that_torch_counts(model: str) -> None:
+    own: dict[str, Callable[[], torch.nn.Module]] = {"unusual": Unusual, "branched": Branched}
+    network = own.get(model, lambda: build_model(model, (3, 16, 16), 10))().eval()
+    images = torch.zeros(1, 3, 16, 16)
+    found = counted_operations(network, images)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(images)
+    assert found == counter.get_total_flops() > 0
+
+
+def test_counting_imports_no_compiler() -> None:
+    """torch._dynamo takes longer than all the rest of `astdistill presets`."""
+    code = (
+        "import sys; from astdistill.experiment.work import Network; assert Network('vit', (3, 16, 16), 10).counts[1]; "
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 class NoModules:

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from fuzz.desk import PICTURES
 from fuzz.reading import (
     cached_numbers,
     claimed,
     data,
+    digits,
     experts_of_others,
     labelled_by_file,
     logged,
@@ -29,7 +31,7 @@ from fuzz.reading import (
     verified,
 )
 
-from astdistill.cli.evaluate import _expert_epochs
+from astdistill.cli.evaluate import Evaluate, _expert_epochs, _teacher
 from astdistill.cli.saved import read_config
 from astdistill.distillation.snapshots import StartMap, read_course
 from astdistill.evaluation.continual import Continual
@@ -62,6 +64,13 @@ def _swept(desk: Path) -> Any:
     return sweep_table(found)
 
 
+def _run_of_a_teacher(desk: Path) -> Any:
+    """The settings by which `evaluate` obtains the teacher of a set."""
+    given = Evaluate(path=desk / "run/synthetic.safetensors")
+    with mock.patch("astdistill.cli.evaluate.obtain_teacher", lambda experiment, *_: experiment.to_json()):
+        return _teacher(given, digits(), "convnet-d1-w4")
+
+
 ONE_STEP_MORE = resumed("--distill.iterations", "4")
 OURS: dict[str, Reader] = {
     "set": Reader("run/synthetic.safetensors", set_of, sealed=True),
@@ -92,6 +101,7 @@ OURS: dict[str, Reader] = {
     "sweep": Reader("swept/sweep.json", _swept),
     "search for rates": Reader("tuned/tuning.json", lambda desk: Tuning.read(desk / "tuned")),
     "epochs of experts": Reader("run/config.json", lambda desk: _expert_epochs(desk / "run/synthetic.safetensors")),
+    "run of a teacher": Reader("run/config.json", _run_of_a_teacher),
     "recipe": Reader("experts/*/recipe.json", store_of),
     "preprocessing": Reader("experts/*/preprocessing.safetensors", store_of, sealed=True),
     "rows": Reader("experts/*/000.safetensors", store_of, sealed=True),

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..autodiff.dispatch import chosen, engine_name, engine_of
@@ -95,6 +96,45 @@ def unroll_passes(estimator: Estimator, steps: int) -> Passes:
     return TRAIN.times(steps).plus(walk)
 
 
+class _Counting:
+    """What `OperationCount` does with each operator. It stands in a class of its own because TorchDispatchMode wraps a
+    `__torch_dispatch__` of its direct subclass in code that imports torch._dynamo, which takes 1.5 s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+        self._formulas: dict[Any, Callable[..., int]] = FlopCounterMode(display=False).flop_registry
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        with self:  # pyright: ignore[reportGeneralTypeIssues]
+            output = func.decompose(*args, **named)
+        if output is not NotImplemented:
+            return output
+        output = func(*args, **named)
+        formula = self._formulas.get(func._overloadpacket)
+        if formula is not None:
+            self.operations += formula(*args, **named, out_val=output)
+        return output
+
+
+class OperationCount(_Counting, TorchDispatchMode):
+    """Counts the floating-point operations of a block, two for a multiply-add, by the formulas of FlopCounterMode."""
+
+
+def counted_operations(network: nn.Module, images: Tensor) -> int:
+    """Floating-point operations of a forward pass, as FlopCounterMode counts them."""
+    with torch.no_grad():
+        try:
+            with OperationCount() as counted:
+                network(images)
+            return counted.operations
+        except RuntimeError:  # torch.cond and its like, which have dynamo imported anyway
+            with FlopCounterMode(display=False) as counter:
+                network(images)
+            return counter.get_total_flops()
+
+
 @dataclass(frozen=True)
 class Network:
     """A network by name for images of one shape, and what one image costs in it."""
@@ -129,11 +169,11 @@ class Network:
         network = copy.deepcopy(self.module).eval()
         leaves = [part for part in network.modules() if not list(part.children())]
         hooks = [part.register_forward_hook(seen) for part in leaves]
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad():
             network(images)
         for hook in hooks:
             hook.remove()
-        return first, counter.get_total_flops() // 2 - first, values
+        return first, counted_operations(network, images) // 2 - first, values
 
     def multiply_adds(self, passes: Passes) -> int:
         """Of one image."""
