@@ -53,18 +53,20 @@ def hundred_classes(out: Path) -> None:
     """A run folder as large as CIFAR-100's at ten images per class, with learned labels and nothing but noise; of its
     frames the first seven, in which budget and size are already at their limits."""
     generator = torch.Generator().manual_seed(0)
-    classes = tuple(f"class_{number}" for number in range(100))
-    for iteration in filter(due, range(101)):
-        images = torch.rand(1000, 3, 32, 32, generator=generator)
-        targets = 4 * one_hot(torch.arange(100).repeat_interleave(10), 100) + torch.randn(
-            1000, 100, generator=generator
-        )
-        synthetic = SyntheticSet(
-            images, targets, torch.tensor(0.01), classes, Preprocessing.none((3, 32, 32)), DataConfig(source="cifar100"), "convnet-d3",
-            "soft", provenance={"iteration": iteration},
-        )  # fmt: skip
+    frames = {iteration: noise(iteration, generator) for iteration in filter(due, range(101))}
+    for iteration, synthetic in frames.items():
         Frame.of(synthetic, iteration).save(out)
-    synthetic.save(out / "synthetic.safetensors")
+    frames[max(frames)].save(out / "synthetic.safetensors")
+
+
+def noise(iteration: int, generator: torch.Generator) -> SyntheticSet:
+    """Noise for a hundred classes after so many outer steps."""
+    images = torch.rand(1000, 3, 32, 32, generator=generator)
+    targets = 4 * one_hot(torch.arange(100).repeat_interleave(10), 100) + torch.randn(1000, 100, generator=generator)
+    return SyntheticSet(
+        images, targets, torch.tensor(0.01), tuple(f"class_{number}" for number in range(100)), Preprocessing.none((3, 32, 32)),
+        DataConfig(source="cifar100"), "convnet-d3", "soft", provenance={"iteration": iteration},
+    )  # fmt: skip
 
 
 @pytest.mark.slow
