@@ -132,14 +132,26 @@ def test_what_cannot_be_measured_is_one_sentence(words: list[str]) -> None:
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "number"),
-    [("experts", signal.SIGTERM), ("shared", signal.SIGKILL)],
+    "number",
+    [signal.SIGTERM, signal.SIGKILL],
 )
-def test_a_bench_that_a_signal_ends_leaves_no_process_behind(name: str, number: signal.Signals) -> None:
-    """Its measurements, the experts that these train side by side, and the busy processes: all in sessions of their
-    own, which no signal of a terminal reaches."""
-    further = {"experts": ["--variant", "ours"], "shared": ["--busy", "2", "--spin", "1000"]}[name]
-    words = [sys.executable, "-m", "suite", name, "--case", "tiny", "-n", "1000", "--threads", "2", "--quiet", *further]
+def test_a_bench_that_a_signal_ends_leaves_no_process_behind(number: signal.Signals) -> None:
+    """Its measurements and the busy processes: all in sessions of their own, which no signal of a terminal reaches."""
+    further = ["--busy", "2", "--spin", "1000"]
+    words = [
+        sys.executable,
+        "-m",
+        "suite",
+        "shared",
+        "--case",
+        "tiny",
+        "-n",
+        "1000",
+        "--threads",
+        "2",
+        "--quiet",
+        *further,
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([paths_of_the_suite(), *sys.path])}
     with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as bench:
         try:

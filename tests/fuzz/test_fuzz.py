@@ -177,7 +177,7 @@ def test_damage_is_told_in_a_sentence(name: str, desk: Path, capsys: pytest.Capt
     sound = read_whole(name, desk)
 
     @settings(
-        max_examples=EXAMPLES * 3,
+        max_examples=EXAMPLES * 2,
         derandomize=not LONG,
         deadline=None,
         database=None,
