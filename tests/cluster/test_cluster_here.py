@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -191,6 +192,20 @@ def test_nodes_that_do_not_answer_are_named(ray: Ray, monkeypatch: pytest.Monkey
     monkeypatch.setattr(ray, "get", get)
     found = list(engine.ask(lambda: {}, sites()).values())
     assert found == [{"fault": "it did not answer in 90 s"}, {"fault": "WorkerCrashedError: out of memory"}]
+
+
+def test_a_node_that_is_lost_while_it_is_asked_is_no_broken_one(ray: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
+    able, real = sites(), ray.get
+    calls = itertools.count()
+
+    def get(answer: Any, timeout: float | None = None) -> Any:
+        if next(calls) == 1:
+            ray.found[1] = {**ray.found[1], "Alive": False}
+            raise WorkerCrashedError("the node is gone")
+        return real(answer, timeout)
+
+    monkeypatch.setattr(ray, "get", get)
+    assert engine.ask(lambda: {"fine": "yes"}, able) == {able[0]: {"fine": "yes"}}
 
 
 def test_a_node_that_joins_later_and_would_compute_other_bits_takes_no_job(

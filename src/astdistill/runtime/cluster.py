@@ -324,7 +324,15 @@ def ask(function: Callable[..., dict[str, str]], able: Sequence[Site], *given: A
             answers[site] = {"fault": f"it did not answer in {ANSWER_S:.0f} s"}
         except ray.exceptions.RayError as error:
             answers[site] = {"fault": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-    return answers
+    return _without_lost(answers)
+
+
+def _without_lost(answers: dict[Site, dict[str, str]]) -> dict[Site, dict[str, str]]:
+    """The answers without those of nodes that have left the cluster since they were listed: they are gone, not broken.
+    Where no node is left, all of them."""
+    alive = {site.number for site in sites()}
+    left = {site: told for site, told in answers.items() if "fault" not in told or site.number in alive}
+    return left or answers
 
 
 def facts(probe: Callable[[], Mapping[str, str]]) -> dict[str, str]:
