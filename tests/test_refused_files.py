@@ -18,11 +18,12 @@ from astdistill.interop.import_experts import _under_way, fitting_model
 from astdistill.interop.import_sets import read_pickle
 from astdistill.report.experts import read_experts
 from astdistill.report.live import expert_progress
-from astdistill.report.run import read_run
+from astdistill.report.run import RunReader, read_run
 from astdistill.report.tuning import FILE, Tuning
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import load_tensors, lock, save_tensors, write_json
 from astdistill.runtime.run_dir import RunDir
+from astdistill.runtime.text import in_one_line
 
 Change = Callable[[dict[str, torch.Tensor], dict[str, Any]], None]
 
@@ -217,3 +218,15 @@ def test_experts_whose_store_is_not_seen_are_of_no_known_number(tmp_path: Path) 
         recipe.parent.mkdir(parents=True, exist_ok=True)
         recipe.write_text(broken)
         assert expert_progress(tmp_path / "run", config, "data") is None
+
+
+def test_what_other_code_says_is_one_printable_line() -> None:
+    assert in_one_line(ValueError("no\nsuch \x1b[2J type")) == r"no such \x1b[2J type"
+    assert in_one_line(KeyError()) == "KeyError"
+    assert in_one_line(ValueError("x" * 300)) == "x" * 200
+
+
+def test_damage_to_what_was_learned_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"method": {"learn": 0.5}}')
+    with pytest.raises(InputError, match=r"config\.json says 0\.5 of what was learned"):
+        _ = RunReader.of(tmp_path).learns_lr

@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from ..runtime.errors import InputError
 from ..runtime.files import write_text
+from ..runtime.text import in_one_line
 from .flags import END, Flag, Positional
 
 PRESET = "preset"
@@ -36,7 +37,7 @@ def read_config(path: Path) -> Entries:
     except RecursionError:
         raise InputError(f"--config {path} has values too deep in one another; write lines such as ipc: 10") from None
     except yaml.YAMLError as error:
-        where = " ".join(str(error).split())
+        where = in_one_line(error, 1000)
         raise InputError(f"--config {path} is not YAML ({where}); write lines such as ipc: 10") from error
     return entries
 

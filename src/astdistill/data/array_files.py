@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.errors import InputError
+from ..runtime.text import in_one_line
 from . import medmnist
 from .cifar import cifar_folder, is_cifar
 from .dataset import RawData, Summary
@@ -182,7 +183,7 @@ def _broken_npz(path: Path, name: str, error: Exception) -> InputError:
             f"{path}{which} cannot be read as an .npz file of plain arrays: it holds Python objects, which are never "
             f"unpickled; store numbers or text with numpy.savez."
         )
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = in_one_line(error)
     return InputError(
         f"{path}{which} cannot be read as an .npz file of plain arrays ({reason}); write it with numpy.savez."
     )

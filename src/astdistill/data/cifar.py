@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..runtime.errors import InputError
+from ..runtime.text import in_one_line
 from .dataset import RawData, Split, Summary, checked_count
 from .labels import numbered
 from .named_arrays import plain_text, with_labels
@@ -181,7 +182,7 @@ def _plain_pickle(path: Path) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{path} {error}") from error
     except Exception as error:  # a broken pickle raises whatever its bytes happen to ask for
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = in_one_line(error)
         raise InputError(f"{path} cannot be read as one of CIFAR's batches ({reason}); download it again.") from error
     raise InputError(f"{path} holds no dictionary; give CIFAR's own batches.")
 

@@ -18,6 +18,7 @@ import torch
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import cache_folder
 from ..runtime.progress import phase
+from ..runtime.text import in_one_line
 from .columns import Columns, find_columns, kind_of
 from .dataset import Source, Summary
 from .decoding import file_bytes
@@ -349,7 +350,7 @@ def from_hub(repository: str) -> Mapping[str, Any]:
         ):  # its retries end in our one sentence
             splits = datasets.load_dataset(path, configuration or None)
     except Exception as error:  # datasets, huggingface_hub and their HTTP client raise a dozen unrelated types
-        reason = " ".join(str(error).split())[:300]
+        reason = in_one_line(error, 300)
         raise InputError(
             f"'{repository}' cannot be read from the Hugging Face hub ({type(error).__name__}: {reason}); "
             "check the name and the network, or name a local copy of its parquet files: --data FOLDER."

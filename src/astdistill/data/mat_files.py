@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import InputError
+from ..runtime.text import in_one_line
 
 HEADER, VERSION_AT, HDF5 = 128, 124, b"\x89HDF"
 MATRIX, COMPRESSED = 14, 15
@@ -48,7 +49,7 @@ def read_mat(path: Path) -> dict[str, np.ndarray]:
             raise ValueError("it does not begin as those of version 5 to 7 do")
         return dict(_variables(memoryview(data)[HEADER:], order))
     except (ValueError, struct.error, zlib.error, OverflowError, MemoryError) as error:
-        why = " ".join(str(error).split())[:200] or type(error).__name__
+        why = in_one_line(error)
         raise InputError(f"{path} cannot be read as a .mat file ({why}); download it again.") from error
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import InputError
+from ..runtime.text import in_one_line
 from .digests import FileSet
 
 MARKS = ("state.json", "dataset_info.json")
@@ -39,7 +40,7 @@ def from_saved(folder: Path) -> Mapping[str, Any]:
     try:
         held = datasets.load_from_disk(str(folder))
     except Exception as error:  # datasets and pyarrow raise a dozen unrelated types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = in_one_line(error)
         raise InputError(
             f"{folder} cannot be read as a folder of datasets.save_to_disk ({reason}); save it again."
         ) from error

@@ -31,6 +31,7 @@ from ..runtime.files import check_folder
 from ..runtime.progress import bar, phase, tell
 from ..runtime.run_dir import FREE, RunDir, flat
 from ..runtime.seeds import derive
+from ..runtime.text import in_one_line
 from .config import Experiment, check_experiment, load_data
 from .pipeline import obtain_experts
 
@@ -248,7 +249,7 @@ class _Trials:
                 storage=storage, study_name="tune", direction="maximize", pruner=pruner, load_if_exists=True
             )
         except Exception as error:  # Optuna does what the lines say, and raises whatever comes of it
-            why = " ".join(str(error).split())[:200]
+            why = in_one_line(error)
             raise InputError(
                 f"{path} is not the journal of a search ({type(error).__name__}: {why}); delete it, and the same "
                 "command begins anew."

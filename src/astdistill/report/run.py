@@ -194,8 +194,11 @@ class RunReader(LiveRun):
 
     @property
     def learns_lr(self) -> bool:
-        """Whether η was learned, as it is where the settings say nothing."""
-        return "lr" in self._method.get("learn", ("lr",))
+        """Whether η was learned, as it is where the settings say nothing. Raises InputError where they are damaged."""
+        learned = self._method.get("learn", ["lr"])
+        if not isinstance(learned, list | tuple):
+            raise InputError(f"{self.dir.config} says {learned!r} of what was learned, which is no list of names.")
+        return "lr" in learned
 
 
 def unmoved_loss(method: Method) -> float | None:

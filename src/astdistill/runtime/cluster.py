@@ -37,6 +37,7 @@ from .machine import cores
 from .owners import new_tag
 from .progress import Bar, be_quiet, tell
 from .provenance import instructions, processor, versions
+from .text import in_one_line
 from .trust import take_over, words_of_trust
 from .worker import TensorLocation, TensorPickler, nameless_file, sendable
 
@@ -264,7 +265,7 @@ def _join(ray: Any, address: str) -> None:
                 "~/.ray/auth_token here, or set RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token."
             ) from error
         except (ConnectionError, RuntimeError, ValueError) as error:
-            why = " ".join(str(error).split())[:200]
+            why = in_one_line(error)
             raise InputError(
                 f"No Ray cluster was found at '{address}' from here ({why}); make this machine a node of it: ray start "
                 "--head, or ray start --address HOST:PORT; or run the command there with ray job submit."

@@ -29,6 +29,12 @@ def printable(text: str) -> str:
     return "".join(map(_written_out, text))
 
 
+def in_one_line(error: BaseException, most: int = 200) -> str:
+    """What an error of another package says, as one printable line of at most `most` signs; the name of its class where
+    it says nothing."""
+    return printable(" ".join(str(error).split()))[:most] or type(error).__name__
+
+
 def _written_out(sign: str) -> str:
     if sign in "\n\t" or sign in JOINERS or unicodedata.category(sign) not in HIDDEN:
         return sign
