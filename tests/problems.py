@@ -24,6 +24,7 @@ from astdistill.experts.training import train_experts
 from astdistill.methods.matching import Matching
 from astdistill.methods.unroll import InnerLoop, Plan, Variables
 from astdistill.models.flat import FlatModel
+from astdistill.runtime.progress import Bar
 from astdistill.runtime.seeds import rng, seeded
 
 
@@ -160,3 +161,15 @@ def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(MappedImages, "__getitem__", counted)
     return read
+
+
+class NotedBar(Bar):
+    """A bar that nobody sees, and that keeps its notes."""
+
+    def __init__(self) -> None:
+        super().__init__("", 100, 0, None)
+        self.notes: list[str] = []
+
+    def step(self, units: int = 1, note: str = "") -> None:
+        super().step(units, note)
+        self.notes.append(note)

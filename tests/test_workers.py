@@ -15,6 +15,7 @@ from typing import Any
 import jobs
 import pytest
 import torch
+from problems import NotedBar
 
 from astdistill.runtime import parallel
 from astdistill.runtime.errors import DivergedError, InputError
@@ -28,23 +29,10 @@ from astdistill.runtime.parallel import (
     training_seconds,
     worker_words,
 )
-from astdistill.runtime.progress import Bar
 from astdistill.runtime.worker import TensorPickler, TensorUnpickler, nameless_file, sendable
 
 CPU = torch.device("cpu")
 TWO = WorkerPlan(2, 1, asked=True)
-
-
-class Shown(Bar):
-    """A bar that keeps its notes."""
-
-    def __init__(self) -> None:
-        super().__init__("", 100, 0, None)
-        self.notes: list[str] = []
-
-    def step(self, units: int = 1, note: str = "") -> None:
-        super().step(units, note)
-        self.notes.append(note)
 
 
 @pytest.fixture
@@ -137,7 +125,7 @@ def test_workers_wait_a_bounded_time_unless_the_user_said_how(monkeypatch: pytes
     for own in ({}, {"OMP_WAIT_POLICY": "ACTIVE"}):
         for name, value in own.items():
             monkeypatch.setenv(name, value)
-        processes = _Processes(Shown())
+        processes = _Processes(NotedBar())
         processes.start(1)
         processes.stop()
     assert [env.get("GOMP_SPINCOUNT") for env in given] == [str(SPINS), None]
@@ -157,7 +145,7 @@ def test_processes_are_started_for_long_work_or_when_asked_for() -> None:
 
 def test_one_process_has_the_threads_of_a_worker_and_gives_them_back(threads: None) -> None:
     torch.set_num_threads(2)
-    shown = Shown()
+    shown = NotedBar()
     with pool(jobs.square, torch.ones(3), WorkerPlan(2, 1), shown, 3, 0.1) as run:
         assert list(run([1, 2])) == [(1, (3.0, os.getpid(), 1)), (2, (12.0, os.getpid(), 1))]
     assert torch.get_num_threads() == 2
@@ -165,7 +153,7 @@ def test_one_process_has_the_threads_of_a_worker_and_gives_them_back(threads: No
 
 
 def test_workers_share_the_jobs_and_tell_their_steps() -> None:
-    shown = Shown()
+    shown = NotedBar()
     with pool(jobs.square, torch.ones(3), TWO, shown, 4, 0.1) as run:
         found = dict(run([1, 2, 3, 4]))
         assert shown.done == 10
@@ -210,7 +198,10 @@ def test_tensors_arrive_as_they_lie_and_writing_into_them_reaches_nobody() -> No
 
 @pytest.mark.slow
 def test_an_error_of_a_job_is_raised_here_and_stops_the_other_workers() -> None:
-    with pytest.raises(InputError, match=r"^lower --this$") as raised, pool(jobs.fail, None, TWO, Shown(), 2, 0) as run:
+    with (
+        pytest.raises(InputError, match=r"^lower --this$") as raised,
+        pool(jobs.fail, None, TWO, NotedBar(), 2, 0) as run,
+    ):
         list(run(["waits", "input"]))
     assert type(raised.value) is InputError
 
@@ -220,7 +211,7 @@ def test_errors_keep_their_kind_and_say_where_they_come_from() -> None:
         assert sendable(error) is error
         assert not hasattr(error, "__notes__")
     with pytest.raises(jobs.Odd) as raised:
-        jobs.fail(None, "odd", Shown())
+        jobs.fail(None, "odd", NotedBar())
     sent = sendable(raised.value)
     assert type(sent) is RuntimeError
     assert str(sent) == "Odd: odd 7"
@@ -233,7 +224,7 @@ def test_errors_keep_their_kind_and_say_where_they_come_from() -> None:
 def test_a_pipe_that_is_closed_under_its_reader_is_a_worker_that_is_gone() -> None:
     """As a signal in the middle of the start may leave it: no traceback of a thread behind the sentence that says how
     to go on."""
-    processes = _Processes(Shown())
+    processes = _Processes(NotedBar())
     with subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         worker.stdout.close()
@@ -248,7 +239,7 @@ def test_a_killed_worker_is_one_sentence() -> None:
         "^One of 2 workers was killed by SIGKILL, as happens when memory runs out.*run the same again with fewer "
         "of them: --workers 1.$"
     )
-    with pytest.raises(InputError, match=words), pool(jobs.fail, None, TWO, Shown(), 2, 0) as run:
+    with pytest.raises(InputError, match=words), pool(jobs.fail, None, TWO, NotedBar(), 2, 0) as run:
         list(run(["waits", "killed"]))
 
 

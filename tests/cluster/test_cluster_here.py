@@ -21,7 +21,7 @@ import jobs
 import pytest
 import standing_in
 import torch
-from problems import TINY, TINY_RECIPE, blobs, same_store
+from problems import TINY, TINY_RECIPE, NotedBar, blobs, same_store
 from standing_in import AuthenticationError, GetTimeoutError, Ray, RayTaskError, WorkerCrashedError
 
 from astdistill.cli.main import main
@@ -38,18 +38,6 @@ from astdistill.runtime.worker import nameless_file
 ANY = WorkerPlan(2, 1, asked=True)
 
 
-class Counted(Bar):
-    """A bar that nobody sees, and that keeps its notes."""
-
-    def __init__(self) -> None:
-        super().__init__("", 100, 0, None)
-        self.notes: list[str] = []
-
-    def step(self, units: int = 1, note: str = "") -> None:
-        super().step(units, note)
-        self.notes.append(note)
-
-
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ray]:
     before = torch.get_num_threads()
@@ -61,12 +49,12 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ray]:
 @contextmanager
 def running(work: Any, shared: Any, bar: Bar | None = None, **words: Any) -> Iterator[Callable[[Sequence[Any]], Any]]:
     """A function from jobs to their results."""
-    with clustered(Cluster(**words)), pool(work, shared, ANY, bar or Counted(), 2, 0.0) as run:
+    with clustered(Cluster(**words)), pool(work, shared, ANY, bar or NotedBar(), 2, 0.0) as run:
         yield run
 
 
 def test_jobs_are_computed_with_the_threads_that_were_named_and_their_steps_counted(ray: Ray) -> None:
-    bar = Counted()
+    bar = NotedBar()
     with running(jobs.square, torch.ones(3), bar) as run:
         found = dict(run([1, 2, 3]))
     assert {job: (value, threads) for job, (value, _, threads) in found.items()} == {
@@ -89,7 +77,7 @@ def test_a_cluster_that_the_program_has_joined_is_not_left(ray: Ray) -> None:
 
 
 def test_a_lost_job_is_begun_again_and_its_steps_count_once(ray: Ray, tmp_path: Path) -> None:
-    bar = Counted()
+    bar = NotedBar()
     (tmp_path / "tried").touch()
     ray.lost = [WorkerCrashedError("gone")] * engine.RETRIES
     with running(jobs.dies_once, tmp_path, bar) as run:
@@ -119,7 +107,7 @@ def test_errors_of_jobs_keep_their_type_and_their_words(ray: Ray) -> None:
 
 
 def test_progress_that_does_not_arrive_stops_nobody(ray: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
-    bar, wait = Counted(), ray.wait
+    bar, wait = NotedBar(), ray.wait
 
     def slow(answers: Sequence[Any], num_returns: int = 1, timeout: float | None = None) -> Any:
         if timeout == 0:
@@ -134,7 +122,7 @@ def test_progress_that_does_not_arrive_stops_nobody(ray: Ray, monkeypatch: pytes
 
 
 def test_steps_that_a_job_skips_are_skipped_here(ray: Ray) -> None:
-    bar = Counted()
+    bar = NotedBar()
     with running(skips, None, bar) as run:
         assert list(run([4])) == [(4, 4)]
     assert bar.done == 5

@@ -41,3 +41,15 @@ def write_pictures() -> Callable[..., None]:
             Image.fromarray(array).save(folder / f"{number:03d}.png")
 
     return write
+
+
+@pytest.fixture
+def tree(tmp_path: Path, write_pictures: Callable[..., None]) -> Callable[..., str]:
+    """Makes class folders below `tmp_path/in`: `tree(5, "train/cat", "train/dog")` puts five pictures into each."""
+
+    def make(count: int, *folders: str) -> str:
+        for number, folder in enumerate(folders):
+            write_pictures(tmp_path / "in" / folder, count, seed=number)
+        return str(tmp_path / "in")
+
+    return make

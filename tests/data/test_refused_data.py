@@ -37,23 +37,11 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
 LABELS = [0, 1, 0, 1, 0, 1]
 
 
-@pytest.fixture
-def tree(tmp_path: Path, write_pictures: Callable[..., None]) -> Tree:
-    """`tree(3, "train/cat", "train/dog")` puts three pictures into each of these folders below `tmp_path/in`."""
-
-    def make(count: int, *folders: str) -> str:
-        for number, folder in enumerate(folders):
-            write_pictures(tmp_path / "in" / folder, count, seed=number)
-        return str(tmp_path / "in")
-
-    return make
-
-
 def read(source: Any, **fields: Any) -> Dataset:
     return load_dataset(source, whiten="none", **fields)
 
 
-def refused(source: Any, sentence: str, **fields: Any) -> None:
+def check_refused(source: Any, sentence: str, **fields: Any) -> None:
     with pytest.raises(InputError, match=sentence):
         read(source, **fields)
 
@@ -79,30 +67,32 @@ def test_a_folder_of_other_folders_is_a_class_though_it_speaks_of_a_test(tree: T
 
 def test_parts_inside_a_part_are_a_question(tree: Tree) -> None:
     tree(2, *(f"train/{part}/{name}" for part in ("train", "val") for name in ("cat", "dog")))
-    refused(tree(2, "test/cat", "test/dog"), r"train holds train, val, which are parts again; name a folder below")
+    check_refused(
+        tree(2, "test/cat", "test/dog"), r"train holds train, val, which are parts again; name a folder below"
+    )
 
 
 def test_one_folder_is_not_both_parts(tree: Tree) -> None:
     where = tree(2, "day/cat", "day/dog", "night/cat", "night/dog")
-    refused(where, "day cannot be the training part and the test part; name", train_part="day", test_part="day")
+    check_refused(where, "day cannot be the training part and the test part; name", train_part="day", test_part="day")
 
 
 def test_several_training_parts_are_a_question_also_beside_a_named_test_part(tree: Tree) -> None:
     where = tree(2, *(f"{part}/{name}" for part in ("train", "training", "new") for name in ("cat", "dog")))
-    refused(where, "train.*training", test_part="new")
+    check_refused(where, "train.*training", test_part="new")
 
 
 def test_parts_inside_classes_are_read_or_are_a_question(tree: Tree) -> None:
     data = read(tree(2, "cat/train", "cat/val", "dog/train", "dog/val"))
     assert (len(data.train), len(data.test)) == (4, 4)
     assert "the validation part of every class as the test part, since there is no other" in data.summary.guessed
-    refused(
+    check_refused(
         tree(2, "cat/day", "cat/night", "dog/night"),
         "class dog has no training part day; divide all alike",
         train_part="day",
         test_part="night",
     )
-    refused(tree(2, "dog/train 2"), "train.*train 2", test_part="val")
+    check_refused(tree(2, "dog/train 2"), "train.*train 2", test_part="val")
 
 
 def test_two_names_that_are_one_as_text_are_refused(tmp_path: Path, write_pictures: Callable[..., None]) -> None:
@@ -111,7 +101,7 @@ def test_two_names_that_are_one_as_text_are_refused(tmp_path: Path, write_pictur
             write_pictures(tmp_path / "in" / "train" / name, 2)
         except OSError:
             pytest.skip("this file system has names of UTF-8 alone")
-    refused(tmp_path / "in", r"Two class folders are both called \\xe9 when written as text; rename one of them")
+    check_refused(tmp_path / "in", r"Two class folders are both called \\xe9 when written as text; rename one of them")
 
 
 def test_what_may_not_be_looked_at_is_named(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +163,7 @@ def test_transparent_pictures_of_16_bits_ask_for_a_background(tree: Tree) -> Non
     where = tree(3, "cat", "dog")
     array = np.arange(64).reshape(8, 8) * 1000
     write_png16(Path(where) / "cat" / "deep.png", array, clear=3000)
-    refused(
+    check_refused(
         where,
         "has 16 bits and transparent pixels; save it with 8 bits, or set --data.background drop",
     )
@@ -211,9 +201,11 @@ ANIMALS = datasets.ClassLabel(names=["cat", "dog"])
 
 def test_parts_of_a_table_are_known_by_name_or_are_a_question() -> None:
     one = table(LABELS, NUMBERS)
-    refused(datasets.DatasetDict({"a": one, "b": one}), "has no part called 'train', only a, b; name another source")
+    check_refused(
+        datasets.DatasetDict({"a": one, "b": one}), "has no part called 'train', only a, b; name another source"
+    )
     several = datasets.DatasetDict({"train_a": one, "train_b": one})
-    refused(several, "several parts that could be the training part: train_a, train_b; name another source")
+    check_refused(several, "several parts that could be the training part: train_a, train_b; name another source")
     data = read(datasets.DatasetDict({"train": one, "training": one, "test": one}))
     assert data.summary.left_out == ("split training, since train is the training part",)
     bare = one.remove_columns("label")
@@ -250,7 +242,9 @@ def test_parquet_files_whose_class_names_differ_are_refused(tmp_path: Path) -> N
     for number, names in enumerate((["cat", "dog"], ["dog", "cat"])):
         part = table(LABELS, datasets.ClassLabel(names=names))
         part.to_parquet(str(tmp_path / f"train-0000{number}-of-00002.parquet"))
-    refused(tmp_path, "class names of column label differ between train-00000-.* and train-00001-.*; write both with")
+    check_refused(
+        tmp_path, "class names of column label differ between train-00000-.* and train-00001-.*; write both with"
+    )
 
 
 def test_bytes_that_are_pictures_are_taken_for_them() -> None:
@@ -261,7 +255,7 @@ def test_bytes_that_are_pictures_are_taken_for_them() -> None:
     found = datasets.Dataset.from_dict(given, features=features)
     assert read(datasets.DatasetDict({"train": found, "test": found})).shape == (1, 8, 8)
     nothing = datasets.Dataset.from_dict({**given, "a": [None] * 6}, features=features)
-    refused(datasets.DatasetDict({"train": nothing, "test": nothing}), "--data.image-column")
+    check_refused(datasets.DatasetDict({"train": nothing, "test": nothing}), "--data.image-column")
 
 
 # arrays
@@ -276,7 +270,7 @@ def test_two_sets_in_one_folder_are_a_question(tmp_path: Path) -> None:
     for name in ("MNIST", "KMNIST"):
         (tmp_path / name / "raw").mkdir(parents=True)
         (tmp_path / name / "raw" / "train-images-idx3-ubyte").touch()
-    refused(tmp_path, r"holds several data sets, .*/MNIST/raw and .*/KMNIST/raw; name one of them with --data")
+    check_refused(tmp_path, r"holds several data sets, .*/MNIST/raw and .*/KMNIST/raw; name one of them with --data")
 
 
 def test_arrays_that_are_none_and_names_that_are_none_are_refused(tmp_path: Path) -> None:
@@ -284,9 +278,9 @@ def test_arrays_that_are_none_and_names_that_are_none_are_refused(tmp_path: Path
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("x_test", b"no array")
         archive.writestr("y_test", b"no array")
-    refused(path, r"[xy]_test in .*a\.npz is not an array; write the file with numpy\.savez")
+    check_refused(path, r"[xy]_test in .*a\.npz is not an array; write the file with numpy\.savez")
     path = savez(tmp_path / "b.npz", classes=np.ones((2, 2)))
-    refused(path, r"class names classes of .* are float64 of shape \(2, 2\); give one text per class")
+    check_refused(path, r"class names classes of .* are float64 of shape \(2, 2\); give one text per class")
 
 
 def test_arrays_of_no_known_name_are_counted(tmp_path: Path) -> None:
@@ -297,7 +291,7 @@ def test_arrays_of_no_known_name_are_counted(tmp_path: Path) -> None:
 
 
 def test_text_and_numbers_in_labels_of_two_parts_are_not_taken_for_one_another(tmp_path: Path) -> None:
-    refused(
+    check_refused(
         savez(tmp_path / "a.npz", x_test=IMAGES, y_test=np.array(["0", "1"] * 3)),
         r"labels of a\.npz, y_train are a mixture of int and str; give one kind",
     )
@@ -305,7 +299,7 @@ def test_text_and_numbers_in_labels_of_two_parts_are_not_taken_for_one_another(t
 
 def test_a_part_cannot_be_named_where_there_are_no_folders(tmp_path: Path) -> None:
     savez(tmp_path / "a.npz")
-    refused(tmp_path, "--data.train-part", train_part="train")
+    check_refused(tmp_path, "--data.train-part", train_part="train")
 
 
 def test_a_folder_that_is_called_as_a_set_of_the_hub_is_said(
@@ -344,13 +338,13 @@ class Raw:
 )
 def test_batches_that_are_none_of_cifars_are_refused(changed: dict[bytes, Any], sentence: str, tmp_path: Path) -> None:
     write_batch(tmp_path / "c", {b"data": np.zeros((6, 3072), np.uint8), b"labels": LABELS, **changed})
-    refused(tmp_path / "c", sentence)
+    check_refused(tmp_path / "c", sentence)
 
 
 def test_class_names_of_cifar_that_are_no_list_are_refused(tmp_path: Path) -> None:
     write_batch(tmp_path / "c", {b"data": np.zeros((6, 3072), np.uint8), b"labels": LABELS})
     (tmp_path / "c" / "batches.meta").write_bytes(pickle.dumps({b"label_names": 3}))
-    refused(tmp_path / "c", r"label_names of .*batches\.meta is no list of names; take the published file")
+    check_refused(tmp_path / "c", r"label_names of .*batches\.meta is no list of names; take the published file")
     with pytest.raises(InputError, match=r"c cannot be read .*check its permissions"):
         cifar._bytes(tmp_path / "c")
 

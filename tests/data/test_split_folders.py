@@ -16,18 +16,6 @@ TRAIN, TEST, OTHER = 5, 2, 3
 """Pictures of each folder, by which the parts are told in what was read."""
 
 
-@pytest.fixture
-def tree(tmp_path: Path, write_pictures: Callable[..., None]) -> Tree:
-    """Makes class folders below `tmp_path/in`: `tree(5, "train/cat", "train/dog")` puts five pictures into each."""
-
-    def make(count: int, *folders: str) -> str:
-        for number, folder in enumerate(folders):
-            write_pictures(tmp_path / "in" / folder, count, seed=number)
-        return str(tmp_path / "in")
-
-    return make
-
-
 def both(part: str, classes: tuple[str, ...] = ("cat", "dog")) -> list[str]:
     return [f"{part}/{name}" for name in classes]
 

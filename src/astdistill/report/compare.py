@@ -30,16 +30,8 @@ from ..runtime.run_dir import FREE, SEEDS, RunDir, flat
 from ..runtime.status import size
 from ..runtime.tables import ABSENT, Column, Tabulation, deviation
 from .run import RunReader
-from .sweep import FILE, PAGE, STEM, Sweep
+from .sweep import BASELINES, FILE, PAGE, STEM, Sweep
 
-BASELINES = {
-    "random": "random real",
-    "kmeans": "K-means real",
-    "herding": "herding real",
-    "kcenter": "k-centre real",
-    "full": "full data",
-}
-"""Baselines by the head of their column."""
 WHOSE = tuple(
     Column(name, words=True)
     for name in ("run", "data", "ipc", "images a slot", "stored", "labels", "protocol", "method", "network")
