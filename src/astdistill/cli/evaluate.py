@@ -133,12 +133,12 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
     synthetic, dataset = _loaded(given)
     for folder in folders:
         check_folder(folder, "--out")
+        stack.enter_context(RunDir(folder).writing())  # before a teacher is trained: a second process is told at once
     teacher = None
     if TAUGHT in given.baselines or any(recipe.temperature for _, recipe, _ in wanted):
         teacher = _teacher(given, dataset, synthetic.model)
     evaluated = []
     for (each, recipe, networks), folder in zip(wanted, folders, strict=True):
-        stack.enter_context(RunDir(folder).writing())
         common: dict[str, Any] = {"model": given.architectures or None, "seeds": networks, "out": folder}
         common |= {"seed": given.seed, "workers": given.workers}
         evaluated.append(_under(each, recipe, synthetic, dataset, teacher, common))

@@ -89,7 +89,7 @@ class Verbs(click.Group):
         if cmd_name not in VERBS and cmd_name not in HOMES:
             return None
         home = importlib.import_module(f".{HOMES.get(cmd_name, cmd_name)}", __package__)
-        return getattr(home, {"run ablation": "apart"}.get(cmd_name, cmd_name.replace("-", "_")))
+        return getattr(home, {"run ablation": "ablation_command"}.get(cmd_name, cmd_name.replace("-", "_")))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

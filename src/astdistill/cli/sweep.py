@@ -142,7 +142,7 @@ class AblationChanges(Changes):
     """Also use nodes with another engine, instruction set or versions, whose results differ in the last bits."""
 
 
-def _taken_apart(changes: AblationChanges, rest: Sequence[str]) -> str:
+def _base_of_ablation(changes: AblationChanges, rest: Sequence[str]) -> str:
     if not changes.base:
         base = next(iter(rest), "cifar100-ten-ipc10")
         raise InputError(f"Name the preset of the ablation: astdistill run ablation --base {base} --seeds 3")
@@ -169,12 +169,12 @@ def run_ablation(request: Request) -> int:
             return show(run_rows(title, rows, out, request.log, told), out)
 
 
-apart = PresetCommand(
+ablation_command = PresetCommand(
     "run ablation",
     run_ablation,
     "Repeat a preset without each part of its method in turn, and without all of them. All flags of run are accepted.",
     kind=AblationChanges,
-    preset=_taken_apart,
+    preset=_base_of_ablation,
     folder="ablation-{}",
     prog="astdistill {verb} --base {}",
 )

@@ -206,11 +206,12 @@ def alive(process: dict[str, Any]) -> bool:
         return False
     if process["host"] != platform.node() or os.name == "nt":
         return True
-    with suppress(PermissionError):  # another user's
-        try:
-            os.kill(process["pid"], 0)
-        except ProcessLookupError:
-            return False
+    try:
+        os.kill(process["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's, which runs
     return True
 
 
