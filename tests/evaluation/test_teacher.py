@@ -121,3 +121,8 @@ def test_a_run_and_evaluate_find_their_teacher(tmp_path: Path, monkeypatch: pyte
     assert second.teacher == first.teacher.replace(temperature=4.0)
     assert "temperature 4" in capsys.readouterr().out
     assert load("runs/short").labels == "hard"
+
+
+def test_a_temperature_without_a_teacher_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "runs/none", "--temperature", "4"]) == 2
+    assert "--temperature 4 was given, but no row has a teacher's labels" in capsys.readouterr().err

@@ -128,6 +128,11 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
     last."""
     check_device(given.device)
     check_gamma(given.gamma)
+    if given.temperature != 1 and TAUGHT not in given.baselines:
+        raise InputError(
+            f"--temperature {given.temperature:g} was given, but no row has a teacher's labels; add teacher to "
+            "--baselines, or leave --temperature out."
+        )
     wanted = [(each, recipe, _networks(each, recipe)) for each, recipe in _by_protocol(given)]
     folders = [each.out or _folder(each, recipe) for each, recipe, _ in wanted]
     synthetic, dataset = _loaded(given)
