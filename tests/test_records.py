@@ -247,6 +247,13 @@ def test_a_digest_outlives_the_renaming_of_a_built_in_part() -> None:
     }
 
 
+def test_a_method_of_an_earlier_version_has_todays_words_for_its_paper() -> None:
+    written = methods()["datm"].to_json()
+    written["paper"] = written["paper"].replace("section 3", "§3")
+    assert Method.model_validate(written) == methods()["datm"]
+    assert Method.model_validate(written).first_written()["paper"] == written["paper"]
+
+
 def test_a_users_part_of_a_built_in_name_is_never_taken_for_ours() -> None:
     mine = RealInit()
     assert type(mine) is not BUILT_IN["RealInit"]

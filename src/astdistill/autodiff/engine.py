@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from ..runtime.shapes import Batch, Logits, Params, Scalar, Targets
 
 PenaltyForm = Literal["image", "pixel"]
-"""Over what the norm of an input gradient is taken: a whole image (sound), or the channels of each pixel (as
+"""Over what the norm of an input gradient is taken: a whole image (corrected), or the channels of each pixel (as
 released)."""
 
 

@@ -17,6 +17,21 @@ from .outer import LogSyntheticLr, StepFilter, SyntheticLr
 from .outer_step import OuterStep, TrajectoryMatching
 from .segments import InnerWeight, Perturbation, SegmentSampler, UniformSampler
 
+_FIRST_WORDS = {
+    "AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv 2310.10541; equations of its six "
+    "parts, with corrections": "AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv "
+    "2310.10541; equations of its six parts, sound",
+    "AST, arXiv 2310.10541, equations as in the released code": "AST, arXiv 2310.10541, equations as in the released "
+    "code (METHOD §2, last column)",
+    "Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, arXiv 2310.05773, "
+    "equations of section 3": "Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory "
+    "Matching, arXiv 2310.05773, equations of §3",
+    "Guo et al., arXiv 2310.05773, equations of section 3 as in the released code": "Guo et al., arXiv 2310.05773, "
+    "equations of §3 as in the released code",
+}
+"""What `paper` says today, with the words that the first files have: digests of saved runs are made with these."""
+_REWORDED = {first: now for now, first in _FIRST_WORDS.items()}
+
 
 class Method(Record):
     """How a data set is distilled. A paper is `MTT.replace(…)` in a file of its own."""
@@ -75,6 +90,11 @@ class Method(Record):
         unnamed = isinstance(step, Mapping) and "part" not in step
         return TrajectoryMatching.model_validate(step) if unnamed else step
 
+    @field_validator("paper")
+    @classmethod
+    def _in_todays_words(cls, paper: str) -> str:
+        return _REWORDED.get(paper, paper)
+
     @model_validator(mode="after")
     def _has_what_it_learns(self) -> Self:
         known = ("images", "targets", "lr", *self.step.rates())
@@ -99,10 +119,11 @@ class Method(Record):
         return self
 
     def first_written(self) -> dict[str, Any]:
-        """The step and the batches are left out where they are those that every method had at first, so that digests
-        are those of earlier versions."""
+        """The step and the batches are left out where they are those that every method had at first, and the paper has
+        its first words, so that digests are those of earlier versions."""
         first = {"step": self.step == TrajectoryMatching(), "batches": self.batches == "equal"}
-        return {name: value for name, value in super().first_written().items() if not first.get(name)}
+        written = {name: value for name, value in super().first_written().items() if not first.get(name)}
+        return written | {"paper": _FIRST_WORDS.get(self.paper, self.paper)}
 
     @property
     def recipe(self) -> ExpertRecipe:

@@ -31,7 +31,7 @@ TOGETHER = 1024
 
 class CropInit(ImageInit):
     """Per class: `crops` random square crops of each of `images` random images, of which the one with the least loss of
-    an expert's last row stays; then those of the least loss among all images (RDED, §3 and Algorithm 1)."""
+    an expert's last row stays; then those of the least loss among all images (RDED, section 3 and Algorithm 1)."""
 
     reads_trained: ClassVar[bool] = True
     images: int = Field(default=300, ge=1)

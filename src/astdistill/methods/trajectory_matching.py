@@ -32,7 +32,7 @@ MTT = Method(
 AST = MTT.replace(
     name="ast",
     paper="AST: Alignment with Smooth and High-Quality Expert Trajectories, arXiv 2310.10541; equations of its six "
-    "parts, sound",
+    "parts, with corrections",
     expert=MTT.recipe.replace(
         lr=0.003, momentum=0.9, weight_decay=1e-3, lr_drop=0.6, loss_warmup_epochs=None, penalty=2.0, max_grad_norm=5.0
     ),
@@ -47,12 +47,12 @@ AST = MTT.replace(
 The clipping loss covers a fifth of the experts' epochs, which is the published 10 of 50; over 10 of 15 it costs
 accuracy.
 
-The gradient norm is bounded because the sound penalty needs it: on whitened CIFAR-100 the input gradient's norm starts
+The gradient norm is bounded because the corrected penalty needs it: on whitened CIFAR-100 the input gradient's norm starts
 near 7 instead of 1, and without a bound the first expert is infinite after five steps.
 """
 AST_AS_RELEASED = AST.replace(
     name="ast-as-released",
-    paper="AST, arXiv 2310.10541, equations as in the released code (METHOD §2, last column)",
+    paper="AST, arXiv 2310.10541, equations as in the released code",
     expert=AST.recipe.replace(loss_warmup_epochs=10, penalty_form="pixel", max_grad_norm=0.0),
     init=RepresentativeInitAsReleased(),
     perturb=WeightPerturbationAsReleased(),
@@ -62,7 +62,7 @@ AST_AS_RELEASED = AST.replace(
     batches="released",
 )
 """Differs from AST in a clipping loss of ten epochs whatever their number, the form of the penalty and the bound that
-only the sound form needs, the initialisation, the balance, the matched steps and their denominators, the perturbation,
+only the corrected form needs, the initialisation, the balance, the matched steps and their denominators, the perturbation,
 experts that come in shuffled cycles, and the short first batch of a pass. η stays logarithmic, so that it cannot turn
 negative; `synthetic_lr=RawSyntheticLr()` is as released.
 """
@@ -82,7 +82,7 @@ what DATM's published commands give these experts.
 DATM = MTT.replace(
     name="datm",
     paper="Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, arXiv "
-    "2310.05773, equations of §3",
+    "2310.05773, equations of section 3",
     expert=FTD.recipe.replace(epochs=100),
     init=CorrectInit(),
     sample=GrowingWindow(),
@@ -99,7 +99,7 @@ authors' own commands.
 """
 DATM_AS_RELEASED = DATM.replace(
     name="datm-as-released",
-    paper="Guo et al., arXiv 2310.05773, equations of §3 as in the released code",
+    paper="Guo et al., arXiv 2310.05773, equations of section 3 as in the released code",
     sample=Cycle(),
     batches="released",
     labels=ExpertTargetsAsReleased(),

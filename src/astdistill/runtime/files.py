@@ -387,7 +387,7 @@ def has_digests(words: Mapping[str, str]) -> bool:
 
 
 def _altered(tensors: Mapping[str, Tensor], words: Mapping[str, str], sums: Any) -> str:
-    """What of a file has another digest than the file says; empty for a sound one."""
+    """What of a file has another digest than the file says; empty for an undamaged one."""
     if not isinstance(sums, Mapping) or not isinstance(sums.get("tensors"), Mapping):
         return "its list of digests"
     said: Mapping[str, Any] = sums["tensors"]
@@ -440,15 +440,15 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def read_lines(path: Path, sound: Callable[[dict[str, Any]], object] = bool) -> list[dict[str, Any]]:
-    """The JSON objects in the lines of a file, one each, as far as they are `sound`, which may say so by raising.
+def read_lines(path: Path, valid: Callable[[dict[str, Any]], object] = bool) -> list[dict[str, Any]]:
+    """The JSON objects in the lines of a file, one each, that are `valid`, which may also raise.
 
     A last line that a kill cut short is left out; others that are damaged are, too, and are told of.
     """
     if not path.exists():
         return []
     raw = path.read_bytes().split(b"\n")
-    read = [_line(each, sound) for each in raw]
+    read = [_line(each, valid) for each in raw]
     lost = [number for number, (line, each) in enumerate(zip(read, raw[:-1], strict=False), 1) if each and line is None]
     if lost:
         words = f"line {lost[0]}"
@@ -458,11 +458,11 @@ def read_lines(path: Path, sound: Callable[[dict[str, Any]], object] = bool) -> 
     return [line for line in read if line is not None]
 
 
-def _line(text: bytes, sound: Callable[[dict[str, Any]], object]) -> dict[str, Any] | None:
-    """The object of one line; None where there is none, or an unsound one."""
+def _line(text: bytes, valid: Callable[[dict[str, Any]], object]) -> dict[str, Any] | None:
+    """The object of one line; None where there is none, or an invalid one."""
     try:
         value = parse_json(text)
-        if isinstance(value, dict) and sound(value) is not False:
+        if isinstance(value, dict) and valid(value) is not False:
             return value
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
