@@ -16,17 +16,18 @@ from typing import Any
 import architectures
 import cells
 import cifar100_ipc1
+import families
 import forking
 import gpu
 import house
 import imports
 import numpy as np
-import peers
 import pytest
 import test_far_device
 from pieces import Clock
 
 from astdistill.experiment.config import check_numbers
+from astdistill.methods.registry import methods
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 STOPPED = 75
@@ -132,30 +133,36 @@ def test_the_clock_adds_up_pieces_and_leaves_out_what_lies_between_them(tmp_path
 
 
 @pytest.mark.slow
-def test_the_methods_side_by_side(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every row's settings fit; three of them run: with baselines, with other labels, with learned ones."""
-    methods, result = ["mtt", "tesla-hard", "ast-soft"], tmp_path / "peers.json"
-    assert list(peers.METHODS) == ["mtt", "ftd", "tesla", "tesla-hard", "datm", "ast", "ast-soft"]
-    words = ["--data", data, "--out", tmp_path / "out", "--workers", 1, "--ipc", 1, "--json", result]
+def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row's settings fit; three of them run: with baselines, with other labels, with several images a slot."""
+    out, result = tmp_path / "out", tmp_path / "families.json"
+    words = ["--cifar10", data, "--cifar100", data, "--out", out, "--json", result, "--seeds", 1]
     whole: list[Any] = []
-    monkeypatch.setattr(peers, "table", lambda options, ipc: whole.extend(
-        peers.cell(options, method, ipc, 0) for method in options.methods
-    ))  # fmt: skip
-    run(peers, monkeypatch, *words)
-    assert [each.name.split("-ipc1-")[1] for each in whole] == list(peers.METHODS)
+    monkeypatch.setattr(families, "run_rows", lambda title, rows, out: whole.extend(row.experiment for row in rows))
+    run(families, monkeypatch, "run", *words)
+    assert len(whole) == 4 * (len(families.METHODS) + len(families.SLOTS))
+    assert {name for members in families.FAMILIES.values() for name in members} == set(families.METHODS)
+    assert families.METHODS.keys() >= methods().keys() - {"ast-as-released", "datm-as-released"}
     for each in whole:
         check_numbers(each)
+    assert {each.distill.iterations for each in whole if each.name.endswith("ipc1-mtt")} == {520}
     monkeypatch.undo()
     monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
-    for more in ([], ["--collect"]):
-        run(peers, monkeypatch, *words, "--scale", "tiny", "--methods", *methods, *more)
-        (found,) = read(result)["tables"]
-        assert [row["row"] for row in found["rows"]] == ["mtt", "random", "kmeans", "tesla-hard", "ast-soft"]
-        assert all(row["n"] == 2 and len(row["final"][0]) == 2 for row in found["rows"])
-        assert found["settings"]["ast-soft"]["method"]["labels"]["part"].endswith("ExpertLabels")
-        assert {run["iterations"] for run in found["runs"].values()} == {2}
+    few = ["--scale", "tiny", "--data", "cifar100", "--ipc", 1, "--methods"]
+    assert run(families, monkeypatch, "cost", *words, *few, "mtt") == 0
+    assert {name: cost["n"] for name, cost in read(result)["cost"].items()} == {"cifar100-ten-ipc1-mtt": 6}
+    for what in ("run", "collect"):
+        assert run(families, monkeypatch, what, *words, *few, "mtt", "ast-soft", "idc") == 0
+    found = {(row["row"], row["per_slot"]): row for row in read(result)["collect"]}
+    real = [(name, 1) for name in families.BASELINES]
+    assert list(found) == [("mtt", 1), *real, ("ast-soft", 1), ("idc", 1), ("idc", 4)]
+    assert all(row["n"] == 2 and len(row["final"][0]) == 2 and row["seeds"] == 1 for row in found.values())
+    assert {row["labels"] for row in found.values()} == {"hard", "soft", "teacher"}
+    assert found["mtt", 1]["experts"] == 2
+    assert found["mtt", 1]["experts_test"][0] > 0
+    assert found["idc", 1]["experts_test"] == [None]
 
-    runs = (f"{method}={tmp_path / 'out' / f'cifar100-ten-ipc1-{method}-0'}" for method in ("ast-soft", "mtt"))
+    runs = (f"{method}={out / f'cifar100-ten-ipc1-{method}-seed-0'}" for method in ("ast-soft", "mtt"))
     words = ["--architectures", "mlp", "convnet-d2-w4", "--epochs", 1, "--networks", 2, "--workers", 1]
     words += ["--out", tmp_path / "architectures", "--json", result]
     run(architectures, monkeypatch, "--runs", *runs, *words)

@@ -1,0 +1,330 @@
+"""Methods of every family side by side: the same data, the same network, the same number of multiply-adds to distil.
+
+    python benchmarks/families.py run --cifar10 FOLDER --cifar100 FOLDER --out runs/families
+    python benchmarks/families.py cost --cifar10 FOLDER --cifar100 FOLDER --out runs/families --json FILE
+    python benchmarks/families.py collect --cifar10 FOLDER --cifar100 FOLDER --out runs/families --json FILE
+
+`run` is one sweep: every method on two data sets of ten classes and 5,000 training images (CIFAR-100's first ten
+classes, 500 images of each class of CIFAR-10), with 1 and 10 images per class and three seeds, each with experts of its
+own, evaluated under MTT's protocol. It resumes, and seeds come one after another, so that a table stands early. `cost`
+measures seconds and memory of an outer step, for which the machine should be idle. `collect` writes what is finished.
+
+The number of outer steps is that whose multiply-adds are `BUDGET`: about one minute and two of one core. That is far
+less than the published steps, so methods that learn slowly are not at their best. Learning rates are the published ones
+or, for trajectories, those of `cifar100-ten-ipc10`; none was chosen here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from astdistill.autodiff.dispatch import computing
+from astdistill.data.dataset import DataConfig
+from astdistill.evaluation.scores import RowScores, Scores
+from astdistill.experiment.config import Experiment
+from astdistill.experiment.cost import DatasetSize, counted
+from astdistill.experiment.pipeline import run_experiment
+from astdistill.experiment.presets import preset, with_method
+from astdistill.experiment.sweep import Row, over_seeds, run_rows
+from astdistill.experiment.work import Costs
+from astdistill.methods.initialisation import ExpertLabels, HardLabels
+from astdistill.methods.method import Method
+from astdistill.methods.registry import find_method
+from astdistill.methods.segments import GrowingWindow
+from astdistill.methods.trajectory_matching import AST, DATM, FTD, TESLA
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.files import read_json, read_lines, write_json
+from astdistill.runtime.provenance import machine
+from astdistill.runtime.run_dir import RunDir
+
+BUDGET = {1: 4e12, 10: 8e12}
+"""Multiply-adds of one distillation by the number of images per class, experts and evaluation apart."""
+AVERAGE = 0.99
+"""The published 0.999 and 0.9995 average over 1,000 and 2,000 of 5,000 and 10,000 steps; of a few hundred they would
+keep the initial images."""
+REAL = 64
+"""Real images of each class in a step of the methods that compare with real images."""
+SYN_STEPS = {1: 20, 10: 10}
+"""T of trajectory matching; M is 2, and start epochs are below 8 of 15."""
+
+# fmt: off
+METHODS: dict[str, Method] = {
+    "mtt":             find_method("mtt"),
+    "ftd":             FTD.replace(ema_decay=AVERAGE),
+    "tesla":           TESLA,
+    "tesla-hard":      TESLA.replace(name="tesla-hard", labels=HardLabels()),
+    "datm":            DATM.replace(ema_decay=AVERAGE, sample=GrowingWindow(begins=3, full_by=150)),
+    "att":             find_method("att"),
+    "ast":             AST,
+    "ast-soft":        AST.replace(name="ast-soft", labels=ExpertLabels(), learn=("images", "targets", "lr")),
+    "dm":              find_method("dm"),
+    "tgdd":            find_method("tgdd"),
+    "ast-tgdd":        find_method("ast-tgdd"),
+    "ncfm":            find_method("ncfm"),
+    "dc":              find_method("dc"),
+    "dsa":             find_method("dsa"),
+    "idc":             find_method("idc"),
+    "rat-bptt":        find_method("rat-bptt"),
+    "at-bptt":         find_method("at-bptt"),
+    "rded":            find_method("rded"),
+}
+SLOTS = ("tgdd", "ast-tgdd", "ncfm", "idc")
+"""Methods whose papers keep four sub-images in each stored image; they run with one and with four."""
+SMALLER: dict[str, dict[str, Any]] = {
+    "dm":       {"batch_real": REAL},
+    "tgdd":     {"batch_real": REAL},
+    "ast-tgdd": {"batch_real": REAL},
+    "ncfm":     {"batch_real": REAL},
+    "dc":       {"batch_real": REAL},
+    "dsa":      {"batch_real": REAL},
+    "rat-bptt": {"unroll": 40, "window": 15, "batch_real": 10 * REAL},
+    "at-bptt":  {"unroll": 32, "window": 16, "batch_real": 10 * REAL},
+}
+"""Numbers of steps that are smaller than published, so that the budget is enough for a hundred of them."""
+RATES: dict[tuple[str, int], dict[str, float]] = {
+    ("ast", 1):        {"lr_init": 1e-3, "lr_lr": 1e-7},
+    ("ast-soft", 1):   {"lr_init": 1e-3, "lr_lr": 1e-7},
+    ("tesla-hard", 1): {"lr_lr": 1e-7},
+}
+"""Where the common rates (η_0 0.01, lr_lr 1e-5) end with η near 0. A student of momentum μ moves by η / (1 − μ), so
+η_0 (1 − μ) and lr_lr (1 − μ)² are the same rates to it; 1e-7 is what TESLA publishes for one image per class."""
+# fmt: on
+BASELINES = ("random", "kmeans", "herding", "kcenter", "teacher")
+"""Beside the first method's runs, as they do not depend on the method."""
+FAMILIES = {
+    "trajectories": ("mtt", "ftd", "tesla", "tesla-hard", "datm", "att", "ast", "ast-soft"),
+    "features": ("dm", "tgdd", "ast-tgdd", "ncfm"),
+    "gradients": ("dc", "dsa", "idc"),
+    "training": ("rat-bptt", "at-bptt"),
+    "selection": ("rded",),
+}
+
+
+def names() -> Iterator[tuple[str, int]]:
+    """Every method with the side of the grid of its sub-images."""
+    for name in METHODS:
+        yield name, 1
+        if name in SLOTS:
+            yield name, 2
+
+
+def experiment(options: argparse.Namespace, data: str, ipc: int, name: str, factor: int) -> Experiment:
+    """One setting of the table, with seed 0."""
+    sources = {
+        "cifar100": DataConfig(source=str(options.cifar100), first_classes=10),
+        "cifar10": DataConfig(source=str(options.cifar10), per_class=500),
+    }
+    whole = with_method(preset("cifar100-ten-ipc10").replace(ipc=ipc), "mtt")
+    whole = whole.replace(
+        data=sources[data], experts=whole.experts.replace(store=options.out / "experts"), workers=options.workers
+    )
+    whole = _by(whole, METHODS[name])
+    step = whole.method.step
+    numbers = {"syn_steps": SYN_STEPS[ipc], **SMALLER.get(name, {})}
+    step = step.replace(**{field: value for field, value in numbers.items() if field in type(step).model_fields})
+    baselines: tuple[str, ...] = ()
+    if (name, factor) == next(names()):
+        baselines = BASELINES
+    word = f"{name}-{factor * factor}" if factor > 1 else name
+    whole = whole.replace(
+        name=f"{data}-ten-ipc{ipc}-{word}",
+        method=whole.method.replace(step=step),
+        distill=whole.distill.replace(factor=factor, **RATES.get((name, ipc), {})),
+        evaluation=whole.evaluation.model_validate(dict(whole.evaluation) | {"baselines": baselines}),
+    )
+    if options.scale == "tiny":
+        whole = _tiny(whole)
+    return whole.replace(distill=whole.distill.replace(iterations=_steps(whole, BUDGET[ipc], options.scale)))
+
+
+def _by(whole: Experiment, method: Method) -> Experiment:
+    """The setting by a method, whose variants here have their own names and otherwise the numbers of their paper."""
+    registered = find_method(method.name.removesuffix("-hard").removesuffix("-soft"))
+    settled = with_method(whole, registered.name)
+    changes = {
+        field: getattr(method, field)
+        for field in type(method).model_fields
+        if getattr(method, field) != getattr(registered, field)
+    }
+    return settled.replace(method=settled.method.replace(**changes))
+
+
+def _tiny(whole: Experiment) -> Experiment:
+    """At toy size, for the tests: experts of four epochs of a network of width 4."""
+    step, kept = whole.method.step, whole.method.expert
+    small = {"syn_steps": 4, "max_start_epoch": 3, "unroll": 4, "window": 2, "batch_real": 4, "ahead": 1,
+             "window_range": 1, "frequencies": 8, "net_images": 8, "matchings": 2}  # fmt: skip
+    fields = {field: value for field, value in small.items() if getattr(step, field, None)}
+    if kept is not None:
+        kept = kept.replace(epochs=4, batch=16)
+    return whole.replace(
+        data=whole.data.replace(per_class=12, first_classes=None),
+        model="convnet-d2-w4",
+        experts=whole.experts.replace(count=2),
+        method=whole.method.replace(step=step.replace(**fields), expert=kept),
+        distill=whole.distill.replace(lr_img=min(1.0, whole.distill.lr_img)),
+        evaluation=whole.evaluation.replace(
+            recipe=whole.evaluation.recipe.replace(epochs=2, full_epochs=1), networks=2
+        ),
+    )
+
+
+def _steps(whole: Experiment, budget: float, scale: str) -> int:
+    """How many outer steps have the multiply-adds of the budget, to two digits; a selection is one."""
+    if scale == "tiny" or not whole.method.learn:
+        return min(2, whole.distill.iterations)
+    thousand = whole.replace(distill=whole.distill.replace(iterations=1000))
+    size = DatasetSize(shape=(3, 32, 32), classes=10, train=5000, test=1000)
+    work = next(stage.work for stage in counted(thousand, size, Costs("cpu")).stages if "outer steps" in stage.name)
+    return int(float(f"{1000 * budget / work:.1e}"))
+
+
+def settings(options: argparse.Namespace) -> dict[tuple[str, int, str, int], Experiment]:
+    """Every setting that was asked for: data, images per class, method, side of the grid."""
+    return {
+        (data, ipc, name, factor): experiment(options, data, ipc, name, factor)
+        for data in options.data
+        for ipc in options.ipc
+        for name, factor in names()
+        if name in options.methods
+    }
+
+
+def rows(each: Experiment, seeds: int) -> list[Row]:
+    """One setting with every seed, as rows of the sweep."""
+    return [
+        Row(f"{each.name}-{row.folder}", row.preset, row.method, "", row.experiment) for row in over_seeds(each, seeds)
+    ]
+
+
+def plan(options: argparse.Namespace) -> list[Row]:
+    """All rows, seed after seed."""
+    by_setting = [rows(each, options.seeds) for each in settings(options).values()]
+    return [row for of_one_seed in zip(*by_setting, strict=True) for row in of_one_seed]
+
+
+def costs(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of an outer step and peak memory of a few, each setting in a run of its own that is thrown away."""
+    measured: dict[str, Any] = {}
+    for (data, _, name, _), each in settings(options).items():
+        if data != options.data[0] or not each.method.learn:
+            continue
+        few = each.replace(
+            distill=each.distill.replace(iterations=8),
+            evaluation=each.evaluation.model_validate(dict(each.evaluation) | {"baselines": (), "networks": 1}),
+        )
+        few = few.replace(evaluation=few.evaluation.replace(recipe=few.evaluation.recipe.replace(epochs=1)))
+        with tempfile.TemporaryDirectory() as folder:
+            run_experiment(few, Path(folder) / "run")
+            clock = read_lines(RunDir(Path(folder) / "run").clock)
+        seconds = [line["seconds"] for line in clock if "iteration" in line]
+        peak = max(line["peak_mib"] for line in clock if line.get("stage") == "distillation")
+        measured[each.name] = {
+            "method": name,
+            "seconds": statistics.median(seconds[2:]),
+            "least": min(seconds[2:]),
+            "most": max(seconds[2:]),
+            "n": len(seconds[2:]),
+            "peak_mib": peak,
+        }
+        print(each.name, measured[each.name], flush=True)
+    return measured
+
+
+def collected(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The finished rows of the sweep, over seeds: what was learned from, and the accuracy of every network."""
+    table = []
+    for (data, ipc, name, factor), each in settings(options).items():
+        folders = [options.out / row.folder for row in rows(each, options.seeds)]
+        finished = [folder for folder in folders if RunDir(folder).scores.exists()]
+        if not finished:
+            continue
+        scores = [Scores.read(folder) for folder in finished]
+        subject, origin = scores[0].subject, read_json(RunDir(finished[0]).provenance)
+        assert subject is not None
+        entry = {
+            "data": data,
+            "ipc": ipc,
+            "row": name,
+            "family": next(family for family, members in FAMILIES.items() if name in members),
+            "labels": subject.labels,
+            "per_slot": factor * factor,
+            "stored_bytes": subject.stored_bytes,
+            "iterations": each.distill.iterations,
+            "experts": each.experts.count if each.method.expert is not None else 0,
+            "experts_test": [_experts_reach(folder) for folder in finished],
+            "commit": origin["commit"],
+            **_networks([next(iter(one.architecture.values())) for one in scores]),
+        }
+        table.append(entry)
+        for real in scores[0].baselines:
+            table.append({"data": data, "ipc": ipc, "row": real, "family": "real images", "labels": "hard",
+                          "per_slot": 1, **_networks([one.baselines[real] for one in scores])})  # fmt: skip
+        if taught := [one.taught for one in scores if one.taught is not None]:
+            table.append({"data": data, "ipc": ipc, "row": "teacher", "family": "real images", "labels": "teacher",
+                          "per_slot": 1, "stored_bytes": taught[0].image_bytes + taught[0].label_bytes,
+                          "teacher": taught[0].teacher.text,
+                          **_networks([one.row for one in taught])})  # fmt: skip
+    return table
+
+
+def _networks(entries: list[RowScores]) -> dict[str, Any]:
+    """Accuracies by seed; the standard deviation is over the means of whole runs."""
+    means = [statistics.fmean(entry.final) for entry in entries]
+    return {
+        "final": [list(entry.final) for entry in entries],
+        "mean": statistics.fmean(means),
+        "std": statistics.stdev(means) if len(means) > 1 else None,
+        "n": len(entries[0].final),
+        "seeds": len(entries),
+        "diverged": sum(entry.diverged for entry in entries),
+    }
+
+
+def _experts_reach(folder: Path) -> float | None:
+    """The mean test accuracy of the experts that a run followed, after their last epoch; None where there were none."""
+    path = RunDir(folder).experts
+    if not path.exists():
+        return None
+    curves = [curve for store in read_json(path)["stores"] if store["own"] for curve in store["curves"]]
+    return statistics.fmean(curve["test_accuracy"][-1] for curve in curves)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "cost", "collect"))
+    parser.add_argument("--cifar10", type=Path, required=True)
+    parser.add_argument("--cifar100", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/families"))
+    parser.add_argument("--data", nargs="+", choices=("cifar100", "cifar10"), default=["cifar100", "cifar10"])
+    parser.add_argument("--ipc", nargs="+", type=int, choices=list(BUDGET), default=list(BUDGET))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--scale", choices=("full", "tiny"), default="full")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    began = time.monotonic()
+    with computing("auto", options.threads):
+        try:
+            if options.what == "run":
+                run_rows("families", plan(options), options.out)
+            else:
+                what = {"cost": costs, "collect": collected}[options.what](options)
+                write_json(options.json, {"bench": "families", "scale": options.scale, "machine": machine(),
+                                          "seconds": round(time.monotonic() - began), options.what: what})  # fmt: skip
+        except InputError as error:
+            print(error)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
