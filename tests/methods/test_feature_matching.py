@@ -17,8 +17,8 @@ from astdistill.distillation.settings import DistillSettings
 from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.method import Method
 from astdistill.methods.ncfm import NCFM, CharacteristicMatching
-from astdistill.methods.outer_step import Setup
-from astdistill.methods.tgdd import TGDD, ClassMatching, Pair, TrajectoryGuidedMatching
+from astdistill.methods.outer_step import Pair, Setup
+from astdistill.methods.tgdd import TGDD, ClassMatching, TrajectoryGuidedMatching
 from astdistill.methods.unroll import Variables
 from astdistill.models.flat import FlatModel
 from astdistill.runtime.seeds import rng

@@ -8,11 +8,9 @@ from typing import ClassVar, Self
 import torch
 from pydantic import Field
 
-from ..data.augmentation import apply, draw
-from ..runtime.seeds import rng, to_device
-from ..runtime.shapes import Batch, Images
+from ..runtime.shapes import Batch
 from .method import Method
-from .outer_step import OuterStep, Setup, StepSettings, StepWork
+from .outer_step import OuterStep, Pair, Setup, StepSettings, StepWork
 from .unroll import MetaGradient, Variables
 
 TOGETHER = 1024
@@ -56,24 +54,13 @@ class DistributionMatching(OuterStep):
         together = self._together(len(own[0]) * setup.settings.texture.samples)
         loss, slopes = variables.images.new_zeros(()), []
         for labels in torch.arange(len(own)).split(together):
-            pairs = [self._pair(setup, own[label], label, iteration, seed) for label in labels.tolist()]
+            pairs = [Pair.drawn(setup, own[at], at, iteration, seed, self.batch_real) for at in labels.tolist()]
             with torch.no_grad():
-                wanted = _means(setup, theta, [real for real, _ in pairs])
-            distance = (_means(setup, theta, [synthetic for _, synthetic in pairs]) - wanted).square().sum()
+                wanted = _means(setup, theta, [pair.real for pair in pairs])
+            distance = (_means(setup, theta, [pair.synthetic for pair in pairs]) - wanted).square().sum()
             slopes += torch.autograd.grad(distance, [own[label] for label in labels.tolist()])
             loss = loss + distance.detach()
         return MetaGradient(loss, images=torch.cat(slopes))
-
-    def _pair(self, setup: Setup, images: Images, label: int, iteration: int, seed: int) -> tuple[Batch, Batch]:
-        """Real images of one class and what is seen of its synthetic `images`, under the same augmentation."""
-        data, texture, purpose = setup.dataset, setup.settings.texture, (iteration, label)
-        members = data.train.of_class(label)
-        chosen = torch.randperm(len(members), generator=rng(seed, "real", *purpose))[: self.batch_real]
-        looks = images.repeat(texture.samples, 1, 1, 1)
-        crops = texture.draw(len(looks), (data.shape[1], data.shape[2]), rng(seed, "crops", *purpose)).to(data.device)
-        one = draw(setup.settings.augmentation, 1, data.shape, rng(seed, "augmentation", *purpose)).to(data.device)
-        real = data.train.batch(members[to_device(chosen, members.device)]).to(images.dtype)
-        return apply(real, one.shared(len(real))), apply(crops(looks), one.shared(len(looks)))
 
 
 def _means(setup: Setup, theta: torch.Tensor, classes: list[Batch]) -> torch.Tensor:

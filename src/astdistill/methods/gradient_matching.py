@@ -18,8 +18,7 @@ from ..runtime.seeds import rng, to_device
 from ..runtime.shapes import Batch, Params, Scalar, Targets
 from .initialisation import NoiseInit, RealInit
 from .method import Method
-from .outer_step import OuterStep, Setup, StepSettings, StepState, StepWork
-from .tgdd import Pair
+from .outer_step import OuterStep, Pair, Setup, StepSettings, StepState, StepWork
 from .unroll import InnerLoop, MetaGradient, Variables, draw_plan
 
 TINY = 1e-6
@@ -154,7 +153,7 @@ class GradientMatching(OuterStep):
         images = variables.images.detach().requires_grad_()
         loss, seen, slopes = theta.new_zeros(()), [], []
         for label, members in enumerate(images.chunk(classes)):
-            pair = Pair.drawn(self, setup, members, label, iteration, seed)
+            pair = Pair.drawn(setup, members, label, iteration, seed, self.batch_real, self.most_synthetic)
             own = pair.synthetic.detach()
             real = engine.gradient(theta, pair.real, _of_class(label, classes, pair.real)).theta
             targets = _of_class(label, classes, own)

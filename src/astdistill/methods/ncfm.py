@@ -16,8 +16,8 @@ from torch import Tensor
 from ..runtime.seeds import rng
 from ..runtime.shapes import Features, Params, Scalar
 from .method import Method
-from .outer_step import Setup, StepSettings, StepWork
-from .tgdd import EXPERT, ClassMatching, Pair, drawn_expert, entropies, real_features, row, synthetic_features
+from .outer_step import Pair, Setup, StepSettings, StepWork
+from .tgdd import EXPERT, ClassMatching, drawn_expert, entropies, real_features, row, synthetic_features
 
 TINY = 1e-12
 """Added below the root, whose slope would be infinite where both sides agree."""

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..data.augmentation import apply, draw
 from ..data.dataset import Dataset
 from ..data.textures import TextureSpec
 from ..experts.store import Segment, TrajectoryStore
@@ -18,8 +20,8 @@ from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.config import Component
 from ..runtime.errors import InputError
-from ..runtime.seeds import derive, rng
-from ..runtime.shapes import Features, Params, Scalar, Targets
+from ..runtime.seeds import derive, rng, to_device
+from ..runtime.shapes import Batch, Features, Images, Params, Scalar, Targets
 from .initialisation import Classifier
 from .student_optimisers import StudentOptimiser
 from .unroll import InnerLoop, MetaGradient, Variables, draw_plan
@@ -313,6 +315,39 @@ class OuterStep(Component):
         """
         seen = images * settings.texture.samples
         return StepWork(backward=seen, augmented=seen, at_once=seen)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Real and synthetic images of one class as networks see them, under the same augmentation."""
+
+    label: int
+    real: Batch
+    synthetic: Batch
+
+    @staticmethod
+    def drawn(
+        setup: Setup,
+        images: Images,
+        label: int,
+        iteration: int,
+        seed: int,
+        batch_real: int,
+        most_synthetic: int | None = None,
+    ) -> Pair:
+        """Drawn for one outer step: `batch_real` real images of the class, or all of one that has fewer, and all
+        synthetic `images` of it, or `most_synthetic` of them."""
+        data, texture, purpose = setup.dataset, setup.settings.texture, (iteration, label)
+        members = data.train.of_class(label)
+        chosen = torch.randperm(len(members), generator=rng(seed, "real", *purpose))[:batch_real]
+        if len(images) > (most_synthetic or len(images)):
+            own = torch.randperm(len(images), generator=rng(seed, "synthetic", *purpose))[:most_synthetic]
+            images = images[to_device(own, images.device)]
+        looks = images.repeat(texture.samples, 1, 1, 1)
+        crops = texture.draw(len(looks), (data.shape[1], data.shape[2]), rng(seed, "crops", *purpose)).to(data.device)
+        one = draw(setup.settings.augmentation, 1, data.shape, rng(seed, "augmentation", *purpose)).to(data.device)
+        real = data.train.batch(members[to_device(chosen, members.device)]).to(images.dtype)
+        return Pair(label, apply(real, one.shared(len(real))), apply(crops(looks), one.shared(len(looks))))
 
 
 class TrajectoryMatching(OuterStep):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -13,14 +13,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..autodiff.dispatch import engine_of
-from ..data.augmentation import apply, draw
 from ..experts.recipe import ExpertRecipe
 from ..experts.store import TrajectoryStore
 from ..models.flat import FlatModel
-from ..runtime.seeds import rng, to_device
-from ..runtime.shapes import Batch, Features, Images, Params, Scalar
+from ..runtime.seeds import rng
+from ..runtime.shapes import Batch, Features, Params, Scalar
 from .method import Method
-from .outer_step import OuterStep, Setup, StepSettings, StepWork
+from .outer_step import OuterStep, Pair, Setup, StepSettings, StepWork
 from .trajectory_matching import AST
 from .unroll import MetaGradient, Variables
 
@@ -87,7 +86,8 @@ class ClassMatching(OuterStep):
         """The loss of some classes, and its derivative, which is zero in the images of all others."""
         images = variables.images.detach().requires_grad_()
         by_class = images.chunk(len(setup.dataset.classes))
-        pairs = [Pair.drawn(self, setup, by_class[label], label, iteration, seed) for label in labels]
+        sizes = self.batch_real, self.most_synthetic
+        pairs = [Pair.drawn(setup, by_class[label], label, iteration, seed, *sizes) for label in labels]
         loss = self.loss(setup, pairs, iteration, seed)
         (slope,) = torch.autograd.grad(loss, images)
         return MetaGradient(loss.detach(), images=slope)
@@ -95,37 +95,6 @@ class ClassMatching(OuterStep):
     def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
         """Pixels stay within [0, 1]."""
         setup.dataset.preprocessing.clip_(learned["images"])
-
-
-class Sizes(Protocol):
-    """How many images of a class an outer step takes."""
-
-    @property
-    def batch_real(self) -> int: ...
-    @property
-    def most_synthetic(self) -> int: ...
-
-
-class Pair:
-    """Real and synthetic images of one class as networks see them, under the same augmentation."""
-
-    def __init__(self, label: int, real: Batch, synthetic: Batch) -> None:
-        self.label, self.real, self.synthetic = label, real, synthetic
-
-    @staticmethod
-    def drawn(step: Sizes, setup: Setup, images: Images, label: int, iteration: int, seed: int) -> Pair:
-        """Drawn for one outer step; `images` are all synthetic ones of the class."""
-        data, texture, purpose = setup.dataset, setup.settings.texture, (iteration, label)
-        members = data.train.of_class(label)
-        chosen = torch.randperm(len(members), generator=rng(seed, "real", *purpose))[: step.batch_real]
-        if len(images) > step.most_synthetic:
-            own = torch.randperm(len(images), generator=rng(seed, "synthetic", *purpose))[: step.most_synthetic]
-            images = images[to_device(own, images.device)]
-        looks = images.repeat(texture.samples, 1, 1, 1)
-        crops = texture.draw(len(looks), (data.shape[1], data.shape[2]), rng(seed, "crops", *purpose)).to(data.device)
-        one = draw(setup.settings.augmentation, 1, data.shape, rng(seed, "augmentation", *purpose)).to(data.device)
-        real = data.train.batch(members[to_device(chosen, members.device)]).to(images.dtype)
-        return Pair(label, apply(real, one.shared(len(real))), apply(crops(looks), one.shared(len(looks))))
 
 
 def features_of(model: FlatModel, theta: Params, images: Batch) -> Features:
