@@ -1,4 +1,5 @@
-"""Puts the CPU kernels, compiled for each instruction set of this machine's kind, into the wheel.
+"""Puts the distilled sets of docs/sets into the wheel, and the CPU kernels, compiled for each instruction set of this
+machine's kind.
 
 Without a C compiler the wheel is a pure one: astdistill then compiles the kernels at first use, or computes with
 torch's own derivatives and says so.
@@ -20,6 +21,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import sys_tags
 
 NATIVE = "src/astdistill/autodiff/native"
+SETS = "docs/sets"
 OLDEST = 17
 """The least minor version of glibc 2 that a wheel's tag names: manylinux_2_17, which every torch of today asks for."""
 
@@ -30,7 +32,9 @@ class KernelsHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the libraries and the platform to `build_data`."""
+        """Add the sets, the libraries and the platform to `build_data`."""
+        if version != "editable":  # which finds them in the source tree
+            build_data["force_include"][str(Path(self.root) / SETS)] = "astdistill/interop/sets"
         if version == "editable" or sys.platform not in ("linux", "darwin"):
             return
         self.folder = tempfile.TemporaryDirectory(prefix="astdistill-wheel-")

@@ -1,8 +1,10 @@
 """Class-incremental learning with a distilled memory: classes arrive in steps, and of each only its distilled images
 stay.
 
-Plain torch, no further package. At every step a new network learns from the memory and from all images of the classes
-that have just arrived, and is tested on the classes seen so far. Beside it, the same with random real images as memory.
+Plain torch, no further package: Avalanche (avalanche-lib 0.6) was tried, and imports torchvision, whose release on
+PyPI does not load beside the torch without CUDA that our tests have (operator torchvision::nms does not exist). At
+every step a new network learns from the memory and from all images of the classes that have just arrived, and is
+tested on the classes seen so far. Beside it, the same with random real images as memory.
 
     python examples/continual_learning.py
 """

@@ -21,8 +21,9 @@ from astdistill.autodiff.dispatch import engine_of, held_bytes, using
 from astdistill.autodiff.engine import EagerEngine
 from astdistill.data import loading
 from astdistill.data.loading import load_dataset
+from astdistill.evaluation import PROTOCOLS
 from astdistill.experiment import cost as estimate
-from astdistill.experiment.config import Experiment
+from astdistill.experiment.config import EvaluationSettings, Experiment
 from astdistill.experiment.cost import NAMED, DatasetSize, Estimate, Stage, counted, dataset_size, operations, shortage
 from astdistill.experiment.pipeline import obtain_experts
 from astdistill.experiment.presets import PRESETS, with_method
@@ -271,6 +272,32 @@ def test_each_network_of_the_evaluation_costs_its_own() -> None:
     trained = sum(Network(name, (1, 8, 8), 10).multiply_adds(TRAIN) for name in ("convnet-d2-w64", "mlp"))
     tested = sum(Network(name, (1, 8, 8), 10).multiply_adds(FORWARD) for name in ("convnet-d2-w64", "mlp"))
     assert unmeasured(wider).stages[2].work == steps * trained + 5 * 360 * tested
+
+
+def test_a_teacher_that_labels_every_batch_is_counted() -> None:
+    cell = PRESETS["digits-ipc1"].replace(
+        evaluation=EvaluationSettings(recipe=PROTOCOLS["rded"], baselines=("random",))
+    )
+    plain = cell.replace(evaluation=cell.evaluation.replace(recipe=PROTOCOLS["rded"].replace(temperature=0.0)))
+    forward = Network(cell.model, (1, 8, 8), 10).multiply_adds(FORWARD)
+    extra = unmeasured(cell).stages[-1].work - unmeasured(plain).stages[-1].work
+    assert extra == 5 * 2 * 300 * 10 * forward  # five networks of two rows; in 300 epochs each sees ten images
+
+
+def test_a_teacher_that_no_expert_is_is_trained_in_the_evaluation() -> None:
+    cell = with_method(PRESETS["digits-ipc1"], "dm")
+    taught = cell.replace(evaluation=cell.evaluation.replace(baselines=("random", "teacher")))
+    again = cell.replace(evaluation=cell.evaluation.replace(baselines=("random", "kmeans")))
+    network, recipe = Network(cell.model, (1, 8, 8), 10), MTT.recipe
+    known = dataset_size(cell)
+    each = known.train * network.multiply_adds(TRAIN) + known.test * network.multiply_adds(FORWARD)
+    told = unmeasured(taught).stages[-1]
+    assert told.work - unmeasured(again).stages[-1].work == recipe.epochs * each
+    assert [name for name, _ in told.parts] == ["synthetic", "random", "teacher", "training of the teacher"]
+    rded = with_method(PRESETS["digits-ipc1"], "rded")
+    with_teacher = rded.replace(evaluation=rded.evaluation.replace(baselines=("random", "teacher")))
+    with_kmeans = rded.replace(evaluation=rded.evaluation.replace(baselines=("random", "kmeans")))
+    assert unmeasured(with_teacher).stages[-1].work == unmeasured(with_kmeans).stages[-1].work  # an expert is there
 
 
 def test_memory_grows_by_the_students_that_are_kept() -> None:

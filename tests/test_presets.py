@@ -18,14 +18,26 @@ from astdistill.data.image_folders import IMAGENET_SUBSETS
 from astdistill.data.synthetic import load
 from astdistill.experiment.config import Experiment, Published, check_numbers
 from astdistill.experiment.cost import dataset_size
-from astdistill.experiment.presets import CELLS, FEATURES, GRADIENTS, MEDMNIST, PRESETS, matching, with_method
+from astdistill.experiment.presets import (
+    CELLS,
+    FEATURES,
+    GRADIENTS,
+    MEDMNIST,
+    PRESETS,
+    SELECTED,
+    SQUARED,
+    matching,
+    with_method,
+)
 from astdistill.experiment.work import Speed
 from astdistill.methods.back_propagation_through_training import BackPropagationThroughTraining
 from astdistill.methods.distribution_matching import DM
 from astdistill.methods.initialisation import HardLabels
 from astdistill.methods.outer import LossThreshold
 from astdistill.methods.outer_step import TrajectoryMatching
+from astdistill.methods.rded import CropInit
 from astdistill.methods.segments import GrowingWindow
+from astdistill.methods.tgdd import ClassMatching
 from astdistill.methods.trajectory_matching import AST, MTT
 from astdistill.models.registry import build_model
 from astdistill.runtime.errors import InputError
@@ -59,7 +71,11 @@ def test_preset_runs_end_to_end_with_counts_turned_down(
     preset = PRESETS[name]
     counts = COUNTS
     if not isinstance(preset.method.step, TrajectoryMatching):
-        counts = [*COUNTS[:8], *COUNTS[14:], "--method.step.batch-real", "2"]
+        counts = [*COUNTS[:8], *COUNTS[14:]]
+    if isinstance(preset.method.step, ClassMatching):
+        counts += ["--method.step.batch-real", "2"]
+    if preset.evaluation.architectures:
+        counts += ["--evaluation.architectures", "convnet-d2-w4-batchnorm"]
     words = [*counts, "--ipc", "1", "--data.per-class", "2", "--data.first-classes", "10"]
     if isinstance(preset.method.sample, GrowingWindow):
         words += ["--method.sample.lower", "0", "--method.sample.begins", "None"]
@@ -296,7 +312,8 @@ def test_cells_are_the_published_ones(name: str) -> None:
 
 def test_no_cell_is_left_out() -> None:
     assert {cell.name for cell in CELLS} == set(published_cells.CELLS)
-    assert len(PRESETS) == len(CELLS) + len(FEATURES) + len(BPTT) + len(GRADIENTS) + len(MEDMNIST) + 2  # no name twice
+    tables = CELLS, FEATURES, BPTT, GRADIENTS, SQUARED, SELECTED, MEDMNIST
+    assert len(PRESETS) == sum(map(len, tables)) + 2  # no name twice
 
 
 OF_GRADIENTS = {
@@ -322,6 +339,36 @@ def test_cells_of_gradient_matching_are_the_published_ones(cell: Experiment) -> 
         name
     ]
     assert (cell.published.protocol, cell.method.expert) == (recipe.name, None)
+
+
+OF_CROPS = {
+    "cifar10": (23.5, 50.2, 68.4, 1e-3, ((1, 10), (10, 50), (50, 100)), 256),
+    "cifar100": (19.6, 48.1, 57.0, 2e-3, (), 25),
+    "tiny_imagenet": (12.0, 39.6, 47.6, 1e-3, (), 100),
+}
+"""RDED's accuracies at 1, 10 and 50 images per class, and its student's learning rate and batches."""
+
+
+@pytest.mark.parametrize("cell", SELECTED, ids=lambda cell: cell.name)
+def test_cells_of_crops_are_the_published_ones(cell: Experiment) -> None:
+    recipe, figures = cell.evaluation.recipe, OF_CROPS[cell.data.source]
+    assert cell.published.accuracy == figures[(1, 10, 50).index(cell.ipc)]
+    assert (recipe.lr, recipe.batches, recipe.batch) == figures[3:]
+    assert (recipe.name, recipe.epochs, recipe.temperature, recipe.reported) == ("RDED", 300, 20.0, "best")
+    assert cell.evaluation.architectures == (f"{cell.model}-batchnorm",)
+    assert (cell.distill.factor, cell.experts.count, cell.data.whiten) == (1, 1, "standard")
+    assert isinstance(cell.method.init, CropInit)
+    assert (cell.method.init.images, cell.method.init.crops) == (300, 5)
+
+
+@pytest.mark.parametrize("cell", SQUARED, ids=lambda cell: cell.name)
+def test_cells_of_squared_differences_are_the_published_ones(cell: Experiment) -> None:
+    step, settings, recipe = cell.method.step, cell.distill, cell.evaluation.recipe
+    assert cell.published.accuracy == {1: 50.0, 10: 67.5, 50: 74.5}[cell.ipc]
+    assert step.to_json() | {"differences": "squared", "net_images": 2000, "matchings": 100} == step.to_json()
+    assert (settings.iterations, settings.factor, settings.augmentation) == (200_000, 2, "color_crop_cutout")
+    assert settings.lr_img == pytest.approx(5e-3 * cell.ipc / 10 * 16 * 2)
+    assert (recipe.epochs, recipe.batch, recipe.reported, recipe.cutmix) == (1000, 64, "best", 0.5)
 
 
 FIGURES = {
@@ -470,7 +517,8 @@ def test_every_method_runs_in_the_cells_of_others(method: str) -> None:
         (["tiny", "datm"], {"tiny_imagenet-ipc1-datm", "tiny_imagenet-ipc10-datm", "tiny_imagenet-ipc50-datm"}),
         (
             ["cifar10", "ipc1"],
-            {"cifar10-ipc1", *(f"cifar10-ipc1-{method}" for method in ("mtt", "ftd", "tesla", "datm", "dc", "dsa"))},
+            {"cifar10-ipc1"}
+            | {f"cifar10-ipc1-{method}" for method in ("mtt", "ftd", "tesla", "datm", "dc", "dsa", "idc", "rded")},
         ),
         (["ast", "cifar10"], {"cifar10-ipc1", "cifar10-ipc10", "cifar10-ipc10-all-six", "cifar10-ipc50"}),
         ([], set(PRESETS)),

@@ -84,6 +84,7 @@ def check(folder: Path) -> None:
     print(f"doctor: {findings['native engine']['text']}")
     assert findings["native engine"]["state"] == "good"
     assert findings["engine, cpu"]["text"].startswith("native "), findings["engine, cpu"]["text"]
+    assert "cifar10-ipc1-mtt" in place.program("get"), "the distilled sets are not in the wheel"
     said = place.program(*TINY.split())
     print(next(line for line in said.splitlines() if "engine: native (" in line))
     assert (place.folder / "run" / "scores.json").exists()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .evaluation import PROTOCOLS, EvalRecipe, Scores, evaluate
     from .experiment.sweep import sweep
     from .experts import ExpertRecipe, TrajectoryStore, train_experts
-    from .interop import Distilled, distill, export, import_buffers, import_set, load
+    from .interop import Distilled, distill, export, get, import_buffers, import_set, load, zoo
     from .models import FlatModel, build_model
     from .runtime.errors import DivergedError, InputError
     from .runtime.trust import trusting
@@ -42,6 +42,8 @@ _HOMES = {
     "Scores": "evaluation",
     "evaluate": "evaluation",
     "export": "interop",
+    "get": "interop.published",
+    "zoo": "interop.published",
     "import_buffers": "interop",
     "ExpertRecipe": "experts",
     "TrajectoryStore": "experts",
@@ -73,6 +75,7 @@ __all__ = [
     "distill",
     "evaluate",
     "export",
+    "get",
     "import_buffers",
     "import_set",
     "load",
@@ -81,6 +84,7 @@ __all__ = [
     "sweep",
     "train_experts",
     "trusting",
+    "zoo",
 ]
 
 

@@ -36,6 +36,7 @@ from astdistill.runtime.seeds import rng, seeded
 SHAPE, EACH, CLASSES = (2, 6, 6), 2, 3
 COSINE = GradientMatching(batch_real=5, matchings=2, passes=3, net_lr=0.1, net_batch=4)
 L1 = RealTrainedGradientMatching(batch_real=5, matchings=2, net_lr=0.1, net_batch=8, net_images=20)
+SQUARES = L1.replace(differences="squared")
 STEPS = [COSINE, SiameseGradientMatching(batch_real=5), L1]
 IDS = ["dc", "dsa", "idc"]
 
@@ -94,10 +95,18 @@ def absolutes(real: list[Tensor], own: list[Tensor]) -> Tensor:
     return total
 
 
+def squares(real: list[Tensor], own: list[Tensor]) -> Tensor:
+    """Of the one convolution."""
+    (total,) = [(r - s).pow(2).sum() for r, s in zip(real, own, strict=True) if r.dim() == 4]
+    return total
+
+
 def written_out(step: GradientMatching, setup: Setup, theta: Tensor, images: Tensor, iteration: int) -> Tensor:
     """The loss at θ in outer step `iteration` of seed 7."""
     train, module, total = setup.dataset.train, network(setup, theta), torch.zeros((), dtype=torch.float64)
-    distance = absolutes if isinstance(step, RealTrainedGradientMatching) else cosines
+    distance = cosines
+    if isinstance(step, RealTrainedGradientMatching):
+        distance = {"absolute": absolutes, "squared": squares}[step.differences]
     for label in range(CLASSES):
         members = [row for row in range(len(train)) if int(train.labels[row]) == label]
         chosen = torch.randperm(len(members), generator=rng(7, "real", iteration, label))[:5]
@@ -114,7 +123,7 @@ def begun(step: OuterStep, setup: Setup, variables: Variables) -> StepState:
     return step.begin(setup, variables, 7)
 
 
-@pytest.mark.parametrize("step", STEPS, ids=IDS)
+@pytest.mark.parametrize("step", [*STEPS, SQUARES], ids=[*IDS, "squares"])
 def test_the_gradient_is_that_of_the_written_out_distance(
     step: GradientMatching, setup: Setup, variables: Variables
 ) -> None:
@@ -288,3 +297,6 @@ def test_idcs_rate_is_that_of_pixels_for_standardised_images_and_joint_steps() -
     usual = IDC.step.usual_settings(10)
     assert usual["lr_img"] == pytest.approx(1e-4 * 16 * 2)
     assert (usual["outer_momentum"], usual["iterations"]) == (0.0, 50_000)
+    squared = IDC.step.replace(differences="squared").usual_settings(10)
+    assert squared["lr_img"] == pytest.approx(5e-3 * 16 * 2)
+    assert squared["iterations"] == 200_000

@@ -1,4 +1,4 @@
-"""`astdistill import-buffers`, `import-set` and `export`: from words to files."""
+"""`astdistill import-buffers`, `import-set`, `export` and `get`: from words to files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from ..data.loading import load_dataset
 from ..data.synthetic import load
 from ..evaluation.scores import Scores
 from ..interop import exporters as catalogue
-from ..interop import huggingface
+from ..interop import huggingface, published
 from ..interop import import_experts as buffers
 from ..interop import import_sets as sets
+from ..interop.reproduction import command as command_again
 from ..methods.registry import find_method, methods
 from ..report.figures import save_quality
 from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
+from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from .commands import command
 from .data import tell_briefly
@@ -181,6 +183,42 @@ def _scores(path: Path, home: RunDir) -> Scores | None:
     if path not in (home.folder, home.synthetic) or not home.scores.is_file():
         return None
     return Scores.read(home.scores)
+
+
+class Get(Record):
+    """List the distilled sets that come with the package, or copy one, or a set on the Hugging Face hub, into a run
+    folder, with its card: its figures, and the command that measures them again."""
+
+    name: Annotated[str, Word(positional=True, names=lambda: published.zoo())] = ""
+    """Name of the set; hf:OWNER/REPO for one on the hub, hf:OWNER/REPO@REVISION for a certain version of it. Without a
+    name, the sets are listed."""
+    out: Path | None = None
+    """New folder (default: runs/NAME)."""
+    zoo: Path | None = None
+    """Another folder of sets: NAME.safetensors, NAME.scores.json and NAME.png."""
+
+
+@command("get")
+def get(given: Get) -> None:
+    """List sets, or copy one."""
+    console = Terminal()
+    if not given.name:
+        if given.out is not None:
+            raise InputError(f"--out {given.out} was given, but no set; name one of those that astdistill get lists.")
+        console.print(terminal(published.listing(published.zoo(given.zoo))))
+        return
+    wanted = published.find(given.name, given.zoo)
+    folder = given.out or Path("runs") / given.name.removeprefix(published.HUB).rpartition("/")[2].partition("@")[0]
+    wanted.copy(folder)
+    synthetic, scores = wanted.load(), wanted.scores()
+    accuracy, protocol = published.expected(scores)
+    console.print(f"{synthetic!r}", highlight=False)
+    console.print(f"Accuracy: {accuracy} ({protocol})", highlight=False)
+    console.print(f"Card:     {folder / 'README.md'}", highlight=False)
+    typed = ""
+    if scores is not None:
+        typed = command_again(synthetic, scores, folder)
+    console.print(f"Next:     {typed or f'astdistill evaluate {folder}'}", highlight=False)
 
 
 def _check_data(data: DataConfig) -> None:

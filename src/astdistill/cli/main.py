@@ -35,6 +35,7 @@ VERBS = {
     "import-buffers": "import experts of other programs into a store: import-buffers FOLDER --data cifar100",
     "import-set": "import a distilled set of another program: import-set FOLDER --data cifar100 --out runs/NAME",
     "export": "export a distilled set (huggingface, mtt, npz, png, torch): export runs/NAME --format png",
+    "get": "list published distilled sets, or copy one with its card: get NAME, get hf:OWNER/REPO",
     "compare": "compare finished runs with published figures and baselines: compare runs/NAME ... --format latex",
     "watch": "show the progress of a run from another terminal: watch runs/NAME",
     "verify": "check expert stores, runs and distilled sets against their digests: verify PATH",
@@ -46,6 +47,7 @@ HOMES = dict.fromkeys(("demo", "run", "experts", "distill"), "verbs") | {
     "import-buffers": "interop",
     "import-set": "interop",
     "export": "interop",
+    "get": "interop",
     "run ablation": "sweep",
 }
 """The module of each verb that is not in one of its own name."""

@@ -19,10 +19,12 @@ from ..data.image_folders import IMAGENET_SIZE, IMAGENET_SUBSETS
 from ..data.preprocessing import zca_cost
 from ..data.storage import held_bytes, residence
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
+from ..evaluation.rows import TAUGHT
 from ..experts.recipe import ExpertRecipe
 from ..experts.training import expert_seconds
 from ..methods.estimators import Backprop
 from ..methods.outer_step import StepWork
+from ..methods.trajectory_matching import MTT
 from ..methods.unroll import AT_ONCE, AT_ONCE_CUDA
 from ..runtime.cluster import used
 from ..runtime.devices import settled_device
@@ -340,8 +342,22 @@ class _Stages:
         plain = ExpertRecipe(augmentation=strategy, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
         recipe = recipe.for_images(images)
         checks = max(1, len(recipe.steps)) + sum(recipe.checks_after(passes) for passes in range(1, recipe.passes + 1))
-        cost = self.costs.training(trained, plain, recipe.passes * images, min(recipe.batch, images))
+        seen, batch = recipe.passes * images, min(recipe.batch, images)
+        cost = self.costs.training(trained, plain, seen, batch)
+        if recipe.temperature:  # a teacher labels every batch
+            cost += self.costs.forward(self._network(self.experiment.model), seen, batch)
         return cost + self.costs.forward(trained, tested).times(checks)
+
+    def _teacher(self, recipe: EvalRecipe) -> Cost | None:
+        """The training of a teacher where one is needed and the method has no experts to take it from."""
+        experiment, train = self.experiment, self.known.train
+        if experiment.method.expert is not None or not (
+            recipe.temperature or TAUGHT in experiment.evaluation.baselines
+        ):
+            return None
+        student, epochs = self._network(experiment.model), MTT.recipe.epochs
+        epoch = self.costs.training(student, MTT.recipe, train, min(MTT.recipe.batch, train))
+        return (epoch + self.costs.forward(student, self.known.test)).times(epochs)
 
     def _guess(self, trained: Network, recipe: EvalRecipe, images: int) -> float:
         """The seconds of one network by which the run decides whether it starts workers."""
@@ -370,5 +386,8 @@ class _Stages:
             memory = max(memory, trained.held(min(each.batch, images), GRADIENT_GRAPH))
         alone, whole = whole.seconds, many.together(whole, guess, self.costs.speed)
         parts = [(row, seconds * whole.seconds / alone) for row, seconds in parts]
+        if (teacher := self._teacher(recipe)) is not None:
+            whole += teacher
+            parts.append(("training of the teacher", teacher.seconds))
         memory = self._side_by_side(len(rows) * wanted.networks, memory, names)
         return Stage(f"{wanted.networks} networks per row", whole.work, whole.seconds, memory, 100_000, tuple(parts))

@@ -10,15 +10,24 @@ from typing import Any
 from ..data import medmnist
 from ..data.dataset import DataConfig
 from ..distillation.settings import DistillSettings
-from ..evaluation.protocol import DC_PROTOCOL, MTT_PROTOCOL, NCFM_PROTOCOL, RAT_PROTOCOL, TGDD_PROTOCOL, EvalRecipe
+from ..evaluation.protocol import (
+    DC_PROTOCOL,
+    MTT_PROTOCOL,
+    NCFM_PROTOCOL,
+    RAT_PROTOCOL,
+    RDED_PROTOCOL,
+    TGDD_PROTOCOL,
+    EvalRecipe,
+)
 from ..evaluation.scores import Peer
 from ..methods.back_propagation_through_training import AT_BPTT, RAT_BPTT
-from ..methods.gradient_matching import DC, DSA
+from ..methods.gradient_matching import DC, DSA, IDC
 from ..methods.initialisation import HardLabels, SyntheticLabels, WeightLabels
 from ..methods.method import Method
 from ..methods.ncfm import NCFM
 from ..methods.outer import LossThreshold
 from ..methods.outer_step import TrajectoryMatching
+from ..methods.rded import RDED
 from ..methods.registry import find_method
 from ..methods.segments import GrowingWindow
 from ..methods.tgdd import TGDD
@@ -72,6 +81,8 @@ SOURCES = {
     "ncfm": "NCFM (arXiv 2502.20653), settings of its released code",
     "dc": "DC (arXiv 2006.05929), settings of its released code",
     "dsa": "DSA (arXiv 2102.08259), settings of its released code",
+    "idc": "IDC (arXiv 2205.14959), settings of its released code for CIFAR-10, squared differences",
+    "rded": "RDED (arXiv 2312.03526), settings of its released code",
     "rat-bptt": "RaT-BPTT (arXiv 2311.07025), the maximum over four numbers of steps; settings of its repository",
     "at-bptt": "AT-BPTT++ (after arXiv 2510.04838), the maximum over four numbers of steps; settings of its repository",
 }
@@ -296,6 +307,31 @@ def _gradients(method: Method, data: str, ipc: int, accuracy: float) -> Experime
     )
 
 
+def _idc(ipc: int, accuracy: float) -> Experiment:
+    """IDC on CIFAR-10: 2000 networks for 100 steps each, four sub-images a slot."""
+    method = IDC.replace(step=IDC.step.replace(differences="squared", net_images=2000))
+    cell = _features(method, "cifar10", ipc, accuracy, 1, TGDD_PROTOCOL.replace(epochs=1000), OF_IDC)
+    return cell.replace(experts=ExpertSettings())
+
+
+def _rded(data: str, ipc: int, accuracy: float, **recipe: Any) -> Experiment:
+    """RDED: one teacher, ordinary images; students have batch norm, as published, and its teacher instance norm."""
+    model, protocol = f"convnet-d{DEPTHS[data]}", RDED_PROTOCOL.replace(**recipe)
+    return Experiment(
+        name=f"{data}-ipc{ipc}-{RDED.name}",
+        data=DataConfig(source=data, whiten="standard"),
+        model=model,
+        experts=ExpertSettings(count=1),
+        method=RDED,
+        ipc=ipc,
+        distill=DistillSettings.model_validate(RDED.step.usual_settings(ipc)),
+        evaluation=EvaluationSettings(recipe=protocol, architectures=(f"{model}-batchnorm",), baselines=("random",)),
+        published=Published(accuracy=accuracy, source=f"{SOURCES[RDED.name]}; {OF_RDED}", protocol=protocol.name),
+    )
+
+
+OF_IDC = "best test epoch, four sub-images in each slot, hard labels; figures at 1 and 50 per class as later papers quote them"
+OF_RDED = "a teacher's labels; the teacher has instance norm and the training of this package's experts, which are ours"
 OF_BPTT = {
     "rat-bptt": "ZCA as MTT fits it",
     "at-bptt": "ZCA as MTT fits it and one of flip and rotation for each batch, where its code composes both on CIFAR-10,",
@@ -405,6 +441,19 @@ GRADIENTS = (
     _gradients(DSA, "cifar100", 10, 32.3),
     _gradients(DSA, "cifar100", 50, 42.8),
 )
+SQUARED = (_idc(1, 50.0), _idc(10, 67.5), _idc(50, 74.5))
+SMALL_BATCH = {"lr": 2e-3, "batch": 25, "batches": ()}
+SELECTED = (
+    _rded("cifar10",        1, 23.5),
+    _rded("cifar10",       10, 50.2),
+    _rded("cifar10",       50, 68.4),
+    _rded("cifar100",       1, 19.6, **SMALL_BATCH),
+    _rded("cifar100",      10, 48.1, **SMALL_BATCH),
+    _rded("cifar100",      50, 57.0, **SMALL_BATCH),
+    _rded("tiny_imagenet",  1, 12.0, batch=100, batches=()),
+    _rded("tiny_imagenet", 10, 39.6, batch=100, batches=()),
+    _rded("tiny_imagenet", 50, 47.6, batch=100, batches=()),
+)
 # fmt: on
 
 
@@ -445,7 +494,8 @@ def _adapted(cell: Experiment, unmirrored: bool, few: bool) -> Experiment:
 
 MEDMNIST = tuple(preset for name, held in medmnist.SETS.items() for preset in _medical(name, held.train))
 PRESETS: dict[str, Experiment] = {
-    preset.name: preset for preset in (DIGITS, CIFAR_TEN, *CELLS, *FEATURES, *BPTT_CELLS, *GRADIENTS, *MEDMNIST)
+    preset.name: preset
+    for preset in (DIGITS, CIFAR_TEN, *CELLS, *FEATURES, *BPTT_CELLS, *GRADIENTS, *SQUARED, *SELECTED, *MEDMNIST)
 }
 LISTED_BY = "astdistill presets"
 

@@ -369,9 +369,9 @@ class Costs:
         part = sample * network.multiply_adds(training_passes(once))
         return self._cost(kind, images * each, part, lambda: _training(network, once, sample))
 
-    def forward(self, network: Network, images: float) -> Cost:
-        """The logits of so many images, as they are tested."""
-        sample, each = self._sample(network, math.ceil(images)), network.multiply_adds(FORWARD)
+    def forward(self, network: Network, images: float, batch: int | None = None) -> Cost:
+        """The logits of so many images, as they are tested, or a `batch` at a time."""
+        sample, each = self._sample(network, batch or math.ceil(images)), network.multiply_adds(FORWARD)
         kind = "logits", network.model, network.shape, network.engine, sample
         return self._cost(kind, images * each, sample * each, lambda: _logits(network, sample))
 

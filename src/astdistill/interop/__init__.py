@@ -4,14 +4,18 @@ from .distilled import Distilled, distill, import_set, load
 from .exporters import FORMATS, export
 from .formats import Format
 from .import_experts import import_buffers
+from .published import PublishedSet, get, zoo
 
 __all__ = [
     "FORMATS",
     "Distilled",
     "Format",
+    "PublishedSet",
     "distill",
     "export",
+    "get",
     "import_buffers",
     "import_set",
     "load",
+    "zoo",
 ]

@@ -18,6 +18,7 @@ from ..runtime.files import replacing, write_text
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import markdown
 from .formats import Format
+from .reproduction import again
 
 ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 SIZES = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
@@ -32,20 +33,35 @@ WHITENING = {
 def card(synthetic: SyntheticSet, scores: Scores | None, parts: str) -> str:
     """README.md of the folder, with the front matter that the hub reads; `parts` are the parquet files of the train
     split."""
-    title = f"{_title(synthetic)}, {synthetic.ipc} distilled image{'s' * (synthetic.ipc != 1)} per class"
     sections = {
         "Figures": _figures(scores),
+        "Measure it again": f"In a copy of this folder:\n\n{again(synthetic, scores, '.')}",
         "Columns": _columns(synthetic),
-        "Use": _use(synthetic),
-        "How it was made": _made(synthetic),
-        "Citation": _citation(synthetic.method),
+        "Use": f"The images alone, by `datasets.load_dataset`; or, in a copy of this folder:\n\n{_use(synthetic, '.')}",
     }
+    return f"---\n{_front(synthetic, _title(synthetic), parts)}\n---\n\n{_page(synthetic, sections, picture=True)}"
+
+
+def described(synthetic: SyntheticSet, scores: Scores | None, folder: str | Path, picture: bool) -> str:
+    """README.md of a set in `folder`, as Markdown; `picture` says whether its picture lies there too."""
+    sections = {
+        "Figures": _figures(scores),
+        "Measure it again": again(synthetic, scores, folder),
+        "Use": _use(synthetic, str(folder)),
+    }
+    return _page(synthetic, sections, picture)
+
+
+def _page(synthetic: SyntheticSet, sections: dict[str, str], picture: bool) -> str:
+    """The title, the picture, one sentence, and the sections with those that every card has."""
+    sections |= {"How it was made": _made(synthetic), "Citation": _citation(synthetic.method)}
     body = "\n\n".join(f"## {head}\n\n{text}" for head, text in sections.items())
     family, way = _family(synthetic.method), ""
     if family:
         way = f" by {family}"
+    shown = f"![The distilled images]({RunDir.images})\n\n" * picture
     return (
-        f"---\n{_front(synthetic, title, parts)}\n---\n\n# {title}\n\n![The distilled images]({RunDir.images})\n\n"
+        f"# {_title(synthetic)}\n\n{shown}"
         f"A synthetic data set made{way} with astdistill: networks are trained on these images alone.\n\n{body}\n"
     )
 
@@ -88,7 +104,7 @@ def _size(count: int) -> str:
 
 
 def _title(synthetic: SyntheticSet) -> str:
-    return SetInfo.of(synthetic).data
+    return f"{SetInfo.of(synthetic).data}, {synthetic.ipc} distilled image{'s' * (synthetic.ipc != 1)} per class"
 
 
 def _figures(scores: Scores | None) -> str:
@@ -129,12 +145,13 @@ def _columns(synthetic: SyntheticSet) -> str:
     )
 
 
-def _use(synthetic: SyntheticSet) -> str:
+def _use(synthetic: SyntheticSet, path: str) -> str:
     augmentation = synthetic.augmentation.replace("_", ", ") or "none"
+    whole = ""
+    if not synthetic.preprocessing.whole:  # its matrix comes with the real data
+        whole = "dataset = ad.load_dataset(synthetic.data)\nsynthetic = synthetic.completed(dataset.preprocessing)\n"
     return (
-        "The images alone, by `datasets.load_dataset`; "
-        "or with learning rate, augmentation and whitening, from a copy of this folder:\n\n"
-        '```python\nimport astdistill as ad\nsynthetic = ad.load("synthetic.safetensors")\n'
+        f'```python\nimport astdistill as ad\nsynthetic = ad.load("{path}")\n{whole}'
         "network = synthetic.train(my_network)\n"
         "logits = network(synthetic.preprocessing.apply(photos))    # photos in [0, 1]\n```\n\n"
         f"The {_learned(synthetic.method)}learning rate is {float(synthetic.lr):.6g}; augmentation by DSA: "
