@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from astdistill.autodiff.dispatch import chosen, using
-from astdistill.runtime.errors import InputError
+from astdistill.methods.segments import Perturbation
+from astdistill.models.flat import FlatModel
+from astdistill.runtime.errors import DivergedError, InputError
 from astdistill.runtime.files import lock
 from astdistill.runtime.progress import Bar
 
@@ -75,3 +77,20 @@ def dies_once(shared: Path, job: int, progress: Bar) -> int:
 def own_engine() -> dict[str, str]:
     """An engine that no other process has."""
     return {"engine": f"of process {os.getpid()}"}
+
+
+class Fateful(Perturbation):
+    """Ends or raises in a process other than the one that hands out the work, from some outer step on, once."""
+
+    folder: str
+    """Where a file says whose work it is, and another that it has happened."""
+    what: str = "killed"
+
+    def __call__(self, start: Tensor, model: FlatModel, generator: torch.Generator) -> Tensor:
+        leader, done = (Path(self.folder) / name for name in ("leader", "done"))
+        if leader.read_text() == str(os.getpid()) or done.exists() or generator.initial_seed() % 2:
+            return start
+        done.touch()
+        if self.what == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise {"input": InputError, "diverged": DivergedError}[self.what]("as it stands")

@@ -33,7 +33,7 @@ from astdistill.runtime.cluster import Cluster, ClusterPickler, Prepared, cluste
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.parallel import WorkerPlan, pool
 from astdistill.runtime.progress import Bar
-from astdistill.runtime.worker import nameless_file
+from astdistill.runtime.worker import nameless_file, on_own_gpu
 
 ANY = WorkerPlan(2, 1, asked=True)
 
@@ -323,7 +323,7 @@ def test_tensors_of_a_gpu_are_sent_as_those_of_the_first_one_there(monkeypatch: 
         return tensor.clone()
 
     monkeypatch.setattr(torch.Tensor, "to", to)
-    back = engine._on_gpu(torch.ones(2), True)
+    back = on_own_gpu(torch.ones(2), True)
     assert (moved, back.requires_grad, back.tolist()) == (["cuda"], True, [1.0, 1.0])
     text = io.BytesIO()
     with nameless_file() as memory:

@@ -18,7 +18,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from ..runtime.machine import Neighbours, Started, waiting
+from ..runtime.machine import Neighbours, Started, rank, waiting, world
 from ..runtime.text import printable, ready_streams
 from .completion import VARIABLE, complete
 
@@ -228,7 +228,7 @@ def _guarded(words: list[str]) -> int:
     """Run the words; errors that a user can mend become one sentence."""
     meta: dict[str, Any] = {}
     try:
-        return _invoked(words, meta)
+        return _of_rank(words, meta)
     except click.exceptions.Exit as done:
         return done.exit_code
     except Exception as error:
@@ -237,6 +237,20 @@ def _guarded(words: list[str]) -> int:
             traceback.print_exc()
         _tell(f"astdistill: {sentence}")
         return code
+
+
+def _of_rank(words: list[str], meta: dict[str, Any]) -> int:
+    """Run the words; of several processes that torchrun has started, rank 0 alone does, and the others share its outer
+    steps."""
+    if world() == 1:
+        return _invoked(words, meta)
+    from ..runtime import ranks
+
+    if rank():
+        ranks.serve("quit")
+        return 0
+    with ranks.leading("quit"):
+        return _invoked(words, meta)
 
 
 def _invoked(words: list[str], meta: dict[str, Any]) -> int:

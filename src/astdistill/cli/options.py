@@ -83,11 +83,11 @@ class PresetChanges(Changes):
 
 
 class ClusterChanges(PresetChanges):
-    """The same, and where experts and evaluated networks are trained."""
+    """The same, and where experts, evaluated networks and the trajectories of a step are computed."""
 
     cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
-    """Train experts and evaluated networks on the nodes of this Ray cluster, each job with --threads (1). auto is the
-    cluster that this machine belongs to."""
+    """Train experts and evaluated networks on the nodes of this Ray cluster, each job with --threads (1); several
+    trajectories of an outer step are jobs, too. auto is the cluster that this machine belongs to."""
     allow_mixed: bool = False
     """Also use nodes whose engine, instruction set or versions differ; the last bits of results may then differ."""
 

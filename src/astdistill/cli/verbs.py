@@ -93,8 +93,8 @@ def train(request: Request) -> None:
 
 @contextmanager
 def placed(request: Request) -> Iterator[None]:
-    """Inside the block, experts and evaluated networks are trained where the flags say: on a cluster, which is asked
-    now, before data are read, or here."""
+    """Inside the block, experts, evaluated networks and the trajectories of a step are computed where the flags say: on
+    a cluster, which is asked now, before data are read, or here."""
     changes, experiment = request.changes, request.experiment
     if not isinstance(changes, ClusterChanges):
         yield
@@ -110,7 +110,7 @@ def distil(request: Request) -> None:
     if only_estimate(request):
         return
     check_device(request.experiment.device)
-    with computing_with(threads_of(request)):
+    with computing_with(threads_of(request)), placed(request):
         dataset = prepare(request.experiment, request.out, teller(request))
         with RunDir(request.out).writing(), tracked(request.experiment, request.out, request.log) as recorder:
             distill_experiment(request.experiment, dataset, request.out, recorder)
@@ -319,4 +319,6 @@ experts = PresetCommand(
     f"Train the experts of a preset; show accuracy and step length per epoch. {FIRST}",
     kind=ExpertChanges,
 )
-distill = PresetCommand("distill", distil, f"Train missing experts and distil, without evaluation. {FIRST}")
+distill = PresetCommand(
+    "distill", distil, f"Train missing experts and distil, without evaluation. {FIRST}", kind=ClusterChanges
+)

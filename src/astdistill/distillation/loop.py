@@ -17,9 +17,11 @@ from ..methods.method import Method
 from ..methods.trajectory_matching import MTT
 from ..models.flat import FlatModel
 from ..models.registry import build_model
+from ..runtime import ranks
 from ..runtime.devices import moved
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import append_line
+from ..runtime.machine import rank
 from ..runtime.progress import bar, console
 from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive
@@ -27,6 +29,7 @@ from ..runtime.status import StepClock
 from ..runtime.trust import trust_models
 from .run import Distillation, StepRecord
 from .settings import DistillSettings, check
+from .sharing import plan_step, shared
 from .snapshots import Frame, due, forget
 from .state import Counters, DistillState
 
@@ -118,6 +121,9 @@ def distill(
     engine: str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
+    allow_mixed: bool = False,
 ) -> SyntheticSet:
     """The distilled set: `ipc` images per class that the method's outer steps have changed.
 
@@ -140,6 +146,15 @@ def distill(
         device: Where the data is taken to, such as "cpu" or "cuda". None: where it lies.
         threads: Threads of the CPU. None: torch's own number. Afterwards torch's number is what it was before. Engine,
             device and threads are no part of what tells runs apart.
+        workers: Processes that share each outer step, where the method's step has several trajectories: each takes its
+            part of the threads and, with several GPUs, one GPU. The result is the same to the bit as that of one
+            process with as many threads as a worker has. None: this process alone.
+        cluster: "auto" or HOST:PORT: the trajectories are computed on the nodes of that Ray cluster, each by `threads`
+            (None: one). The experts must lie where all nodes see them. None: on this machine.
+        allow_mixed: Take nodes of a cluster, too, that would compute other bits.
+
+    Where torchrun has started this process, rank 0 alone does what is described here, and the others share its outer
+    steps; all return the same set.
 
     Returns:
         The set, as what is last or best.
@@ -151,8 +166,10 @@ def distill(
         FolderGoneError: `out` was deleted meanwhile.
     """
     trust_models(model)
+    if rank() > 0:
+        return ranks.serve()
     dataset = moved(dataset, device)
-    with computing(engine, threads):
+    with ranks.leading() as answers, computing(engine, threads, cluster, allow_mixed):
         settings = settings or DistillSettings()
         network = _network(method, experts, model)
         if experts is not None:
@@ -160,6 +177,7 @@ def distill(
                 settings.max_experts or len(experts)
             )  # fixed from here on, whoever adds experts meanwhile
         check(dataset, experts, method, settings, ipc)
+        plan = plan_step(method, network, workers, dataset.device)
         flat = FlatModel(build_model(network, dataset.shape, len(dataset.classes)).to(dataset.device))
         if experts is not None and flat.size != experts.identity.parameters:
             raise InputError(
@@ -172,8 +190,10 @@ def distill(
         )
         with _writing(run.out):
             state = run.start()
-            best = _iterate(run, state, observers)
-            return _finish(run, state, best)
+            with shared(run, plan, state.counters.iteration) as run:
+                best = _iterate(run, state, observers)
+            answers.append(_finish(run, state, best))
+            return answers[-1]
 
 
 def _writing(out: Path | None) -> AbstractContextManager[None]:

@@ -15,7 +15,7 @@ from ..data.synthetic import SyntheticSet
 from ..experts.store import TrajectoryStore
 from ..methods.initialisation import Initial
 from ..methods.method import Method
-from ..methods.outer_step import Setup, StepState
+from ..methods.outer_step import OuterStep, Setup, StepState, Terms, one_after_another
 from ..methods.unroll import MetaGradient, Variables
 from ..models.flat import FlatModel
 from ..runtime.config import digest
@@ -48,12 +48,14 @@ class Distillation:
     model: FlatModel
     network: str = ""
     """The student's name, which is that of the experts where there are some."""
+    compute_terms: Callable[[OuterStep, Setup, Variables, int, int], Terms] = one_after_another
+    """Computes the terms of an outer step (see `sharing.shared`)."""
 
     @property
     def setup(self) -> Setup:
         """What every outer step is told."""
         network = self.network or (self.experts.identity.model if self.experts else "")
-        return Setup(self.dataset, self.experts, network, self.model, self.method, self.settings)
+        return Setup(self.dataset, self.experts, network, self.model, self.method, self.settings, self.compute_terms)
 
     @property
     def seen(self) -> Setup:

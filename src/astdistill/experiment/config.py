@@ -91,8 +91,9 @@ class Experiment(Record):
     device: str = "auto"
     """Device: auto, cpu, cuda or cuda:N. auto is the GPU if there is a usable one, otherwise the CPU."""
     workers: int | None = Field(default=None, ge=1)
-    """Experts, or evaluated networks, trained at the same time on a CPU. Default: one per core. The threads are divided
-    among them; results differ by rounding only."""
+    """Processes that train experts or evaluated networks, and share the trajectories of an outer step if there are
+    several. The threads are divided among them; results differ by rounding only. On GPUs each takes one. Default: one
+    per core on a CPU, one on a GPU, and one for an outer step."""
     engine: EngineName = "auto"
     """How derivatives are computed: native (C kernels, for the ConvNet on a CPU), compiled, compiled-bfloat16, or
     eager. auto takes $ASTDISTILL_ENGINE, or the fastest that supports the network. Results differ by rounding only."""

@@ -18,6 +18,7 @@ from ..data.description import Description
 from ..data.image_folders import IMAGENET_SIZE, IMAGENET_SUBSETS
 from ..data.preprocessing import zca_cost
 from ..data.storage import held_bytes, residence
+from ..distillation.sharing import HERE, plan_step
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from ..evaluation.rows import TAUGHT
 from ..experts.recipe import ExpertRecipe
@@ -292,7 +293,8 @@ class _Stages:
         seen = self._images * settings.texture.per_slot
         step = experiment.method.step.within(self.known.train, self.known.classes)
         work = step.work(settings, seen, self.known.classes)
-        cost = self._outer_step(student, work).times(settings.iterations * work.repeats)
+        plan = plan_step(experiment.method, experiment.model, experiment.workers, torch.device(self.costs.device))
+        cost = self._outer_steps(student, work, plan)
         cost += self.costs.bookkeeping(student, experiment.method, settings, self._images).times(settings.iterations)
         images = 4 * self._images * math.prod(settings.texture.extent(self.known.shape))
         students = 4 * student.parameters * (8 + work.kept * work.training_steps)
@@ -305,7 +307,19 @@ class _Stages:
             recipe = MTT_PROTOCOL.replace(epochs=settings.validate_epochs, released_count=False)
             cost = cost + self._network_trained(student, recipe, self._seen, self.known.validation).times(networks)
         memory = self._data + SETS * images + students + self._held(student, work)
+        if plan != HERE:  # workers share a second copy of the data
+            memory += self._data + (plan.workers - 1) * (students + self._held(student, work))
+            memory += plan.workers * IDLE_WORKER
         return Stage(f"{settings.iterations} outer steps", cost.work, cost.seconds, memory, disk)
+
+    def _outer_steps(self, student: Network, work: StepWork, plan: WorkerPlan) -> Cost:
+        """All of them, by the workers that share each."""
+        count = self.experiment.distill.iterations * work.repeats
+        if plan == HERE:
+            return self._outer_step(student, work).times(count)
+        with limited(plan.threads):
+            cost = self._outer_step(student, work).times(count)
+        return _Jobs(work.repeats, plan).together(cost, math.inf, self.costs.speed)
 
     def _outer_step(self, student: Network, work: StepWork) -> Cost:
         """One of them, as the method's step says what it does."""

@@ -167,6 +167,7 @@ def obtain_synthetic(
             out=out,
             seed=experiment.seed,
             observers=[recorder],
+            workers=experiment.workers,
         )
     if experts is not None:
         record_experts(experts.first(experiment.distill.max_experts or len(experts)), out)

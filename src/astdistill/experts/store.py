@@ -172,6 +172,10 @@ class TrajectoryStore:
             )
         return replace(self, limit=count)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which opens the files itself."""
+        return vars(self) | {"_open": {}, "_sums": {}}
+
     def __repr__(self) -> str:
         """One line: finished experts, network, folder."""
         return f"TrajectoryStore({len(self)} experts, {self.identity.model}, {self.folder})"

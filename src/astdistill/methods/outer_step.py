@@ -26,6 +26,9 @@ from .initialisation import Classifier
 from .student_optimisers import StudentOptimiser
 from .unroll import InnerLoop, MetaGradient, Variables, draw_plan
 
+Terms = list[MetaGradient]
+"""Those of one outer step, in their order."""
+
 if TYPE_CHECKING:  # a method holds its outer step, so its module imports this one
     from .method import Method
 
@@ -62,6 +65,11 @@ class StepSettings(Protocol):
     def texture(self) -> TextureSpec: ...
 
 
+def one_after_another(step: OuterStep, setup: Setup, variables: Variables, iteration: int, seed: int) -> Terms:
+    """All terms of an outer step, in their order, computed by this process."""
+    return [step.term(setup, variables, iteration, seed, number) for number in range(step.terms)]
+
+
 @dataclass(frozen=True)
 class Setup:
     """What stays the same from one outer step to the next."""
@@ -78,6 +86,8 @@ class Setup:
     """The method that the step belongs to."""
     settings: StepSettings
     """Augmentation, and whether images are textures."""
+    compute_terms: Callable[[OuterStep, Setup, Variables, int, int], Terms] = one_after_another
+    """Computes the terms of a step, as `one_after_another` does; several workers may share them."""
 
     def fresh(self, seed: int, iteration: int) -> Params:
         """The parameters `[P]` of a newly initialised student, drawn for this outer step and no other.
@@ -173,6 +183,12 @@ class OuterStep(Component):
     """Settings, or the beginnings of their names, that it does not read; a report leaves them out."""
 
     @property
+    def terms(self) -> int:
+        """How many terms its meta-gradient is the mean of, none of which needs another (`mean_of_terms`); 1 where it
+        has no `term`."""
+        return 1
+
+    @property
     def last_epoch(self) -> int | None:
         """The last expert epoch whose row an outer step can read; None where any may be, or none is."""
         return None
@@ -220,6 +236,30 @@ class OuterStep(Component):
             seed: Of the run; draws depend on it and on the outer step.
         """
         raise NotImplementedError
+
+    def term(self, setup: Setup, variables: Variables, iteration: int, seed: int, number: int) -> MetaGradient:
+        """One of several terms whose mean is the meta-gradient. Another process may compute it: all draws depend on
+        `seed`, `iteration` and `number`, and nothing is kept.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            iteration: The outer step, counted from 0.
+            seed: Of the run.
+            number: Of the term, 0 … `terms` − 1.
+        """
+        raise NotImplementedError
+
+    def mean_of_terms(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
+        """The mean of all terms, to the same bits whoever computes them: they are added in their order.
+
+        Args:
+            setup: What stays the same from one outer step to the next; its `compute_terms` may share them.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            iteration: The outer step, counted from 0.
+            seed: Of the run.
+        """
+        return MetaGradient.mean(setup.compute_terms(self, setup, variables, iteration, seed))
 
     def rates(self) -> Mapping[str, float]:
         """The outer rates of what can be learned besides images, targets and lr, by name; their momentum is the
@@ -381,6 +421,10 @@ class TrajectoryMatching(OuterStep):
     """Segments per outer step, each with its own student; their meta-gradients are averaged."""
 
     @property
+    def terms(self) -> int:
+        return self.trajectories
+
+    @property
     def last_epoch(self) -> int | None:
         return self.max_start_epoch - 1 + self.expert_epochs
 
@@ -406,13 +450,13 @@ class TrajectoryMatching(OuterStep):
         method.loss.check(self.syn_steps, self.expert_epochs)
 
     def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
-        """The mean of the meta-gradients of its students: the first draws from `seed`, the others from one derived from
-        it."""
-        others = (derive(seed, "trajectory", number) for number in range(1, self.trajectories))
-        return MetaGradient.mean([self._followed(setup, variables, iteration, each) for each in (seed, *others)])
+        """The mean of the meta-gradients of its students, each of which is a term."""
+        return self.mean_of_terms(setup, variables, iteration, seed)
 
-    def _followed(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
-        """The meta-gradient of one student, all of whose draws depend on `seed`."""
+    def term(self, setup: Setup, variables: Variables, iteration: int, seed: int, number: int) -> MetaGradient:
+        """The meta-gradient of one student: the first draws from `seed`, the others from one derived from it."""
+        if number:
+            seed = derive(seed, "trajectory", number)
         method, settings = setup.method, setup.settings
         segment = self._segment(setup, iteration, seed)
         start = method.perturb(segment.start, setup.model, rng(seed, "perturb", iteration))

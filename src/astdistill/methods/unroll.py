@@ -227,6 +227,10 @@ class NamedTensors(Mapping[str, Tensor]):
         """The same with some tensors changed, or added."""
         return type(self)(**{**self, **changes})
 
+    def to(self, device: str | torch.device) -> Self:
+        """The same on another device."""
+        return self.replace(**{name: tensor.to(device) for name, tensor in self.items()})
+
 
 class Variables(NamedTensors):
     """What a meta-gradient is taken with respect to, by name: X `[N, C, H, W]` (k H and k W on a torus) as `images`,
@@ -272,6 +276,10 @@ class MetaGradient(NamedTensors):
             **changes: Tensors by name, among them `loss`.
         """
         return type(self)(**{"loss": self.loss, **self, **changes})
+
+    def to(self, device: str | torch.device) -> MetaGradient:
+        """The loss and its derivatives on another device."""
+        return super().to(device).replace(loss=self.loss.to(device))
 
     @staticmethod
     def mean(parts: Sequence[MetaGradient]) -> MetaGradient:

@@ -39,7 +39,7 @@ from .progress import Bar, be_quiet, tell
 from .provenance import instructions, processor, versions
 from .text import in_one_line
 from .trust import take_over, words_of_trust
-from .worker import TensorLocation, TensorPickler, nameless_file, sendable
+from .worker import TensorLocation, TensorPickler, nameless_file, sendable, with_common
 
 KEEPALIVE_MS = "5000"
 """A node whose power fails says nothing: without such questions and answers a call to it would wait for ever."""
@@ -403,22 +403,13 @@ def _sees(path: str, locked: bool) -> dict[str, str]:
 
 
 class ClusterPickler(TensorPickler):
-    """For another machine: a GPU there is the first and only one that a job sees, and what lies in a file says itself
-    how it is found there (`elsewhere`)."""
+    """For another machine: what lies in a file says itself how it is found there (`elsewhere`)."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, torch.device) and obj.type == "cuda":
-            return torch.device, ("cuda", 0)
-        if type(obj) is Tensor and obj.device.type == "cuda":
-            return _on_gpu, (obj.detach().cpu(), obj.requires_grad)
         elsewhere = getattr(obj, "elsewhere", None)
         if isinstance(obj, type) or elsewhere is None:
-            return NotImplemented
+            return super().reducer_override(obj)
         return elsewhere()
-
-
-def _on_gpu(tensor: Tensor, wants_gradient: bool) -> Tensor:
-    return tensor.to("cuda").requires_grad_(wants_gradient)
 
 
 class _Mapped(pickle.Unpickler):
@@ -454,6 +445,28 @@ class Order(NamedTuple):
     """The pickled work, and what is shared."""
 
 
+def order_of(
+    work: Any, shared: Any, threads: int, wanted: dict[str, str] | None, probe: Callable[[], Mapping[str, str]]
+) -> tuple[bytes, np.ndarray]:
+    """The pickled `Order` of a pool, and the bytes of the tensors that its jobs share."""
+    text = io.BytesIO()
+    with nameless_file() as memory:
+        ClusterPickler(text, memory).dump((work, shared))
+        memory.seek(0)
+        tensors = np.frombuffer(memory.read() or b"\0", dtype=np.uint8)
+    order = Order(
+        name=os.urandom(16).hex(),
+        folder=os.getcwd(),
+        path=list(sys.path),
+        threads=threads,
+        trust=words_of_trust(),
+        facts=wanted,
+        probe=probe,
+        text=text.getvalue(),
+    )
+    return pickle.dumps(order), tensors
+
+
 class Prepared:
     """Holds the last work that this process has read, and what all its jobs share."""
 
@@ -462,7 +475,9 @@ class Prepared:
     shared: Any = None
 
 
-def job(order: bytes, memory: np.ndarray, given: bytes, board: Any, number: int, attempt: int) -> bytes:
+def job(
+    order: bytes, memory: np.ndarray, given: bytes, common: bytes | None, board: Any, number: int, attempt: int
+) -> bytes:
     """On a node: one job, and what it gave or raised; with it the steps that it counted in all."""
     steps = _Steps(board, number, attempt)
     be_quiet(True)
@@ -470,7 +485,8 @@ def job(order: bytes, memory: np.ndarray, given: bytes, board: Any, number: int,
         known: Order = pickle.loads(order)
         _prepare(known, memory)
         torch.set_num_threads(known.threads)
-        answer = "done", Prepared.work(Prepared.shared, pickle.loads(given), steps)
+        value = with_common(pickle.loads(given), common and pickle.loads(common))
+        answer = "done", Prepared.work(Prepared.shared, value, steps)
         return pickle.dumps((answer, steps.counted))
     except BaseException as error:
         return pickle.dumps((("error", sendable(error)), steps.counted))
@@ -562,33 +578,24 @@ class _Tasks:
         self._room, self._looked, self._full = 0, 0.0, time.monotonic()
         self._order: Any = None
         self._memory: Any = None
+        self._common: Any = None
         self._task = self._ray.remote(job).options(
             num_cpus=cluster.threads, num_gpus=int(gpu), max_retries=0, scheduling_strategy="SPREAD"
         )
 
     def prepare(self, work: Any, shared: Any) -> None:
         """Put what all jobs share where each node fetches it once."""
-        text, wanted = io.BytesIO(), None
-        with nameless_file() as memory:
-            ClusterPickler(text, memory).dump((work, shared))
-            memory.seek(0)
-            self._memory = self._ray.put(np.frombuffer(memory.read() or b"\0", dtype=np.uint8))
+        wanted = None
         if not self._cluster.mixed:
             wanted = facts(self._cluster.probe)
-        order = Order(
-            name=os.urandom(16).hex(),
-            folder=os.getcwd(),
-            path=list(sys.path),
-            threads=self._cluster.threads,
-            trust=words_of_trust(),
-            facts=wanted,
-            probe=self._cluster.probe,
-            text=text.getvalue(),
-        )
-        self._order = self._ray.put(pickle.dumps(order))
+        order, memory = order_of(work, shared, self._cluster.threads, wanted, self._cluster.probe)
+        self._memory = self._ray.put(memory)
+        self._order = self._ray.put(order)
 
-    def run(self, jobs: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        self._jobs, waiting = jobs, deque(range(len(jobs)))
+    def run(self, jobs: Sequence[Any], common: Any = None) -> Iterator[tuple[Any, Any]]:
+        self._jobs, waiting, self._common = jobs, deque(range(len(jobs))), None
+        if common is not None:
+            self._common = self._ray.put(pickle.dumps(common))
         while waiting or self._under_way:
             places = self._places()  # also where all are handed out: it says that no node is left
             while waiting and len(self._under_way) < places:
@@ -612,7 +619,7 @@ class _Tasks:
                 self._ray.cancel(task, force=True)
             self._ray.kill(self._board)
         self._under_way.clear()
-        self._order = self._memory = self._words = None
+        self._order = self._memory = self._common = self._words = None
 
     def _places(self) -> int:
         """How many jobs are handed out at once: twice as many as the nodes can take, so that none waits for the
@@ -630,7 +637,9 @@ class _Tasks:
 
     def _begin(self, tried: _Try) -> None:
         given = pickle.dumps(self._jobs[tried.number])
-        task = self._task.remote(self._order, self._memory, given, self._board, tried.number, tried.attempt)
+        task = self._task.remote(
+            self._order, self._memory, given, self._common, self._board, tried.number, tried.attempt
+        )
         self._under_way[task] = tried
 
     def _answer(self, task: Any, tried: _Try) -> Any:

@@ -3,6 +3,7 @@ and reading what was computed."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
@@ -102,6 +103,22 @@ def check_device(device: str) -> None:
             f"--device {device} was asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs; "
             f"choose --device auto or cpu, or install a CUDA build of torch."
         )
+
+
+def gpus(device: torch.device) -> int:
+    """How many GPUs workers may have between them, where the work was to be done on `device`: none for another kind of
+    device, nor where a GPU other than the first was named."""
+    import torch
+
+    if device.type != "cuda" or device.index:
+        return 0
+    return torch.cuda.device_count()
+
+
+def own_gpu(number: int) -> dict[str, str]:
+    """The environment of worker `number`, counted from 0: it sees one GPU, and no other worker sees that one."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(number + 1)))
+    return {"CUDA_VISIBLE_DEVICES": named.split(",")[number].strip()}
 
 
 def moved(thing: Thing, device: str | None) -> Thing:

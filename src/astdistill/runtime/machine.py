@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from .errors import InputError
+
 ROOT = Path("/")
 SPINS = 1000
 """Rounds in which a thread of libgomp looks for work before it sleeps: 10 to 50 µs. Its own 300,000 are 3 to 14 ms, in
@@ -107,6 +109,31 @@ class Threads(NamedTuple):
 
     step: int
     divided: int
+
+
+LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""The variables by which torchrun tells a process which of several it is."""
+
+
+def world() -> int:
+    """How many ranks torchrun has started: 1 where it has not started this process."""
+    if not all(map(os.environ.get, LAUNCHED)):
+        return 1
+    return _number("WORLD_SIZE")
+
+
+def rank() -> int:
+    """The number of this process among them. 0 hands out the work, and is the only one that writes."""
+    if world() == 1:
+        return 0
+    return _number("RANK")
+
+
+def _number(name: str) -> int:
+    text = os.environ[name]
+    if not text.isdecimal():
+        raise InputError(f"The environment has {name}={text}, which is no number; start with torchrun, or unset it.")
+    return int(text)
 
 
 class Named:

@@ -21,12 +21,13 @@ from typing import Any, TypeVar
 import torch
 
 from . import cluster
+from .devices import gpus, own_gpu
 from .errors import InputError, LostError
-from .machine import Named, Started, Threads, cores, waiting
+from .machine import LAUNCHED, Named, Started, Threads, cores, waiting
 from .progress import Bar
 from .text import open_streams
 from .trust import words_of_trust
-from .worker import TensorPickler, nameless_file
+from .worker import TensorPickler, nameless_file, with_common
 
 START_S = 2.5
 """Seconds until workers have imported torch: 2 to 3."""
@@ -59,9 +60,9 @@ def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: I
     of jobs, never from what a killed run has left over, nor from what else runs now, however few threads a step in
     this process then takes. A number that `limited` names stands, whatever the cores are now: a run that goes on
     elsewhere is divided as before. Otherwise torch's own number of threads and the cores bound the automatic choice:
-    with OMP_NUM_THREADS=1 everything stays in this process. So does work on an accelerator, and networks that are
-    defined in the script itself. Raises InputError for less than one worker, and for several where there can only be
-    one.
+    with OMP_NUM_THREADS=1 everything stays in this process. So do networks that are defined in the script itself, and
+    work on an accelerator, unless `asked` names several workers and each can have a GPU of its own. Raises InputError
+    for less than one worker, and for several where there can only be one.
 
     On a cluster (`cluster.clustered`) every job is a worker of its own, with the cluster's number of threads, whatever
     the device is.
@@ -72,7 +73,7 @@ def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: I
         raise InputError(
             f"{asked} workers were asked for; choose --workers of 1 or more, or leave it out for one on each core."
         )
-    alone = _alone(device, networks)
+    alone = _alone(device, networks, asked)
     if alone and asked is not None and asked > 1:
         raise InputError(f"{asked} workers were asked for, but {alone}; leave --workers out.")
     threads, workers = divided_threads(), 1
@@ -156,20 +157,23 @@ def training_seconds(steps: int, images: int, parameters: int, positions: int) -
     return 1e-3 * steps + 2.5e-12 * images * parameters * positions
 
 
-def _alone(device: torch.device, networks: Iterable[str]) -> str:
+def _alone(device: torch.device, networks: Iterable[str], asked: int | None) -> str:
     """Why other processes cannot take part, or nothing."""
-    if device.type != "cpu":
+    there = gpus(device)
+    if device.type != "cpu" and (asked is None or there < 2):
         return f"one process feeds {device}"
+    if device.type != "cpu" and (asked or 1) > there:
+        return f"each takes a GPU of its own, and this process sees {there}"
     if os.name == "nt":
         return "Windows does not hand open files to other processes"
     return _of_the_script(networks)
 
 
-def _of_the_script(networks: Iterable[str]) -> str:
-    """Which network other processes cannot import, or nothing."""
-    for name in networks:
+def _of_the_script(names: Iterable[str]) -> str:
+    """Which network or component other processes cannot import, or nothing."""
+    for name in names:
         if name.startswith("__main__:"):
-            return f"the network '{name}' is defined in the script itself, which other processes do not import"
+            return f"'{name}' is defined in the script itself, which other processes do not import"
     return ""
 
 
@@ -217,13 +221,15 @@ def pool(
     missing: int,
     seconds: float,
     gpu: bool = False,
-) -> Iterator[Callable[[Sequence[Job]], Iterator[tuple[Job, Result]]]]:
+) -> Iterator[Callable[..., Iterator[tuple[Job, Result]]]]:
     """Yields a function from jobs to pairs of job and result as they finish: on the nodes of a cluster where one is
     used, in the plan's processes or, where those do not pay, here.
 
-    `shared` is sent once, its tensors as one copy in memory that all workers map. Steps that `work` counts on its bar
-    are counted on `progress`. What a job raises is raised here, the same, and stops the other workers; so does a
-    LostError when a worker was killed. With `gpu`, a job on a cluster gets one GPU for itself.
+    `shared` is sent once, its tensors as one copy in memory that all workers map. The function may be called again and
+    again, and be given as `common` what all jobs of one call need: each worker is sent it once a call, and `work` gets
+    the pair of it and the job in place of the job. Steps that `work` counts on its bar are counted on `progress`. What
+    a job raises is raised here, the same, and stops the other workers; so does a LostError when a worker was killed.
+    With `gpu`, a job on a cluster, or each of several processes, gets one GPU for itself.
     """
     if (there := cluster.used()) is not None:
         with there.pool(work, shared, progress, gpu) as run:
@@ -231,11 +237,13 @@ def pool(
         return
     if not worker_plan.starts(missing, seconds):
         with limited(worker_plan.threads):
-            yield lambda jobs: ((job, work(shared, job, progress)) for job in jobs)
+            yield lambda jobs, common=None: ((job, work(shared, with_common(job, common), progress)) for job in jobs)
         return
     processes = _Processes(progress)
     try:
-        processes.start(min(worker_plan.workers, missing))  # in here, so that a signal meanwhile leaves none behind
+        processes.start(
+            min(worker_plan.workers, missing), gpu
+        )  # in here, so that a signal meanwhile leaves none behind
         processes.prepare(worker_plan.threads, work, shared)
         yield processes.run
     finally:
@@ -269,11 +277,15 @@ class _Processes:
         self._started: list[subprocess.Popen[bytes]] = []
         self._readers: list[threading.Thread] = []
 
-    def start(self, count: int) -> None:
-        """Start so many workers, and a thread for each that listens to it."""
+    def start(self, count: int, gpu: bool = False) -> None:
+        """Start so many workers, each with a GPU of its own where they need one, and a thread for each that listens to
+        it."""
         words, handles = worker_words(), (self._memory.fileno(),)
-        environment = os.environ | waiting(os.environ)
+        environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+        environment |= waiting(os.environ)
         for number in range(count):
+            if gpu:
+                environment |= own_gpu(number)
             self._started.append(
                 subprocess.Popen(
                     words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=handles, env=environment
@@ -291,15 +303,17 @@ class _Processes:
         for number in range(len(self._started)):
             self._send(number, (self._memory.fileno(), threads, words_of_trust(), text.getvalue()))
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Any]]:
+    def run(self, jobs: Sequence[Job], common: Any = None) -> Iterator[tuple[Job, Any]]:
         waiting, busy = deque(jobs), dict[int, Job]()
 
         def hand(worker: int) -> None:
             if waiting:
                 busy[worker] = waiting.popleft()
-                self._send(worker, busy[worker])
+                self._send(worker, ("job", busy[worker]))
 
-        for worker in range(len(self._started)):
+        text = pickle.dumps(("common", common))
+        for worker in range(min(len(self._started), len(jobs))):
+            self._write(worker, text)
             hand(worker)
         while busy:
             worker, kind, value = self._inbox.get()
@@ -332,10 +346,13 @@ class _Processes:
         self._memory.close()
 
     def _send(self, worker: int, value: object) -> None:
+        self._write(worker, pickle.dumps(value))
+
+    def _write(self, worker: int, text: bytes) -> None:
         stream = self._started[worker].stdin
         assert stream is not None
         with suppress(BrokenPipeError):  # the reader of its other pipe will say that it is gone
-            stream.write(pickle.dumps(value))
+            stream.write(text)
             stream.flush()
 
     def _read(self, worker: int) -> None:

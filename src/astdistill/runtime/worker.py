@@ -44,7 +44,8 @@ def nameless_file() -> IO[bytes]:
 
 
 class TensorPickler(pickle.Pickler):
-    """Pickles to `text`, and plain CPU tensors to `memory`, each once."""
+    """Pickles to `text`, and plain CPU tensors to `memory`, each once. What lies on a GPU is put on that of the
+    reader (`own_device`)."""
 
     def __init__(self, text: IO[bytes], memory: IO[bytes]) -> None:
         super().__init__(text)
@@ -63,6 +64,13 @@ class TensorPickler(pickle.Pickler):
             self._places[id(obj)] = self._put(obj), obj  # kept alive, so that no other object gets its id
         return self._places[id(obj)][0]
 
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, torch.device) and obj.type == "cuda":
+            return own_device, ()
+        if type(obj) is Tensor and obj.device.type == "cuda":
+            return on_own_gpu, (obj.detach().cpu(), obj.requires_grad)
+        return NotImplemented
+
     def _put(self, tensor: Tensor) -> TensorLocation:
         """Write the numbers in the order they have in memory: a channels-last tensor stays one."""
         order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
@@ -73,6 +81,18 @@ class TensorPickler(pickle.Pickler):
         self._memory.seek(start)
         self._memory.write(tensor.permute(order).reshape(-1).view(torch.uint8).numpy().data)
         return TensorLocation(start, tensor.dtype, tuple(tensor.shape), tensor.stride())
+
+
+def own_device() -> torch.device:
+    """The GPU of this process: the first that it sees, unless it has chosen another."""
+    if torch.cuda.is_initialized():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cuda", 0)
+
+
+def on_own_gpu(tensor: Tensor, wants_gradient: bool) -> Tensor:
+    """The tensor on that GPU."""
+    return tensor.to("cuda").requires_grad_(wants_gradient)
 
 
 class TensorUnpickler(pickle.Unpickler):
@@ -101,17 +121,27 @@ def serve(path: list[str]) -> None:
     handle, threads, words, text = inbox.get()
     sys.path[:] = path  # now that all of our own is imported
     torch.set_num_threads(threads)
-    bar, work, shared = _Steps(results), None, None
+    bar, work, shared, common = _Steps(results), None, None, None
     while True:
-        job = inbox.get()
+        kind, value = inbox.get()
+        if kind == "common":
+            common = value
+            continue
         try:
             if work is None:  # inside, so that what cannot be imported here is told like any other error
                 take_over(words)
                 work, shared = TensorUnpickler(io.BytesIO(text), handle).load()
-            answer = pickle.dumps(("done", work(shared, job, bar)))
+            answer = pickle.dumps(("done", work(shared, with_common(value, common), bar)))
         except BaseException as error:
             answer = pickle.dumps(("error", sendable(error)))
         _say(results, answer)
+
+
+def with_common(job: Any, common: Any) -> Any:
+    """What a job is given: itself, or the pair of what all jobs of its call have in common and itself."""
+    if common is None:
+        return job
+    return common, job
 
 
 def _listen(source: IO[bytes], inbox: queue.SimpleQueue[Any]) -> None:
