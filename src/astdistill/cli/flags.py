@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -117,7 +119,7 @@ class Kind(click.ParamType):
 class Flag(click.Option):
     """The flag of one field."""
 
-    def __init__(self, place: Place, name: str, info: FieldInfo, default: Any, hidden: bool = False) -> None:
+    def __init__(self, place: Place, name: str, info: FieldInfo, hidden: bool = False) -> None:
         word = _word(info)
         kind = Kind(info.annotation, name, word)
         variable = f"{name.strip('-').replace('-', '_').replace('.', '__')}__flag"
@@ -128,9 +130,16 @@ class Flag(click.Option):
             self.opposite = f"--{head}{dot}no-{tail}"
             spelled, how = f"{name}/{self.opposite}", {"default": None, "is_flag": True}
         super().__init__([variable, spelled], hidden=hidden, **how)
-        self.place, self.flag, self.kind, self.repeated, self.shown = place, name, kind, word.repeated, default
-        about = (info.description or "").replace("`", "").replace("{names}", ", ".join(sorted(word.names())))
-        self.about = " ".join(about.split())
+        self.place, self.flag, self.kind, self.repeated, self.shown = place, name, kind, word.repeated, None
+        self._description = (info.description or "").replace("`", "")
+
+    @property
+    def about(self) -> str:
+        """What help says of it."""
+        about = self._description
+        if "{names}" in about:
+            about = about.replace("{names}", ", ".join(sorted(self.kind.word.names())))
+        return " ".join(about.split())
 
     def row(self, brief: bool) -> tuple[str, str]:
         """What help says of it: the flag with its value, and its sentence (all of them unless `brief`) with the
@@ -225,13 +234,13 @@ def _params(record: Record | type[Record], at: Place) -> Iterator[Any]:
         if isinstance(value, Record):
             inner.append((value, place))
             if word.short:
-                yield Flag((*place, word.short), _flag(place), type(value).model_fields[word.short], None)
+                yield _made((*place, word.short), _flag(place), type(value).model_fields[word.short])
         elif word.positional:
             yield Positional(place, info)
         elif not any(_is_record(leaf) for leaf in _leaves(info.annotation)):
-            if info.is_required():
-                value = None
-            flag = Flag(place, _flag((*at, word.flag or name)), info, value)
+            flag = copy(_made(place, _flag((*at, word.flag or name)), info))
+            if not info.is_required():
+                flag.shown = value
             yield flag
             old = [old for old, new in getattr(kind, "renamed", {}).items() if new == name]
             yield from (_alias(flag, _flag((*at, each))) for each in old)
@@ -239,9 +248,20 @@ def _params(record: Record | type[Record], at: Place) -> Iterator[Any]:
         yield from _params(value, place)
 
 
+@cache
+def _made(place: Place, name: str, info: FieldInfo) -> Flag:
+    """The flag of a field, made once: a command of a preset is read three times, with sixty flags each time."""
+    return Flag(place, name, info)
+
+
 def _alias(flag: Flag, name: str) -> Flag:
-    info = FieldInfo(annotation=flag.kind.annotation, metadata=[Word(repeated=flag.repeated)])
-    return Flag(flag.place, name, info, flag.shown, hidden=True)
+    return _hidden(flag.place, name, flag.kind.annotation, flag.repeated)
+
+
+@cache
+def _hidden(place: Place, name: str, annotation: Any, repeated: bool) -> Flag:
+    info = FieldInfo(annotation=annotation, metadata=[Word(repeated=repeated)])
+    return Flag(place, name, info, hidden=True)
 
 
 def _flag(place: Place) -> str:

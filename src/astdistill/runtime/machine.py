@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -233,12 +233,17 @@ def _left(group: Path) -> Iterator[int]:
             yield allowed - max(0, taken - int(stat.get(cached, 0)))
 
 
-def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the control groups that this process is in, those around them included.
+@cache
+def _groups(root: Path, controller: str) -> tuple[Path, ...]:
+    """The folders of the control groups that this process is in, those around them included; looked for once.
 
     A container may see the path of its group as the host does, and have only the group itself mounted: then that is
     the outermost folder.
     """
+    return tuple(_places(root, controller))
+
+
+def _places(root: Path, controller: str) -> Iterator[Path]:
     with suppress(OSError):
         for line in _text(root / "proc/self/cgroup").splitlines():
             controllers, path = line.split(":", 2)[1:]
