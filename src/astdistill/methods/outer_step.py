@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from pydantic import Field
@@ -374,12 +375,19 @@ class TrajectoryMatching(OuterStep):
         """The mean of the meta-gradients of its students: the first draws from `seed`, the others from one derived from
         it."""
         others = (derive(seed, "trajectory", number) for number in range(1, self.trajectories))
-        return MetaGradient.mean([self._followed(setup, variables, iteration, each) for each in (seed, *others)])
+        draws = [(iteration, each) for each in (seed, *others)]
+        pairs = zip(draws, [*draws[1:], (iteration + 1, seed)], strict=True)
+        return MetaGradient.mean([self._followed(setup, variables, *draw, following) for draw, following in pairs])
 
-    def _followed(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
-        """The meta-gradient of one student, all of whose draws depend on `seed`."""
+    def _followed(
+        self, setup: Setup, variables: Variables, iteration: int, seed: int, following: tuple[int, int]
+    ) -> MetaGradient:
+        """The meta-gradient of one student, all of whose draws depend on `seed`; the segment of the one after it, its
+        outer step and seed, may be read meanwhile."""
         method, settings = setup.method, setup.settings
         segment = self._segment(setup, iteration, seed)
+        if setup.experts is not None:
+            setup.experts.read_ahead(partial(self._drawn, setup, *following))
         start = method.perturb(segment.start, setup.model, rng(seed, "perturb", iteration))
         plan = draw_plan(
             self.syn_steps,
@@ -407,6 +415,8 @@ class TrajectoryMatching(OuterStep):
         return setup.method.labels.at(variables.targets, variables.images, segment, setup.classifier)
 
     def _segment(self, setup: Setup, iteration: int, seed: int) -> Segment:
+        return self._drawn(setup, iteration, seed).to(setup.dataset.device)
+
+    def _drawn(self, setup: Setup, iteration: int, seed: int) -> Segment:
         assert setup.experts is not None, "a method that needs experts has a recipe for them"
-        segment = setup.method.sample(setup.experts, iteration, self.max_start_epoch, self.expert_epochs, seed)
-        return segment.to(setup.dataset.device)
+        return setup.method.sample(setup.experts, iteration, self.max_start_epoch, self.expert_epochs, seed)
