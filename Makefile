@@ -24,7 +24,7 @@ $(VENV)/measured: $(VENV)/tested
 	touch $@
 
 $(VENV)/clustered: $(VENV)/tested
-	$(PIP) --editable '.[test,cluster]'
+	$(PIP) --editable '.[test,cluster,s3]' 'moto[s3,server]>=5.1,<6'
 	touch $@
 
 $(VENV)/documented: $(VENV)/installed
@@ -44,7 +44,7 @@ coverage: $(VENV)/measured  ## every test, and the lines of src that none of the
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=98.7
 
-test-cluster: $(VENV)/clustered  ## the tests that need Ray, on a cluster of three nodes on this machine
+test-cluster: $(VENV)/clustered  ## the tests that need Ray, on a cluster of three nodes on this machine, and those that need S3
 	$(BIN)/python -m pytest tests/cluster $(PYTEST_FLAGS)
 
 fuzz: $(VENV)/tested  ## damaged files of every kind; EXAMPLES=5000 for hours, each time others

@@ -21,7 +21,7 @@ from ..distillation.settings import DistillSettings
 from ..experts.training import train_experts
 from ..methods.outer_step import TrajectoryMatching
 from ..methods.trajectory_matching import AST
-from ..runtime.config import Record
+from ..runtime.config import PathOrUrl, Record
 from ..runtime.files import read_lines
 from ..runtime.progress import quietly
 from ..runtime.run_dir import RunDir
@@ -95,6 +95,8 @@ class Doctor(Record):
     """Also check whether the Hugging Face hub can be reached."""
     engine: EngineName = "auto"
     """How derivatives are computed in the checks; auto takes the fastest."""
+    store: PathOrUrl | None = None
+    """Check only this folder or address of experts (s3://BUCKET/FOLDER): whether it can be listed and written to."""
     cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
     """Check only the nodes of this Ray cluster: versions, engine, instruction set, compiler, shared folder and file
     locks."""
@@ -118,6 +120,8 @@ def doctor(given: Doctor) -> int:
     }
     if given.verify_data:
         looked_at = {f"data {source}": partial(checks.verified, source) for source in given.verify_data}
+    if given.store is not None:
+        looked_at = {"store": partial(checks.store, given.store)}
     if given.cluster is not None:
         looked_at = {"cluster": partial(doctor_cluster.nodes, given.cluster, Path.cwd())}
     findings: list[Finding] = []

@@ -23,10 +23,13 @@ from ..autodiff.native.layout import blocks_of
 from ..data.loading import load_dataset
 from ..data.sources import HUB
 from ..experiment.config import ExpertSettings
+from ..experts.cloud import CloudFiles
+from ..experts.store import RECIPE, check_root
 from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.files import cache_folder
 from ..runtime.machine import cores, crowded, free_memory, load
+from ..runtime.objects import Objects, Url
 from ..runtime.provenance import instructions
 from ..runtime.seeds import rng, seeded
 from ..runtime.status import size
@@ -238,17 +241,36 @@ def disks() -> Iterator[Finding]:
         "disk, cache": cache_folder().absolute(),
     }
     for name, place in wanted.items():
-        there = next(folder for folder in (place, *place.parents) if folder.exists())
-        free = shutil.disk_usage(there).free
-        text = f"{size(free)} free at {place}"
-        if name == "disk, cache" and place.is_dir():
-            text += f"; the cache holds {size(_held(place))}"
-        if not there.is_dir():
-            yield Finding(name=name, state="bad", text=f"{there} is a file, not a folder", advice="move it away")
-        elif not os.access(there, os.W_OK | os.X_OK):
-            yield Finding(name=name, state="bad", text=f"{there} cannot be written to", advice=_elsewhere(name))
-        else:
-            yield judged(name, free >= LEAST, text, _elsewhere(name))
+        yield from disk(name, place)
+
+
+def disk(name: str, place: Path) -> Iterator[Finding]:
+    """Room and permission at one place, which may not be there yet."""
+    there = next(folder for folder in (place, *place.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    text = f"{size(free)} free at {place}"
+    if name == "disk, cache" and place.is_dir():
+        text += f"; the cache holds {size(_held(place))}"
+    if not there.is_dir():
+        yield Finding(name=name, state="bad", text=f"{there} is a file, not a folder", advice="move it away")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield Finding(name=name, state="bad", text=f"{there} cannot be written to", advice=_elsewhere(name))
+    else:
+        yield judged(name, free >= LEAST, text, _elsewhere(name))
+
+
+def store(root: Path) -> Iterator[Finding]:
+    """Whether experts can be read and put below a folder, or an address."""
+    check_root(root)
+    if not isinstance(root, Url):
+        yield from disk("disk, experts", root.absolute())
+        return
+    began = time.perf_counter()
+    Objects(root).check_writable()
+    seconds = time.perf_counter() - began
+    stores = CloudFiles(root).stores(RECIPE)
+    text = f"{root} can be listed and written to, and no object replaces another ({1000 * seconds:.0f} ms a request)"
+    yield Finding(name="store", state="good", text=f"{text}; it holds {len(stores)} kinds of experts")
 
 
 def _elsewhere(name: str) -> str:

@@ -19,6 +19,7 @@ from ..experiment.config import Experiment, check_numbers, load_data
 from ..experiment.cost import DatasetSize, Estimate
 from ..experiment.pipeline import distill_experiment, obtain_experts, prepare, run_experiment, tell_where, tracked
 from ..experiment.work import Costs, where_text
+from ..experts.cloud import scratch_of
 from ..experts.training import experts_of_shard
 from ..report.figures import epoch_table, quality_table
 from ..report.live import LiveRun
@@ -80,13 +81,13 @@ def train(request: Request) -> None:
         description = Description.of(dataset, experiment.ipc)
         tell_where(experiment, description)
         teller(request)(description)
-        with tracked(experiment, experiment.experts.store, request.log) as recorder:
+        with tracked(experiment, scratch_of(experiment.experts.store), request.log) as recorder:
             store = obtain_experts(experiment, dataset, recorder, changes.shard)
     console = Terminal()
     console.print(epoch_table(experiment.method.name, store.curves()))
     console.print(quality_table({experiment.method.name: store.curves()}))
     console.print(f"Experts: {store.folder}", highlight=False)
-    figure = store.folder / "quality.png"
+    figure = store.scratch / "quality.png"
     if figure.exists():
         console.print(f"Figure:  {figure}", highlight=False)
 

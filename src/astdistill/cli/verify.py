@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
 from safetensors import safe_open
 
+from ..experts.cloud import EXPERT
 from ..experts.partial import ENDING, check_rows
 from ..experts.store import TrajectoryStore
-from ..runtime.config import Record
+from ..runtime.config import PathOrUrl, Record
 from ..runtime.errors import InputError
 from ..runtime.files import DIGESTS, load_tensors, read_json
+from ..runtime.objects import MARKER, Objects, Url
 from ..runtime.status import size
 from .commands import command
 from .flags import Word
@@ -24,29 +27,54 @@ RECIPE, ROWS, TENSORS, JSON = "recipe.json", "rows.bin", ".safetensors", ".json"
 class Verify(Record):
     """Check every file of an expert store, a run or a distilled set against its digests."""
 
-    path: Annotated[Path, Word(positional=True)]
-    """A folder of experts, a run folder, or one file."""
+    path: Annotated[PathOrUrl, Word(positional=True)]
+    """A folder of experts, a run folder, or one file; or the address of experts, as s3://BUCKET/FOLDER."""
 
 
 @command("verify")
 def verify(given: Verify) -> int:
     """Check every digest; 1 where something is damaged."""
-    files = files_of(given.path)
-    if not files:
+    checks = checks_of(given.path)
+    if not checks:
         raise InputError(f"{given.path} has no files of astdistill; name a run folder, a folder of experts, or a file.")
     console, damaged, without, volume = Console(stderr=False), 0, 0, 0
-    for file in files:
-        volume += file.stat().st_size
+    for bytes_of_it, look in checks:
+        volume += bytes_of_it
         try:
-            without += not check(file)
+            without += not look()
         except InputError as error:
             damaged += 1
             console.print(f"[red]damaged[/red]  {error}", highlight=False, soft_wrap=True)
-    words = f"{len(files)} files, {size(volume)}: {damaged or 'none'} damaged"
+    words = f"{len(checks)} files, {size(volume)}: {damaged or 'none'} damaged"
     if without:
         words += f"; {without} are of an earlier version, without digests, and could only be read"
     console.print(f"{words}.", highlight=False, soft_wrap=True)
     return int(damaged > 0)
+
+
+def checks_of(path: Path) -> list[tuple[int, Callable[[], bool]]]:
+    """For each file or object that can be checked, its bytes, and what checks it (see `check`)."""
+    if not isinstance(path, Url):
+        return [(file.stat().st_size, partial(check, file)) for file in files_of(path)]
+    objects, sizes = Objects(path), Objects(path).sizes()
+    ours = [name for name in sorted(sizes) if _is_ours(Path(name)) and name != MARKER]
+    return [(sizes[name], partial(_check_object, objects, name)) for name in ours]
+
+
+def _check_object(objects: Objects, name: str) -> bool:
+    """As `check`, of an object: as a file, beside the description of its store if it is an expert."""
+    store, _, own = name.rpartition("/")
+    recipe = f"{store}/{RECIPE}".lstrip("/")
+    with objects.brought(name) as file:
+        expert = EXPERT.fullmatch(own)
+        if expert is None or store.endswith(ENDING):
+            return check(file)
+        file.with_name(RECIPE).write_bytes(objects.whole(recipe))
+        plain = file.rename(file.with_name(f"{expert['expert']}{TENSORS}"))
+        try:
+            return check(plain)
+        except InputError as error:
+            raise InputError(str(error).replace(str(plain), str(file))) from error
 
 
 def files_of(path: Path) -> list[Path]:

@@ -15,16 +15,17 @@ from ..distillation.settings import DistillSettings, check, check_data, check_se
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from ..evaluation.rows import check_names
 from ..evaluation.scores import Published
-from ..experts.store import TrajectoryStore
+from ..experts.store import RECIPE, TrajectoryStore, check_root, files_at
 from ..methods.method import Method
 from ..methods.outer_step import TrajectoryMatching
 from ..methods.trajectory_matching import MTT
 from ..models.flat import FlatModel
 from ..models.registry import build_model
-from ..runtime.config import Record, find_component, moved
+from ..runtime.config import PathOrUrl, Record, find_component, moved
 from ..runtime.devices import settled_device
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import check_folder
+from ..runtime.objects import Url
 
 MOVED: Mapping[str, str] = {
     "distill.inner_steps": "method.step.syn_steps",
@@ -42,8 +43,8 @@ class ExpertSettings(Record):
 
     count: int = Field(default=100, ge=1)
     """Number of experts. Those already in the store are not trained again."""
-    store: Path = Path("experts")
-    """Folder of the experts; each recipe has a sub-folder of its own."""
+    store: PathOrUrl = Path("experts")
+    """Folder of the experts, or an address such as s3://BUCKET/FOLDER; each recipe has a sub-folder of its own."""
     seed: int = 0
     """Random seed of the experts. It is independent of the seed of the run, so that runs with different seeds can share
     experts."""
@@ -166,16 +167,10 @@ def check_numbers(experiment: Experiment) -> None:
     if experiment.method.expert is None:
         check_settings(experiment.method, experiment.distill, None)
         return
-    store = experiment.experts.store
-    check_folder(store, "--experts.store")
     if experiment.experts.imported is not None:
         _check_imported(experiment)
         return
-    if (store / "recipe.json").exists():
-        raise InputError(
-            f"--experts.store {store} is a store itself, and others belong beside it; use its experts as they are with "
-            f"--experts.store {store.parent} --experts.imported {store.name}."
-        )
+    check_root(experiment.experts.store)
     check_settings(experiment.method, experiment.distill, experiment.method.recipe.epochs)
     expert_epochs(experiment)
     wanted = experiment.distill.max_experts
@@ -210,7 +205,9 @@ def check_experiment(experiment: Experiment, dataset: Dataset) -> None:
 def imported_experts(experiment: Experiment) -> TrajectoryStore:
     """The store that `experts.imported` names. Raises InputError where there is none of that name."""
     root, name = experiment.experts.store, experiment.experts.imported or ""
-    known = [path.parent.name for path in root.glob("*/recipe.json")]
+    if not isinstance(root, Url):
+        check_folder(root, "--experts.store")
+    known = [folder.name for folder in files_at(root).stores(RECIPE)]
     if name not in known:
         raise unknown("store of experts", name, known, where=f"in {root}")
     return TrajectoryStore.open(root / name)

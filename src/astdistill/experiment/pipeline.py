@@ -37,11 +37,20 @@ from ..report.run import unmoved_loss
 from ..runtime.devices import read, settled_device
 from ..runtime.errors import InputError, refused
 from ..runtime.files import check_folder, read_json, read_lines, reading
+from ..runtime.objects import Url
 from ..runtime.progress import tell, write_status
 from ..runtime.run_dir import RunDir, sound_metric
 from ..runtime.status import stage
 from ..runtime.tracking import Log, open_log
-from .config import Experiment, check_experiment, evaluation_recipe, expert_epochs, imported_experts, load_data
+from .config import (
+    Experiment,
+    check_experiment,
+    check_numbers,
+    evaluation_recipe,
+    expert_epochs,
+    imported_experts,
+    load_data,
+)
 from .work import where_text
 
 PICTURES = 50
@@ -148,7 +157,7 @@ def obtain_experts(
             shard=shard,
         )
     recorder.experts(store)
-    save_quality({experiment.method.name: store.curves()}, store.folder / "quality.png")
+    save_quality({experiment.method.name: store.curves()}, store.scratch / "quality.png")
     return store
 
 
@@ -223,6 +232,9 @@ def prepare(experiment: Experiment, out: Path, told: Callable[[Description], Non
     what was read. Raises InputError with nothing written, also where another process is at work on that run."""
     folder = RunDir(out)
     folder.check_free()
+    check_folder(out, "--out")
+    if experiment.method.expert is not None and isinstance(experiment.experts.store, Url):
+        check_numbers(experiment)
     dataset = load_data(experiment)
     description = Description.of(dataset, experiment.ipc)
     tell_where(experiment, description)
@@ -231,7 +243,6 @@ def prepare(experiment: Experiment, out: Path, told: Callable[[Description], Non
     written = read_json(folder.config) if folder.config.exists() else {}
     with reading(folder.config, "the settings of a run", "restore it, or name a new folder with --out"):
         former = unread(written.get("distill", {}), experiment.method)
-    check_folder(out, "--out")
     with folder.writing():
         folder.claim(
             _noted(experiment).to_json(),

@@ -84,7 +84,7 @@ class PartialTrajectory:
     def _take_over(self) -> None:
         """Begin with the folder of this expert that is furthest: renamed, where nobody is at it any more; a copy, where
         somebody may be."""
-        known = {folder: _epochs(folder) for folder in folders(self.store, self.expert)}
+        known = {folder: state_epochs(folder) for folder in folders(self.store, self.expert)}
         for folder in sorted(known, key=lambda each: -known[each]):
             left = folder == self.free or owner_alive(folder.name) is False
             if left and self._take(folder):
@@ -129,7 +129,7 @@ class PartialTrajectory:
             with suppress(OSError):
                 self.folder.rename(self.free)
                 return
-            if _epochs(self.free) >= _epochs(self.folder):
+            if state_epochs(self.free) >= state_epochs(self.folder):
                 break
             remove_folder(self.free)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -150,7 +150,7 @@ class PartialTrajectory:
         if header.get("format") != FORMAT or not self.rows.exists() or self.rows.stat().st_size < whole:
             return self._begin(theta)  # rows lost from under the state: truncating to more would fill them with zeros
         os.truncate(self.rows, whole)
-        stored = torch.from_numpy(_stored(self.rows, self.parameters).copy())
+        stored = stored_rows(self.rows, self.parameters)
         self.digests = [fingerprint(row) for row in stored]
         with torch.no_grad():
             theta.copy_(stored[epochs])
@@ -240,7 +240,7 @@ class PartialTrajectory:
     def _all_rows(self, count: int) -> Rows:
         """The rows, once it is sure that they are those that were written."""
         self._check_there()
-        rows = torch.from_numpy(_stored(self.rows, self.parameters).copy())
+        rows = stored_rows(self.rows, self.parameters)
         if len(rows) != count or altered_row(rows, self.digests) is not None:
             raise InputError(
                 f"{self.rows} holds {len(rows)} rows of expert {self.expert}, which are not the {count} that were "
@@ -274,7 +274,7 @@ def check_rows(folder: Path, expert: int, parameters: int) -> bool:
         return False  # an earlier version left it
     if not rows.exists() or rows.stat().st_size < len(wanted) * parameters * 4:
         return True  # it is begun anew
-    altered = altered_row(torch.from_numpy(_stored(rows, parameters)[: len(wanted)].copy()), wanted)
+    altered = altered_row(stored_rows(rows, parameters, len(wanted)), wanted)
     if altered is not None:
         raise InputError(
             f"{rows} was changed after it was written: row {altered} of expert {expert} no longer has its digest; "
@@ -289,7 +289,7 @@ def published_rows(path: Path) -> int:
         return int(file.get_slice("rows").get_shape()[0])
 
 
-def _epochs(folder: Path) -> int:
+def state_epochs(folder: Path) -> int:
     """How far the trajectory in a folder is, by its state; 0 where none can be read."""
     state = folder / "state.safetensors"
     with suppress(SafetensorError, OSError, ValueError, KeyError), safe_open(state, framework="pt") as file:
@@ -297,9 +297,9 @@ def _epochs(folder: Path) -> int:
     return 0
 
 
-def _stored(path: Path, parameters: int) -> np.ndarray:
-    """The whole rows of a file."""
+def stored_rows(path: Path, parameters: int, most: int | None = None) -> Rows:
+    """The whole rows of a file, or the first so many."""
     count = path.stat().st_size // (parameters * 4)
     if not count:
-        return np.empty((0, parameters), dtype="<f4")
-    return np.memmap(path, dtype="<f4", mode="r", shape=(count, parameters))
+        return torch.empty(0, parameters)
+    return torch.from_numpy(np.memmap(path, dtype="<f4", mode="r", shape=(count, parameters))[:most].copy())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,6 +21,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import (
     DIGESTS,
     altered_row,
+    check_folder,
     has_digests,
     header_digest,
     load_tensors,
@@ -30,14 +31,17 @@ from ..runtime.files import (
     save_tensors,
     write_json,
 )
+from ..runtime.objects import Objects, Url, place
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Params, Rows
 from ..runtime.text import printable
 from ..runtime.trust import trust_modules
+from .cloud import CloudFiles
+from .partial import PartialTrajectory
 from .recipe import ExpertCurve, ExpertRecipe
 
 FORMAT = 1
-PREPROCESSING = "preprocessing.safetensors"
+RECIPE, PREPROCESSING = "recipe.json", "preprocessing.safetensors"
 DIGEST = re.compile("[0-9a-f]{12}")
 """The name of a folder that is a store's own, the digest of its identity."""
 ROW_TYPES = {"F32": "float32", "BF16": "bfloat16"}
@@ -83,12 +87,77 @@ class Segment:
         return replace(self, start=to_device(self.start, device), checkpoints=to_device(self.checkpoints, device))
 
 
+class LocalFiles:
+    """The files of a store in a folder. A store elsewhere has a class of its own with these methods (`CloudFiles`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = self.scratch = folder
+        """The store, and where a process writes while it trains."""
+
+    def described(self, *names: str) -> bool:
+        """Whether there are files of these names."""
+        return all((self.folder / name).exists() for name in names)
+
+    def describe(self, names: Iterable[str], write: Callable[[Path], None]) -> None:
+        """Write the files of these names, the last one last, by calling `write` with a folder."""
+        write(self.folder)
+
+    def stores(self, name: str) -> list[Path]:
+        """The folders below that hold a file of that name."""
+        return sorted(path.parent for path in self.folder.glob(f"*/{name}"))
+
+    def file(self, name: str) -> AbstractContextManager[Path]:
+        """A file to be read in the block."""
+        return nullcontext(self.folder / name)
+
+    def numbers(self) -> list[int]:
+        """The numbers of the experts, ascending."""
+        paths = self.folder.glob("[0-9][0-9][0-9]*.safetensors")
+        return sorted(int(path.stem) for path in paths if path.stem.isdigit())
+
+    def has(self, expert: int) -> bool:
+        """Whether there is a file of that expert by now."""
+        return self.path(expert).exists()
+
+    def path(self, expert: int) -> Path:
+        """That file."""
+        return self.folder / f"{expert:03d}.safetensors"
+
+    def opened(self, expert: int) -> Any:
+        """That file, as `safe_open` gives it."""
+        return safe_open(self.path(expert), framework="pt").__enter__()
+
+    def read_ahead(self, draw: Callable[[], object]) -> None:
+        """Let `draw`, which is the next to be called, find what it reads nearby; nothing where files are mapped."""
+
+    def check_writable(self) -> None:
+        """Raise InputError where nothing can be written, as far as that is not said by writing."""
+
+    def fetch(self, expert: int, whole: int) -> None:
+        """Bring what an expert is trained on from into `scratch`, unless as much is there. `whole`: the epochs of the
+        recipe."""
+
+    def at_work(self, partial: PartialTrajectory) -> AbstractContextManager[None]:
+        """While an expert is trained: what an error leaves is kept for others."""
+        return nullcontext()
+
+    def save(self, partial: PartialTrajectory) -> None:
+        """Keep the last epoch of an expert for others."""
+
+    def publish(self, expert: int, whole: int, folder: Path) -> None:
+        """Put the file of an expert, which lies in `scratch`, into the store; and what it is trained on from, which
+        lies in `folder`, if it has fewer epochs than `whole`."""
+
+    def tidy(self, finished: Iterable[int]) -> None:
+        """Remove what others left of these experts before they were whole; `PartialTrajectory.sweep` does."""
+
+
 @dataclass(frozen=True)
 class TrajectoryStore:
-    """A folder of experts that were trained alike."""
+    """A folder of experts that were trained alike, or a place for objects of them."""
 
     folder: Path
-    """The folder of this store, named by the digest of its identity."""
+    """The folder of this store, named by the digest of its identity, or its address."""
     identity: StoreIdentity
     """What the experts are: recipe, network, data, seed."""
     limit: int | None = None
@@ -97,6 +166,19 @@ class TrajectoryStore:
     """Use only the rows up to this epoch; none means as many as every expert has."""
     _open: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
     _sums: dict[int, list[str]] = field(default_factory=dict, repr=False, compare=False)
+    _files: list[LocalFiles | CloudFiles] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def files(self) -> LocalFiles | CloudFiles:
+        """Where its files are, and how they are read."""
+        if not self._files:
+            self._files.append(files_at(self.folder))
+        return self._files[0]
+
+    @property
+    def scratch(self) -> Path:
+        """Where what belongs to it is written on this machine: its folder, or one of the cache."""
+        return self.files.scratch
 
     @staticmethod
     def create(root: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> TrajectoryStore:
@@ -109,8 +191,10 @@ class TrajectoryStore:
             preprocessing: That of the same data.
         """
         folder = root / identity.digest()
-        if not (folder / "recipe.json").exists() or not (folder / PREPROCESSING).exists():
-            describe_store(folder, identity, data, preprocessing)
+        files = files_at(folder)
+        if not files.described(RECIPE, PREPROCESSING):
+            names = PREPROCESSING, RECIPE
+            files.describe(names, lambda where: describe_store(where, identity, data, preprocessing))
         return TrajectoryStore.open(folder)
 
     @staticmethod
@@ -118,7 +202,7 @@ class TrajectoryStore:
         """The store in `folder`.
 
         Args:
-            folder: The store itself, or a folder that holds this one store.
+            folder: The store itself, or a folder that holds this one store; or the address of one, as s3://BUCKET/FOLDER.
             limit: Use only the first so many experts. None: all.
             trust: Modules of other packages that the store may name, as `package.module`; one, or several.
 
@@ -126,12 +210,13 @@ class TrajectoryStore:
             InputError: There is no store, or `folder` holds several.
         """
         trust_modules(trust)
-        folder = Path(folder)
-        if not (folder / "recipe.json").exists():
+        folder = place(folder)
+        if not files_at(folder).described(RECIPE):
             folder = _only_store(folder)
-        recipe = folder / "recipe.json"
+        recipe, files = folder / RECIPE, files_at(folder)
         try:
-            identity = StoreIdentity.model_validate(read_json(recipe).get("identity"))
+            with files.file(RECIPE) as file:
+                identity = StoreIdentity.model_validate(read_json(file).get("identity"))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "identity"
@@ -143,21 +228,18 @@ class TrajectoryStore:
                 f"{recipe} was changed after it was written: it describes experts of a folder {identity.digest()}; "
                 f"{MEND}, or call the folder so, if it is you who renamed it."
             )
-        return TrajectoryStore(folder, identity, limit)
+        return TrajectoryStore(folder, identity, limit, _files=[files])
 
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of that data."""
-        path = self.folder / PREPROCESSING
-        tensors, header = load_tensors(path, mend=MEND)
-        return restored(path, header.get("preprocessing"), tensors)
+        with self.files.file(PREPROCESSING) as path:
+            tensors, header = load_tensors(path, mend=MEND)
+            return restored(path, header.get("preprocessing"), tensors)
 
     def experts(self) -> list[int]:
         """The numbers of the finished experts, ascending, up to the limit."""
-        numbers = sorted(
-            int(path.stem) for path in self.folder.glob("[0-9][0-9][0-9]*.safetensors") if path.stem.isdigit()
-        )
-        return numbers[: self.limit]
+        return self.files.numbers()[: self.limit]
 
     def first(self, count: int) -> TrajectoryStore:
         """The same store with its first `count` experts only. Raises InputError when it has fewer.
@@ -198,19 +280,27 @@ class TrajectoryStore:
         Args:
             expert: Its number, counted from 0.
         """
-        path = self.path(expert)
-        if not path.exists():
+        if not self.files.has(expert):
             return 0
-        with self._reading(path), safe_open(path, framework="pt") as file:
+        with self._reading(self.path(expert)), self.files.opened(expert) as file:
             return file.get_slice("rows").get_shape()[0] - 1
 
     def path(self, expert: int) -> Path:
-        """The file of one expert.
+        """The file of one expert, or its object.
 
         Args:
             expert: Its number, counted from 0.
         """
-        return self.folder / f"{expert:03d}.safetensors"
+        return self.files.path(expert)
+
+    def read_ahead(self, draw: Callable[[], object]) -> None:
+        """Read the rows in a thread that `draw` reads, so that they are here when it is called next; nothing where the
+        store is a folder.
+
+        Args:
+            draw: What is called next, such as the drawing of the next segment.
+        """
+        self.files.read_ahead(draw)
 
     def rows(self, expert: int, first: int, last: int) -> Rows:
         """Rows `first` … `last` − 1 of one expert, `[last − first, P]` float32: only their bytes are read from disk.
@@ -299,7 +389,7 @@ class TrajectoryStore:
         if expert not in self._open:
             path = self.path(expert)
             with self._reading(path):
-                file = safe_open(path, framework="pt").__enter__()
+                file = self.files.opened(expert)
                 self._sums[expert] = self._checked_digests(path, file)
                 self._check_rows(path, file)
             self._open[expert] = file
@@ -338,9 +428,30 @@ class TrajectoryStore:
             )
 
 
+def files_at(folder: Path) -> LocalFiles | CloudFiles:
+    """The files of the store in a folder or at an address."""
+    if isinstance(folder, Url):
+        return CloudFiles(folder)
+    return LocalFiles(folder)
+
+
+def check_root(root: Path) -> None:
+    """Raise InputError where no stores can be made in this folder, or at this address, and where it is one itself."""
+    if isinstance(root, Url):
+        itself = RECIPE in Objects(root).check()
+    else:
+        check_folder(root, "--experts.store")
+        itself = (root / RECIPE).exists()
+    if itself:
+        raise InputError(
+            f"--experts.store {root} is a store itself, and others belong beside it; use its experts as they are with "
+            f"--experts.store {root.parent} --experts.imported {root.name}."
+        )
+
+
 def _only_store(root: Path) -> Path:
     """The one store below a folder. Raises InputError where there is none, or where there are several."""
-    inside = sorted(path.parent for path in root.glob("*/recipe.json"))
+    inside = files_at(root).stores(RECIPE)
     if len(inside) == 1:
         return inside[0]
     held = "no expert store"

@@ -22,6 +22,7 @@ from ..runtime.cluster import used
 from ..runtime.devices import moved, read
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import NO_LOCKS, append_line, lock
+from ..runtime.objects import place
 from ..runtime.parallel import WorkerPlan, plan_workers, pool, training_seconds
 from ..runtime.progress import Bar, bar
 from ..runtime.seeds import derive, rng, seeded
@@ -91,7 +92,8 @@ def train_experts(
         model: The network, as `build_model` takes it.
         recipe: How each is trained. None: `ExpertRecipe()`, MTT's.
         count: How many experts the store is to have.
-        store: The folder; each kind of experts has a folder of its own in it.
+        store: The folder, or an address such as s3://BUCKET/FOLDER (see docs/cluster.md); each kind of experts has a
+            folder of its own in it.
         seed: Of all draws, initialisations included.
         dtype: How parameters are kept on disk: "float32", 4 bytes each, or "bfloat16", 2.
         workers: Experts that are trained side by side on a CPU. None: one for each core.
@@ -106,7 +108,7 @@ def train_experts(
         threads: Threads of the CPU, split among the workers. None: torch's own number. Afterwards torch's number is
             what it was before.
         cluster: "auto" or HOST:PORT: each expert is trained on a node of that Ray cluster, by `threads` (None: one).
-            `store` must lie where all nodes see it. None: on this machine.
+            `store` must be an address, or lie where all nodes see it. None: on this machine.
         allow_mixed: Take nodes of a cluster, too, that would compute other bits.
 
     Returns:
@@ -133,13 +135,14 @@ def train_experts(
         )
     parameters = FlatModel(build_model(model, dataset.shape, len(dataset.classes))).size
     identity = identity_of(dataset, recipe, model, parameters, seed, dtype)
-    trajectories = TrajectoryStore.create(Path(store), identity, dataset.config, dataset.preprocessing)
+    trajectories = TrajectoryStore.create(place(store), identity, dataset.config, dataset.preprocessing)
     trained = {expert: trajectories.trained_epochs(expert) for expert in trajectories.experts()}
-    PartialTrajectory.sweep(
-        trajectories.folder, [expert for expert, epochs in trained.items() if epochs >= recipe.epochs]
-    )
+    finished = [expert for expert, epochs in trained.items() if epochs >= recipe.epochs]
+    PartialTrajectory.sweep(trajectories.scratch, finished)
+    trajectories.files.tidy(finished)
     missing = [expert for expert in mine if trained.get(expert, 0) < until]
     if missing:
+        trajectories.files.check_writable()
         whole, done, images = len(mine) * until, (len(mine) - len(missing)) * until, len(dataset.train)
         with (
             computing(engine, threads, cluster, allow_mixed),
@@ -183,7 +186,7 @@ def _train_missing(
     shared = (dataset, store, until, chosen(), locks)
     gpu = dataset.device.type != "cpu"
     with pool(_train_if_free, shared, worker_plan, progress, len(missing), seconds, gpu) as train:
-        if (there := used()) is not None:
+        if (there := used()) is not None and store.scratch == store.folder:
             there.check_shared(store.folder)
         waiting = False
         while missing:
@@ -214,12 +217,12 @@ def _alone(store: TrajectoryStore, expert: int, wait: bool, locks: bool) -> Iter
         return
     with ExitStack() as stack:
         try:
-            free = stack.enter_context(lock(store.folder / f".{expert:03d}.lock", wait=wait))
+            free = stack.enter_context(lock(store.scratch / f".{expert:03d}.lock", wait=wait))
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
             raise InputError(
-                f"The file system of {store.folder} has no locks ({error.strerror}); train the experts there without "
+                f"The file system of {store.scratch} has no locks ({error.strerror}); train the experts there without "
                 "them: astdistill experts PRESET --shard 1/1, or in two processes --shard 1/2 and --shard 2/2."
             ) from error
         yield free
@@ -242,7 +245,9 @@ def expert_seconds(
 def train_expert(dataset: Dataset, store: TrajectoryStore, expert: int, until: int, progress: Bar) -> None:
     """Train one expert to epoch `until`, from where it is, and put its file into the store, unless another process does
     so meanwhile."""
-    with PartialTrajectory.held(store.folder, expert, store.identity.parameters) as partial:
+    identity, files = store.identity, store.files
+    files.fetch(expert, identity.recipe.epochs)
+    with PartialTrajectory.held(store.scratch, expert, identity.parameters) as partial, files.at_work(partial):
         _train_in(partial, dataset, store, expert, until, progress)
 
 
@@ -291,12 +296,14 @@ def _train_in(
         curves.test_accuracy.append(accuracy(trainee.logits, dataset.test))
         curves.step_squared.append(step)
         partial.append(after, optimiser, curves)
+        store.files.save(partial)
         append_line(
-            store.folder / "log.jsonl",
+            store.scratch / "log.jsonl",
             {"expert": expert, "epoch": epoch, **{name: values[-1] for name, values in vars(curves).items()}},
         )
         progress.step(note=f"expert {expert}: test {curves.test_accuracy[-1]:.1f} %, step² {step:.2f}")
     partial.publish(trainee.theta, optimiser, identity, curves)
+    store.files.publish(expert, recipe.epochs, partial.folder)
 
 
 def train_epoch(

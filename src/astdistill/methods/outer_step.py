@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import torch
@@ -454,11 +455,13 @@ class TrajectoryMatching(OuterStep):
         return self.mean_of_terms(setup, variables, iteration, seed)
 
     def term(self, setup: Setup, variables: Variables, iteration: int, seed: int, number: int) -> MetaGradient:
-        """The meta-gradient of one student: the first draws from `seed`, the others from one derived from it."""
-        if number:
-            seed = derive(seed, "trajectory", number)
+        """The meta-gradient of one student; the segment of the next one may be read meanwhile."""
+        following = self._next_draw(iteration, seed, number)
+        seed = _seed_of(seed, number)
         method, settings = setup.method, setup.settings
         segment = self._segment(setup, iteration, seed)
+        if setup.experts is not None:
+            setup.experts.read_ahead(partial(self._drawn, setup, *following))
         start = method.perturb(segment.start, setup.model, rng(seed, "perturb", iteration))
         plan = draw_plan(
             self.syn_steps,
@@ -477,6 +480,12 @@ class TrajectoryMatching(OuterStep):
         variables = variables.replace(targets=targets)
         return method.estimator(inner, start, variables, method.loss(segment, start, self.syn_steps))
 
+    def _next_draw(self, iteration: int, seed: int, number: int) -> tuple[int, int]:
+        """Outer step and seed of the student after one, where one process computes all of them."""
+        if number + 1 < self.trajectories:
+            return iteration, _seed_of(seed, number + 1)
+        return iteration + 1, seed
+
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         batch = min(self.batch_syn or images, images) * settings.texture.samples
         return StepWork(training_steps=self.syn_steps, batch=batch, repeats=self.trajectories)
@@ -486,6 +495,15 @@ class TrajectoryMatching(OuterStep):
         return setup.method.labels.at(variables.targets, variables.images, segment, setup.classifier)
 
     def _segment(self, setup: Setup, iteration: int, seed: int) -> Segment:
+        return self._drawn(setup, iteration, seed).to(setup.dataset.device)
+
+    def _drawn(self, setup: Setup, iteration: int, seed: int) -> Segment:
         assert setup.experts is not None, "a method that needs experts has a recipe for them"
-        segment = setup.method.sample(setup.experts, iteration, self.max_start_epoch, self.expert_epochs, seed)
-        return segment.to(setup.dataset.device)
+        return setup.method.sample(setup.experts, iteration, self.max_start_epoch, self.expert_epochs, seed)
+
+
+def _seed_of(seed: int, trajectory: int) -> int:
+    """That of all draws of one student: of the first the run's own, of the others one derived from it."""
+    if not trajectory:
+        return seed
+    return derive(seed, "trajectory", trajectory)

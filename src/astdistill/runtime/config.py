@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 from weakref import WeakValueDictionary
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,8 +22,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from .errors import InputError, unknown
+from .objects import place
 from .trust import import_name, live
 
+PathOrUrl = Annotated[Path, AfterValidator(place)]
+"""A field that holds a path, or an address in the cloud (`objects.Url`)."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 """A field, or each item of one, that holds a share of a whole."""
 FINITE = ConfigDict(allow_inf_nan=False)

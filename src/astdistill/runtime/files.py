@@ -23,6 +23,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 
 from .errors import FolderGoneError, InputError
+from .objects import Url, place
 from .owners import TAG, new_tag, owner_alive
 from .text import printable
 
@@ -510,13 +511,15 @@ def _homeless_cache() -> Path:
 def check_folder(path: Path, flag: str, file: bool = False) -> None:
     """Raise InputError where `path`, which `flag` names and which need not be there, is a file or would lie in one.
 
-    With `file`, `path` is to become a file, and only has to lie in a folder.
+    With `file`, `path` is to become a file, and only has to lie in a folder. Addresses in the cloud are refused, too.
     """
+    if isinstance(address := place(path), Url):
+        raise InputError(f"{flag} {address} is an address; name a folder. Only --experts.store may be one.")
     if not file and path.exists() and not path.is_dir():
         raise InputError(f"{flag} {path} is a file; name a folder.")
-    for place in path.parents:
-        if place.exists() and not place.is_dir():
-            raise InputError(f"{flag} {path} would lie in {place}, which is a file; name a folder.")
+    for folder in path.parents:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{flag} {path} would lie in {folder}, which is a file; name a folder.")
 
 
 @contextmanager
