@@ -19,9 +19,12 @@ from typing import Any
 
 import jobs
 import pytest
-from problems import TINY, TINY_RECIPE, blobs, same_store
+from problems import TINY, TINY_RECIPE, blobs, same_set, same_store
+from short_methods import AST, with_numbers
 
 from astdistill.cli.main import main
+from astdistill.distillation.loop import distill
+from astdistill.distillation.settings import DistillSettings
 from astdistill.evaluation.protocol import MTT_PROTOCOL
 from astdistill.evaluation.runner import evaluate
 from astdistill.experts.store import TrajectoryStore
@@ -345,6 +348,27 @@ def test_a_preset_takes_its_experts_and_its_scores_from_the_nodes(
     assert sorted(placed) == [0, 0, 1, 1, 2, 3], "two experts, and two networks of two rows"
     assert main([*words, "--out", "near", "--experts.store", "here", "--threads", "1", "-q"]) == 0
     assert (tmp_path / "far/scores.json").read_text() == (tmp_path / "near/scores.json").read_text()
+
+
+def test_the_trajectories_of_a_step_are_jobs_and_one_that_dies_is_begun_again(
+    joined: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[tuple[int, int]] = []
+    begin = engine._Tasks._begin
+
+    def noted(tasks: Any, tried: Any) -> None:
+        placed.append((tried.number, tried.attempt))
+        begin(tasks, tried)
+
+    monkeypatch.setattr(engine._Tasks, "_begin", noted)
+    (tmp_path / "leader").write_text(str(os.getpid()))
+    method = with_numbers(AST, trajectories=4).replace(perturb=jobs.Fateful(folder=str(tmp_path)))
+    settings = DistillSettings(iterations=3, lr_img=20.0, lr_init=0.05, augmentation="flip_scale")
+    store = experts(tmp_path, TINY_RECIPE, count=1, workers=1)
+    far = distill(blobs(), store, method=method, ipc=2, settings=settings, cluster=joined.address)
+    assert sorted(number for number, attempt in placed if not attempt) == sorted(list(range(4)) * 3)
+    assert max(attempt for _, attempt in placed) >= 1, "no job died"
+    assert same_set(far, distill(blobs(), store, method=method, ipc=2, settings=settings))
 
 
 def test_the_rows_of_a_sweep_are_jobs(joined: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
