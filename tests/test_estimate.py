@@ -458,6 +458,26 @@ def test_jobs_end_in_rounds_of_workers_or_one_after_another(monkeypatch: pytest.
     assert estimate._Jobs(5, WorkerPlan(1, 2)).together(Cost(1.0, 9.0), 100.0, Speed("cpu")) == Cost(1.0, 9.0)
 
 
+def test_workers_that_share_a_step_take_a_part_of_its_time_and_memory_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("astdistill.experiment.work.cores", lambda: 4)
+    monkeypatch.setattr(Started, "neighbours", None)
+    cell = PRESETS["digits-ipc1"].replace(model="convnet-d2-w8")
+    cell = cell.replace(method=cell.method.replace(step=cell.method.step.replace(trajectories=4)))
+    stages, known = {}, dataset_size(cell)
+    for workers in (1, 2, 3, 4):
+        found = counted(cell.replace(workers=workers), known, Costs("cpu", FixedSpeed("cpu")))
+        stages[workers] = found.stages[-2]
+    saved = {workers: stages[1].seconds - stage.seconds + START_S for workers, stage in stages.items()}
+    assert saved[3] == pytest.approx(saved[2]), "four trajectories are two rounds of three workers, as of two"
+    assert saved[4] == pytest.approx(1.5 * saved[2]), "three quarters, and a half"
+    assert len({stage.work for stage in stages.values()}) == 1
+    each = stages[4].memory - stages[3].memory
+    data = known.held(cell.data, "cpu")
+    assert stages[2].memory - stages[1].memory == each + data + estimate.IDLE_WORKER
+
+
 def test_a_part_of_a_large_step_is_measured() -> None:
     costs = Costs("cpu", FixedSpeed("cpu"))
     network = costs.network("convnet-d3-w32", (3, 32, 32), 10)

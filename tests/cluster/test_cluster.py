@@ -1,4 +1,7 @@
-"""Jobs on a Ray cluster of a head and two nodes of one core, whatever is killed on the way: the bits of one machine."""
+"""Jobs on a Ray cluster of a head and two nodes of one core, whatever is killed on the way: the bits of one machine.
+
+Each process of a job takes three seconds to start, so tests that end processes or nodes come last.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import jobs
+import numpy as np
 import pytest
-from problems import TINY, TINY_RECIPE, blobs, same_store
+from problems import TINY, TINY_RECIPE, blobs, same_set, same_store
+from short_methods import AST, with_numbers
 
 from astdistill.cli.main import main
+from astdistill.distillation.loop import distill
+from astdistill.distillation.settings import DistillSettings
 from astdistill.evaluation.protocol import MTT_PROTOCOL
 from astdistill.evaluation.runner import evaluate
 from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
 from astdistill.report.sweep import Sweep
 from astdistill.runtime import cluster as engine
-from astdistill.runtime.cluster import Cluster, clustered, imported, seen_by, sites
+from astdistill.runtime.cluster import Cluster, clustered, imported, seen_by, sites, used
 from astdistill.runtime.errors import DivergedError, InputError, LostError
 from astdistill.runtime.parallel import WorkerPlan, pool
 from astdistill.runtime.progress import Bar
@@ -77,6 +84,11 @@ def nodes() -> Iterator[Nodes]:
         patch.setenv("RAY_AUTH_MODE", "token")
         # Ray's processes stand back by 15, and beside others they would take minutes to start.
         patch.setenv("RAY_worker_niceness", "0")
+        # A node keeps the processes that it has started, so that the next test need not start others.
+        patch.setenv("RAY_num_workers_soft_limit", "4")
+        # A node that is killed is missed after 5 s; Ray's own patience is three times as long.
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        patch.setenv("RAY_health_check_initial_delay_ms", "1000")
         imported()
         started = Nodes()
         yield started
@@ -84,13 +96,20 @@ def nodes() -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="module")
-def joined(nodes: Nodes) -> Iterator[Nodes]:
+def connected(nodes: Nodes) -> Iterator[Nodes]:
     """The same, which this process has joined for all tests, as a program that uses Ray itself: no new processes."""
     ray = imported()
     ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
     yield nodes
     assert ray.is_initialized(), "one of the tests left a cluster that it had not joined"
     ray.shutdown()
+
+
+@pytest.fixture
+def joined(connected: Nodes) -> Nodes:
+    """With two nodes, whatever the test before has killed."""
+    connected.fill()
+    return connected
 
 
 class Counted(Bar):
@@ -141,16 +160,26 @@ def when_under_way(folder: Path, act: Callable[[], None], seconds: float = 40) -
     return thread
 
 
-def test_scores_of_two_nodes_are_those_of_one_machine(nodes: Nodes) -> None:
-    dataset, recipe = blobs(), MTT_PROTOCOL.replace(epochs=3)
-    one = evaluate(dataset.train, dataset, recipe=recipe, model=TINY, seeds=3, workers=1)
-    two = evaluate(dataset.train, dataset, recipe=recipe, model=TINY, seeds=3, cluster="auto")
-    assert one == two
+def test_the_cluster_of_this_machine_is_found_and_left_again(nodes: Nodes) -> None:
+    """Before any other test has joined it."""
+    with clustered(Cluster("auto")):
+        there = used()
+        assert there is not None
+        there.join()
+        assert [site.places(1, gpu=False) for site in sites()].count(1) == 2
+    assert not imported().is_initialized()
 
 
 def test_an_address_where_nobody_listens_is_said_at_once(nodes: Nodes) -> None:
     with pytest.raises(InputError, match="Nobody answers at --cluster localhost:1 "):
         Cluster("localhost:1").connect()
+
+
+def test_scores_of_two_nodes_are_those_of_one_machine(joined: Nodes) -> None:
+    dataset, recipe = blobs(), MTT_PROTOCOL.replace(epochs=3)
+    one = evaluate(dataset.train, dataset, recipe=recipe, model=TINY, seeds=3, workers=1)
+    two = evaluate(dataset.train, dataset, recipe=recipe, model=TINY, seeds=3, cluster="auto")
+    assert one == two
 
 
 def test_a_store_of_two_nodes_is_that_of_one_machine(joined: Nodes, tmp_path: Path) -> None:
@@ -172,80 +201,6 @@ def test_a_job_has_the_threads_that_were_named_and_counts_its_steps(joined: Node
     assert {threads for _, _, threads in found.values()} == {1}
     assert os.getpid() not in {process for _, process, _ in found.values()}
     assert bar.done == 6
-
-
-def test_a_node_that_is_killed_in_the_middle_of_an_expert_changes_no_bit(
-    joined: Nodes, tmp_path: Path, of_one_machine: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun: list[int] = []
-    begin = engine._Tasks._begin
-
-    def noted(tasks: Any, tried: Any) -> None:
-        begun.append(tried.attempt)
-        begin(tasks, tried)
-
-    monkeypatch.setattr(engine._Tasks, "_begin", noted)
-    killer = when_under_way(tmp_path, joined.kill)
-    found = experts(tmp_path, cluster=joined.address)
-    killer.join()
-    joined.fill()
-    assert max(begun) >= 1, "the node took no expert with it"
-    assert same_store(found, of_one_machine)
-
-
-def test_where_all_nodes_are_gone_the_command_says_so_and_waits(joined: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-
-    def tell(text: str) -> None:
-        said.append(text)
-        joined.fill()
-
-    monkeypatch.setattr(engine, "tell", tell)
-    monkeypatch.setattr(engine, "PATIENCE_S", 0.5)
-    with running(joined, jobs.square, blobs().train.labels[:4]) as run:
-        joined.kill()
-        joined.kill()
-        found = dict(run([1, 2, 3]))
-    assert [found[job][0] for job in (1, 2, 3)] == [3.0, 12.0, 27.0]
-    assert said == ["No node of the cluster can take a job of 1 CPUs; waiting for one."]
-
-
-def test_a_driver_that_is_killed_is_run_again(joined: Nodes, tmp_path: Path, of_one_machine: TrajectoryStore) -> None:
-    script = f"""
-        import sys
-        sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
-        from pathlib import Path
-        from problems import TINY, TINY_RECIPE, blobs
-        from astdistill.experts.training import train_experts
-        train_experts(blobs(), model=TINY, recipe=TINY_RECIPE.replace(epochs=40), count=3,
-                      store=Path({str(tmp_path)!r}), cluster={joined.address!r})
-    """
-    driver = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE)
-    when_under_way(tmp_path, driver.kill).join()
-    _, said = driver.communicate()
-    assert driver.returncode == -signal.SIGKILL, said.decode()
-    assert 0 < epochs_done(tmp_path) < 120
-    assert same_store(experts(tmp_path, cluster=joined.address), of_one_machine)
-    assert epochs_done(tmp_path) < 120 + 30, "it went on from the last whole epochs"
-
-
-def test_a_job_that_dies_once_is_begun_again_and_its_steps_count_once(joined: Nodes, tmp_path: Path) -> None:
-    bar = Counted()
-    with running(joined, jobs.dies_once, tmp_path, bar) as run:
-        assert sorted(run([0, 1])) == [(0, 0), (1, 1)]
-    assert (tmp_path / "tried").exists()
-    assert bar.done == 10
-
-
-def test_a_job_that_always_dies_is_one_sentence(joined: Nodes) -> None:
-    with (
-        pytest.raises(
-            LostError, match=r"A job ended its process or lost its node 4 times \(\w+\), as happens when"
-        ) as lost,
-        running(joined, jobs.fail, None) as run,
-    ):
-        list(run(["killed"]))
-    assert lost.value.job == "killed"
 
 
 def test_errors_keep_their_type_and_their_words(joined: Nodes, tmp_path: Path) -> None:
@@ -274,22 +229,12 @@ def test_more_threads_than_any_node_has_are_refused(joined: Nodes) -> None:
         wide.connect()
 
 
-def test_nodes_see_a_shared_folder_and_its_locks(
-    joined: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_see_a_shared_folder_and_its_locks(joined: Nodes, tmp_path: Path) -> None:
     there = Cluster(joined.address)
     with clustered(there):
         there.connect()
         assert list(seen_by(sites(), tmp_path).values()) == [{"seen": "yes", "locked": "yes"}] * 2
         assert not list(tmp_path.iterdir())
-
-        @contextmanager
-        def elsewhere(path: Path, wait: bool) -> Iterator[bool]:
-            yield True
-
-        monkeypatch.setattr(engine, "lock", elsewhere)
-        with pytest.raises(InputError, match=r"is not the same folder on .*; name one that all nodes share"):
-            there.check_shared(tmp_path)
 
 
 def test_a_driver_without_the_token_is_told_so(joined: Nodes, tmp_path: Path) -> None:
@@ -325,14 +270,23 @@ def test_the_doctor_names_every_node(
         assert found[f"node {site.number[:8]}, folder"]["text"].endswith("is shared, and locks are seen")
 
 
+def pictures(path: Path) -> str:
+    """A few in a file, which need no further package, as those of digits do in every process."""
+    drawn, labels = np.random.default_rng(0), np.arange(10).repeat(4)
+    drawn = {f"{part}_images": drawn.integers(0, 256, (40, 8, 8), dtype=np.uint8) for part in ("train", "test")}
+    np.savez(path, train_labels=labels, test_labels=labels, **drawn)
+    return str(path)
+
+
 def test_a_preset_takes_its_experts_and_its_scores_from_the_nodes(
     joined: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each by one thread, whatever the driver has."""
     monkeypatch.chdir(tmp_path)
     short = "--experts.count 2 --method.expert.epochs 3 --method.step.max-start-epoch 1 --distill.iterations 2"
-    short += " --method.step.syn-steps 2 --evaluation.recipe.epochs 2 --evaluation.networks 2 --data.per-class 4"
-    words = ["run", "digits-ipc1", *short.split(), "--evaluation.baselines", "random"]
+    short += " --method.step.syn-steps 2 --evaluation.recipe.epochs 2 --evaluation.networks 2 --init real"
+    words = ["run", "digits-ipc1", "--data", pictures(tmp_path / "own.npz"), *short.split()]
+    words += ["--evaluation.baselines", "random"]
     placed: list[int] = []
     begin = engine._Tasks._begin
 
@@ -350,11 +304,9 @@ def test_a_preset_takes_its_experts_and_its_scores_from_the_nodes(
 def test_the_rows_of_a_sweep_are_jobs(joined: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a method without experts, whose other jobs are tested above."""
     monkeypatch.chdir(tmp_path)
-    changes = (
-        "model=convnet-d1-w4 distill.iterations=2 evaluation.recipe.epochs=2 evaluation.networks=1 data.per_class=4"
-    )
+    changes = "model=convnet-d1-w4 distill.iterations=2 evaluation.recipe.epochs=2 evaluation.networks=1"
     words = ["sweep", "digits-ipc1", "--methods", "dm", "--seeds", "2", "--set", *changes.split()]
-    words += ["evaluation.baselines=", "-q"]
+    words += [f"data.source={pictures(tmp_path / 'own.npz')}", "evaluation.baselines=", "-q"]
     assert main([*words, "--out", "far", "--cluster", joined.address]) == 0
     assert main([*words, "--out", "near", "--threads", "1", "--workers", "1"]) == 0
     far, near = Sweep.read(tmp_path / "far"), Sweep.read(tmp_path / "near")
@@ -362,3 +314,95 @@ def test_the_rows_of_a_sweep_are_jobs(joined: Nodes, tmp_path: Path, monkeypatch
     assert near is not None
     assert [row.accuracies for row in far.rows] == [row.accuracies for row in near.rows]
     assert [row.state for row in far.rows] == ["finished"] * 2
+
+
+def test_a_driver_that_is_killed_is_run_again(joined: Nodes, tmp_path: Path, of_one_machine: TrajectoryStore) -> None:
+    script = f"""
+        import sys
+        sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
+        from pathlib import Path
+        from problems import TINY, TINY_RECIPE, blobs
+        from astdistill.experts.training import train_experts
+        train_experts(blobs(), model=TINY, recipe=TINY_RECIPE.replace(epochs=40), count=3,
+                      store=Path({str(tmp_path)!r}), cluster={joined.address!r})
+    """
+    driver = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE)
+    when_under_way(tmp_path, driver.kill).join()
+    _, said = driver.communicate()
+    assert driver.returncode == -signal.SIGKILL, said.decode()
+    assert 0 < epochs_done(tmp_path) < 120
+    assert same_store(experts(tmp_path, cluster=joined.address), of_one_machine)
+    assert epochs_done(tmp_path) < 120 + 30, "it went on from the last whole epochs"
+
+
+def test_the_trajectories_of_a_step_are_jobs_and_one_that_dies_is_begun_again(
+    joined: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[tuple[int, int]] = []
+    begin = engine._Tasks._begin
+
+    def noted(tasks: Any, tried: Any) -> None:
+        placed.append((tried.number, tried.attempt))
+        begin(tasks, tried)
+
+    monkeypatch.setattr(engine._Tasks, "_begin", noted)
+    (tmp_path / "leader").write_text(str(os.getpid()))
+    method = with_numbers(AST, trajectories=4).replace(perturb=jobs.Fateful(folder=str(tmp_path)))
+    settings = DistillSettings(iterations=3, lr_img=20.0, lr_init=0.05, augmentation="flip_scale")
+    store = experts(tmp_path, TINY_RECIPE, count=1, workers=1)
+    far = distill(blobs(), store, method=method, ipc=2, settings=settings, cluster=joined.address)
+    assert sorted(number for number, attempt in placed if not attempt) == sorted(list(range(4)) * 3)
+    assert max(attempt for _, attempt in placed) >= 1, "no job died"
+    assert same_set(far, distill(blobs(), store, method=method, ipc=2, settings=settings))
+
+
+def test_a_node_that_is_killed_in_the_middle_of_an_expert_changes_no_bit(
+    joined: Nodes, tmp_path: Path, of_one_machine: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    begin = engine._Tasks._begin
+
+    def noted(tasks: Any, tried: Any) -> None:
+        begun.append(tried.attempt)
+        begin(tasks, tried)
+
+    monkeypatch.setattr(engine._Tasks, "_begin", noted)
+    killer = when_under_way(tmp_path, joined.kill)
+    found = experts(tmp_path, cluster=joined.address)
+    killer.join()
+    assert max(begun) >= 1, "the node took no expert with it"
+    assert same_store(found, of_one_machine)
+
+
+def test_a_job_that_always_dies_is_one_sentence(connected: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the node that the test before has left."""
+    monkeypatch.setattr(engine, "RETRIES", 1)  # each takes the start of a process
+    with (
+        pytest.raises(
+            LostError, match=r"A job ended its process or lost its node 2 times \(\w+\), as happens when"
+        ) as lost,
+        running(connected, jobs.fail, None) as run,
+    ):
+        list(run(["killed"]))
+    assert lost.value.job == "killed"
+
+
+def test_where_all_nodes_are_gone_the_command_says_so_and_waits(
+    connected: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the test before, one is left."""
+    said: list[str] = []
+
+    def tell(text: str) -> None:
+        said.append(text)
+        connected.fill()
+
+    monkeypatch.setattr(engine, "tell", tell)
+    monkeypatch.setattr(engine, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(engine, "TURN_S", 0.1)  # nodes are counted every second
+    with running(connected, jobs.square, blobs().train.labels[:4]) as run:
+        while connected.running:
+            connected.kill()
+        found = dict(run([1, 2, 3]))
+    assert [found[job][0] for job in (1, 2, 3)] == [3.0, 12.0, 27.0]
+    assert said == ["No node of the cluster can take a job of 1 CPUs; waiting for one."]

@@ -67,7 +67,15 @@ class StepSettings(Protocol):
 
 
 def one_after_another(step: OuterStep, setup: Setup, variables: Variables, iteration: int, seed: int) -> Terms:
-    """All terms of an outer step, in their order, computed by this process."""
+    """All terms of an outer step, in their order, computed by this process.
+
+    Args:
+        step: It has the terms.
+        setup: What stays the same from one outer step to the next.
+        variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+        iteration: The outer step, counted from 0.
+        seed: Of the run.
+    """
     return [step.term(setup, variables, iteration, seed, number) for number in range(step.terms)]
 
 
@@ -419,7 +427,8 @@ class TrajectoryMatching(OuterStep):
     batch_syn: int | None = Field(default=None, ge=1)
     """Batch size of the student, in synthetic images. Default: all of them."""
     trajectories: int = Field(default=1, ge=1)
-    """Segments per outer step, each with its own student; their meta-gradients are averaged."""
+    """Segments per outer step, each with its own student; their meta-gradients are averaged. Several workers can share
+    them."""
 
     @property
     def terms(self) -> int:

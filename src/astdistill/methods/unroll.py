@@ -228,7 +228,11 @@ class NamedTensors(Mapping[str, Tensor]):
         return type(self)(**{**self, **changes})
 
     def to(self, device: str | torch.device) -> Self:
-        """The same on another device."""
+        """The same on another device.
+
+        Args:
+            device: Where to, such as "cpu" or "cuda".
+        """
         return self.replace(**{name: tensor.to(device) for name, tensor in self.items()})
 
 
@@ -278,7 +282,11 @@ class MetaGradient(NamedTensors):
         return type(self)(**{"loss": self.loss, **self, **changes})
 
     def to(self, device: str | torch.device) -> MetaGradient:
-        """The loss and its derivatives on another device."""
+        """The loss and its derivatives on another device.
+
+        Args:
+            device: Where to, such as "cpu" or "cuda".
+        """
         return super().to(device).replace(loss=self.loss.to(device))
 
     @staticmethod
