@@ -67,3 +67,14 @@ def test_it_is_evaluated_as_the_whole_set(dataset: ad.Dataset, small: Path, tmp_
     assert main(["evaluate", str(tmp_path / "whole.safetensors"), *words, "--out", str(tmp_path / "whole")]) == 0
     first, second = ((tmp_path / name / "scores.json").read_text() for name in ("small", "whole"))
     assert first == second
+
+
+def test_a_folder_that_holds_one_is_evaluated_without_a_page(
+    dataset: ad.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No page can show it, and nobody is told that one could not be written."""
+    random_real(dataset, 1, 0).compact().save(tmp_path / "synthetic.safetensors")
+    words = ["--epochs", "1", "--networks", "1", "--baselines", "--architectures", "convnet-d1-w4"]
+    assert main(["evaluate", str(tmp_path), *words]) == 0
+    assert "report.html" not in "".join(capsys.readouterr())
+    assert not (tmp_path / "report.html").exists()

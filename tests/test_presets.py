@@ -394,6 +394,7 @@ def test_a_rate_of_pixels_becomes_one_of_standardised_images_and_of_joint_steps(
     assert PRESETS["cifar10-ipc10-tgdd"].distill.outer_momentum == 0
     assert PRESETS["cifar10-ipc10-ncfm"].distill.lr_img == pytest.approx(1e-4 * 10**0.5 * 4)
     assert PRESETS["cifar100-ipc10-ncfm"].distill.outer_optimiser == "sgd"
+    assert all(cell.distill.plateau == {"ncfm": 500}.get(cell.method.name, 0) for cell in PRESETS.values())
 
 
 @pytest.mark.parametrize("name", published_cells.DATM)

@@ -26,9 +26,11 @@ from astdistill.methods.back_propagation_through_training import (
     RAT_BPTT,
     AdaptiveTruncation,
     BackPropagationThroughTraining,
+    curvature_of,
     standardised,
 )
 from astdistill.methods.initialisation import UnitNormInit, WeightLabels
+from astdistill.methods.low_rank import LowRank
 from astdistill.methods.method import Method
 from astdistill.methods.outer_step import Setup, StepState
 from astdistill.methods.student_optimisers import Adam
@@ -304,3 +306,83 @@ def test_settings_that_contradict_one_another_are_refused() -> None:
     learning = RAT_BPTT.replace(learn=("images", "lr"))
     with pytest.raises(InputError, match=r"learned, but Adam's is fixed at 0\.001; add --method\.step\.inner-lr none"):
         learning.step.check(learning, SETTINGS, None, "")
+
+
+def test_the_low_rank_curvature_is_that_of_a_whole_second_derivative() -> None:
+    """The randomised decomposition beside the same products by a matrix, and beside all singular values."""
+    problem_setup = FlatModel(SmoothNet().double())
+    inner = InnerLoop(problem_setup, planned(torch.arange(6).expand(2, 6), "", (2, 6, 6), rng(0, "plan")))
+    theta, variables = problem_setup.flatten(), variables_of(blobs(shape=(2, 6, 6)))
+    product = curvature_of(inner, theta, variables, 1)
+    whole = torch.autograd.functional.hessian(lambda at: inner.loss(at, variables.images, variables.targets), theta)
+    assert isinstance(whole, Tensor)
+    found = LowRank.fitted(product, 9, theta, rng(3, "curvature"))
+    basis = torch.randn(len(theta), 13, generator=rng(3, "curvature"), dtype=torch.float64)
+    for _ in range(3):
+        basis = torch.linalg.qr(whole @ basis).Q
+    left, values, right = torch.linalg.svd(basis.T @ whole, full_matrices=False)
+    wanted = basis @ left[:, :9] @ torch.diag(values[:9]) @ right[:9]
+    made = found.left @ torch.diag(found.values) @ found.right.T
+    assert float((made - wanted).norm() / wanted.norm()) < 1e-9
+    exact = torch.linalg.svdvals(whole)
+    assert bool((found.values <= exact[:9] + 1e-12).all())
+    assert torch.allclose(found.values, exact[:9], rtol=0.2)
+    vector = torch.randn(len(theta), generator=rng(0, "vector"), dtype=torch.float64)
+    assert torch.allclose(found.times(vector), wanted @ vector / found.values[0], rtol=1e-8)
+    assert torch.allclose(found.transposed_times(vector), wanted.T @ vector / found.values[0], rtol=1e-8)
+
+
+def test_a_window_in_few_directions_is_double_backward_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole graph of Adam on the projected gradients; the prefix before them has the gradients themselves."""
+    method = numbered(AT_BPTT, clip=0.0, window_range=0, unit_norm=False, curvature_rank=5)
+    setup = smooth_setup(method, monkeypatch)
+    variables = variables_of(setup.dataset)
+    step = method.step
+    found, state = step.advance(setup, variables, step.begin(setup, variables, SEED), 1, SEED)
+    bare = numbered(method, curvature_rank=0).step
+    plan = planned(torch.arange(6).expand(7, 6), "flip_rotate", setup.dataset.shape, rng(SEED, "plan", 1))
+    inner = InnerLoop(setup.model, plan, labels="weights", optimiser=Adam())
+    start, fixed = setup.fresh(SEED, 1), variables.replace(lr=torch.tensor(1e-3, dtype=torch.float64))
+    begun = bare.begin(setup, variables, SEED)
+    assert isinstance(bare, AdaptiveTruncation)
+    truncation, _ = bare.truncation(setup, inner, start, fixed, begun, 1, SEED)
+    first = truncation.steps - truncation.window
+    middle = state.tensors["left"] @ torch.diag(state.tensors["values"] / state.tensors["values"][0])
+    projection = middle @ state.tensors["right"].T
+    images, targets = (variables[name].clone().requires_grad_() for name in ("images", "targets"))
+    theta, mean, square = start.detach(), torch.zeros_like(start), torch.zeros_like(start)
+    for number in range(truncation.steps):
+        inside = number >= first
+        if not inside or number == first:
+            theta, mean, square = (part.detach() for part in (theta, mean, square))
+            theta.requires_grad_()
+        seen, wanted = (part if inside else part.detach() for part in (images, targets))
+        said = log_softmax(setup.model(theta, plan.augment(number, seen)), dim=1)
+        (slope,) = torch.autograd.grad(-(wanted * said).sum(dim=1).mean(), theta, create_graph=inside)
+        if inside:
+            image = projection @ slope
+            slope = slope.norm() * image / image.norm()
+        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+        root = (square / (1 - 0.999 ** (number + 1))) ** 0.5
+        theta = theta - 1e-3 * (mean / (1 - 0.9 ** (number + 1))) / (root + 1e-8)
+    wanted = torch.autograd.grad(ByHand(setup, 20, 1)([theta]), (images, targets))
+    assert float((found.images - wanted[0]).norm() / wanted[0].norm()) < 1e-9
+    assert float((found.targets - wanted[1]).norm() / wanted[1].norm()) < 1e-9
+    plain, _ = bare.advance(setup, variables, begun, 1, SEED)
+    assert float((found.images - plain.images).norm() / plain.images.norm()) > 0.01
+
+
+def test_the_curvature_is_fitted_again_where_gradients_change_and_after_some_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method = numbered(AT_BPTT, window_range=0, curvature_rank=2, curvature_every=3, curvature_change=1e9)
+    setup = smooth_setup(method, monkeypatch)
+    variables = variables_of(setup.dataset)
+    for change, wanted in ((1e9, [True, False, False, True, False]), (0.0, [True] * 5)):
+        step = method.step.replace(curvature_change=change)
+        state, fitted = step.begin(setup, variables, SEED), []
+        for iteration in range(5):
+            before = state.tensors["left"].clone()
+            _, state = step.advance(setup, variables, state, iteration, SEED)
+            fitted.append(not torch.equal(before, state.tensors["left"]))
+        assert fitted == wanted

@@ -119,8 +119,13 @@ def evaluate(given: Evaluate) -> None:
         if (there := used()) is not None:
             there.connect(gpu=settled_device(given.device) != "cpu")
         run = RunDir(_evaluate(given, stack)).home()
-    if run and (page := renew_page(run.folder)):
+    if run and _shown(run) and (page := renew_page(run.folder)):
         Terminal().print(f"Look at:   {page}", highlight=False)
+
+
+def _shown(run: RunDir) -> bool:
+    """Whether the set can be shown on a page: a compact one has no whitening to undo."""
+    return load(run.synthetic).preprocessing.whole
 
 
 def _evaluate(given: Evaluate, stack: ExitStack) -> Path:

@@ -83,6 +83,9 @@ class Saver:
         self._keep_frame(state)
         if line.get("skipped"):
             console().print(f"step {line['iteration']} skipped: {line['skipped']}", highlight=False)
+        if line.get("halved"):
+            told = f"the loss has not fallen for {self.run.settings.plateau} steps; learning rates are halved"
+            console().print(f"step {line['iteration']}: {told}", highlight=False)
 
     def _keep_frame(self, state: DistillState) -> None:
         iteration = state.counters.iteration

@@ -194,14 +194,16 @@ class Distillation:
             refused = state.refusal(seen)
         if refused or passed:
             state.undo()
+            halved = False
         else:
             state.keep()
+            halved = state.settle(seen["loss"])
         line: StepRecord = {
             "iteration": counters.iteration,
             "loss": seen["loss"],
             "lr": seen["lr" if refused or passed else "new lr"],
         }
-        line |= {word: why for word, why in (("skipped", refused), ("passed", passed)) if why}
+        line |= {word: why for word, why in (("skipped", refused), ("passed", passed), ("halved", halved)) if why}
         counters.count(bool(refused), bool(passed))
         return line
 

@@ -50,7 +50,7 @@ def first_written(
     return made, told
 
 
-LATER: dict[str, Any] = {"factor": 1, "outer_decay": 0.0}
+LATER: dict[str, Any] = {"factor": 1, "outer_decay": 0.0, "plateau": 0}
 """Settings that earlier versions did not have, with their defaults."""
 
 
@@ -84,6 +84,9 @@ class DistillSettings(Record):
     outer_grad_norm: float = Field(default=0.0, ge=0)
     """Largest norm of the meta-gradient, for the images and for the labels separately; larger gradients are scaled down
     to it. 0 means no limit."""
+    plateau: int = Field(default=0, ge=0)
+    """Halve the learning rates of what is learned after more than this many outer steps in a row without a lower loss
+    (by 0.01 %). 0 means never."""
     augmentation: Strategy = STRATEGY
     """Augmentations of the student, joined by underscores: color, crop, cutout, flip, scale, rotate (DSA,
     differentiable Siamese augmentation). An empty text means none."""

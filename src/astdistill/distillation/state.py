@@ -35,12 +35,18 @@ class Counters:
     passed_in_a_row: int = 0
     best: dict[str, float] = field(default_factory=dict)
     """iteration and accuracy of the best set by the validation split."""
+    plateau: dict[str, float] = field(default_factory=dict)
+    """With `DistillSettings.plateau`: the lowest loss, the steps since then, and how often the rates were halved."""
 
     def count(self, skipped: bool, passed: bool) -> None:
         """One more outer step, which failed, was passed over, or was taken."""
         self.iteration += 1
         self.skipped, self.skipped_in_a_row = self.skipped + skipped, (self.skipped_in_a_row + 1) * skipped
         self.passed, self.passed_in_a_row = self.passed + passed, (self.passed_in_a_row + 1) * passed
+
+    def written(self) -> dict[str, Any]:
+        """For the file; what only a plateau needs is written for one alone."""
+        return {name: value for name, value in vars(self).items() if value or name != "plateau"}
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,7 @@ class DistillState:
             settings.outer_decay,
             [(self.learned[name], rates[name], momenta.get(name, settings.outer_momentum)) for name in method.learn],
         )
+        self._rates = [group["lr"] for group in self.optimiser.param_groups]
 
     @property
     def images(self) -> Images:
@@ -201,6 +208,26 @@ class DistillState:
         self.step = self._next
         self._before, self._untried = self._untried, None
 
+    def settle(self, loss: float) -> bool:
+        """Halve the learning rates where the loss of a kept step says that a plateau has lasted long enough (as
+        torch's ReduceLROnPlateau does); whether that was done."""
+        if not self.settings.plateau:
+            return False
+        seen = {"lowest": math.inf, "since": 0, "halved": 0} | self.counters.plateau
+        if loss < seen["lowest"] * (1 - FLAT):
+            self.counters.plateau = seen | {"lowest": loss, "since": 0}
+            return False
+        late = seen["since"] + 1 > self.settings.plateau
+        self.counters.plateau = seen | {"since": (seen["since"] + 1) * (not late), "halved": seen["halved"] + late}
+        self._set_rates()
+        return late
+
+    def _set_rates(self) -> None:
+        """The learning rates of the settings, as often halved as was counted."""
+        share = 0.5 ** self.counters.plateau.get("halved", 0)
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = share * rate
+
     def undo(self) -> None:
         """Take back the step that is on trial: everything is as it was before."""
         if self._untried is not None:
@@ -224,7 +251,7 @@ class DistillState:
         depends on. Raises DivergedError, with nothing written, where a number of it is not finite."""
         taken = self._untried or self._now()
         taken.check_finite(path)
-        taken.save(path, {"key": key, "counters": vars(self.counters)})
+        taken.save(path, {"key": key, "counters": self.counters.written()})
 
     @staticmethod
     def read(
@@ -244,6 +271,7 @@ class DistillState:
             state = DistillState(tensors["images"], tensors["targets"], method, settings, further, step)
             state._put(Snapshot(written, step))
             state.counters = Counters(**_counters(header["counters"]))
+            state._set_rates()
         return state
 
     def _now(self) -> Snapshot:
@@ -268,6 +296,8 @@ class DistillState:
         self.step = taken.step
 
 
+FLAT = 1e-4
+"""The share by which a loss must be below the lowest one to end a plateau."""
 OF_FURTHER, OF_STEP = "learned.", "step."
 """What precedes, in the file, the names of what is learned besides images, targets and η, and of what the outer step
 keeps."""
@@ -286,7 +316,11 @@ def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _counters(header: dict[str, Any]) -> dict[str, Any]:
     counted = {name: header[name] for name in vars(Counters()) if name in header}
-    wrong = [name for name, value in counted.items() if name != "best" and (type(value) is not int or value < 0)]
+    plain = {name: value for name, value in counted.items() if name not in ("best", "plateau")}
+    wrong = [name for name, value in plain.items() if type(value) is not int or value < 0]
+    plateau = counted.get("plateau") or {"halved": 0, "since": 0, "lowest": 0.0}
+    if not all(math.isfinite(plateau[name]) for name in ("halved", "since", "lowest")):
+        wrong.append("plateau")
     if wrong:
         raise ValueError(f"{wrong[0]} is no count")
     return counted

@@ -3,8 +3,9 @@ on the synthetic ones, differentiated through a window of its training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -20,9 +21,10 @@ from ..data.synthetic import one_hot
 from ..models.flat import FlatModel
 from ..runtime.errors import InputError
 from ..runtime.seeds import rng, to_device
-from ..runtime.shapes import Batch, Params, Scalar, Targets
-from .estimators import walk_back
+from ..runtime.shapes import Batch, Images, Params, Scalar, Targets
+from .estimators import step_derivatives, walk_back
 from .initialisation import UnitNormInit, WeightLabels, of_norm
+from .low_rank import ITERATIONS, OVERSAMPLED, InFewDirections, LowRank
 from .method import Method
 from .outer_step import OuterStep, Setup, StepSettings, StepState, StepWork
 from .student_optimisers import Adam
@@ -32,6 +34,8 @@ Norms = Float[Tensor, " T"]
 """One number for each training step."""
 TOGETHER = 512
 """Real images that pass through the network at once. Their loss is a sum, so they can be taken in groups."""
+TINY = 1e-300
+"""What a norm counts as at least, where it is divided by."""
 DECAY = 0.9
 """Of the running mean of the gradient's norm."""
 
@@ -139,6 +143,7 @@ class BackPropagationThroughTraining(OuterStep):
         inner = InnerLoop(setup.model, plan, labels=setup.method.labels.kind, optimiser=Adam())
         truncation, state = self.truncation(setup, inner, start, student, state, iteration, seed)
         inner = replace(inner, plan=plan.first(truncation.steps))
+        inner, state = self.approximated(inner, start, student, truncation, state, iteration, seed)
         loss = self.real_loss(setup, truncation.steps, iteration, seed)
         derivatives = walk_back(inner, start, student, loss, steps=truncation.window)
         learned = {name: slope for name, slope in derivatives.items() if name in setup.method.learn}
@@ -172,6 +177,30 @@ class BackPropagationThroughTraining(OuterStep):
             number = {"epoch": self._epoch(setup, iteration)[0], "step": iteration}[self.place]
             prefix = int(torch.randint(prefix + 1, (), generator=rng(seed, "window", number)))
         return Truncation(prefix + self.window, self.window), state
+
+    def approximated(
+        self,
+        inner: InnerLoop,
+        start: Params,
+        variables: Variables,
+        truncation: Truncation,
+        state: StepState,
+        iteration: int,
+        seed: int,
+    ) -> tuple[InnerLoop, StepState]:
+        """How the student trains in the window, and the state that follows from that; exactly, unless a step says
+        otherwise.
+
+        Args:
+            inner: How a student trains, up to the end of the window.
+            start: θ_0 `[P]`.
+            variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+            truncation: Where the window lies.
+            state: What was kept at the last outer step, and what the choice of the window has changed of it.
+            iteration: The outer step, counted from 0.
+            seed: Of the run; draws depend on it and on the outer step.
+        """
+        return inner, state
 
     def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
         """Images back to unit norm, where they are to have it; weights of classes that have become negative to 0."""
@@ -304,6 +333,14 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
     """τ, the temperature of the window's length; larger values make it depend less on the change of the gradients."""
     reference_rate: float = Field(default=0.05, ge=0, le=1)
     """ρ, the update rate of the reference distribution of places, from 0 to 1."""
+    curvature_rank: int = Field(default=0, ge=0)
+    """Rank of an approximation of the curvature of the training loss, in whose directions alone the student trains
+    inside the window (CR-LRHA; published: 32). 0 means none: the whole gradient."""
+    curvature_change: float = Field(default=0.2, ge=0)
+    """δ, the relative change of the gradient's norm at the end of the window from which on the approximation is fitted
+    again. Read with a curvature_rank."""
+    curvature_every: int = Field(default=20, ge=1)
+    """Outer steps after which the approximation is fitted again in any case. Read with a curvature_rank."""
     clip_together: bool = True
     unit_norm: bool = True
 
@@ -318,15 +355,31 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
     def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
         longest = min(self.unroll, self.window + self.window_range)
         # Beforehand a student takes all steps, so that the window is placed by its gradients.
+        # The curvature is fitted after a prefix of its own, by products that take 8/3 times as long as a gradient each.
+        fits = bool(self.curvature_rank) / self.curvature_every
+        fitted = fits * (self._prefix + 8 / 3 * (2 + ITERATIONS) * (self.curvature_rank + OVERSAMPLED))
         return replace(
-            super().work(settings, images, classes), training_steps=longest, before=self._prefix + self.unroll
+            super().work(settings, images, classes), training_steps=longest, before=self._prefix + self.unroll + fitted
         )
 
     def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
         begun, images = super().begin(setup, variables, seed), variables.images
         reference = images.new_full((self.unroll,), 1 / self.unroll, dtype=torch.float64)
         bounds = images.new_zeros(2, dtype=torch.float64)
-        return StepState({**begun.tensors, "reference": reference, "bounds": bounds}, begun.counters)
+        return StepState(
+            {**begun.tensors, "reference": reference, "bounds": bounds, **self._curvature(setup, images)},
+            begun.counters,
+        )
+
+    def _curvature(self, setup: Setup, images: Images) -> dict[str, Tensor]:
+        """Room for the approximation and for what decides when it is fitted; nothing where there is none."""
+        if not self.curvature_rank:
+            return {}
+        size = setup.model.size
+        rank = min(self.curvature_rank, size)
+        sides = {name: images.new_zeros(size, rank) for name in ("left", "right")}
+        norms = images.new_zeros(self.unroll, dtype=torch.float64)
+        return {**sides, "values": images.new_zeros(rank), "norms": norms, "change": norms.new_zeros(())}
 
     def truncation(
         self,
@@ -346,7 +399,35 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
         mixed = (1 - self.reference_rate) * state.tensors["reference"] + self.reference_rate * places
         chosen = int(torch.multinomial(places.cpu(), 1, generator=rng(seed, "window", iteration)))
         tensors = {**state.tensors, "reference": mixed, "bounds": bounds}
+        if self.curvature_rank:
+            before = norms[chosen - 1] if chosen else norms[chosen]
+            change = (norms[chosen] - before).abs() / state.tensors["norms"][chosen].clamp_min(TINY)
+            tensors |= {"norms": norms, "change": change}
         return self.at(chosen, norms), StepState(tensors, state.counters)
+
+    def approximated(
+        self,
+        inner: InnerLoop,
+        start: Params,
+        variables: Variables,
+        truncation: Truncation,
+        state: StepState,
+        iteration: int,
+        seed: int,
+    ) -> tuple[InnerLoop, StepState]:
+        if not self.curvature_rank:
+            return inner, state
+        first, taken, tensors = truncation.steps - truncation.window, state.counters["taken"], state.tensors
+        if taken % self.curvature_every == 0 or float(tensors["change"]) >= self.curvature_change:
+            theta = start
+            for step in islice(inner.steps(start, variables), first):
+                theta = step.theta
+            product = curvature_of(inner, theta, variables, first)
+            fitted = LowRank.fitted(product, self.curvature_rank, theta, rng(seed, "curvature", iteration))
+            tensors = {**tensors, "left": fitted.left, "values": fitted.values, "right": fitted.right}
+        curvature = LowRank(tensors["left"], tensors["values"], tensors["right"])
+        moves = InFewDirections(inner.moves, curvature, first)
+        return replace(inner, optimiser=moves), StepState(tensors, state.counters)
 
     def places(self, norms: Norms, reference: Norms, bounds: Tensor | None) -> tuple[Norms, Tensor]:
         """π, and the least and the most that mean G has been.
@@ -378,6 +459,25 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
         return Truncation(step + 1, min(length, step + 1))
 
 
+def curvature_of(inner: InnerLoop, theta: Params, variables: Variables, step: int) -> Callable[[Params], Params]:
+    """v to H v, H the second derivative in θ of the training loss of one step.
+
+    Args:
+        inner: How a student trains.
+        theta: θ `[P]`.
+        variables: Images X `[N, C, H, W]`, targets Y `[N, K]`, η, and what else is learned.
+        step: The step whose images are seen, counted from 0.
+    """
+    engine = engine_of(inner.model)
+    with torch.no_grad():
+        images, targets = inner.batch(step, variables)
+
+    def product(direction: Params) -> Params:
+        return step_derivatives(inner, engine, theta, direction, images, targets).theta
+
+    return product
+
+
 def standardised(values: Norms) -> Norms:
     """Less their mean, over their standard deviation (divided by n); zeros where they are all alike."""
     spread = values.std(correction=0)
@@ -402,4 +502,5 @@ AT_BPTT = Method(
     labels=WeightLabels(),
     learn=("images", "targets"),
 )
-"""Without its approximation of curvature in 32 dimensions (CR-LRHA), which its code can switch off too."""
+"""Without its approximation of curvature in 32 dimensions (CR-LRHA, `curvature_rank`), which its code can switch off
+too."""
