@@ -82,7 +82,7 @@ def own_engine() -> dict[str, str]:
 class Fateful(Perturbation):
     """Ends or raises in a process other than the one that hands out the work, from some outer step on, once."""
 
-    folder: str
+    folder: str = ""
     """Where a file says whose work it is, and another that it has happened."""
     what: str = "killed"
 

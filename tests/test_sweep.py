@@ -22,8 +22,9 @@ from astdistill.cli.main import main
 from astdistill.cli.watch import look, shown
 from astdistill.evaluation.rows import BASELINES as ROWS
 from astdistill.experiment import sweep as sweeps
+from astdistill.experiment.config import expert_epochs
+from astdistill.experiment.plan import NONE, ablation, over_seeds, seeded, shared_experts, table, variants
 from astdistill.experiment.presets import preset, with_method
-from astdistill.experiment.sweep import NONE, ablation, over_seeds, seeded, shared_experts, table, variants
 from astdistill.interop.distilled import load
 from astdistill.methods.method import PARTS
 from astdistill.report.compare import runs_in
@@ -82,7 +83,7 @@ def test_experts_are_shared_by_rows_of_one_recipe_and_seed() -> None:
     groups = shared_experts(rows)
     assert [len(group.rows) for group in groups] == [2, 2]
     widest = groups[0].experiment.experts
-    read = [sweeps.expert_epochs(each.experiment) for each in rows]
+    read = [expert_epochs(each.experiment) for each in rows]
     assert (widest.count, widest.stop_after) == (3, max(read))
     assert min(read) < max(read)
     assert len(shared_experts(table([preset("digits-ipc1")], ["mtt", "ast"], 1))) == 2, "AST's experts are others"
@@ -167,7 +168,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words_of(place: Path, out: str, *more: str) -> list[str]:
-    settings = [*SET, f"experts.store={place / 'experts'}", "evaluation.baselines=random"]
+    settings = [*SET, f"experts.store={place / 'experts'}", "evaluation.baselines=random+teacher"]
     return ["sweep", "digits-ipc1", "--methods", "mtt,ast", "--seeds", "2", "--set", *settings,
             "--out", str(place / out), "--quiet", *more]  # fmt: skip
 
@@ -184,7 +185,7 @@ def whole(place: Path) -> Sweep:
 def test_a_sweep_is_run_folders_a_table_and_a_page(place: Path, whole: Sweep) -> None:
     out = place / "whole"
     assert [each.state for each in whole.rows] == ["finished"] * 4
-    assert [set(each.baselines) for each in whole.rows[:2]] == [{"random"}, set()]
+    assert [set(each.baselines) for each in whole.rows[:2]] == [{"random", "teacher"}, set()]
     assert len(list((place / "experts").glob("*"))) == 4, "one store for each method's recipe and seed"
     for each in whole.rows:
         scores = json.loads((out / each.folder / "scores.json").read_text())
@@ -192,6 +193,7 @@ def test_a_sweep_is_run_folders_a_table_and_a_page(place: Path, whole: Sweep) ->
         assert each.labels == "hard"
         assert each.protocol.startswith("Protocol MTT: 2 epochs")
     assert (out / "sweep.md").read_text() == markdown(sweep_table(whole))
+    assert "| random real | random real, a teacher’s labels |" in (out / "sweep.md").read_text()
     assert "\\toprule" in (out / "sweep.tex").read_text()
     assert "2 methods × 2 seeds on digits-ipc1" in (out / "sweep.txt").read_text()
     page = (out / "report.html").read_text()
@@ -208,7 +210,7 @@ def test_a_sweep_is_compared_and_watched(
     out = place / "whole"
     assert [path.name for path in runs_in(out)] == [each.folder for each in whole.rows]
     assert main(["compare", str(out), "--format", "markdown"]) == 0
-    assert capsys.readouterr().out.count("2 runs") == 2
+    assert capsys.readouterr().out.count("2 runs") == 3, "each method, and real images with a teacher's labels"
     assert main(["compare", *map(str, sorted(out.glob("*"))), "--format", "markdown"]) == 0
     capsys.readouterr()
     assert main(["watch", str(out)]) == 0
@@ -339,7 +341,7 @@ def test_a_row_whose_process_is_lost_fails_and_the_others_go_on(
 @pytest.mark.slow
 def test_the_library_sweeps_too(place: Path, whole: Sweep) -> None:
     settings = {name: [value] for name, value in SETTINGS.items()}
-    settings |= {"experts.store": [place / "experts"], "evaluation.baselines": ["random"], "workers": [1]}
+    settings |= {"experts.store": [place / "experts"], "evaluation.baselines": ["random+teacher"], "workers": [1]}
     found = ad.sweep(["digits-ipc1"], methods=["mtt"], seeds=1, settings=settings, threads=1, out=place / "library")
     assert found.rows[0].accuracies == whole.rows[0].accuracies
     assert save_sweep(found, place / "library").exists()

@@ -14,8 +14,9 @@ from astdistill.cli import verbs
 from astdistill.cli.main import main
 from astdistill.cli.options import parse
 from astdistill.data.synthetic import SyntheticSet
+from astdistill.experiment.plan import over_seeds
 from astdistill.experiment.presets import preset
-from astdistill.experiment.sweep import over_seeds, run_row
+from astdistill.experiment.sweep import run_row
 from astdistill.runtime import progress
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import read_json, write_json

@@ -39,6 +39,8 @@ from astdistill.runtime.cluster import Cluster, clustered, imported, seen_by, si
 from astdistill.runtime.errors import DivergedError, InputError, LostError
 from astdistill.runtime.parallel import WorkerPlan, pool
 from astdistill.runtime.progress import Bar
+from astdistill.runtime.run_dir import RunDir
+from astdistill.runtime.status import read_status
 
 # Found, not imported: Ray reads its environment when it is imported.
 pytestmark = [
@@ -69,11 +71,20 @@ class Nodes:
         while len(self.running) < 2:
             self.running.append(self.started.add_node(**ONE_CORE))
 
-    def kill(self) -> None:
-        """SIGKILL one node, as it stands: its raylet, with which its workers end."""
-        node = self.running.pop()
-        os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
-        self.killed.append(node)
+    def kill(self, worker: int = 0) -> None:
+        """SIGKILL one node, as it stands: its raylet, with which its workers end. It is the last one, or that of a
+        worker's process."""
+        raylets = {node.all_processes["raylet"][0].process.pid: node for node in self.running}
+        raylet = list(raylets)[-1]
+        if worker:
+            raylet = next(
+                int(line.split()[1])
+                for line in Path(f"/proc/{worker}/status").read_text().splitlines()
+                if line.startswith("PPid:")
+            )
+        self.running.remove(raylets[raylet])
+        os.kill(raylet, signal.SIGKILL)
+        self.killed.append(raylets[raylet])
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +157,12 @@ def epochs_done(folder: Path) -> int:
     return len(log.read_bytes().splitlines())
 
 
-def when_under_way(folder: Path, act: Callable[[], None], seconds: float = 40) -> threading.Thread:
-    """Do something once several epochs are done, in a thread."""
+def when(done: Callable[[], object], act: Callable[[], None], seconds: float = 40) -> threading.Thread:
+    """Do something once something else is done, in a thread."""
 
     def wait() -> None:
         end = time.monotonic() + seconds
-        while epochs_done(folder) < 10 and time.monotonic() < end:
+        while not done() and time.monotonic() < end:
             time.sleep(0.02)
         act()
 
@@ -272,9 +283,9 @@ def test_the_doctor_names_every_node(
 
 def pictures(path: Path) -> str:
     """A few in a file, which need no further package, as those of digits do in every process."""
-    drawn, labels = np.random.default_rng(0), np.arange(10).repeat(4)
-    drawn = {f"{part}_images": drawn.integers(0, 256, (40, 8, 8), dtype=np.uint8) for part in ("train", "test")}
-    np.savez(path, train_labels=labels, test_labels=labels, **drawn)
+    labels = np.arange(10).repeat(4)
+    drawn = np.random.default_rng(0).integers(0, 256, (2, 40, 8, 8), dtype=np.uint8)
+    np.savez(path, train_images=drawn[0], train_labels=labels, test_images=drawn[1], test_labels=labels)
     return str(path)
 
 
@@ -301,19 +312,43 @@ def test_a_preset_takes_its_experts_and_its_scores_from_the_nodes(
     assert (tmp_path / "far/scores.json").read_text() == (tmp_path / "near/scores.json").read_text()
 
 
-def test_the_rows_of_a_sweep_are_jobs(joined: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_is_killed_inside_a_row_of_a_sweep_changes_no_bit(
+    joined: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By a method without experts, whose other jobs are tested above."""
     monkeypatch.chdir(tmp_path)
-    changes = "model=convnet-d1-w4 distill.iterations=2 evaluation.recipe.epochs=2 evaluation.networks=1"
+    begun: list[int] = []
+    begin = engine._Tasks._begin
+
+    def noted(tasks: Any, tried: Any) -> None:
+        begun.append(tried.attempt)
+        begin(tasks, tried)
+
+    def under_way() -> list[Path]:
+        return [log for log in Path("far").glob("*/metrics.jsonl") if log.read_bytes().count(b"\n") >= 10]
+
+    def kill() -> None:
+        status = read_status(RunDir(under_way()[0].parent).live)
+        assert status is not None
+        joined.kill(status[1]["pid"])
+
+    monkeypatch.setattr(engine._Tasks, "_begin", noted)
+    changes = "model=convnet-d1-w4 distill.iterations=100 evaluation.recipe.epochs=2 evaluation.networks=1"
     words = ["sweep", "digits-ipc1", "--methods", "dm", "--seeds", "2", "--set", *changes.split()]
-    words += [f"data.source={pictures(tmp_path / 'own.npz')}", "evaluation.baselines=", "-q"]
-    assert main([*words, "--out", "far", "--cluster", joined.address]) == 0
-    assert main([*words, "--out", "near", "--threads", "1", "--workers", "1"]) == 0
+    words += ["evaluation.baselines=", f"data.source={pictures(tmp_path / 'own.npz')}"]
+    killer = when(under_way, kill)
+    assert main([*words, "distill.checkpoint_seconds=0", "-q", "--out", "far", "--cluster", joined.address]) == 0
+    killer.join()
+    assert max(begun) == 1, "the node took no row with it"
+    assert main([*words, "-q", "--out", "near", "--threads", "1", "--workers", "1"]) == 0
     far, near = Sweep.read(tmp_path / "far"), Sweep.read(tmp_path / "near")
     assert far is not None
     assert near is not None
     assert [row.accuracies for row in far.rows] == [row.accuracies for row in near.rows]
     assert [row.state for row in far.rows] == ["finished"] * 2
+    for row in far.rows:
+        logs = [(tmp_path / place / row.folder / "metrics.jsonl").read_text() for place in ("far", "near")]
+        assert logs[0] == logs[1]
 
 
 def test_a_driver_that_is_killed_is_run_again(joined: Nodes, tmp_path: Path, of_one_machine: TrajectoryStore) -> None:
@@ -327,7 +362,7 @@ def test_a_driver_that_is_killed_is_run_again(joined: Nodes, tmp_path: Path, of_
                       store=Path({str(tmp_path)!r}), cluster={joined.address!r})
     """
     driver = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE)
-    when_under_way(tmp_path, driver.kill).join()
+    when(lambda: epochs_done(tmp_path) >= 10, driver.kill).join()
     _, said = driver.communicate()
     assert driver.returncode == -signal.SIGKILL, said.decode()
     assert 0 < epochs_done(tmp_path) < 120
@@ -367,7 +402,7 @@ def test_a_node_that_is_killed_in_the_middle_of_an_expert_changes_no_bit(
         begin(tasks, tried)
 
     monkeypatch.setattr(engine._Tasks, "_begin", noted)
-    killer = when_under_way(tmp_path, joined.kill)
+    killer = when(lambda: epochs_done(tmp_path) >= 10, joined.kill)
     found = experts(tmp_path, cluster=joined.address)
     killer.join()
     assert max(begun) >= 1, "the node took no expert with it"

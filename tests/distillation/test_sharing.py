@@ -248,6 +248,14 @@ def test_a_rank_that_ends_is_one_sentence_and_an_error_is_that_of_all(tmp_path: 
     assert all("InputError: as it stands" in words for _, words in sentences["input"])
 
 
+def test_rank_0_alone_runs_a_command(tmp_path: Path) -> None:
+    """And says what is wrong with it; the others end with it."""
+    ended = launched([sys.executable, "-m", "astdistill", "distill", "nothing"], 2)
+    assert [code for code, _ in ended] == [2, 0]
+    assert ended[0][1].startswith("astdistill: There is no preset 'nothing'")
+    assert "astdistill:" not in ended[1][1]
+
+
 def test_ranks_are_told_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)

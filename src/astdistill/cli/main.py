@@ -248,7 +248,7 @@ def _of_rank(words: list[str], meta: dict[str, Any]) -> int:
 
     if rank():
         ranks.serve("quit")
-        return 0
+        return 0  # rank 0 has said how it ended
     with ranks.leading("quit"):
         return _invoked(words, meta)
 

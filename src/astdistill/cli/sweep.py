@@ -13,8 +13,9 @@ from ..data.description import Description
 from ..evaluation.protocol import PROTOCOLS
 from ..experiment.config import Experiment, check_numbers
 from ..experiment.cost import counted, dataset_size
+from ..experiment.plan import Row, ablation, over_seeds, shared_experts, table, title_of
 from ..experiment.presets import PRESETS, preset
-from ..experiment.sweep import Row, ablation, over_seeds, run_rows, shared_experts, table, title_of
+from ..experiment.sweep import run_rows
 from ..experiment.work import Costs, Speed
 from ..methods.registry import methods as known_methods
 from ..report.sweep import FILE, PAGE, STEM, Line, Sweep, sweep_table

@@ -128,6 +128,8 @@ BASELINES = {
     "full": "full data",
 }
 """Columns of real images: those of `evaluation.rows`, which imports torch."""
+TAUGHT = {"teacher": "random real, a teacher’s labels"}
+"""The column of real images whose soft labels are a network's."""
 LABELS = {"hard": "hard", "soft": "soft", "weights": "learned, not normalised"}
 
 
@@ -138,12 +140,13 @@ def sweep_table(sweep: Sweep) -> Tabulation:
     protocols = list(dict.fromkeys(row.protocol for row in sweep.rows if row.protocol))
     several = [len({line[number] for line in lines}) > 1 for number in range(3)]
     several[1] = True
-    shown = [name for name in BASELINES if any(name in row.baselines for row in sweep.rows)]
+    real = BASELINES | TAUGHT
+    shown = [name for name in real if any(name in row.baselines for row in sweep.rows)]
     compared = len({sweep.first(line) for line in lines}) < len(lines)
     names = ("preset", "method", "settings")
     columns = [Column(name, words=True) for name, wanted in zip(names, several, strict=True) if wanted]
     columns += [Column("labels", words=True), Column("protocol"), Column("accuracy, %", bold=True)]
-    columns += [Column("difference, points")] * compared + [Column("n")] + [Column(BASELINES[name]) for name in shown]
+    columns += [Column("difference, points")] * compared + [Column("n")] + [Column(real[name]) for name in shown]
     rows = []
     for line, members in lines.items():
         done = [row for row in members if row.accuracies]

@@ -73,8 +73,8 @@ def _gathered(own: Any) -> list[Any]:
 
 
 def serve(last: str = "end") -> Any:
-    """On every rank but 0: compute what rank 0 hands out, until its `last` word, which this returns, or raises where it
-    is an error."""
+    """On every rank but 0: compute what rank 0 hands out, until its `last` word: "quit", after which there is nothing
+    to say, or "end" with a value, which this returns, or raises where it is an error."""
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     order, memory = b"", np.empty(0)
@@ -88,7 +88,7 @@ def serve(last: str = "end") -> Any:
             mine = [pickle.dumps(each) for each in jobs[rank() :: world()]]
             _gathered([pickle.loads(job(order, memory, each, common, None, 0, 0))[0] for each in mine])
         elif kind == last:
-            if isinstance(value, BaseException):
+            if last == "end" and isinstance(value, BaseException):
                 raise value
             return value
 
