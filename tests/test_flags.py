@@ -46,7 +46,7 @@ CASES: list[tuple[tuple[str, ...], str]] = [
     ((*RUN, "--experts.count", "0"), f"--experts.count cannot be 0; choose 1 or more. {HELP}"),
     (
         (*RUN, "--data.whiten", "zac"),
-        "There is no --data.whiten 'zac'. Did you mean 'zca'? Known: none, standard, zca.",
+        "There is no --data.whiten 'zac'. Did you mean 'zca'? Known: none, rat, standard, zca.",
     ),
     ((*RUN, "--distill.augmentation", "flip_colour"), "There is no augmentation 'colour'. Did you mean 'color'?"),
     (

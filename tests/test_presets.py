@@ -117,6 +117,7 @@ def test_settings_of_back_propagation_through_training(name: str) -> None:
     assert preset.distill.lr_targets == preset.distill.lr_img
     assert preset.published.protocol == preset.evaluation.recipe.name == "RaT-BPTT"
     assert preset.evaluation.networks == 8
+    assert preset.data.whiten == {"tiny_imagenet": "standard"}.get(preset.data.source, "rat")
     assert preset.method.labels.kind == ("hard" if name == "cifar10-ipc10-rat-bptt" else "weights")
 
 

@@ -2,20 +2,26 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from reference_data import covariance_by_pairs
 
+from astdistill.data.loading import load_dataset
 from astdistill.data.preprocessing import (
     EXACT_ROWS,
     LARGEST_ZCA,
     Preprocessing,
     channel_moments,
     covariance,
+    fit_rat,
     fit_standard,
     fit_zca,
 )
+from astdistill.data.synthetic import load
+from astdistill.distillation.settings import DistillSettings, check_slots
+from astdistill.evaluation.rows import random_real
 from astdistill.runtime.errors import InputError
 
 
@@ -190,3 +196,71 @@ def test_images_outside_the_unit_interval_are_refused_with_the_factor(
         fitted.apply(images)
     assert fitted.apply(torch.full((1, 1, 4, 4), 1.005)).shape == (1, 1, 4, 4)
     assert fitted.apply(torch.empty(0, 1, 4, 4)).shape == (0, 1, 4, 4)
+
+
+def root_of_inverse(matrix: torch.Tensor) -> torch.Tensor:
+    """M^(−½) by the iteration of Denman and Beavers."""
+    root, inverse = matrix.clone(), torch.eye(len(matrix), dtype=matrix.dtype)
+    for _ in range(60):
+        root, inverse = (root + inverse.inverse()) / 2, (inverse + root.inverse()) / 2
+    return inverse
+
+
+def test_rats_whitening_is_its_formula() -> None:
+    pixels = correlated(200, (2, 4, 4))
+    images = pixels.double() / 255
+    scaled = torch.stack([(image - image.mean()) / (image - image.mean()).pow(2).sum().sqrt() for image in images])
+    rows = scaled.flatten(1)
+    second = sum(torch.outer(row, row) for row in rows) / len(rows)
+    added = 0.1 * torch.linalg.eigvalsh(second).mean()
+    wanted = rows @ root_of_inverse(second + added * torch.eye(32, dtype=torch.float64))
+    fit = fit_rat(pixels)
+    for count in (3, 200):  # two slim products, or one
+        torch.testing.assert_close(fit.apply(images[:count]).flatten(1), wanted[:count], atol=1e-5, rtol=0)
+    torch.testing.assert_close(fit_rat(images).apply(images).flatten(1), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(fit.for_batches().apply(images).flatten(1), wanted, atol=1e-5, rtol=0)
+    shown = fit.invert(wanted.view_as(images))
+    typical = (images.flatten(1) - images.flatten(1).mean(dim=1, keepdim=True)).norm(dim=1).mean()
+    torch.testing.assert_close(shown, scaled * typical + images.mean(), atol=1e-5, rtol=0)
+
+
+def test_rats_whitening_is_known_by_its_images_and_comes_back_from_a_file() -> None:
+    pixels = correlated(60, (1, 4, 4))
+    fit = fit_rat(pixels, "a digest of many letters")
+    assert (fit.statistics, fit.hash) == ("a digest of ", fit.compact().hash)
+    assert fit.hash != fit_rat(pixels).hash != fit_rat(pixels[1:]).hash
+    assert fit.whole
+    assert not fit.compact().whole
+    again = Preprocessing.restore(json.loads(json.dumps(fit.describe())), fit.tensors())
+    images = pixels[:5].float() / 255
+    assert torch.equal(again.apply(images), fit.apply(images))
+    dark = fit.apply(torch.full((1, 1, 4, 4), 0.5))
+    assert float(dark.abs().max()) < 1e-4  # one shade, which has no norm to be divided by
+    with pytest.raises(InputError, match="RaT-BPTT's whitening was asked for 1 training image"):
+        fit_rat(pixels[:1])
+
+
+def test_pixels_are_cut_in_the_space_of_rats_whitening() -> None:
+    pixels = correlated(60, (1, 4, 4))
+    fit, generator = fit_rat(pixels), torch.Generator().manual_seed(1)
+    images = 3 * torch.randn(6, 1, 4, 4, generator=generator, dtype=torch.float64)
+    before = fit.invert(images)
+    assert float(before.min()) < -0.1 < 1.1 < float(before.max())
+    fit.clip_(images)
+    torch.testing.assert_close(fit.invert(images), before.clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def test_rats_whitening_is_the_same_wherever_images_are_kept_and_goes_with_a_set(tmp_path: Path) -> None:
+    kept = [load_dataset("digits", whiten="rat", per_class=10, memory=where) for where in ("float32", "uint8", "disk")]
+    rows = torch.arange(40)
+    for other in kept[1:]:
+        torch.testing.assert_close(other.train.batch(rows), kept[0].train.batch(rows), atol=1e-5, rtol=0)
+        assert other.preprocessing.hash == kept[0].preprocessing.hash
+    made = random_real(kept[0], 1, 0)
+    made.save(tmp_path / "whole.safetensors")
+    made.compact().save(tmp_path / "small.safetensors")
+    whole, small = (load(tmp_path / f"{name}.safetensors") for name in ("whole", "small"))
+    assert torch.equal(whole.pixels(), made.pixels())
+    assert torch.equal(small.completed(kept[1].preprocessing).pixels(), whole.pixels())
+    with pytest.raises(InputError, match="was given with RaT-BPTT's whitening"):
+        check_slots((1, 8, 8), "rat", DistillSettings(factor=2))

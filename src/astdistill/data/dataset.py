@@ -42,10 +42,10 @@ class DataConfig(Record):
     tiny_imagenet, imagenet, its subsets imagenet-nette, -woof, -fruit, -meow, -squawk and -yellow, and MedMNIST's, such
     as pathmnist and pathmnist_64. Hub names: 'owner/name' or 'owner/name:configuration'. Folders of images, parquet
     files or arrays; .npz, .mat and IDX files; tiny-imagenet-200.zip."""
-    whiten: Literal["none", "standard", "zca"] = "standard"
+    whiten: Literal["none", "standard", "zca", "rat"] = "standard"
     """Preprocessing of the pixels: none leaves them in [0, 1]; standard subtracts the mean of each channel and divides
     by its standard deviation (the published values for CIFAR and ImageNet); zca is ZCA whitening with eps 0.1, equal to
-    kornia's."""
+    kornia's; rat is that of RaT-BPTT, which first scales every image, less its mean, to norm 1."""
     classes: tuple[str, ...] | None = None
     """Use only these classes, by name or number, in this order. Default: all classes."""
     first_classes: int | None = Field(default=None, ge=2)

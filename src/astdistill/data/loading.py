@@ -23,7 +23,7 @@ from ..runtime.status import size
 from .cache import Stored, cached, in_file
 from .dataset import DataConfig, Dataset, RawData, Split, rows_of
 from .digests import tensor_digest
-from .preprocessing import Preprocessing, fit_standard, fit_zca
+from .preprocessing import MIXING, Preprocessing, fit_rat, fit_standard, fit_zca
 from .selection import first_of_each, stratified
 from .sources import published_statistics, read
 from .storage import (
@@ -221,14 +221,20 @@ def _fitted(train: Split, name: str, whiten: str) -> Preprocessing:
         known = published_statistics(name)
         return Preprocessing.standard(*known, shape) if known and channels == 3 else fit_standard(train.images)
     if channels * height * width < CACHED_ZCA:
-        return fit_zca(train.images, ZCA_EPS)
-    stored = cached("zca", [pixel_digest(train.images), ZCA_EPS], lambda: _fitted_zca(train))
+        return _whitening(train, whiten)
+    stored = cached(whiten, [pixel_digest(train.images), ZCA_EPS], lambda: _fitted_whitening(train, whiten))
     return Preprocessing.restore(stored.header["preprocessing"], stored.tensors)
 
 
-def _fitted_zca(train: Split) -> Stored:
-    with phase(f"fitting the ZCA whitening to {len(train):,} images"):
-        preprocessing = fit_zca(train.images, ZCA_EPS)
+def _whitening(train: Split, whiten: str) -> Preprocessing:
+    if whiten == "rat":
+        return fit_rat(train.images, pixel_digest(train.images), ZCA_EPS)
+    return fit_zca(train.images, ZCA_EPS)
+
+
+def _fitted_whitening(train: Split, whiten: str) -> Stored:
+    with phase(f"fitting the {MIXING[whiten]} whitening to {len(train):,} images"):
+        preprocessing = _whitening(train, whiten)
     return Stored(preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
 
 

@@ -1,5 +1,5 @@
-"""The invertible map from [0, 1] images to what a network sees: none, standard (mean and deviation), or ZCA whitening;
-fitted on exact sums, so that the map of uint8 images does not depend on the machine."""
+"""The map from [0, 1] images to what a network sees: none, standard (mean and deviation), or whitening (ZCA, or that of
+RaT-BPTT); fitted on exact sums, so that the map of uint8 images does not depend on the machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from ..runtime.errors import InputError
 from ..runtime.shapes import Images
 from .digests import Rows, tensor_digest
 
-Kind = Literal["none", "standard", "zca"]
+Kind = Literal["none", "standard", "zca", "rat"]
 BLOCK = 4096
 TENSORS: dict[str, tuple[str, ...]] = {
     "none": (),
     "standard": ("mean", "std"),
     "zca": ("mean", "eigenvalues", "eigenvectors"),
+    "rat": ("mean", "eigenvalues", "eigenvectors"),
 }
+MIXING = {"zca": "ZCA", "rat": "RaT-BPTT's"}
+"""The kinds that tie each pixel to its whole image, by a D×D matrix, and whose whitening they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,8 @@ class Preprocessing:
 
     `mean` and `std` are `[C]` for standard. For ZCA `mean` is `[D]`, and the covariance of the training images is kept
     as its eigenvalues `[D]` and eigenvectors `[D, D]` (columns), D = C·H·W: the one D×D matrix serves both directions.
+    RaT-BPTT's whitening (`fit_rat`) keeps those of its second moment, and in `mean` two numbers, the means over images
+    of their mean pixel and of the norm of what is left without it.
     """
 
     kind: Kind
@@ -84,17 +89,18 @@ class Preprocessing:
         return self._map(images01, forward=True)
 
     def invert(self, images: Images) -> Images:
-        """The images in units of [0, 1] again, not clipped: `invert(apply(x))` is x up to rounding."""
+        """The images in units of [0, 1] again, not clipped: `invert(apply(x))` is x up to rounding, and for RaT-BPTT's
+        whitening, which forgets them, up to brightness and contrast: those are of the mean training image."""
         return self._map(images, forward=False)
 
     @torch.no_grad()
     def clip_(self, images: Images) -> None:
         """Cut pixels to [0, 1] in place, of images as a network sees them, `[N, C, H, W]`.
 
-        Of single pixels the others stay to the bit; ZCA is undone for it and done again.
+        Of single pixels the others stay to the bit; whitening is undone for it and done again.
         """
-        if self.kind == "zca":
-            images.copy_(self.apply(self.invert(images).clamp(0, 1)))
+        if self.mixes:
+            images.copy_(self._whitened(self.invert(images).clamp(0, 1), True, self._as_shown))
             return
         ends = torch.tensor([0.0, 1.0], device=images.device, dtype=images.dtype).view(2, 1, 1, 1)
         ends = ends.expand(2, images.shape[1], 1, 1)
@@ -105,7 +111,7 @@ class Preprocessing:
 
     def for_batches(self) -> Preprocessing:
         """The same map with what every batch needs made once: ZCA's whole matrix, which `apply` then multiplies by."""
-        if self.kind != "zca" or self.matrix is not None:
+        if not self.mixes or self.matrix is not None:
             return self
         assert self.eigenvectors is not None
         return replace(
@@ -119,12 +125,17 @@ class Preprocessing:
     @property
     def whole(self) -> bool:
         """Whether it can be applied and inverted: `compact` leaves ZCA's eigenvectors out."""
-        return self.kind != "zca" or self.eigenvectors is not None
+        return not self.mixes or self.eigenvectors is not None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether each pixel depends on its whole image."""
+        return self.kind in MIXING
 
     def compact(self) -> Preprocessing:
         """The same map, known by its `hash`, without ZCA's D×D matrix (38 MB at 32 px): it can be fitted again on the
         same data."""
-        return replace(self, eigenvectors=None, matrix=None) if self.kind == "zca" else self
+        return replace(self, eigenvectors=None, matrix=None) if self.mixes else self
 
     def describe(self) -> dict[str, Any]:
         """A JSON-ready dictionary of everything that is not a tensor."""
@@ -154,9 +165,10 @@ class Preprocessing:
         """Twelve hexadecimal digits that are the same wherever the map was fitted, exactly if it is the same map.
 
         For ZCA it covers the covariance, which is a sum of integers and has the same bits on every machine, and not its
-        eigenvectors, whose last bits change with the linear-algebra library and its number of threads.
+        eigenvectors, whose last bits change with the linear-algebra library and its number of threads; for RaT-BPTT's
+        whitening the bytes of the training images.
         """
-        values = {} if self.kind == "zca" else {name: tensor_digest(tensor) for name, tensor in self.tensors().items()}
+        values = {} if self.mixes else {name: tensor_digest(tensor) for name, tensor in self.tensors().items()}
         return digest([self.describe(), values])
 
     def to(self, device: str | torch.device) -> Preprocessing:
@@ -182,29 +194,54 @@ class Preprocessing:
             return images
         if self.kind == "standard":
             return self._standard(images, forward)
-        return self._zca(images, forward)
+        if forward:
+            return self._whitened(images, True, self._centred)
+        return self._whitened(images, False, lambda block: block)
 
     def _standard(self, images: Images, forward: bool) -> Images:
         mean, std = (_like(tensor, images).view(1, -1, 1, 1) for tensor in (self.mean, self.std))
         return (images - mean) / std if forward else images * std + mean
 
-    def _zca(self, images: Images, forward: bool) -> Images:
-        mean, vectors = _like(self.mean, images), _like(self.eigenvectors, images)
-        scale = self._scale(images, forward)
+    def _centred(self, block: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Flattened images before the matrix: less the mean image, or each less its own mean and over its norm."""
+        if self.kind == "zca":
+            return block - _like(self.mean, block)
+        block = block - block.mean(dim=1, keepdim=True)
+        return block / block.norm(dim=1, keepdim=True).clamp_min(DARK)
+
+    def _as_shown(self, block: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """The inverse of what `invert` does behind the matrix."""
+        if self.kind == "zca":
+            return self._centred(block)
+        mean, norm = _like(self.mean, block)
+        return (block - mean) / norm
+
+    def _shown(self, block: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Flattened images behind the inverse of the matrix: with the mean image, or in the contrast and brightness of
+        the mean training image."""
+        if self.kind == "zca":
+            return block + _like(self.mean, block)
+        mean, norm = _like(self.mean, block)
+        return block * norm + mean
+
+    def _whitened(self, images: Images, forward: bool, before: Callable[[Tensor], Tensor]) -> Images:
+        """All images through the matrix or its inverse, in blocks."""
+        vectors, scale = _like(self.eigenvectors, images), self._scale(images, forward)
         matrix = self.matrix.to(images.device, images.dtype) if forward and self.matrix is not None else None
-        if matrix is None and len(images) >= len(mean):
+        if matrix is None and len(images) >= len(vectors):
             matrix = (vectors * scale) @ vectors.T  # one product for many images, two slim ones for few
         out = torch.empty_like(images, memory_format=torch.contiguous_format)
         for start in range(0, len(images), BLOCK):
-            block = images[start : start + BLOCK].flatten(1)
-            block = block - mean if forward else block
+            block = before(images[start : start + BLOCK].flatten(1))
             block = ((block @ vectors) * scale) @ vectors.T if matrix is None else block @ matrix
-            out[start : start + BLOCK] = (block if forward else block + mean).view(-1, *self.shape)
+            out[start : start + BLOCK] = (block if forward else self._shown(block)).view(-1, *self.shape)
         return out
 
     def _scale(self, images: Tensor, forward: bool) -> Tensor:
         """What each principal component is multiplied by."""
-        scale = (_like(self.eigenvalues, images).clamp(min=0) + self.eps).sqrt()
+        values = _like(self.eigenvalues, images).clamp(min=0)
+        added = self.eps * {"zca": 1.0, "rat": values.mean()}[self.kind]
+        scale = (values + added).sqrt()
         return 1 / scale if forward else scale
 
 
@@ -261,6 +298,8 @@ def _like(tensor: Tensor | None, images: Tensor) -> Tensor:
     return tensor.to(images.device, images.dtype)
 
 
+DARK = 1e-12
+"""What the norm of an image counts as at least: one of a single shade becomes 0."""
 LARGEST_ZCA = 64 * 64 * 3
 """Above this many values per image the D×D matrix passes 1.2 GB and its eigenvectors take hours."""
 TOLD = 32 * 32 * 3
@@ -286,24 +325,7 @@ def fit_zca(images01: Rows, eps: float = 0.1) -> Preprocessing:
     px in colour, where the matrix no longer fits.
     """
     count, shape = images01.shape[0], triple(images01.shape[1:])
-    size = math.prod(shape)
-    if count < 2:
-        raise InputError(
-            f"ZCA whitening was asked for {count} training image(s); it needs at least 2, so use --data.whiten "
-            f"standard."
-        )
-    if size > LARGEST_ZCA:
-        raise InputError(
-            f"ZCA whitening of {shape} images needs a {size}×{size} matrix; use --data.whiten standard, or --data.size "
-            f"64 or less."
-        )
-    if size >= TOLD and not progress.Output.quiet:
-        cost = zca_cost(count, size)
-        progress.console().print(
-            f"Fitting ZCA: {count:,} images of {size:,} values, a matrix of {size:,}×{size:,}; about "
-            f"{status.duration(cost.seconds)}, {status.size(cost.memory)} of memory.",
-            highlight=False,
-        )
+    _tell_cost(count, shape, "ZCA")
     moments = covariance(images01)
     values, vectors = torch.linalg.eigh(moments.covariance)
     return Preprocessing(
@@ -315,6 +337,66 @@ def fit_zca(images01: Rows, eps: float = 0.1) -> Preprocessing:
         eps=float(eps),
         statistics=moments.digest,
     )
+
+
+def fit_rat(images01: Rows, statistics: str = "", eps: float = 0.1) -> Preprocessing:
+    """RaT-BPTT's whitening, fitted on the images, `[N, C, H, W]` uint8, or float in [0, 1] (arXiv 2311.07025, its
+    released code).
+
+    Each image x becomes y = (x − x̄)/‖x − x̄‖ with x̄ the mean of all its pixels, and then V (E + eps · mean E)^(−½) Vᵀ y,
+    V E Vᵀ = Σ y yᵀ / N. The norm of an image is lost, so that `invert` gives all the same contrast. Raises InputError
+    as `fit_zca` does.
+
+    Args:
+        images01: The training images.
+        statistics: A digest of them, which tells such maps apart. Empty: it is taken here.
+        eps: The share of the mean eigenvalue that is added to all.
+    """
+    count, shape = images01.shape[0], triple(images01.shape[1:])
+    _tell_cost(count, shape, MIXING["rat"])
+    size, unit = math.prod(shape), _unit(images01)
+    products, totals = torch.zeros(size, size, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    for block in _float64_blocks(images01):
+        rows = block.flatten(1) / unit
+        means = rows.mean(dim=1, keepdim=True)
+        rows = rows - means
+        norms = rows.norm(dim=1, keepdim=True)
+        totals += torch.stack([means.sum(), norms.sum()])
+        rows = rows / norms.clamp_min(DARK)
+        products += rows.T @ rows
+    values, vectors = torch.linalg.eigh(products / count)
+    return Preprocessing(
+        "rat",
+        shape,
+        mean=(totals / count).float(),
+        eigenvalues=values.float(),
+        eigenvectors=vectors.float().contiguous(),
+        eps=float(eps),
+        statistics=(statistics or tensor_digest(torch.as_tensor(images01)))[:12],
+    )
+
+
+def _tell_cost(count: int, shape: tuple[int, int, int], name: str) -> None:
+    """Say what the fit of a D×D matrix will take, where it takes long. Raises InputError where there are too few images
+    or too many pixels."""
+    size = math.prod(shape)
+    if count < 2:
+        raise InputError(
+            f"{name} whitening was asked for {count} training image(s); it needs at least 2, so use --data.whiten "
+            f"standard."
+        )
+    if size > LARGEST_ZCA:
+        raise InputError(
+            f"{name} whitening of {shape} images needs a {size}×{size} matrix; use --data.whiten standard, or "
+            "--data.size 64 or less."
+        )
+    if size >= TOLD and not progress.Output.quiet:
+        cost = zca_cost(count, size)
+        progress.console().print(
+            f"Fitting {name}: {count:,} images of {size:,} values, a matrix of {size:,}×{size:,}; about "
+            f"{status.duration(cost.seconds)}, {status.size(cost.memory)} of memory.",
+            highlight=False,
+        )
 
 
 def zca_cost(count: int, size: int) -> Cost:

@@ -20,7 +20,7 @@ from ..runtime.machine import ROOT, memory_limit
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Images, Pixels
 from .digests import read_notes, tensor_digest, write_notes
-from .preprocessing import BLOCK, Preprocessing
+from .preprocessing import BLOCK, MIXING, Preprocessing
 
 if TYPE_CHECKING:
     from .dataset import DataConfig
@@ -43,7 +43,7 @@ def residence(memory: str, images: int, shape: Sequence[int], whiten: str, devic
         return memory
     pixels, on_cuda = images * math.prod(shape), torch.device(device).type == "cuda"
     room = SHARE * (_cuda_bytes(device) if on_cuda else host_bytes())
-    if (not on_cuda or whiten == "zca") and 4 * pixels <= room:
+    if (not on_cuda or whiten in MIXING) and 4 * pixels <= room:
         return "float32"
     return "uint8" if pixels <= room else "disk"
 
@@ -318,7 +318,7 @@ def float_images(pixels: StoredImages, preprocessing: Preprocessing, device: str
     )  # for fewer images two slim products are cheaper
     filled = torch.empty(shape, device=device)
     # A product's last bits may depend on how many rows it has; what is done pixel by pixel takes small blocks.
-    rows = BLOCK if preprocessing.kind == "zca" else max(1, VALUES // math.prod(shape[1:]))
+    rows = BLOCK if preprocessing.mixes else max(1, VALUES // math.prod(shape[1:]))
     for start in range(0, len(pixels), rows):
         filled[start : start + rows] = here.map_batch(_unit(pixels[start : start + rows].to(device)))
     return filled

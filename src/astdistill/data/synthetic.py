@@ -61,7 +61,7 @@ def restored(path: Path, description: Any, tensors: Mapping[str, Tensor]) -> Pre
     with reading(path, "a preprocessing", REMEDY):
         made = Preprocessing.restore(description, tensors)
         (channels, *_), size = made.shape, math.prod(made.shape)
-        length = {"zca": size}.get(made.kind, channels)
+        length = {"zca": size, "rat": 2}.get(made.kind, channels)
         wanted = {"std": [channels], "mean": [length], "eigenvalues": [size], "eigenvectors": [size, size]}
         wrong = [
             name for name, tensor in made.tensors().items() if list(tensor.shape) != wanted[name] or not _finite(tensor)

@@ -10,6 +10,7 @@ from pydantic import Field, model_serializer
 
 from ..data.augmentation import STRATEGY, Strategy
 from ..data.dataset import Dataset
+from ..data.preprocessing import MIXING
 from ..data.textures import TextureSpec
 from ..experts.store import TrajectoryStore
 from ..methods.method import Method
@@ -162,10 +163,11 @@ def check_slots(shape: tuple[int, int, int], whiten: str, settings: DistillSetti
             f"--distill.factor {factor} was given, but images of {height} × {width} pixels do not divide into {factor} "
             f"× {factor} parts; choose a factor that divides both sides, such as 2, or 1."
         )
-    if whiten == "zca":
+    if whiten in MIXING:
         raise InputError(
-            f"--distill.factor {factor} was given with ZCA whitening, which ties each pixel to its whole image, so "
-            "that sub-images cannot be shown; load the data with --data.whiten standard, or set --distill.factor 1."
+            f"--distill.factor {factor} was given with {MIXING[whiten]} whitening, which ties each pixel to its whole "
+            "image, so that sub-images cannot be shown; load the data with --data.whiten standard, or set "
+            "--distill.factor 1."
         )
 
 

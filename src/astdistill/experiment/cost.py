@@ -16,7 +16,7 @@ from ..data import medmnist
 from ..data.dataset import DataConfig
 from ..data.description import Description
 from ..data.image_folders import IMAGENET_SIZE, IMAGENET_SUBSETS
-from ..data.preprocessing import zca_cost
+from ..data.preprocessing import MIXING, zca_cost
 from ..data.storage import held_bytes, residence
 from ..distillation.sharing import HERE, plan_step
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
@@ -57,7 +57,7 @@ class DatasetSize:
         """Bytes of memory for all images, as that configuration keeps them, and for ZCA's matrices."""
         images = self.train + self.test
         where = residence(data.memory, images, self.shape, data.whiten, device)
-        matrices = {"none": 0, "standard": 0, "zca": 1 if where == "float32" else 2}[data.whiten]
+        matrices = (data.whiten in MIXING) * (1 + (where != "float32"))
         return held_bytes(where, images, self.shape) + matrices * 4 * math.prod(self.shape) ** 2
 
 
@@ -143,7 +143,7 @@ def estimate(experiment: Experiment, known: DatasetSize | None = None) -> Estima
     known, device = known or dataset_size(experiment), settled_device(experiment.device)
     with phase("measuring this machine"):
         costs = counted(experiment, known, Costs(device, Speed(device)))
-        if experiment.data.whiten == "zca":
+        if experiment.data.whiten in MIXING:
             costs = replace(costs, stages=(_whitening(experiment, known), *costs.stages))
     return costs
 
@@ -215,7 +215,9 @@ def _whitening(experiment: Experiment, known: DatasetSize) -> Stage:
     values = math.prod(known.shape)
     cost = zca_cost(known.train, values)
     work = known.train * values**2 / 2
-    return Stage("ZCA whitening, once for all runs", work, cost.seconds, cost.memory, 4 * values**2)
+    return Stage(
+        f"{MIXING[experiment.data.whiten]} whitening, once for all runs", work, cost.seconds, cost.memory, 4 * values**2
+    )
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,7 @@ class _Stages:
         images = 4 * self._images * math.prod(settings.texture.extent(self.known.shape))
         students = 4 * student.parameters * (8 + work.kept * work.training_steps)
         sets = 3 if settings.validate_every else 1
-        whitening = 4 * math.prod(self.known.shape) ** 2 if experiment.data.whiten == "zca" else 0
+        whitening = 4 * math.prod(self.known.shape) ** 2 if experiment.data.whiten in MIXING else 0
         # X and its momentum in the state, and each set that is saved.
         disk = 2 * images + sets * (images + whitening)
         if settings.validate_every:

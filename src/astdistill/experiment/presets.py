@@ -278,10 +278,10 @@ def _bptt(
     learn = ("images",) if isinstance(labels, HardLabels) else ("images", "targets")
     usual = {**method.step.usual_settings(ipc), "lr_img": lr, "lr_targets": lr}
     recipe = RAT_PROTOCOL.replace(batch=sampling[1] or RAT_PROTOCOL.batch)
-    source = f"{SOURCES[method.name]}; 60,000 outer steps and {OF_BPTT[method.name]} are ours"
+    source = f"{SOURCES[method.name]}; {OF_BPTT[method.name]} ours"
     return Experiment(
         name=f"{data}-ipc{ipc}-{method.name}",
-        data=DataConfig.model_validate({"source": data, "whiten": {"tiny_imagenet": "standard"}.get(data, "zca")}),
+        data=DataConfig.model_validate({"source": data, "whiten": {"tiny_imagenet": "standard"}.get(data, "rat")}),
         model=f"convnet-d{DEPTHS[data]}",
         method=method.replace(step=method.step.replace(**numbers, **step), labels=labels, learn=learn),
         ipc=ipc,
@@ -333,8 +333,8 @@ def _rded(data: str, ipc: int, accuracy: float, **recipe: Any) -> Experiment:
 OF_IDC = "best test epoch, four sub-images in each slot, hard labels; figures at 1 and 50 per class as later papers quote them"
 OF_RDED = "a teacher's labels; the teacher has instance norm and the training of this package's experts, which are ours"
 OF_BPTT = {
-    "rat-bptt": "ZCA as MTT fits it",
-    "at-bptt": "ZCA as MTT fits it and one of flip and rotation for each batch, where its code composes both on CIFAR-10,",
+    "rat-bptt": "60,000 outer steps are",
+    "at-bptt": "60,000 outer steps and one of flip and rotation for each batch, where its code composes both on CIFAR-10, are",
 }
 """What the presets do otherwise than the authors."""
 WHOLE = None, 0

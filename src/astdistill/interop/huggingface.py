@@ -27,6 +27,7 @@ WHITENING = {
     "none": "pixels in [0, 1]: nothing was subtracted or divided",
     "standard": "pixels less the mean and divided by the deviation of their channel",
     "zca": "pixels whitened by ZCA, which mixes all pixels of an image",
+    "rat": "pixels less their mean and over their norm, image by image, and then whitened, which mixes all pixels",
 }
 
 

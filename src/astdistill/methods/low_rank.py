@@ -31,8 +31,8 @@ class LowRank:
 
     @staticmethod
     def fitted(product: Callable[[Params], Params], rank: int, like: Params, generator: torch.Generator) -> LowRank:
-        """The randomised decomposition of a symmetric H (Halko et al., arXiv 0909.4061, Algorithms 4.4 and 5.1), by 4
-        products for each of `rank` + 4 columns.
+        """The randomised decomposition of Q Qᵀ H Q Qᵀ for a symmetric H, Q the range of H³ Ω with a random Ω (Halko et
+        al., arXiv 0909.4061, Algorithm 4.4), by 4 products for each of `rank` + 4 columns.
 
         Args:
             product: v to H v, each `[P]`.
@@ -49,9 +49,10 @@ class LowRank:
         basis = torch.linalg.qr(multiplied(drawn)).Q
         for _ in range(ITERATIONS):
             basis = torch.linalg.qr(multiplied(basis)).Q
-        inner, values, right = torch.linalg.svd(multiplied(basis).T, full_matrices=False)
+        inner = basis.T @ multiplied(basis)
+        left, values, right = torch.linalg.svd((inner + inner.T) / 2, full_matrices=False)
         few = min(rank, columns)
-        return LowRank(basis @ inner[:, :few], values[:few], right[:few].T.contiguous())
+        return LowRank(basis @ left[:, :few], values[:few], basis @ right[:few].T)
 
     def times(self, vector: Params) -> Params:
         """U diag(s/s_max) Vᵀ v."""

@@ -43,9 +43,9 @@ class CropInit(ImageInit):
     """Smallest area of a crop, as a share of that of the largest square; the area is uniform from there to 1."""
 
     def check(self, dataset: Dataset, ipc: int) -> None:
-        if dataset.preprocessing.kind == "zca":
+        if dataset.preprocessing.mixes:
             raise InputError(
-                "Method 'rded' cuts images, which ZCA whitening has tied to their whole; load the data with "
+                "Method 'rded' cuts images, which whitening has tied to their whole; load the data with "
                 "--data.whiten standard or none."
             )
 
