@@ -239,7 +239,6 @@ sys.exit(main(sys.argv[1:]))
 """The command, but that it chooses fewer epochs and iterations."""
 
 
-@pytest.mark.drawn
 def test_the_guide_runs_as_typed_in_processes_of_its_own(tmp_path: Path) -> None:
     installed = shutil.which("astdistill", path=str(Path(sys.executable).parent))
     assert installed is not None, "the package is not installed in this environment"
