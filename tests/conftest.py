@@ -16,12 +16,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import forking
 import pytest
 from folders import write_parquet
-from PIL import Image
 
 # Nothing in the tests may reach for the network; the hub library is told before it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -50,14 +48,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tests marked `started_anew` start each process as users do."""
+    """Tests marked `started_anew` start each process as users do. Those marked `drawn` draw: elsewhere figures are made
+    whole and saved as one pixel, also by fixtures and by forked processes, since drawing them is three quarters of a
+    small run."""
     forking.start_anew(item.get_closest_marker("started_anew") is not None)
+    forking.draw(item.get_closest_marker("drawn") is not None)
 
 
 def pytest_collection_finish() -> None:
     """Thousands of collected tests stay to the end; the garbage collector need not go through them again and again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)  # else it looks through what the tests make for a fortieth of their time
 
 
 NUMBERS = itertools.count()
@@ -93,21 +95,6 @@ def _networks_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
     monkeypatch.setattr(
         "astdistill.evaluation.cache.cache_folder", functools.cache(lambda: tmp_path_factory.mktemp("networks"))
     )
-
-
-@pytest.fixture(autouse=True)
-def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made whole and saved as one pixel: drawing them is three quarters of a small run. Tests that are
-    marked `drawn`, and those in files and folders that have a fixture `undrawn` of their own, draw."""
-
-    def saved(figure: object, target: Any, *, format: str, **words: object) -> None:
-        if format == "svg":
-            target.write('<svg width="1pt" height="1pt"></svg>')
-        else:
-            Image.new("RGB", (1, 1)).save(target, format)
-
-    if request.node.get_closest_marker("drawn") is None:
-        monkeypatch.setattr("matplotlib.figure.Figure.savefig", saved)
 
 
 @pytest.fixture(scope="session")

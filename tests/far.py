@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from astdistill.runtime.seeds import to_device
@@ -98,7 +97,7 @@ class _Factories(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if _is_far(kwargs.get("device")) or any(isinstance(leaf, Far) for leaf in tree_leaves((args, kwargs))):
+        if _is_far(kwargs.get("device")) or any(isinstance(leaf, Far) for leaf in _leaves((args, kwargs))):
             return _run(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -131,6 +130,27 @@ def _is_far(device: Any) -> bool:
     return device is not None and torch.device(device).type == FAR
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    """What lists, tuples and dictionaries hold; torch's own functions for it know more kinds and take most of the
+    time."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        yield value
+        return
+    for each in value:
+        yield from _leaves(each)
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    """The same lists, tuples and dictionaries of changed leaves."""
+    if isinstance(value, dict):
+        return {name: _mapped(change, each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_mapped(change, each) for each in value])
+    return change(value)
+
+
 def _near(value: Any) -> Any:
     if isinstance(value, Far):
         return value.near
@@ -138,10 +158,10 @@ def _near(value: Any) -> Any:
 
 
 def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    tensors = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     far = [tensor for tensor in tensors if isinstance(tensor, Far)]
     _refuse_mixtures(func, args, tensors)
-    out = func(*tree_map(_near, args), **tree_map(_near, dict(kwargs)))
+    out = func(*_mapped(_near, args), **_mapped(_near, kwargs))
     wanted = kwargs.get("device")
     leaves = bool(far) and not (wanted is None or _is_far(wanted))
     if func in READS or leaves or _lands_near(func, args) or _masks(func, args):
@@ -152,7 +172,7 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         uploads[_place()] += 1
     if leaves or func is ops._local_scalar_dense.default or (not far and not _is_far(wanted)):
         return out
-    wrapped = tree_map(
+    wrapped = _mapped(
         lambda value: Far(value) if isinstance(value, torch.Tensor) and not isinstance(value, Far) else value, out
     )
     return return_and_correct_aliasing(func, tuple(args), dict(kwargs), wrapped) if far else wrapped
@@ -160,7 +180,7 @@ def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 def _refuse_mixtures(func: Any, args: Sequence[Any], tensors: Sequence[torch.Tensor]) -> None:
     """As a card: a number of the CPU may stand beside its tensors, a tensor may not, except as an index."""
-    looked_at = tree_leaves((args[0], args[2:])) if func in INDEXED else tensors
+    looked_at = list(_leaves((args[0], args[2:]))) if func in INDEXED else tensors
     near = [each for each in looked_at if isinstance(each, torch.Tensor) and not isinstance(each, Far) and each.dim()]
     if near and any(isinstance(tensor, Far) for tensor in tensors) and func not in CROSSING:
         raise RuntimeError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,3 +31,14 @@ def write_parquet(folder: Path, classes: int, count: int, image: str, label: str
         datasets.Dataset.from_dict(columns, features=features).to_parquet(
             str(folder / f"{part}-00000-of-00001.parquet")
         )
+
+
+def own_cache(folder: Path) -> Path:
+    """A cache of a test's own, for processes that it starts: with the kernels of this session, which each process would
+    otherwise compile again, and with nothing else."""
+    from astdistill.autodiff.native.build import library
+
+    kernels = Path(os.environ["ASTDISTILL_TESTS_CACHE"]) / "kernels"
+    if library() is not None and kernels.is_dir():  # a wheel brings its own
+        shutil.copytree(kernels, folder / "kernels")
+    return folder

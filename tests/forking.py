@@ -14,8 +14,10 @@ from __future__ import annotations
 import atexit
 import ctypes
 import fcntl
+import functools
 import gc
 import glob
+import html
 import importlib
 import io
 import marshal
@@ -59,12 +61,39 @@ _SETTINGS = ("PYTHON", "OMP_", "MKL_", "OPENBLAS_", "LD_", "HF_", "COVERAGE_", "
 """The variables, by their first letters, that Python or a library reads when it is loaded."""
 _FREE = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "OMP_WAIT_POLICY")
 """Those of them that are followed here, or that one thread does not ask for."""
+UNDRAWN = "ASTDISTILL_TESTS_UNDRAWN"
+"""The variable that has a forked process save its figures as `one_pixel`."""
 NAME = "forking"
 """What /proc calls a server that a forked process has as a child."""
 SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of prctl(2)."""
 HUGE, COLLAPSE = 2 << 20, 25
 """The bytes of a huge page, and MADV_COLLAPSE of madvise(2)."""
+
+
+def one_pixel(figure: Any, target: Any, *, format: str, **words: object) -> None:
+    """In place of `Figure.savefig`; an SVG holds the names of its axes."""
+    if format == "svg":
+        names = html.escape(", ".join(f"{each.get_xlabel()}, {each.get_ylabel()}" for each in figure.axes))
+        target.write(f'<svg width="1pt" height="1pt"><desc>{names}</desc></svg>')
+    else:
+        sys.modules["PIL.Image"].new("RGB", (1, 1)).save(target, format)
+
+
+@functools.cache
+def _savefig() -> Callable[..., None]:
+    return importlib.import_module("matplotlib.figure").Figure.savefig
+
+
+def draw(drawn: bool) -> None:
+    """Whether figures are drawn from now on, here and in forked processes, or saved as `one_pixel`."""
+    saved = _savefig()
+    if not drawn:
+        saved = one_pixel
+    importlib.import_module("matplotlib.figure").Figure.savefig = saved
+    os.environ.pop(UNDRAWN, None)
+    if not drawn:
+        os.environ[UNDRAWN] = "1"
 
 
 class Asked(NamedTuple):
@@ -372,6 +401,8 @@ def begun(asked: Asked, handles: list[int]) -> Callable[[], None]:
     os.chdir(asked.folder)
     _streams()
     sys.modules["numpy"].random.seed()
+    if UNDRAWN in asked.environment:
+        sys.modules["matplotlib.figure"].Figure.savefig = one_pixel
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main

@@ -24,6 +24,7 @@ import imports
 import numpy as np
 import pytest
 import test_far_device
+from folders import own_cache
 from pieces import Clock
 
 from astdistill.experiment.config import check_numbers
@@ -51,7 +52,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _in_its_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(own_cache(tmp_path / "cache")))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the processes that a script starts
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import yaml
+from folders import own_cache
 from PIL import Image
 
 import astdistill
@@ -135,7 +136,7 @@ def desk(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 Image.fromarray(picture).save(folder / f"{number:04d}.jpg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(own_cache(tmp_path / "cache")))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     monkeypatch.setitem(PROTOCOLS, "rat", PROTOCOLS["rat"].replace(steps=(2, 5)))  # no flag shortens it
     return tmp_path

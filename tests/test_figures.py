@@ -13,12 +13,8 @@ from matplotlib import image
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "figures.py"
+pytestmark = pytest.mark.drawn
 FIGURES = ("demo-curves", "how-course", "how-loss", "how-parts", "how-segment")
-
-
-@pytest.fixture
-def undrawn() -> None:
-    """Here figures are drawn."""
 
 
 @pytest.fixture(scope="module")

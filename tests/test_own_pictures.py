@@ -15,6 +15,7 @@ import forking
 import numpy as np
 import pandas as pd
 import pytest
+from folders import own_cache
 from PIL import Image
 from problems import exit_code
 
@@ -238,7 +239,6 @@ sys.exit(main(sys.argv[1:]))
 """The command, but that it chooses fewer epochs and iterations."""
 
 
-@pytest.mark.drawn
 def test_the_guide_runs_as_typed_in_processes_of_its_own(tmp_path: Path) -> None:
     installed = shutil.which("astdistill", path=str(Path(sys.executable).parent))
     assert installed is not None, "the package is not installed in this environment"
@@ -248,7 +248,7 @@ def test_the_guide_runs_as_typed_in_processes_of_its_own(tmp_path: Path) -> None
         for number in range(12):
             pixels = (draw.integers(0, 128, (9, 8, 3)) + 90 * tint).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
-    there = os.environ | {"ASTDISTILL_CACHE": str(tmp_path / "cache"), "PYTHONIOENCODING": "utf-8"}
+    there = os.environ | {"ASTDISTILL_CACHE": str(own_cache(tmp_path / "cache")), "PYTHONIOENCODING": "utf-8"}
     told = []
     for number, line in enumerate(commands()):
         begin = [sys.executable, "-c", SHORTER] if number else [installed]

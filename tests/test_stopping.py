@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import own_cache
 
 from astdistill.cli import main as cli
 from astdistill.cli.watch import look
@@ -59,7 +60,7 @@ def test_stopped_in_each_phase_and_resumed_it_ends_with_the_same_bits(
 ) -> None:
     """With two workers where there are some; at last, and whole, in this process."""
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    cut.mkdir()
+    own_cache(cut / "cache")
     whole.mkdir()
     run = cut / "a run"
     for workers, line, how in (

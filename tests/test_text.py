@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from folders import own_cache
 
 import astdistill as ad
 from astdistill.data.synthetic import SyntheticSet
@@ -147,7 +148,9 @@ SEVERAL = """
 import sys
 from astdistill.cli.main import main
 from astdistill.runtime.parallel import WorkerPlan
-first = iter([True])
+from forking import one_pixel
+from matplotlib.figure import Figure
+Figure.savefig, first = one_pixel, iter([True])
 WorkerPlan.starts = lambda *_: next(first, False)
 codes = [main(["presets", "--help"]), main(["compare", "caf\\u00e9\\u200b\\u2013"]), main(sys.argv[1:])]
 sys.exit(codes != [0, 2, 0])
@@ -161,7 +164,12 @@ def test_a_run_ends_well_in_an_ascii_locale_with_closed_input_and_no_home(tmp_pa
     done = subprocess.run(
         ["bash", "-c", 'unset HOME; "$0" -c "$@" <&-', sys.executable, SEVERAL, *RUN, "--workers", "1"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(SRC), "ASTDISTILL_CACHE": str(tmp_path / "cache"), **NARROW},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{SRC}{os.pathsep}{Path(__file__).parent}",
+            "ASTDISTILL_CACHE": str(own_cache(tmp_path / "cache")),
+            **NARROW,
+        },
         capture_output=True,
         timeout=600,
         check=False,

@@ -14,11 +14,7 @@ from matplotlib import image
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "toy_2d.py"
 toy_2d = importlib.import_module(EXAMPLE.stem)
-
-
-@pytest.fixture
-def undrawn() -> None:
-    """Here figures are drawn."""
+pytestmark = pytest.mark.drawn
 
 
 def test_it_needs_nothing_of_this_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import forking
 import pytest
 import torch
+from folders import own_cache
 
 import astdistill as ad
 from astdistill.cli.main import main
@@ -59,13 +60,15 @@ SHRUNK = MTT.replace(name="shrunk", paper="mine", perturb=Shrink())
 def astdistill(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, as the installed script runs it: its path begins with the script's folder,
     and the current one is not in it."""
-    script = folder.parent / "bin" / "astdistill"
+    script, cache = folder.parent / "bin" / "astdistill", folder.parent / "cache"
+    if not cache.exists():
+        own_cache(cache)
     script.parent.mkdir(exist_ok=True)
     script.write_text("import sys\nfrom astdistill.cli.main import main\nsys.exit(main())\n")
     return subprocess.run(
         [sys.executable, str(script), *words],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(SRC), "ASTDISTILL_CACHE": str(folder.parent / "cache"), **environment},
+        env={**os.environ, "PYTHONPATH": str(SRC), "ASTDISTILL_CACHE": str(cache), **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -297,7 +300,7 @@ def test_files_of_the_current_folder_are_no_modules_of_a_worker(
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(SRC), "ASTDISTILL_CACHE": str(tmp_path / "cache")},
+        env={**os.environ, "PYTHONPATH": str(SRC), "ASTDISTILL_CACHE": str(own_cache(tmp_path / "cache"))},
         capture_output=True,
         text=True,
         timeout=300,

@@ -29,6 +29,7 @@ from astdistill.interop.huggingface import push
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.seeds import rng
 
+pytestmark = pytest.mark.drawn
 CLASSES = ("ant", "bee / wasp", "chat")
 
 
@@ -228,11 +229,6 @@ class Hub:
     def upload_folder(self, *, repo_id: str, folder_path: Path, repo_type: str, commit_message: str) -> None:
         files = sorted(str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file())
         Hub.calls = (*Hub.calls, repo_id, repo_type, files)
-
-
-@pytest.fixture
-def undrawn() -> None:
-    """Here figures are drawn."""
 
 
 @pytest.fixture

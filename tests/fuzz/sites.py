@@ -6,6 +6,7 @@ import ast
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -24,6 +25,7 @@ WHOLE = frozenset({"np.load", "torch.load", "pickle.load", "gzip.open", "Image.o
 MODES = ("rb", "r", "r+b")
 
 
+@cache
 def sites() -> set[str]:
     """Every such function, as 'data/cifar.py:_bytes'."""
     return {
@@ -43,8 +45,15 @@ def _readers(tree: ast.AST, function: str) -> Iterator[str]:
         yield from _readers(node, function)
 
 
+def _dotted(called: ast.AST) -> str:
+    """'np.load' for what is called so; of anything but names, the words behind it."""
+    if isinstance(called, ast.Attribute):
+        return f"{_dotted(called.value)}.{called.attr}"
+    return getattr(called, "id", "")
+
+
 def _reads(call: ast.Call) -> bool:
-    name = ast.unparse(call.func)
+    name = _dotted(call.func)
     last = name.rpartition(".")[2]
     if last in READS or name in WHOLE:
         return True
@@ -60,13 +69,17 @@ def entered(read: Callable[[], Any]) -> set[str]:
         if event == "call":
             codes.add(frame.f_code)
 
-    threading.setprofile(note)
-    sys.setprofile(note)
+    if sys.gettrace() is None:  # it is called for Python's own functions alone; coverage needs it for itself
+        begin, begin_threads = sys.settrace, threading.settrace
+    else:
+        begin, begin_threads = sys.setprofile, threading.setprofile
+    begin_threads(note)
+    begin(note)
     try:
         read()
     finally:
-        sys.setprofile(None)
-        threading.setprofile(None)  # pyright: ignore[reportArgumentType]
+        begin(None)
+        begin_threads(None)  # pyright: ignore[reportArgumentType]
     prefix = f"{ROOT}/"
     places = ((code.co_filename.replace("\\", "/"), code.co_name) for code in codes)
     return {f"{file.removeprefix(prefix)}:{name}" for file, name in places if file.startswith(prefix)}

@@ -53,8 +53,10 @@ IPC = 10
 """A number that every initialisation can serve."""
 FOR_FEW_WEIGHTS = {"idc": {"lr_img": 0.16}}
 """Where a loss is a sum over all weights, of which the network here has few, its usual rate hardly moves the images."""
-SHORTER = {"rat-bptt": {"unroll": 30, "window": 10}}
+SHORTER = {"rat-bptt": {"unroll": 20, "window": 8}, "at-bptt": {"unroll": 20, "window": 14, "window_range": 4}}
 """Two hundred training steps and a window of sixty show no more here."""
+PROBES = {"at-bptt": 12, "idc": 12}
+"""How often the objective is measured, where six times do not show what twenty steps do to it."""
 
 
 def short(name: str) -> Method:
@@ -148,7 +150,7 @@ def probe(run: Distillation, state: DistillState, kept: StepState) -> float:
     same state of the outer step."""
     taken, losses = state.counters.iteration, []
     state.step, present = kept, state.step
-    for number in range(12):
+    for number in range(PROBES.get(run.method.name, 6)):
         state.counters.iteration = 10_000 + number
         losses.append(float(run.gradient(state).loss))
     state.counters.iteration, state.step = taken, present
@@ -237,7 +239,6 @@ def test_the_set_says_what_the_method_did(
         assert torch.equal(found.targets, torch.eye(3).repeat_interleave(IPC, 0))
 
 
-@pytest.mark.drawn
 def test_a_run_goes_on_to_the_same_bits_and_is_shown_and_exported_as_what_it_is(
     tmp_path: Path, method: Method, dataset: Dataset, experts: TrajectoryStore, followed: TrajectoryStore | None
 ) -> None:

@@ -24,9 +24,11 @@ from astdistill.runtime.status import stage
 SOFT = with_numbers(AST, batch_syn=None).replace(name="soft", labels=ExpertLabels(), learn=("images", "targets", "lr"))
 
 
-@pytest.fixture
-def undrawn() -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Here figures are drawn."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("drawn")
 
 
 @pytest.fixture(scope="session")

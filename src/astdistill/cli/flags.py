@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -20,7 +20,7 @@ from click.shell_completion import CompletionItem
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from ..runtime.config import Record
+from ..runtime.config import Record, explained
 from ..runtime.errors import InputError, refused, unknown
 
 WANTED = {
@@ -119,7 +119,9 @@ class Kind(click.ParamType):
 class Flag(click.Option):
     """The flag of one field."""
 
-    def __init__(self, place: Place, name: str, info: FieldInfo, hidden: bool = False) -> None:
+    def __init__(
+        self, place: Place, name: str, info: FieldInfo, told: Callable[[], str] = str, hidden: bool = False
+    ) -> None:
         word = _word(info)
         kind = Kind(info.annotation, name, word)
         variable = f"{name.strip('-').replace('-', '_').replace('.', '__')}__flag"
@@ -131,12 +133,12 @@ class Flag(click.Option):
             spelled, how = f"{name}/{self.opposite}", {"default": None, "is_flag": True}
         super().__init__([variable, spelled], hidden=hidden, **how)
         self.place, self.flag, self.kind, self.repeated, self.shown = place, name, kind, word.repeated, None
-        self._description = (info.description or "").replace("`", "")
+        self._told = told
 
     @property
     def about(self) -> str:
         """What help says of it."""
-        about = self._description
+        about = self._told().replace("`", "")
         if "{names}" in about:
             about = about.replace("{names}", ", ".join(sorted(self.kind.word.names())))
         return " ".join(about.split())
@@ -171,15 +173,19 @@ class Flag(click.Option):
 class Positional(click.Argument):
     """The words of one field that has no flag."""
 
-    def __init__(self, place: Place, info: FieldInfo) -> None:
+    def __init__(self, place: Place, info: FieldInfo, told: Callable[[], str]) -> None:
         word = _word(info)
         name = word.metavar or place[-1].upper()
         kind, count = Kind(info.annotation, name, word), 1
         if kind.many:
             count = -1  # click's word for any number
         super().__init__([f"{place[-1]}__word"], type=_One(kind), nargs=count, required=False)
-        self.place, self.kind, self.flag = place, kind, name
-        self.about = " ".join((info.description or "").split())
+        self.place, self.kind, self.flag, self._told = place, kind, name, told
+
+    @property
+    def about(self) -> str:
+        """What help says of it."""
+        return " ".join(self._told().split())
 
 
 class _One(click.ParamType):
@@ -234,11 +240,11 @@ def _params(record: Record | type[Record], at: Place) -> Iterator[Any]:
         if isinstance(value, Record):
             inner.append((value, place))
             if word.short:
-                yield _made((*place, word.short), _flag(place), type(value).model_fields[word.short])
+                yield _made((*place, word.short), _flag(place), type(value), word.short)
         elif word.positional:
-            yield Positional(place, info)
+            yield Positional(place, info, partial(_told, kind, name))
         elif not any(_is_record(leaf) for leaf in _leaves(info.annotation)):
-            flag = copy(_made(place, _flag((*at, word.flag or name)), info))
+            flag = copy(_made(place, _flag((*at, word.flag or name)), kind, name))
             if not info.is_required():
                 flag.shown = value
             yield flag
@@ -249,9 +255,14 @@ def _params(record: Record | type[Record], at: Place) -> Iterator[Any]:
 
 
 @cache
-def _made(place: Place, name: str, info: FieldInfo) -> Flag:
+def _made(place: Place, name: str, kind: type[Record], field: str) -> Flag:
     """The flag of a field, made once: a command of a preset is read three times, with sixty flags each time."""
-    return Flag(place, name, info)
+    return Flag(place, name, kind.model_fields[field], partial(_told, kind, field))
+
+
+def _told(kind: type[Record], field: str) -> str:
+    """What a field's own description says, or the text below it."""
+    return kind.model_fields[field].description or explained(kind, field)
 
 
 def _alias(flag: Flag, name: str) -> Flag:

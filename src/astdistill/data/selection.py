@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ from ..runtime.errors import InputError, unknown
 from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Labels
 from .dataset import RawData, Split, rows_of
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Rows = Int[Tensor, " rows"]
 """Indices of some images."""
@@ -177,15 +182,28 @@ def clustered(features: Float[Tensor, "N D"], count: int, seed: int) -> Clusteri
     return Clustering(torch.from_numpy(clusters.astype(np.int64)), torch.from_numpy(chosen.astype(np.int64)))
 
 
+def one_thread() -> AbstractContextManager[Any]:
+    """One thread for the libraries that scikit-learn's clusterings compute with: parallel sums would change the last
+    bits."""
+    return _libraries().limit(limits=1)
+
+
+@cache  # looking for them takes longer than a small clustering
+def _libraries() -> ThreadpoolController:
+    import sklearn.cluster  # noqa: F401  (with all that it loads)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 def _clusters(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Centres `[count, D]` and the cluster of every point `[N]`, on one thread: parallel sums would change the last
     bits."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
 
     state = derive(seed, "representatives") & 0xFFFFFFFF
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
+    with warnings.catch_warnings(), one_thread():
         warnings.simplefilter(
             "ignore", ConvergenceWarning
         )  # fewer distinct points than clusters is answered by the caller

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -210,13 +211,8 @@ def _pointed_here(error: InputError, source: str) -> InputError:
 def digits() -> RawData:
     """Scikit-learn's 1,797 grey 8×8 digits, 1,437 for training and 360 for testing, divided per class by a fixed
     seed."""
-    from sklearn.datasets import load_digits
-
-    bunch: Any = load_digits()
-    labels = torch.as_tensor(bunch.target, dtype=torch.int64)
-    pixels = torch.as_tensor(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # stored as 0..16
-    whole = Split(pixels, labels)
-    division = stratified(labels, 10, DIGITS_TEST, 0, "digits test part")
+    whole = _all_digits()
+    division = stratified(whole.labels, 10, DIGITS_TEST, 0, "digits test part")
     return RawData(
         "digits",
         tuple(map(str, range(10))),
@@ -224,6 +220,15 @@ def digits() -> RawData:
         rows_of(whole, division.held_out),
         Summary((f"test part: {DIGITS_TEST} of its images, drawn of every class by a fixed seed",)),
     )
+
+
+@cache  # the text that scikit-learn keeps them in takes 20 ms to read
+def _all_digits() -> Split:
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    pixels = torch.as_tensor(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)  # stored as 0..16
+    return Split(pixels, torch.as_tensor(bunch.target, dtype=torch.int64))
 
 
 def bordered(raw: RawData, size: int | None) -> RawData:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..data.dataset import Dataset, Split
-from ..data.selection import clustered
+from ..data.selection import clustered, one_thread
 from ..data.synthetic import LabelKind, load, one_hot
 from ..experts.store import Segment, TrajectoryStore
 from ..models.flat import FlatModel
@@ -250,12 +250,11 @@ class RepresentativeInitAsReleased(ImageInit):
         self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int
     ) -> Choice:
         from sklearn.cluster import KMeans
-        from threadpoolctl import threadpool_limits
 
         members = dataset.train.of_class(label)
         logits = expert_logits(experts, model, dataset.train.select(members), seed).double()
         means: Any = KMeans  # its annotations allow only the text 'auto' for n_init
-        with threadpool_limits(limits=1):  # parallel sums would change the last bits
+        with one_thread():
             clusters = means(n_clusters=10, n_init=4, random_state=derive(seed, "init", label) % 2**32).fit(
                 logits.numpy()
             )

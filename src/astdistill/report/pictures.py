@@ -7,6 +7,7 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,7 @@ def _fitting(name: str, room: float) -> tuple[str, float]:
     return f"{name[: max(2, fits - 1)].rstrip()}…", SMALLEST_FONT
 
 
+@lru_cache(maxsize=4096)  # names are measured again and again to find what fits
 def _text_width(text: str, size: float) -> float:
     """Output pixels that `text` takes at a font of `size` output pixels."""
     from matplotlib.textpath import TextPath

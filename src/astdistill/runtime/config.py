@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 from typing import Annotated, Any, ClassVar, Self
 from weakref import WeakValueDictionary
 
@@ -82,7 +87,7 @@ _TODAY = {old: name for name, first in _FIRST_WRITTEN.items() for old in (first,
 class Record(BaseModel):
     """A frozen pydantic model that refuses unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Fields that had another name in earlier versions: old name → today's. Old names are read as today's, and digests
@@ -136,6 +141,35 @@ class Record(BaseModel):
         """Twelve hexadecimal digits that change when any field does, and not when a built-in part or a field is
         renamed."""
         return digest(self.first_written())
+
+
+def explained(kind: type[Record], field: str) -> str:
+    """The text below a field in the source of its class; '' where there is none, or no source.
+
+    pydantic reads these texts of every class when it is made, which is a third of the time that the package takes to
+    import; help alone wants them.
+    """
+    for each in kind.__mro__:
+        if field in vars(each).get("__annotations__", {}):
+            return _texts(each).get(field, "")
+    return ""
+
+
+@cache
+def _texts(kind: type) -> dict[str, str]:
+    """The texts below the fields of a class, without those of its base classes."""
+    try:
+        source = dedent(inspect.getsource(kind))
+    except (OSError, TypeError):  # typed into Python itself
+        return {}
+    tree = ast.parse(source).body[0]
+    found = {}
+    for field, below in pairwise(getattr(tree, "body", ())):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            text = getattr(below.value, "value", None)
+            if isinstance(text, str):
+                found[field.target.id] = inspect.cleandoc(text)
+    return found
 
 
 class Component(Record):

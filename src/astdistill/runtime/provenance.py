@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,14 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Versions, commit, hardware and arguments of this process, for the file beside a result."""
     return {
         "python": platform.python_version(),
-        "versions": versions(),
+        "versions": dict(versions()),
         "commit": _commit(),
         "machine": machine(device),
         "arguments": sys.argv,
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """The versions of the packages that numbers and their speed depend on."""
     return {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
@@ -91,6 +93,7 @@ def processor() -> str:
     return cpuinfo("model name").partition(":")[2].strip() or platform.processor() or platform.machine()
 
 
+@cache
 def _commit() -> str | None:
     """The commit of the source tree this package is tracked in, or None where it is not, as in an installed wheel."""
     here = Path(__file__).resolve()

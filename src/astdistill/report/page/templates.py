@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def filled(template: str, **values: Any) -> str:
     """The template of that name as HTML, with the style that all pages share."""
+    return _pages().get_template(template).render(style=source("page.css"), **values)
+
+
+@cache
+def _pages() -> Environment:
+    """jinja2's, which compiles each template once."""
     from jinja2 import Environment, PackageLoader
 
-    pages = Environment(
+    return Environment(
         loader=PackageLoader(__package__ or "", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return pages.get_template(template).render(style=source("page.css"), **values)
 
 
 def source(name: str) -> str:
