@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.scores import LABELS, Scores, SetInfo
+from ..evaluation.scores import Scores, SetInfo
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import new_folder, write_text
 from ..runtime.run_dir import RunDir
@@ -24,7 +24,7 @@ SCORES = ".scores.json"
 """The ends of a set's files in a folder of sets: the set itself, and what an evaluation of it found."""
 FROM_HUB = (RunDir.synthetic, RunDir.scores, RunDir.images)
 """The files of `astdistill export --format huggingface` that are read."""
-COLUMNS = ("set", "data", "classes", "per class", "stored", "labels", "method", "accuracy in %", "protocol")
+COLUMNS = ("set", "data", "images", "stored", "labels", "accuracy, %", "protocol")
 
 
 def sets_folder() -> Path:
@@ -175,9 +175,11 @@ def listing(sets: Mapping[str, PublishedSet]) -> Tabulation:
         except InputError as error:
             notes.append(str(error))
             rows.append((f"{name} [{len(notes)}]", *(ABSENT for _ in COLUMNS[1:])))
-    words = ("set", "data", "labels", "method", "protocol")
-    columns = tuple(Column(name, words=name in words, bold=name == "accuracy in %") for name in COLUMNS)
-    caption = "Test accuracy, mean ± standard deviation over networks. One of them: astdistill get NAME"
+    words = ("set", "data", "labels", "protocol")
+    columns = tuple(
+        Column(name, words=name in words, bold=name == "accuracy, %", whole=name == "set") for name in COLUMNS
+    )
+    caption = "Images: classes × images per class; test accuracy.\nTo copy one of them: astdistill get NAME"
     return Tabulation(columns, tuple(rows), caption, "Distilled sets", tuple(notes))
 
 
@@ -186,6 +188,6 @@ def _facts(each: PublishedSet) -> tuple[str, ...]:
     about = SetInfo.of(synthetic)
     stored = size(synthetic.stored_bytes)
     return (
-        about.data, str(len(synthetic.classes)), str(about.ipc), stored, LABELS[about.labels], about.method or ABSENT,
+        about.data, f"{len(synthetic.classes)} × {about.ipc}", stored, about.labels,
         *expected(scores),
     )  # fmt: skip

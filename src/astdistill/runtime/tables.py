@@ -67,11 +67,12 @@ def spread(values: Sequence[float] | None, digits: int = 1) -> str:
 @dataclass(frozen=True)
 class Column:
     """The head of a column; `words` are set to the left, everything else to the right; `bold` marks what the table is
-    about."""
+    about; what has to be typed stays `whole` on a narrow terminal, as figures do."""
 
     name: str
     words: bool = False
     bold: bool = False
+    whole: bool = False
 
     @property
     def justify(self) -> Literal["left", "right"]:
@@ -129,7 +130,7 @@ def _drawn(table: Tabulation, looks: dict[str, Any]) -> Table:
     shown.caption = Text("\n".join(table.below), "dim italic")
     for number, column in enumerate(table.columns):
         least = None
-        if not column.words:
+        if column.whole or not column.words:
             least = max((cell_len(row[number]) for row in table.rows), default=1)
         style = {True: "bold", False: None}[column.bold]
         shown.add_column(Text(column.name), justify=column.justify, style=style, overflow="fold", min_width=least)
