@@ -25,7 +25,7 @@ def write_parquet(folder: Path, classes: int, count: int, image: str, label: str
         for number in range(classes * each):
             picture = (draw.integers(0, 128, (32, 32, 3)) + tints[number % classes]).astype(np.uint8)
             stream = io.BytesIO()
-            Image.fromarray(picture).save(stream, "PNG")
+            Image.fromarray(picture).save(stream, "PNG", compress_level=0)
             rows.append({"bytes": stream.getvalue(), "path": None})
         columns = {image: rows, label: [number % classes for number in range(classes * each)]}
         datasets.Dataset.from_dict(columns, features=features).to_parquet(
