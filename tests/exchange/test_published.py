@@ -54,7 +54,7 @@ def test_a_set_in_the_folder_is_listed_copied_and_measured_again(
     line = next(line for line in capsys.readouterr().out.splitlines() if "digits-tiny" in line)
     cells = [cell.strip() for cell in line.strip("│ ").split("│")]
     about = ["digits (20 images each)", "10 × 1", "2.6 kB", "hard"]
-    assert cells == ["digits-tiny", *about, scores.architecture[TINY].text, "MTT"]
+    assert cells == ["digits-tiny", *about, f"{scores.architecture[TINY].text} (MTT)"]
 
     assert exit_code("get", "digits-tiny", "--zoo", str(sets)) == 0
     shown = capsys.readouterr().out

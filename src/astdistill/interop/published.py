@@ -24,7 +24,7 @@ SCORES = ".scores.json"
 """The ends of a set's files in a folder of sets: the set itself, and what an evaluation of it found."""
 FROM_HUB = (RunDir.synthetic, RunDir.scores, RunDir.images)
 """The files of `astdistill export --format huggingface` that are read."""
-COLUMNS = ("set", "data", "images", "stored", "labels", "accuracy, %", "protocol")
+COLUMNS = ("set", "data", "images", "stored", "labels", "accuracy, %")
 
 
 def sets_folder() -> Path:
@@ -175,19 +175,20 @@ def listing(sets: Mapping[str, PublishedSet]) -> Tabulation:
         except InputError as error:
             notes.append(str(error))
             rows.append((f"{name} [{len(notes)}]", *(ABSENT for _ in COLUMNS[1:])))
-    words = ("set", "data", "labels", "protocol")
+    words = ("set", "data", "labels")
     columns = tuple(
         Column(name, words=name in words, bold=name == "accuracy, %", whole=name == "set") for name in COLUMNS
     )
-    caption = "Images: classes × images per class; test accuracy.\nTo copy one of them: astdistill get NAME"
+    caption = (
+        "Images: classes × images per class. Test accuracy, with its protocol.\n"
+        "To copy one of them: astdistill get NAME"
+    )
     return Tabulation(columns, tuple(rows), caption, "Distilled sets", tuple(notes))
 
 
 def _facts(each: PublishedSet) -> tuple[str, ...]:
     synthetic, scores = each.load(), each.scores()
     about = SetInfo.of(synthetic)
-    stored = size(synthetic.stored_bytes)
-    return (
-        about.data, f"{len(synthetic.classes)} × {about.ipc}", stored, about.labels,
-        *expected(scores),
-    )  # fmt: skip
+    images, stored = f"{len(synthetic.classes)} × {about.ipc}", size(synthetic.stored_bytes)
+    accuracy, protocol = expected(scores)
+    return about.data, images, stored, about.labels, f"{accuracy} ({protocol})"
