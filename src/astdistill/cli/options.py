@@ -23,7 +23,7 @@ from ..methods.method import PARTS, Method
 from ..methods.outer_step import OuterStep
 from ..methods.registry import methods
 from ..runtime import trust
-from ..runtime.config import Component, Record, built_in_components, find_component, renamed_fields
+from ..runtime.config import Component, PathOrUrl, Record, built_in_components, find_component, renamed_fields
 from ..runtime.errors import InputError, unknown
 from ..runtime.tracking import LOGGERS, check_loggers
 from .commands import Command, typed
@@ -109,6 +109,8 @@ class RunChanges(ClusterChanges):
 
     seeds: int | None = Field(default=None, ge=1)
     """Repeat the whole run with N seeds: mean ± standard deviation. Each has its own experts and a folder seed-N."""
+    mirror: Annotated[PathOrUrl | None, Word(metavar="ADDRESS")] = None
+    """Copy the run folder to this address (s3://BUCKET/FOLDER) at each save, and at the end."""
 
 
 @dataclass(frozen=True)

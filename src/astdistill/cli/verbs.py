@@ -29,6 +29,7 @@ from ..runtime.cluster import used
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
 from ..runtime.machine import Threads, free_memory
+from ..runtime.mirror import mirrored
 from ..runtime.parallel import in_words, limited, own_threads, threads_beside_others, why_fewer
 from ..runtime.provenance import machine
 from ..runtime.run_dir import RunDir
@@ -50,11 +51,14 @@ def run_preset(request: Request) -> int:
     if only_estimate(request):
         return 0
     check_device(request.experiment.device)
+    mirror = getattr(request.changes, "mirror", None)
     if seeds := getattr(request.changes, "seeds", None):
+        if mirror is not None:
+            raise InputError(f"--mirror {mirror} copies one run, not {seeds}; leave out --mirror or --seeds.")
         with placed(request):
             return run_seeds(request, seeds, teller(request))
     finished = LiveRun.of(request.out).finished and RunDir(request.out).scores.exists()
-    with computing_with(threads_of(request)), placed(request):
+    with mirrored(request.out, mirror), computing_with(threads_of(request)), placed(request):
         scores = run_experiment(request.experiment, request.out, request.log, teller(request))
     if finished and not progress.is_quiet():
         plain(f"{request.out} was finished before; nothing is computed again that is there.")

@@ -514,7 +514,9 @@ def check_folder(path: Path, flag: str, file: bool = False) -> None:
     With `file`, `path` is to become a file, and only has to lie in a folder. Addresses in the cloud are refused, too.
     """
     if isinstance(address := place(path), Url):
-        raise InputError(f"{flag} {address} is an address; name a folder. Only --experts.store may be one.")
+        raise InputError(
+            f"{flag} {address} is an address; name a folder. Only --experts.store and --mirror may be one."
+        )
     if not file and path.exists() and not path.is_dir():
         raise InputError(f"{flag} {path} is a file; name a folder.")
     for folder in path.parents:

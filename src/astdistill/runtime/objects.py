@@ -162,6 +162,11 @@ class Objects:
                         raise
         return False
 
+    def replace(self, name: str, data: bytes) -> None:
+        """Put a whole object, over one of that name if there is one."""
+        with self._saying(self.url / name):
+            self._system.pipe_file(self._at(name), data)
+
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
         with self._saying(self.url / name):
