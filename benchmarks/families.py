@@ -30,8 +30,9 @@ from astdistill.evaluation.scores import RowScores, Scores
 from astdistill.experiment.config import Experiment
 from astdistill.experiment.cost import DatasetSize, counted
 from astdistill.experiment.pipeline import run_experiment
+from astdistill.experiment.plan import Row, over_seeds
 from astdistill.experiment.presets import preset, with_method
-from astdistill.experiment.sweep import Row, over_seeds, run_rows
+from astdistill.experiment.sweep import run_rows
 from astdistill.experiment.work import Costs
 from astdistill.methods.initialisation import ExpertLabels, HardLabels
 from astdistill.methods.method import Method

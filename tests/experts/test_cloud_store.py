@@ -3,6 +3,7 @@ fsspec's memory; `tests/cluster/test_s3.py` does the same on S3."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -336,3 +337,16 @@ def test_a_thread_that_reads_ahead_keeps_its_errors_for_those_who_ask(dataset: D
     assert torch.equal(store.rows(0, 0, 2), local.rows(0, 0, 2))
     store.read_ahead(lambda: store.rows(1, 0, 2))
     assert torch.equal(store.rows(1, 2, 4), local.rows(1, 2, 4))
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{"dtype": "F64"}, {"shape": []}, {"shape": [-1, 3]}, {"shape": ["a"]}, {"data_offsets": [-8, 0]}, {"shape": None}],
+    ids=str,
+)
+def test_a_header_that_describes_no_rows_is_one_sentence(about: dict[str, object]) -> None:
+    whole = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+    header = json.dumps({cloud.ROWS: whole | about}).encode()
+    data = len(header).to_bytes(8, "little") + header + bytes(24)
+    with pytest.raises(InputError, match="does not hold a whole trajectory"):
+        cloud.RemoteTensors(Path("000.safetensors"), lambda start, stop: data[start:stop]).get_slice(cloud.ROWS)

@@ -15,12 +15,23 @@ from typing import Any
 from unittest import mock
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fuzz.reading import COMMAND, RUN, cached_numbers, data, digits, experts_of_others, mapped, train
+from fuzz.reading import (
+    COMMAND,
+    RUN,
+    cached_numbers,
+    data,
+    digits,
+    experts_of_others,
+    in_the_cloud,
+    mapped,
+    train,
+)
 from killing import Killed, killed_at_write
 from PIL import Image
 from scipy.io import savemat
@@ -116,6 +127,10 @@ def _experts(desk: Path) -> None:
     shutil.copytree(desk / "killed", desk / "elsewhere")
     (left,) = desk.glob("elsewhere/*/000.partial")
     left.rename(left.with_name("000.0123abcd-1-01234567.partial"))
+    (desk / "clouds").mkdir()
+    with in_the_cloud(desk / "clouds") as address:
+        train(address, 2)
+        fsspec.filesystem("memory").get("/clouds", str(desk), recursive=True)
 
 
 def _arrays(desk: Path) -> None:

@@ -12,6 +12,7 @@ from fuzz.desk import PICTURES
 from fuzz.reading import (
     cached_numbers,
     claimed,
+    cloud_store_of,
     data,
     digits,
     experts_of_others,
@@ -27,6 +28,7 @@ from fuzz.reading import (
     set_of,
     set_of_others,
     store_of,
+    trained_in_the_cloud,
     trained_on,
     verified,
 )
@@ -112,6 +114,10 @@ OURS: dict[str, Reader] = {
     "rows of a killed expert": Reader("killed/*/000.partial/rows.bin", trained_on("killed"), sealed=True),
     "state of one elsewhere": Reader("elsewhere/*/000.*/state.safetensors", trained_on("elsewhere"), sealed=True),
     "rows of one elsewhere": Reader("elsewhere/*/000.*/rows.bin", trained_on("elsewhere"), sealed=True),
+    "recipe in the cloud": Reader("experts/*/recipe.json", cloud_store_of),
+    "rows in the cloud": Reader("experts/*/000.safetensors", cloud_store_of, sealed=True),
+    "state in the cloud": Reader("clouds/*/000.partial/*.safetensors", trained_in_the_cloud, sealed=True),
+    "rows of a stopped expert in the cloud": Reader("clouds/*/000-*.safetensors", trained_in_the_cloud, sealed=True),
     "set that is verified": Reader("run/synthetic.safetensors", verified),
     "rows that are verified": Reader("experts/*/000.safetensors", verified),
     "recipe that is verified": Reader("experts/*/recipe.json", verified),

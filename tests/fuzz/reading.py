@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import fsspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from astdistill.report.page import content, head
 from astdistill.report.run import RunReader
 from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError
+from astdistill.runtime.objects import place
 from astdistill.runtime.run_dir import RunDir
 
 COMMAND = ("run", "digits-ipc1")
@@ -92,7 +95,36 @@ def resumed(*flags: str, without: str = "") -> Callable[[Path], Any]:
 
 def store_of(desk: Path) -> Any:
     (recipe,) = (desk / "experts").glob("*/recipe.json")
-    store = ad.TrajectoryStore.open(recipe.parent)
+    return _read(ad.TrajectoryStore.open(recipe.parent))
+
+
+def cloud_store_of(desk: Path) -> Any:
+    """The same, whose files are objects."""
+    (recipe,) = (desk / "experts").glob("*/recipe.json")
+    with in_the_cloud(recipe.parent) as address:
+        return _read(ad.TrajectoryStore.open(place(address)))
+
+
+@contextmanager
+def in_the_cloud(folder: Path) -> Iterator[str]:
+    """The address of objects that are the files of a folder, for the block."""
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    memory.put(str(folder), f"/{folder.name}", recursive=True)
+    try:
+        yield f"memory://{folder.name}"
+    finally:
+        memory.store.clear()
+
+
+def trained_in_the_cloud(desk: Path) -> Any:
+    """The expert of such a store, trained to its end from the state that was put."""
+    with in_the_cloud(desk / "clouds") as address:
+        store = train(address)
+        return plain([store.rows(0, 0, 4), [curve.step_squared for curve in store.curves()]])
+
+
+def _read(store: ad.TrajectoryStore) -> Any:
     rows = [store.rows(expert, 0, 4) for expert in store.experts()]
     made = store.preprocessing
     return plain([rows, store.identity, made.hash, made.tensors(), made.describe(), store.curves(), store.epochs])

@@ -56,6 +56,11 @@ NOT_OF_STRANGERS = {
     "runtime/cluster.py:_code": "the package's own sources",
     "runtime/cluster.py:job": "what the driver of the user's own cluster sends",
     "runtime/cluster.py:said": "what the driver of the user's own cluster sends",
+    "runtime/mirror.py:_copy": "files of the run that is going on, which are copied as bytes",
+    "runtime/ranks.py:_gathered": "what a rank of the user's own torchrun sends",
+    "runtime/ranks.py:_heard": "what rank 0 of the user's own torchrun sends",
+    "runtime/ranks.py:serve": "what rank 0 of the user's own torchrun sends",
+    "experts/cloud.py:_put_state": "a state that this process has just saved",
     "experiment/tuning.py:_study": "lines that Optuna reads: tests/test_tune.py",
     "runtime/worker.py:serve": "the pipe to its parent",
 }

@@ -342,8 +342,11 @@ class RemoteRows:
 
     def __init__(self, tensors: RemoteTensors, about: Mapping[str, Any]) -> None:
         self.tensors, self.type = tensors, str(about["dtype"])
+        self.kind = TYPES[self.type]
         self.shape = [int(size) for size in about["shape"]]
         self.begin, self.end = map(int, about["data_offsets"])
+        if not self.shape or min(*self.shape, self.begin) < 0:
+            raise ValueError("no tensor has such a shape or place")
 
     def get_shape(self) -> list[int]:
         return self.shape
@@ -353,7 +356,7 @@ class RemoteRows:
 
     def __getitem__(self, rows: slice) -> Rows:
         """Rows `start` … `stop` − 1. Raises InputError where the object ends before."""
-        kind, (count, *inner) = TYPES[self.type], self.shape
+        kind, (count, *inner) = self.kind, self.shape
         first, last, _ = rows.indices(count)
         width = math.prod(inner) * kind.itemsize
         begin = self.tensors.start + self.begin
