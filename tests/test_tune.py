@@ -113,7 +113,7 @@ def test_trials_share_experts_and_read_held_out_images_alone(monkeypatch: pytest
     monkeypatch.setattr(tuning, "distill", distilled)
     assert exit_code(*TINY, "--trials", "2") == 0
     (whole,) = trained
-    assert len(given) == 2
+    assert len(given) == sum(len(trial.accuracies) for trial in found().trials) >= 2 * 2
     assert all(each.test is whole.validation is each.validation for each in given)
     assert all(len(each.train) + len(whole.validation) == 200 for each in given)
     assert set(splits) == {"validation"}
@@ -192,6 +192,32 @@ def test_a_killed_search_goes_on_and_runs_the_killed_trial_again(where: str, mon
     assert len(seen) == count
     assert exit_code(*TINY, "--trials", "4") == 0
     assert len(found().trials) == 4
+
+
+@needs_optuna
+def test_trials_side_by_side_are_those_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round has as many trials as were asked for, whoever computes them."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = (*TINY[:-2], "--trials", "3", "--parallel", "2", "--threads", "2", "--distill.validate-epochs", "12")
+    for workers in ("1", "2"):
+        assert exit_code(*words, "--workers", workers, "--out", workers) == 0
+    one, two = (Tuning.read(Path(workers)) for workers in ("1", "2"))
+    assert one is not None
+    assert two is not None
+    assert [trial.replace(seconds=None) for trial in two.trials] == [
+        trial.replace(seconds=None) for trial in one.trials
+    ]
+    assert len(one.trials) == 3
+
+
+@needs_optuna
+def test_a_round_is_pruned_when_all_of_it_have_come_as_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = judged_by(monkeypatch, lambda synthetic, steps: 50.0 + 10 * (len(seen) % 2) + steps)
+    assert exit_code(*TINY, "--trials", "2", "--parallel", "2") == 0
+    first, second = found().trials
+    assert seen[:2] == [1, 1]
+    assert (first.outcome, second.outcome) == ("complete", "pruned")
+    assert list(second.accuracies) == [1]
 
 
 @needs_optuna

@@ -26,19 +26,20 @@ from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from .data import tell
 from .flags import Flag, Positional, Word
-from .options import PresetChanges, PresetCommand, Request
+from .options import ClusterChanges, PresetChanges, PresetCommand, Request
 from .saved import name_of, save_config
-from .verbs import FIRST, computing_with, threads_of
+from .verbs import FIRST, computing_with, placed, threads_of
 
 UNSAVED = ("out", "data.validation")
 """Flags that belong to the search: the run with what was found has a folder of its own and all training images."""
 
 
-class TuneChanges(PresetChanges):
+class TuneChanges(ClusterChanges):
     """The same, and how much is tried."""
 
     common: ClassVar[tuple[str, ...]] = (
-        "trials", "steps", "also", "data", "method", "ipc", "model", "device", "threads", "out", "dry_run", "config",
+        "trials", "steps", "also", "parallel", "data", "method", "ipc", "model", "device", "threads", "out", "dry_run",
+        "config",
     )  # fmt: skip
 
     trials: int = Field(default=40, ge=1)
@@ -49,6 +50,9 @@ class TuneChanges(PresetChanges):
     also: tuple[Literal["T", "M", "start"], ...] = ()
     """Also search T (student steps), M (matched expert epochs) or start (largest start epoch). Trials with more student
     steps take longer."""
+    parallel: Annotated[int, Word(metavar="N")] = Field(default=1, ge=1)
+    """Trials that run at the same time, by --workers processes or on the nodes of --cluster. They are compared after
+    each part, and what is found depends on this number, not on who computes them."""
 
 
 def command(request: Request) -> None:
@@ -59,7 +63,7 @@ def command(request: Request) -> None:
         raise InputError(f"--log {request.log[0]} was given, but a search logs to no tracker; leave --log out.")
     if changes.as_json:
         raise InputError("--json shows what a run would cost; leave it out, or ask for it of: astdistill run --dry-run")
-    search = Search(trials=changes.trials, steps=changes.steps, also=changes.also)
+    search = Search(trials=changes.trials, steps=changes.steps, also=changes.also, parallel=changes.parallel)
     check_search(request.experiment, search)
     check_device(request.experiment.device)
     with computing_with(threads_of(request, follow=False)):  # trials save no number of threads
@@ -68,11 +72,12 @@ def command(request: Request) -> None:
             return
         load_optuna()
         check_numbers(request.experiment)
-        experiment, dataset = held_out(request.experiment)
-        description = Description.of(dataset, experiment.ipc)
-        tell_where(experiment, description)
-        tell(description)
-        tuning = search_rates(experiment, search, request.out, dataset)
+        with placed(request):
+            experiment, dataset = held_out(request.experiment)
+            description = Description.of(dataset, experiment.ipc)
+            tell_where(experiment, description)
+            tell(description)
+            tuning = search_rates(experiment, search, request.out, dataset)
     _show(request, tuning)
 
 

@@ -6,29 +6,31 @@ import importlib
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from ..autodiff.dispatch import using
+from ..autodiff.dispatch import chosen, using
 from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet
 from ..distillation.loop import distill, validate
-from ..distillation.run import Distillation, StepRecord
+from ..distillation.run import Distillation
 from ..distillation.state import DistillState
 from ..experts.store import TrajectoryStore
 from ..methods.outer_step import TrajectoryMatching
 from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..report.tuning import FILE, Outcome, TrialRecord, Tuning, flags_of
+from ..runtime.cluster import used
 from ..runtime.config import Record
 from ..runtime.errors import DivergedError, InputError
 from ..runtime.files import check_folder
-from ..runtime.progress import bar, phase, tell
+from ..runtime.parallel import plan_workers, pool
+from ..runtime.progress import Bar, bar, phase, tell
 from ..runtime.run_dir import FREE, RunDir, flat
 from ..runtime.seeds import derive
 from ..runtime.text import in_one_line
@@ -66,6 +68,8 @@ class Search(Record):
     trials: int = Field(default=40, ge=1)
     steps: int = Field(default=100, ge=8)
     also: tuple[Literal["T", "M", "start"], ...] = ()
+    parallel: int = Field(default=1, ge=1)
+    """Trials of a round, which run side by side."""
 
 
 def load_optuna() -> Any:
@@ -209,8 +213,41 @@ def _unwarned():
         yield
 
 
-class _Pruned(Exception):
-    """A trial is not worth going on with."""
+@dataclass(frozen=True)
+class _Given:
+    """What every trial is distilled and judged with."""
+
+    experiment: Experiment
+    dataset: Dataset
+    experts: TrajectoryStore | None
+    engine: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A trial and the rung that it is to reach; its folder holds how far it is."""
+
+    number: int
+    values: Mapping[str, float]
+    folder: Path
+    steps: int
+
+
+def _to_rung(given: _Given, job: _Job, progress: Bar) -> float | None:
+    """The accuracy of a trial that is distilled up to a rung; None where it diverged."""
+    each = with_values(given.experiment, job.values)
+    settings = each.distill.replace(iterations=job.steps, validate_every=0, snapshots=False, max_skips=MOST_SKIPS)
+    words: dict[str, Any] = {"method": each.method, "model": each.model, "ipc": each.ipc, "seed": each.seed}
+    with using(given.engine):
+        try:
+            synthetic = distill(given.dataset, given.experts, settings=settings, out=job.folder, **words)
+        except DivergedError:
+            return None
+        return validate(synthetic, given.dataset, settings, each.seed)
+
+
+Compute = Callable[[Sequence[_Job]], Iterator[tuple[_Job, float | None]]]
+"""Distils trials up to a rung, side by side; pairs come as they finish."""
 
 
 class _Trials:
@@ -274,11 +311,14 @@ class _Trials:
             kept = {"folder": self._folder(trial).name, "before": trial.intermediate_values}
             self.study.enqueue_trial(trial.params, user_attrs=kept)
         done = len(self._ended())
-        with bar("tuning", self.search.trials, min(done, self.search.trials), unit="trials") as progress:
-            while len(self._ended()) < self.search.trials:
-                self._trial()
-                progress.step()
-                self.told(self._save())
+        with (
+            self._pool() as compute,
+            bar("tuning", self.search.trials, min(done, self.search.trials), unit="trials") as progress,
+        ):
+            while (missing := self.search.trials - len(self._ended())) > 0:
+                for _ in self._round(min(missing, self.search.parallel), compute):
+                    progress.step()
+                    self.told(self._save())
         self._judge()
         tuning = self._save()
         if tuning.winner is None or tuning.winner.last == 0:
@@ -289,40 +329,78 @@ class _Trials:
             )
         return tuning
 
+    def _pool(self) -> AbstractContextManager[Compute]:
+        """The processes, or the nodes of a cluster, that distil the trials of a round."""
+        experiment, at_once, device = self.experiment, self.search.parallel, self.dataset.device
+        if (there := used()) is not None:
+            there.check_shared(self.out)
+        plan = plan_workers(at_once, experiment.workers, device, [experiment.model])
+        given = _Given(experiment, self.dataset, self.experts, chosen())
+        return pool(_to_rung, given, plan, Bar("", 0, 0, None), at_once, math.inf, device.type != "cpu")
+
     def _ended(self) -> list[Any]:
         return self.study.get_trials(deepcopy=False, states=(self.states.COMPLETE, self.states.PRUNED))
 
     def _folder(self, trial: Any) -> Path:
         return self.out / "trials" / trial.user_attrs.get("folder", f"{trial.number:03d}")
 
-    def _trial(self) -> None:
-        """Run one trial and write down how it ended."""
+    def _round(self, count: int, compute: Compute) -> Iterator[Any]:
+        """Run so many trials side by side, from rung to rung; yields each when it has ended. Which of them end early
+        is decided when all have reached a rung, so that it does not depend on who is faster."""
+        going = dict(self._drawn() for _ in range(count))
+        for rung in self.rungs:
+            jobs = {
+                number: _Job(number, trial.user_attrs["values"], self._folder(trial), rung)
+                for number, trial in going.items()
+                if rung not in self._reported(trial)
+            }
+            accuracies = {job.number: accuracy for job, accuracy in compute(list(jobs.values()))}
+            for number in jobs:
+                if accuracies[number] is not None:
+                    going[number].report(accuracies[number], rung)
+            for number in jobs:
+                if (outcome := self._outcome(going[number], accuracies[number], rung)) is not None:
+                    yield self._end(going.pop(number), outcome)
+        for trial in going.values():  # of which a killed call had reported all rungs
+            yield self._end(trial, "complete")
+
+    def _drawn(self) -> tuple[int, Any]:
+        """The next trial by its number; one that was killed has what it had reported."""
         seed = derive(self.experiment.seed, "tune", len(self.study.get_trials(deepcopy=False)))
-        self.study.sampler = self.optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=8)
+        self.study.sampler = self.optuna.samplers.TPESampler(
+            seed=seed % 2**32, n_startup_trials=8, constant_liar=self.search.parallel > 1
+        )
         trial = self.study.ask()
-        values = self._values({name: self._suggested(trial, name) for name in self.ranges})
-        trial.set_user_attr("values", values)
+        trial.set_user_attr("values", self._values({name: self._suggested(trial, name) for name in self.ranges}))
         for step, accuracy in sorted(trial.user_attrs.get("before", {}).items(), key=lambda each: int(each[0])):
             trial.report(accuracy, int(step))
-        try:
-            self._distilled(trial, values)
-        except _Pruned:
-            self._end(trial, values, self.states.PRUNED, "pruned")
-        except DivergedError:
-            trial.set_user_attr("diverged", True)
-            self._end(trial, values, 0.0, "diverged")
-        else:
-            self._end(trial, values, self._reported(trial)[self.search.steps], "complete")
+        return trial.number, trial
 
-    def _end(self, trial: Any, values: Mapping[str, float], result: Any, outcome: Outcome) -> None:
-        reported = self._reported(trial)
-        if outcome == "pruned":
-            self.study.tell(trial, state=result)
-        else:
-            self.study.tell(trial, result)
+    def _outcome(self, trial: Any, accuracy: float | None, rung: int) -> Outcome | None:
+        """How a trial ends at a rung; None where it goes on."""
+        if accuracy is None:
+            return "diverged"
+        if rung == self.search.steps:
+            return "complete"
+        if trial.should_prune():
+            return "pruned"
+        return None
+
+    def _end(self, trial: Any, outcome: Outcome) -> Any:
+        """Write down how a trial ended; it is not gone on with."""
+        reported, values = self._reported(trial), trial.user_attrs["values"]
         last = max(reported, default=0)
+        if outcome == "pruned":
+            self.study.tell(trial, state=self.states.PRUNED)
+        elif outcome == "diverged":
+            trial.set_user_attr("diverged", True)
+            self.study.tell(trial, 0.0)
+        else:
+            self.study.tell(trial, reported[self.search.steps])
+        RunDir(self._folder(trial)).state.unlink(missing_ok=True)
         words = ", ".join(f"{name.rpartition('.')[2]} {value:.3g}" for name, value in values.items())
         tell(f"trial {trial.number}: {words}: {reported.get(last, 0):.1f} % after {last} steps, {outcome}")
+        return trial
 
     def _suggested(self, trial: Any, name: str) -> float:
         low, high = self.ranges[name]
@@ -337,38 +415,6 @@ class _Trials:
         if RATIO in drawn:
             values["distill.lr_lr"] = drawn[RATIO] * drawn["distill.lr_init"] ** 2
         return {name: float(f"{value:.3g}") for name, value in values.items()}
-
-    def _distilled(self, trial: Any, values: Mapping[str, float]) -> None:
-        """Distil with these values, judged at the rungs. Raises _Pruned and DivergedError."""
-        each = with_values(self.experiment, values)
-        settings = each.distill.replace(
-            iterations=self.search.steps, validate_every=0, snapshots=False, max_skips=MOST_SKIPS
-        )
-
-        def judge(run: Distillation, state: DistillState, line: StepRecord) -> None:
-            step = state.counters.iteration
-            if step not in self.rungs or step in self._reported(trial):
-                return
-            trial.report(validate(run.result(state), self.dataset, run.settings, run.seed), step)
-            if step < self.search.steps and trial.should_prune():
-                raise _Pruned
-
-        distill(
-            self.dataset,
-            self.experts,
-            method=each.method,
-            model=each.model,
-            ipc=each.ipc,
-            settings=settings,
-            out=self._folder(trial),
-            seed=each.seed,
-            observers=[judge],
-        )
-        state = RunDir(self._folder(trial)).state
-        if self.search.steps not in self._reported(trial):  # killed between the last step and what is said of it
-            synthetic = SyntheticSet.load(RunDir(self._folder(trial)).synthetic)
-            trial.report(validate(synthetic, self.dataset, settings, each.seed), self.search.steps)
-        state.unlink(missing_ok=True)
 
     def _reported(self, trial: Any) -> dict[int, float]:
         """Accuracies by outer steps."""
