@@ -467,6 +467,22 @@ def pictures(names: list[str] | None = None) -> datasets.Dataset:
     return datasets.Dataset.from_dict(held, features=features)
 
 
+def test_places_outside_a_saved_table_are_one_sentence_and_not_the_end_of_python(tmp_path: Path) -> None:
+    """pyarrow takes the places that a file names as they are."""
+    saved = pictures(["cat", "dog"])
+    saved.save_to_disk(tmp_path / "set")
+    (path,) = (tmp_path / "set").glob("*.arrow")
+    lengths = [len(cell["bytes"]) for cell in saved.with_format("arrow")[:]["image"].to_pylist()]
+    places = np.concatenate([[0], np.cumsum(lengths)]).astype("<i4").tobytes()
+    whole = path.read_bytes()
+    assert whole.count(places) == 1
+    path.write_bytes(whole.replace(places, places[:-8] + np.array([2**30, 2**30 + 9], "<i4").tobytes()))
+    with pytest.raises(
+        InputError, match=r"set cannot be read as a folder of datasets\.save_to_disk \(.*; save it again"
+    ):
+        load(tmp_path / "set")
+
+
 def test_sets_of_hugging_face_in_memory_and_saved(tmp_path: Path) -> None:
     whole = pictures(["cat", "dog"])
     both = datasets.DatasetDict({"train": whole, "test": whole.select(range(6))})

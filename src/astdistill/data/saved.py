@@ -34,16 +34,20 @@ def files_below(folder: Path) -> dict[str, Path]:
 
 
 def from_saved(folder: Path) -> Mapping[str, Any]:
-    """The splits of a saved folder, mapped from its files. Raises InputError where one is absent or broken."""
+    """The splits of a saved folder, mapped from its files. Raises InputError where one is absent or broken: pyarrow
+    trusts the places that a file gives, and would end the process on wrong ones."""
     import datasets
 
     try:
         held = datasets.load_from_disk(str(folder))
+        splits = {"train": held}
+        if isinstance(held, datasets.DatasetDict):
+            splits = {str(name): split for name, split in held.items()}
+        for split in splits.values():
+            split.data.table.validate(full=True)
     except Exception as error:  # datasets and pyarrow raise a dozen unrelated types
         reason = in_one_line(error)
         raise InputError(
             f"{folder} cannot be read as a folder of datasets.save_to_disk ({reason}); save it again."
         ) from error
-    if isinstance(held, datasets.DatasetDict):
-        return {str(name): split for name, split in held.items()}
-    return {"train": held}
+    return splits
