@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from astdistill.report.figures import blank, legend
 from astdistill.report.page.drawing import panel, svg
 from astdistill.report.page.page import save_page
 from astdistill.report.pictures import save_grid
+from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import cache_folder, write_json, write_text
 from astdistill.runtime.run_dir import RunDir
 from astdistill.runtime.tables import Column, Tabulation, terminal
@@ -179,3 +181,9 @@ def test_a_run_ends_well_in_an_ascii_locale_with_closed_input_and_no_home(tmp_pa
     assert b"Traceback" not in done.stderr
     assert b"caf" in done.stderr
     assert b"+/-" in done.stdout
+
+
+def test_a_sentence_obeys_no_sign_of_a_strangers_name() -> None:
+    error = InputError("There is no class '\x1b[2J\u202ecat'.")
+    assert str(error) == r"There is no class '\x1b[2J\u202ecat'."
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -170,7 +170,7 @@ def outcome(reader: Reader, desk: Path) -> tuple[str, object]:
             return "read", reader.read(desk)
     except (InputError, ValidationError) as error:  # of both the command line makes one sentence, and exits with 2
         if not str(error) or "\x1b" in str(error):
-            raise AssertionError("no sentence for people") from error
+            raise AssertionError(f"no sentence for people: {error!r}") from error
         return "sentence", None
 
 

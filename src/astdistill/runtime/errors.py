@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .text import printable
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -15,6 +17,10 @@ class InputError(ValueError):
 
     The command line prints the sentence and exits with code 2; nothing has been written when it is raised.
     """
+
+    def __str__(self) -> str:
+        """The sentence; signs of a stranger's names that a terminal would obey are written out."""
+        return printable(super().__str__())
 
 
 class LostError(InputError):
