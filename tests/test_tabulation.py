@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from astdistill.runtime.tables import Column, Tabulation, escaped, latex, markdown, terminal, together
+from astdistill.runtime.tables import Column, Tabulation, escaped, latex, markdown, spread, terminal, together
 
 TABLE = Tabulation(
     (Column("run", words=True), Column("final", bold=True), Column("published")),
@@ -77,3 +77,21 @@ def test_figures_keep_their_columns_at_every_width(width: int) -> None:
     for figure in ("43.2 ± 0.4", "3 runs", "46.2 [1]", "15.9 ± 1.1", "25.0 ± 0.3"):
         assert figure in line
     assert "…" not in shown.get()
+
+
+def test_columns_without_room_follow_below_beside_the_first_ones() -> None:
+    heads = [Column("method", words=True), *(Column(f"figure {number}") for number in range(9))]
+    rows = tuple((name, *(f"{number}.{at} ± 0.1" for number in range(9))) for at, name in enumerate(("ast", "mtt")))
+    console = Console(width=50)
+    with console.capture() as shown:
+        console.print(terminal(Tabulation(tuple(heads), rows, "The one caption.", "The title")))
+    lines = shown.get().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 50
+    assert shown.get().count("The title") == shown.get().count("The one caption.") == 1
+    for row in rows:
+        of_it = " ".join(line for line in lines if row[0] in line)
+        assert all(figure in of_it for figure in row)
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    assert (spread([-0.01]), spread([-0.04, 0.01])) == ("0.0", "0.0 ± 0.0")

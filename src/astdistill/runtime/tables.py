@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from rich.box import SIMPLE_HEAD
@@ -50,10 +50,10 @@ def deviation(values: Sequence[float]) -> float | None:
 
 
 def plus_minus(mean: float, std: float | None, digits: int = 1) -> str:
-    """`mean ± std`, or the mean alone where the spread is unknown."""
+    """`mean ± std`, or the mean alone where the spread is unknown; what rounds to zero has no sign."""
     if std is None:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {std:.{digits}f}"
+        return f"{mean:z.{digits}f}"
+    return f"{mean:z.{digits}f} ± {std:.{digits}f}"
 
 
 def spread(values: Sequence[float] | None, digits: int = 1) -> str:
@@ -107,18 +107,58 @@ def terminal(table: Tabulation) -> Fitting:
 @dataclass(frozen=True)
 class Fitting:
     """A table that fits its console: where it is too wide, lines and padding go first, and then columns of words are
-    folded; figures are never cut."""
+    folded; where that is not enough, the columns that have no room follow below, beside the first ones again. Figures
+    are never cut."""
 
     table: Tabulation
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.update(max_width=WIDEST)
         whole = _drawn(self.table, {})
-        if Measurement.get(console, options.update(max_width=WIDEST), whole).maximum <= options.max_width:
+        if Measurement.get(console, wide, whole).maximum <= options.max_width:
             yield whole
             return
-        yield _drawn(self.table, {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False})
+
+        def fits(part: Tabulation) -> bool:
+            return Measurement.get(console, wide, _drawn(_folded(part), NARROW)).minimum <= options.max_width
+
+        parts = _parts(self.table, fits)
+        if len(parts) == 1:
+            yield _drawn(self.table, NARROW)
+            return
+        yield from (_drawn(part, NARROW) for part in parts)
+        yield _below(self.table)
 
 
+def _parts(table: Tabulation, fits: Callable[[Tabulation], bool]) -> list[Tabulation]:
+    """The table in as many as fit, each with the columns of words that come first in it; the title above the first."""
+    named = next((number for number, column in enumerate(table.columns) if not column.words), len(table.columns))
+    groups: list[list[int]] = [[]]
+    for number in range(named, len(table.columns)):
+        if groups[-1] and not fits(_with_columns(table, [*range(named), *groups[-1], number])):
+            groups.append([])
+        groups[-1].append(number)
+    first, *further = (_with_columns(table, [*range(named), *group]) for group in groups)
+    return [replace(first, title=table.title), *further]
+
+
+def _folded(table: Tabulation) -> Tabulation:
+    """The table with its words as narrow as they may be folded."""
+    most = [None if column.whole or not column.words else FOLDED for column in table.columns]
+    rows = tuple(tuple(cell[:letters] for cell, letters in zip(row, most, strict=True)) for row in table.rows)
+    heads = (replace(column, name=column.name[:letters]) for column, letters in zip(table.columns, most, strict=True))
+    return replace(table, columns=tuple(heads), rows=rows)
+
+
+def _with_columns(table: Tabulation, chosen: Sequence[int]) -> Tabulation:
+    """Some of the columns, without title, caption and notes."""
+    rows = tuple(tuple(row[number] for number in chosen) for row in table.rows)
+    return Tabulation(tuple(table.columns[number] for number in chosen), rows, "")
+
+
+NARROW: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+FOLDED = 8
+"""Letters that a column of words keeps in a line before others have to follow below."""
 WIDEST = 10_000
 """Columns of a console on which any table has its natural width."""
 
@@ -127,16 +167,21 @@ def _drawn(table: Tabulation, looks: dict[str, Any]) -> Table:
     shown = Table(title_justify="left", caption_justify="left", **looks)
     if table.title:
         shown.title = Text(table.title, "bold")
-    shown.caption = Text("\n".join(table.below), "dim italic")
+    if any(table.below):
+        shown.caption = _below(table)
     for number, column in enumerate(table.columns):
         least = None
         if column.whole or not column.words:
-            least = max((cell_len(row[number]) for row in table.rows), default=1)
+            least = max(map(cell_len, [*column.name.split(), *(row[number] for row in table.rows)]), default=1)
         style = {True: "bold", False: None}[column.bold]
         shown.add_column(Text(column.name), justify=column.justify, style=style, overflow="fold", min_width=least)
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown
+
+
+def _below(table: Tabulation) -> Text:
+    return Text("\n".join(table.below), "dim italic")
 
 
 def together(tables: Sequence[Tabulation]) -> Group:
