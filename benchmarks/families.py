@@ -9,9 +9,9 @@ classes, 500 images of each class of CIFAR-10), with 1 and 10 images per class a
 own, evaluated under MTT's protocol. It resumes, and seeds come one after another, so that a table stands early. `cost`
 measures seconds and memory of an outer step, for which the machine should be idle. `collect` writes what is finished.
 
-The number of outer steps is that whose multiply-adds are `BUDGET`: about one minute and two of one core. That is far
-less than the published steps, so methods that learn slowly are not at their best. Learning rates are the published ones
-or, for trajectories, those of `cifar100-ten-ipc10`; none was chosen here.
+The number of outer steps is that whose multiply-adds are `BUDGET`. That is far less than the published steps, so
+methods that learn slowly are not at their best. Learning rates are the published ones or, for trajectories, those of
+`cifar100-ten-ipc10`; none was chosen here.
 """
 
 from __future__ import annotations

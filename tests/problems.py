@@ -27,6 +27,12 @@ from astdistill.models.flat import FlatModel
 from astdistill.runtime.progress import Bar
 from astdistill.runtime.seeds import rng, seeded
 
+SMALL_RUN = (
+    *("--data.per-class", "12", "--model", "convnet-d1-w4", "--distill.iterations", "4"),
+    *("--evaluation.networks", "1", "--evaluation.recipe.epochs", "2", "--workers", "1", "--threads", "1"),
+)
+"""Flags of a run on digits that takes a second, experts apart."""
+
 
 class SmoothNet(nn.Module):
     """A few smooth layers with a convolution and a norm: every derivative exists, so finite differences are exact to

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from problems import exit_code
+from problems import SMALL_RUN, exit_code
 
 from astdistill.runtime import mirror as module
 from astdistill.runtime.errors import InputError
@@ -16,28 +16,7 @@ from astdistill.runtime.mirror import Mirror, mirrored
 from astdistill.runtime.objects import Objects, Url
 
 ADDRESS = "memory://bucket/run"
-RUN = [
-    "run",
-    "digits-ipc1",
-    "--method",
-    "dm",
-    "--distill.iterations",
-    "4",
-    "--evaluation.networks",
-    "1",
-    "--evaluation.recipe.epochs",
-    "2",
-    "--evaluation.baselines",
-    "random",
-    "--data.per-class",
-    "12",
-    "--model",
-    "convnet-d1-w4",
-    "--workers",
-    "1",
-    "--threads",
-    "1",
-]
+RUN = ["run", "digits-ipc1", "--method", "dm", "--evaluation.baselines", "random", *SMALL_RUN]
 
 
 @pytest.fixture(autouse=True)

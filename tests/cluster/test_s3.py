@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import TINY, TINY_RECIPE, blobs, exit_code, same_store, tiny_experts
+from problems import SMALL_RUN, TINY, TINY_RECIPE, blobs, exit_code, same_store, tiny_experts
 from safetensors.torch import load_file
 
 from astdistill.experts.recipe import ExpertCurve
@@ -39,32 +39,9 @@ pytestmark = [
 ]
 ROOT = "s3://bucket/experts"
 RUN = [
-    "run",
-    "digits-ipc1",
-    "--experts.count",
-    "2",
-    "--experts.stop-after",
-    "3",
-    "--method.step.max-start-epoch",
-    "2",
-    "--method.step.syn-steps",
-    "3",
-    "--method.step.expert-epochs",
-    "1",
-    "--distill.iterations",
-    "4",
-    "--evaluation.networks",
-    "1",
-    "--evaluation.recipe.epochs",
-    "2",
-    "--data.per-class",
-    "12",
-    "--model",
-    "convnet-d1-w4",
-    "--workers",
-    "1",
-    "--threads",
-    "1",
+    *("run", "digits-ipc1", "--experts.count", "2", "--experts.stop-after", "3"),
+    *("--method.step.max-start-epoch", "2", "--method.step.syn-steps", "3", "--method.step.expert-epochs", "1"),
+    *SMALL_RUN,
 ]
 JOB = """# forked
 import torch

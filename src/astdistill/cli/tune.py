@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 
 from ..autodiff.dispatch import using
@@ -21,6 +23,7 @@ from ..report.page.tuning import save_tuning_page
 from ..report.tuning import CONFIG, FILE, Tuning, trials_table
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
+from ..runtime.parallel import limited, plan_workers
 from ..runtime.status import duration
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
@@ -115,13 +118,17 @@ def _estimate(experiment: Experiment, search: Search, out: Path) -> None:
     each = widest(experiment.replace(distill=settings), search)
     check_numbers(each)
     device = settled_device(experiment.device)
+    plan = plan_workers(search.parallel, experiment.workers, torch.device(device), [each.model])
     with using(experiment.engine):
         *before, distillation, _ = counted(each, dataset_size(each), Costs(device, Speed(device))).stages
     experts = sum(stage.seconds for stage in before)
     console = Terminal()
     if before:
         console.print(f"Experts, once for all trials: {duration(experts)}", highlight=False)
-    whole = duration(search.trials * distillation.seconds)
+    if plan.workers > 1:  # each with its part of the threads
+        with using(experiment.engine), limited(plan.threads):
+            *_, distillation, _ = counted(each, dataset_size(each), Costs(device, Speed(device))).stages
+    whole = duration(math.ceil(search.trials / plan.workers) * distillation.seconds)
     console.print(
         f"{search.trials} trials of {search.steps} outer steps: at most {whole}; most trials end early\n"
         f"Output folder: {out}. Nothing was written (--dry-run).",

@@ -122,8 +122,8 @@ def pool(
     other = [f"rank {number} has {wrong}" for number, each in enumerate(told) if (wrong := differences(each, told[0]))]
     if other:
         raise InputError(
-            f"{len(other)} of {world()} ranks would compute other bits than rank 0: {'; '.join(other)}. Give all the "
-            "same."
+            f"{len(other)} of {world()} ranks would compute other bits than rank 0: {'; '.join(other)}. Start all of "
+            "them on machines of one kind, with the same versions, ASTDISTILL_ENGINE and ATEN_CPU_CAPABILITY."
         )
 
     def run(jobs: Sequence[Any], common: Any = None) -> Iterator[tuple[Any, Any]]:
