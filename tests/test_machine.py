@@ -156,7 +156,7 @@ def test_a_short_while_is_waited_for_and_looked_at_once(monkeypatch: pytest.Monk
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="this system does not say what is busy")
 def test_a_busy_process_is_seen_and_this_one_is_not() -> None:
     """Other work on this machine may be seen beside it, so that the bound is from below."""
-    words = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    pass"
+    words = f"while os.getppid() == {os.getpid()}:\n    pass"
     core = min(os.sched_getaffinity(0))
     with subprocess.Popen([sys.executable, "-c", f"import os\nos.sched_setaffinity(0, {{{core}}})\n{words}"]) as busy:
         try:

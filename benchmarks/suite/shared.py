@@ -40,8 +40,9 @@ VARIANTS: dict[str, dict[str, str]] = {
     **{str(spins): {"GOMP_SPINCOUNT": str(spins)} for spins in sorted({300, 1000, 3000, 10_000, 30_000, SPINS})},
 }
 """Environments of the processes that are measured, by name."""
-BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(100_000))"
-"""A process that wants a core for as long as the one that started it lives."""
+BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    sum(range(100_000))"
+"""A process that wants a core for as long as the one that started it, whose number it is given, lives. It must not ask
+for that number itself: where the parent ends first, the answer is another process, which may never end."""
 LOADS = 0, 1, 2, 4
 BAR_SHARED, BAR_QUIET = 1.3, 1.03
 """The most times of the fair share, and, for the chosen number of threads, of the time of a quiet machine with a thread
@@ -112,7 +113,7 @@ def busy(count: int) -> Iterator[None]:
     started: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):
-            started.append(subprocess.Popen([sys.executable, "-c", BUSY], start_new_session=True))
+            started.append(subprocess.Popen([sys.executable, "-c", BUSY, str(os.getpid())], start_new_session=True))
         if started:
             time.sleep(0.5)  # until they are at it
         yield

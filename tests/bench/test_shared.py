@@ -15,7 +15,7 @@ import pytest
 from suite import shared
 from suite.children import paths_of_the_suite
 from suite.command import main
-from suite.shared import CHOSEN, Key, Shared, _unknown, busy, fair_share
+from suite.shared import BUSY, CHOSEN, Key, Shared, _unknown, busy, fair_share
 
 from astdistill.runtime.errors import InputError
 
@@ -109,6 +109,13 @@ def test_busy_processes_end_with_the_block_whatever_ends_it() -> None:
         fail()
     assert len(seen) >= 2 or not Path("/proc/self/task").exists()
     assert not alive(seen)
+
+
+def test_a_busy_process_ends_whose_parent_ended_before_it_began() -> None:
+    """As after SIGKILL: it has another parent by the time it runs."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    subprocess.run([sys.executable, "-c", BUSY, str(gone.pid)], timeout=60, check=True)
 
 
 @pytest.mark.slow
