@@ -260,6 +260,17 @@ def test_where_a_result_came_from_is_noted_as_far_as_it_is_known(
     assert list(made["versions"]) == ["torch"]
     assert made["commit"] is None
     assert made["machine"]["processor"] == (platform.processor() or platform.machine())
+    assert "processor_model" not in made["machine"]
+
+
+def test_a_processor_whose_name_is_hidden_is_known_by_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n"
+    (tmp_path / "cpuinfo").write_text(lines, encoding="utf-8")
+    monkeypatch.setattr(provenance, "Path", lambda path: tmp_path / "cpuinfo")
+    assert provenance.processor() == "AMD EPYC"
+    assert provenance.processor_model() == {"processor_model": "family 25, model 17"}
 
 
 def test_the_load_is_nothing_where_the_system_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:

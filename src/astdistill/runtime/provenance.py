@@ -50,6 +50,7 @@ def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
+        **processor_model(),
         "instructions": instructions(),
         "cores": cores(),
         "threads": threads,
@@ -91,6 +92,13 @@ def instructions() -> str:
 def processor() -> str:
     """The processor's name, as far as the system says."""
     return cpuinfo("model name").partition(":")[2].strip() or platform.processor() or platform.machine()
+
+
+def processor_model() -> dict[str, str]:
+    """The numbers of the processor's design by which x86 names it, where the system says them. Virtual machines often
+    hide the rest: "AMD EPYC" may be one that computes with AVX-512 twice as fast as with AVX2, or just as fast."""
+    family, model = (cpuinfo(name).partition(":")[2].strip() for name in ("cpu family", "model\t"))
+    return {"processor_model": f"family {family}, model {model}"} if family and model else {}
 
 
 @cache
