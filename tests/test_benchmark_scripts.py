@@ -23,6 +23,7 @@ import house
 import imports
 import numpy as np
 import pytest
+import sharing
 import test_far_device
 from folders import own_cache
 from pieces import Clock
@@ -229,3 +230,15 @@ def test_the_source_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert found["names at the top of the package"] == 12
     assert found["import floors"] <= 11
     assert found["arrows between packages"] < 100
+
+
+@pytest.mark.slow
+def test_an_outer_step_is_timed_in_one_process_and_in_two(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "--data", data, "--model", "convnet-d1-w4", "-n", 1, "--steps", 2, "--json", tmp_path / "result.json"
+    run(sharing, monkeypatch, *words)
+    (row,) = read(tmp_path / "result.json")["rows"]
+    one, two = (row["seconds_by_workers"][number] for number in "12")
+    assert row["ratio"] == [one[0] / two[0]]
+    assert min(*one, *two) > 0

@@ -264,3 +264,15 @@ def test_what_is_wrong_with_a_place_is_said_before_anything_is_spent(
     assert f"{ROOT} may not be used (" in refused
     assert "the rights to list, read and put objects are needed there" in refused
     assert "Expert" not in refused
+
+
+@pytest.mark.slow
+def test_the_measurement_of_reads(tmp_path: Path) -> None:
+    """Its first segment takes two requests and the others one, and reading ahead leaves less to wait for."""
+    script, result = Path(__file__).parents[2] / "benchmarks" / "cloud.py", tmp_path / "cloud.json"
+    small = ("--parameters", "3000", "--steps", "4", "--delay", "0.1", "--step", "0.4", "--json", str(result))
+    subprocess.run([sys.executable, str(script), *small], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    (row,) = json.loads(result.read_text(encoding="utf-8"))["rows"]
+    assert [read["requests"] for read in row["segments"]] == [2, 1, 1, 1, 1]
+    assert row["equal"]
+    assert min(row["waits_ms"]) >= 100 > min(row["waits_ahead_ms"][1:])
