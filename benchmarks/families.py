@@ -1,12 +1,14 @@
 """Methods of every family side by side: the same data, the same network, the same number of multiply-adds to distil.
 
     python benchmarks/families.py run --cifar10 FOLDER --cifar100 FOLDER --out runs/families
+    python benchmarks/families.py own --cifar10 FOLDER --cifar100 FOLDER --out runs/families
     python benchmarks/families.py cost --cifar10 FOLDER --cifar100 FOLDER --out runs/families --json FILE
     python benchmarks/families.py collect --cifar10 FOLDER --cifar100 FOLDER --out runs/families --json FILE
 
 `run` is one sweep: every method on two data sets of ten classes and 5,000 training images (CIFAR-100's first ten
 classes, 500 images of each class of CIFAR-10), with 1 and 10 images per class and three seeds, each with experts of its
-own, evaluated under MTT's protocol. It resumes, and seeds come one after another, so that a table stands early. `cost`
+own, evaluated under MTT's protocol. It resumes, and seeds come one after another, so that a table stands early. `own`
+evaluates the finished rows under the protocol of their method's paper, beside random images, and resumes too. `cost`
 measures seconds and memory of an outer step, for which the machine should be idle. `collect` writes what is finished.
 
 The number of outer steps is that whose multiply-adds are `BUDGET`. That is far less than the published steps, so
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from astdistill.autodiff.dispatch import computing
+from astdistill.cli.main import main as astdistill
 from astdistill.data.dataset import DataConfig
 from astdistill.evaluation.scores import RowScores, Scores
 from astdistill.experiment.config import Experiment
@@ -105,6 +108,9 @@ FAMILIES = {
     "training": ("rat-bptt", "at-bptt"),
     "selection": ("rded",),
 }
+OWN = {"ast": "ast-released", "dc": "dc", "tgdd": "tgdd", "ast-tgdd": "tgdd", "ncfm": "ncfm", "rat-bptt": "rat",
+       "at-bptt": "rat", "rded": "rded"}  # fmt: skip
+"""The protocol of a method's paper, where it is another one than MTT's."""
 
 
 def names() -> Iterator[tuple[str, int]]:
@@ -210,10 +216,34 @@ def plan(options: argparse.Namespace) -> list[Row]:
     return [row for of_one_seed in zip(*by_setting, strict=True) for row in of_one_seed]
 
 
+def own(options: argparse.Namespace) -> None:
+    """Evaluate every finished row of a method that has a protocol of its own under that one; the first of each protocol
+    beside random images."""
+    beside: set[tuple[str, int, str]] = set()
+    for (data, ipc, name, _), each in settings(options).items():
+        if name not in OWN:
+            continue
+        words = ["--protocol", OWN[name], "--workers", str(options.workers), "--baselines"]
+        if (data, ipc, OWN[name]) not in beside:
+            words.append("random")
+        beside.add((data, ipc, OWN[name]))
+        if options.scale == "tiny":
+            words += ["--networks", "1", "--epochs", "5"]
+        for folder in _finished(options, each):
+            if code := astdistill(["evaluate", str(folder), *words]):
+                raise SystemExit(code)
+
+
+def _finished(options: argparse.Namespace, each: Experiment) -> list[Path]:
+    """The folders of one setting that have scores, in the order of the seeds."""
+    folders = [options.out / row.folder for row in rows(each, options.seeds)]
+    return [folder for folder in folders if RunDir(folder).scores.exists()]
+
+
 def costs(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of an outer step and peak memory of a few, each setting in a run of its own that is thrown away."""
     measured: dict[str, Any] = {}
-    for (data, _, name, _), each in settings(options).items():
+    for (data, ipc, name, factor), each in settings(options).items():
         if data != options.data[0] or not each.method.learn:
             continue
         few = each.replace(
@@ -228,6 +258,8 @@ def costs(options: argparse.Namespace) -> dict[str, Any]:
         peak = max(line["peak_mib"] for line in clock if line.get("stage") == "distillation")
         measured[each.name] = {
             "method": name,
+            "ipc": ipc,
+            "per_slot": factor * factor,
             "seconds": statistics.median(seconds[2:]),
             "least": min(seconds[2:]),
             "most": max(seconds[2:]),
@@ -242,8 +274,7 @@ def collected(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The finished rows of the sweep, over seeds: what was learned from, and the accuracy of every network."""
     table = []
     for (data, ipc, name, factor), each in settings(options).items():
-        folders = [options.out / row.folder for row in rows(each, options.seeds)]
-        finished = [folder for folder in folders if RunDir(folder).scores.exists()]
+        finished = _finished(options, each)
         if not finished:
             continue
         scores = [Scores.read(folder) for folder in finished]
@@ -263,6 +294,8 @@ def collected(options: argparse.Namespace) -> list[dict[str, Any]]:
             "commit": origin["commit"],
             **_networks([next(iter(one.architecture.values())) for one in scores]),
         }
+        if further := [scores for folder in finished for scores in _by_own_protocol(folder, name)]:
+            entry["own"] = _of_own_protocol(OWN[name], further)
         table.append(entry)
         for real in scores[0].baselines:
             table.append({"data": data, "ipc": ipc, "row": real, "family": "real images", "labels": "hard",
@@ -275,11 +308,37 @@ def collected(options: argparse.Namespace) -> list[dict[str, Any]]:
     return table
 
 
+def _by_own_protocol(folder: Path, name: str) -> list[Scores]:
+    """The scores that `own` has left of one row, or none."""
+    paths = sorted(folder.glob(f"{RunDir(folder).evaluation(OWN[name]).folder.name}*")) if name in OWN else []
+    return [Scores.read(path) for path in paths if RunDir(path).scores.exists()]
+
+
+def _of_own_protocol(name: str, scores: list[Scores]) -> dict[str, Any]:
+    """What these scores, one of each seed, say of the set, and of random images where they have them."""
+    subject = scores[0].subject
+    assert subject is not None
+    entry = {
+        "protocol": name,
+        "labels": subject.labels,
+        **_networks([next(iter(one.architecture.values())) for one in scores]),
+    }
+    if drawn := [one.baselines["random"] for one in scores if one.baselines]:
+        entry |= {"random": _networks(drawn), "random_labels": "teacher" if scores[0].recipe.temperature else "hard"}
+    return entry
+
+
 def _networks(entries: list[RowScores]) -> dict[str, Any]:
-    """Accuracies by seed; the standard deviation is over the means of whole runs."""
+    """Accuracies by seed; mean and standard deviation of what is final, the latter over the means of whole runs. The
+    best of each network's checks, and the accuracies after numbers of steps, where the protocol has them."""
     means = [statistics.fmean(entry.final) for entry in entries]
+    checked = {
+        "best": [list(entry.best) for entry in entries if entry.best],
+        "by_steps": [[list(network) for network in entry.by_steps] for entry in entries if entry.by_steps],
+    }
     return {
         "final": [list(entry.final) for entry in entries],
+        **{name: values for name, values in checked.items() if values},
         "mean": statistics.fmean(means),
         "std": statistics.stdev(means) if len(means) > 1 else None,
         "n": len(entries[0].final),
@@ -299,7 +358,7 @@ def _experts_reach(folder: Path) -> float | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "cost", "collect"))
+    parser.add_argument("what", choices=("run", "own", "cost", "collect"))
     parser.add_argument("--cifar10", type=Path, required=True)
     parser.add_argument("--cifar100", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/families"))
@@ -317,6 +376,8 @@ def main() -> int:
         try:
             if options.what == "run":
                 run_rows("families", plan(options), options.out)
+            elif options.what == "own":
+                own(options)
             else:
                 what = {"cost": costs, "collect": collected}[options.what](options)
                 write_json(options.json, {"bench": "families", "scale": options.scale, "machine": machine(),

@@ -44,13 +44,14 @@ def step_seconds(dataset: Dataset, experts: TrajectoryStore, method: Method, wor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="CIFAR-100, of which ten classes are used")
+    parser.add_argument("--data", type=Path, required=True, help="such as CIFAR-100")
+    parser.add_argument("--classes", type=int, default=10, help="the first classes, which are used")
     parser.add_argument("-n", type=int, default=3, help="runs of each")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--model", default="convnet-d3")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    dataset = load_dataset(options.data, first_classes=10, per_class=30)
+    dataset = load_dataset(options.data, first_classes=options.classes, per_class=30)
     step = TrajectoryMatching(syn_steps=10, expert_epochs=2, max_start_epoch=2, trajectories=4)
     recipe = MTT.recipe.replace(epochs=4)
     before, seconds = load(), dict[str, list[float]]()

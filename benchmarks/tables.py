@@ -13,6 +13,7 @@ import re
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,20 @@ NAMES = {
     "tesla": "TESLA",
     "datm": "DATM",
     "ast-soft": "AST + soft labels",
+    "att": "ATT",
+    "dm": "DM",
+    "tgdd": "TGDD",
+    "ast-tgdd": "TGDD on AST's experts",
+    "ncfm": "NCFM",
+    "dc": "DC",
+    "dsa": "DSA",
+    "idc": "IDC",
+    "rat-bptt": "RaT-BPTT",
+    "at-bptt": "AT-BPTT++",
+    "rded": "RDED",
+    "herding": "herding real",
+    "kcenter": "k-centre real",
+    "teacher": "random real, a teacher's soft labels",
 }
 HARD, SOFT = ("random", "kmeans", "mtt", "ftd", "tesla-hard", "ast"), ("tesla", "datm", "ast-soft")
 
@@ -77,6 +92,71 @@ def methods() -> str:
         for number, row in enumerate(group)
     ]
     return table(["labels", "", *(f"{each['ipc']} per class" for each in found)], "llrr", rows)
+
+
+FAMILIES = "families-epyc2-202611"
+FAMILIES_COST = "families-cost-epyc2-202611"
+COLUMNS = {
+    (data, ipc): f"{name}, {ipc} per class"
+    for data, name in (("cifar100", "CIFAR-100"), ("cifar10", "CIFAR-10"))
+    for ipc in (1, 10)
+}
+"""Data and images per class of the families' runs: ten classes of each data set."""
+FEW = "–"
+
+
+def families(kind: str) -> str:
+    """Methods of every family with equal work: accuracy by data and images per class, and cost at 10 images per class.
+    `kind` is what must not share a table: hard labels, soft labels, or several images in a slot."""
+    rows = [row for row in result(FAMILIES)["collect"] if _kind(row) == kind]
+    measured = result(FAMILIES_COST)["cost"].values()
+    costs = {(each["method"], each["per_slot"]): each for each in measured if each["ipc"] == 10}
+    found = {(row["row"], row["data"], row["ipc"]): row for row in rows}
+    lines = []
+    for name in dict.fromkeys(row["row"] for row in rows):
+        of_name = [row for row in rows if row["row"] == name]
+        cost = costs.get((name, of_name[0]["per_slot"]))
+        step, memory = FEW, FEW
+        if cost is not None:
+            step, memory = f"{cost['seconds']:.2g} s", f"{cost['peak_mib'] / 953.674:.1f} GB"
+        experts = str(of_name[0].get("experts") or FEW)
+        cells = [found.get((name, *column)) for column in COLUMNS]
+        values = [FEW if cell is None else spread(cell["mean"], cell["std"]) for cell in cells]
+        lines.append([NAMES[name], *values, experts, step, memory])
+    return table(["", *COLUMNS.values(), "experts", "outer step", "memory"], "l" + "r" * 7, lines)
+
+
+def _kind(row: dict[str, Any]) -> str:
+    if row["per_slot"] > 1:
+        return "slots"
+    return {"hard": "hard"}.get(row["labels"], "soft")
+
+
+def own_protocols(data: str) -> str:
+    """The same sets under the protocol of their method's paper: after the last epoch, and the best of its checks on the
+    test images, which is what these papers report."""
+    rows = [row for row in result(FAMILIES)["collect"] if row["data"] == data and "own" in row]
+    cells: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["own"]["protocol"]):
+        own = row["own"]
+        key = own["protocol"], NAMES[row["row"]], own["labels"], str(row["per_slot"])
+        cells.setdefault(key, {})[row["ipc"]] = own
+        if "random" in own:
+            cells.setdefault((own["protocol"], NAMES["random"], own["random_labels"], "1"), {})[row["ipc"]] = own[
+                "random"
+            ]
+    wanted = [(ipc, what) for ipc in (1, 10) for what in ("final", "best")]
+    lines = [
+        [*key, *(_of_seeds(by_ipc.get(ipc, {}).get(what)) for ipc, what in wanted)] for key, by_ipc in cells.items()
+    ]
+    head = ["protocol", "", "labels", "images per slot"]
+    head += [f"{ipc} per class, {words}" for ipc in (1, 10) for words in ("last epoch", "best check")]
+    return table(head, "lllr" + "r" * 4, lines)
+
+
+def _of_seeds(networks: Sequence[Sequence[float]] | None) -> str:
+    """Mean over whole runs, whose networks these are, with the spread over them; a dash where there are none."""
+    return of_values([statistics.fmean(run) for run in networks]) if networks else FEW
 
 
 def ablation() -> str:
@@ -251,6 +331,8 @@ TABLES = {
     "ablation": ablation,
     "architectures": architectures,
     "speed": speed,
+    **{f"families-{kind}": partial(families, kind) for kind in ("hard", "slots", "soft")},
+    **{f"families-own-{data}": partial(own_protocols, data) for data in DATA},
 }
 
 

@@ -24,6 +24,7 @@ import imports
 import numpy as np
 import pytest
 import sharing
+import tables
 import test_far_device
 from folders import own_cache
 from pieces import Clock
@@ -152,17 +153,39 @@ def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkey
     monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
     few = ["--scale", "tiny", "--data", "cifar100", "--ipc", 1, "--methods"]
     assert run(families, monkeypatch, "cost", *words, *few, "mtt") == 0
-    assert {name: cost["n"] for name, cost in read(result)["cost"].items()} == {"cifar100-ten-ipc1-mtt": 6}
-    for what in ("run", "collect"):
-        assert run(families, monkeypatch, what, *words, *few, "mtt", "ast-soft", "idc") == 0
+    costs = read(result)
+    assert {name: cost["n"] for name, cost in costs["cost"].items()} == {"cifar100-ten-ipc1-mtt": 6}
+    for what in ("run", "own", "collect"):
+        assert run(families, monkeypatch, what, *words, *few, "mtt", "ast-soft", "dc", "idc") == 0
     found = {(row["row"], row["per_slot"]): row for row in read(result)["collect"]}
     real = [(name, 1) for name in families.BASELINES]
-    assert list(found) == [("mtt", 1), *real, ("ast-soft", 1), ("idc", 1), ("idc", 4)]
+    assert list(found) == [("mtt", 1), *real, ("ast-soft", 1), ("dc", 1), ("idc", 1), ("idc", 4)]
     assert all(row["n"] == 2 and len(row["final"][0]) == 2 and row["seeds"] == 1 for row in found.values())
     assert {row["labels"] for row in found.values()} == {"hard", "soft", "teacher"}
     assert found["mtt", 1]["experts"] == 2
     assert found["mtt", 1]["experts_test"][0] > 0
     assert found["idc", 1]["experts_test"] == [None]
+    assert [name for name, row in found.items() if "own" in row] == [("dc", 1)]
+    own = found["dc", 1]["own"]
+    assert own["protocol"] == "dc"
+    assert len(own["final"][0]) == len(own["random"]["final"][0]) == 1
+
+    costs["cost"]["cifar100-ten-ipc1-mtt"] |= {"ipc": 10, "seconds": 0.25, "peak_mib": 1000.0}
+    for name, contents in ((tables.FAMILIES, read(result)), (tables.FAMILIES_COST, costs)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(contents), encoding="utf-8")
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    shown = {kind: tables.families(kind) for kind in ("hard", "slots", "soft")}
+    assert [row.split(" | ")[0] for row in shown["slots"].splitlines()[2:]] == ["| IDC"]
+    assert [row.split(" | ")[0] for row in shown["soft"].splitlines()[2:]] == [
+        "| random real, a teacher's soft labels",
+        "| AST + soft labels",
+    ]
+    assert "| 2 | 0.25 s | 1.0 GB |" in shown["hard"]
+    assert len(shown["hard"].splitlines()) == 2 + 4 + 3
+    assert [row.split(" | ")[:3] for row in tables.own_protocols("cifar100").splitlines()[2:]] == [
+        ["| dc", "DC", "hard"],
+        ["| dc", "random real", "hard"],
+    ]
 
     runs = (f"{method}={out / f'cifar100-ten-ipc1-{method}-seed-0'}" for method in ("ast-soft", "mtt"))
     words = ["--architectures", "mlp", "convnet-d2-w4", "--epochs", 1, "--networks", 2, "--workers", 1]
@@ -236,8 +259,8 @@ def test_the_source_is_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_an_outer_step_is_timed_in_one_process_and_in_two(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = "--data", data, "--model", "convnet-d1-w4", "-n", 1, "--steps", 2, "--json", tmp_path / "result.json"
-    run(sharing, monkeypatch, *words)
+    small = "--classes", 3, "--model", "convnet-d1-w4", "-n", 1, "--steps", 2
+    run(sharing, monkeypatch, "--data", data, *small, "--json", tmp_path / "result.json")
     (row,) = read(tmp_path / "result.json")["rows"]
     one, two = (row["seconds_by_workers"][number] for number in "12")
     assert row["ratio"] == [one[0] / two[0]]
