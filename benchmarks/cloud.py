@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,17 @@ class Server:
 @contextmanager
 def serving() -> Iterator[Server]:
     """A server of S3 in this process, which the environment names, with one empty bucket."""
-    from moto.server import ThreadedMotoServer
-
     logging.getLogger("werkzeug").disabled = True
-    server, told = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False), Server()
+    server, told = (
+        import_module("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False),
+        Server(),
+    )
     server.start()
     address = "http://{}:{}".format(*server.get_host_and_port())
     os.environ |= {"AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}
     os.environ |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any"}
-    app: Any = server._server.app  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-    server._server.app = lambda environment, start: told(app, environment, start)  # pyright: ignore
+    app = server._server.app
+    server._server.app = lambda environment, start: told(app, environment, start)
     urllib.request.urlopen(urllib.request.Request(f"{address}/{BUCKET}", method="PUT"))
     try:
         yield told

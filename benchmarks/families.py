@@ -4,12 +4,14 @@
     python benchmarks/families.py own --cifar10 FOLDER --cifar100 FOLDER --out runs/families
     python benchmarks/families.py cost --cifar10 FOLDER --cifar100 FOLDER --out runs/families --json FILE
     python benchmarks/families.py collect --cifar10 FOLDER --cifar100 FOLDER --out runs/families --json FILE
+    python benchmarks/families.py pictures --cifar10 FOLDER --cifar100 FOLDER --out runs/families --images docs/images
 
 `run` is one sweep: every method on two data sets of ten classes and 5,000 training images (CIFAR-100's first ten
 classes, 500 images of each class of CIFAR-10), with 1 and 10 images per class and three seeds, each with experts of its
 own, evaluated under MTT's protocol. It resumes, and seeds come one after another, so that a table stands early. `own`
 evaluates the finished rows under the protocol of their method's paper, beside random images, and resumes too. `cost`
-measures seconds and memory of an outer step, for which the machine should be idle. `collect` writes what is finished.
+measures seconds and memory of an outer step, for which the machine should be idle. `collect` writes what is finished,
+`pictures` one picture of each family: the first set of each method on the last data set, with one image per class.
 
 The number of outer steps is that whose multiply-adds are `BUDGET`. That is far less than the published steps, so
 methods that learn slowly are not at their best. Learning rates are the published ones or, for trajectories, those of
@@ -26,9 +28,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from tables import NAMES
+
 from astdistill.autodiff.dispatch import computing
 from astdistill.cli.main import main as astdistill
 from astdistill.data.dataset import DataConfig
+from astdistill.data.synthetic import load
 from astdistill.evaluation.scores import RowScores, Scores
 from astdistill.experiment.config import Experiment
 from astdistill.experiment.cost import DatasetSize, counted
@@ -42,6 +48,7 @@ from astdistill.methods.method import Method
 from astdistill.methods.registry import find_method
 from astdistill.methods.segments import GrowingWindow
 from astdistill.methods.trajectory_matching import AST, DATM, FTD, TESLA
+from astdistill.report.pictures import save_labelled
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import read_json, read_lines, write_json
 from astdistill.runtime.provenance import machine
@@ -356,9 +363,26 @@ def _experts_reach(folder: Path) -> float | None:
     return statistics.fmean(curve["test_accuracy"][-1] for curve in curves)
 
 
+def pictures(options: argparse.Namespace) -> None:
+    """One line of images for each method of a family, of those that are finished."""
+    whole = settings(options)
+    for family, members in FAMILIES.items():
+        there = [name for name in members if name in options.methods]
+        folders = {name: _finished(options, whole[options.data[-1], options.ipc[0], name, 1]) for name in there}
+        sets = {NAMES[name]: load(found[0]) for name, found in folders.items() if found}
+        if sets:
+            images = torch.cat([synthetic.pixels() for synthetic in sets.values()])
+            save_labelled(images, list(sets), options.images / f"family-{family}.png", columns=1)
+
+
+WORK = {"run": lambda options: run_rows("families", plan(options), options.out), "own": own, "pictures": pictures}
+RESULTS = {"cost": costs, "collect": collected}
+"""What the words of the command do; the second write a file of results."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "own", "cost", "collect"))
+    parser.add_argument("what", choices=[*WORK, *RESULTS])
     parser.add_argument("--cifar10", type=Path, required=True)
     parser.add_argument("--cifar100", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/families"))
@@ -370,16 +394,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--images", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
     began = time.monotonic()
     with computing("auto", options.threads):
         try:
-            if options.what == "run":
-                run_rows("families", plan(options), options.out)
-            elif options.what == "own":
-                own(options)
+            if options.what in WORK:
+                WORK[options.what](options)
             else:
-                what = {"cost": costs, "collect": collected}[options.what](options)
+                what = RESULTS[options.what](options)
                 write_json(options.json, {"bench": "families", "scale": options.scale, "machine": machine(),
                                           "seconds": round(time.monotonic() - began), options.what: what})  # fmt: skip
         except InputError as error:

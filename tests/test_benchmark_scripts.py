@@ -155,8 +155,10 @@ def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkey
     assert run(families, monkeypatch, "cost", *words, *few, "mtt") == 0
     costs = read(result)
     assert {name: cost["n"] for name, cost in costs["cost"].items()} == {"cifar100-ten-ipc1-mtt": 6}
-    for what in ("run", "own", "collect"):
+    words += ["--images", tmp_path]
+    for what in ("run", "own", "collect", "pictures"):
         assert run(families, monkeypatch, what, *words, *few, "mtt", "ast-soft", "dc", "idc") == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"family-trajectories.png", "family-gradients.png"}
     found = {(row["row"], row["per_slot"]): row for row in read(result)["collect"]}
     real = [(name, 1) for name in families.BASELINES]
     assert list(found) == [("mtt", 1), *real, ("ast-soft", 1), ("dc", 1), ("idc", 1), ("idc", 4)]
