@@ -237,35 +237,37 @@ ARCHITECTURES = {
     "resnet18-w16": "ResNet18",
 }
 
-CELLS = "published-cells-h200-202611"
+CELLS = "published-cells-*.json"
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
 def cells() -> str:
     """Benchmark settings on whole data sets beside their published figures; what is shorter than published says so."""
     rows = []
-    for row in result(CELLS)["rows"]:
+    files = [result(path.stem) for path in sorted(RESULTS.glob(CELLS))]
+    for row in [{"machine": each.get("machine"), **row} for each in files for row in each["rows"]]:
         data, _, ipc = row["preset"].partition("-ipc")
-        experts, seen = row["experts"], f"{row['iterations']:,} of {row['iterations_published']:,}"
-        published = f"{row['published']:.1f}" if row["published"] else "–"
-        count, epochs = experts["count"], experts["epochs"]
+        steps, published = f"{row['iterations']:,}", "–"
+        if row["iterations"] != row["iterations_published"]:
+            steps += f" of {row['iterations_published']:,}"
+        if row["published"]:
+            published = f"{row['published']:.1f}"
+        count, epochs = row["experts"]["count"], row["experts"]["epochs"]
         found, real = (spread(each["mean"], each["std"]) for each in (row["distilled"], row["baselines"]["random"]))
-        rows.append(
-            (
-                f"{DATA[data]}, {ipc.split('-')[0]} per class",
-                row["label"],
-                f"{count} × {epochs}",
-                seen,
-                real,
-                found,
-                published,
-            )
-        )
-    return table(
-        ("data", "method", "experts × epochs", "outer steps", "random real", "test accuracy", "published"),
-        "llrrrrr",
-        rows,
-    )
+        setting = f"{DATA[data]}, {ipc.split('-')[0]} per class"
+        rows.append((setting, row["label"], f"{count} × {epochs}", steps, _taken(row), real, found, published))
+    head = "data", "method", "experts × epochs", "outer steps", "time", "random real", "test accuracy", "published"
+    return table(head, "llrrrrrr", rows)
+
+
+def _taken(row: dict[str, Any]) -> str:
+    """On what, and for how long experts and images were computed; evaluation, which was elsewhere, apart."""
+    machine = row["machine"]
+    if (card := machine["accelerator"]) is not None:
+        seconds = row["experts"]["seconds"] + row["iterations"] * row["seconds_per_step_median"]
+        return f"{card.removeprefix('NVIDIA ')}, {seconds / 60:.0f} min"
+    hours = (row["seconds"]["experts"] + row["seconds"]["distillation"]) / 3600
+    return f"{machine['threads']} core{'s'[: machine['threads'] != 1]}, {hours:.0f} h"
 
 
 def gpu() -> str:

@@ -22,13 +22,17 @@ import gpu
 import house
 import imports
 import numpy as np
+import published_rows
 import pytest
 import sharing
 import tables
 import test_far_device
 from folders import own_cache
 from pieces import Clock
+from problems import SMALL_RUN
 
+from astdistill.cli.main import main
+from astdistill.data.synthetic import load
 from astdistill.experiment.config import check_numbers
 from astdistill.methods.registry import methods
 
@@ -267,3 +271,29 @@ def test_an_outer_step_is_timed_in_one_process_and_in_two(
     one, two = (row["seconds_by_workers"][number] for number in "12")
     assert row["ratio"] == [one[0] / two[0]]
     assert min(*one, *two) > 0
+
+
+@pytest.mark.slow
+def test_a_finished_run_becomes_a_row_and_a_published_set(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder, sets, result = tmp_path / "run", tmp_path / "sets", tmp_path / "published-cells-toy.json"
+    sets.mkdir()
+    small = ("--model", "convnet-d1-w4", "--experts.count", "2", "--experts.store", str(tmp_path / "experts"))
+    small += ("--method.step.syn-steps", "2", *SMALL_RUN, "--out", str(run_folder))
+    assert main(["run", "cifar10-ipc1-mtt", "--data", str(data), *small]) == 0
+    (store,) = (tmp_path / "experts").iterdir()
+    words = run_folder, "--experts", store, "--label", "MTT", "--json", result, "--sets", sets
+    for _ in range(2):  # the second replaces the row of the first
+        run(published_rows, monkeypatch, *words)
+    (row,) = read(result)["rows"]
+    assert row["experts"]["count"] == 2
+    assert row["changed"]["method.step.syn_steps"] == 2
+    assert row["changed"]["model"] == "convnet-d1-w4"
+    assert row["published"] == 46.2
+    assert {path.name for path in sets.iterdir()} == {
+        f"cifar10-ipc1-mtt{end}" for end in (".safetensors", ".scores.json", ".png")
+    }
+    assert load(sets / "cifar10-ipc1-mtt.safetensors").provenance.keys() & {"arguments", "machine"} == set()
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert "| CIFAR-10, 1 per class | MTT | 2 × " in tables.cells()
