@@ -15,7 +15,7 @@ import pytest
 import torch
 from short_methods import with_numbers
 from torch.utils.flop_counter import FlopCounterMode
-from weighing import saved_bytes
+from weighing import most_allocated, saved_bytes
 
 from astdistill.autodiff.dispatch import engine_of, held_bytes, using
 from astdistill.autodiff.engine import EagerEngine
@@ -49,6 +49,7 @@ from astdistill.experiment.work import (
 )
 from astdistill.experts.recipe import ExpertRecipe
 from astdistill.methods.estimators import Backprop, FirstOrder, Recompute, Truncated
+from astdistill.methods.low_rank import LowRank
 from astdistill.methods.outer_step import StepWork
 from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, FTD, MTT
 from astdistill.models.flat import FlatModel
@@ -56,6 +57,7 @@ from astdistill.models.registry import FAMILIES, build_model
 from astdistill.runtime.devices import settled_device
 from astdistill.runtime.machine import Room, Started
 from astdistill.runtime.parallel import START_S, WorkerPlan
+from astdistill.runtime.seeds import rng
 from astdistill.runtime.status import duration, size
 
 
@@ -307,6 +309,33 @@ def test_memory_grows_by_the_students_that_are_kept() -> None:
         for steps in (10, 40)
     )
     assert many - few == 30 * 4 * Network(cell.model, (3, 32, 32), 10).parameters
+
+
+def test_memory_and_disk_grow_by_an_approximation_of_the_curvature() -> None:
+    """By its own two factors on disk, and in memory by those of the last one and of the new one; with a short window
+    what is there while it is fitted is more."""
+    cell = with_method(PRESETS["cifar100-ten-ipc10"], "at-bptt").replace(model="convnet-d3-w8")
+    vector = 4 * Network(cell.model, (3, 32, 32), 10).parameters
+
+    def grown(rank: int, window: int) -> tuple[float, float]:
+        without, with_rank = (
+            unmeasured(
+                cell.replace(method=with_numbers(cell.method, curvature_rank=number, window=window, window_range=0))
+            ).stages[-2]
+            for number in (0, rank)
+        )
+        return (with_rank.memory - without.memory) / vector, (with_rank.disk - without.disk) / vector
+
+    assert grown(rank=8, window=16) == (4 * 8, 2 * 8)
+    assert grown(rank=8, window=2) == (2 * 8 + LowRank.held(8) - 4 * 2, 2 * 8)
+
+
+@pytest.mark.parametrize("rank", [8, 24])
+def test_what_is_there_while_the_curvature_is_fitted(rank: int) -> None:
+    """All that torch allocates for the fit, of a vector so long that nothing else counts."""
+    like = torch.zeros(40_000)
+    most = most_allocated(lambda: LowRank.fitted(lambda vector: 2 * vector, rank, like, rng(0, "curvature")))
+    assert most / (4 * len(like)) == pytest.approx(LowRank.held(rank), rel=0.1)
 
 
 def test_memory_of_a_graph_is_what_torch_saves() -> None:

@@ -1,12 +1,15 @@
-"""What autograd keeps alive during a step, weighed by hooks."""
+"""What autograd keeps alive during a step, weighed by hooks; and what torch allocates."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 
 def saved_bytes(step: Callable[[], object]) -> int:
@@ -31,6 +34,16 @@ def saved_bytes(step: Callable[[], object]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved.tensor):
         step()
     return ledger["peak"]
+
+
+def most_allocated(step: Callable[[], object]) -> int:
+    """The most bytes that torch has allocated at once for a step, work space of its own included."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    results: Any = profiler.profiler
+    events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
+    assert events
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
 class _Saved:

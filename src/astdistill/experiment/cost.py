@@ -299,11 +299,11 @@ class _Stages:
         cost = self._outer_steps(student, work, plan)
         cost += self.costs.bookkeeping(student, experiment.method, settings, self._images).times(settings.iterations)
         images = 4 * self._images * math.prod(settings.texture.extent(self.known.shape))
-        students = 4 * student.parameters * (8 + work.kept * work.training_steps)
+        students = 4 * student.parameters * (8 + work.kept * work.training_steps + work.kept_besides)
         sets = 3 if settings.validate_every else 1
         whitening = 4 * math.prod(self.known.shape) ** 2 if experiment.data.whiten in MIXING else 0
-        # X and its momentum in the state, and each set that is saved.
-        disk = 2 * images + sets * (images + whitening)
+        # X and its momentum in the state, what the step keeps there, and each set that is saved.
+        disk = 2 * images + 4 * student.parameters * work.saved + sets * (images + whitening)
         if settings.validate_every:
             networks = settings.iterations // settings.validate_every * settings.validate_networks
             recipe = MTT_PROTOCOL.replace(epochs=settings.validate_epochs, released_count=False)

@@ -358,9 +358,22 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
         # The curvature is fitted after a prefix of its own, by products that take 8/3 times as long as a gradient each.
         fits = bool(self.curvature_rank) / self.curvature_every
         fitted = fits * (self._prefix + 8 / 3 * (2 + ITERATIONS) * (self.curvature_rank + OVERSAMPLED))
+        whole = super().work(settings, images, classes)
         return replace(
-            super().work(settings, images, classes), training_steps=longest, before=self._prefix + self.unroll + fitted
+            whole,
+            training_steps=longest,
+            before=self._prefix + self.unroll + fitted,
+            saved=2 * self.curvature_rank,
+            kept_besides=self._kept_besides(whole.kept * longest),
         )
+
+    def _kept_besides(self, walked: int) -> int:
+        """Vectors besides the `walked` ones of the window: the last approximation and the new one, or the last and what
+        is there while the new one is fitted, before the window is walked."""
+        if not self.curvature_rank:
+            return 0
+        factors = 2 * self.curvature_rank
+        return max(2 * factors, factors + LowRank.held(self.curvature_rank) - walked)
 
     def begin(self, setup: Setup, variables: Variables, seed: int) -> StepState:
         begun, images = super().begin(setup, variables, seed), variables.images

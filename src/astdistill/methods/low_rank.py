@@ -54,6 +54,12 @@ class LowRank:
         few = min(rank, columns)
         return LowRank(basis @ left[:, :few], values[:few], basis @ right[:few].T)
 
+    @staticmethod
+    def held(rank: int) -> int:
+        """The most vectors `[P]` that `fitted` holds at once: those that are multiplied, one by one and as a matrix,
+        their products, and what their QR decomposition takes."""
+        return 4 * (rank + OVERSAMPLED)
+
     def times(self, vector: Params) -> Params:
         """U diag(s/s_max) Vᵀ v."""
         return self.left @ (self._shares * (self.right.T @ vector))

@@ -142,6 +142,10 @@ class StepWork:
     """Images in each of them."""
     kept: int = 1
     """Copies of the parameters that each of these steps keeps."""
+    kept_besides: int = 0
+    """The most copies of the parameters that are there at the same time as these, besides the student."""
+    saved: int = 0
+    """Copies of the parameters that the step keeps for the next one, which are saved with the run."""
     optimiser: StudentOptimiser | None = None
     """What moves the student in them; none means SGD with the method's momentum."""
     before: float = 0.0
