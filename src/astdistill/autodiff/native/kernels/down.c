@@ -59,11 +59,11 @@ void block_back(const Shape *k, const Flow *f, const Flow *dot, const float *sta
                     products_from_plane(bz, y.position, k->height, k->width, t->to_b + place(y, image, block));
                     if (dot) products_from_plane(az, y.position, k->height, k->width, t->to_a + place(y, image, block));
                 }
-            multiply(t->to_b + at, f->turned, rows, k->blocks, y, factors, 0);
-            if (dot && dot->turned) multiply(t->to_a + at, dot->turned, rows, k->blocks, y, factors, 1);
+            Term of_tangents = {dot ? t->to_a + at : NULL, dot ? dot->turned : NULL};
+            multiply((Term){t->to_b + at, f->turned}, of_tangents, rows, k->blocks, y, factors);
             planes_below(k, y, group, factors, frame, t->below_b);
             if (!t->below_a) continue;
-            multiply(t->to_a + at, f->turned, rows, k->blocks, y, factors, 0);
+            multiply((Term){t->to_a + at, f->turned}, (Term){}, rows, k->blocks, y, factors);
             planes_below(k, y, group, factors, frame, t->below_a);
         }
         free(az);

@@ -1,12 +1,13 @@
 /* Matrix products over panels: a matrix lies as [columns / L][rows][L], so that whatever is read at once lies together. */
 
-/* The tile of a product that registers sum up: a half of those that there are. */
+/* The tile of a product that registers sum up: half of the registers that there are, or three quarters where that is too few to hide a
+ * multiply-add's latency. OUTER is that of `outer`, a divisor of L. */
 #if defined __AVX512F__
-enum { ROWS = 8, PANELS = 2 };
+enum { ROWS = 8, PANELS = 2, OUTER = 8 };
 #elif defined __AVX__ || defined __SSE__
-enum { ROWS = 4, PANELS = 2 };
+enum { ROWS = 6, PANELS = 2, OUTER = 4 };
 #else
-enum { ROWS = 4, PANELS = 4 };
+enum { ROWS = 4, PANELS = 4, OUTER = 4 };
 #endif
 
 typedef v Sums[ROWS][PANELS];
@@ -37,33 +38,60 @@ INLINE void some_rows(const float *left, const float *right, long blocks, long p
     end(sums, to, panel, rows, panels);
 }
 
-INLINE void all_rows(const float *left, const float *right, long rows, long blocks, long panel, float *to, int more, int panels) {
-    long r = 0;
-    for (; r + ROWS <= rows; r += ROWS) some_rows(left + r * L, right, blocks, panel, to + r * L, more, ROWS, panels);
-    for (; r + 4 <= rows; r += 4) some_rows(left + r * L, right, blocks, panel, to + r * L, more, 4, panels);
-    for (; r < rows; r++) some_rows(left + r * L, right, blocks, panel, to + r * L, more, 1, panels);
+/* Ask for what the next product reads, a little with every tile of this one: the runs are too short for the processor to see them coming, and
+ * asked for at once they would hold this product up. */
+INLINE void expect(const float *from, long apart, long numbers, int panels) {
+    for (int j = 0; j < panels; j++)
+        for (long k = 0; k < numbers; k += 16) __builtin_prefetch(from + j * apart + k);
 }
 
-/* left [rows, L blocks] times right [L blocks, L blocks]; panels of `left` and of `to` are `panel` apart. Added where `more` is set. */
-static void product(const float *left, const float *right, long rows, long blocks, long panel, float *to, int more) {
+INLINE void all_rows(const float *left, const float *right, long rows, long blocks, long panel, float *to, int more, int panels, const float *next) {
+    for (long r = 0, count; r < rows; r += count) {
+        long there = rows - r;
+        count = there >= ROWS && there != ROWS + 2 ? ROWS : there >= 4 ? 4 : 1; /* 8 are 4 and 4, not 6, 1 and 1 */
+        expect(next + r * L, panel, count * L, panels);
+        if (count == ROWS)
+            some_rows(left + r * L, right, blocks, panel, to + r * L, more, ROWS, panels);
+        else if (count == 4)
+            some_rows(left + r * L, right, blocks, panel, to + r * L, more, 4, panels);
+        else
+            some_rows(left + r * L, right, blocks, panel, to + r * L, more, 1, panels);
+    }
+}
+
+/* left [rows, L blocks] times right [L blocks, L blocks]; panels of `left`, of `to` and of `next`, the left factor of the next product, are
+ * `panel` apart. Added where `more` is set. */
+static void product(const float *left, const float *right, long rows, long blocks, long panel, float *to, int more, const float *next) {
     long j = 0, square = blocks * L * L;
-    for (; j + PANELS <= blocks; j += PANELS) all_rows(left, right + j * square, rows, blocks, panel, to + j * panel, more, PANELS);
-    for (; j < blocks; j++) all_rows(left, right + j * square, rows, blocks, panel, to + j * panel, more, 1);
+    for (; j + PANELS <= blocks; j += PANELS)
+        all_rows(left, right + j * square, rows, blocks, panel, to + j * panel, more, PANELS, next + j * panel);
+    for (; j < blocks; j++) all_rows(left, right + j * square, rows, blocks, panel, to + j * panel, more, 1, next + j * panel);
 }
 
 INLINE void some_outer(const float *left, const float *right, long rows, long panel, float *to, long to_panel, int panels) {
     Sums sums;
-    begin(sums, to, to_panel, ROWS, panels, 1);
-    for (long k = 0; k < rows; k++) step(sums, left + k * L, 1, right + k * L, panel, ROWS, panels);
-    end(sums, to, to_panel, ROWS, panels);
+    begin(sums, to, to_panel, OUTER, panels, 1);
+    for (long k = 0; k < rows; k++) step(sums, left + k * L, 1, right + k * L, panel, OUTER, panels);
+    end(sums, to, to_panel, OUTER, panels);
 }
 
-/* Add to `to` [L, L blocks] one panel of left [rows, L], transposed, times right [rows, L blocks]. */
-static void outer(const float *left, const float *right, long rows, long blocks, long panel, float *to) {
-    long square = blocks * L * L;
-    for (int r = 0; r < L; r += ROWS) {
-        long j = 0;
-        for (; j + PANELS <= blocks; j += PANELS) some_outer(left + r, right + j * panel, rows, panel, to + j * square + r * L, square, PANELS);
-        for (; j < blocks; j++) some_outer(left + r, right + j * panel, rows, panel, to + j * square + r * L, square, 1);
+INLINE void all_outer(const float *left, const float *right, long rows, long blocks, long panel, float *to, int panels, const float *next_left,
+                      const float *next_right) {
+    for (long block = 0; block < blocks; block++) {
+        long first = block * rows / blocks, numbers = ((block + 1) * rows / blocks - first) * L;
+        expect(next_left + first * L, panel, numbers, panels);
+        expect(next_right + first * L, panel, numbers, panels);
+        for (int r = 0; r < L; r += OUTER)
+            some_outer(left + block * panel + r, right, rows, panel, to + (block * L + r) * L, blocks * L * L, panels);
     }
+}
+
+/* Add to `to` [L blocks, L blocks] left [rows, L blocks], transposed, times right [rows, L blocks]; the next ones lie as these do. */
+static void outer(const float *left, const float *right, long rows, long blocks, long panel, float *to, const float *next_left,
+                  const float *next_right) {
+    long j = 0, square = blocks * L * L;
+    for (; j + PANELS <= blocks; j += PANELS)
+        all_outer(left, right + j * panel, rows, blocks, panel, to + j * square, PANELS, next_left + j * panel, next_right + j * panel);
+    for (; j < blocks; j++)
+        all_outer(left, right + j * panel, rows, blocks, panel, to + j * square, 1, next_left + j * panel, next_right + j * panel);
 }

@@ -43,7 +43,6 @@ typedef struct {
 } Adjoint;
 
 #define GAP 16
-#define SHORT 128
 
 /* Numbers of a transformed kernel at one of its 36 positions, [blocks][channels][L], with a gap as below. */
 INLINE long kernel_size(long blocks) { return blocks * L * blocks * L + GAP; }
@@ -66,18 +65,16 @@ INLINE long groups(Layout y, long images) { return (images + y.group - 1) / y.gr
 INLINE long end_of(Layout y, long group, long images) { return (group + 1) * y.group < images ? (group + 1) * y.group : images; }
 INLINE long rows_of(Layout y, long group, long images) { return (end_of(y, group, images) - group * y.group) * y.tiles; }
 
-/* Ask for the factors of a group at one position before they are needed: short runs the processor does not see coming. */
-INLINE void expect(const float *factors, long rows, long blocks, Layout y) {
-    if (rows > SHORT) return;
-    for (long block = 0; block < blocks; block++)
-        for (long row = 0; row < rows; row++) __builtin_prefetch(factors + block * y.panel + row * L);
-}
+/* A term of a sum of products: factors of one group, and a transformed kernel. */
+typedef struct { const float *factors, *weight; } Term;
 
-/* The 36 products of a group of so many rows; added where `more` is set. */
-INLINE void multiply(const float *factors, const float *weight, long rows, long blocks, Layout y, float *to, int more) {
+/* The 36 products of a group of so many rows, or the sums of two; a second term without a kernel is none. */
+INLINE void multiply(Term first, Term second, long rows, long blocks, Layout y, float *to) {
     for (long p = 0; p < 36; p++) {
-        if (p < 35) expect(factors + (p + 1) * y.position, rows, blocks, y);
-        product(factors + p * y.position, weight + p * kernel_size(blocks), rows, blocks, y.panel, to + p * y.position, more);
+        long here = p * y.position, next = (p < 35 ? p + 1 : p) * y.position, kernel = p * kernel_size(blocks);
+        product(first.factors + here, first.weight + kernel, rows, blocks, y.panel, to + here, 0, first.factors + next);
+        if (!second.weight) continue;
+        product(second.factors + here, second.weight + kernel, rows, blocks, y.panel, to + here, 1, second.factors + next);
     }
 }
 

@@ -58,8 +58,8 @@ static void group_forward(const Shape *k, const Flow *f, const Flow *dot, float 
     const float *source = dot ? dot->source : f->source;
     long image_size = k->inputs * k->height * k->width, rows = rows_of(y, group, k->images);
     if (!k->inputs) {
-        multiply(source + group * y.size, f->weight, rows, k->blocks, y, room.products, 0);
-        if (dot && dot->weight) multiply(f->source + group * y.size, dot->weight, rows, k->blocks, y, room.products, 1);
+        Term of_values = {f->source + group * y.size, dot ? dot->weight : NULL};
+        multiply((Term){source + group * y.size, f->weight}, of_values, rows, k->blocks, y, room.products);
     }
     for (long image = group * y.group; image < end_of(y, group, k->images); image++) {
         if (k->inputs) frame_image(source + image * image_size, k->inputs, k->height, k->width, room.framed);
