@@ -129,34 +129,30 @@ def test_every_instruction_set_computes_the_same(name: str, lanes: int) -> None:
 @needs_compiler
 @pytest.mark.parametrize(("rows", "threads"), [(1, 1), (8, 3), (64, 2)])
 def test_groups_of_images_do_not_show(monkeypatch: pytest.MonkeyPatch, rows: int, threads: int) -> None:
-    """However many tiles are multiplied at once, by however many threads: also where the last group is smaller, or
-    threads have none."""
+    """However many tiles are multiplied at once, by however many threads: also where groups differ, or threads
+    have none."""
     given, before = case("convnet-d3-w32"), torch.get_num_threads()
     monkeypatch.setattr(blocks, "ROWS", rows)
-    blocks.group_size.cache_clear()
     torch.set_num_threads(threads)
     try:
         check_derivatives(given, engine(given))
     finally:
         torch.set_num_threads(before)
-        blocks.group_size.cache_clear()
 
 
 @pytest.mark.parametrize(
-    ("tiles", "images", "threads", "size"),
+    ("tiles", "images", "threads", "count"),
     [
-        (16, 100, 1, 4),
-        (16, 100, 2, 2),  # 25 groups for either thread; of four images it would be 13 and 12
-        (16, 10, 2, 1),  # five each
-        (4, 10, 2, 5),
-        (100, 7, 2, 1),  # one image is more than enough
-        (16, 1, 8, 1),
+        (4, 25, 1, 7),  # three or four images
+        (4, 25, 2, 8),  # four groups for either thread
+        (16, 10, 2, 10),
+        (4, 10, 2, 4),
+        (100, 7, 2, 7),  # one image is more than enough
+        (4, 1, 8, 1),
     ],
 )
-def test_groups_are_as_large_as_they_may_be_with_equal_work_for_all_threads(
-    tiles: int, images: int, threads: int, size: int
-) -> None:
-    assert blocks.group_size(tiles, images, threads) == size
+def test_groups_are_few_and_as_many_for_every_thread(tiles: int, images: int, threads: int, count: int) -> None:
+    assert blocks.group_count(tiles, images, threads) == count
 
 
 def check_derivatives(given: Case, fast: NativeEngine) -> None:

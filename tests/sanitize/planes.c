@@ -65,9 +65,10 @@ static void norm_planes(long height, long width) {
 static void matrices(long rows, long blocks) {
     long panel = rows * L, square = blocks * blocks * L * L;
     float *left = filled(blocks * panel), *right = filled(square), *to = filled(blocks * panel), *sums = filled(square);
-    product(left, right, rows, blocks, panel, to, 0);
-    product(left, right, rows, blocks, panel, to, 1);
-    for (long block = 0; block < blocks; block++) outer(left + block * panel, to, rows, blocks, panel, sums + block * L * L);
+    Ahead next = ahead(left, blocks * panel);
+    product(left, right, rows, blocks, panel, to, 0, next);
+    product(left, right, rows, blocks, panel, to, 1, next);
+    outer(left, to, rows, blocks, panel, sums, next, next);
     done(left, blocks * panel), done(right, square), done(to, blocks * panel), done(sums, square);
 }
 

@@ -45,7 +45,7 @@ class Shape(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_long)
-        for name in ("images", "blocks", "height", "width", "inputs", "last", "group", "group_out", "threads")
+        for name in ("images", "blocks", "height", "width", "inputs", "last", "groups", "groups_out", "threads")
     ]
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import math
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import pairwise
 
 import torch
@@ -36,8 +35,9 @@ class Workspace:
 
 WHOLE = 16
 """What channels, and pixels, must be a multiple of: the most that a register holds."""
-ROWS = 64
-"""The most tiles that a kernel is multiplied by at once, where one image does not have more."""
+ROWS = 16
+"""The most tiles that a kernel is multiplied by at once, where one image does not have more: their products stay in a
+core's second-level cache, and the kernel is asked for ahead."""
 MOST_INPUTS = 16
 """Image channels up to which the direct first convolution is the right one."""
 
@@ -64,14 +64,14 @@ class Block:
         return self.height // 2, self.width // 2
 
 
-@cache
-def group_size(tiles: int, images: int, threads: int) -> int:
-    """How many of so many images have their tiles multiplied together, `tiles` each.
+def group_count(tiles: int, images: int, threads: int) -> int:
+    """In how many groups so many images have their tiles multiplied together, `tiles` each; groups differ by one image
+    at most.
 
-    Enough rows for a product to repay reading its kernel, few enough for all threads to have equal work.
+    Few, so that a product repays reading its kernel, and equally many for every thread.
     """
-    most = max(1, ROWS // tiles)
-    return min(range(1, most + 1), key=lambda size: (-(-images // size // threads) * size, -size))
+    fewest = -(-images // max(1, ROWS // tiles))
+    return min(images, -(-fewest // threads) * threads)
 
 
 def blocks_of(module: nn.Module, shape: tuple[int, int, int]) -> list[Block] | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...runtime.shapes import Batch
 from .build import GAP, Flow, Shape, address, adjoint, flow, lanes
-from .layout import Block, BlockWeights, Weights, Workspace, direct_adjoint, group_size
+from .layout import Block, BlockWeights, Weights, Workspace, direct_adjoint, group_count
 
 TANGENT, VALUE, PAIR = slice(0, 1), slice(1, 2), slice(0, 2)
 """Rows of a pair: a tangent and a value lie side by side, and so do their adjoints, a and b."""
@@ -138,18 +138,17 @@ class Passes:
         """The adjoints of the planes that came into a block."""
         return self._planes(block, "below")
 
-    def _group(self, block: Block) -> int:
-        """How many images have their tiles multiplied together: 1 in the first block, whose convolution is direct."""
+    def _groups(self, block: Block) -> int:
+        """In how many groups images have their tiles multiplied together: each by itself in the first block, whose
+        convolution is direct."""
         if block.inputs:
-            return 1
-        return group_size(block.tiles, self.count, self.threads)
+            return self.count
+        return group_count(block.tiles, self.count, self.threads)
 
     def _factors(self, name: str, block: Block) -> Tensor:
-        """[2, groups, 36, channels × images of a group × tiles + a gap]: what lies as `Layout` of shape.h."""
-        group = self._group(block)
-        return self.space(
-            f"{name}.{block.tiles}", 2, -(-self.count // group), 36, self.channels * group * block.tiles + GAP
-        )
+        """[2, 36 × (channels × images × tiles + a gap for each group)]: what lies as `Layout` of shape.h."""
+        size = self.channels * self.count * block.tiles + self._groups(block) * GAP
+        return self.space(f"{name}.{block.tiles}", 2, 36 * size)
 
     def _out(self, block: Block) -> Tensor:
         """[2, …]: the features of the linear layer, or the factors of the next block's products."""
@@ -165,8 +164,8 @@ class Passes:
             width=block.width,
             inputs=block.inputs,
             last=int(block.last),
-            group=self._group(block),
-            group_out=0 if block.last else self._group(self.blocks[block.index + 1]),
+            groups=self._groups(block),
+            groups_out=0 if block.last else self._groups(self.blocks[block.index + 1]),
             threads=self.threads,
         )
 

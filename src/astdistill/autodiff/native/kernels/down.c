@@ -31,40 +31,40 @@ static void plane_back(const Shape *k, const Flow *f, const Flow *dot, const flo
 }
 
 /* The planes that came into the block, from the adjoints of a group's factors. */
-static void planes_below(const Shape *k, Layout y, long group, const float *factors, float *frame, float *below) {
+static void planes_below(const Shape *k, Layout y, Group g, const float *factors, float *frame, float *below) {
     long row = frame_row(k->width) * L, line = k->width * L, plane = k->height * line;
-    for (long image = group * y.group; image < end_of(y, group, k->images); image++)
+    for (long image = g.first; image < g.end; image++)
         for (long block = 0; block < k->blocks; block++) {
             float *to = below + (image * k->blocks + block) * plane;
             memset(frame, 0, frame_size(k->height, k->width) * sizeof(float));
-            frame_from_factors(factors + place(y, image % y.group, block), y.position, k->height, k->width, frame);
+            frame_from_factors(factors + place(y, g, image, block), g.position, k->height, k->width, frame);
             for (long h = 0; h < k->height; h++) memcpy(to + h * line, frame + (h + 1) * row + L, line * sizeof(float));
         }
 }
 
 /* Back through one block behind another, to the adjoints of its products, P and P' (of the tangents), and of its factors: P U^T + P' U'^T, P' U^T. */
 void block_back(const Shape *k, const Flow *f, const Flow *dot, const float *stats, const Adjoint *t) {
-    Layout y = layout(k->blocks, k->height, k->width, k->group);
+    Layout y = layout(k->images, k->groups, k->blocks, k->height, k->width);
     long pixels = k->height * k->width, framed = frame_size(k->height, k->width);
 #pragma omp parallel num_threads(k->threads)
     {
-        float *az = room(3 * pixels * L + framed + y.size), *bz = az + pixels * L, *pooled = bz + pixels * L;
+        float *az = room(3 * pixels * L + framed + largest(y)), *bz = az + pixels * L, *pooled = bz + pixels * L;
         float *frame = pooled + pixels * L, *factors = frame + framed;
 #pragma omp for schedule(static)
-        for (long group = 0; group < groups(y, k->images); group++) {
-            long at = group * y.size, rows = rows_of(y, group, k->images);
-            for (long image = group * y.group; image < end_of(y, group, k->images); image++)
+        for (long group = 0; group < k->groups; group++) {
+            Group g = group_at(y, group);
+            for (long image = g.first; image < g.end; image++)
                 for (long block = 0; block < k->blocks; block++) {
                     plane_back(k, f, dot, stats, t, image, block, pooled, az, bz);
-                    products_from_plane(bz, y.position, k->height, k->width, t->to_b + place(y, image, block));
-                    if (dot) products_from_plane(az, y.position, k->height, k->width, t->to_a + place(y, image, block));
+                    products_from_plane(bz, g.position, k->height, k->width, t->to_b + g.at + place(y, g, image, block));
+                    if (dot) products_from_plane(az, g.position, k->height, k->width, t->to_a + g.at + place(y, g, image, block));
                 }
-            Term of_tangents = {dot ? t->to_a + at : NULL, dot ? dot->turned : NULL};
-            multiply((Term){t->to_b + at, f->turned}, of_tangents, rows, k->blocks, y, factors);
-            planes_below(k, y, group, factors, frame, t->below_b);
+            Term of_tangents = {dot ? t->to_a + g.at : NULL, dot ? dot->turned : NULL};
+            multiply((Term){t->to_b + g.at, f->turned}, of_tangents, g, k->blocks, factors);
+            planes_below(k, y, g, factors, frame, t->below_b);
             if (!t->below_a) continue;
-            multiply((Term){t->to_a + at, f->turned}, (Term){}, rows, k->blocks, y, factors);
-            planes_below(k, y, group, factors, frame, t->below_a);
+            multiply((Term){t->to_a + g.at, f->turned}, (Term){}, g, k->blocks, factors);
+            planes_below(k, y, g, factors, frame, t->below_a);
         }
         free(az);
     }

@@ -39,11 +39,12 @@ void kernel_forward(const float *weight, long blocks, long threads, float *kerne
         }
 }
 
-/* Add to the adjoint at one position V^T P of all groups. */
-static void kernel_at(const Shape *k, Layout y, const float *factors, const float *products, float *to) {
-    for (long group = 0, count = groups(y, k->images); group < count; group++, factors += y.size, products += y.size) {
-        long next = group + 1 < count ? y.size : 0;
-        outer(factors, products, rows_of(y, group, k->images), k->blocks, y.panel, to, factors + next, products + next);
+/* Add to the adjoint at position p V^T P of all groups. */
+static void kernel_at(Layout y, long p, const float *factors, const float *products, float *to) {
+    for (long group = 0; group < y.groups; group++) {
+        Group g = group_at(y, group), next = group_at(y, group + 1 < y.groups ? group + 1 : group);
+        long here = g.at + p * g.position, then = next.at + p * next.position, numbers = y.blocks * next.panel;
+        outer(factors + here, products + here, g.rows, y.blocks, g.panel, to, ahead(factors + then, numbers), ahead(products + then, numbers));
     }
 }
 
@@ -68,15 +69,15 @@ static void taps_of(const float *from, long position, long apart, float *to) {
 /* The adjoint of a block's kernel, from values and, where they are given, tangents; `kernel` has room for its transformed form. */
 void kernel_back(const Shape *k, const float *factors, const float *products, const float *factors_dot, const float *products_dot, float *kernel,
                  float *weight) {
-    Layout y = layout(k->blocks, k->height, k->width, k->group);
+    Layout y = layout(k->images, k->groups, k->blocks, k->height, k->width);
     long channels = k->blocks * L, position = kernel_size(k->blocks);
 #pragma omp parallel num_threads(k->threads)
     {
 #pragma omp for schedule(static)
         for (long p = 0; p < 36; p++) {
             memset(kernel + p * position, 0, position * sizeof(float));
-            kernel_at(k, y, factors + p * y.position, products + p * y.position, kernel + p * position);
-            if (factors_dot) kernel_at(k, y, factors_dot + p * y.position, products_dot + p * y.position, kernel + p * position);
+            kernel_at(y, p, factors, products, kernel + p * position);
+            if (factors_dot) kernel_at(y, p, factors_dot, products_dot, kernel + p * position);
         }
 #pragma omp for collapse(2) schedule(static)
         for (long out = 0; out < channels; out += L)

@@ -10,6 +10,8 @@ enum { ROWS = 6, PANELS = 2, OUTER = 4 };
 enum { ROWS = 4, PANELS = 4, OUTER = 4 };
 #endif
 
+#define LINE 16 /* numbers in a cache line */
+
 typedef v Sums[ROWS][PANELS];
 
 INLINE void begin(Sums sums, const float *from, long panel, int rows, int panels, int more) {
@@ -38,18 +40,21 @@ INLINE void some_rows(const float *left, const float *right, long blocks, long p
     end(sums, to, panel, rows, panels);
 }
 
-/* Ask for what the next product reads, a little with every tile of this one: the runs are too short for the processor to see them coming, and
- * asked for at once they would hold this product up. */
-INLINE void expect(const float *from, long apart, long numbers, int panels) {
-    for (int j = 0; j < panels; j++)
-        for (long k = 0; k < numbers; k += 16) __builtin_prefetch(from + j * apart + k);
+/* What the next product reads. It is asked for a little with every tile of this one: its runs are too short for the processor to see them coming,
+ * and asked for at once they would hold this product up. */
+typedef struct { const float *from, *end; } Ahead;
+
+INLINE Ahead ahead(const float *from, long numbers) { return (Ahead){from, from + numbers}; }
+
+INLINE void ask(Ahead *next, long numbers) {
+    for (; numbers > 0 && next->from < next->end; numbers -= LINE, next->from += LINE) __builtin_prefetch(next->from);
 }
 
-INLINE void all_rows(const float *left, const float *right, long rows, long blocks, long panel, float *to, int more, int panels, const float *next) {
+INLINE void all_rows(const float *left, const float *right, long rows, long blocks, long panel, float *to, int more, int panels, Ahead *next) {
     for (long r = 0, count; r < rows; r += count) {
         long there = rows - r;
         count = there >= ROWS && there != ROWS + 2 ? ROWS : there >= 4 ? 4 : 1; /* 8 are 4 and 4, not 6, 1 and 1 */
-        expect(next + r * L, panel, count * L, panels);
+        ask(next, count * panels * L);
         if (count == ROWS)
             some_rows(left + r * L, right, blocks, panel, to + r * L, more, ROWS, panels);
         else if (count == 4)
@@ -59,13 +64,12 @@ INLINE void all_rows(const float *left, const float *right, long rows, long bloc
     }
 }
 
-/* left [rows, L blocks] times right [L blocks, L blocks]; panels of `left`, of `to` and of `next`, the left factor of the next product, are
- * `panel` apart. Added where `more` is set. */
-static void product(const float *left, const float *right, long rows, long blocks, long panel, float *to, int more, const float *next) {
+/* left [rows, L blocks] times right [L blocks, L blocks]; panels of `left` and of `to` are `panel` apart. Added where `more` is set. */
+static void product(const float *left, const float *right, long rows, long blocks, long panel, float *to, int more, Ahead next) {
     long j = 0, square = blocks * L * L;
     for (; j + PANELS <= blocks; j += PANELS)
-        all_rows(left, right + j * square, rows, blocks, panel, to + j * panel, more, PANELS, next + j * panel);
-    for (; j < blocks; j++) all_rows(left, right + j * square, rows, blocks, panel, to + j * panel, more, 1, next + j * panel);
+        all_rows(left, right + j * square, rows, blocks, panel, to + j * panel, more, PANELS, &next);
+    for (; j < blocks; j++) all_rows(left, right + j * square, rows, blocks, panel, to + j * panel, more, 1, &next);
 }
 
 INLINE void some_outer(const float *left, const float *right, long rows, long panel, float *to, long to_panel, int panels) {
@@ -75,23 +79,18 @@ INLINE void some_outer(const float *left, const float *right, long rows, long pa
     end(sums, to, to_panel, OUTER, panels);
 }
 
-INLINE void all_outer(const float *left, const float *right, long rows, long blocks, long panel, float *to, int panels, const float *next_left,
-                      const float *next_right) {
+INLINE void all_outer(const float *left, const float *right, long rows, long blocks, long panel, float *to, int panels, Ahead next[2]) {
     for (long block = 0; block < blocks; block++) {
-        long first = block * rows / blocks, numbers = ((block + 1) * rows / blocks - first) * L;
-        expect(next_left + first * L, panel, numbers, panels);
-        expect(next_right + first * L, panel, numbers, panels);
+        for (int k = 0; k < 2; k++) ask(next + k, (rows * panels * L + blocks - 1) / blocks);
         for (int r = 0; r < L; r += OUTER)
             some_outer(left + block * panel + r, right, rows, panel, to + (block * L + r) * L, blocks * L * L, panels);
     }
 }
 
-/* Add to `to` [L blocks, L blocks] left [rows, L blocks], transposed, times right [rows, L blocks]; the next ones lie as these do. */
-static void outer(const float *left, const float *right, long rows, long blocks, long panel, float *to, const float *next_left,
-                  const float *next_right) {
+/* Add to `to` [L blocks, L blocks] left [rows, L blocks], transposed, times right [rows, L blocks]. */
+static void outer(const float *left, const float *right, long rows, long blocks, long panel, float *to, Ahead next_left, Ahead next_right) {
     long j = 0, square = blocks * L * L;
-    for (; j + PANELS <= blocks; j += PANELS)
-        all_outer(left, right + j * panel, rows, blocks, panel, to + j * square, PANELS, next_left + j * panel, next_right + j * panel);
-    for (; j < blocks; j++)
-        all_outer(left, right + j * panel, rows, blocks, panel, to + j * square, 1, next_left + j * panel, next_right + j * panel);
+    Ahead next[] = {next_left, next_right};
+    for (; j + PANELS <= blocks; j += PANELS) all_outer(left, right + j * panel, rows, blocks, panel, to + j * square, PANELS, next);
+    for (; j < blocks; j++) all_outer(left, right + j * panel, rows, blocks, panel, to + j * square, 1, next);
 }

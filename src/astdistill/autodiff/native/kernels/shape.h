@@ -20,7 +20,7 @@ typedef struct {
     long height, width;    /* of the convolution's output; the block's output is half of both */
     long inputs;           /* channels of the images for a first block, 0 for any other */
     long last;             /* whether the block's output goes to the linear layer as [n, channels, h/2, w/2] instead of as factors */
-    long group, group_out; /* images in a group, for this block and for the next one */
+    long groups, groups_out; /* of images, for this block and for the next one */
     long threads;
 } Shape;
 
@@ -47,34 +47,39 @@ typedef struct {
 /* Numbers of a transformed kernel at one of its 36 positions, [blocks][channels][L], with a gap as below. */
 INLINE long kernel_size(long blocks) { return blocks * L * blocks * L + GAP; }
 
-/* Factors and products: [groups][36 positions][blocks][images of a group x tiles][L]. A gap behind every position keeps the positions
- * of one tile from all meeting in one set of the first-level cache. */
-typedef struct { long group, tiles, panel, position, size; } Layout;
+/* Factors and products: for each group of images [36 positions][blocks][rows: its images x tiles][L]. Groups differ by one image at most. A gap behind
+ * every position keeps the positions of one tile from all meeting in one set of the first-level cache. */
+typedef struct { long images, groups, blocks, tiles; } Layout;
+typedef struct { long first, end, rows, panel, position, at; } Group; /* its images, and where its numbers begin */
 
-INLINE Layout layout(long blocks, long height, long width, long group) {
-    long tiles = (height + 3) / 4 * ((width + 3) / 4), panel = group * tiles * L, position = blocks * panel + GAP;
-    return (Layout){group, tiles, panel, position, 36 * position};
+INLINE Layout layout(long images, long groups, long blocks, long height, long width) {
+    return (Layout){images, groups, blocks, (height + 3) / 4 * ((width + 3) / 4)};
 }
 
-/* Where a plane's tiles begin. */
-INLINE long place(Layout y, long image, long block) { return image / y.group * y.size + block * y.panel + image % y.group * y.tiles * L; }
+INLINE Group group_at(Layout y, long group) {
+    long first = group * y.images / y.groups, end = (group + 1) * y.images / y.groups, rows = (end - first) * y.tiles, panel = rows * L;
+    return (Group){first, end, rows, panel, y.blocks * panel + GAP, 36 * (y.blocks * first * y.tiles * L + group * GAP)};
+}
 
-INLINE long groups(Layout y, long images) { return (images + y.group - 1) / y.group; }
+/* The group that an image is in: the last one that begins at it or before it. */
+INLINE Group group_of(Layout y, long image) { return group_at(y, ((image + 1) * y.groups - 1) / y.images); }
 
-/* The image behind the last one of a group, and its rows: tiles of all its images. */
-INLINE long end_of(Layout y, long group, long images) { return (group + 1) * y.group < images ? (group + 1) * y.group : images; }
-INLINE long rows_of(Layout y, long group, long images) { return (end_of(y, group, images) - group * y.group) * y.tiles; }
+/* Numbers of the largest group. */
+INLINE long largest(Layout y) { return 36 * ((y.images + y.groups - 1) / y.groups * y.tiles * y.blocks * L + GAP); }
+
+/* Where a plane's tiles begin in its group. */
+INLINE long place(Layout y, Group g, long image, long block) { return block * g.panel + (image - g.first) * y.tiles * L; }
 
 /* A term of a sum of products: factors of one group, and a transformed kernel. */
 typedef struct { const float *factors, *weight; } Term;
 
-/* The 36 products of a group of so many rows, or the sums of two; a second term without a kernel is none. */
-INLINE void multiply(Term first, Term second, long rows, long blocks, Layout y, float *to) {
+/* The 36 products of a group, or the sums of two; a second term without a kernel is none. */
+INLINE void multiply(Term first, Term second, Group g, long blocks, float *to) {
     for (long p = 0; p < 36; p++) {
-        long here = p * y.position, next = (p < 35 ? p + 1 : p) * y.position, kernel = p * kernel_size(blocks);
-        product(first.factors + here, first.weight + kernel, rows, blocks, y.panel, to + here, 0, first.factors + next);
+        long here = p * g.position, next = (p < 35 ? p + 1 : p) * g.position, kernel = p * kernel_size(blocks), numbers = blocks * g.panel;
+        product(first.factors + here, first.weight + kernel, g.rows, blocks, g.panel, to + here, 0, ahead(first.factors + next, numbers));
         if (!second.weight) continue;
-        product(second.factors + here, second.weight + kernel, rows, blocks, y.panel, to + here, 1, second.factors + next);
+        product(second.factors + here, second.weight + kernel, g.rows, blocks, g.panel, to + here, 1, ahead(second.factors + next, numbers));
     }
 }
 
