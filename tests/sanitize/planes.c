@@ -40,7 +40,8 @@ static void first_planes(long inputs, long height, long width) {
     float *taps = filled(9 * inputs * pixels);
     frame_image(image, inputs, height, width, frame);
     plane_from_image(frame, weight, inputs, height, width, splat(1), plane);
-    for (long p = 0; p < whole; p += L) taps_from_pixels(plane + p * L, weight, inputs, pixels, taps + p);
+    Sent sent[] = {{plane, weight}, {plane, weight}};
+    for (int planes = 1; planes <= 2; planes++) taps_from_planes(sent, planes, inputs, whole, pixels, taps);
     weights_from_plane(frame, plane, inputs, height, width, 0, weight);
     weights_from_plane(frame, plane, inputs, height, width, 1, weight);
     image_from_taps(taps, pixels, inputs, height, width, frame, image);

@@ -90,10 +90,9 @@ void first_block_back(const Shape *k, const Flow *f, const Flow *dot, const floa
                 float *weight = t->weight ? t->weight + (image * k->blocks + block) * rows * L : NULL;
                 if (weight) weights_from_plane(framed, bz, k->inputs, k->height, k->width, 0, weight);
                 if (weight && moved) weights_from_plane(framed_dot, az, k->inputs, k->height, k->width, 1, weight);
-                for (long p = 0; t->images && p < pixels; p += L) {
-                    taps_from_pixels(bz + p * L, f->weight + block * rows * L, k->inputs, apart, taps + p);
-                    if (dot) taps_from_pixels(az + p * L, dot->weight + block * rows * L, k->inputs, apart, taps + p);
-                }
+                Sent sent[2] = {{bz, f->weight + block * rows * L}};
+                if (dot) sent[1] = (Sent){az, dot->weight + block * rows * L};
+                if (t->images) taps_from_planes(sent, dot ? 2 : 1, k->inputs, pixels, apart, taps);
             }
             if (t->images) image_from_taps(taps, apart, k->inputs, k->height, k->width, framed, t->images + image * image_size);
         }

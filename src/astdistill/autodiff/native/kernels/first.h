@@ -31,17 +31,41 @@ static void plane_from_image(const float *framed, const float *weight, long inpu
     }
 }
 
-/* Add to each tap's plane [h w], `apart` from the next one, what L pixels of one plane send through the block's weights. */
-static void taps_from_pixels(const float *plane, const float *weight, long inputs, long apart, float *taps) {
-    v turned[L];
-    for (int p = 0; p < L; p++) turned[p] = load(plane + p * L);
-    transpose(turned);
-    for (long c = 0; c < inputs; c++) {
-        v sum[9];
-        for (int t = 0; t < 9; t++) sum[t] = load(taps + (9 * c + t) * apart);
-        for (int l = 0; l < L; l++)
-            for (int t = 0; t < 9; t++) sum[t] += turned[l] * weight[(9 * c + t) * L + l];
-        for (int t = 0; t < 9; t++) store(taps + (9 * c + t) * apart, sum[t]);
+/* One plane on its way through a block's weights. */
+typedef struct { const float *plane, *weight; } Sent;
+
+enum { TURNED = 4 }; /* registers of pixels at once, so that three taps' weights serve each of them */
+
+INLINE void some_taps(const Sent *sent, int planes, long inputs, long apart, float *taps, int count) {
+    v turned[2][TURNED][L];
+    for (int s = 0; s < planes; s++)
+        for (int q = 0; q < count; q++) {
+            for (int p = 0; p < L; p++) turned[s][q][p] = load(sent[s].plane + (q * L + p) * L);
+            transpose(turned[s][q]);
+        }
+    for (long t = 0; t < 9 * inputs; t += 3) {
+        v sum[3][TURNED];
+        for (int i = 0; i < 3; i++)
+            for (int q = 0; q < count; q++) sum[i][q] = load(taps + (t + i) * apart + q * L);
+        for (int s = 0; s < planes; s++)
+            for (int l = 0; l < L; l++)
+                for (int i = 0; i < 3; i++)
+                    for (int q = 0; q < count; q++) sum[i][q] += turned[s][q][l] * sent[s].weight[(t + i) * L + l];
+        for (int i = 0; i < 3; i++)
+            for (int q = 0; q < count; q++) store(taps + (t + i) * apart + q * L, sum[i][q]);
+    }
+}
+
+/* Add to each tap's plane [h w], `apart` from the next one, what the pixels of one plane, or of two, send through the block's weights. */
+static void taps_from_planes(const Sent *sent, int planes, long inputs, long pixels, long apart, float *taps) {
+    for (long p = 0, count; p < pixels; p += count * L) {
+        Sent here[2];
+        for (int s = 0; s < planes; s++) here[s] = (Sent){sent[s].plane + p * L, sent[s].weight};
+        count = p + TURNED * L <= pixels ? TURNED : 1;
+        if (count == TURNED)
+            some_taps(here, planes, inputs, apart, taps + p, TURNED);
+        else
+            some_taps(here, planes, inputs, apart, taps + p, 1);
     }
 }
 
