@@ -15,26 +15,40 @@ static void transformed(const v taps[9], long position, float *to) {
     }
 }
 
+/* L rows of 9 L numbers, `apart`, become 9 L vectors across the rows; and the adjoint of that. */
+INLINE void gather(const float *from, long apart, v to[9 * L]) {
+    for (int t = 0; t < 9 * L; t += L) {
+        for (int row = 0; row < L; row++) to[t + row] = load(from + row * apart + t);
+        transpose(to + t);
+    }
+}
+
+INLINE void scatter(v from[9 * L], long apart, float *to) {
+    for (int t = 0; t < 9 * L; t += L) {
+        transpose(from + t);
+        for (int row = 0; row < L; row++) store(to + row * apart + t, from[t + row]);
+    }
+}
+
 /* Both forms, [36][blocks out][channels in][L] and, where it is wanted, [36][blocks in][channels out][L]. */
 void kernel_forward(const float *weight, long blocks, long threads, float *kernel, float *turned) {
     long channels = blocks * L, position = kernel_size(blocks);
 #pragma omp parallel for num_threads(threads) collapse(2) schedule(static)
     for (long out = 0; out < channels; out += L)
         for (long in = 0; in < channels; in += L) {
-            v taps[9][L];
-            for (int o = 0; o < L; o++)
-                for (int i = 0; i < L; i++)
-                    for (int t = 0; t < 9; t++) taps[t][o][i] = weight[((out + o) * channels + in + i) * 9 + t];
-            for (int o = 0; turned && o < L; o++) {
-                v here[9];
-                for (int t = 0; t < 9; t++) here[t] = taps[t][o];
-                transformed(here, position, turned + (in * channels + (out + o) * L));
+            v taps[9 * L]; /* [in][9] */
+            gather(weight + (out * channels + in) * 9, channels * 9, taps);
+            for (int i = 0; i < L; i++) transformed(taps + 9 * i, position, kernel + (out * channels + (in + i) * L));
+            if (!turned) continue;
+            v across[9][L];
+            for (int t = 0; t < 9; t++) {
+                for (int i = 0; i < L; i++) across[t][i] = taps[9 * i + t];
+                transpose(across[t]);
             }
-            for (int t = 0; t < 9; t++) transpose(taps[t]);
-            for (int i = 0; i < L; i++) {
+            for (int o = 0; o < L; o++) {
                 v here[9];
-                for (int t = 0; t < 9; t++) here[t] = taps[t][i];
-                transformed(here, position, kernel + (out * channels + (in + i) * L));
+                for (int t = 0; t < 9; t++) here[t] = across[t][o];
+                transformed(here, position, turned + (in * channels + (out + o) * L));
             }
         }
 }
@@ -48,9 +62,9 @@ static void kernel_at(Layout y, long p, const float *factors, const float *produ
     }
 }
 
-/* G^T u G of L kernels, each of whose 9 taps goes to to[kernel * apart]. */
-static void taps_of(const float *from, long position, long apart, float *to) {
-    v half[6][3], taps[9];
+/* G^T u G of L kernels. */
+static void taps_of(const float *from, long position, v taps[9]) {
+    v half[6][3];
     for (int i = 0; i < 6; i++) {
         v line[6];
         for (int j = 0; j < 6; j++) line[j] = load(from + (6 * i + j) * position);
@@ -62,8 +76,6 @@ static void taps_of(const float *from, long position, long apart, float *to) {
         rows_filter_adjoint(line, column);
         for (int i = 0; i < 3; i++) taps[3 * i + j] = column[i];
     }
-    for (int o = 0; o < L; o++)
-        for (int t = 0; t < 9; t++) to[o * apart + t] = taps[t][o];
 }
 
 /* The adjoint of a block's kernel, from values and, where they are given, tangents; `kernel` has room for its transformed form. */
@@ -81,7 +93,10 @@ void kernel_back(const Shape *k, const float *factors, const float *products, co
         }
 #pragma omp for collapse(2) schedule(static)
         for (long out = 0; out < channels; out += L)
-            for (long in = 0; in < channels; in++)
-                taps_of(kernel + out * channels + in * L, position, channels * 9, weight + (out * channels + in) * 9);
+            for (long in = 0; in < channels; in += L) {
+                v taps[9 * L]; /* [in][9] */
+                for (int i = 0; i < L; i++) taps_of(kernel + out * channels + (in + i) * L, position, taps + 9 * i);
+                scatter(taps, channels * 9, weight + (out * channels + in) * 9);
+            }
     }
 }
