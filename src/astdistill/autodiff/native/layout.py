@@ -23,14 +23,23 @@ class Workspace:
     """Buffers by name, made once for the largest shape: fresh memory costs more than the arithmetic that fills it."""
 
     kept: dict[str, Tensor] = field(default_factory=dict)
+    views: dict[tuple[str, tuple[int, ...]], Tensor] = field(default_factory=dict)
+    """Parts of them by name and shape: an inner step asks for a hundred, which are the same in every step."""
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         """A buffer with what was last written under that name and shape; where another shape was, the content is
         undefined."""
-        size, buffer = math.prod(shape), self.kept.get(name)
+        view = self.views.get((name, shape))
+        if view is None:
+            view = self.views[name, shape] = self._buffer(name, math.prod(shape)).view(shape)
+        return view
+
+    def _buffer(self, name: str, size: int) -> Tensor:
+        buffer = self.kept.get(name)
         if buffer is None or len(buffer) < size:
             buffer = self.kept[name] = torch.empty(size)
-        return buffer[:size].view(shape)
+            self.views = {key: view for key, view in self.views.items() if key[0] != name}
+        return buffer[:size]
 
 
 WHOLE = 16
