@@ -33,7 +33,7 @@ from .run import RunReader
 from .sweep import BASELINES, FILE, PAGE, STEM, Sweep
 
 WHOSE = tuple(
-    Column(name, words=True)
+    Column(name, words=True, whole=name in ("ipc", "stored"))
     for name in ("run", "data", "ipc", "images a slot", "stored", "labels", "protocol", "method", "network")
 )
 BESIDE = (SEEDS, FILE, PAGE, *(f"{STEM}{ending}" for ending in (".txt", ".md", ".tex")))
