@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -298,7 +298,12 @@ def closing(request: Request, known: DatasetSize, cost: Estimate, where: str) ->
     rows = [("What", what), ("On", data), ("Where", where.removeprefix("Device: "))]
     rows += estimate.summary(experiment, cost, getattr(request.changes, "seeds", None) or 1)
     rows.append(("Goes to", f"{request.out} (nothing was written: --dry-run)"))
-    return ["", *(shortened(f"{name + ':':<14}{text}") for name, text in rows)]
+    return ["", *lined_up(rows)]
+
+
+def lined_up(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Names and texts as lines of 80 columns."""
+    return [shortened(f"{name + ':':<14}{text}") for name, text in rows]
 
 
 def shortened(line: str) -> str:
