@@ -29,6 +29,11 @@ def printable(text: str) -> str:
     return "".join(map(_written_out, text))
 
 
+def many(count: int, noun: str) -> str:
+    """A number and its noun: `1 expert`, `1,437 images`; for nouns whose plural ends in s."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 def in_one_line(error: BaseException, most: int = 200) -> str:
     """What an error of another package says, as one printable line of at most `most` signs; the name of its class where
     it says nothing."""
