@@ -40,6 +40,11 @@ def in_one_line(error: BaseException, most: int = 200) -> str:
     return printable(" ".join(str(error).split()))[:most] or type(error).__name__
 
 
+def reason(error: BaseException) -> str:
+    """Why a file cannot be read or written, in words: what the system says, without its number and the path."""
+    return getattr(error, "strerror", None) or in_one_line(error)
+
+
 def _written_out(sign: str) -> str:
     if sign in "\n\t" or sign in JOINERS or unicodedata.category(sign) not in HIDDEN:
         return sign
