@@ -254,9 +254,10 @@ def cells() -> str:
             published = f"{row['published']:.1f}"
         count, epochs = row["experts"]["count"], row["experts"]["epochs"]
         found, real = (spread(each["mean"], each["std"]) for each in (row["distilled"], row["baselines"]["random"]))
-        setting = f"{DATA[data]}, {ipc.split('-')[0]} per class"
+        setting = f"{DATA[data]}, {ipc.split('-')[0]}"
         rows.append((setting, row["label"], f"{count} × {epochs}", steps, _taken(row), real, found, published))
-    head = "data", "method", "experts × epochs", "outer steps", "time", "random real", "test accuracy", "published"
+    head = "data, images per class", "method", "experts × epochs", "outer steps", "time", "random real"
+    head = (*head, "test accuracy", "published")
     return table(head, "llrrrrrr", rows)
 
 

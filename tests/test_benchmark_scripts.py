@@ -296,4 +296,4 @@ def test_a_finished_run_becomes_a_row_and_a_published_set(
     }
     assert load(sets / "cifar10-ipc1-mtt.safetensors").provenance.keys() & {"arguments", "machine"} == set()
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert "| CIFAR-10, 1 per class | MTT | 2 × " in tables.cells()
+    assert "| CIFAR-10, 1 | MTT | 2 × " in tables.cells()

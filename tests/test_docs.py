@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -244,3 +245,24 @@ def test_every_public_name_is_on_the_api_page() -> None:
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     shown = {line.removeprefix("::: ").rpartition(".")[2] for line in page.splitlines() if line.startswith("::: ")}
     assert set(astdistill.__all__) <= shown
+
+
+@pytest.mark.parametrize(
+    ("page", "begins", "names"),
+    [
+        ("command-line.md", "Methods: ", methods),
+        ("command-line.md", "Protocols: ", lambda: PROTOCOLS),
+        ("writing-a-method.md", "The methods of the package: ", methods),
+    ],
+)
+def test_lists_in_prose_name_everything(page: str, begins: str, names: Callable[[], Iterable[str]]) -> None:
+    (_, text) = re.sub(r"\s+", " ", (DOCS / page).read_text(encoding="utf-8")).split(begins, 1)
+    said = re.match(r"(?:`[\w-]+`, )*`[\w-]+`", text)
+    assert said is not None
+    assert set(re.findall(r"`([\w-]+)`", said[0])) == set(names())
+
+
+def test_the_readme_names_every_method() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w-]+)`", text.split("* **Methods**", 1)[1].split("* **Your own method**", 1)[0]))
+    assert set(methods()) <= named | {"ast-tgdd"}, "a combination of two that are named"

@@ -16,8 +16,8 @@ from astdistill.experiment.pipeline import prepare
 from astdistill.experiment.presets import preset
 from astdistill.experiment.work import Network
 from astdistill.runtime import progress
-from astdistill.runtime.parallel import in_words
 from astdistill.runtime.provenance import instructions, machine
+from astdistill.runtime.text import many
 
 NETWORK = "convnet-d2-w32", (1, 8, 8), 10
 
@@ -37,7 +37,7 @@ def test_the_native_engine_is_named_with_its_instructions() -> None:
     with using("native"):
         words = Network(*NETWORK).engine_in_words()
     assert words.startswith(f"native ({build.for_this_processor().instructions} kernels ")
-    assert words.endswith(in_words(torch.get_num_threads()))
+    assert words.endswith(many(torch.get_num_threads(), "thread"))
 
 
 def test_a_slow_engine_is_named_with_its_cause(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

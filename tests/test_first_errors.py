@@ -81,6 +81,16 @@ def emptied(name: str) -> Callable[[], None]:
     return lambda: _spoil(name, lambda whole: b"")
 
 
+def lost(*names: str) -> Callable[[], None]:
+    """Leaves the folder without these files, as before they were written."""
+
+    def remove() -> None:
+        for name in names:
+            Path(name).unlink()
+
+    return remove
+
+
 def text(name: str, words: str) -> Callable[[], None]:
     return lambda: _spoil(name, lambda whole: words.encode())
 
@@ -151,6 +161,7 @@ def nothing() -> None:
     """Everything is in order; only the words are wrong."""
 
 
+NOT_YET = (f"{MADE}/synthetic.safetensors", f"{MADE}/scores.json")
 IMAGES = np.zeros((12, 8, 8, 3), dtype=np.uint8)
 LABELS = np.arange(12) % 2
 
@@ -172,6 +183,10 @@ CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
     "half set to start from": (half(f"{MADE}/synthetic.safetensors"), (*FRESH, "--init", MADE), "is not a whole safetensors file"),
     "picture for a set": (nothing, (*EVALUATE, f"{MADE}/images.png"), "images.png is not a whole safetensors file"),
     "state for a set": (nothing, (*EVALUATE, f"{MADE}/state.safetensors"), "is not a distilled set"),
+    "not finished, to evaluate": (lost(f"{MADE}/synthetic.safetensors"), (*EVALUATE, MADE), f"shows how far it is: astdistill watch {MADE}"),
+    "not finished, to compare": (lost(*NOT_YET), ("compare", MADE), f"The run in {MADE} is not finished; the command that began it"),
+    "not finished, to export": (lost(*NOT_YET), ("export", MADE, "--format", "npz"), f"The run in {MADE} is not finished"),
+    "no such config": (nothing, (*RUN, "--config", "nowhere.yaml"), "nowhere.yaml cannot be read (No such file or directory);"),
     "folder without a set": (nothing, (*EVALUATE, "experts"), "There is no file experts/synthetic.safetensors"),
     "no epochs": (nothing, (*EVALUATE, MADE, "--epochs", "0"), "--epochs cannot be 0; choose 1 or more. See: astdistill evaluate --help"),
     "no networks, before data are looked for": (nothing, (*EVALUATE, MADE, "--networks", "0", "--data", "nowhere/there"), "0 networks were asked for; train at least 1"),

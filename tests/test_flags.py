@@ -288,6 +288,16 @@ def test_a_rate_without_a_place_names_three_that_have_one(capsys: pytest.Capture
     assert f"There is no flag --lr. Did you mean {near}?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words", [["run", "--data"], ["experts", "--data", "--ipc", "1"], ["tune", "--ipc", "1", "--data"]]
+)
+def test_data_without_a_value_is_no_missing_preset(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("astdistill: --data needs a value, for example --data photos")
+    assert main(["demo", "--data"]) == 2
+    assert capsys.readouterr().err.startswith("astdistill: --data needs a value")
+
+
 def test_quiet_and_verbose_may_stand_before_the_verb_or_after_it(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["-v", "watch", "nowhere", "--once"], ["watch", "nowhere", "--once", "-v"]):
         assert main(words) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,6 +128,7 @@ def test_a_dry_run_is_the_table_with_its_costs(
     assert shown.count("shared") == 1, "the second line has the experts of the first"
     assert "lr_img=1" in shown
     assert "together" in shown
+    assert re.search(r"At most [\d.]+ [kM]B memory in each run; [\d.]+ [kM]B disk together\.", " ".join(shown.split()))
     assert not list(tmp_path.iterdir())
 
 

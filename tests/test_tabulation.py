@@ -93,5 +93,25 @@ def test_columns_without_room_follow_below_beside_the_first_ones() -> None:
         assert all(figure in of_it for figure in row)
 
 
+@pytest.mark.parametrize("width", [50, 80, 100, 120])
+def test_figures_are_whole_where_the_words_alone_are_wider_than_the_terminal(width: int) -> None:
+    """Columns of words follow below, too, beside the first ones that tell the rows apart."""
+    words = ("run", "data", "labels", "protocol", "method", "network")
+    heads = (*(Column(name, words=True) for name in words), Column("stored", words=True, whole=True), Column("final"))
+    shared = ("digits, standard", "hard labels", "MTT", "ast-as-released", "convnet-d2-w32", "2.6 kB")
+    table = Tabulation(heads, (("tiny", *shared, "90.1 ± 0.2"), ("tiny-2", *shared, "98.0 ± 12.8")), "Caption.")
+    console = Console(width=width)
+    with console.capture() as shown:
+        console.print(terminal(table))
+    lines = shown.get().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    for row in table.rows:
+        of_it = " ".join(line for line in lines if line.strip("│ ").split(" ")[0] == row[0])
+        assert row[-1] in of_it
+        assert "2.6 kB" in of_it
+    if width == 50:
+        assert "convnet-d2-w32" in shown.get()
+
+
 def test_what_rounds_to_zero_has_no_sign() -> None:
     assert (spread([-0.01]), spread([-0.04, 0.01])) == ("0.0", "0.0 ± 0.0")

@@ -25,7 +25,7 @@ from astdistill.runtime.files import cache_folder, write_json, write_text
 from astdistill.runtime.run_dir import RunDir
 from astdistill.runtime.tables import Column, Tabulation, terminal
 from astdistill.runtime.terminal import Terminal
-from astdistill.runtime.text import LETTERS, file_name, printable, shown_name
+from astdistill.runtime.text import LETTERS, file_name, many, printable, shown_name
 
 SRC = Path(__file__).parents[1] / "src"
 NAMES = (
@@ -187,3 +187,7 @@ def test_a_sentence_obeys_no_sign_of_a_strangers_name() -> None:
     error = InputError("There is no class '\x1b[2J\u202ecat'.")
     assert str(error) == r"There is no class '\x1b[2J\u202ecat'."
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_number_has_its_noun() -> None:
+    assert [many(count, "image") for count in (0, 1, 1437)] == ["0 images", "1 image", "1,437 images"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -310,7 +311,15 @@ def test_a_dry_run_needs_no_optuna_and_writes_nothing(
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.setattr("astdistill.experiment.work.Speed._measured", lambda self, step: 1.0)
     assert exit_code(*TINY, "--trials", "5", "--dry-run") == 0
-    assert "5 trials of 8 outer steps: at most" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    shown = dict(line.split(":", 1) for line in lines if line)
+    assert max(map(len, lines)) <= 80
+    assert "training and" in shown["On"]
+    assert "held-out images" in shown["On"]
+    assert shown["Trials"].strip().startswith("5 of 8 outer steps: at most")
+    for part in ("Experts", "Trials", "Together"):
+        assert re.search(r" memory, .* disk", shown[part]), part
+    assert shown["Goes to"].endswith("(nothing was written: --dry-run)")
     assert not Path("t").exists()
 
 

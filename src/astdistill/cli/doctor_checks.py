@@ -33,6 +33,7 @@ from ..runtime.objects import Objects, Url
 from ..runtime.provenance import instructions
 from ..runtime.seeds import rng, seeded
 from ..runtime.status import size
+from ..runtime.text import many
 from .findings import Finding, judged, shortened
 
 SHAPE, CLASSES = (3, 32, 32), 10
@@ -226,10 +227,10 @@ def memory() -> Iterator[Finding]:
     """Cores, and the memory that this process may still take."""
     free = free_memory()
     if free is None:
-        text = f"{cores()} cores; this system does not say how much memory is free"
+        text = f"{many(cores(), 'core')}; this system does not say how much memory is free"
         yield Finding(name="memory", state="note", text=text)
         return
-    text = f"{size(free)} free, {cores()} cores that this process may use"
+    text = f"{size(free)} free, {many(cores(), 'core')} that this process may use"
     yield judged("memory", free >= LEAST, text, "close other programs, or raise the container's limit")
 
 

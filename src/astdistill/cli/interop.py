@@ -25,6 +25,7 @@ from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
+from ..runtime.text import many
 from .commands import command
 from .data import tell_briefly
 from .flags import Word
@@ -72,7 +73,7 @@ def import_buffers(given: ImportBuffers) -> None:
     save_quality({method: experts.curves()}, experts.folder / "quality.png")
     reads, chance = buffers.last_accuracy(experts, dataset), 100 / len(dataset.classes)
     console = Terminal()
-    console.print(f"Experts: {experts.folder} ({len(experts)} of {experts.epochs} epochs)", highlight=False)
+    console.print(f"Experts: {experts.folder} ({len(experts)} of {many(experts.epochs, 'epoch')})", highlight=False)
     console.print(
         f"Check:   the first one's last row reads {reads:.1f} % of test images; chance is {chance:.1f} %.",
         highlight=False,

@@ -217,6 +217,7 @@ class PresetCommand(Command):
         changes = self.record(first, self.kind)
         asked = ctx.resilient_parsing or {"-h", "--help", "--help-all"} & set(args)
         try:
+            _check_data(changes, args, self.name)
             name = self._named(changes, first.args)
         except InputError:
             if not asked:
@@ -289,6 +290,15 @@ class PresetCommand(Command):
 
     def about(self) -> str:
         return f"{self._about} Defaults shown are those of {self.cell.name}."
+
+
+def _check_data(changes: Changes, words: Sequence[str], verb: str | None) -> None:
+    """Raise InputError for --data without a value, which otherwise looks like a preset that is missing."""
+    without = isinstance(changes, PresetChanges) and not changes.preset and not changes.data
+    if without and "--data" in words:
+        raise InputError(
+            f"--data needs a value, for example --data photos for a folder of photos; see: astdistill {verb} --help"
+        )
 
 
 def parse(verb: str, words: Sequence[str]) -> Request:

@@ -12,7 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from ..runtime.errors import InputError
 from ..runtime.files import write_text
-from ..runtime.text import in_one_line
+from ..runtime.text import in_one_line, reason
 from .flags import END, Flag, Positional
 
 PRESET = "preset"
@@ -33,7 +33,7 @@ def read_config(path: Path) -> Entries:
         tree = yaml.load(text, Loader=yaml.BaseLoader)  # texts alone: no `no` means False
         entries = dict[str, Any](_each_once(tree, path))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path} cannot be read ({error}); name a YAML file of settings.") from error
+        raise InputError(f"--config {path} cannot be read ({reason(error)}); name a YAML file of settings.") from error
     except RecursionError:
         raise InputError(f"--config {path} has values too deep in one another; write lines such as ipc: 10") from None
     except yaml.YAMLError as error:

@@ -24,7 +24,7 @@ from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder
 from ..runtime.parallel import limited, own_threads
-from ..runtime.status import duration
+from ..runtime.status import duration, size
 from ..runtime.tables import Column, Tabulation, terminal
 from ..runtime.terminal import Terminal
 from .commands import command
@@ -188,7 +188,7 @@ def estimate(rows: Sequence[Row], out: Path) -> None:
         lines.setdefault(row.waiting().line, []).append(row)
     trained = {group.rows[0].folder: group.experiment for group in shared_experts(rows) if group.trained}
     device = settled_device(rows[0].experiment.device)
-    speed, whole = Speed(device), 0.0
+    speed, whole, disk, memory = Speed(device), 0.0, 0, 0
     costs, cells = Costs(device, speed), list[tuple[str, ...]]()
     for line, members in lines.items():
         first = members[0]
@@ -199,16 +199,21 @@ def estimate(rows: Sequence[Row], out: Path) -> None:
         if before and first.experiment.experts.imported is None:
             experts = "shared"
         if own:
-            spent = len(own) * sum(stage.seconds for stage in _stages(own[0], costs)[:-2])
+            shared = _stages(own[0], costs)[:-2]
+            spent = len(own) * sum(stage.seconds for stage in shared)
             experts, whole = duration(spent), whole + spent
+            disk += len(own) * sum(stage.disk for stage in shared)
         rest = len(members) * (distillation.seconds + evaluation.seconds)
         whole += rest
+        disk += len(members) * (distillation.disk + evaluation.disk)
+        memory = max(memory, *(stage.memory for stage in (*before, distillation, evaluation)))
         cells.append((*line, str(len(members)), experts, duration(rest)))
     cells.append(("together", "", "", str(len(rows)), "", duration(whole)))
     columns = [Column(name, words=True) for name in ("preset", "method", "settings")]
     columns += [Column("runs"), Column("experts"), Column("distillation and evaluation")]
     words = (
-        f"Counted work over a speed measured just now, one run after another. {_done(rows, out)}",
+        f"Counted work over a speed measured just now, one run after another. {_done(rows, out)}".rstrip(),
+        f"At most {size(memory)} memory in each run; {size(disk)} disk together.",
         speed.disturbed(),
         f"It would go to {out}.",
     )

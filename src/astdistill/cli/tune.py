@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,8 +15,8 @@ from pydantic import Field
 from ..autodiff.dispatch import using
 from ..data.description import Description
 from ..experiment.config import Experiment, check_numbers
-from ..experiment.cost import counted, dataset_size
-from ..experiment.pipeline import tell_where
+from ..experiment.cost import Estimate, costs_text, counted, dataset_size
+from ..experiment.pipeline import tell_where, where_text
 from ..experiment.tuning import HELD_OUT, Search, check_search, held_out, load_optuna, widest
 from ..experiment.tuning import tune as search_rates
 from ..experiment.work import Costs, Speed
@@ -24,14 +25,13 @@ from ..report.tuning import CONFIG, FILE, Tuning, trials_table
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
 from ..runtime.parallel import limited, plan_workers
-from ..runtime.status import duration
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from .data import tell
 from .flags import Flag, Positional, Word
 from .options import ClusterChanges, PresetChanges, PresetCommand, Request
 from .saved import name_of, save_config
-from .verbs import FIRST, computing_with, placed, threads_of
+from .verbs import FIRST, computing_with, lined_up, placed, threads_of
 
 UNSAVED = ("out", "data.validation")
 """Flags that belong to the search: the run with what was found has a folder of its own and all training images."""
@@ -120,20 +120,30 @@ def _estimate(experiment: Experiment, search: Search, out: Path) -> None:
     device = settled_device(experiment.device)
     plan = plan_workers(search.parallel, experiment.workers, torch.device(device), [each.model])
     with using(experiment.engine):
-        *before, distillation, _ = counted(each, dataset_size(each), Costs(device, Speed(device))).stages
-    experts = sum(stage.seconds for stage in before)
-    console = Terminal()
-    if before:
-        console.print(f"Experts, once for all trials: {duration(experts)}", highlight=False)
+        known = dataset_size(each)
+        *before, distillation, _ = counted(each, known, Costs(device, Speed(device))).stages
     if plan.workers > 1:  # each with its part of the threads
         with using(experiment.engine), limited(plan.threads):
-            *_, distillation, _ = counted(each, dataset_size(each), Costs(device, Speed(device))).stages
-    whole = duration(math.ceil(search.trials / plan.workers) * distillation.seconds)
-    console.print(
-        f"{search.trials} trials of {search.steps} outer steps: at most {whole}; most trials end early\n"
-        f"Output folder: {out}. Nothing was written (--dry-run).",
-        highlight=False,
+            *_, distillation, _ = counted(each, known, Costs(device, Speed(device))).stages
+    trials = replace(
+        distillation,
+        seconds=math.ceil(search.trials / plan.workers) * distillation.seconds,
+        memory=plan.workers * distillation.memory,
+        disk=search.trials * distillation.disk,
     )
+    together = Estimate((*before, trials)).together
+    held = f"{known.train:,} training and {known.validation:,} held-out images, whiten {each.data.whiten}"
+    rows = [
+        ("What", f"a search for {each.name}: {each.method.name}, {each.model}, {each.ipc} per class"),
+        ("On", f"{each.data.source}: {held}"),
+        ("Where", where_text(each.device, known.shape, known.classes, each.model).removeprefix("Device: ")),
+        *(("Experts", f"{stage.name}, once: {costs_text(stage)}") for stage in before),
+        ("Trials", f"{search.trials} of {search.steps} outer steps: at most {costs_text(trials)}"),
+        ("Together", f"at most {costs_text(together)}; most trials end early"),
+        ("Goes to", f"{out} (nothing was written: --dry-run)"),
+    ]
+    for line in lined_up(rows):
+        print(line)
 
 
 tune = PresetCommand(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -30,12 +30,13 @@ from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
 from ..runtime.machine import Threads, free_memory
 from ..runtime.mirror import mirrored
-from ..runtime.parallel import in_words, limited, own_threads, threads_beside_others, why_fewer
+from ..runtime.parallel import limited, own_threads, threads_beside_others, why_fewer
 from ..runtime.provenance import machine
 from ..runtime.run_dir import RunDir
 from ..runtime.status import duration, size
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
+from ..runtime.text import many
 from .data import chosen, plain, tell
 from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Request, RunChanges
 from .sweep import run_seeds
@@ -162,8 +163,8 @@ def threads_of(request: Request, follow: bool = True) -> Threads:
         begun = Threads(begun.divided, begun.divided)
     if begun != (usual, usual) and settled_device(request.experiment.device) == "cpu":
         _say(
-            f"This run was begun with {in_words(begun.step)} and goes on with them, so that its numbers stay the same "
-            f"to the last bit; this process may use {usual}, and --threads {usual} takes them."
+            f"This run was begun with {many(begun.step, 'thread')} and goes on with them, so that its numbers stay "
+            f"the same to the last bit; this process may use {usual}, and --threads {usual} takes them."
         )
     return begun
 
@@ -298,7 +299,12 @@ def closing(request: Request, known: DatasetSize, cost: Estimate, where: str) ->
     rows = [("What", what), ("On", data), ("Where", where.removeprefix("Device: "))]
     rows += estimate.summary(experiment, cost, getattr(request.changes, "seeds", None) or 1)
     rows.append(("Goes to", f"{request.out} (nothing was written: --dry-run)"))
-    return ["", *(shortened(f"{name + ':':<14}{text}") for name, text in rows)]
+    return ["", *lined_up(rows)]
+
+
+def lined_up(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Names and texts as lines of 80 columns."""
+    return [shortened(f"{name + ':':<14}{text}") for name, text in rows]
 
 
 def shortened(line: str) -> str:

@@ -18,6 +18,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import DIGESTS, load_tensors, read_json
 from ..runtime.objects import MARKER, Objects, Url
 from ..runtime.status import size
+from ..runtime.text import many
 from .commands import command
 from .flags import Word
 
@@ -45,7 +46,7 @@ def verify(given: Verify) -> int:
         except InputError as error:
             damaged += 1
             console.print(f"[red]damaged[/red]  {error}", highlight=False, soft_wrap=True)
-    words = f"{len(checks)} files, {size(volume)}: {damaged or 'none'} damaged"
+    words = f"{many(len(checks), 'file')}, {size(volume)}: {damaged or 'none'} damaged"
     if without:
         words += f"; {without} are of an earlier version, without digests, and could only be read"
     console.print(f"{words}.", highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.errors import InputError
-from ..runtime.text import in_one_line
+from ..runtime.text import in_one_line, reason
 from . import medmnist
 from .cifar import cifar_folder, is_cifar
 from .dataset import RawData, Summary
@@ -125,7 +125,7 @@ def _file_names(folder: Path) -> list[str]:
         return sorted(each.name for each in folder.iterdir() if each.is_file() and not each.name.startswith("."))
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be read ({error}); check its permissions, or give another --data."
+            f"{folder} cannot be read ({reason(error)}); check its permissions, or give another --data."
         ) from error
 
 
@@ -285,7 +285,7 @@ def read_idx(path: Path) -> np.ndarray:
         with gzip.open(path, "rb") if zipped else path.open("rb") as file:
             return _idx_array(file, path)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read as an IDX file ({error}); download it again.") from error
+        raise InputError(f"{path} cannot be read as an IDX file ({reason(error)}); download it again.") from error
 
 
 def _idx_array(file: Any, path: Path) -> np.ndarray:

@@ -32,6 +32,7 @@ from ..runtime.files import (
     write_json,
 )
 from ..runtime.shapes import Pixels
+from ..runtime.text import reason
 from .dataset import RawData, Split, Summary
 from .decoding import in_memory
 from .digests import FileSet, Manifest, Stamp, read_notes, tensor_digest, write_notes
@@ -66,7 +67,7 @@ def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
         )
     except OSError as error:
         progress.console().print(
-            f"The cache {path.parent} cannot be written ({error}); going on without it.", highlight=False
+            f"The cache {path.parent} cannot be written ({reason(error)}); going on without it.", highlight=False
         )
     return built
 
@@ -198,7 +199,7 @@ def in_file(pixels: StoredImages, name: str) -> MappedImages:
         return MappedImages(path)
     except OSError as error:
         raise InputError(
-            f"The images of {name} cannot be kept in {path.parent} ({error}); name a folder with room in "
+            f"The images of {name} cannot be kept in {path.parent} ({reason(error)}); name a folder with room in "
             "ASTDISTILL_CACHE, or set --data.memory uint8."
         ) from error
 
@@ -323,4 +324,6 @@ def _checksum_pixels(part: Split) -> str:
 
 
 def _say_unwritten(folder: Path | None, error: OSError) -> None:
-    progress.console().print(f"The cache {folder} cannot be written ({error}); going on without it.", highlight=False)
+    progress.console().print(
+        f"The cache {folder} cannot be written ({reason(error)}); going on without it.", highlight=False
+    )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..runtime.errors import InputError
-from ..runtime.text import in_one_line
+from ..runtime.text import in_one_line, reason
 from .dataset import RawData, Split, Summary, checked_count
 from .labels import numbered
 from .named_arrays import plain_text, with_labels
@@ -170,7 +170,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}); check its permissions.") from error
+        raise InputError(f"{path} cannot be read ({reason(error)}); check its permissions.") from error
 
 
 def _plain_pickle(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..runtime.config import Record
 from ..runtime.errors import InputError
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Batch, Images, Labels
+from ..runtime.text import many
 from .digests import FileSet
 from .levels import background_colour
 from .preprocessing import Preprocessing
@@ -163,7 +164,7 @@ class Split:
 
     def __repr__(self) -> str:
         """One line: how many images, of which shape."""
-        return f"Split({len(self):,} images of {dimensions(self.images.shape[1:])})"
+        return f"Split({many(len(self), 'image')} of {dimensions(self.images.shape[1:])})"
 
     def __len__(self) -> int:
         return len(self.labels)

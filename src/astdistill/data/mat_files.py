@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import InputError
-from ..runtime.text import in_one_line
+from ..runtime.text import in_one_line, reason
 
 HEADER, VERSION_AT, HDF5 = 128, 124, b"\x89HDF"
 MATRIX, COMPRESSED = 14, 15
@@ -38,7 +38,7 @@ def read_mat(path: Path) -> dict[str, np.ndarray]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}); check its permissions.") from error
+        raise InputError(f"{path} cannot be read ({reason(error)}); check its permissions.") from error
     if data[:4] == HDF5 or data[VERSION_AT + 1 : VERSION_AT + 2] == b"\2" or data[512:516] == HDF5:
         raise InputError(
             f"{path} is a .mat file of version 7.3, which is not read; save it in MATLAB with -v7, or as .npz."

@@ -292,6 +292,8 @@ class SyntheticSet:
         file = Path(path)
         file = RunDir(file).synthetic if file.is_dir() else file
         if not file.exists():
+            if RunDir(path).begun:
+                raise InputError(RunDir(path).not_finished)
             raise InputError(
                 f"There is no file {file}; name the folder of a finished run, or its synthetic.safetensors. "
                 "astdistill demo makes one: runs/demo"

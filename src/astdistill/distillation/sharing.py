@@ -25,8 +25,9 @@ from ..runtime import ranks
 from ..runtime.cluster import used
 from ..runtime.errors import InputError
 from ..runtime.machine import world
-from ..runtime.parallel import WorkerPlan, divided_threads, in_words, limited, plan_workers, pool
+from ..runtime.parallel import WorkerPlan, divided_threads, limited, plan_workers, pool
 from ..runtime.progress import Bar, tell
+from ..runtime.text import many
 from .run import Distillation
 
 HERE = WorkerPlan(1, 1)
@@ -99,7 +100,7 @@ def _in_a_line(terms: int, plan: WorkerPlan) -> str:
         who = f"{plan.workers} ranks of torchrun"
     elif used() is not None:
         who = "the nodes of the cluster"
-    return f"Each outer step is shared by {who}: {terms} trajectories, each computed by {in_words(plan.threads)}."
+    return f"Each outer step is shared by {who}: {terms} trajectories, each computed by {many(plan.threads, 'thread')}."
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -329,7 +330,8 @@ def _bytes(tensor: Tensor) -> bytes:
 
 def check_same_space(synthetic: SyntheticSet, dataset: Dataset) -> None:
     """Raise InputError unless the set has the classes, the image shape and the preprocessing of `dataset`."""
-    remedy = f"load the data with {_how(synthetic)}."
+    source = shlex.quote(synthetic.data.source)
+    remedy = f"give the data that it was made from: --data {source}, in Python {_how(synthetic)}."
     if synthetic.classes != dataset.classes:
         raise InputError(
             f"The set was distilled for {_few(synthetic.classes)}, but '{dataset.name}' has {_few(dataset.classes)}; "

@@ -33,6 +33,7 @@ from ..runtime.errors import InputError
 from ..runtime.parallel import START_S, WorkerPlan, limited, plan_workers, training_seconds
 from ..runtime.progress import phase
 from ..runtime.status import duration, size
+from ..runtime.text import many
 from .config import Experiment, evaluation_recipe, expert_epochs
 from .sizing import described_by_headers
 from .work import GRADIENT_GRAPH, SECOND_GRAPH, Cost, Costs, Network, Speed
@@ -185,8 +186,8 @@ def summary(experiment: Experiment, costs: Estimate, runs: int = 1) -> list[tupl
     lines = [(name, f"{stage.name}: {costs_text(stage)}") for name, stage in stages]
     rows = [f"{name} {duration(seconds)}" for name, seconds in costs.stages[-1].parts]
     whole = replace(costs.together, seconds=runs * costs.together.seconds, disk=runs * costs.together.disk)
-    many = f"{runs} runs: " * (runs > 1)
-    lines += [("Rows", ", ".join(rows)), ("Together", many + costs_text(whole))]
+    repeated = f"{runs} runs: " * (runs > 1)
+    lines += [("Rows", ", ".join(rows)), ("Together", repeated + costs_text(whole))]
     return lines
 
 
@@ -265,16 +266,18 @@ class _Stages:
             return Stage(f"experts of {wanted.imported}", 0.0, 0.0, self._data, 0)
         student, epochs = self._network(self.experiment.model), expert_epochs(self.experiment)
         batch = min(recipe.batch, known.train)
-        many = _Jobs(wanted.count, self._plan(wanted.count, [self.experiment.model]))
-        with limited(many.plan.threads):
+        jobs = _Jobs(wanted.count, self._plan(wanted.count, [self.experiment.model]))
+        with limited(jobs.plan.threads):
             epoch = self.costs.training(student, recipe, known.train, batch) + self.costs.forward(student, known.test)
         low = expert_seconds(recipe, known.train, epochs, student.parameters, known.shape)
-        cost = many.together(epoch.times(wanted.count * epochs), wanted.count * low, self.costs.speed)
+        cost = jobs.together(epoch.times(wanted.count * epochs), wanted.count * low, self.costs.speed)
         disk = wanted.count * (epochs + 1) * student.parameters * (2 if wanted.dtype == "bfloat16" else 4)
-        length = f"{epochs} epochs" if epochs == recipe.epochs else f"{epochs} of {recipe.epochs} epochs"
+        length = f"{epochs} of {recipe.epochs} epochs"
+        if epochs == recipe.epochs:
+            length = many(epochs, "epoch")
         held = student.held(batch, SECOND_GRAPH if recipe.penalty else GRADIENT_GRAPH)
         memory = self._side_by_side(wanted.count, held, [self.experiment.model])
-        return Stage(f"{wanted.count} experts of {length}", cost.work, cost.seconds, memory, disk)
+        return Stage(f"{many(wanted.count, 'expert')} of {length}", cost.work, cost.seconds, memory, disk)
 
     def _plan(self, jobs: int, networks: Sequence[str]) -> WorkerPlan:
         return plan_workers(jobs, self.experiment.workers, torch.device(self.costs.device), networks)
@@ -390,20 +393,22 @@ class _Stages:
         rows += [(name, name, recipe, self._seen) for name in names[1:]]
         rows += [(name, names[0], recipe, self._images) for name in wanted.baselines if name != "full"]
         rows += [("full", names[0], recipe.for_full_data(), known.train)] * ("full" in wanted.baselines)
-        many = _Jobs(len(rows) * wanted.networks, self._plan(len(rows) * wanted.networks, names))
+        jobs = _Jobs(len(rows) * wanted.networks, self._plan(len(rows) * wanted.networks, names))
         whole, guess, memory, parts = Cost(), 0.0, 0, []
         for row, name, each, images in rows:
             trained = self._network(name)
-            with limited(many.plan.threads):
+            with limited(jobs.plan.threads):
                 cost = self._network_trained(trained, each, images, known.test).times(wanted.networks)
             whole += cost
             guess += wanted.networks * self._guess(trained, each, images)
             parts.append((row, cost.seconds))
             memory = max(memory, trained.held(min(each.batch, images), GRADIENT_GRAPH))
-        alone, whole = whole.seconds, many.together(whole, guess, self.costs.speed)
+        alone, whole = whole.seconds, jobs.together(whole, guess, self.costs.speed)
         parts = [(row, seconds * whole.seconds / alone) for row, seconds in parts]
         if (teacher := self._teacher(recipe)) is not None:
             whole += teacher
             parts.append(("training of the teacher", teacher.seconds))
         memory = self._side_by_side(len(rows) * wanted.networks, memory, names)
-        return Stage(f"{wanted.networks} networks per row", whole.work, whole.seconds, memory, 100_000, tuple(parts))
+        return Stage(
+            f"{many(wanted.networks, 'network')} per row", whole.work, whole.seconds, memory, 100_000, tuple(parts)
+        )

@@ -36,9 +36,9 @@ from ..models.flat import FlatModel
 from ..models.registry import build_model
 from ..runtime.devices import read, settled_device
 from ..runtime.machine import Started, cores, crowded, load
-from ..runtime.parallel import in_words
 from ..runtime.provenance import instructions
 from ..runtime.seeds import rng
+from ..runtime.text import many
 
 Shape = tuple[int, int, int]
 
@@ -199,10 +199,10 @@ class Network:
         if torch.device(self.device).type == "cpu":
             kernels = library()
         if self.engine == "native" and kernels is not None:
-            return f"native ({described(kernels)}), {in_words(torch.get_num_threads())}"
+            return f"native ({described(kernels)}), {many(torch.get_num_threads(), 'thread')}"
         if self.engine != "eager":
             return f"{self.engine} on {self.device}"
-        text = f"eager (torch's own derivatives, {instructions()}), {in_words(torch.get_num_threads())}"
+        text = f"eager (torch's own derivatives, {instructions()}), {many(torch.get_num_threads(), 'thread')}"
         if torch.device(self.device).type != "cpu":
             text = f"eager (torch's own derivatives) on {self.device}"
         if chosen() == "eager":
@@ -330,7 +330,7 @@ class Speed:
         if self.share >= OWN_SHARE and not crowded(self.load):
             return ""
         return (
-            f"Other programs are running (load average {self.load:.1f} on {cores()} cores; this process got "
+            f"Other programs are running (load average {self.load:.1f} on {many(cores(), 'core')}; this process got "
             f"{self.share:.0%} of its time): the estimated times are rough, and shorter on an idle machine."
         )
 

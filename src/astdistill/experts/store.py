@@ -34,7 +34,7 @@ from ..runtime.files import (
 from ..runtime.objects import Objects, Url, place
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Params, Rows
-from ..runtime.text import printable
+from ..runtime.text import many, printable
 from ..runtime.trust import trust_modules
 from .cloud import CloudFiles
 from .partial import PartialTrajectory
@@ -260,7 +260,7 @@ class TrajectoryStore:
 
     def __repr__(self) -> str:
         """One line: finished experts, network, folder."""
-        return f"TrajectoryStore({len(self)} experts, {self.identity.model}, {self.folder})"
+        return f"TrajectoryStore({many(len(self), 'expert')}, {self.identity.model}, {self.folder})"
 
     def __len__(self) -> int:
         return len(self.experts())

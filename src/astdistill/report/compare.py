@@ -33,7 +33,7 @@ from .run import RunReader
 from .sweep import BASELINES, FILE, PAGE, STEM, Sweep
 
 WHOSE = tuple(
-    Column(name, words=True)
+    Column(name, words=True, whole=name in ("ipc", "stored"))
     for name in ("run", "data", "ipc", "images a slot", "stored", "labels", "protocol", "method", "network")
 )
 BESIDE = (SEEDS, FILE, PAGE, *(f"{STEM}{ending}" for ending in (".txt", ".md", ".tex")))
@@ -94,6 +94,8 @@ def read_finished(path: Path) -> Finished:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; name finished runs, for example: astdistill compare runs/*")
     if not evaluation.scores.exists():
+        if evaluation.begun:
+            raise InputError(evaluation.not_finished)
         remedy = "name finished runs: astdistill compare runs/*"
         if evaluation.synthetic.exists():
             remedy = f"evaluate it first: astdistill evaluate {folder}"

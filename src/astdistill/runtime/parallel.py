@@ -25,7 +25,7 @@ from .devices import gpus, own_gpu
 from .errors import InputError, LostError
 from .machine import LAUNCHED, Named, Started, Threads, cores, waiting
 from .progress import Bar
-from .text import open_streams
+from .text import many, open_streams
 from .trust import words_of_trust
 from .worker import TensorPickler, nameless_file, with_common
 
@@ -122,14 +122,9 @@ def why_fewer(threads: Threads) -> str:
         return ""
     busy, whole = f"{beside.room.busy:.1f}".removesuffix(".0"), beside.room.cores
     return (
-        f"{in_words(threads.step)}, because other processes keep {busy} of {whole} cores busy; --threads "
+        f"{many(threads.step, 'thread')}, because other processes keep {busy} of {many(whole, 'core')} busy; --threads "
         f"{threads.divided} takes {({2: 'both'}).get(threads.divided, 'all')}."
     )
-
-
-def in_words(threads: int) -> str:
-    """The number with its noun."""
-    return f"{threads} thread" + "s" * (threads > 1)
 
 
 def own_threads() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -158,6 +159,19 @@ class RunDir:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run was begun here that has no distilled set yet."""
+        return self.config.exists() and not self.synthetic.exists()
+
+    @property
+    def not_finished(self) -> str:
+        """The sentence about a run that was begun, for a verb that needs its set."""
+        return (
+            f"The run in {self.folder} is not finished; the command that began it continues it, and this shows how far "
+            f"it is: astdistill watch {shlex.quote(str(self.folder))}"
+        )
 
     @classmethod
     def around(cls, path: Path) -> Self:

@@ -75,6 +75,11 @@ class Column:
     whole: bool = False
 
     @property
+    def fixed(self) -> bool:
+        """Whether its cells stay in one line at any width."""
+        return self.whole or not self.words
+
+    @property
     def justify(self) -> Literal["left", "right"]:
         """The side that its cells are set to."""
         if self.words:
@@ -107,8 +112,8 @@ def terminal(table: Tabulation) -> Fitting:
 @dataclass(frozen=True)
 class Fitting:
     """A table that fits its console: where it is too wide, lines and padding go first, and then columns of words are
-    folded; where that is not enough, the columns that have no room follow below, beside the first ones again. Figures
-    are never cut."""
+    folded; where that is not enough, the columns that have no room follow below, beside the first ones that tell the
+    rows apart. Figures are never cut."""
 
     table: Tabulation
 
@@ -119,32 +124,46 @@ class Fitting:
             yield whole
             return
 
-        def fits(part: Tabulation) -> bool:
-            return Measurement.get(console, wide, _drawn(_folded(part), NARROW)).minimum <= options.max_width
+        def room(part: Tabulation, letters: int) -> Measurement:
+            return Measurement.get(console, wide, _drawn(_folded(part, letters), NARROW))
 
-        parts = _parts(self.table, fits)
-        if len(parts) == 1:
+        if room(self.table, FOLDED).minimum <= options.max_width:
             yield _drawn(self.table, NARROW)
             return
+        parts = _parts(self.table, lambda part: room(part, LEGIBLE).maximum <= options.max_width)
         yield from (_drawn(part, NARROW) for part in parts)
         yield _below(self.table)
 
 
 def _parts(table: Tabulation, fits: Callable[[Tabulation], bool]) -> list[Tabulation]:
-    """The table in as many as fit, each with the columns of words that come first in it; the title above the first."""
-    named = next((number for number, column in enumerate(table.columns) if not column.words), len(table.columns))
+    """The table in as many as fit, each with the columns that tell its rows apart; the title above the first."""
+
+    def fit(chosen: Sequence[int]) -> bool:
+        return fits(_with_columns(table, chosen))
+
+    count = len(table.columns)
+    again = _telling(table)
+    while again > 1 and not all(fit([*range(again), number]) for number in range(again, count)):
+        again -= 1
     groups: list[list[int]] = [[]]
-    for number in range(named, len(table.columns)):
-        if groups[-1] and not fits(_with_columns(table, [*range(named), *groups[-1], number])):
+    for number in range(again, count):
+        if groups[-1] and not fit([*range(again), *groups[-1], number]):
             groups.append([])
         groups[-1].append(number)
-    first, *further = (_with_columns(table, [*range(named), *group]) for group in groups)
+    first, *further = (_with_columns(table, [*range(again), *group]) for group in groups)
     return [replace(first, title=table.title), *further]
 
 
-def _folded(table: Tabulation) -> Tabulation:
-    """The table with its words as narrow as they may be folded."""
-    most = [None if column.whole or not column.words else FOLDED for column in table.columns]
+def _telling(table: Tabulation) -> int:
+    """How many of the first columns tell the rows apart: as few as do, at least one, and words alone."""
+    words = next((number for number, column in enumerate(table.columns) if not column.words), len(table.columns))
+    apart = (number for number in range(1, words) if len({row[:number] for row in table.rows}) == len(table.rows))
+    return next(apart, words)
+
+
+def _folded(table: Tabulation, letters: int) -> Tabulation:
+    """The table with its words folded to so many letters."""
+    most = [None if column.fixed else letters for column in table.columns]
     rows = tuple(tuple(cell[:letters] for cell, letters in zip(row, most, strict=True)) for row in table.rows)
     heads = (replace(column, name=column.name[:letters]) for column, letters in zip(table.columns, most, strict=True))
     return replace(table, columns=tuple(heads), rows=rows)
@@ -157,8 +176,12 @@ def _with_columns(table: Tabulation, chosen: Sequence[int]) -> Tabulation:
 
 
 NARROW: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False}
+FIXED = {True: "width", False: "min_width"}
+"""How rich calls the width of a column of figures; on a narrow console it takes space from every other one."""
 FOLDED = 8
 """Letters that a column of words keeps in a line before others have to follow below."""
+LEGIBLE = 16
+"""Letters that it keeps in a line where others follow below."""
 WIDEST = 10_000
 """Columns of a console on which any table has its natural width."""
 
@@ -171,10 +194,11 @@ def _drawn(table: Tabulation, looks: dict[str, Any]) -> Table:
         shown.caption = _below(table)
     for number, column in enumerate(table.columns):
         least = None
-        if column.whole or not column.words:
+        if column.fixed:
             least = max(map(cell_len, [*column.name.split(), *(row[number] for row in table.rows)]), default=1)
         style = {True: "bold", False: None}[column.bold]
-        shown.add_column(Text(column.name), justify=column.justify, style=style, overflow="fold", min_width=least)
+        widths: dict[str, Any] = {FIXED[looks is NARROW]: least}
+        shown.add_column(Text(column.name), justify=column.justify, style=style, overflow="fold", **widths)
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown

@@ -29,10 +29,20 @@ def printable(text: str) -> str:
     return "".join(map(_written_out, text))
 
 
+def many(count: int, noun: str) -> str:
+    """A number and its noun: `1 expert`, `1,437 images`; for nouns whose plural ends in s."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 def in_one_line(error: BaseException, most: int = 200) -> str:
     """What an error of another package says, as one printable line of at most `most` signs; the name of its class where
     it says nothing."""
     return printable(" ".join(str(error).split()))[:most] or type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """Why a file cannot be read or written, in words: what the system says, without its number and the path."""
+    return getattr(error, "strerror", None) or in_one_line(error)
 
 
 def _written_out(sign: str) -> str:
