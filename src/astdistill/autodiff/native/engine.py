@@ -18,8 +18,6 @@ from .passes import PAIR, TANGENT, VALUE, Passes
 
 VALUES = 25 * 32 * 32 * 128
 """Pixels times channels that are under way at once: few enough that their planes stay in a shared cache."""
-MANY = 16
-"""Images of a part from which on one more or less is a few per cent of its memory."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +126,11 @@ class NativeEngine:
         return Gradient(loss, torch.cat(logits), total.flat())
 
     def _parts(self, weights: Weights, images: Batch) -> Iterator[tuple[Passes, slice]]:
-        """The batch in nearly equal parts; large ones have an even number of images, half for each of two threads."""
+        """The batch in nearly equal parts."""
         channels, pixels = len(weights.blocks[0].bias), images.shape[2] * images.shape[3]
         count = -(-len(images) * pixels * channels // VALUES)
-        unit = 1 + int(len(images) >= MANY * count)
-        ends = [unit * (-(-len(images) // unit) * part // count) for part in range(1, count)]
         first = 0
-        for images_here in images.tensor_split(ends):
+        for images_here in images.tensor_split(count):
             part = slice(first, first + len(images_here))
             first = part.stop
             yield Passes(self.blocks, weights, images_here, self.kernels, self.space), part
