@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, ValidationError, model_serializer
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ..data.dataset import DataConfig, Dataset
 from ..data.preprocessing import Preprocessing
@@ -25,6 +25,7 @@ from ..runtime.files import (
     has_digests,
     header_digest,
     load_tensors,
+    open_tensors,
     parse_json,
     read_json,
     reading,
@@ -125,7 +126,7 @@ class LocalFiles:
 
     def opened(self, expert: int) -> Any:
         """That file, as `safe_open` gives it."""
-        return safe_open(self.path(expert), framework="pt").__enter__()
+        return open_tensors(self.path(expert)).__enter__()
 
     def read_ahead(self, draw: Callable[[], object]) -> None:
         """Let `draw`, which is the next to be called, find what it reads nearby; nothing where files are mapped."""
