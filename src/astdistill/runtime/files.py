@@ -541,14 +541,23 @@ def _homeless_cache() -> Path:
 def check_folder(path: Path, flag: str, file: bool = False) -> None:
     """Raise InputError where `path`, which `flag` names and which need not be there, is a file or would lie in one.
 
-    With `file`, `path` is to become a file, and only has to lie in a folder. Addresses in the cloud are refused, too.
+    With `file`, `path` is to become a file, and only has to lie in a folder. Addresses in the cloud, names that no file
+    can have and links to nothing are refused, too.
     """
+    try:
+        nameable = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        nameable = False
+    if not nameable:
+        raise InputError(f"{flag} {str(path)!r} holds signs that no name can have; name another folder.")
     if isinstance(address := place(path), Url):
         raise InputError(
             f"{flag} {address} is an address; name a folder. Only --experts.store and --mirror may be one."
         )
     if not file and path.exists() and not path.is_dir():
         raise InputError(f"{flag} {path} is a file; name a folder.")
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{flag} {path} is a link to nothing; make the folder that it names, or name another.")
     for folder in path.parents:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{flag} {path} would lie in {folder}, which is a file; name a folder.")
