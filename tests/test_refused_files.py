@@ -13,8 +13,10 @@ import pytest
 import torch
 from problems import blobs
 
+from astdistill.data.loading import load_dataset
 from astdistill.data.synthetic import SyntheticSet, load
 from astdistill.distillation.snapshots import StartMap, read_course
+from astdistill.experiment.proposal import _name
 from astdistill.interop.import_experts import _under_way, fitting_model
 from astdistill.interop.import_sets import read_pickle
 from astdistill.report.experts import read_experts
@@ -22,7 +24,16 @@ from astdistill.report.live import expert_progress
 from astdistill.report.run import RunReader, read_run
 from astdistill.report.tuning import FILE, Tuning
 from astdistill.runtime.errors import InputError
-from astdistill.runtime.files import append_line, load_tensors, lock, read_json, read_lines, save_tensors, write_json
+from astdistill.runtime.files import (
+    append_line,
+    cache_folder,
+    load_tensors,
+    lock,
+    read_json,
+    read_lines,
+    save_tensors,
+    write_json,
+)
 from astdistill.runtime.run_dir import RunDir
 from astdistill.runtime.text import in_one_line
 
@@ -248,6 +259,15 @@ def test_a_file_in_a_folder_whose_name_is_no_text_is_read(tmp_path: Path) -> Non
     save_tensors(path, {"a": torch.arange(3)}, {"b": 1})
     tensors, header = load_tensors(path)
     assert (tensors["a"].tolist(), header) == ([0, 1, 2], {"b": 1})
+
+
+def test_a_home_of_nobody_is_a_name_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a shell."""
+    monkeypatch.setenv("ASTDISTILL_CACHE", "~nobody-at-all/cache")
+    assert cache_folder() == Path("~nobody-at-all/cache")
+    with pytest.raises(InputError, match="There is no file or folder ~nobody-at-all/x"):
+        load_dataset("~nobody-at-all/x")
+    assert _name("~nobody-at-all/x") == "x"
 
 
 def test_what_other_code_says_is_one_printable_line() -> None:

@@ -516,7 +516,7 @@ def cache_folder() -> Path:
     among the temporary ones. It may not exist yet."""
     own = os.environ.get("ASTDISTILL_CACHE")
     if own:
-        return Path(own).expanduser()
+        return Path(os.path.expanduser(own))
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
         return Path(base) / "astdistill"
