@@ -29,6 +29,7 @@ from astdistill.runtime.files import (
     cache_folder,
     load_tensors,
     lock,
+    new_folder,
     read_json,
     read_lines,
     save_tensors,
@@ -268,6 +269,17 @@ def test_a_home_of_nobody_is_a_name_like_others(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError, match="There is no file or folder ~nobody-at-all/x"):
         load_dataset("~nobody-at-all/x")
     assert _name("~nobody-at-all/x") == "x"
+
+
+def test_of_two_who_make_a_folder_the_slower_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    """As two exports, or two downloads, of one --out."""
+    slow, fast = new_folder(tmp_path / "set"), new_folder(tmp_path / "set")
+    (slow.__enter__() / "a").write_text("slower")
+    with fast as faster:
+        (faster / "a").write_text("faster")
+    with pytest.raises(InputError, match=r"--out .*set is there already and is not an empty folder; name a new one"):
+        slow.__exit__(None, None, None)
+    assert [(path.name, (path / "a").read_text()) for path in tmp_path.iterdir()] == [("set", "faster")]
 
 
 def test_what_other_code_says_is_one_printable_line() -> None:

@@ -569,10 +569,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises InputError, before the block runs, unless `path` is absent or an empty folder.
     """
-    if path.is_dir() and any(path.iterdir()):
-        raise InputError(
-            f"--out {path} is there already and is not an empty folder; name a new one, for example --out {path}-2"
-        )
+    _check_empty(path)
     check_folder(path, "--out")
     temporary = beside(path, folder=True)
     try:
@@ -581,5 +578,15 @@ def new_folder(path: Path) -> Iterator[Path]:
             if path.exists():
                 path.rmdir()  # an empty folder, which not every system lets a rename replace
             temporary.replace(path)
+    except OSError:
+        _check_empty(path)  # another process may have been faster
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_empty(path: Path) -> None:
+    if path.is_dir() and any(path.iterdir()):
+        raise InputError(
+            f"--out {path} is there already and is not an empty folder; name a new one, for example --out {path}-2"
+        )
