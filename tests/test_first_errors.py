@@ -272,6 +272,14 @@ def test_a_name_too_long_for_the_disk(flag: str, desk: Path, capsys: pytest.Capt
     assert contents() == before
 
 
+@pytest.mark.parametrize(("verb", "word"), [("verify", "PATH"), ("watch", "RUN")])
+def test_a_verb_that_writes_nothing_names_no_flag_for_it(
+    verb: str, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main((verb, "x" * 300)) == 1
+    assert f"; name another {word}." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
