@@ -80,6 +80,22 @@ def test_a_file_of_settings_that_is_none(text: str, sentence: str, capsys: pytes
     assert f"--config a.yaml {sentence}" in said(capsys)
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("seed: [1, 2]\n", "--seed takes one value, not 1, 2. See: astdistill run digits-ipc1 --help"),
+        ("out: [a, b]\n", "--out takes one value, not a, b. See: astdistill run"),
+        ('out: "a\\0b"\n', r"'out' holds the sign \0, which no value may have; take it out"),
+        ("# " + "x" * 2**20, "--config a.yaml has more than 1,048,576 letters; name a YAML file of settings"),
+    ],
+)
+def test_settings_that_a_file_cannot_give(text: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a list, the last value was taken."""
+    Path("a.yaml").write_text(text)
+    assert exit_code("run", "digits-ipc1", "--config", "a.yaml", "--dry-run") == 2
+    assert sentence in said(capsys)
+
+
 def test_settings_are_not_saved_to_a_folder_and_switches_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("run", "digits-ipc1", "--dry-run", "--save-config", ".") == 2
     assert "--save-config . is a folder; name a file, for example settings.yaml" in said(capsys)

@@ -287,6 +287,38 @@ def test_a_name_too_long_for_the_disk(flag: str, desk: Path, capsys: pytest.Capt
     assert contents() == before
 
 
+@pytest.mark.parametrize(("verb", "word"), [("verify", "PATH"), ("watch", "RUN")])
+def test_a_verb_that_writes_nothing_names_no_flag_for_it(
+    verb: str, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main((verb, "x" * 300)) == 1
+    assert f"; name another {word}." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("run", "digits-ipc1", "--out", "loop"), "--out loop is a link to nothing; make the folder"),
+        (("report", "loop"), "There is no folder loop"),
+        (("watch", "loop"), "watch loop is a link to nothing"),
+        (("watch", "s3://bucket/run"), "watch s3://bucket/run is an address; name a folder"),
+        (("run", "digits-ipc1", "--out", "a\ud800"), "holds signs that no name can have; name another folder"),
+    ],
+)
+def test_names_of_no_folder(
+    words: tuple[str, ...],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    assert main(words) == 2
+    assert sentence in capsys.readouterr().err
+    assert contents() == {}
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_to(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine").mkdir(mode=0o500)

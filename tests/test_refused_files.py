@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 import torch
 from problems import blobs
 
+from astdistill.data.loading import load_dataset
 from astdistill.data.synthetic import SyntheticSet, load
 from astdistill.distillation.snapshots import StartMap, read_course
+from astdistill.experiment.proposal import _name
 from astdistill.interop.import_experts import _under_way, fitting_model
 from astdistill.interop.import_sets import read_pickle
 from astdistill.report.experts import read_experts
@@ -21,7 +24,17 @@ from astdistill.report.live import expert_progress
 from astdistill.report.run import RunReader, read_run
 from astdistill.report.tuning import FILE, Tuning
 from astdistill.runtime.errors import InputError
-from astdistill.runtime.files import load_tensors, lock, save_tensors, write_json
+from astdistill.runtime.files import (
+    append_line,
+    cache_folder,
+    load_tensors,
+    lock,
+    new_folder,
+    read_json,
+    read_lines,
+    save_tensors,
+    write_json,
+)
 from astdistill.runtime.run_dir import RunDir
 from astdistill.runtime.text import in_one_line
 
@@ -218,6 +231,55 @@ def test_experts_whose_store_is_not_seen_are_of_no_known_number(tmp_path: Path) 
         recipe.parent.mkdir(parents=True, exist_ok=True)
         recipe.write_text(broken)
         assert expert_progress(tmp_path / "run", config, "data") is None
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device behind a link"])
+def test_what_is_no_regular_file_is_neither_read_nor_replaced(kind: str, tmp_path: Path) -> None:
+    """As root, a file that is renamed to /dev/null takes the device away from the whole machine."""
+    path = tmp_path / "settings.yaml"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(os.devnull)
+    for use in (
+        read_json,
+        load_tensors,
+        read_lines,
+        lambda path: write_json(path, {}),
+        lambda path: append_line(path, {}),
+    ):
+        with pytest.raises(InputError, match=r"settings\.yaml is a pipe, device or socket, not a file; name another"):
+            use(path)
+    assert path.is_fifo() or path.is_symlink()
+    assert os.listdir(tmp_path) == ["settings.yaml"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_a_file_in_a_folder_whose_name_is_no_text_is_read(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9") / "a.safetensors"
+    save_tensors(path, {"a": torch.arange(3)}, {"b": 1})
+    tensors, header = load_tensors(path)
+    assert (tensors["a"].tolist(), header) == ([0, 1, 2], {"b": 1})
+
+
+def test_a_home_of_nobody_is_a_name_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a shell."""
+    monkeypatch.setenv("ASTDISTILL_CACHE", "~nobody-at-all/cache")
+    assert cache_folder() == Path("~nobody-at-all/cache")
+    with pytest.raises(InputError, match="There is no file or folder ~nobody-at-all/x"):
+        load_dataset("~nobody-at-all/x")
+    assert _name("~nobody-at-all/x") == "x"
+
+
+def test_of_two_who_make_a_folder_the_slower_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    """As two exports, or two downloads, of one --out."""
+    slow, fast = new_folder(tmp_path / "set"), new_folder(tmp_path / "set")
+    (slow.__enter__() / "a").write_text("slower")
+    with fast as faster:
+        (faster / "a").write_text("faster")
+    with pytest.raises(InputError, match=r"--out .*set is there already and is not an empty folder; name a new one"):
+        slow.__exit__(None, None, None)
+    assert [(path.name, (path / "a").read_text()) for path in tmp_path.iterdir()] == [("set", "faster")]
 
 
 def test_what_other_code_says_is_one_printable_line() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import pickle
 import struct
@@ -481,6 +482,24 @@ def test_places_outside_a_saved_table_are_one_sentence_and_not_the_end_of_python
         InputError, match=r"set cannot be read as a folder of datasets\.save_to_disk \(.*; save it again"
     ):
         load(tmp_path / "set")
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_saved_set_reads_no_table_outside_its_folder(absolute: bool, tmp_path: Path) -> None:
+    """The library opens whatever file or folder the lists of a saved set name."""
+    pictures(["cat", "dog"]).save_to_disk(tmp_path / "private")
+    pictures(["cat", "dog"]).save_to_disk(tmp_path / "set")
+    (path,) = (tmp_path / "private").glob("*.arrow")
+    state = tmp_path / "set/state.json"
+    told = json.loads(state.read_text())
+    told["_data_files"][0]["filename"] = {True: str(path), False: f"../private/{path.name}"}[absolute]
+    state.write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"which lies outside it; a saved set reads only files of its own folder"):
+        load(tmp_path / "set")
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both/dataset_dict.json").write_text(json.dumps({"splits": ["../private"]}))
+    with pytest.raises(InputError, match=r"names the file '\.\./private', which lies outside it"):
+        load(tmp_path / "both")
 
 
 def test_sets_of_hugging_face_in_memory_and_saved(tmp_path: Path) -> None:

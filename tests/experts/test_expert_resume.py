@@ -124,6 +124,21 @@ def test_rows_behind_the_state_start_the_expert_anew(
     assert same_store(found, tiny_experts(tmp_path / "whole", dataset, count=1, recipe=AST_LIKE))
 
 
+def test_rows_that_are_a_link_change_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset
+) -> None:
+    """A store from elsewhere may name any file of its new owner so."""
+    rows = cut(tmp_path / "cut", dataset, monkeypatch) / "rows.bin"
+    other = rows.replace(tmp_path / "other")
+    with other.open("ab") as file:
+        file.write(b"more")
+    held = other.read_bytes()
+    rows.symlink_to(other)
+    found = tiny_experts(tmp_path / "cut", dataset, count=1, recipe=AST_LIKE)
+    assert other.read_bytes() == held
+    assert same_store(found, tiny_experts(tmp_path / "whole", dataset, count=1, recipe=AST_LIKE))
+
+
 def test_a_broken_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Dataset) -> None:
     state = cut(tmp_path / "cut", dataset, monkeypatch) / "state.safetensors"
     os.truncate(state, state.stat().st_size // 2)

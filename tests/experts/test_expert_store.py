@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from astdistill.data.dataset import Dataset
 from astdistill.experts.store import StoreIdentity, TrajectoryStore, identity_of
 from astdistill.experts.training import train_experts
-from astdistill.runtime.errors import InputError
+from astdistill.runtime.errors import FolderGoneError, InputError
 from astdistill.runtime.files import read_lines, save_tensors, write_json
 
 
@@ -249,3 +250,18 @@ def test_two_processes_share_a_store(tmp_path: Path, dataset: Dataset) -> None:
         assert torch.equal(one.rows(expert, 0, 41), two.rows(expert, 0, 41))
     logged = sorted((line["expert"], line["epoch"]) for line in read_lines(two.folder / "log.jsonl"))
     assert logged == [(expert, epoch) for expert in range(3) for epoch in range(40)], "an expert was trained twice"
+
+
+@pytest.mark.parametrize("lost", ["an expert", "the folder"])
+def test_an_expert_that_goes_away_in_use_ends_the_work_in_a_sentence(lost: str, tmp_path: Path) -> None:
+    """Never other draws among those that are left."""
+    found = tiny_experts(tmp_path, blobs(), count=2)
+    assert found.experts() == [0, 1]
+    if lost == "an expert":
+        found.path(1).unlink()
+    else:
+        shutil.rmtree(found.folder)
+    with pytest.raises(FolderGoneError, match="was deleted or moved while it was in use; put it back, or run the same"):
+        found.experts()
+    if lost == "an expert":
+        assert TrajectoryStore.open(found.folder).experts() == [0]

@@ -66,6 +66,9 @@ NOT_OF_STRANGERS = {
 }
 """Functions that read files and that no reader enters, with what they read instead of a file of the user's."""
 
+MAY_BE_PIPES = ("settings in a file", *(name for name in READERS if name.endswith("in the cloud")))
+"""Readers of a file that a user names by hand, since `--config <(...)` is a pipe, and of objects, which are none."""
+
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -207,6 +210,19 @@ def test_damage_is_told_in_a_sentence(name: str, desk: Path, capsys: pytest.Capt
     if REPORT:
         with Path(REPORT).open("a", encoding="utf-8") as report:
             report.write(json.dumps({"file": name, "sealed": reader.sealed, **counted}) + "\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+@pytest.mark.parametrize("name", [name for name in READERS if name not in MAY_BE_PIPES])
+def test_nobody_waits_for_a_pipe_in_the_place_of_a_file(name: str, desk: Path) -> None:
+    """Archives hold them, and opening one waits until somebody writes to it."""
+    reader, whole = READERS[name], desk.parent / "whole"
+    file = sorted(whole.glob(reader.file))[0].relative_to(whole)
+    restore(desk)
+    (desk / file).unlink()
+    os.mkfifo(desk / file)
+    outcome(reader, desk)
 
 
 @pytest.mark.slow

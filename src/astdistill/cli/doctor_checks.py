@@ -292,7 +292,7 @@ def data(network: bool) -> Iterator[Finding]:
     if not root:
         advice = "set ASTDISTILL_DATA to a folder with cifar100/ and others in it, or let the hub be asked"
         yield Finding(name="data", state="note", text="ASTDISTILL_DATA is not set; digits need nothing", advice=advice)
-    elif not (folder := Path(root).expanduser()).is_dir():
+    elif not (folder := Path(os.path.expanduser(root))).is_dir():
         text = f"ASTDISTILL_DATA names {folder}, which is no folder"
         yield Finding(name="data", state="bad", text=text, advice="correct it, or unset it to let the hub be asked")
     else:

@@ -91,6 +91,8 @@ class Kind(click.ParamType):
             return None
         typed: Any = words
         if not self.many:
+            if len(words) > 1:  # of a list in a file; words of a command line are one each
+                raise InputError(f"{self.flag} takes one value, not {', '.join(words)}. See: {prog} --help")
             typed = words[-1]
         try:
             return TypeAdapter(self.annotation).validate_python(typed)

@@ -67,9 +67,11 @@ PLACES = (
 RESUMED = ("demo", "run", "sweep", "experts", "distill", "tune", "evaluate", "import-buffers")
 """The verbs that go on where they were stopped."""
 STORES = dict.fromkeys(("demo", "run", "experts", "distill", "tune"), "--out or --experts.store") | {
-    "import-buffers": "--store"
+    "import-buffers": "--store",
+    "verify": "PATH",
+    "watch": "RUN",
 }
-"""The flags that name what a verb writes to, where it is not --out alone."""
+"""The flags that name what a verb writes to, where it is not --out alone, or what it looks at."""
 MEMORY = re.compile(
     r"MemoryError|allocate memory.*?[0-9]+ bytes|OutOfMemoryError|out of memory", re.IGNORECASE | re.DOTALL
 )

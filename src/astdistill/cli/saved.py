@@ -19,6 +19,8 @@ PRESET = "preset"
 NEVER = ("config", "save_config", "dry_run", "json")
 """Flags that say what is done with settings, and are none themselves."""
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+LARGEST = 1 << 20
+"""Letters that a file of settings may have; a device has no end."""
 NOTHING = ("null", "~", "")
 Entries = dict[str, str | list[str]]
 """Values as they were written, by the names of their flags with underscores: distill.lr_img."""
@@ -27,7 +29,10 @@ Entries = dict[str, str | list[str]]
 def read_config(path: Path) -> Entries:
     """The settings in a YAML file, whose keys are nested or dotted. Raises InputError for a file that is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise InputError(f"--config {path} has more than {LARGEST:,} letters; name a YAML file of settings.")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # which may stand for any number
             raise InputError(f"--config {path} has an alias (*name); write the value itself.")
         tree = yaml.load(text, Loader=yaml.BaseLoader)  # texts alone: no `no` means False
@@ -61,6 +66,8 @@ def _flat(tree: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{name}.")
         elif isinstance(value, list) and not all(isinstance(each, str) for each in value):
             raise InputError(f"'{name}' holds a list of more than plain values; write for example {name}: [a, b]")
+        elif END in "".join(value):
+            raise InputError(f"'{name}' holds the sign \\0, which no value may have; take it out.")
         else:
             yield name, value
 

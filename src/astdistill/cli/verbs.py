@@ -28,6 +28,7 @@ from ..runtime import progress
 from ..runtime.cluster import used
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
+from ..runtime.files import check_folder
 from ..runtime.machine import Threads, free_memory
 from ..runtime.mirror import mirrored
 from ..runtime.parallel import limited, own_threads, threads_beside_others, why_fewer
@@ -58,6 +59,7 @@ def run_preset(request: Request) -> int:
             raise InputError(f"--mirror {mirror} copies one run, not {seeds}; leave out --mirror or --seeds.")
         with placed(request):
             return run_seeds(request, seeds, teller(request))
+    check_folder(request.out, "--out")
     finished = LiveRun.of(request.out).finished and RunDir(request.out).scores.exists()
     with mirrored(request.out, mirror), computing_with(threads_of(request)), placed(request):
         scores = run_experiment(request.experiment, request.out, request.log, teller(request))

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
-from safetensors import safe_open
 
 from ..experts.cloud import EXPERT
 from ..experts.partial import ENDING, check_rows
 from ..experts.store import TrajectoryStore
 from ..runtime.config import PathOrUrl, Record
 from ..runtime.errors import InputError
-from ..runtime.files import DIGESTS, load_tensors, read_json
+from ..runtime.files import DIGESTS, load_tensors, open_tensors, read_json
 from ..runtime.objects import MARKER, Objects, Url
 from ..runtime.status import size
 from ..runtime.text import many
@@ -130,5 +129,5 @@ def _check_json(file: Path) -> None:
 
 
 def _has_digests(file: Path) -> bool:
-    with safe_open(file, framework="pt") as opened:
+    with open_tensors(file) as opened:
         return DIGESTS in (opened.metadata() or {})

@@ -23,6 +23,7 @@ from ..report.live import LiveRun, read_if_there
 from ..report.sweep import Sweep, SweepRow
 from ..runtime.config import Record
 from ..runtime.errors import InputError
+from ..runtime.files import check_folder
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import plus_minus, spread
 from ..runtime.terminal import Terminal
@@ -232,6 +233,7 @@ def watch(given: Watch) -> None:
 def _watch(run: Path, once: bool, every: float) -> None:
     if not 0 < every <= SLOWEST:
         raise InputError(f"--every {every:g} was given; choose a number of seconds above 0 and up to {SLOWEST}.")
+    check_folder(run, "watch", file=True)  # of a file, `look` says more
     view = look(run)
     if once:
         if view is None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..runtime.config import digest
 from ..runtime.errors import InputError
-from ..runtime.files import read_json, write_json
+from ..runtime.files import check_regular, read_json, write_json
 from .listing import text_of
 
 READ = 1 << 20
@@ -90,6 +90,7 @@ class FileSet:
         whole = hashlib.sha256()
         for path in self.files:
             state = hashlib.sha256()
+            check_regular(path)
             try:
                 with path.open("rb") as file:
                     while piece := file.read(READ):

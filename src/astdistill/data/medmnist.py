@@ -118,7 +118,10 @@ def file_of(name: str) -> Path:
     if name.startswith(MULTI_LABEL):
         raise multi_label(name)
     root = os.environ.get("ASTDISTILL_DATA")
-    places = [Path(root).expanduser() / f"{name}.npz", Path(root).expanduser() / name / f"{name}.npz"] if root else []
+    places = list[Path]()
+    if root:
+        folder = Path(os.path.expanduser(root))
+        places = [folder / f"{name}.npz", folder / name / f"{name}.npz"]
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         looked = f" (there is no {places[0]})" if places else ""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ..runtime.errors import InputError
+from ..runtime.files import check_regular, read_json, reading
 from ..runtime.text import in_one_line
 from .digests import FileSet
 
@@ -33,11 +34,33 @@ def files_below(folder: Path) -> dict[str, Path]:
     return {real: path for real, path in files.items() if real.startswith(root + os.sep)}
 
 
+def _check_names(folder: Path) -> None:
+    """Raise InputError where the folder names files outside itself, which `datasets` would read without a word, or what
+    is no regular file."""
+    for file in saved_files(folder).files:
+        check_regular(file)
+    names = list[Any]()
+    for file in (folder / DICTIONARY, *folder.rglob(MARKS[0])):
+        if not file.is_file():
+            continue
+        told = read_json(file)
+        with reading(file, "the files of a saved set", "save it again with datasets.save_to_disk"):
+            names += [*told.get("splits", []), *(each["filename"] for each in told.get("_data_files", []))]
+    for name in names:
+        path = PurePath(str(name))
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(
+                f"{folder} names the file {str(name)!r}, which lies outside it; a saved set reads only files of "
+                "its own folder. Save it again with datasets.save_to_disk."
+            )
+
+
 def from_saved(folder: Path) -> Mapping[str, Any]:
     """The splits of a saved folder, mapped from its files. Raises InputError where one is absent or broken: pyarrow
     trusts the places that a file gives, and would end the process on wrong ones."""
     import datasets
 
+    _check_names(folder)
     try:
         held = datasets.load_from_disk(str(folder))
         splits = {"train": held}

@@ -245,15 +245,15 @@ def _local(source: str) -> Path:
     """Where a source lies on this machine, if it does."""
     root = os.environ.get("ASTDISTILL_DATA")
     if source not in (*HUB, *IMAGENET_NAMES):
-        return Path(source).expanduser()
+        return Path(os.path.expanduser(source))
     name = "imagenet" if source in IMAGENET_NAMES else source
-    return Path(root).expanduser() / name if root else Path(os.devnull)
+    return Path(os.path.expanduser(root)) / name if root else Path(os.devnull)
 
 
 def _check_root() -> None:
     """Refuse a folder of data that is not there: it was named to keep large sets from being downloaded."""
     root = os.environ.get("ASTDISTILL_DATA")
-    if root and not Path(root).expanduser().is_dir():
+    if root and not Path(os.path.expanduser(root)).is_dir():
         raise InputError(
             f"ASTDISTILL_DATA names {root}, which is no folder; correct it, or unset it to let the hub be asked."
         )

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..runtime.files import check_regular
 from ..runtime.machine import ROOT, memory_limit
 from ..runtime.seeds import to_device
 from ..runtime.shapes import Images, Pixels
@@ -142,6 +143,7 @@ def load_array(path: Path, mapped: bool = False) -> Any:
     mode: Literal["r"] | None = None
     if mapped:
         mode = "r"
+    check_regular(path)
     try:
         return np.load(path, mmap_mode=mode, allow_pickle=False)
     except OSError:

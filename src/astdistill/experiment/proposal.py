@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,7 +240,7 @@ def _within(bounds: tuple[int, int], value: float) -> int:
 
 def _name(source: str) -> str:
     """A name for the run folder: that of the data."""
-    path, name = Path(source).expanduser(), source.partition(":")[0].rpartition("/")[2]
+    path, name = Path(os.path.expanduser(source)), source.partition(":")[0].rpartition("/")[2]
     if path.is_dir():
         name = path.resolve().name
     elif path.is_file():

@@ -28,7 +28,7 @@ from ..report.tuning import FILE, Outcome, TrialRecord, Tuning, flags_of
 from ..runtime.cluster import used
 from ..runtime.config import Record
 from ..runtime.errors import DivergedError, InputError
-from ..runtime.files import check_folder
+from ..runtime.files import check_folder, check_regular
 from ..runtime.parallel import plan_workers, pool
 from ..runtime.progress import Bar, bar, phase, tell
 from ..runtime.run_dir import FREE, RunDir, flat
@@ -276,6 +276,7 @@ class _Trials:
     def _study(self) -> Any:
         optuna, path = self.optuna, self.out / JOURNAL
         if path.exists():
+            check_regular(path)
             whole = path.read_bytes()
             path.write_bytes(whole[: whole.rfind(b"\n") + 1])  # a line that a kill has cut off
         journal = optuna.storages.journal

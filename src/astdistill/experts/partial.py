@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..autodiff.training import pack, unpack
@@ -19,9 +19,11 @@ from ..runtime.errors import DivergedError, FolderGoneError, InputError
 from ..runtime.files import (
     abandoned,
     altered_row,
+    check_regular,
     fingerprint,
     load_tensors,
     naming,
+    open_tensors,
     reading,
     remove_folder,
     save_tensors,
@@ -111,6 +113,7 @@ class PartialTrajectory:
             self.folder.mkdir()
             shutil.copyfile(folder / self.state.name, self.state)
             epochs = int(load_tensors(self.state)[1]["epochs"])
+            check_regular(folder / self.rows.name)
             with (folder / self.rows.name).open("rb") as source, self.rows.open("wb") as target:
                 target.write(source.read((epochs + 1) * self.parameters * 4))
             check_rows(self.folder, self.expert, self.parameters)
@@ -147,7 +150,12 @@ class PartialTrajectory:
         whole = (epochs + 1) * self.parameters * 4
         if not self.rows.exists() and THETA in tensors:
             self._take_back(tensors[THETA], epochs, header.get("rows"))
-        if header.get("format") != FORMAT or not self.rows.exists() or self.rows.stat().st_size < whole:
+        if (
+            self.rows.is_symlink()
+            or header.get("format") != FORMAT
+            or not self.rows.exists()
+            or self.rows.stat().st_size < whole
+        ):
             return self._begin(theta)  # rows lost from under the state: truncating to more would fill them with zeros
         os.truncate(self.rows, whole)
         stored = stored_rows(self.rows, self.parameters)
@@ -179,6 +187,7 @@ class PartialTrajectory:
     def _begin(self, theta: Params) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.state.unlink(missing_ok=True)
+        self.rows.unlink(missing_ok=True)  # it may be a pipe, or a link to somebody's file
         first = theta.detach().float().cpu()
         with naming(self.rows):
             self.rows.write_bytes(self._bytes(first))
@@ -285,20 +294,21 @@ def check_rows(folder: Path, expert: int, parameters: int) -> bool:
 
 def published_rows(path: Path) -> int:
     """How many rows the file of an expert has."""
-    with safe_open(path, framework="pt") as file:
+    with open_tensors(path) as file:
         return int(file.get_slice("rows").get_shape()[0])
 
 
 def state_epochs(folder: Path) -> int:
     """How far the trajectory in a folder is, by its state; 0 where none can be read."""
     state = folder / "state.safetensors"
-    with suppress(SafetensorError, OSError, ValueError, KeyError), safe_open(state, framework="pt") as file:
+    with suppress(SafetensorError, OSError, ValueError, KeyError), open_tensors(state) as file:
         return int((file.metadata() or {})["epochs"])
     return 0
 
 
 def stored_rows(path: Path, parameters: int, most: int | None = None) -> Rows:
     """The whole rows of a file, or the first so many."""
+    check_regular(path)
     count = path.stat().st_size // (parameters * 4)
     if not count:
         return torch.empty(0, parameters)

@@ -11,13 +11,13 @@ from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, ValidationError, model_serializer
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ..data.dataset import DataConfig, Dataset
 from ..data.preprocessing import Preprocessing
 from ..data.synthetic import restored
 from ..runtime.config import Record
-from ..runtime.errors import InputError
+from ..runtime.errors import FolderGoneError, InputError
 from ..runtime.files import (
     DIGESTS,
     altered_row,
@@ -25,6 +25,7 @@ from ..runtime.files import (
     has_digests,
     header_digest,
     load_tensors,
+    open_tensors,
     parse_json,
     read_json,
     reading,
@@ -125,7 +126,7 @@ class LocalFiles:
 
     def opened(self, expert: int) -> Any:
         """That file, as `safe_open` gives it."""
-        return safe_open(self.path(expert), framework="pt").__enter__()
+        return open_tensors(self.path(expert)).__enter__()
 
     def read_ahead(self, draw: Callable[[], object]) -> None:
         """Let `draw`, which is the next to be called, find what it reads nearby; nothing where files are mapped."""
@@ -167,6 +168,7 @@ class TrajectoryStore:
     _open: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
     _sums: dict[int, list[str]] = field(default_factory=dict, repr=False, compare=False)
     _files: list[LocalFiles | CloudFiles] = field(default_factory=list, repr=False, compare=False)
+    _seen: list[int] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def files(self) -> LocalFiles | CloudFiles:
@@ -238,8 +240,19 @@ class TrajectoryStore:
             return restored(path, header.get("preprocessing"), tensors)
 
     def experts(self) -> list[int]:
-        """The numbers of the finished experts, ascending, up to the limit."""
-        return self.files.numbers()[: self.limit]
+        """The numbers of the finished experts, ascending, up to the limit.
+
+        Raises FolderGoneError where one is gone that was there: draws among fewer would be others without a word.
+        """
+        numbers = self.files.numbers()
+        gone = sorted(set(self._seen) - set(numbers))
+        if gone:
+            raise FolderGoneError(
+                f"Expert {gone[0]} of {self.folder} was deleted or moved while it was in use; put it back, or run the "
+                "same command again, which trains it anew. What is done is kept."
+            )
+        self._seen[:] = numbers
+        return numbers[: self.limit]
 
     def first(self, count: int) -> TrajectoryStore:
         """The same store with its first `count` experts only. Raises InputError when it has fewer.

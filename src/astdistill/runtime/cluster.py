@@ -239,7 +239,7 @@ def imported() -> Any:
     if "ray" not in sys.modules:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        if any(map(os.environ.get, TOKEN)) or Path("~/.ray/auth_token").expanduser().exists():
+        if any(map(os.environ.get, TOKEN)) or os.path.exists(os.path.expanduser("~/.ray/auth_token")):
             os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         with warnings.catch_warnings():

@@ -97,6 +97,7 @@ def beside(path: Path, folder: bool = False) -> Path:
     The first call for a folder removes what killed processes have left there.
     """
     check_taken(path)
+    check_regular(path)
     temporary = path.with_name(f".{path.name}.{new_tag()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,6 +236,30 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
             held.release()
 
 
+def check_regular(path: Path) -> None:
+    """Raise InputError where opening `path` could wait for ever or give bytes without an end, and replacing it would
+    take a device away: where it is, or links to, a pipe, a device or a socket. What is not there is left to whoever
+    opens it."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path} is a pipe, device or socket, not a file; name another, or take it away.")
+
+
+def open_tensors(path: Path) -> Any:
+    """A safetensors file, to be closed as a context. Raises InputError for what is no regular file, FileNotFoundError
+    and SafetensorError as `safe_open` does."""
+    check_regular(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # a name whose bytes are no UTF-8, which the library does not take
+        with path.open("rb") as file:
+            return safe_open(f"/proc/self/fd/{file.fileno()}", framework="pt")
+    return safe_open(path, framework="pt")
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         # A name whose bytes are no UTF-8 has halves of signs in it, which are written out.
@@ -250,6 +275,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises InputError naming the file when it is absent, broken, or holds anything
     else."""
+    check_regular(path)
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -359,7 +385,7 @@ def load_tensors(path: Path, mend: str = MEND) -> tuple[dict[str, Tensor], dict[
     """The tensors and the metadata of a file that `save_tensors` wrote. Raises InputError naming a broken file, and one
     whose contents are not what was written; `mend` says what to do then."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             words = file.metadata() or {}
             header = {name: parse_json(value) for name, value in words.items()}
             # A copy lies where torch would put it: the last bits of a matrix product can depend on the alignment of
@@ -369,6 +395,8 @@ def load_tensors(path: Path, mend: str = MEND) -> tuple[dict[str, Tensor], dict[
         raise InputError(f"There is no file {path}; check the path, or make it first.") from error
     except (SafetensorError, OSError) as error:
         raise _no_tensors(path, error, mend) from error
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(
             f"{path} was not written by astdistill (its header holds other words than JSON); name a file of a run."
@@ -432,6 +460,7 @@ def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line; numbers that are not finite become the strings 'nan' and 'inf', since JSON has none."""
     check_taken(path)
+    check_regular(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     line = dict(value)
     for name, number in value.items():
@@ -448,6 +477,7 @@ def read_lines(path: Path, valid: Callable[[dict[str, Any]], object] = bool) -> 
     """
     if not path.exists():
         return []
+    check_regular(path)
     raw = path.read_bytes().split(b"\n")
     read = [_line(each, valid) for each in raw]
     lost = [number for number, (line, each) in enumerate(zip(read, raw[:-1], strict=False), 1) if each and line is None]
@@ -486,7 +516,7 @@ def cache_folder() -> Path:
     among the temporary ones. It may not exist yet."""
     own = os.environ.get("ASTDISTILL_CACHE")
     if own:
-        return Path(own).expanduser()
+        return Path(os.path.expanduser(own))
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
         return Path(base) / "astdistill"
@@ -511,14 +541,23 @@ def _homeless_cache() -> Path:
 def check_folder(path: Path, flag: str, file: bool = False) -> None:
     """Raise InputError where `path`, which `flag` names and which need not be there, is a file or would lie in one.
 
-    With `file`, `path` is to become a file, and only has to lie in a folder. Addresses in the cloud are refused, too.
+    With `file`, `path` is to become a file, and only has to lie in a folder. Addresses in the cloud, names that no file
+    can have and links to nothing are refused, too.
     """
+    try:
+        nameable = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        nameable = False
+    if not nameable:
+        raise InputError(f"{flag} {str(path)!r} holds signs that no name can have; name another folder.")
     if isinstance(address := place(path), Url):
         raise InputError(
             f"{flag} {address} is an address; name a folder. Only --experts.store and --mirror may be one."
         )
     if not file and path.exists() and not path.is_dir():
         raise InputError(f"{flag} {path} is a file; name a folder.")
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{flag} {path} is a link to nothing; make the folder that it names, or name another.")
     for folder in path.parents:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{flag} {path} would lie in {folder}, which is a file; name a folder.")
@@ -530,10 +569,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises InputError, before the block runs, unless `path` is absent or an empty folder.
     """
-    if path.is_dir() and any(path.iterdir()):
-        raise InputError(
-            f"--out {path} is there already and is not an empty folder; name a new one, for example --out {path}-2"
-        )
+    _check_empty(path)
     check_folder(path, "--out")
     temporary = beside(path, folder=True)
     try:
@@ -542,5 +578,15 @@ def new_folder(path: Path) -> Iterator[Path]:
             if path.exists():
                 path.rmdir()  # an empty folder, which not every system lets a rename replace
             temporary.replace(path)
+    except OSError:
+        _check_empty(path)  # another process may have been faster
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_empty(path: Path) -> None:
+    if path.is_dir() and any(path.iterdir()):
+        raise InputError(
+            f"--out {path} is there already and is not an empty folder; name a new one, for example --out {path}-2"
+        )

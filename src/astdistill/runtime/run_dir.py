@@ -19,6 +19,7 @@ from .files import (
     NO_LOCKS,
     beside,
     check_folder,
+    check_regular,
     give_back,
     load_tensors,
     lock,
@@ -452,6 +453,7 @@ def _touch(path: Path, stop: threading.Event) -> None:
 
 def _json(path: Path) -> Any:
     with suppress(OSError, ValueError):
+        check_regular(path)
         return parse_json(path.read_text(encoding="utf-8"))
     return None
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .files import append_line, parse_json, read_lines, rewrite_lines
+from .files import append_line, check_regular, parse_json, read_lines, rewrite_lines
 from .owners import new_tag
 from .run_dir import RunDir, sound_time
 
@@ -188,6 +188,7 @@ def read_status(path: Path) -> tuple[Status, dict[str, Any]] | None:
     """What `StatusFile` wrote, and of which process (pid, host, command, began, time); None where there is no such
     file."""
     try:
+        check_regular(path)
         written = parse_json(path.read_text(encoding="utf-8"))
         status = Status(**{name: written.pop(name) for name in Status.__dataclass_fields__})
         status.line()  # which fails where a number is none

@@ -35,7 +35,7 @@ def save_page(folders: Sequence[str | Path], path: str | Path) -> None:
     """
     if not folders:
         raise InputError("Name at least one run folder: astdistill report runs/demo")
-    places = [Path(folder).resolve() for folder in folders]
+    places = [Path(os.path.realpath(folder)) for folder in folders]  # which says nothing of a link to itself
     if len(set(places)) < len(places):
         twice = next(folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1)
         raise InputError(f"{twice} was named twice; name each run once: astdistill report RUN OTHER")
