@@ -63,7 +63,7 @@ def from_saved(folder: Path) -> Mapping[str, Any]:
     _check_names(folder)
     try:
         held = datasets.load_from_disk(str(folder))
-        splits = {"train": held}
+        splits: dict[str, Any] = {"train": held}
         if isinstance(held, datasets.DatasetDict):
             splits = {str(name): split for name, split in held.items()}
         for split in splits.values():
