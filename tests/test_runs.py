@@ -141,6 +141,15 @@ def test_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> None:
     assert names(path.parent) == ["metrics.jsonl"]
 
 
+def test_no_line_is_appended_through_a_link(tmp_path: Path) -> None:
+    """Somebody else's run folder could have one in the place of a log, to any file of the user's."""
+    (tmp_path / "mine.txt").write_text("mine\n", encoding="utf-8")
+    (tmp_path / "clock.jsonl").symlink_to("mine.txt")
+    with pytest.raises(InputError, match=r"clock\.jsonl is a link to mine\.txt, which is not written to"):
+        append_line(tmp_path / "clock.jsonl", {"iteration": 1})
+    assert (tmp_path / "mine.txt").read_text(encoding="utf-8") == "mine\n"
+
+
 def test_provenance_says_where_a_number_came_from() -> None:
     found = provenance()
     assert json.loads(json.dumps(found)) == found

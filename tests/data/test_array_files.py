@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import struct
 import time
 import zipfile
@@ -500,6 +501,11 @@ def test_a_saved_set_reads_no_table_outside_its_folder(absolute: bool, tmp_path:
     (tmp_path / "both/dataset_dict.json").write_text(json.dumps({"splits": ["../private"]}))
     with pytest.raises(InputError, match=r"names the file '\.\./private', which lies outside it"):
         load(tmp_path / "both")
+    shutil.copytree(tmp_path / "private", tmp_path / "linked")
+    (tmp_path / "linked" / path.name).unlink()
+    (tmp_path / "linked" / path.name).symlink_to(path)
+    with pytest.raises(InputError, match=f"names the file '{path.name}', which lies outside it"):
+        load(tmp_path / "linked")
 
 
 def test_sets_of_hugging_face_in_memory_and_saved(tmp_path: Path) -> None:

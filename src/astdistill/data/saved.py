@@ -39,6 +39,8 @@ def _check_names(folder: Path) -> None:
     is no regular file."""
     for file in saved_files(folder).files:
         check_regular(file)
+        if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
+            raise _outside(folder, file.relative_to(folder))
     names = list[Any]()
     for file in (folder / DICTIONARY, *folder.rglob(MARKS[0])):
         if not file.is_file():
@@ -49,10 +51,14 @@ def _check_names(folder: Path) -> None:
     for name in names:
         path = PurePath(str(name))
         if path.is_absolute() or ".." in path.parts:
-            raise InputError(
-                f"{folder} names the file {str(name)!r}, which lies outside it; a saved set reads only files of "
-                "its own folder. Save it again with datasets.save_to_disk."
-            )
+            raise _outside(folder, name)
+
+
+def _outside(folder: Path, name: object) -> InputError:
+    return InputError(
+        f"{folder} names the file {str(name)!r}, which lies outside it; a saved set reads only files of its own "
+        "folder. Save it again with datasets.save_to_disk."
+    )
 
 
 def from_saved(folder: Path) -> Mapping[str, Any]:

@@ -458,9 +458,14 @@ def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append one JSON line; numbers that are not finite become the strings 'nan' and 'inf', since JSON has none."""
+    """Append one JSON line; numbers that are not finite become the strings 'nan' and 'inf', since JSON has none.
+
+    Raises InputError for a link: a stranger's folder could have one to any file of the user's.
+    """
     check_taken(path)
     check_regular(path)
+    if path.is_symlink():
+        raise InputError(f"{path} is a link to {path.readlink()}, which is not written to; put the file itself there.")
     path.parent.mkdir(parents=True, exist_ok=True)
     line = dict(value)
     for name, number in value.items():
