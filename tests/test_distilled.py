@@ -197,6 +197,7 @@ def test_photos_that_do_not_fit_are_refused(photos: Tensor, labels: Tensor, sent
         distilled().accuracy(network(), photos, labels)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # where there is one core
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [distilled, soft, texture], ids=["hard", "soft", "textures"])
 def test_a_data_loader_reads_the_set(make: Any, workers: int) -> None:

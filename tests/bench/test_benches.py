@@ -12,6 +12,8 @@ from suite import store
 from suite.command import BENCHES, answer, main
 from suite.task import Rates, Request, Settings
 
+from astdistill.runtime.machine import cores
+
 FURTHER = {
     "unroll": set(),
     "bptt": set(),
@@ -138,6 +140,7 @@ def test_from_words_to_a_table_and_json(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(cores() < 2, reason="there is one core")
 def test_experts_run_side_by_side_in_processes_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
