@@ -60,6 +60,7 @@ def row(run: RunDir, store: Path, label: str) -> dict[str, Any]:
         "peak_mib": max(of(clock, "distillation", "peak_mib")),
         "machine": origin["machine"],
         "commit": origin["commit"],
+        "resumed": [{"commit": each["commit"], "threads": each["machine"]["threads"]} for each in origin["resumed"]],
         "published": published.accuracy if published else None,
         "protocol": scores.recipe.to_json(),
         "distilled": networks(next(iter(scores.architecture.values()))),
