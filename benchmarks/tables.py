@@ -220,6 +220,8 @@ def _cost(row: dict[str, Any], memory: bool) -> str:
 SPEED = (
     ("unroll-epyc2-202611", "b100-t10", "one outer step, 320,010 parameters, batch 100, T 10", True),
     ("unroll-epyc2-202611", "b10-t20", "the same at batch 10, T 20", True),
+    ("unroll-avx2-epyc2-202611", "b100-t10", "batch 100, T 10, with AVX2", True),
+    ("unroll-avx2-epyc2-202611", "b10-t20", "batch 10, T 20, with AVX2", True),
     ("experts-epyc2-202611", "w32", "an epoch of one expert, 5,000 images, width 32", False),
     ("experts-epyc2-202611", "w128", "the same, width 128", False),
     ("experts-epyc2-202611", "w32-penalty", "the same, width 32, with the gradient penalty", False),
