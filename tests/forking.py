@@ -322,10 +322,12 @@ def _fork_for(
     reading, writing = os.pipe()
     between = os.fork()
     if between == 0:
-        child = os.fork()
-        if child:
-            os.write(writing, struct.pack("q", child))
+        if os.fork():
             os._exit(0)
+        if asked.session:
+            os.setsid()
+        # Its number is told after that: whoever started it may end its group at once.
+        os.write(writing, struct.pack("q", os.getpid()))
         for place in places:
             place.close()
         os.close(reading)
@@ -381,9 +383,7 @@ def _wait_for(child: int, stream: socket.socket) -> None:
 
 
 def begun(asked: Asked, handles: list[int]) -> Callable[[], None]:
-    """Make this process what a newly started one would be. Returns what it is to run."""
-    if asked.session:
-        os.setsid()
+    """Make this process, which has its session, what a newly started one would be. Returns what it is to run."""
     if asked.forks:
         own, theirs = socket.socketpair()
         if os.fork() == 0:  # a server for what this one starts; it ends with it, and keeps none of its files open
