@@ -11,7 +11,8 @@ classes, 500 images of each class of CIFAR-10), with 1 and 10 images per class a
 own, evaluated under MTT's protocol. It resumes, and seeds come one after another, so that a table stands early. `own`
 evaluates the finished rows under the protocol of their method's paper, beside random images, and resumes too. `cost`
 measures seconds and memory of an outer step, for which the machine should be idle. `collect` writes what is finished,
-`pictures` one picture of each family: the first set of each method on the last data set, with one image per class.
+and keeps the other seeds and rows that FILE has already, so that a table may come from several machines. `pictures`
+writes one picture of each family: the first set of each method on the last data set, with one image per class.
 
 The number of outer steps is that whose multiply-adds are `BUDGET`. That is far less than the published steps, so
 methods that learn slowly are not at their best. Learning rates are the published ones or, for trajectories, those of
@@ -24,7 +25,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,10 +211,12 @@ def settings(options: argparse.Namespace) -> dict[tuple[str, int, str, int], Exp
     }
 
 
-def rows(each: Experiment, seeds: int) -> list[Row]:
+def rows(each: Experiment, seeds: Sequence[int]) -> list[Row]:
     """One setting with every seed, as rows of the sweep."""
     return [
-        Row(f"{each.name}-{row.folder}", row.preset, row.method, "", row.experiment) for row in over_seeds(each, seeds)
+        Row(f"{each.name}-{row.folder}", row.preset, row.method, "", row.experiment)
+        for row in over_seeds(each, max(seeds) + 1)
+        if row.experiment.seed in seeds
     ]
 
 
@@ -236,15 +239,15 @@ def own(options: argparse.Namespace) -> None:
         beside.add((data, ipc, OWN[name]))
         if options.scale == "tiny":
             words += ["--networks", "1", "--epochs", "5"]
-        for folder in _finished(options, each):
+        for folder in _finished(options, each).values():
             if code := astdistill(["evaluate", str(folder), *words]):
                 raise SystemExit(code)
 
 
-def _finished(options: argparse.Namespace, each: Experiment) -> list[Path]:
-    """The folders of one setting that have scores, in the order of the seeds."""
-    folders = [options.out / row.folder for row in rows(each, options.seeds)]
-    return [folder for folder in folders if RunDir(folder).scores.exists()]
+def _finished(options: argparse.Namespace, each: Experiment) -> dict[int, Path]:
+    """The folders of one setting that have scores, by seed."""
+    folders = {row.experiment.seed: options.out / row.folder for row in rows(each, options.seeds)}
+    return {seed: folder for seed, folder in folders.items() if RunDir(folder).scores.exists()}
 
 
 def costs(options: argparse.Namespace) -> dict[str, Any]:
@@ -278,79 +281,112 @@ def costs(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def collected(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The finished rows of the sweep, over seeds: what was learned from, and the accuracy of every network."""
-    table = []
-    for (data, ipc, name, factor), each in settings(options).items():
-        finished = _finished(options, each)
-        if not finished:
-            continue
-        scores = [Scores.read(folder) for folder in finished]
-        subject, origin = scores[0].subject, read_json(RunDir(finished[0]).provenance)
-        assert subject is not None
-        entry = {
-            "data": data,
-            "ipc": ipc,
-            "row": name,
-            "family": next(family for family, members in FAMILIES.items() if name in members),
-            "labels": subject.labels,
-            "per_slot": factor * factor,
-            "stored_bytes": subject.stored_bytes,
-            "iterations": each.distill.iterations,
-            "experts": each.experts.count if each.method.expert is not None else 0,
-            "experts_test": [_experts_reach(folder) for folder in finished],
-            "commit": origin["commit"],
-            **_networks([next(iter(one.architecture.values())) for one in scores]),
+    """The finished rows of the sweep: what was learned from, and the accuracy of every network by seed, `by_seed`, with
+    what the earlier file has of other seeds and rows."""
+    table = [
+        entry
+        for (data, ipc, name, factor), each in settings(options).items()
+        for entry in _entries({"data": data, "ipc": ipc}, each, name, factor, _finished(options, each))
+    ]
+    earlier = read_json(options.json).get("collect", []) if options.json.exists() else []
+    known = {_which(entry): entry for entry in earlier}
+    for entry in table:
+        before = known.get(_which(entry), {})
+        if before.get("iterations") != entry.get("iterations"):
+            before = {}
+        known[_which(entry)] = _joined(before, entry)
+    return list(known.values())
+
+
+def _entries(
+    cell: dict[str, Any], each: Experiment, name: str, factor: int, finished: dict[int, Path]
+) -> Iterator[dict[str, Any]]:
+    """What one setting has reached, and the real images beside it."""
+    if not finished:
+        return
+    scores = {seed: Scores.read(folder) for seed, folder in finished.items()}
+    first = next(iter(scores.values()))
+    assert first.subject is not None
+    entry = {
+        **cell,
+        "row": name,
+        "family": next(family for family, members in FAMILIES.items() if name in members),
+        "labels": first.subject.labels,
+        "per_slot": factor * factor,
+        "stored_bytes": first.subject.stored_bytes,
+        "iterations": each.distill.iterations,
+        "experts": each.experts.count if each.method.expert is not None else 0,
+        "by_seed": {
+            str(seed): {
+                **_network(_student(scores[seed])),
+                "experts_test": _experts_reach(folder),
+                "commit": read_json(RunDir(folder).provenance)["commit"],
+            }
+            for seed, folder in finished.items()
+        },
+    }
+    if further := {seed: one for seed, folder in finished.items() if (one := _by_own_protocol(folder, name))}:
+        entry["own"] = _of_own_protocol(OWN[name], further)
+    yield entry
+    beside = {**cell, "family": "real images", "per_slot": 1}
+    for real in first.baselines:
+        networks = {str(seed): _network(one.baselines[real]) for seed, one in scores.items()}
+        yield {**beside, "row": real, "labels": "hard", "by_seed": networks}
+    if taught := {seed: one.taught for seed, one in scores.items() if one.taught is not None}:
+        one = next(iter(taught.values()))
+        yield {
+            **beside,
+            "row": "teacher",
+            "labels": "teacher",
+            "stored_bytes": one.image_bytes + one.label_bytes,
+            "teacher": one.teacher.text,
+            "by_seed": {str(seed): _network(each.row) for seed, each in taught.items()},
         }
-        if further := [scores for folder in finished for scores in _by_own_protocol(folder, name)]:
-            entry["own"] = _of_own_protocol(OWN[name], further)
-        table.append(entry)
-        for real in scores[0].baselines:
-            table.append({"data": data, "ipc": ipc, "row": real, "family": "real images", "labels": "hard",
-                          "per_slot": 1, **_networks([one.baselines[real] for one in scores])})  # fmt: skip
-        if taught := [one.taught for one in scores if one.taught is not None]:
-            table.append({"data": data, "ipc": ipc, "row": "teacher", "family": "real images", "labels": "teacher",
-                          "per_slot": 1, "stored_bytes": taught[0].image_bytes + taught[0].label_bytes,
-                          "teacher": taught[0].teacher.text,
-                          **_networks([one.row for one in taught])})  # fmt: skip
-    return table
 
 
-def _by_own_protocol(folder: Path, name: str) -> list[Scores]:
-    """The scores that `own` has left of one row, or none."""
+def _student(scores: Scores) -> RowScores:
+    return next(iter(scores.architecture.values()))
+
+
+def _which(entry: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(entry[field] for field in ("data", "ipc", "row", "per_slot"))
+
+
+def _joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """`now`, and what only `before` has, at every depth."""
+    return before | {
+        name: _joined(before.get(name, {}), value) if isinstance(value, dict) else value for name, value in now.items()
+    }
+
+
+def _by_own_protocol(folder: Path, name: str) -> Scores | None:
+    """The scores that `own` has left of one row."""
     paths = sorted(folder.glob(f"{RunDir(folder).evaluation(OWN[name]).folder.name}*")) if name in OWN else []
-    return [Scores.read(path) for path in paths if RunDir(path).scores.exists()]
+    return next((Scores.read(path) for path in paths if RunDir(path).scores.exists()), None)
 
 
-def _of_own_protocol(name: str, scores: list[Scores]) -> dict[str, Any]:
-    """What these scores, one of each seed, say of the set, and of random images where they have them."""
-    subject = scores[0].subject
-    assert subject is not None
+def _of_own_protocol(name: str, scores: dict[int, Scores]) -> dict[str, Any]:
+    """What these scores, by seed, say of the set, and of random images where they have them."""
+    first = next(iter(scores.values()))
+    assert first.subject is not None
     entry = {
         "protocol": name,
-        "labels": subject.labels,
-        **_networks([next(iter(one.architecture.values())) for one in scores]),
+        "labels": first.subject.labels,
+        "by_seed": {str(seed): _network(_student(one)) for seed, one in scores.items()},
     }
-    if drawn := [one.baselines["random"] for one in scores if one.baselines]:
-        entry |= {"random": _networks(drawn), "random_labels": "teacher" if scores[0].recipe.temperature else "hard"}
+    if drawn := {str(seed): _network(one.baselines["random"]) for seed, one in scores.items() if one.baselines}:
+        entry["random"] = {"labels": "teacher" if first.recipe.temperature else "hard", "by_seed": drawn}
     return entry
 
 
-def _networks(entries: list[RowScores]) -> dict[str, Any]:
-    """Accuracies by seed; mean and standard deviation of what is final, the latter over the means of whole runs. The
-    best of each network's checks, and the accuracies after numbers of steps, where the protocol has them."""
-    means = [statistics.fmean(entry.final) for entry in entries]
-    checked = {
-        "best": [list(entry.best) for entry in entries if entry.best],
-        "by_steps": [[list(network) for network in entry.by_steps] for entry in entries if entry.by_steps],
-    }
+def _network(entry: RowScores) -> dict[str, Any]:
+    """The accuracy of every network of one run: after its last epoch, the best of its checks and after numbers of
+    steps, where the protocol has them."""
+    checked = {"best": list(entry.best or ()), "by_steps": [list(network) for network in entry.by_steps or ()]}
     return {
-        "final": [list(entry.final) for entry in entries],
+        "final": list(entry.final),
         **{name: values for name, values in checked.items() if values},
-        "mean": statistics.fmean(means),
-        "std": statistics.stdev(means) if len(means) > 1 else None,
-        "n": len(entries[0].final),
-        "seeds": len(entries),
-        "diverged": sum(entry.diverged for entry in entries),
+        "diverged": entry.diverged,
     }
 
 
@@ -369,7 +405,7 @@ def pictures(options: argparse.Namespace) -> None:
     for family, members in FAMILIES.items():
         there = [name for name in members if name in options.methods]
         folders = {name: _finished(options, whole[options.data[-1], options.ipc[0], name, 1]) for name in there}
-        sets = {NAMES[name]: load(found[0]) for name, found in folders.items() if found}
+        sets = {NAMES[name]: load(min(found.items())[1]) for name, found in folders.items() if found}
         if sets:
             images = torch.cat([synthetic.pixels() for synthetic in sets.values()])
             save_labelled(images, list(sets), options.images / f"family-{family}.png", columns=1)
@@ -389,7 +425,7 @@ def main() -> int:
     parser.add_argument("--data", nargs="+", choices=("cifar100", "cifar10"), default=["cifar100", "cifar10"])
     parser.add_argument("--ipc", nargs="+", type=int, choices=list(BUDGET), default=list(BUDGET))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)

@@ -120,8 +120,7 @@ def families(kind: str) -> str:
         if cost is not None:
             step, memory = f"{cost['seconds']:.2g} s", f"{cost['peak_mib'] / 953.674:.1f} GB"
         experts = str(of_name[0].get("experts") or FEW)
-        cells = [found.get((name, *column)) for column in COLUMNS]
-        values = [FEW if cell is None else spread(cell["mean"], cell["std"]) for cell in cells]
+        values = [_of_seeds(found.get((name, *column))) for column in COLUMNS]
         lines.append([NAMES[name], *values, experts, step, memory])
     return table(["", *COLUMNS.values(), "experts", "outer step", "memory"], "l" + "r" * 7, lines)
 
@@ -142,21 +141,22 @@ def own_protocols(data: str) -> str:
         key = own["protocol"], NAMES[row["row"]], own["labels"], str(row["per_slot"])
         cells.setdefault(key, {})[row["ipc"]] = own
         if "random" in own:
-            cells.setdefault((own["protocol"], NAMES["random"], own["random_labels"], "1"), {})[row["ipc"]] = own[
-                "random"
-            ]
+            random = own["random"]
+            cells.setdefault((own["protocol"], NAMES["random"], random["labels"], "1"), {})[row["ipc"]] = random
     wanted = [(ipc, what) for ipc in (1, 10) for what in ("final", "best")]
-    lines = [
-        [*key, *(_of_seeds(by_ipc.get(ipc, {}).get(what)) for ipc, what in wanted)] for key, by_ipc in cells.items()
-    ]
+    lines = [[*key, *(_of_seeds(by_ipc.get(ipc), what) for ipc, what in wanted)] for key, by_ipc in cells.items()]
     head = ["protocol", "", "labels", "images per slot"]
     head += [f"{ipc} per class, {words}" for ipc in (1, 10) for words in ("last epoch", "best check")]
     return table(head, "lllr" + "r" * 4, lines)
 
 
-def _of_seeds(networks: Sequence[Sequence[float]] | None) -> str:
-    """Mean over whole runs, whose networks these are, with the spread over them; a dash where there are none."""
-    return of_values([statistics.fmean(run) for run in networks]) if networks else FEW
+def _of_seeds(row: dict[str, Any] | None, what: str = "final") -> str:
+    """Mean over whole runs with the spread over them, and over networks where there is one run; a dash where there are
+    none."""
+    runs = [run[what] for run in row["by_seed"].values() if what in run] if row else []
+    if not runs:
+        return FEW
+    return of_values([statistics.fmean(run) for run in runs] if len(runs) > 1 else runs[0])
 
 
 def ablation() -> str:

@@ -6,6 +6,7 @@ import ast
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,7 +144,7 @@ def test_the_clock_adds_up_pieces_and_leaves_out_what_lies_between_them(tmp_path
 def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row's settings fit; three of them run: with baselines, with other labels, with several images a slot."""
     out, result = tmp_path / "out", tmp_path / "families.json"
-    words = ["--cifar10", data, "--cifar100", data, "--out", out, "--json", result, "--seeds", 1]
+    words = ["--cifar10", data, "--cifar100", data, "--out", out, "--json", result, "--seeds", 0]
     whole: list[Any] = []
     monkeypatch.setattr(families, "run_rows", lambda title, rows, out: whole.extend(row.experiment for row in rows))
     run(families, monkeypatch, "run", *words)
@@ -166,15 +167,16 @@ def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkey
     found = {(row["row"], row["per_slot"]): row for row in read(result)["collect"]}
     real = [(name, 1) for name in families.BASELINES]
     assert list(found) == [("mtt", 1), *real, ("ast-soft", 1), ("dc", 1), ("idc", 1), ("idc", 4)]
-    assert all(row["n"] == 2 and len(row["final"][0]) == 2 and row["seeds"] == 1 for row in found.values())
+    assert all(list(row["by_seed"]) == ["0"] for row in found.values())
+    assert all(len(row["by_seed"]["0"]["final"]) == 2 for row in found.values())
     assert {row["labels"] for row in found.values()} == {"hard", "soft", "teacher"}
     assert found["mtt", 1]["experts"] == 2
-    assert found["mtt", 1]["experts_test"][0] > 0
-    assert found["idc", 1]["experts_test"] == [None]
+    assert found["mtt", 1]["by_seed"]["0"]["experts_test"] > 0
+    assert found["idc", 1]["by_seed"]["0"]["experts_test"] is None
     assert [name for name, row in found.items() if "own" in row] == [("dc", 1)]
     own = found["dc", 1]["own"]
     assert own["protocol"] == "dc"
-    assert len(own["final"][0]) == len(own["random"]["final"][0]) == 1
+    assert len(own["by_seed"]["0"]["final"]) == len(own["random"]["by_seed"]["0"]["final"]) == 1
 
     costs["cost"]["cifar100-ten-ipc1-mtt"] |= {"ipc": 10, "seconds": 0.25, "peak_mib": 1000.0}
     for name, contents in ((tables.FAMILIES, read(result)), (tables.FAMILIES_COST, costs)):
@@ -194,15 +196,24 @@ def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkey
     ]
 
     runs = (f"{method}={out / f'cifar100-ten-ipc1-{method}-seed-0'}" for method in ("ast-soft", "mtt"))
-    words = ["--architectures", "mlp", "convnet-d2-w4", "--epochs", 1, "--networks", 2, "--workers", 1]
-    words += ["--out", tmp_path / "architectures", "--json", result]
-    run(architectures, monkeypatch, "--runs", *runs, *words)
-    rows = {row["row"]: row["final"] for row in read(result)["rows"]}
+    of_networks = ["--architectures", "mlp", "convnet-d2-w4", "--epochs", 1, "--networks", 2, "--workers", 1]
+    of_networks += ["--out", tmp_path / "architectures", "--json", tmp_path / "architectures.json"]
+    run(architectures, monkeypatch, "--runs", *runs, *of_networks)
+    rows = {row["row"]: row["final"] for row in read(tmp_path / "architectures.json")["rows"]}
     assert list(rows) == ["ast-soft", "mtt", "random"]
     assert all(
         list(final) == ["mlp", "convnet-d2-w4"] and {len(values) for values in final.values()} == {2}
         for final in rows.values()
     )
+
+    assert run(families, monkeypatch, "run", *words, "--seeds", 1, *few, "mtt") == 0
+    shutil.rmtree(out / "cifar100-ten-ipc1-mtt-seed-0")
+    assert run(families, monkeypatch, "collect", *words, "--seeds", 1, *few, "mtt") == 0
+    again = {(row["row"], row["per_slot"]): row for row in read(result)["collect"]}
+    assert list(again) == list(found)
+    assert list(again["mtt", 1]["by_seed"]) == list(again["random", 1]["by_seed"]) == ["0", "1"]
+    assert again["mtt", 1]["by_seed"]["0"] == found["mtt", 1]["by_seed"]["0"] != again["mtt", 1]["by_seed"]["1"]
+    assert again["dc", 1] == found["dc", 1]
 
 
 def test_what_starting_costs_is_measured_in_fresh_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
