@@ -12,6 +12,7 @@ from killing import Killed
 from problems import SmoothNet, blobs
 from torch import Tensor
 
+from astdistill.autodiff.dispatch import engine_name, using
 from astdistill.cli.main import main
 from astdistill.data.augmentation import apply, draw
 from astdistill.data.dataset import Dataset
@@ -114,6 +115,21 @@ def test_classes_taken_in_groups_give_the_same(
     parts = STEP(setup, variables, 4, 7)
     torch.testing.assert_close(parts.images, whole.images, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(parts.loss, whole.loss, rtol=1e-12, atol=0)
+
+
+def test_the_kernels_give_the_gradient_of_torch() -> None:
+    dataset, name = blobs(shape=(3, 16, 16), count=8), "convnet-d2-w32"
+    model = FlatModel(build_model(name, dataset.shape, 3))
+    setup = Setup(dataset, None, name, model, DM, DistillSettings(augmentation="scale"))
+    images = torch.randn(6, *dataset.shape, generator=rng(3, "images"))
+    own = Variables(images, torch.eye(3).repeat_interleave(2, 0), torch.tensor(0.01))
+    assert engine_name(model, setup.fresh(7, 4), images) == "native"
+    found = STEP(setup, own, 4, 7)
+    with using("eager"):
+        wanted = STEP(setup, own, 4, 7)
+    assert not torch.equal(found.images, wanted.images)
+    assert float((found.images - wanted.images).norm() / wanted.images.norm()) < 1e-3
+    assert float(found.loss) == pytest.approx(float(wanted.loss), rel=1e-4)
 
 
 def test_every_step_has_a_network_and_images_of_its_own(setup: Setup, variables: Variables) -> None:

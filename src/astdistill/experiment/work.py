@@ -387,14 +387,12 @@ class Costs:
         return self._cost(kind, batch * work, sample * part, make)
 
     def features(self, network: Network, images: float, done: StepWork, derivative: bool) -> Cost:
-        """Features of so many images, or these and their derivative with respect to the images, in the groups and by
-        the engine of an outer step: torch takes twice as long for an image of 500 as of 50."""
-        each, engine = network.multiply_adds(BACKWARD if derivative else FORWARD), ""
-        if not done.by_engine:
-            engine = "eager"
-        sample = self._sample(network, math.ceil(images / done.groups), engine)
-        kind = "features", network.model, network.shape, engine or network.engine, derivative, sample
-        make = partial(_features, network, sample, derivative, done.by_engine)
+        """Features of so many images, or these and their derivative with respect to the images, in the groups of an
+        outer step: torch takes twice as long for an image of 500 as of 50."""
+        each = network.multiply_adds(BACKWARD if derivative else FORWARD)
+        sample = self._sample(network, math.ceil(images / done.groups))
+        kind = "features", network.model, network.shape, network.engine, derivative, sample
+        make = partial(_features, network, sample, derivative)
         return self._cost(kind, images * each, sample * each, make)
 
     def class_losses(self, network: Network, done: StepWork, classes: int) -> Cost:
@@ -432,10 +430,10 @@ class Costs:
             return Cost(work, math.nan)
         return Cost(work, self.speed.seconds(kind, work, part, make))
 
-    def _sample(self, network: Network, images: int, engine: str = "") -> int:
+    def _sample(self, network: Network, images: int) -> int:
         """Images of the measured part: as many of these as `SAMPLES` and `MOST_IMAGES` allow."""
         each = max(1, network.multiply_adds(FORWARD))
-        return max(1, min(images, MOST_IMAGES, round(SAMPLES[engine or network.engine] / each)))
+        return max(1, min(images, MOST_IMAGES, round(SAMPLES[network.engine] / each)))
 
 
 AUGMENTED, MOST_REAL = 256, 128
@@ -503,12 +501,10 @@ def _unroll(
     return step
 
 
-def _features(network: Network, count: int, derivative: bool, by_engine: bool) -> Callable[[], None]:
+def _features(network: Network, count: int, derivative: bool) -> Callable[[], None]:
     images, _ = _random(network, count)
     model = FlatModel(network.module)
-    theta, features_of = model.flatten().to(network.device), model.features
-    if by_engine:
-        features_of = engine_of(model).features
+    theta, features_of = model.flatten().to(network.device), engine_of(model).features
 
     def step() -> None:
         with torch.set_grad_enabled(derivative):

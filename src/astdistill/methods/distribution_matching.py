@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 import torch
 from pydantic import Field
 
+from ..autodiff.dispatch import engine_of
 from ..runtime.shapes import Batch
 from .method import Method
 from .outer_step import OuterStep, Pair, Setup, StepSettings, StepWork
@@ -65,7 +66,7 @@ class DistributionMatching(OuterStep):
 
 def _means(setup: Setup, theta: torch.Tensor, classes: list[Batch]) -> torch.Tensor:
     """Mean features `[K, F]` of each class's images, all in one forward pass."""
-    features = setup.model.features(theta, torch.cat(classes)).split([len(images) for images in classes])
+    features = engine_of(setup.model).features(theta, torch.cat(classes)).split([len(images) for images in classes])
     return torch.stack([each.mean(dim=0) for each in features])
 
 

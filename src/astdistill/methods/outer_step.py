@@ -131,8 +131,6 @@ class StepWork:
     """The most images that the network holds at once of these."""
     groups: int = 1
     """In how many passes, one after another, `forward` is done, and `backward`."""
-    by_engine: bool = False
-    """Whether these passes are the engine's; otherwise they are torch's."""
     class_loss: Callable[[Features, Features], Scalar] | None = None
     """The loss of one class on the features `[B, F]` of its real and of its synthetic images, where it takes longer
     than a pass through the network."""

@@ -59,7 +59,6 @@ class ClassMatching(OuterStep):
             augmented=seen + real,
             at_once=seen,
             groups=groups,
-            by_engine=True,
         )
 
     passes: ClassVar[int] = 1
