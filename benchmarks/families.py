@@ -1,5 +1,6 @@
 """Methods of every family side by side: the same data, the same network, the same number of multiply-adds to distil.
 
+    python benchmarks/families.py rates --cifar10 FOLDER --cifar100 FOLDER --out runs/families --json FILE
     python benchmarks/families.py run --cifar10 FOLDER --cifar100 FOLDER --out runs/families
     python benchmarks/families.py own --cifar10 FOLDER --cifar100 FOLDER --out runs/families
     python benchmarks/families.py cost --cifar10 FOLDER --cifar100 FOLDER --out runs/families --json FILE
@@ -14,9 +15,9 @@ measures seconds and memory of an outer step, for which the machine should be id
 and keeps the other seeds and rows that FILE has already, so that a table may come from several machines. `pictures`
 writes one picture of each family: the first set of each method on the last data set, with one image per class.
 
-The number of outer steps is that whose multiply-adds are `BUDGET`. That is far less than the published steps, so
-methods that learn slowly are not at their best. Learning rates are the published ones or, for trajectories, those of
-`cifar100-ten-ipc10`; none was chosen here.
+The number of outer steps is that whose multiply-adds are `BUDGET`, far less than the published steps, so the published
+learning rates of images are too low. `rates` tries multiples of them on held-out training images of the first data set,
+with fewer steps and one image in a slot; `RATES` names those that were chosen, for both data sets and all seeds.
 """
 
 from __future__ import annotations
@@ -36,14 +37,16 @@ from astdistill.autodiff.dispatch import computing
 from astdistill.cli.main import main as astdistill
 from astdistill.data.dataset import DataConfig
 from astdistill.data.synthetic import load
+from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.scores import RowScores, Scores
 from astdistill.experiment.config import Experiment
 from astdistill.experiment.cost import DatasetSize, counted
-from astdistill.experiment.pipeline import run_experiment
+from astdistill.experiment.pipeline import SILENT, distill_experiment, prepare, run_experiment
 from astdistill.experiment.plan import Row, over_seeds
 from astdistill.experiment.presets import preset, with_method
 from astdistill.experiment.sweep import run_rows
 from astdistill.experiment.work import Costs
+from astdistill.methods.gradient_matching import RealTrainedGradientMatching
 from astdistill.methods.initialisation import ExpertLabels, HardLabels
 from astdistill.methods.method import Method
 from astdistill.methods.registry import find_method
@@ -62,6 +65,8 @@ AVERAGE = 0.99
 keep the initial images."""
 REAL = 64
 """Real images of each class in a step of the methods that compare with real images."""
+HELD_OUT, SHARE = 0.2, 0.4
+"""Of the training images and of the outer steps, where `rates` tries a learning rate."""
 SYN_STEPS = {1: 20, 10: 10}
 """T of trajectory matching; M is 2, and start epochs are below 8 of 15."""
 
@@ -81,7 +86,7 @@ METHODS: dict[str, Method] = {
     "ncfm":            find_method("ncfm"),
     "dc":              find_method("dc"),
     "dsa":             find_method("dsa"),
-    "idc":             find_method("idc"),
+    "idc":             find_method("idc").replace(step=RealTrainedGradientMatching(differences="squared")),
     "rat-bptt":        find_method("rat-bptt"),
     "at-bptt":         find_method("at-bptt"),
     "rded":            find_method("rded"),
@@ -103,9 +108,24 @@ RATES: dict[tuple[str, int], dict[str, float]] = {
     ("ast", 1):        {"lr_init": 1e-3, "lr_lr": 1e-7},
     ("ast-soft", 1):   {"lr_init": 1e-3, "lr_lr": 1e-7},
     ("tesla-hard", 1): {"lr_lr": 1e-7},
+    ("tgdd", 1):       {"lr_img": 1.6},
+    ("tgdd", 10):      {"lr_img": 16.0},
+    ("ast-tgdd", 1):   {"lr_img": 1.6},
+    ("ast-tgdd", 10):  {"lr_img": 16.0},
+    ("ncfm", 1):       {"lr_img": 0.13},
+    ("ncfm", 10):      {"lr_img": 0.13},
+    ("dc", 1):         {"lr_img": 0.5},
+    ("dc", 10):        {"lr_img": 2.5},
+    ("dsa", 1):        {"lr_img": 2.5},
+    ("dsa", 10):       {"lr_img": 2.5},
+    ("idc", 1):        {"lr_img": 3.2},
+    ("idc", 10):       {"lr_img": 9.6},
+    ("at-bptt", 1):    {"lr_img": 0.003},
+    ("at-bptt", 10):   {"lr_img": 0.01},
 }
-"""Where the common rates (η_0 0.01, lr_lr 1e-5) end with η near 0. A student of momentum μ moves by η / (1 − μ), so
-η_0 (1 − μ) and lr_lr (1 − μ)² are the same rates to it; 1e-7 is what TESLA publishes for one image per class."""
+"""Learning rates other than the usual ones. Of images: the best that `rates` has tried. Of trajectories: where the
+common ones (η_0 0.01, lr_lr 1e-5) end with η near 0. A student of momentum μ moves by η / (1 − μ), so η_0 (1 − μ) and
+lr_lr (1 − μ)² are the same rates to it; 1e-7 is what TESLA publishes for one image per class."""
 # fmt: on
 BASELINES = ("random", "kmeans", "herding", "kcenter", "teacher")
 """Beside the first method's runs, as they do not depend on the method."""
@@ -224,6 +244,34 @@ def plan(options: argparse.Namespace) -> list[Row]:
     """All rows, seed after seed."""
     by_setting = [rows(each, options.seeds) for each in settings(options).values()]
     return [row for of_one_seed in zip(*by_setting, strict=True) for row in of_one_seed]
+
+
+def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The accuracy on held-out training images with multiples of the usual learning rate of images."""
+    tried = []
+    for (data, ipc, name, factor), each in settings(options).items():
+        if data != options.data[0] or factor > 1 or not each.method.learn:
+            continue
+        usual = float(str(each.method.step.usual_settings(ipc).get("lr_img", each.distill.lr_img)))
+        for times in options.times:
+            trial = each.replace(
+                data=each.data.replace(validation=HELD_OUT),
+                distill=each.distill.replace(
+                    lr_img=times * usual, iterations=max(2, round(SHARE * each.distill.iterations))
+                ),
+                evaluation=each.evaluation.model_validate(dict(each.evaluation) | {"baselines": ()}),
+            )
+            folder = options.out / "rates" / f"{each.name}-{trial.distill.lr_img:g}"
+            dataset = prepare(trial, folder)
+            synthetic = distill_experiment(trial, dataset, folder, SILENT)
+            scores = evaluate_all(
+                synthetic, dataset, each.evaluation.recipe, None, 3, (), folder, split="validation", workers=1
+            )
+            entry = {"data": data, "ipc": ipc, "row": name, "usual": usual, "lr_img": trial.distill.lr_img,
+                     "iterations": trial.distill.iterations, **_network(_student(scores))}  # fmt: skip
+            tried.append(entry)
+            print(entry, flush=True)
+    return tried
 
 
 def own(options: argparse.Namespace) -> None:
@@ -412,7 +460,7 @@ def pictures(options: argparse.Namespace) -> None:
 
 
 WORK = {"run": lambda options: run_rows("families", plan(options), options.out), "own": own, "pictures": pictures}
-RESULTS = {"cost": costs, "collect": collected}
+RESULTS = {"rates": rates, "cost": costs, "collect": collected}
 """What the words of the command do; the second write a file of results."""
 
 
@@ -426,6 +474,7 @@ def main() -> int:
     parser.add_argument("--ipc", nargs="+", type=int, choices=list(BUDGET), default=list(BUDGET))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--times", nargs="+", type=float, default=[1, 5, 25], help="multiples that `rates` tries")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
