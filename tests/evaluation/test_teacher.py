@@ -53,6 +53,17 @@ def test_labels_are_the_logits_of_the_last_row_over_the_temperature(
     assert teacher.info.text.endswith(" %, temperature 2)")
 
 
+def test_a_store_that_is_read_up_to_an_epoch_has_a_teacher_from_its_last(blobs: Dataset, tmp_path: Path) -> None:
+    """As where another run has trained the same experts further."""
+    words = {"model": TINY, "recipe": ExpertRecipe(epochs=3), "count": 1, "store": tmp_path / "store"}
+    whole = Teacher.of(train_experts(blobs, **words))
+    shorter = train_experts(blobs, **words, stop_after=2)
+    assert (shorter.epochs, len(shorter.curves()[0].test_accuracy)) == (2, 2)
+    assert Teacher.of(shorter).info == whole.info
+    assert whole.info.accuracy is not None
+    assert whole.info.replace(accuracy=None).text == f"{TINY} (3 epochs, temperature 1)"
+
+
 def test_the_images_are_those_of_the_random_row(teacher: Teacher, blobs: Dataset) -> None:
     taught = baseline_row("teacher", TINY, 2, blobs, RECIPE, 5, teacher)
     plain = baseline_row("random", TINY, 2, blobs, RECIPE, 5)

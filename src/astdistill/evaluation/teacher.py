@@ -33,7 +33,7 @@ class TeacherInfo(Record):
     @property
     def text(self) -> str:
         """In words, as in 'convnet-d3 (15 epochs, test 52.0 %, temperature 1)'."""
-        known = f"test {self.accuracy:.1f} %, " * (self.accuracy is not None)
+        known = "" if self.accuracy is None else f"test {self.accuracy:.1f} %, "
         epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
         return f"{self.network} ({epochs}, {known}temperature {self.temperature:g})"
 
@@ -60,7 +60,7 @@ class Teacher:
                 f"{experts.folder} holds no trained expert that could be a teacher; train some with: "
                 "astdistill experts PRESET"
             )
-        identity, accuracies = experts.identity, experts.first(1).curves()[0].test_accuracy
+        identity, accuracies = experts.identity, experts.first(1).curves(epochs)[0].test_accuracy
         accuracy = accuracies[epochs - 1] if len(accuracies) >= epochs else None
         info = TeacherInfo(network=identity.model, epochs=epochs, accuracy=accuracy, temperature=temperature)
         theta = experts.rows(numbers[0], epochs, epochs + 1)[0].to("cpu", torch.float32)

@@ -385,9 +385,13 @@ class TrajectoryStore:
         rows = self.rows(expert, epoch, epoch + length + 1)
         return Segment(expert, epoch, rows[0], rows[1:])
 
-    def curves(self) -> list[ExpertCurve]:
-        """How each expert went, up to `epochs`."""
-        return [self._curve(expert, self.epochs) for expert in self.experts()]
+    def curves(self, last: int | None = None) -> list[ExpertCurve]:
+        """How each expert went.
+
+        Args:
+            last: The last epoch, of those that the files hold. Default: `epochs`.
+        """
+        return [self._curve(expert, self.epochs if last is None else last) for expert in self.experts()]
 
     def _curve(self, expert: int, last: int) -> ExpertCurve:
         """How one expert went, up to epoch `last`."""
