@@ -294,9 +294,20 @@ def own(options: argparse.Namespace) -> None:
 
 
 def _finished(options: argparse.Namespace, each: Experiment) -> dict[int, Path]:
-    """The folders of one setting that have scores, by seed."""
+    """The folders of one setting that have all of their scores, by seed."""
     folders = {row.experiment.seed: options.out / row.folder for row in rows(each, options.seeds)}
-    return {seed: folder for seed, folder in folders.items() if RunDir(folder).scores.exists()}
+    return {seed: folder for seed, folder in folders.items() if _has_all(folder, each)}
+
+
+def _has_all(folder: Path, each: Experiment) -> bool:
+    """Whether the evaluation of a run has come to its end."""
+    if not RunDir(folder).scores.exists():
+        return False
+    scores = Scores.read(folder)
+    done = [*scores.architecture.values(), *scores.baselines.values()]
+    done += [scores.taught.row] if scores.taught is not None else []
+    wanted = 1 + len(each.evaluation.baselines)
+    return len(done) == wanted and all(row.n == each.evaluation.networks for row in done)
 
 
 def costs(options: argparse.Namespace) -> dict[str, Any]:

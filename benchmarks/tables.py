@@ -52,7 +52,6 @@ NAMES = {
     "kcenter": "k-centre real",
     "teacher": "random real, a teacher's soft labels",
 }
-HARD, SOFT = ("random", "kmeans", "mtt", "ftd", "tesla-hard", "ast"), ("tesla", "datm", "ast-soft")
 
 
 def result(name: str) -> dict[str, Any]:
@@ -82,20 +81,9 @@ def accuracies(name: str, wanted: Sequence[str]) -> str:
     return table([NAMES[row] for row in wanted], "r" * len(wanted), [[rows[row] for row in wanted]])
 
 
-def methods() -> str:
-    """Methods beside one another, hard labels before soft ones, a column for each number of images per class."""
-    found = result("peers-cifar100-ten-xeon2-202611")["tables"]
-    columns = [{row["row"]: spread(row["mean"], row["std"]) for row in each["rows"]} for each in found]
-    rows = [
-        [kind if not number else "", NAMES[row], *(column.get(row, "–") for column in columns)]
-        for kind, group in (("hard", HARD), ("soft", SOFT))
-        for number, row in enumerate(group)
-    ]
-    return table(["labels", "", *(f"{each['ipc']} per class" for each in found)], "llrr", rows)
-
-
 FAMILIES = "families-epyc2-202611"
 FAMILIES_COST = "families-cost-epyc2-202611"
+FAMILIES_RATES = "families-rates-epyc2-202611"
 COLUMNS = {
     (data, ipc): f"{name}, {ipc} per class"
     for data, name in (("cifar100", "CIFAR-100"), ("cifar10", "CIFAR-10"))
@@ -109,6 +97,7 @@ def families(kind: str) -> str:
     """Methods of every family with equal work: accuracy by data and images per class, and cost at 10 images per class.
     `kind` is what must not share a table: hard labels, soft labels, or several images in a slot."""
     rows = [row for row in result(FAMILIES)["collect"] if _kind(row) == kind]
+    rows.sort(key=lambda row: row["family"] != "real images")
     measured = result(FAMILIES_COST)["cost"].values()
     costs = {(each["method"], each["per_slot"]): each for each in measured if each["ipc"] == 10}
     found = {(row["row"], row["data"], row["ipc"]): row for row in rows}
@@ -148,6 +137,21 @@ def own_protocols(data: str) -> str:
     head = ["protocol", "", "labels", "images per slot"]
     head += [f"{ipc} per class, {words}" for ipc in (1, 10) for words in ("last epoch", "best check")]
     return table(head, "lllr" + "r" * 4, lines)
+
+
+def families_rates() -> str:
+    """The held-out accuracy of every learning rate of images that was tried for the families' table."""
+    tried: dict[tuple[str, str], dict[int, list[str]]] = {}
+    for each in result(FAMILIES_RATES)["rates"]:
+        words = f"{each['lr_img']:,.4g}: {statistics.fmean(each['final']):.1f}"
+        tried.setdefault((NAMES[each["row"]], each.get("differences", "")), {}).setdefault(each["ipc"], []).append(
+            words
+        )
+    lines = [
+        [f"{name}, {kind} differences" if kind else name, *(", ".join(by_ipc.get(ipc, [FEW])) for ipc in (1, 10))]
+        for (name, kind), by_ipc in tried.items()
+    ]
+    return table(["", "1 per class", "10 per class"], "lll", lines)
 
 
 def _of_seeds(row: dict[str, Any] | None, what: str = "final") -> str:
@@ -332,10 +336,10 @@ TABLES = {
     "ten-classes": lambda: accuracies(
         "cifar100-ten-ipc10-cpu2-202611", ("random", "kmeans", "mtt", "ast", "ast-as-released", "full")
     ),
-    "methods": methods,
     "ablation": ablation,
     "architectures": architectures,
     "speed": speed,
+    "families-rates": families_rates,
     **{f"families-{kind}": partial(families, kind) for kind in ("hard", "slots", "soft")},
     **{f"families-own-{data}": partial(own_protocols, data) for data in DATA},
 }
