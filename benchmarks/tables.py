@@ -203,7 +203,7 @@ def speed() -> str:
     lines = []
     for file, case, words, memory in SPEED:
         rows = {row["variant"]: row for row in result(file)["rows"] if row["case"] == case}
-        usual, ours = rows["published"], rows.get("ours") or rows["recompute"]
+        usual, ours = rows["published"], next(rows[name] for name in ("ours", "recompute", "walk") if name in rows)
         extra = f", {100 * ours['memory']:.0f} % of the memory" if memory else ""
         lines.append([words, _cost(usual, memory), _cost(ours, memory), f"{_times(ours['faster'])}{extra}"])
     return table(["work", "published", "astdistill", ""], "lrrl", lines)
@@ -226,6 +226,12 @@ SPEED = (
     ("unroll-epyc2-202611", "b10-t20", "the same at batch 10, T 20", True),
     ("unroll-avx2-epyc2-202611", "b100-t10", "batch 100, T 10, with AVX2", True),
     ("unroll-avx2-epyc2-202611", "b10-t20", "batch 10, T 20, with AVX2", True),
+    (
+        "bptt-epyc2-202611",
+        "c10-ipc10",
+        "an outer step of RaT-BPTT, batch 100, T 32, W 16, 5,000 real images",
+        True,
+    ),
     ("experts-epyc2-202611", "w32", "an epoch of one expert, 5,000 images, width 32", False),
     ("experts-epyc2-202611", "w128", "the same, width 128", False),
     ("experts-epyc2-202611", "w32-penalty", "the same, width 32, with the gradient penalty", False),
