@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import astdistill
 from astdistill.cli.main import main
 from astdistill.report.compare import read_finished
 from astdistill.report.run import read_run
+from astdistill.runtime.errors import InputError
 from astdistill.runtime.run_dir import Artefact, RunDir
 
 NAMED = {member.name for member in vars(RunDir).values() if isinstance(member, Artefact)}
@@ -97,3 +99,19 @@ def test_no_other_code_joins_such_a_name_to_a_folder() -> None:
     # An expert store has file names of its own, one of which is the same word.
     for path in set(source.rglob("*.py")) - set(source.glob("experts/*.py")):
         assert not joined(path.read_text(encoding="utf-8")) & NAMED, path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lr_init": 0.01}, "(distill.lr_init was 0.001, now 0.01); go on with --distill.lr-init 0.001, name a new"),
+        ({"lr_init": 0.01, "lr_img": 2.0}, "go on with --distill.lr-img 10.0 --distill.lr-init 0.001, name a new"),
+        ({"augmentation": "flip"}, "now 'flip'); name a new folder"),
+    ],
+)
+def test_a_run_with_other_numbers_says_how_to_go_on(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    """Usual numbers may have changed since it was begun."""
+    before: dict[str, object] = {"lr_img": 10.0, "lr_init": 0.001, "augmentation": "crop"}
+    RunDir(tmp_path).claim({"distill": before}, "data", "cpu")
+    with pytest.raises(InputError, match=re.escape(words)):
+        RunDir(tmp_path).claim({"distill": before | changes}, "data", "cpu")

@@ -8,7 +8,7 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, overload
@@ -398,7 +398,7 @@ class RunDir:
             name = changed[0]
             raise InputError(
                 f"{self.folder} holds a run with other settings ({name} was {before.get(name)!r}, now "
-                f"{now.get(name)!r}); name a new folder with --out, or delete that one."
+                f"{now.get(name)!r}); {_as_before(changed, before)}name a new folder with --out, or delete that one."
             )
 
     def _check_progress(self, settings: dict[str, Any]) -> None:
@@ -456,6 +456,15 @@ def _json(path: Path) -> Any:
         check_regular(path)
         return parse_json(path.read_text(encoding="utf-8"))
     return None
+
+
+def _as_before(changed: Sequence[str], before: Mapping[str, Any]) -> str:
+    """The flags that go on with a run whose usual numbers another version has changed; "" where other things differ."""
+    numbers = {name: before.get(name) for name in changed}
+    if not all(name.startswith("distill.") and type(value) in (int, float) for name, value in numbers.items()):
+        return ""
+    flags = (f"--{name.replace('_', '-')} {value}" for name, value in numbers.items())
+    return f"go on with {' '.join(flags)}, "
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
