@@ -17,7 +17,7 @@ from ..experts.recipe import ExpertRecipe
 from ..experts.store import TrajectoryStore
 from ..models.flat import FlatModel
 from ..runtime.seeds import rng
-from ..runtime.shapes import Batch, Features, Params, Scalar
+from ..runtime.shapes import Features, Params, Scalar
 from .method import Method
 from .outer_step import OuterStep, Pair, Setup, StepSettings, StepWork
 from .trajectory_matching import AST
@@ -96,21 +96,16 @@ class ClassMatching(OuterStep):
         setup.dataset.preprocessing.clip_(learned["images"])
 
 
-def features_of(model: FlatModel, theta: Params, images: Batch) -> Features:
-    """What the last linear layer is given, by the network's engine; differentiable in the images."""
-    return engine_of(model).features(theta, images)
-
-
 def real_features(model: FlatModel, theta: Params, pairs: Sequence[Pair]) -> list[Features]:
     """Those of each pair's real images, as constants, all in one pass."""
     with torch.no_grad():
-        together = features_of(model, theta, torch.cat([pair.real for pair in pairs]))
+        together = engine_of(model).features(theta, torch.cat([pair.real for pair in pairs]))
     return list(together.split([len(pair.real) for pair in pairs]))
 
 
 def synthetic_features(model: FlatModel, theta: Params, pairs: Sequence[Pair]) -> list[Features]:
     """Those of each pair's synthetic images, all in one pass."""
-    together = features_of(model, theta, torch.cat([pair.synthetic for pair in pairs]))
+    together = engine_of(model).features(theta, torch.cat([pair.synthetic for pair in pairs]))
     return list(together.split([len(pair.synthetic) for pair in pairs]))
 
 
