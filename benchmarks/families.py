@@ -56,7 +56,7 @@ from astdistill.methods.trajectory_matching import AST, DATM, FTD, TESLA
 from astdistill.report.pictures import save_labelled
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import read_json, read_lines, write_json
-from astdistill.runtime.provenance import machine
+from astdistill.runtime.provenance import provenance
 from astdistill.runtime.run_dir import RunDir
 
 BUDGET = {1: 4e12, 10: 8e12}
@@ -131,6 +131,8 @@ theirs, as no other was better by more than the spread. Of trajectories: where t
 end with η near 0. A student of momentum μ moves by η / (1 − μ), so η_0 (1 − μ) and lr_lr (1 − μ)² are the same rates to
 it; 1e-7 is what TESLA publishes for one image per class."""
 # fmt: on
+SETTINGS = ("iterations", "lr_img", "lr_init", "lr_lr")
+"""What runs of different seeds must share, so that they are one row."""
 BASELINES = ("random", "kmeans", "herding", "kcenter", "teacher")
 """Beside the first method's runs, as they do not depend on the method."""
 FAMILIES = {
@@ -256,7 +258,8 @@ def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
     for (data, ipc, name, factor), each in settings(options).items():
         if data != options.data[0] or factor > 1 or not each.method.learn:
             continue
-        usual = float(str(each.method.step.usual_settings(ipc).get("lr_img", each.distill.lr_img)))
+        usual = each.method.step.usual_settings(ipc).get("lr_img", each.distill.lr_img)
+        assert isinstance(usual, float)
         for times in options.times:
             trial = each.replace(
                 data=each.data.replace(validation=HELD_OUT),
@@ -355,7 +358,8 @@ def collected(options: argparse.Namespace) -> list[dict[str, Any]]:
     known = {_which(entry): entry for entry in earlier}
     for entry in table:
         before = known.get(_which(entry), {})
-        if before.get("iterations") != entry.get("iterations"):
+        if any(before.get(name) != entry.get(name) for name in SETTINGS if before):
+            print(f"left out of {options.json}, as it had other settings: {_which(entry)}")
             before = {}
         known[_which(entry)] = _joined(before, entry)
     return list(known.values())
@@ -377,7 +381,7 @@ def _entries(
         "labels": first.subject.labels,
         "per_slot": factor * factor,
         "stored_bytes": first.subject.stored_bytes,
-        "iterations": each.distill.iterations,
+        **{name: getattr(each.distill, name) for name in SETTINGS},
         "experts": each.experts.count if each.method.expert is not None else 0,
         "by_seed": {
             str(seed): {
@@ -510,8 +514,10 @@ def main() -> int:
                 WORK[options.what](options)
             else:
                 what = RESULTS[options.what](options)
-                write_json(options.json, {"bench": "families", "scale": options.scale, "machine": machine(),
-                                          "seconds": round(time.monotonic() - began), options.what: what})  # fmt: skip
+                about = provenance()
+                head = {"bench": "families", "scale": options.scale, "machine": about.pop("machine")}
+                head |= {"provenance": about, "seconds": round(time.monotonic() - began)}
+                write_json(options.json, head | {options.what: what})
         except InputError as error:
             print(error)
             return 2

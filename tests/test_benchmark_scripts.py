@@ -219,6 +219,10 @@ def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkey
     assert list(again["mtt", 1]["by_seed"]) == list(again["random", 1]["by_seed"]) == ["0", "1"]
     assert again["mtt", 1]["by_seed"]["0"] == found["mtt", 1]["by_seed"]["0"] != again["mtt", 1]["by_seed"]["1"]
     assert again["dc", 1] == found["dc", 1]
+    monkeypatch.setitem(families.RATES, ("mtt", 1), {"lr_lr": 1e-8})
+    assert run(families, monkeypatch, "collect", *words, "--seeds", 1, *few, "mtt") == 0
+    (changed,) = (row for row in read(result)["collect"] if row["row"] == "mtt")
+    assert (list(changed["by_seed"]), changed["lr_lr"]) == (["1"], 1e-8), "numbers of other settings are not joined"
 
 
 def test_what_starting_costs_is_measured_in_fresh_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
