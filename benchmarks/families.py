@@ -514,7 +514,7 @@ def main() -> int:
                 WORK[options.what](options)
             else:
                 what = RESULTS[options.what](options)
-                about = provenance()
+                about = {name: value for name, value in provenance().items() if name != "arguments"}
                 head = {"bench": "families", "scale": options.scale, "machine": about.pop("machine")}
                 head |= {"provenance": about, "seconds": round(time.monotonic() - began)}
                 write_json(options.json, head | {options.what: what})
