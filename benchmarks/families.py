@@ -32,7 +32,6 @@ from typing import Any
 
 import torch
 from tables import NAMES
-from torch import Tensor
 
 from astdistill.autodiff.dispatch import computing
 from astdistill.cli.main import main as astdistill
@@ -53,7 +52,7 @@ from astdistill.methods.method import Method
 from astdistill.methods.registry import find_method
 from astdistill.methods.segments import GrowingWindow
 from astdistill.methods.trajectory_matching import AST, DATM, FTD, TESLA
-from astdistill.report.pictures import save_labelled
+from astdistill.report.pictures import save_labelled, visible
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import read_json, read_lines, write_json
 from astdistill.runtime.provenance import provenance
@@ -66,8 +65,6 @@ AVERAGE = 0.99
 keep the initial images."""
 REAL = 64
 """Real images of each class in a step of the methods that compare with real images."""
-FAINT = 0.25
-"""Of the range from black to white: images of less are stretched in the pictures."""
 HELD_OUT, SHARE = 0.2, 0.4
 """Of the training images and of the outer steps, where `rates` tries a learning rate."""
 SYN_STEPS = {1: 20, 10: 10}
@@ -474,15 +471,8 @@ def pictures(options: argparse.Namespace) -> None:
         folders = {name: _finished(options, whole[options.data[-1], options.ipc[0], name, 1]) for name in there}
         sets = {NAMES[name]: load(min(found.items())[1]) for name, found in folders.items() if found}
         if sets:
-            images = torch.cat([_visible(synthetic.pixels()) for synthetic in sets.values()])
+            images = torch.cat([visible(synthetic.pixels()) for synthetic in sets.values()])
             save_labelled(images, list(sets), options.images / f"family-{family}.png", columns=1)
-
-
-def _visible(pixels: Tensor) -> Tensor:
-    """The images `[N, C, H, W]`; where all of a set have hardly any contrast, as those of unit norm, each stretched to
-    its whole range."""
-    low, high = pixels.amin(dim=(1, 2, 3), keepdim=True), pixels.amax(dim=(1, 2, 3), keepdim=True)
-    return pixels if float((high - low).max()) > FAINT else (pixels - low) / (high - low).clamp_min(1e-6)
 
 
 WORK = {"run": lambda options: run_rows("families", plan(options), options.out), "own": own, "pictures": pictures}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from astdistill.data.dataset import DataConfig
 from astdistill.data.preprocessing import Preprocessing
 from astdistill.data.synthetic import SyntheticSet, one_hot
-from astdistill.report.pictures import arrange, save_grid
+from astdistill.report.pictures import MARGIN, arrange, faint, save_grid
 from astdistill.runtime.errors import InputError
 
 
@@ -73,6 +74,27 @@ def test_other_channels_than_one_and_three_are_shown_as_their_grey_mean(tmp_path
         left, top = layout.image(label, 0)
         cell = sheet[top : top + layout.cell : factor, left : left + layout.cell : factor, 0]
         np.testing.assert_allclose(cell, image, atol=0.51)
+
+
+def test_images_with_hardly_any_contrast_are_stretched_and_the_picture_says_so(tmp_path: Path) -> None:
+    synthetic, pixels = whitened(10, 1)
+    flat = replace(synthetic, images=0.05 * synthetic.images)
+    assert faint(flat.pixels())
+    assert not faint(synthetic.pixels())
+    assert not faint(torch.full((2, 3, 4, 4), 0.5)), "there is nothing to be seen in a single grey"
+    save_grid(flat, tmp_path / "images.png")
+    sheet = shown(tmp_path / "images.png")
+    lowest = pixels.amin(dim=(1, 2, 3), keepdim=True)
+    contrast = pixels.amax(dim=(1, 2, 3), keepdim=True) - lowest
+    left, top = arrange(10, 1, 8, 0.0).image(3, 0)
+    cell = arrange(10, 1, 8, 0.0).cell
+    found = sheet[top : top + cell : cell // 8, left : left + cell : cell // 8].transpose(2, 0, 1)
+    wanted = ((pixels - lowest) / contrast * 255)[3].round().numpy()
+    assert np.abs(found.astype(float) - wanted).max() <= 1
+    below = sheet[-MARGIN:]
+    assert below.min() < 128  # the line that says so
+    save_grid(synthetic, tmp_path / "images.png")
+    assert shown(tmp_path / "images.png")[-MARGIN:].min() == 255
 
 
 def test_images_of_one_class_stand_side_by_side_and_classes_below_each_other(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from astdistill.data.dataset import DataConfig
 from astdistill.data.preprocessing import Preprocessing
 from astdistill.data.synthetic import SyntheticSet, one_hot
 from astdistill.distillation.snapshots import Frame, due
-from astdistill.report.page.gallery import BORDER, LOSSLESS, colours, encoded, laid_out, sheets, thinned
+from astdistill.report.page.gallery import BORDER, LOSSLESS, encoded, laid_out, sheets, shown_colours, thinned
 from astdistill.report.page.page import save_page
 
 
@@ -22,12 +23,32 @@ def test_a_sheet_shows_every_pixel_where_it_is_lossless() -> None:
     from PIL import Image
 
     pixels = torch.randint(0, 256, (7, 1, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = np.asarray(Image.open(BytesIO(encoded(laid_out(colours(pixels), 3), LOSSLESS))).convert("RGB"))
+    found = np.asarray(Image.open(BytesIO(encoded(laid_out(shown_colours(pixels, False), 3), LOSSLESS))).convert("RGB"))
     for index in range(7):
         row, column = divmod(index, 3)
         top, left = row * (5 + 2 * BORDER) + BORDER, column * (4 + 2 * BORDER) + BORDER
         assert np.array_equal(found[top : top + 5, left : left + 4, 0], pixels[index, 0].numpy())
         assert np.array_equal(found[top - 1, left : left + 4, 0], pixels[index, 0, 0].numpy())
+
+
+def test_images_with_hardly_any_contrast_are_stretched_in_every_frame_and_the_page_says_so(tmp_path: Path) -> None:
+    start = noise(0, torch.Generator().manual_seed(0))
+    Frame.of(start, 0).save(tmp_path)
+    faint = replace(start, images=0.5 + 0.05 * (start.images - 0.5), provenance={"iteration": 5})
+    Frame.of(faint, 5).save(tmp_path)
+    faint.save(tmp_path / "synthetic.safetensors")
+    save_page([tmp_path], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "hardly any contrast" in page
+    frame = Frame.of(faint, 5)
+    assert frame.pixels.max() - frame.pixels.min() <= 14
+    colours = shown_colours(frame.pixels, True)
+    assert (colours.max(axis=(1, 2, 3)) == 255).all()
+    assert (colours.min(axis=(1, 2, 3)) == 0).all()
+    start.save(tmp_path / "synthetic.safetensors")
+    Frame.of(start, 5).save(tmp_path)
+    save_page([tmp_path], tmp_path / "report.html")
+    assert "hardly any contrast" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("budget", [200_000, 40_000, 9_000, 4_000])

@@ -32,7 +32,7 @@ from ..methods.trajectory_matching import MTT
 from ..report.experts import record_experts
 from ..report.figures import save_curves, save_quality
 from ..report.page.page import renew_page
-from ..report.pictures import save_grid, save_textures, sheet
+from ..report.pictures import save_grid, save_textures, sheet, visible
 from ..report.run import unmoved_loss
 from ..runtime.devices import read, settled_device
 from ..runtime.errors import InputError, refused
@@ -102,7 +102,7 @@ class Recorder:
 
     def _look(self, synthetic: SyntheticSet, gradients: dict[str, Tensor], step: int) -> None:
         pixels = synthetic.pixels()
-        self.log.image("distillation", "images", sheet(pixels, synthetic.ipc), step)
+        self.log.image("distillation", "images", sheet(visible(pixels), synthetic.ipc), step)
         spreads = {"pixels": pixels, "preprocessed pixels": synthetic.images, "targets": synthetic.targets}
         spreads |= {f"gradient of {name}": gradient for name, gradient in gradients.items() if gradient.numel() > 1}
         for name, values in spreads.items():

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..data.synthetic import SyntheticSet
 from ..evaluation.scores import Scores
-from ..report.pictures import colours, file_name, save_labelled, save_picture
+from ..report.pictures import colours, file_name, save_labelled, save_picture, stretched
 from ..runtime.files import replacing, write_text
-from ..runtime.shapes import Images, Labels, Targets
+from ..runtime.shapes import Labels, Targets
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _write_png(synthetic: SyntheticSet, _: Scores | None, folder: Path) -> None:
     unclipped = synthetic.unclipped()
     names = _names(synthetic)
     low, high = unclipped.amin(dim=(1, 2, 3)), unclipped.amax(dim=(1, 2, 3))
-    for kind, pixels in (("clipped", unclipped.clamp(0, 1)), ("unclipped", _stretched(unclipped))):
+    for kind, pixels in (("clipped", unclipped.clamp(0, 1)), ("unclipped", stretched(unclipped))):
         for name, picture in zip(names, colours(pixels), strict=True):
             save_picture(picture, folder / kind / name)
         save_labelled(pixels, synthetic.classes, folder / f"grid-{kind}.png")
@@ -116,12 +116,6 @@ def _names(synthetic: SyntheticSet) -> list[str]:
     """`0000-apple.png` and so on: the place in the set and the most probable class."""
     labels = synthetic.hard_labels.tolist()
     return [f"{place:04d}-{file_name(synthetic.classes[label])}.png" for place, label in enumerate(labels)]
-
-
-def _stretched(images: Images) -> Images:
-    """Each image from its smallest value, black, to its largest, white; one of a single value is black."""
-    low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
-    return (images - low) / (high - low).clamp_min(torch.finfo(images.dtype).tiny)
 
 
 PNG = Format(

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from ..data.synthetic import SyntheticSet
@@ -28,6 +29,9 @@ IMAGE_SIZES = (20, 128), (200, 96), (math.inf, 56)
 LONGEST_STRIP = 10
 """Images of one class side by side before the next line."""
 SMALLEST_FONT, LARGEST_FONT = 8.0, 13.0
+FAINT = 0.25
+"""Of the range from black to white: a set whose images all have less contrast is stretched to be seen."""
+STRETCHED = "These images have hardly any contrast: each is shown from its smallest value, black, to its largest, white"
 
 
 @dataclass(frozen=True)
@@ -85,22 +89,45 @@ def save_grid(synthetic: SyntheticSet, path: str | Path, columns: int | None = N
     it.
 
     One channel is shown grey, three as RGB, any other number as the grey mean over its channels. Pixels are undone from
-    whitening, clipped, and enlarged by a whole factor without smoothing. `columns` is how many classes stand side by
-    side; None chooses. Each image is shown `tiles` × `tiles` times without a gap, as textures are laid. Raises
-    InputError for `columns` below 1.
+    whitening, clipped, and enlarged by a whole factor without smoothing. Where no image has more contrast than FAINT,
+    as those of unit norm, each is stretched to its whole range, and the picture says so. `columns` is how many classes
+    stand side by side; None chooses. Each image is shown `tiles` × `tiles` times without a gap, as textures are laid.
+    Raises InputError for `columns` below 1.
     """
     if columns is not None and columns < 1:
         raise InputError(f"{columns} columns were asked for; give at least 1, or leave it out.")
-    save_labelled(synthetic.pixels().repeat(1, 1, tiles, tiles), synthetic.classes, path, columns)
+    pixels = synthetic.pixels()
+    note = STRETCHED if faint(pixels) else ""
+    save_labelled(visible(pixels).repeat(1, 1, tiles, tiles), synthetic.classes, path, columns, note)
 
 
-def save_labelled(pixels: Images, classes: Sequence[str], path: str | Path, columns: int | None = None) -> None:
-    """The same of any images in [0, 1], as many of each of `classes`, grouped by class."""
+def visible(pixels: Images) -> Images:
+    """Images in [0, 1] as people can see them: of a faint set each is stretched to its whole range."""
+    return stretched(pixels) if faint(pixels) else pixels
+
+
+def faint(pixels: Images) -> bool:
+    """Whether no image has more contrast than FAINT, and one at least has some: next to nothing can be seen of them."""
+    contrast = float((pixels.amax(dim=(1, 2, 3)) - pixels.amin(dim=(1, 2, 3))).max())
+    return 0 < contrast < FAINT
+
+
+def stretched(images: Images) -> Images:
+    """Each image from its smallest value, black, to its largest, white; one of a single value is black."""
+    low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp_min(torch.finfo(images.dtype).tiny)
+
+
+def save_labelled(
+    pixels: Images, classes: Sequence[str], path: str | Path, columns: int | None = None, note: str = ""
+) -> None:
+    """The same of any images in [0, 1], as they are, as many of each of `classes`, grouped by class; `note` is one line
+    below them."""
     names, ipc = [shown_name(name) for name in classes], len(pixels) // len(classes)
     layout = arrange(
         len(names), ipc, max(pixels.shape[-2:]), max(_text_width(name, LARGEST_FONT) for name in names), columns
     )
-    _draw(_sheet(pixels, layout, ipc), names, layout, Path(path))
+    _draw(_sheet(pixels, layout, ipc), names, layout, Path(path), note)
 
 
 def save_picture(pixels: UInt8[np.ndarray, "H W 3"], path: Path) -> None:
@@ -156,7 +183,9 @@ def _sheet(pixels: Images, layout: Layout, ipc: int) -> UInt8[np.ndarray, "heigh
     return sheet
 
 
-def _draw(sheet: UInt8[np.ndarray, "height width 3"], names: Sequence[str], layout: Layout, path: Path) -> None:
+def _draw(
+    sheet: UInt8[np.ndarray, "height width 3"], names: Sequence[str], layout: Layout, path: Path, note: str
+) -> None:
     figure = blank((layout.width + 0.01) / DPI, (layout.height + 0.01) / DPI, DPI, laid_out=False)
     figure.figimage(sheet, 0, 0, origin="upper")
     for label, name in enumerate(names):
@@ -176,6 +205,10 @@ def _draw(sheet: UInt8[np.ndarray, "height width 3"], names: Sequence[str], layo
             color=INK,
             parse_math=False,
         )
+    if note:
+        text, size = _fitting(note, layout.width - 2 * MARGIN)
+        left, middle = MARGIN / layout.width, MARGIN / 2 / layout.height
+        figure.text(left, middle, text, fontsize=min(size, 10.5) * 72 / DPI, va="center_baseline", color=INK)
     save(figure, path)
 
 

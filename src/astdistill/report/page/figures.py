@@ -31,7 +31,7 @@ from ..figures import (
 )
 from ..run import RunReader
 from .drawing import GROUND, panel, svg
-from .gallery import colours
+from .gallery import is_faint, shown_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ def clusters(run: RunReader, number: int) -> list[tuple[str, Markup]]:
     whole = run.synthetic.canvas == 1 and bool(run.frames) and run.frames[0].iteration == 0
     images = None  # a canvas is made of several chosen images
     if whole:
-        images = colours(run.frames[0].pixels)
+        images = shown_colours(run.frames[0].pixels, is_faint(run.frames))
     if len(start.chosen) == len(classes):
         return [("All classes", _together(start, classes, images, f"start-{number}"))]
     shown = range(min(MOST_CLASSES, len(classes)))

@@ -17,6 +17,7 @@ from torch import Tensor
 from ...data.synthetic import SyntheticSet
 from ...distillation.snapshots import Frame
 from ...runtime.text import shown_name
+from ..pictures import STRETCHED, colours, faint, stretched
 from ..run import RunReader
 
 BORDER = 1
@@ -47,12 +48,12 @@ def sheets(frames: Sequence[Frame], budget: int) -> Sheets:
     """Sheets of the frames that take at most `budget` bytes in the page.
 
     Lossless if that fits, else the best quality that does, else every second frame is left out, never the first or the
-    last.
+    last. Where the last frame is faint the images of every frame are stretched.
     """
-    shown = list(frames)
+    shown, stretch = list(frames), is_faint(frames)
     columns = math.ceil(math.sqrt(len(shown[-1].pixels)))
     while True:
-        pictures = [laid_out(colours(frame.pixels), columns) for frame in shown]
+        pictures = [laid_out(shown_colours(frame.pixels, stretch), columns) for frame in shown]
         for quality in (LOSSLESS, *QUALITIES):
             # The last frame is the busiest: where it alone promises too much, the others need not be tried.
             if len(encoded(pictures[-1], quality)) * len(shown) * 4 / 3 > 1.1 * budget and quality != QUALITIES[-1]:
@@ -66,6 +67,11 @@ def sheets(frames: Sequence[Frame], budget: int) -> Sheets:
         shown = thinned(shown)
 
 
+def is_faint(frames: Sequence[Frame]) -> bool:
+    """Whether the last images have so little contrast that those of every frame are stretched."""
+    return faint(frames[-1].pixels.float() / 255)
+
+
 def thinned(frames: Sequence[Frame]) -> list[Frame]:
     """Every second frame, with the first and the last, or the last alone where there are no others."""
     if len(frames) <= 2:
@@ -73,12 +79,12 @@ def thinned(frames: Sequence[Frame]) -> list[Frame]:
     return [*frames[:-1:2], frames[-1]]
 
 
-def colours(pixels: UInt8[Tensor, "N C H W"]) -> UInt8[np.ndarray, "N H W 3"]:
-    """Pixels of any number of channels in red, green and blue: three as they are, others as the grey mean over their
-    channels."""
-    if pixels.shape[1] != 3:
-        pixels = pixels.float().mean(dim=1, keepdim=True).round().byte().expand(-1, 3, -1, -1)
-    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+def shown_colours(pixels: UInt8[Tensor, "N C H W"], stretch: bool) -> UInt8[np.ndarray, "N H W 3"]:
+    """The pixels of a frame in red, green and blue, each image stretched to its whole range where `stretch` says so."""
+    images = pixels.float() / 255
+    if stretch:
+        images = stretched(images)
+    return colours(images)
 
 
 def laid_out(images: UInt8[np.ndarray, "N H W 3"], columns: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -171,7 +177,7 @@ def gallery(run: RunReader, number: int, budget: int) -> Gallery | None:
             "soft": _soft_labels(run.synthetic, written.frames),
         },
         captions=captions,
-        note=_note(ipc, run.synthetic, written.lossless),
+        note=_note(ipc, run.synthetic, is_faint(run.frames), written.lossless),
         start_style=_start_style(written, count, ipc),
     )
 
@@ -243,7 +249,7 @@ def _soft(frame: Frame, most: int) -> list[list[list[int]]]:
     ]
 
 
-def _note(shown: int, synthetic: SyntheticSet, lossless: bool) -> str:
+def _note(shown: int, synthetic: SyntheticSet, stretch: bool, lossless: bool) -> str:
     words = []
     if shown != synthetic.ipc:
         words.append(f"The first {shown} of {synthetic.ipc} images of each class.")
@@ -254,6 +260,8 @@ def _note(shown: int, synthetic: SyntheticSet, lossless: bool) -> str:
         words.append(
             f"Textures, {synthetic.canvas} times as high and wide as an image; networks see {crops} of each in a step."
         )
+    if stretch:
+        words.append(f"{STRETCHED}.")
     if not lossless:
         words.append("Compressed for this page; the exact images are in the run’s synthetic.safetensors.")
     return " ".join(words)
