@@ -249,9 +249,10 @@ def plan(options: argparse.Namespace) -> list[Row]:
     return [row for of_one_seed in zip(*by_setting, strict=True) for row in of_one_seed]
 
 
-def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The accuracy on held-out training images with multiples of the usual learning rate of images."""
-    tried = []
+def rates(options: argparse.Namespace) -> dict[str, Any]:
+    """The accuracy on held-out training images with multiples of the usual learning rate of images, with what the
+    earlier file has of others."""
+    known = {_trial(entry): entry for entry in _earlier(options, "rates")}
     for (data, ipc, name, factor), each in settings(options).items():
         if data != options.data[0] or factor > 1 or not each.method.learn:
             continue
@@ -271,11 +272,23 @@ def rates(options: argparse.Namespace) -> list[dict[str, Any]]:
             scores = evaluate_all(
                 synthetic, dataset, each.evaluation.recipe, None, 3, (), folder, split="validation", workers=1
             )
-            entry = {"data": data, "ipc": ipc, "row": name, "usual": usual, "lr_img": trial.distill.lr_img,
-                     "iterations": trial.distill.iterations, **_network(_student(scores))}  # fmt: skip
-            tried.append(entry)
+            entry = {"data": data, "ipc": ipc, "row": name, "lr_img": trial.distill.lr_img,
+                     "iterations": trial.distill.iterations, **_network(_student(scores)),
+                     "commit": read_json(RunDir(folder).provenance)["commit"]}  # fmt: skip
+            if differences := getattr(each.method.step, "differences", None):
+                entry["differences"] = differences
+            known[_trial(entry)] = entry
             print(entry, flush=True)
-    return tried
+    return {"held_out": HELD_OUT, "share_of_steps": SHARE, "rates": sorted(known.values(), key=_trial)}
+
+
+def _trial(entry: dict[str, Any]) -> tuple[Any, ...]:
+    return entry["row"], entry.get("differences", ""), entry["data"], entry["ipc"], entry["lr_img"]
+
+
+def _earlier(options: argparse.Namespace, what: str) -> list[dict[str, Any]]:
+    """What the file of results has already."""
+    return read_json(options.json).get(what, []) if options.json.exists() else []
 
 
 def own(options: argparse.Namespace) -> None:
@@ -340,10 +353,10 @@ def costs(options: argparse.Namespace) -> dict[str, Any]:
             "peak_mib": peak,
         }
         print(each.name, measured[each.name], flush=True)
-    return measured
+    return {"cost": measured}
 
 
-def collected(options: argparse.Namespace) -> list[dict[str, Any]]:
+def collected(options: argparse.Namespace) -> dict[str, Any]:
     """The finished rows of the sweep: what was learned from, and the accuracy of every network by seed, `by_seed`, with
     what the earlier file has of other seeds and rows."""
     table = [
@@ -351,15 +364,14 @@ def collected(options: argparse.Namespace) -> list[dict[str, Any]]:
         for (data, ipc, name, factor), each in settings(options).items()
         for entry in _entries({"data": data, "ipc": ipc}, each, name, factor, _finished(options, each))
     ]
-    earlier = read_json(options.json).get("collect", []) if options.json.exists() else []
-    known = {_which(entry): entry for entry in earlier}
+    known = {_which(entry): entry for entry in _earlier(options, "collect")}
     for entry in table:
         before = known.get(_which(entry), {})
         if any(before.get(name) != entry.get(name) for name in SETTINGS if before):
             print(f"left out of {options.json}, as it had other settings: {_which(entry)}")
             before = {}
         known[_which(entry)] = _joined(before, entry)
-    return list(known.values())
+    return {"collect": list(known.values())}
 
 
 def _entries(
@@ -497,6 +509,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--images", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
+    if options.what in RESULTS and options.json is None:
+        parser.error(f"{options.what} writes a file of results: name it with --json FILE")
     began = time.monotonic()
     with computing("auto", options.threads):
         try:
@@ -507,7 +521,7 @@ def main() -> int:
                 about = {name: value for name, value in provenance().items() if name != "arguments"}
                 head = {"bench": "families", "scale": options.scale, "machine": about.pop("machine")}
                 head |= {"provenance": about, "seconds": round(time.monotonic() - began)}
-                write_json(options.json, head | {options.what: what})
+                write_json(options.json, head | what)
         except InputError as error:
             print(error)
             return 2

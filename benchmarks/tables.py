@@ -95,13 +95,15 @@ FEW = "–"
 
 def families(kind: str) -> str:
     """Methods of every family with equal work: accuracy by data and images per class, and cost at 10 images per class.
-    `kind` is what must not share a table: hard labels, soft labels, or several images in a slot."""
+    `kind` is what must not share a table: hard labels, soft labels, or several images in a slot. A column is of the
+    seeds that all of its methods have."""
+    seeds = {column: _common_seeds(*column) for column in COLUMNS}
     rows = [row for row in result(FAMILIES)["collect"] if _kind(row) == kind]
     rows.sort(key=lambda row: row["family"] != "real images")
     measured = result(FAMILIES_COST)["cost"].values()
     costs = {(each["method"], each["per_slot"]): each for each in measured if each["ipc"] == 10}
     found = {(row["row"], row["data"], row["ipc"]): row for row in rows}
-    lines = []
+    lines = [["*whole runs*", *(str(len(of_all)) for of_all in seeds.values()), "", "", ""]]
     for name in dict.fromkeys(row["row"] for row in rows):
         of_name = [row for row in rows if row["row"] == name]
         cost = costs.get((name, of_name[0]["per_slot"]))
@@ -109,9 +111,15 @@ def families(kind: str) -> str:
         if cost is not None:
             step, memory = f"{cost['seconds']:.2g} s", f"{cost['peak_mib'] / 953.674:.1f} GB"
         experts = str(of_name[0].get("experts") or FEW)
-        values = [_of_seeds(found.get((name, *column))) for column in COLUMNS]
+        values = [_of_seeds(found.get((name, *column)), of_all) for column, of_all in seeds.items()]
         lines.append([NAMES[name], *values, experts, step, memory])
     return table(["", *COLUMNS.values(), "experts", "outer step", "memory"], "l" + "r" * 7, lines)
+
+
+def _common_seeds(data: str, ipc: int) -> set[str]:
+    """The seeds that every method has been run with."""
+    rows = [row for row in result(FAMILIES)["collect"] if (row["data"], row["ipc"]) == (data, ipc)]
+    return set.intersection(*(set(row["by_seed"]) for row in rows))
 
 
 def _kind(row: dict[str, Any]) -> str:
@@ -133,7 +141,10 @@ def own_protocols(data: str) -> str:
             random = own["random"]
             cells.setdefault((own["protocol"], NAMES["random"], random["labels"], "1"), {})[row["ipc"]] = random
     wanted = [(ipc, what) for ipc in (1, 10) for what in ("final", "best")]
-    lines = [[*key, *(_of_seeds(by_ipc.get(ipc), what) for ipc, what in wanted)] for key, by_ipc in cells.items()]
+    lines = [
+        [*key, *(_of_seeds(by_ipc.get(ipc), _common_seeds(data, ipc), what) for ipc, what in wanted)]
+        for key, by_ipc in cells.items()
+    ]
     head = ["protocol", "", "labels", "images per slot"]
     head += [f"{ipc} per class, {words}" for ipc in (1, 10) for words in ("last epoch", "best check")]
     return table(head, "lllr" + "r" * 4, lines)
@@ -154,10 +165,10 @@ def families_rates() -> str:
     return table(["", "1 per class", "10 per class"], "lll", lines)
 
 
-def _of_seeds(row: dict[str, Any] | None, what: str = "final") -> str:
-    """Mean over whole runs with the spread over them, and over networks where there is one run; a dash where there are
-    none."""
-    runs = [run[what] for run in row["by_seed"].values() if what in run] if row else []
+def _of_seeds(row: dict[str, Any] | None, seeds: set[str], what: str = "final") -> str:
+    """Mean over the whole runs of these seeds with the spread over them, and over networks where there is one run; a
+    dash where there are none."""
+    runs = [run[what] for seed, run in row["by_seed"].items() if seed in seeds and what in run] if row else []
     if not runs:
         return FEW
     return of_values([statistics.fmean(run) for run in runs] if len(runs) > 1 else runs[0])

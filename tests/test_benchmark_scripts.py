@@ -160,7 +160,8 @@ def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkey
     assert run(families, monkeypatch, "cost", *words, *few, "mtt") == 0
     costs = read(result)
     assert {name: cost["n"] for name, cost in costs["cost"].items()} == {"cifar100-ten-ipc1-mtt": 6}
-    assert run(families, monkeypatch, "rates", *words, *few, "dc", "rded", "--times", 1, 5) == 0
+    assert run(families, monkeypatch, "rates", *words, *few, "dc", "rded", "--times", 5) == 0
+    assert run(families, monkeypatch, "rates", *words, *few, "dc", "--times", 1) == 0, "with what the file has already"
     assert [(tried["row"], tried["lr_img"], len(tried["final"])) for tried in read(result)["rates"]] == [
         ("dc", 0.1, 3),
         ("dc", 0.5, 3),
