@@ -166,12 +166,11 @@ def families_rates() -> str:
 
 
 def _of_seeds(row: dict[str, Any] | None, seeds: set[str], what: str = "final") -> str:
-    """Mean over the whole runs of these seeds with the spread over them, and over networks where there is one run; a
-    dash where there are none."""
-    runs = [run[what] for seed, run in row["by_seed"].items() if seed in seeds and what in run] if row else []
-    if not runs:
-        return FEW
-    return of_values([statistics.fmean(run) for run in runs] if len(runs) > 1 else runs[0])
+    """Mean and spread of all networks of the runs of these seeds, as many of each; a dash where there are none. The
+    spread of two or three means alone would be as often 0 as not."""
+    runs = row["by_seed"].items() if row else ()
+    networks = [value for seed, run in runs if seed in seeds for value in run.get(what, ())]
+    return of_values(networks) if networks else FEW
 
 
 def ablation() -> str:
