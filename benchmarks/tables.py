@@ -119,7 +119,7 @@ def families(kind: str) -> str:
 def _common_seeds(data: str, ipc: int) -> set[str]:
     """The seeds that every method has been run with."""
     rows = [row for row in result(FAMILIES)["collect"] if (row["data"], row["ipc"]) == (data, ipc)]
-    return set.intersection(*(set(row["by_seed"]) for row in rows))
+    return set.intersection(*(set(row["by_seed"]) for row in rows)) if rows else set()
 
 
 def _kind(row: dict[str, Any]) -> str:

@@ -189,13 +189,23 @@ def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkey
         (tmp_path / f"{name}.json").write_text(json.dumps(contents), encoding="utf-8")
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     shown = {kind: tables.families(kind) for kind in ("hard", "slots", "soft")}
-    assert [row.split(" | ")[0] for row in shown["slots"].splitlines()[2:]] == ["| IDC"]
+    assert [row.split(" | ")[0] for row in shown["slots"].splitlines()[2:]] == ["| *whole runs*", "| IDC"]
+    assert shown["slots"].splitlines()[2].startswith("| *whole runs* | 1 | 0 | 0 | 0 |")
     assert [row.split(" | ")[0] for row in shown["soft"].splitlines()[2:]] == [
+        "| *whole runs*",
         "| random real, a teacher's soft labels",
         "| AST + soft labels",
     ]
     assert "| 2 | 0.25 s | 1.0 GB |" in shown["hard"]
-    assert len(shown["hard"].splitlines()) == 2 + 4 + 3
+    assert len(shown["hard"].splitlines()) == 2 + 1 + 4 + 3
+    more = read(result)
+    for row in more["collect"][1:]:
+        row["by_seed"]["1"] = {"final": [0.0, 0.0]}
+    (tmp_path / f"{tables.FAMILIES}.json").write_text(json.dumps(more), encoding="utf-8")
+    assert tables.families("slots") == shown["slots"], "a seed that one method lacks is left out of the column"
+    more["collect"][0]["by_seed"]["1"] = {"final": [0.0, 0.0]}
+    (tmp_path / f"{tables.FAMILIES}.json").write_text(json.dumps(more), encoding="utf-8")
+    assert tables.families("slots").splitlines()[2].startswith("| *whole runs* | 2 |")
     assert [row.split(" | ")[:3] for row in tables.own_protocols("cifar100").splitlines()[2:]] == [
         ["| dc", "DC", "hard"],
         ["| dc", "random real", "hard"],
