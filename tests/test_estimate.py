@@ -23,7 +23,7 @@ from astdistill.data import loading
 from astdistill.data.loading import load_dataset
 from astdistill.evaluation import PROTOCOLS
 from astdistill.experiment import cost as estimate
-from astdistill.experiment.config import EvaluationSettings, Experiment
+from astdistill.experiment.config import EvaluationSettings, Experiment, expert_epochs
 from astdistill.experiment.cost import NAMED, DatasetSize, Estimate, Stage, counted, dataset_size, operations, shortage
 from astdistill.experiment.pipeline import obtain_experts
 from astdistill.experiment.presets import PRESETS, with_method
@@ -300,6 +300,18 @@ def test_a_teacher_that_no_expert_is_is_trained_in_the_evaluation() -> None:
     with_teacher = rded.replace(evaluation=rded.evaluation.replace(baselines=("random", "teacher")))
     with_kmeans = rded.replace(evaluation=rded.evaluation.replace(baselines=("random", "kmeans")))
     assert unmeasured(with_teacher).stages[-1].work == unmeasured(with_kmeans).stages[-1].work  # an expert is there
+
+
+def test_an_expert_that_stops_early_goes_on_to_be_a_teacher() -> None:
+    cell = with_method(PRESETS["cifar10-ipc1"], "mtt")
+    taught = cell.replace(evaluation=cell.evaluation.replace(baselines=("random", "teacher")))
+    again = cell.replace(evaluation=cell.evaluation.replace(baselines=("random", "kmeans")))
+    network, known = Network(cell.model, (3, 32, 32), 10), dataset_size(cell)
+    recipe, trained = cell.method.recipe, expert_epochs(cell)
+    assert trained < recipe.epochs
+    each = known.train * network.multiply_adds(TRAIN) + known.test * network.multiply_adds(FORWARD)
+    extra = unmeasured(taught).stages[-1].work - unmeasured(again).stages[-1].work
+    assert extra == pytest.approx((recipe.epochs - trained) * each, rel=1e-12)
 
 
 def test_memory_grows_by_the_students_that_are_kept() -> None:

@@ -18,8 +18,11 @@ from astdistill.evaluation.rows import baseline_row, random_real
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.scores import Scores, table, taught_table
 from astdistill.evaluation.teacher import Teacher
+from astdistill.experiment.config import Experiment, ExpertSettings, expert_epochs
+from astdistill.experiment.pipeline import obtain_experts, obtain_teacher
 from astdistill.experts.recipe import ExpertRecipe
 from astdistill.experts.training import train_experts
+from astdistill.methods.registry import find_method
 from astdistill.models.registry import build_model
 from astdistill.report.compare import compared, read_finished
 from astdistill.runtime.errors import InputError
@@ -132,6 +135,22 @@ def test_a_run_and_evaluate_find_their_teacher(tmp_path: Path, monkeypatch: pyte
     assert second.teacher == first.teacher.replace(temperature=4.0)
     assert "temperature 4" in capsys.readouterr().out
     assert load("runs/short").labels == "hard"
+
+
+def test_a_teacher_is_trained_to_the_end_where_the_run_stops_its_experts_early(blobs: Dataset, tmp_path: Path) -> None:
+    """Whether or not something else has trained the same experts further before."""
+    method = find_method("mtt").replace(expert=ExpertRecipe(epochs=4))
+    method = method.replace(step=method.step.replace(syn_steps=1, expert_epochs=1, max_start_epoch=1))
+    experts = ExpertSettings(count=2, store=tmp_path / "experts")
+    experiment = Experiment(name="early", model=TINY, method=method, experts=experts)
+    assert expert_epochs(experiment) == 1
+    obtain_experts(experiment, blobs)
+    found = obtain_teacher(experiment, blobs)
+    whole = train_experts(blobs, model=TINY, recipe=method.recipe, count=1, store=tmp_path / "other")
+    assert found.info.epochs == 4
+    assert found.content == Teacher.of(whole).content
+    store = obtain_experts(experiment, blobs)
+    assert [store.trained_epochs(expert) for expert in (0, 1)] == [4, 1]
 
 
 def test_a_temperature_without_a_teacher_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

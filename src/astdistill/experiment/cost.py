@@ -368,14 +368,19 @@ class _Stages:
         return cost + self.costs.forward(trained, tested).times(checks)
 
     def _teacher(self, recipe: EvalRecipe) -> Cost | None:
-        """The training of a teacher where one is needed and the method has no experts to take it from."""
+        """The training of a teacher where one is needed: of what the first expert lacks of its recipe, or of an expert
+        of MTT's for a method that has none."""
         experiment, train = self.experiment, self.known.train
-        if experiment.method.expert is not None or not (
-            recipe.temperature or TAUGHT in experiment.evaluation.baselines
-        ):
+        if not recipe.temperature and TAUGHT not in experiment.evaluation.baselines:
             return None
-        student, epochs = self._network(experiment.model), MTT.recipe.epochs
-        epoch = self.costs.training(student, MTT.recipe, train, min(MTT.recipe.batch, train))
+        expert, epochs = MTT.recipe, MTT.recipe.epochs
+        if experiment.method.expert is not None:
+            expert = experiment.method.recipe
+            epochs = expert.epochs - expert_epochs(experiment)
+        if not epochs or experiment.experts.imported is not None:
+            return None
+        student = self._network(experiment.model)
+        epoch = self.costs.training(student, expert, train, min(expert.batch, train))
         return (epoch + self.costs.forward(student, self.known.test)).times(epochs)
 
     def _guess(self, trained: Network, recipe: EvalRecipe, images: int) -> float:

@@ -195,8 +195,9 @@ def obtain_synthetic(
 
 
 def obtain_teacher(experiment: Experiment, dataset: Dataset, temperature: float = 1.0) -> Teacher:
-    """The first expert of the run at the last epoch that the store has of it, trained where it is missing; for a method
-    without experts one that is trained to the end as MTT's are."""
+    """The first expert of the run, trained to the end of its recipe also where the run itself stops earlier, so that
+    the teacher is the same one whatever else has used the store; for a method without experts one as MTT's are, and of
+    imported experts the first as it is."""
     wanted = experiment.experts
     if experiment.method.expert is None:
         with using(experiment.engine):
@@ -204,7 +205,8 @@ def obtain_teacher(experiment: Experiment, dataset: Dataset, temperature: float 
                 dataset, model=experiment.model, recipe=MTT.recipe, count=1, store=wanted.store, seed=wanted.seed
             )
         return Teacher.of(store, temperature)
-    return Teacher.of(obtain_experts(experiment.replace(experts=wanted.replace(count=1)), dataset), temperature)
+    whole = experiment.replace(experts=wanted.replace(count=1, stop_after=None))
+    return Teacher.of(obtain_experts(whole, dataset), temperature)
 
 
 def obtain_scores(experiment: Experiment, dataset: Dataset, synthetic: SyntheticSet, out: Path) -> Scores:
