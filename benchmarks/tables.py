@@ -118,8 +118,13 @@ def families(kind: str) -> str:
 
 def _common_seeds(data: str, ipc: int) -> set[str]:
     """The seeds that every method has been run with."""
-    rows = [row for row in result(FAMILIES)["collect"] if (row["data"], row["ipc"]) == (data, ipc)]
-    return set.intersection(*(set(row["by_seed"]) for row in rows)) if rows else set()
+    return _shared(row for row in result(FAMILIES)["collect"] if (row["data"], row["ipc"]) == (data, ipc))
+
+
+def _shared(rows: Iterable[dict[str, Any]]) -> set[str]:
+    """The seeds that all rows have."""
+    seeds = [set(row["by_seed"]) for row in rows]
+    return set.intersection(*seeds) if seeds else set()
 
 
 def _kind(row: dict[str, Any]) -> str:
@@ -130,21 +135,20 @@ def _kind(row: dict[str, Any]) -> str:
 
 def own_protocols(data: str) -> str:
     """The same sets under the protocol of their method's paper: after the last epoch, and the best of its checks on the
-    test images, which is what these papers report."""
+    test images, which is what these papers report. A column is of the seeds that all of its methods have."""
     rows = [row for row in result(FAMILIES)["collect"] if row["data"] == data and "own" in row]
-    cells: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = {}
+    seeds = {ipc: _shared(row["own"] for row in rows if row["ipc"] == ipc) for ipc in (1, 10)}
+    found: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["own"]["protocol"]):
-        own = row["own"]
-        key = own["protocol"], NAMES[row["row"]], own["labels"], str(row["per_slot"])
-        cells.setdefault(key, {})[row["ipc"]] = own
+        own, name = row["own"], NAMES[row["row"]]
         if "random" in own:
-            random = own["random"]
-            cells.setdefault((own["protocol"], NAMES["random"], random["labels"], "1"), {})[row["ipc"]] = random
+            key = own["protocol"], NAMES["random"], own["random"]["labels"], "1"
+            found.setdefault(key, {})[row["ipc"]] = own["random"]
+        found.setdefault((own["protocol"], name, own["labels"], str(row["per_slot"])), {})[row["ipc"]] = own
     wanted = [(ipc, what) for ipc in (1, 10) for what in ("final", "best")]
-    lines = [
-        [*key, *(_of_seeds(by_ipc.get(ipc), _common_seeds(data, ipc), what) for ipc, what in wanted)]
-        for key, by_ipc in cells.items()
-    ]
+    lines = [["", "*whole runs*", "", "", *(str(len(seeds[ipc])) for ipc, _ in wanted)]]
+    for key, by_ipc in found.items():
+        lines.append([*key, *(_of_seeds(by_ipc.get(ipc), seeds[ipc], what) for ipc, what in wanted)])
     head = ["protocol", "", "labels", "images per slot"]
     head += [f"{ipc} per class, {words}" for ipc in (1, 10) for words in ("last epoch", "best check")]
     return table(head, "lllr" + "r" * 4, lines)
