@@ -204,6 +204,28 @@ def test_the_losses_of_literal_steps_are_added_up(experts: TrajectoryStore, mode
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
+def test_literal_steps_of_ncfm_calibrate_after_all_classes_have_been_matched(
+    dataset: Dataset, experts: TrajectoryStore, model: FlatModel, variables: Variables
+) -> None:
+    """At the same images the 2 K gradients add up to the joint one, where no augmentation is drawn."""
+    literal = CHARACTERISTIC.replace(stepping="per-class")
+    for augmentation, alike in (("", True), ("scale", False)):
+        setup = Setup(dataset, experts, "", model, NCFM, DistillSettings(augmentation=augmentation))
+        joint = CHARACTERISTIC(setup, variables, 4, 7)
+        parts = [literal(setup, variables, 4, 7), *(part(variables) for part in literal.then(setup, 4, 7))]
+        assert len(parts) == 2 * CLASSES
+        whole = torch.stack([part.images for part in parts]).sum(dim=0)
+        assert torch.allclose(whole, joint.images, rtol=1e-9, atol=1e-12) is alike, "calibration has its own draw"
+        uncalibrated = CHARACTERISTIC.replace(calibration=0.0)(setup, variables, 4, 7)
+        matched = torch.stack([part.images for part in parts[:CLASSES]]).sum(dim=0)
+        torch.testing.assert_close(matched, uncalibrated.images, rtol=1e-9, atol=1e-12)
+        for label, part in enumerate(parts):
+            moved = part.images.flatten(1).any(dim=1).view(CLASSES, EACH).any(dim=1)
+            assert moved.tolist() == [label % CLASSES == each for each in range(CLASSES)]
+    without = CHARACTERISTIC.replace(stepping="per-class", calibration=0.0)
+    assert len(without.then(setup, 4, 7)) == CLASSES - 1
+
+
 @pytest.mark.parametrize("whiten", ["none", "standard"])
 def test_pixels_stay_in_their_range(whiten: str, experts: TrajectoryStore, model: FlatModel) -> None:
     dataset = blobs(whiten=whiten)

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..data.augmentation import apply, draw
+from ..data.augmentation import Draw, apply, draw
 from ..data.dataset import Dataset
 from ..data.textures import TextureSpec
 from ..experts.store import Segment, TrajectoryStore
@@ -388,17 +388,32 @@ class Pair:
     ) -> Pair:
         """Drawn for one outer step: `batch_real` real images of the class, or all of one that has fewer, and all
         synthetic `images` of it, or `most_synthetic` of them."""
-        data, texture, purpose = setup.dataset, setup.settings.texture, (iteration, label)
-        members = data.train.of_class(label)
-        chosen = torch.randperm(len(members), generator=rng(seed, "real", *purpose))[:batch_real]
-        if len(images) > (most_synthetic or len(images)):
-            own = torch.randperm(len(images), generator=rng(seed, "synthetic", *purpose))[:most_synthetic]
-            images = images[to_device(own, images.device)]
-        looks = images.repeat(texture.samples, 1, 1, 1)
-        crops = texture.draw(len(looks), (data.shape[1], data.shape[2]), rng(seed, "crops", *purpose)).to(data.device)
-        one = draw(setup.settings.augmentation, 1, data.shape, rng(seed, "augmentation", *purpose)).to(data.device)
+        data, members = setup.dataset, setup.dataset.train.of_class(label)
+        chosen = torch.randperm(len(members), generator=rng(seed, "real", iteration, label))[:batch_real]
         real = data.train.batch(members[to_device(chosen, members.device)]).to(images.dtype)
-        return Pair(label, apply(real, one.shared(len(real))), apply(crops(looks), one.shared(len(looks))))
+        one = _augmentation(setup, label, iteration, seed)
+        synthetic = of_class(setup, images, label, iteration, seed, most_synthetic)
+        return Pair(label, apply(real, one.shared(len(real))), synthetic)
+
+
+def of_class(
+    setup: Setup, images: Images, label: int, iteration: int, seed: int, most_synthetic: int | None = None
+) -> Batch:
+    """The synthetic `images` of a class, or `most_synthetic` of them, as networks see them in one outer step, all under
+    one augmentation: that of `Pair.drawn` with the same seed."""
+    data, texture, purpose = setup.dataset, setup.settings.texture, (iteration, label)
+    if len(images) > (most_synthetic or len(images)):
+        own = torch.randperm(len(images), generator=rng(seed, "synthetic", *purpose))[:most_synthetic]
+        images = images[to_device(own, images.device)]
+    looks = images.repeat(texture.samples, 1, 1, 1)
+    crops = texture.draw(len(looks), (data.shape[1], data.shape[2]), rng(seed, "crops", *purpose)).to(data.device)
+    return apply(crops(looks), _augmentation(setup, label, iteration, seed).shared(len(looks)))
+
+
+def _augmentation(setup: Setup, label: int, iteration: int, seed: int) -> Draw:
+    """One draw for all images of a class."""
+    data, generator = setup.dataset, rng(seed, "augmentation", iteration, label)
+    return draw(setup.settings.augmentation, 1, data.shape, generator).to(data.device)
 
 
 class TrajectoryMatching(OuterStep):

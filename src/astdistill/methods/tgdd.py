@@ -17,7 +17,7 @@ from ..experts.recipe import ExpertRecipe
 from ..experts.store import TrajectoryStore
 from ..models.flat import FlatModel
 from ..runtime.seeds import rng
-from ..runtime.shapes import Features, Params, Scalar
+from ..runtime.shapes import Batch, Features, Params, Scalar
 from .method import Method
 from .outer_step import OuterStep, Pair, Setup, StepSettings, StepWork
 from .trajectory_matching import AST
@@ -99,22 +99,25 @@ class ClassMatching(OuterStep):
 def real_features(model: FlatModel, theta: Params, pairs: Sequence[Pair]) -> list[Features]:
     """Those of each pair's real images, as constants, all in one pass."""
     with torch.no_grad():
-        together = engine_of(model).features(theta, torch.cat([pair.real for pair in pairs]))
-    return list(together.split([len(pair.real) for pair in pairs]))
+        return _features(model, theta, [pair.real for pair in pairs])
 
 
 def synthetic_features(model: FlatModel, theta: Params, pairs: Sequence[Pair]) -> list[Features]:
     """Those of each pair's synthetic images, all in one pass."""
-    together = engine_of(model).features(theta, torch.cat([pair.synthetic for pair in pairs]))
-    return list(together.split([len(pair.synthetic) for pair in pairs]))
+    return _features(model, theta, [pair.synthetic for pair in pairs])
 
 
-def entropies(model: FlatModel, theta: Params, pairs: Sequence[Pair]) -> Scalar:
-    """Σ_c of the mean cross-entropy of each class's synthetic images."""
+def _features(model: FlatModel, theta: Params, batches: Sequence[Batch]) -> list[Features]:
+    together = engine_of(model).features(theta, torch.cat(list(batches)))
+    return list(together.split([len(batch) for batch in batches]))
+
+
+def entropies(model: FlatModel, theta: Params, synthetic: Mapping[int, Batch]) -> Scalar:
+    """Σ_c of the mean cross-entropy of each class's synthetic images, which are given by the number of the class."""
     losses = []
-    for pair, features in zip(pairs, synthetic_features(model, theta, pairs), strict=True):
+    for label, features in zip(synthetic, _features(model, theta, list(synthetic.values())), strict=True):
         logits = model.head(theta, features)
-        losses.append(cross_entropy(logits, torch.full((len(logits),), pair.label, device=logits.device)))
+        losses.append(cross_entropy(logits, torch.full((len(logits),), label, device=logits.device)))
     return torch.stack(losses).sum()
 
 
@@ -175,7 +178,7 @@ class TrajectoryGuidedMatching(ClassMatching):
         distance = (own - real).square().sum()
         if self.alpha == 0:
             return distance
-        return distance + self.alpha * entropies(setup.model, later, pairs)
+        return distance + self.alpha * entropies(setup.model, later, {pair.label: pair.synthetic for pair in pairs})
 
 
 EXPERT = ExpertRecipe(
