@@ -16,12 +16,13 @@ from astdistill.cli.options import parse
 from astdistill.data import medmnist
 from astdistill.data.image_folders import IMAGENET_SUBSETS
 from astdistill.data.synthetic import load
+from astdistill.distillation.settings import DistillSettings
 from astdistill.experiment.config import Experiment, Published, check_numbers
 from astdistill.experiment.cost import dataset_size
 from astdistill.experiment.presets import (
     CELLS,
     FEATURES,
-    GRADIENTS,
+    FRESH,
     MEDMNIST,
     PRESETS,
     SELECTED,
@@ -36,6 +37,7 @@ from astdistill.methods.initialisation import HardLabels
 from astdistill.methods.outer import LossThreshold
 from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.methods.rded import CropInit
+from astdistill.methods.registry import find_method, methods
 from astdistill.methods.segments import GrowingWindow
 from astdistill.methods.tgdd import ClassMatching
 from astdistill.methods.trajectory_matching import AST, MTT
@@ -313,32 +315,28 @@ def test_cells_are_the_published_ones(name: str) -> None:
 
 def test_no_cell_is_left_out() -> None:
     assert {cell.name for cell in CELLS} == set(published_cells.CELLS)
-    tables = CELLS, FEATURES, BPTT, GRADIENTS, SQUARED, SELECTED, MEDMNIST
+    tables = CELLS, FEATURES, BPTT, FRESH, SQUARED, SELECTED, MEDMNIST
     assert len(PRESETS) == sum(map(len, tables)) + 2  # no name twice
 
 
-OF_GRADIENTS = {
+OF_FRESH = {
+    "dm": {"cifar10": (26.0, 48.9, 63.0), "cifar100": (11.4, 29.7, 43.6), "tiny_imagenet": (3.9, 12.9, 24.1)},
     "dc": {"cifar10": (28.3, 44.9, 53.9), "cifar100": (12.8, 25.2)},
     "dsa": {"cifar10": (28.8, 52.1, 60.6), "cifar100": (13.9, 32.3, 42.8)},
 }
 """At 1, 10 and 50 images per class."""
 
 
-@pytest.mark.parametrize("cell", GRADIENTS, ids=lambda cell: cell.name)
-def test_cells_of_gradient_matching_are_the_published_ones(cell: Experiment) -> None:
+@pytest.mark.parametrize("cell", FRESH, ids=lambda cell: cell.name)
+def test_cells_of_fresh_networks_are_the_published_ones(cell: Experiment) -> None:
     name, settings, recipe = cell.method.name, cell.distill, cell.evaluation.recipe
-    assert cell.published.accuracy == OF_GRADIENTS[name][cell.data.source][(1, 10, 50).index(cell.ipc)]
-    assert (settings.lr_img, settings.outer_momentum, settings.lr_init, cell.data.whiten) == (
-        0.1,
-        0.5,
-        0.01,
-        "standard",
-    )
-    assert settings.iterations == 1000 * cell.ipc
-    assert settings.augmentation == {"dc": "", "dsa": "color_crop_cutout_flip_scale_rotate"}[name]
-    assert (recipe.name, recipe.epochs, recipe.reported) == {"dc": ("DC", 300, "final"), "dsa": ("MTT", 1000, "final")}[
-        name
-    ]
+    assert cell.published.accuracy == OF_FRESH[name][cell.data.source][(1, 10, 50).index(cell.ipc)]
+    rates = settings.lr_img, settings.outer_momentum, settings.lr_init
+    assert rates == ({"dm": 1.0}.get(name, 0.1), 0.5, 0.01)
+    assert cell.data.whiten == "standard"
+    assert settings.iterations == {"dm": 20_000}.get(name, 1000 * cell.ipc)
+    assert settings.augmentation == {"dc": ""}.get(name, "color_crop_cutout_flip_scale_rotate")
+    assert (recipe.name, recipe.epochs, recipe.reported) == (*{"dc": ("DC", 300)}.get(name, ("MTT", 1000)), "final")
     assert (cell.published.protocol, cell.method.expert) == (recipe.name, None)
 
 
@@ -374,15 +372,15 @@ def test_cells_of_squared_differences_are_the_published_ones(cell: Experiment) -
 
 
 FIGURES = {
-    "tgdd": {"cifar10": (71.9, 76.5), "cifar100": (51.3, 54.6), "tiny_imagenet": (29.3, 30.9)},
-    "ncfm": {"cifar10": (71.8, 77.4), "cifar100": (48.7, 54.7), "tiny_imagenet": (26.8, 29.6)},
+    "tgdd": {"cifar10": (None, 71.9, 76.5), "cifar100": (None, 51.3, 54.6), "tiny_imagenet": (None, 29.3, 30.9)},
+    "ncfm": {"cifar10": (49.5, 71.8, 77.4), "cifar100": (34.4, 48.7, 54.7), "tiny_imagenet": (18.2, 26.8, 29.6)},
 }
-"""At 10 and 50 images per class."""
+"""At 1, 10 and 50 images per class."""
 
 
 @pytest.mark.parametrize("cell", FEATURES, ids=lambda cell: cell.name)
 def test_cells_of_slots_say_what_their_figures_are(cell: Experiment) -> None:
-    name, place = cell.method.name, (10, 50).index(cell.ipc)
+    name, place = cell.method.name, (1, 10, 50).index(cell.ipc)
     assert cell.published.accuracy == FIGURES[name][cell.data.source][place]
     assert "best test epoch, four sub-images in each slot" in cell.published.source
     assert (cell.evaluation.recipe.name, cell.evaluation.recipe.reported) == (cell.published.protocol, "best")
@@ -394,7 +392,7 @@ def test_cells_of_slots_say_what_their_figures_are(cell: Experiment) -> None:
 def test_a_rate_of_pixels_becomes_one_of_standardised_images_and_of_joint_steps() -> None:
     assert PRESETS["cifar10-ipc10-tgdd"].distill.lr_img == pytest.approx(2 * 0.1 * 16)
     assert PRESETS["cifar10-ipc10-tgdd"].distill.outer_momentum == 0
-    assert PRESETS["cifar10-ipc10-ncfm"].distill.lr_img == pytest.approx(1e-4 * 10**0.5 * 4)
+    assert PRESETS["cifar10-ipc10-ncfm"].distill.lr_img == pytest.approx(1e-3 * 20**0.5 * 4)
     assert PRESETS["cifar100-ipc10-ncfm"].distill.outer_optimiser == "sgd"
     assert all(cell.distill.plateau == {"ncfm": 500}.get(cell.method.name, 0) for cell in PRESETS.values())
 
@@ -513,6 +511,36 @@ def test_every_method_runs_in_the_cells_of_others(method: str) -> None:
         assert found.method.recipe.epochs == PRESETS[cell].method.recipe.epochs
 
 
+@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("cell", ["ncfm", "tgdd", "dc", "dsa", "idc", "rat-bptt", "at-bptt", "rded", "dm"])
+def test_a_method_of_another_family_takes_nothing_over_from_that_of_the_preset(cell: str, name: str) -> None:
+    """Its rates and optimiser are those that a plain trajectory preset gives it; between methods of one kind the number
+    of steps and the augmentation stay, where both leave them to the preset."""
+    source = {"at-bptt": "tiny_imagenet"}.get(cell, "cifar10")
+    begun = PRESETS[f"{source}-ipc10-{cell}"]
+    found, method = with_method(begun, name).distill, find_method(name)
+    if type(method.step) is type(begun.method.step):
+        assert found == begun.distill
+        return
+    wanted = DistillSettings().replace(**method.step.usual_settings(10), factor=begun.distill.factor)
+    kinds = {"ncfm", "tgdd", "ast-tgdd"}, {"rat-bptt", "at-bptt"}, {"idc", "dsa"}
+    if any({cell, name} <= kind for kind in kinds):
+        wanted = wanted.replace(augmentation=begun.distill.augmentation)
+    if {cell, name} <= kinds[1]:
+        wanted = wanted.replace(iterations=begun.distill.iterations)
+    assert found == wanted
+
+
+@pytest.mark.parametrize(("name", "epochs", "networks"), [("dc", 300, 5), ("tgdd", 1500, 5), ("rat", 1000, 8)])
+def test_a_protocol_comes_with_its_own_epochs_and_networks(name: str, epochs: int, networks: int) -> None:
+    for preset in ("cifar10-ipc10-mtt", "digits-ipc1"):
+        found = parse("run", [preset, "--protocol", name]).experiment.evaluation
+        assert (found.recipe.epochs, found.networks) == (epochs, networks)
+        assert found.recipe.full_epochs == PRESETS[preset].evaluation.recipe.full_epochs
+    asked = parse("run", ["digits-ipc1", "--protocol", name, "--evaluation.networks", "3"]).experiment.evaluation
+    assert asked.networks == 3
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [
@@ -521,7 +549,10 @@ def test_every_method_runs_in_the_cells_of_others(method: str) -> None:
         (
             ["cifar10", "ipc1"],
             {"cifar10-ipc1"}
-            | {f"cifar10-ipc1-{method}" for method in ("mtt", "ftd", "tesla", "datm", "dc", "dsa", "idc", "rded")},
+            | {
+                f"cifar10-ipc1-{method}"
+                for method in ("mtt", "ftd", "tesla", "datm", "dm", "ncfm", "dc", "dsa", "idc", "rded")
+            },
         ),
         (["ast", "cifar10"], {"cifar10-ipc1", "cifar10-ipc10", "cifar10-ipc10-all-six", "cifar10-ipc50"}),
         ([], set(PRESETS)),

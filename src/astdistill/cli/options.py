@@ -13,9 +13,9 @@ from pydantic import Field
 
 from ..data.dataset import DataConfig
 from ..data.sources import published_name
-from ..evaluation.protocol import PROTOCOLS, protocol
+from ..evaluation.protocol import PROTOCOLS, EvalRecipe, protocol
 from ..experiment import config
-from ..experiment.config import Experiment, Published
+from ..experiment.config import EvaluationSettings, Experiment, Published
 from ..experiment.presets import PRESETS, preset, with_method
 from ..experiment.proposal import Proposal, propose
 from ..methods.initialisation import FileInit, ImageInit, NoiseInit, RealInit, RepresentativeInit
@@ -320,14 +320,21 @@ def changed(experiment: Experiment, changes: Changes) -> Experiment:
     if changes.init is not None:
         experiment = experiment.replace(method=experiment.method.replace(init=_init(changes.init)))
     if changes.protocol is not None:
-        cell = experiment.evaluation.recipe
-        recipe = protocol(changes.protocol).replace(epochs=cell.epochs, full_epochs=cell.full_epochs)
-        experiment = experiment.replace(evaluation=experiment.evaluation.replace(recipe=recipe))
+        experiment = experiment.replace(evaluation=_under(experiment.evaluation, protocol(changes.protocol)))
     if changes.data == "":
         raise InputError("--data names nothing; give a folder, a file or a name, for example --data digits")
     if changes.data is not None:
         experiment = experiment.replace(data=_of_source(experiment.data, changes.data))
     return experiment
+
+
+def _under(evaluation: EvaluationSettings, recipe: EvalRecipe) -> EvaluationSettings:
+    """The evaluation under another protocol, with its epochs and its number of networks, unless the preset has another
+    number of networks than its own protocol."""
+    before, networks = evaluation.recipe, evaluation.networks
+    if networks == before.networks:
+        networks = recipe.networks
+    return evaluation.replace(recipe=recipe.replace(full_epochs=before.full_epochs), networks=networks)
 
 
 def _of_source(data: DataConfig, source: str) -> DataConfig:

@@ -226,6 +226,7 @@ NCFM_PROTOCOL = TGDD_PROTOCOL.replace(
     weight_decay=0.01,
     decay_factor=0.5,
     drops_at=(0.2, 0.4, 0.6, 0.8),
+    networks=10,
 )
 """Of the code released with NCFM (arXiv 2502.20653): the maximum over checks on the test images; the weight decay is
 AdamW's usual one, and how often it checks is our choice."""

@@ -21,12 +21,13 @@ from ..evaluation.protocol import (
 )
 from ..evaluation.scores import Peer
 from ..methods.back_propagation_through_training import AT_BPTT, RAT_BPTT
+from ..methods.distribution_matching import DM
 from ..methods.gradient_matching import DC, DSA, IDC
 from ..methods.initialisation import HardLabels, SyntheticLabels, WeightLabels
 from ..methods.method import Method
 from ..methods.ncfm import NCFM
 from ..methods.outer import LossThreshold
-from ..methods.outer_step import TrajectoryMatching
+from ..methods.outer_step import OuterStep, TrajectoryMatching
 from ..methods.rded import RDED
 from ..methods.registry import find_method
 from ..methods.segments import GrowingWindow
@@ -79,6 +80,7 @@ SOURCES = {
     "datm": "DATM (arXiv 2310.05773), learned soft labels",
     "tgdd": "TGDD, settings of its released code",
     "ncfm": "NCFM (arXiv 2502.20653), settings of its released code",
+    "dm": "DM (arXiv 2110.04181), settings of its released code",
     "dc": "DC (arXiv 2006.05929), settings of its released code",
     "dsa": "DSA (arXiv 2102.08259), settings of its released code",
     "idc": "IDC (arXiv 2205.14959), settings of its released code for CIFAR-10, squared differences",
@@ -235,7 +237,7 @@ def _features(
         method=method,
         ipc=ipc,
         distill=DistillSettings.model_validate(usual),
-        evaluation=EvaluationSettings(recipe=recipe),
+        evaluation=EvaluationSettings(recipe=recipe, networks=recipe.networks),
         published=published,
     )
 
@@ -246,14 +248,14 @@ def _tgdd(data: str, ipc: int, accuracy: float) -> Experiment:
     return _features(TGDD, data, ipc, accuracy, 5, TGDD_PROTOCOL, SLOTS, lr_img=lr_img)
 
 
-def _ncfm(data: str, ipc: int, accuracy: float, epochs: int = 2000) -> Experiment:
-    """AdamW at 1e-4 in [0, 1], for CIFAR-100 with 10 images per class SGD at 1e-3; twenty experts. The rate is halved after
-    500 steps without a lower loss."""
-    settings: dict[str, Any] = {"lr_img": 1e-4 * (CLASSES[data] * SQUEEZED[data]) ** 0.5, "plateau": 500}
+def _ncfm(data: str, ipc: int, accuracy: float, **recipe: Any) -> Experiment:
+    """AdamW at 0.001 in [0, 1], two steps for each class; for CIFAR-100 with 10 images per class SGD at 0.01; twenty
+    experts. The rate is halved after 500 steps without a lower loss."""
+    settings: dict[str, Any] = {"lr_img": 1e-3 * (2 * CLASSES[data] * SQUEEZED[data]) ** 0.5, "plateau": 500}
     if (data, ipc) == ("cifar100", 10):
         sgd = {"outer_optimiser": "sgd", "outer_decay": 0.0, "outer_momentum": 0.0}
-        settings |= {"lr_img": 2 * 1e-3 * SQUEEZED[data], **sgd}
-    return _features(NCFM, data, ipc, accuracy, 20, NCFM_PROTOCOL.replace(epochs=epochs), NCFM_LABELS, **settings)
+        settings |= {"lr_img": 2 * 0.01 * SQUEEZED[data], **sgd}
+    return _features(NCFM, data, ipc, accuracy, 20, NCFM_PROTOCOL.replace(**recipe), NCFM_LABELS, **settings)
 
 
 WEIGHTS = WeightLabels()
@@ -291,9 +293,9 @@ def _bptt(
     )
 
 
-def _gradients(method: Method, data: str, ipc: int, accuracy: float) -> Experiment:
-    """One setting of DC or DSA: standardised data, and 1000 networks one after another. DC's figures are those of
-    networks that train without augmentation."""
+def _fresh(method: Method, data: str, ipc: int, accuracy: float) -> Experiment:
+    """One setting of DM, DC or DSA, whose networks are fresh ones: standardised data and the usual numbers. DC's figures
+    are those of networks that train without augmentation."""
     recipe = {DC.name: DC_PROTOCOL}.get(method.name, MTT_PROTOCOL)
     return Experiment(
         name=f"{data}-ipc{ipc}-{method.name}",
@@ -412,12 +414,15 @@ FEATURES = (
     _tgdd("cifar100",      50, 54.6),
     _tgdd("tiny_imagenet", 10, 29.3),
     _tgdd("tiny_imagenet", 50, 30.9),
+    _ncfm("cifar10",        1, 49.5),
     _ncfm("cifar10",       10, 71.8),
     _ncfm("cifar10",       50, 77.4),
+    _ncfm("cifar100",       1, 34.4),
     _ncfm("cifar100",      10, 48.7),
     _ncfm("cifar100",      50, 54.7),
+    _ncfm("tiny_imagenet",  1, 18.2),
     _ncfm("tiny_imagenet", 10, 26.8, epochs=300),
-    _ncfm("tiny_imagenet", 50, 29.6, epochs=300),
+    _ncfm("tiny_imagenet", 50, 29.6, epochs=40, check_every=5),
 )
 """Of methods that match features of experts, whose figures are those of slots under protocols of their own."""
 BPTT_CELLS = (
@@ -426,21 +431,30 @@ BPTT_CELLS = (
     _bptt(RAT_BPTT, "cifar100",      10, 47.5, (300, 100), 5000, 1e-3, (1, 100)),
     _bptt(RAT_BPTT, "tiny_imagenet", 10, 24.4, (300, 100), 1000, 3e-4, (1, 50)),
     _bptt(AT_BPTT,  "cifar10",       10, 74.9, (32, 16),   5000, 1e-3, window_range=8),
-    _bptt(AT_BPTT,  "cifar100",      10, 50.6, (300, 100), 5000, 1e-3, (1, 100), window_range=30),
-    _bptt(AT_BPTT,  "tiny_imagenet", 10, 34.3, (300, 100), 1000, 3e-4, (1, 50),  window_range=40),
+    _bptt(AT_BPTT,  "cifar100",      10, 50.6, (300, 100), 5000, 1e-3, (1, 100), window_range=30, curvature_change=0.05),
+    _bptt(AT_BPTT,  "tiny_imagenet", 10, 34.3, (300, 100), 1000, 3e-4, (1, 50),  window_range=40, curvature_change=0.05),
 )
-GRADIENTS = (
-    _gradients(DC,  "cifar10",   1, 28.3),
-    _gradients(DC,  "cifar10",  10, 44.9),
-    _gradients(DC,  "cifar10",  50, 53.9),
-    _gradients(DC,  "cifar100",  1, 12.8),
-    _gradients(DC,  "cifar100", 10, 25.2),
-    _gradients(DSA, "cifar10",   1, 28.8),
-    _gradients(DSA, "cifar10",  10, 52.1),
-    _gradients(DSA, "cifar10",  50, 60.6),
-    _gradients(DSA, "cifar100",  1, 13.9),
-    _gradients(DSA, "cifar100", 10, 32.3),
-    _gradients(DSA, "cifar100", 50, 42.8),
+FRESH = (
+    _fresh(DM,  "cifar10",        1, 26.0),
+    _fresh(DM,  "cifar10",       10, 48.9),
+    _fresh(DM,  "cifar10",       50, 63.0),
+    _fresh(DM,  "cifar100",       1, 11.4),
+    _fresh(DM,  "cifar100",      10, 29.7),
+    _fresh(DM,  "cifar100",      50, 43.6),
+    _fresh(DM,  "tiny_imagenet",  1, 3.9),
+    _fresh(DM,  "tiny_imagenet", 10, 12.9),
+    _fresh(DM,  "tiny_imagenet", 50, 24.1),
+    _fresh(DC,  "cifar10",   1, 28.3),
+    _fresh(DC,  "cifar10",  10, 44.9),
+    _fresh(DC,  "cifar10",  50, 53.9),
+    _fresh(DC,  "cifar100",  1, 12.8),
+    _fresh(DC,  "cifar100", 10, 25.2),
+    _fresh(DSA, "cifar10",   1, 28.8),
+    _fresh(DSA, "cifar10",  10, 52.1),
+    _fresh(DSA, "cifar10",  50, 60.6),
+    _fresh(DSA, "cifar100",  1, 13.9),
+    _fresh(DSA, "cifar100", 10, 32.3),
+    _fresh(DSA, "cifar100", 50, 42.8),
 )
 SQUARED = (_idc(1, 50.0), _idc(10, 67.5), _idc(50, 74.5))
 SMALL_BATCH = {"lr": 2e-3, "batch": 25, "batches": ()}
@@ -496,9 +510,14 @@ def _adapted(cell: Experiment, unmirrored: bool, few: bool) -> Experiment:
 MEDMNIST = tuple(preset for name, held in medmnist.SETS.items() for preset in _medical(name, held.train))
 PRESETS: dict[str, Experiment] = {
     preset.name: preset
-    for preset in (DIGITS, CIFAR_TEN, *CELLS, *FEATURES, *BPTT_CELLS, *GRADIENTS, *SQUARED, *SELECTED, *MEDMNIST)
+    for preset in (DIGITS, CIFAR_TEN, *CELLS, *FEATURES, *BPTT_CELLS, *FRESH, *SQUARED, *SELECTED, *MEDMNIST)
 }
 LISTED_BY = "astdistill presets"
+RATES = (
+    *("lr_img", "lr_lr", "lr_targets", "lr_init", "outer_optimiser", "outer_decay", "outer_momentum"),
+    *("targets_momentum", "outer_grad_norm", "plateau"),
+)
+"""What presets that are not by trajectory matching set for their method, and no other method takes over."""
 
 
 def preset(name: str) -> Experiment:
@@ -512,17 +531,38 @@ def with_method(experiment: Experiment, method: str) -> Experiment:
     """The same preset by another method: its decisions, the preset's own numbers of the outer step, expert epochs,
     batch and augmentation.
 
-    A method of another family brings the rates and counts that are usual there.
+    A method of another family brings the rates and counts that are usual there; none of those that belong to the family
+    of the preset stays.
     """
     named, kept = find_method(method), experiment.method.expert
     if named.name == experiment.method.name:
         return experiment
     if type(named.step) is not type(experiment.method.step):
-        experiment = experiment.replace(distill=experiment.distill.replace(**named.step.usual_settings(experiment.ipc)))
+        experiment = experiment.replace(distill=_of_another_family(experiment, named.step))
     if named.expert is not None and kept is not None:
         expert = named.expert.replace(epochs=kept.epochs, batch=kept.batch, augmentation=kept.augmentation)
         named = named.replace(expert=expert)
     return experiment.replace(method=named.replace(step=named.step.with_numbers_of(experiment.method.step)))
+
+
+def _of_another_family(experiment: Experiment, step: OuterStep) -> DistillSettings:
+    """The settings of the experiment with those that are usual for `step`, in place of what was those of the step
+    before: its rates, what is usual there alone, and between kinds of steps the number of steps and the augmentation.
+    Presets by trajectory matching set the rest for their data, so that it stays."""
+    before = experiment.method.step
+    usual, other = step.usual_settings(experiment.ipc), before.usual_settings(experiment.ipc)
+    left: set[str] = set()
+    if not isinstance(before, TrajectoryMatching):
+        left = {*RATES, *(other.keys() - usual.keys())}
+        if _kind(before) is not _kind(step):
+            left |= {"iterations", "augmentation"}
+    default = {name: DistillSettings.model_fields[name].default for name in left}
+    return experiment.distill.replace(**default | dict(usual))
+
+
+def _kind(step: OuterStep) -> type[OuterStep]:
+    """The class that the steps of several papers share, such as that of gradient matching."""
+    return next(kind for kind in type(step).__mro__ if OuterStep in kind.__bases__)
 
 
 def matching(words: list[str]) -> list[Experiment]:
