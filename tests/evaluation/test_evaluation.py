@@ -31,6 +31,13 @@ def test_learnable_blobs_are_learned_from_two_images_a_class(blobs: Dataset, dis
     assert scores.mean > 90
 
 
+def test_a_batch_that_depends_on_the_images_of_a_class_is_settled(blobs: Dataset, distil: Distil) -> None:
+    by_size = SHORT.replace(epochs=2, batches=((1, 3), (2, 4)))
+    found = evaluate(distil(blobs, 2), blobs, recipe=by_size, seeds=2)
+    assert found.recipe.batch == 4
+    assert found == evaluate(distil(blobs, 2), blobs, recipe=SHORT.replace(epochs=2, batch=4), seeds=2)
+
+
 def test_labels_that_say_nothing_give_chance(blobs: Dataset) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = Split(torch.randn(30, *blobs.shape, generator=generator), torch.arange(3).repeat(10))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -292,6 +293,21 @@ def test_images_stay_on_the_sphere_and_labels_stay_weights(canvas: int) -> None:
     assert not torch.allclose(made.targets.sum(dim=1), torch.ones(6), atol=0.05)
     assert not made.certain
     assert torch.equal(TensorExamples.of(made, None, torch.device("cpu")).targets, made.targets)
+
+
+@pytest.mark.parametrize("taken", [0, 3])
+def test_a_probe_that_diverges_says_nothing(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window is then drawn from the reference, which stays as it is, with the bounds of the norms."""
+    method = numbered(AT_BPTT, window_range=1)
+    setup = smooth_setup(method, monkeypatch)
+    variables, step = variables_of(setup.dataset), step_of(method)
+    begun = step.begin(setup, variables, SEED)
+    begun = StepState({**begun.tensors, "bounds": torch.tensor([1.0, 2.0], dtype=torch.float64)}, {"taken": taken})
+    inner = SimpleNamespace(steps=lambda *_: [SimpleNamespace(gradient=torch.tensor([math.inf])) for _ in range(7)])
+    found, state = step.truncation(setup, inner, torch.zeros(1), variables, begun, 0, SEED)  # type: ignore[arg-type]
+    assert 1 <= found.window <= found.steps <= 7
+    for name in ("reference", "bounds"):
+        torch.testing.assert_close(state.tensors[name], begun.tensors[name])
 
 
 def test_first_images_have_unit_norm(dataset: Dataset, model: FlatModel) -> None:

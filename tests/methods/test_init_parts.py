@@ -29,6 +29,7 @@ from astdistill.methods.initialisation import (
     RepresentativeInit,
     RepresentativeInitAsReleased,
     SegmentLabels,
+    UnitNormInit,
     expert_logits,
 )
 from astdistill.models.flat import FlatModel
@@ -164,6 +165,20 @@ def test_noise(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> 
     assert abs(float(found.images.mean())) < 0.05
     assert abs(float(found.images.std()) - 1) < 0.05
     assert found.labels.tolist() == [label for label in range(3) for _ in range(50)]
+
+
+def test_noise_keeps_its_scale_in_slots(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:
+    """Slots are means of pixels, and networks see them enlarged."""
+    texture = TextureSpec(factor=2)
+    for init in (NoiseInit(), UnitNormInit()):
+        cells = init(dataset, experts, model, 100, seed=0).images
+        stored = init.laid_out(cells, texture, (8, 8))
+        assert stored.shape == (75, 1, 8, 8)
+        if type(init) is NoiseInit:
+            assert float(stored.std()) == pytest.approx(1, abs=0.05)
+        else:
+            assert texture.decoded(stored).flatten(1).norm(dim=1).tolist() == pytest.approx([1.0] * 300, rel=1e-5)
+        assert torch.equal(init.laid_out(cells, TextureSpec(), (8, 8)), cells)
 
 
 def test_targets(dataset: Dataset, experts: TrajectoryStore, model: FlatModel) -> None:

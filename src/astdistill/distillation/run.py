@@ -122,7 +122,7 @@ class Distillation:
         with phase("choosing the first images and targets"):
             cells = self.method.init(self.dataset, self.experts, self.model, self.ipc * texture.cells, self.seed)
             _, height, width = self.dataset.shape
-            images = texture.tiled(texture.fitted(cells.images, (height, width)))
+            images = self.method.init.laid_out(cells.images, texture, (height, width))
             initial = Initial(images, cells.labels[:: texture.cells])
             targets = self.method.labels(initial, self.experts, self.setup.classifier, classes, self.seed)
         if self.out and self.settings.snapshots and cells.clusters:

@@ -98,6 +98,7 @@ def evaluate(
     student, augmentation, subject = "", STRATEGY, None
     if isinstance(synthetic, SyntheticSet):
         student, augmentation, subject = synthetic.model, synthetic.augmentation, SetInfo.of(synthetic)
+        recipe = recipe.for_set(synthetic.ipc, len(synthetic.classes))
     names = architectures(model, student, dataset.shape)
     recipe, testing, done = recipe.augmented(augmentation), Testing(dataset, split, seed, seeds), done or {}
     testing.check(names)

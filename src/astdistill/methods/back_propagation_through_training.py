@@ -405,10 +405,11 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
         seed: int,
     ) -> tuple[Truncation, StepState]:
         norms = torch.stack([taken.gradient.norm() for taken in inner.steps(start, variables)]).double()
-        bounds = None
-        if state.counters["taken"]:
-            bounds = state.tensors["bounds"]
-        places, bounds = self.places(norms, state.tensors["reference"], bounds)
+        places, bounds = state.tensors["reference"], state.tensors["bounds"]
+        if norms.isfinite().all():
+            places, bounds = self.places(norms, places, bounds if state.counters["taken"] else None)
+        else:  # training diverged: they say nothing, and whether the step can be taken is judged by its loss
+            norms = torch.zeros_like(norms)
         mixed = (1 - self.reference_rate) * state.tensors["reference"] + self.reference_rate * places
         chosen = int(torch.multinomial(places.cpu(), 1, generator=rng(seed, "window", iteration)))
         tensors = {**state.tensors, "reference": mixed, "bounds": bounds}

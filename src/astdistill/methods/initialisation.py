@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data.dataset import Dataset, Split
 from ..data.selection import clustered, one_thread
 from ..data.synthetic import LabelKind, load, one_hot
+from ..data.textures import TextureSpec
 from ..experts.store import Segment, TrajectoryStore
 from ..models.flat import FlatModel
 from ..runtime.config import Component
@@ -109,6 +110,16 @@ class ImageInit(Component):
         clusters = tuple(each.clusters for each in chosen if each.clusters is not None)
         return Initial(dataset.train.batch(indices), dataset.train.labels[indices], clusters)
 
+    def laid_out(self, images: Images, texture: TextureSpec, size: tuple[int, int]) -> Images:
+        """Canvases and slots `[N, C, H, W]` from the images of their cells, those of each in turn.
+
+        Args:
+            images: Of the initial set.
+            texture: What they lie on.
+            size: Height and width of an ordinary image.
+        """
+        return texture.tiled(texture.fitted(images, size))
+
     def choose(
         self, dataset: Dataset, label: int, ipc: int, experts: TrajectoryStore | None, model: FlatModel, seed: int
     ) -> Choice:
@@ -156,7 +167,7 @@ class CorrectInit(ImageInit):
 
 
 class NoiseInit(ImageInit):
-    """Gaussian noise, unit variance in the preprocessed space."""
+    """Gaussian noise, unit variance in the preprocessed space, of slots as they are stored."""
 
     def __call__(
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
@@ -165,15 +176,26 @@ class NoiseInit(ImageInit):
         images = torch.randn(len(labels), *dataset.shape, generator=rng(seed, "init"))
         return Initial(images.to(dataset.device), labels.to(dataset.device))
 
+    def laid_out(self, images: Images, texture: TextureSpec, size: tuple[int, int]) -> Images:
+        return texture.factor * super().laid_out(images, texture, size)  # a mean of r² values deviates 1 / r as much
+
 
 class UnitNormInit(NoiseInit):
-    """Gaussian noise, each image scaled to an L2 norm of 1 in the preprocessed space (RaT-BPTT, arXiv 2311.07025)."""
+    """Gaussian noise, each image that a network sees scaled to an L2 norm of 1 in the preprocessed space (RaT-BPTT,
+    arXiv 2311.07025)."""
 
     def __call__(
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
     ) -> Initial:
         initial = super().__call__(dataset, experts, model, ipc, seed)
         return replace(initial, images=of_norm(initial.images, 1.0))
+
+    def laid_out(self, images: Images, texture: TextureSpec, size: tuple[int, int]) -> Images:
+        slots = super().laid_out(images, texture, size)
+        if texture.factor == 1:
+            return slots
+        norms = texture.decoded(slots).flatten(1).norm(dim=1)
+        return texture.tiled(texture.cut(slots) / norms[:, None, None, None])
 
 
 def of_norm(images: Images, norm: float) -> Images:
