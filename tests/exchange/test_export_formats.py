@@ -25,7 +25,7 @@ from astdistill.evaluation.protocol import EvalRecipe
 from astdistill.evaluation.scores import RowScores, Scores, SetInfo
 from astdistill.evaluation.training import NetworkResult
 from astdistill.interop.exporters import export
-from astdistill.interop.huggingface import push
+from astdistill.interop.huggingface import parts_of, push
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.seeds import rng
 
@@ -163,6 +163,15 @@ def test_a_data_set_folder_opens_with_datasets(
     assert Scores.read(folder) == scored(synthetic)
 
 
+def test_sets_are_told_apart_by_the_cache_of_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All exports lie in folders of one name, and the cache once took their tables for the same one."""
+    first, second = made(), replace(made(), images=made().images.flip(0).contiguous())
+    for name, synthetic in (("a", first), ("b", second)):
+        folder = export(synthetic, "huggingface", tmp_path / name / "exports" / "huggingface")
+        rows = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))["train"]
+        assert torch.equal(torch.tensor(np.array(rows["values"][:], dtype=np.float32)), synthetic.images)
+
+
 def test_the_card_says_what_it_is_how_good_and_whom_to_cite(tmp_path: Path) -> None:
     synthetic = soft()
     card = DatasetCard.load(export(synthetic, "huggingface", tmp_path / "out", scores=scored(synthetic)) / "README.md")
@@ -170,7 +179,7 @@ def test_the_card_says_what_it_is_how_good_and_whom_to_cite(tmp_path: Path) -> N
     assert front["license"] == "unknown"
     assert front["task_categories"] == ["image-classification"]
     assert "dataset-distillation" in front["tags"]
-    assert front["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-00000-of-00001.parquet"}]
+    assert front["configs"][0]["data_files"] == [{"split": "train", "path": parts_of(synthetic)}]
     assert front["size_categories"] == ["n<1K"]
     for words in (
         "52.1 ± 1.0",
@@ -253,7 +262,7 @@ def test_the_command_writes_beside_the_set_and_uploads(run: Path, capsys: pytest
     assert settings == {"repo_type": "dataset", "private": True, "exist_ok": True}
     assert files == [
         "README.md",
-        "data/train-00000-of-00001.parquet",
+        parts_of(made()),
         "images.png",
         "scores.json",
         "synthetic.safetensors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -211,7 +212,14 @@ def _citation(method: str) -> str:
     return f"Please cite the paper of the method: {paper}.{links}"
 
 
-PARTS = "data/train-00000-of-00001.parquet"
+def parts_of(synthetic: SyntheticSet) -> str:
+    """The path of the parquet file, which names its contents: `datasets` takes tables of one name for the same one, and
+    would show another set that it has read before."""
+    contents = (
+        synthetic.images.cpu().contiguous().numpy().tobytes(),
+        synthetic.targets.cpu().contiguous().numpy().tobytes(),
+    )
+    return f"data/train-00000-of-00001-{hashlib.sha256(b''.join(contents)).hexdigest()[:12]}.parquet"
 
 
 def _write(synthetic: SyntheticSet, scores: Scores | None, folder: Path) -> None:
@@ -219,8 +227,9 @@ def _write(synthetic: SyntheticSet, scores: Scores | None, folder: Path) -> None
     synthetic.save(RunDir(folder).synthetic)
     if scores is not None:
         scores.write(RunDir(folder).scores)
-    _write_parquet(synthetic.decoded(), folder / PARTS)
-    write_text(folder / "README.md", card(synthetic, scores, PARTS))
+    parts = parts_of(synthetic)
+    _write_parquet(synthetic.decoded(), folder / parts)
+    write_text(folder / "README.md", card(synthetic, scores, parts))
 
 
 def _write_parquet(synthetic: SyntheticSet, path: Path) -> None:
