@@ -37,6 +37,7 @@ from astdistill.autodiff.dispatch import computing
 from astdistill.cli.main import main as astdistill
 from astdistill.data.dataset import DataConfig
 from astdistill.data.synthetic import load
+from astdistill.evaluation.protocol import PROTOCOLS
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.scores import RowScores, Scores
 from astdistill.experiment.config import Experiment
@@ -124,9 +125,10 @@ RATES: dict[tuple[str, int], dict[str, float]] = {
     ("at-bptt", 10):   {"lr_img": 0.01},
 }
 """Learning rates other than the usual ones. Of images: the best that `rates` has tried; `mtt`, `dm` and `rat-bptt` keep
-theirs, as no other was better by more than the spread. Of trajectories: where the common ones (η_0 0.01, lr_lr 1e-5)
-end with η near 0. A student of momentum μ moves by η / (1 − μ), so η_0 (1 − μ) and lr_lr (1 − μ)² are the same rates to
-it; 1e-7 is what TESLA publishes for one image per class."""
+theirs, as no other was better by more than the spread. The other methods of trajectories have that of `mtt`, untried;
+so has `tesla`, for which lower ones were better, but none as good as real images. Of trajectories: where the common
+ones (η_0 0.01, lr_lr 1e-5) end with η near 0. A student of momentum μ moves by η / (1 − μ), so η_0 (1 − μ) and lr_lr
+(1 − μ)² are the same rates to it; 1e-7 is what TESLA publishes for one image per class."""
 # fmt: on
 SETTINGS = ("iterations", "lr_img", "lr_init", "lr_lr")
 """What runs of different seeds must share, so that they are one row."""
@@ -298,15 +300,22 @@ def own(options: argparse.Namespace) -> None:
     for (data, ipc, name, _), each in settings(options).items():
         if name not in OWN:
             continue
-        words = ["--protocol", OWN[name], "--workers", str(options.workers), "--baselines"]
+        networks, epochs = _of_own_length(each, options.scale)
+        words = ["--protocol", OWN[name], "--workers", str(options.workers), "--networks", str(networks), "--baselines"]
         if (data, ipc, OWN[name]) not in beside:
             words.append("random")
         beside.add((data, ipc, OWN[name]))
-        if options.scale == "tiny":
-            words += ["--networks", "1", "--epochs", "5"]
+        if epochs is not None:
+            words += ["--epochs", str(epochs)]
         for folder in _finished(options, each).values():
             if code := astdistill(["evaluate", str(folder), *words]):
                 raise SystemExit(code)
+
+
+def _of_own_length(each: Experiment, scale: str) -> tuple[int, int | None]:
+    """Networks and epochs under the protocol of a method's paper: as many networks as under MTT's, and no other epochs
+    than its own but in the tests."""
+    return (1, 5) if scale == "tiny" else (each.evaluation.networks, None)
 
 
 def _finished(options: argparse.Namespace, each: Experiment) -> dict[int, Path]:
@@ -362,7 +371,7 @@ def collected(options: argparse.Namespace) -> dict[str, Any]:
     table = [
         entry
         for (data, ipc, name, factor), each in settings(options).items()
-        for entry in _entries({"data": data, "ipc": ipc}, each, name, factor, _finished(options, each))
+        for entry in _entries({"data": data, "ipc": ipc}, each, name, factor, _finished(options, each), options.scale)
     ]
     known = {_which(entry): entry for entry in _earlier(options, "collect")}
     for entry in table:
@@ -375,7 +384,7 @@ def collected(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _entries(
-    cell: dict[str, Any], each: Experiment, name: str, factor: int, finished: dict[int, Path]
+    cell: dict[str, Any], each: Experiment, name: str, factor: int, finished: dict[int, Path], scale: str
 ) -> Iterator[dict[str, Any]]:
     """What one setting has reached, and the real images beside it."""
     if not finished:
@@ -401,7 +410,8 @@ def _entries(
             for seed, folder in finished.items()
         },
     }
-    if further := {seed: one for seed, folder in finished.items() if (one := _by_own_protocol(folder, name))}:
+    length = _of_own_length(each, scale)
+    if further := {seed: one for seed, folder in finished.items() if (one := _by_own_protocol(folder, name, *length))}:
         entry["own"] = _of_own_protocol(OWN[name], further)
     yield entry
     beside = {**cell, "family": "real images", "per_slot": 1}
@@ -435,10 +445,20 @@ def _joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _by_own_protocol(folder: Path, name: str) -> Scores | None:
-    """The scores that `own` has left of one row."""
-    paths = sorted(folder.glob(f"{RunDir(folder).evaluation(OWN[name]).folder.name}*")) if name in OWN else []
-    return next((Scores.read(path) for path in paths if RunDir(path).scores.exists()), None)
+def _by_own_protocol(folder: Path, name: str, networks: int, epochs: int | None) -> Scores | None:
+    """The scores that `own` has left of one row, once they are whole; not those of another length, which may lie beside
+    them."""
+    if name not in OWN:
+        return None
+    for path in sorted(folder.glob(f"{RunDir(folder).evaluation(OWN[name]).folder.name}*")):
+        if not RunDir(path).scores.exists():
+            continue
+        scores, wanted = Scores.read(path), PROTOCOLS[OWN[name]]
+        done = [*scores.architecture.values(), *scores.baselines.values()]
+        counted = bool(wanted.steps) or scores.recipe.epochs == (epochs or wanted.epochs)
+        if counted and scores.recipe.steps == wanted.steps and all(row.n == networks for row in done):
+            return scores
+    return None
 
 
 def _of_own_protocol(name: str, scores: dict[int, Scores]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from problems import SMALL_RUN
 
 from astdistill.cli.main import main
 from astdistill.data.synthetic import load
+from astdistill.evaluation.scores import Scores
 from astdistill.experiment.config import check_numbers
 from astdistill.methods.registry import methods
 
@@ -183,6 +184,15 @@ def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkey
     own = found["dc", 1]["own"]
     assert own["protocol"] == "dc"
     assert len(own["by_seed"]["0"]["final"]) == len(own["random"]["by_seed"]["0"]["final"]) == 1
+    whole_one = out / "cifar100-ten-ipc1-dc-seed-0" / "evaluation-dc-5-epochs"
+    shorter = Scores.read(whole_one)
+    shorter.replace(recipe=shorter.recipe.replace(epochs=2)).write(
+        whole_one.parent / "evaluation-dc-2-epochs/scores.json"
+    )
+    shutil.move(whole_one, tmp_path / "away")
+    assert run(families, monkeypatch, "collect", *words, *few, "dc", "--json", tmp_path / "other.json") == 0
+    assert "own" not in read(tmp_path / "other.json")["collect"][0], "that of another length is not the protocol's"
+    shutil.move(tmp_path / "away", whole_one)
 
     costs["cost"]["cifar100-ten-ipc1-mtt"] |= {"ipc": 10, "seconds": 0.25, "peak_mib": 1000.0}
     for name, contents in ((tables.FAMILIES, read(result)), (tables.FAMILIES_COST, costs)):
@@ -206,8 +216,9 @@ def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkey
     more["collect"][0]["by_seed"]["1"] = {"final": [0.0, 0.0]}
     (tmp_path / f"{tables.FAMILIES}.json").write_text(json.dumps(more), encoding="utf-8")
     assert tables.families("slots").splitlines()[2].startswith("| *whole runs* | 2 |")
-    whole, *of_protocol = tables.own_protocols("cifar100").splitlines()[2:]
-    assert whole.endswith("| *whole runs* | | | 1 | 1 | 0 | 0 |")
+    first, *of_protocol = tables.own_protocols("cifar100").splitlines()[2:]
+    assert first.startswith("| | *whole runs* |")
+    assert first.endswith("| 1 | 1 | 0 | 0 |")
     assert [row.split(" | ")[:3] for row in of_protocol] == [
         ["| dc", "random real", "hard"],
         ["| dc", "DC", "hard"],
