@@ -55,10 +55,11 @@ def incremental(data: ad.Dataset, memory: ad.SyntheticSet, model: str, epochs: i
         arrived = torch.isin(data.train.labels, torch.tensor(new)).nonzero().squeeze(1)
         images = torch.cat([memory.images[kept], data.train.batch(arrived)])
         labels = torch.cat([memory.hard_labels[kept], data.train.labels[arrived]])
-        # A class in the memory has few images, one that has just arrived has many: each class is shown as often.
+        # A class in the memory has few images, one that has just arrived has many: all are shown about as often.
         sizes = torch.bincount(labels, minlength=count)
+        times = [round(int(sizes.max()) / int(sizes[label])) for label in seen]
         shown = torch.cat(
-            [(labels == label).nonzero().squeeze(1).repeat(-(-int(sizes.max()) // int(sizes[label]))) for label in seen]
+            [(labels == label).nonzero().squeeze(1).repeat(n) for label, n in zip(seen, times, strict=True)]
         )
         network = ad.build_model(model, data.shape, count, seed=seed)
         found.append(accuracy(learned(network, images[shown], labels[shown], epochs, seed), data, seen))

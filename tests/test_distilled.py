@@ -178,6 +178,13 @@ def test_a_loss_that_is_not_finite_is_told() -> None:
         distilled(lr=torch.tensor(-1.0)).train(network(), epochs=1)
 
 
+def test_epochs_that_cannot_be_are_one_sentence() -> None:
+    with pytest.raises(ad.InputError, match="epochs=0 was given; give 1 or more"):
+        distilled().train(network(), epochs=0)
+    with pytest.raises(ad.InputError, match="epochs=5 was given, but the recipe RaT-BPTT counts 3000 steps"):
+        distilled().train(network(), epochs=5, recipe=ad.PROTOCOLS["rat"])
+
+
 @pytest.mark.parametrize(
     ("photos", "labels", "sentence"),
     [

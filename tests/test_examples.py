@@ -43,6 +43,20 @@ def test_only_classes_seen_are_tested_and_learned(monkeypatch) -> None:
     assert all(first < second for first, second in pairwise(shown))
 
 
+def test_a_class_with_a_few_images_less_is_not_shown_twice_as_often(monkeypatch) -> None:
+    """The digits' own sizes: 174 to 183 of each, before the test images are taken."""
+    data, ratios = ad.load_dataset("digits", whiten="standard"), []
+
+    def recorded(network, images, labels, epochs, seed):
+        present = torch.bincount(labels, minlength=10)[torch.unique(labels)]
+        ratios.append(int(present.max()) / int(present.min()))
+        return network
+
+    monkeypatch.setattr(continual_learning, "learned", recorded)
+    continual_learning.incremental(data, random_real(data, 1, 0), TINY)
+    assert max(ratios) < 1.1
+
+
 def test_clients_send_distilled_images_alone_and_a_server_learns_from_their_union(capsys) -> None:
     found = federated.main(clients=2, iterations=2, epochs=12)
     assert set(found) == {"distilled", "random"}

@@ -15,6 +15,8 @@ from problems import TINY, exit_code
 
 import astdistill as ad
 from astdistill.evaluation import PROTOCOLS, random_real
+from astdistill.evaluation.scores import Taught
+from astdistill.evaluation.teacher import TeacherInfo
 from astdistill.interop import published
 from astdistill.interop.reproduction import again, command
 
@@ -162,6 +164,8 @@ def test_a_set_on_the_hub_comes_by_its_name(
     assert "synthetic.safetensors" in settings["allow_patterns"]
     assert torch.equal(ad.get("hf:me/tiny").images, ad.load(made).images)
     assert asked[-1][1]["revision"] is None
+    assert exit_code("get", "hf:me/small@refs/pr/1") == 0
+    assert ad.load("runs/small").method == "dm"
     for name, sentence in (("hf:me/nothing", "holds no synthetic.safetensors"), ("hf:me/away", "no network")):
         with pytest.raises(ad.InputError, match=sentence):
             ad.get(name)
@@ -180,6 +184,9 @@ def test_the_command_says_what_differs_from_the_protocol(made: Path) -> None:
     )
     rded = PROTOCOLS["rded"].for_set(1, 10)
     assert "--protocol rded --networks" in command(synthetic, scores.replace(recipe=rded), "a")
+    teacher = TeacherInfo(network=TINY, epochs=3, temperature=4.0)
+    taught = Taught(teacher=teacher, label_bytes=4, image_bytes=4, row=others)
+    assert command(synthetic, scores.replace(taught=taught), "a").endswith("--baselines random teacher --temperature 4")
     own = scores.replace(recipe=ours.replace(batch=7))
     assert command(synthetic, own, "a") == ""
     assert "recipe=scores.recipe, seeds=2)" in again(synthetic, own, "a")

@@ -119,6 +119,13 @@ def test_labels_protocols_and_splits_never_share_a_table(tmp_path: Path) -> None
     assert "validation accuracy" in held_out.caption
 
 
+def test_real_images_beside_other_labels_or_slots_say_what_they_have(tmp_path: Path) -> None:
+    (table,) = compared([read_finished(run(tmp_path / "soft", labels="soft"))])
+    assert {"random real, hard labels", "full data, hard labels"} < {column.name for column in table.columns}
+    (table,) = compared([read_finished(run(tmp_path / "hard"))])
+    assert "random real" in {column.name for column in table.columns}
+
+
 def test_sources_are_numbered_once_and_absent_cells_are_dashes(tmp_path: Path) -> None:
     paths = [
         run(tmp_path / "a"),

@@ -29,7 +29,7 @@ def tell_briefly(description: Description) -> None:
 
 def plain(text: str) -> None:
     """Write lines as they are."""
-    progress.console().print(text, markup=False, highlight=False, soft_wrap=True)
+    progress.console().print(text, markup=False, highlight=False)
 
 
 def chosen(flag: str, why: str) -> list[str]:

@@ -209,7 +209,7 @@ def get(given: Get) -> None:
         console.print(terminal(published.listing(published.zoo(given.zoo))))
         return
     wanted = published.find(given.name, given.zoo)
-    folder = given.out or Path("runs") / given.name.removeprefix(published.HUB).rpartition("/")[2].partition("@")[0]
+    folder = given.out or Path("runs") / given.name.removeprefix(published.HUB).partition("@")[0].rpartition("/")[2]
     wanted.copy(folder)
     synthetic, scores = wanted.load(), wanted.scores()
     accuracy, protocol = published.expected(scores)

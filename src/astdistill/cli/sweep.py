@@ -115,7 +115,7 @@ def show(finished: Sweep, out: Path) -> int:
     console = Terminal()
     console.print(terminal(sweep_table(finished)))
     for row in finished.of("failed"):
-        console.print(f"Failed:    {row.folder}: {row.sentence}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"Failed:    {row.folder}: {row.sentence}", highlight=False, markup=False)
     console.print(f"Look at:   {out / PAGE}", highlight=False)
     console.print(f"Table:     {out / STEM}.txt, .md, .tex\nNumbers:   {out / FILE}", highlight=False)
     console.print(f"Compare:   astdistill compare {out}", highlight=False)

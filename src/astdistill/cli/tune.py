@@ -95,7 +95,7 @@ def _show(request: Request, tuning: Tuning) -> None:
     page = save_tuning_page(tuning, out)
     console = Terminal()
     console.print(terminal(trials_table(tuning)))
-    console.print(f"Found:     {tuning.flags}", highlight=False, soft_wrap=True)
+    console.print(f"Found:     {tuning.flags}", highlight=False)
     console.print(f"Look at:   {page}\nNumbers:   {out / FILE}\nNext:      {tuning.command}", highlight=False)
 
 

@@ -44,11 +44,11 @@ def verify(given: Verify) -> int:
             without += not look()
         except InputError as error:
             damaged += 1
-            console.print(f"[red]damaged[/red]  {error}", highlight=False, soft_wrap=True)
+            console.print(f"[red]damaged[/red]  {error}", highlight=False)
     words = f"{many(len(checks), 'file')}, {size(volume)}: {damaged or 'none'} damaged"
     if without:
         words += f"; {without} are of an earlier version, without digests, and could only be read"
-    console.print(f"{words}.", highlight=False, soft_wrap=True)
+    console.print(f"{words}.", highlight=False)
     return int(damaged > 0)
 
 

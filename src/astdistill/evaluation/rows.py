@@ -65,7 +65,7 @@ class TableRow:
         if teacher is None:
             raise InputError(
                 f"The protocol {self.recipe.name} needs a teacher, who labels what networks see, and none was given; "
-                "pass one as teacher=, or choose another protocol, such as mtt."
+                "evaluate with astdistill evaluate, which trains one, or choose another protocol, such as mtt."
             )
         teacher = teacher.at(self.recipe.temperature)
         return replace(self, teacher=teacher, content=f"{self.content}, seen with {teacher.content}")

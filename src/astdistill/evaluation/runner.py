@@ -92,7 +92,9 @@ def evaluate(
         Accuracies in percent, their mean and standard deviation.
 
     Raises:
-        InputError: The set and the data do not share classes, shape and preprocessing.
+        InputError: The set and the data do not share classes, shape and preprocessing; or there is no network, split,
+            engine or device of that name, a number is out of range, or the protocol needs a teacher, which `run` and
+            `astdistill evaluate` find.
     """
     dataset = moved(dataset, device)
     student, augmentation, subject = "", STRATEGY, None

@@ -62,7 +62,8 @@ class Distilled(SyntheticSet):
         Args:
             network: Any module from images `[B, C, H, W]` to logits `[B, K]`, with batch norm and dropout too, on
                 whatever device it lies; parameters with `requires_grad` False stay as they are.
-            epochs: Passes over the set. None: those of `recipe`.
+            epochs: Those of `recipe` in its place, one or more; the released count, which MTT's protocol has, makes one
+                pass more over the set. Not for a recipe that counts steps. None: the recipe's own.
             lr: Learning rate. None: that of `recipe`, and where it leaves it open, the set's learned one.
             recipe: The protocol (MTT's by default, arXiv 2203.11932: 1000 epochs, the learning rate dropped at half);
                 what it leaves open is the set's: augmentation, hard or soft labels, crops of textures.
@@ -72,9 +73,12 @@ class Distilled(SyntheticSet):
             The same module.
 
         Raises:
-            InputError: For a network that does not fit, before it is touched.
+            InputError: For a network that does not fit, before it is touched, and for epochs that cannot be.
             DivergedError: The loss stopped being finite.
         """
+        if epochs is not None and (epochs < 1 or recipe.steps):
+            counts = f", but the recipe {recipe.name} counts {recipe.steps[-1]} steps" if recipe.steps else ""
+            raise InputError(f"epochs={epochs} was given{counts}; give 1 or more to a recipe that counts epochs.")
         changes = {name: value for name, value in (("epochs", epochs), ("lr", lr)) if value is not None}
         recipe = recipe.replace(**changes).augmented(self.augmentation)
         learned = self._learned(network)

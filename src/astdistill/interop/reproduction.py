@@ -39,7 +39,10 @@ def command(synthetic: SyntheticSet, scores: Scores, folder: str | Path) -> str:
         words += ["--architectures", *scores.architecture]
     if scores.rates:
         words += ["--lr", "search"]
-    return shlex.join([*words, "--baselines", *scores.baselines, *(["teacher"] * (scores.taught is not None))])
+    words += ["--baselines", *scores.baselines]
+    if scores.taught is not None:
+        words += ["teacher", "--temperature", f"{scores.taught.teacher.temperature:g}"]
+    return shlex.join(words)
 
 
 def _flags(known: EvalRecipe, recipe: EvalRecipe, synthetic: SyntheticSet) -> list[str] | None:

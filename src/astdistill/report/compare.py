@@ -247,7 +247,8 @@ def _with_taught(runs: Sequence[Finished]) -> list[Finished]:
         scores = run.scores.replace(
             architecture={network: taught.row}, baselines={}, taught=None, subject=subject, majority=None, rates={}
         )
-        rows.append(replace(run, scores=scores, subject=subject, published=Published()))
+        runs_of_it = taught.row.n if run.runs > 1 else 1
+        rows.append(replace(run, scores=scores, subject=subject, published=Published(), runs=runs_of_it))
     return rows
 
 
@@ -278,9 +279,15 @@ def _main(group: Group) -> Tabulation:
     columns = [*WHOSE, Column("final", bold=reported == "final"), *_best(group), *_balanced(group), Column("n")]
     if sources:
         columns.append(Column("published"))
-    columns += [Column(BASELINES[name]) for name in shown]
+    columns += [Column(f"{BASELINES[name]}{_of_another_kind(group)}") for name in shown]
     columns += [Column(MAJORITY_NAME)] * len(_balanced(group))
     return Tabulation(tuple(columns), tuple(rows), _caption(group, shown, bool(sources)), group.title, tuple(sources))
+
+
+def _of_another_kind(group: Group) -> str:
+    """What real images have that the runs of the group have not: labels of their own class, and a slot for each."""
+    labels = ", hard labels" * (group.labels != "hard")
+    return labels + ", one a slot" * (group.per_slot > 1)
 
 
 def _row(run: Finished, group: Group, shown: Sequence[str], sources: Sequence[str]) -> tuple[str, ...]:

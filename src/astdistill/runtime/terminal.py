@@ -23,6 +23,13 @@ class Terminal(Console):
         super().__init__(**{"markup": False, "emoji": False, **options})
         self._lasting = lasting
 
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+        """As rich prints, but text without highlighting, which holds paths and commands, is not broken into lines, so
+        that it can be copied from a narrow terminal and from a file."""
+        if soft_wrap is None:
+            soft_wrap = options.get("highlight") is False
+        super().print(*objects, soft_wrap=soft_wrap, **options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """What is shown, sign by sign harmless."""
         for segment in super().render(renderable, options):
