@@ -27,6 +27,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -336,33 +338,39 @@ def _has_all(folder: Path, each: Experiment) -> bool:
 
 
 def costs(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of an outer step and peak memory of a few, each setting in a run of its own that is thrown away."""
+    """Seconds of an outer step and peak memory of a few, each setting in a run of its own that is thrown away, in a
+    process of its own, whose memory does not remember the others; with what the earlier file has of other settings."""
     measured: dict[str, Any] = {}
+    if options.json.exists():
+        measured = read_json(options.json).get("cost", {})
     for (data, ipc, name, factor), each in settings(options).items():
         if data != options.data[0] or not each.method.learn:
             continue
-        few = each.replace(
-            distill=each.distill.replace(iterations=8),
-            evaluation=each.evaluation.model_validate(dict(each.evaluation) | {"baselines": (), "networks": 1}),
-        )
-        few = few.replace(evaluation=few.evaluation.replace(recipe=few.evaluation.recipe.replace(epochs=1)))
-        with tempfile.TemporaryDirectory() as folder:
-            run_experiment(few, Path(folder) / "run")
-            clock = read_lines(RunDir(Path(folder) / "run").clock)
-        seconds = [line["seconds"] for line in clock if "iteration" in line]
-        peak = max(line["peak_mib"] for line in clock if line.get("stage") == "distillation")
-        measured[each.name] = {
-            "method": name,
-            "ipc": ipc,
-            "per_slot": factor * factor,
-            "seconds": statistics.median(seconds[2:]),
-            "least": min(seconds[2:]),
-            "most": max(seconds[2:]),
-            "n": len(seconds[2:]),
-            "peak_mib": peak,
-        }
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            found = process.submit(cost_of, each, options.threads).result()
+        measured[each.name] = {"method": name, "ipc": ipc, "per_slot": factor * factor, **found}
         print(each.name, measured[each.name], flush=True)
     return {"cost": measured}
+
+
+def cost_of(each: Experiment, threads: int) -> dict[str, float]:
+    """Seconds of six outer steps after two others, and peak memory of the process when they are done."""
+    few = each.replace(
+        distill=each.distill.replace(iterations=8),
+        evaluation=each.evaluation.model_validate(dict(each.evaluation) | {"baselines": (), "networks": 1}),
+    )
+    few = few.replace(evaluation=few.evaluation.replace(recipe=few.evaluation.recipe.replace(epochs=1)))
+    with tempfile.TemporaryDirectory() as folder, computing("auto", threads):
+        run_experiment(few, Path(folder) / "run")
+        clock = read_lines(RunDir(Path(folder) / "run").clock)
+    seconds = [line["seconds"] for line in clock if "iteration" in line][2:]
+    return {
+        "seconds": statistics.median(seconds),
+        "least": min(seconds),
+        "most": max(seconds),
+        "n": len(seconds),
+        "peak_mib": max(line["peak_mib"] for line in clock if line.get("stage") == "distillation"),
+    }
 
 
 def collected(options: argparse.Namespace) -> dict[str, Any]:
