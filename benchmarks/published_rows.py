@@ -25,6 +25,7 @@ from astdistill.experts.store import TrajectoryStore
 from astdistill.report.pictures import save_grid
 from astdistill.runtime.files import read_json, read_lines, write_json
 from astdistill.runtime.run_dir import RunDir
+from astdistill.runtime.tables import deviation
 
 STAGES = "experts", "distillation", "evaluation"
 COMPARED = "data.whiten", "model", "method", "ipc", "distill"
@@ -49,7 +50,7 @@ def row(run: RunDir, store: Path, label: str) -> dict[str, Any]:
         "experts": {
             "count": experiment.experts.count,
             "epochs": min(len(curve.test_accuracy) for curve in curves),
-            "test_accuracy": {"mean": statistics.fmean(reached), "std": statistics.stdev(reached)},
+            "test_accuracy": {"mean": statistics.fmean(reached), "std": deviation(reached)},
         },
         "iterations": experiment.distill.iterations,
         "iterations_published": usual.distill.iterations,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -40,7 +41,7 @@ def test_a_compact_set_comes_back_without_the_matrix(dataset: ad.Dataset, small:
 
 def test_its_images_are_shown_with_the_matrix_of_its_data(dataset: ad.Dataset, small: Path) -> None:
     found = ad.load(small)
-    with pytest.raises(InputError, match=r"written without its ZCA matrix .* load the data that it was made of"):
+    with pytest.raises(InputError, match=r"stored without its ZCA matrix .* with the data that it was made of"):
         found.pixels()
     torch.testing.assert_close(found.completed(dataset.preprocessing).pixels(), random_real(dataset, 2, 0).pixels())
     other = ad.load_dataset(DIGITS.replace(first_classes=2))
@@ -78,3 +79,15 @@ def test_a_folder_that_holds_one_is_evaluated_without_a_page(
     assert main(["evaluate", str(tmp_path), *words]) == 0
     assert "report.html" not in "".join(capsys.readouterr())
     assert not (tmp_path / "report.html").exists()
+
+
+def test_it_is_exported_with_its_data(
+    dataset: ad.Dataset, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", str(small), "--format", "npz", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "add --data to astdistill export" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--data", "digits"]) == 0
+    with np.load(tmp_path / "out" / "synthetic.npz") as found:
+        np.testing.assert_allclose(found["pixels"], random_real(dataset, 2, 0).pixels().numpy(), atol=1e-6)

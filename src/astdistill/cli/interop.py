@@ -143,6 +143,9 @@ class Export(Record):
     )
     out: Path | None = None
     """New folder for the files (default: exports/FORMAT beside the set)."""
+    data: str | None = None
+    """Where the data lie that the set was made of: a name, folder or file. Only sets that are stored without their ZCA
+    matrix need it, as those of astdistill get."""
     push: str | None = None
     """Upload to the Hugging Face hub as the data set of this name (with --format huggingface)."""
     private: bool = False
@@ -165,6 +168,9 @@ def export(given: Export) -> None:
             "Nothing is uploaded that could be private; "
             f"name it: astdistill export {path} --format huggingface --push NAME --private"
         )
+    if given.data is not None:
+        real = load_dataset(synthetic.data.replace(source=given.data))
+        synthetic = synthetic.completed(real.preprocessing)
     folder = given.out or home.exports / format
     catalogue.export(synthetic, format, folder, scores=_scores(path, home))
     console = Terminal()

@@ -187,8 +187,9 @@ class Preprocessing:
             )
         if not self.whole:
             raise InputError(
-                "This file was written without its ZCA matrix (compact), so its images cannot be shown or new ones "
-                "whitened; load the data that it was made of and call synthetic.completed(dataset.preprocessing)."
+                "This set was stored without its ZCA matrix (compact), so its images cannot be shown or new ones "
+                "whitened; with the data that it was made of, call synthetic.completed(dataset.preprocessing), or add "
+                "--data to astdistill export."
             )
         if self.kind == "none":
             return images
