@@ -268,6 +268,33 @@ def test_numbers_beyond_float32_are_refused_at_the_entrance(number: float, capsy
             record().replace(**{name: number})
 
 
+@pytest.mark.parametrize(
+    ("flag", "power"),
+    [
+        ("--seed", 64),
+        ("--data.seed", 64),
+        ("--experts.seed", 64),
+        ("--distill.plateau", 63),
+        ("--method.step.batch-syn", 63),
+        ("--evaluation.recipe.batch", 63),
+        ("--method.expert.batch", 63),
+    ],
+)
+def test_numbers_that_no_file_holds_are_refused_at_the_entrance(
+    flag: str, power: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "digits-ipc1", flag, str(2**power)]) == 2
+    assert f"{flag} cannot be {2**power}; choose a whole number below 2^{power}" in capsys.readouterr().err
+    assert main(["run", "digits-ipc1", flag, str(2**power - 1), "--dry-run"]) == 0
+
+
+def test_as_many_seeds_as_nobody_runs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["sweep", "digits-ipc1", "--methods", "dm"], ["run", "digits-ipc1"], ["evaluate", "absent"]):
+        flag = {"evaluate": "--seed"}.get(words[0], "--seeds")
+        assert main([*words, flag, str(10**20)]) == 2
+        assert f"{flag} cannot be {10**20}; choose" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("field", ["lr_init", "lr_img", "lr_lr"])
 @pytest.mark.parametrize("number", [1e-30, 1e30])
 def test_the_largest_and_smallest_rates_end_in_finite_files_or_a_sentence(

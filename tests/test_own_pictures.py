@@ -27,6 +27,7 @@ from astdistill.experiment.config import Experiment
 from astdistill.experiment.cost import DatasetSize, counted
 from astdistill.experiment.presets import preset
 from astdistill.experiment.proposal import BUDGET, Proposal, propose
+from astdistill.experiment.sizing import described_by_headers
 from astdistill.experiment.work import Costs
 from astdistill.models.registry import build_model
 from astdistill.runtime.errors import InputError
@@ -91,6 +92,14 @@ def test_a_survey_decodes_nothing_and_leaves_broken_pictures_to_reading(tmp_path
     assert seen.sizes == (PictureSize(20, 30),) * 11
     assert seen.alike
     assert seen.median == 20
+
+
+def test_a_dry_run_names_the_pictures_that_it_cannot_read(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", {"a": 8, "b": 8}, (16, 16))
+    assert not [said for said in described_by_headers(DataConfig(source=str(folder))).read if "not readable" in said]
+    (folder / "b" / "1.png").write_bytes(b"")
+    (told,) = (said for said in described_by_headers(DataConfig(source=str(folder))).read if "not readable" in said)
+    assert told == f"not readable, so that the run will stop: {folder / 'b' / '1.png'}"
 
 
 def test_arrays_and_names_are_surveyed_too(tmp_path: Path) -> None:

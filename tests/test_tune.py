@@ -281,6 +281,7 @@ def test_a_search_in_which_all_diverge_says_so(
     ("words", "sentence"),
     [
         (("--method", "dm", "--also", "T"), "'dm' matches no trajectories and has no T, M or start epochs"),
+        (("--method", "rded"), "'rded' chooses images and learns nothing, so it has no learning rates to search"),
         (("--also", "lr"), "--also cannot be"),
         (("--log", "tensorboard"), "a search logs to no tracker"),
         (("--steps", "4"), "--steps"),

@@ -256,7 +256,7 @@ def test_turned_pictures_and_first_frames_are_said(tmp_path: Path, write_picture
     ramp.save(pages, "TIFF", save_all=True, append_images=[ramp.rotate(180)])
     found = read(folder(tmp_path / "turned", turned.getvalue(), turned.getvalue()))
     assert np.array_equal(both(found)[0][0], np.rot90(RAMP, -1))
-    assert "8 pictures turned upright as their EXIF orientation says" in found.summary.read
+    assert "8 pictures turned upright as the EXIF orientation says" in found.summary.read
     for name, data in (("gif", frames), ("tif", pages)):
         found = read(folder(tmp_path / name, data.getvalue(), data.getvalue(), ending=name))
         assert np.array_equal(both(found)[0][0], RAMP)

@@ -114,7 +114,9 @@ def test_baselines_resume_and_the_last_step_is_the_plain_evaluation(
 
 def test_steps_need_classes_and_classes_need_tests(blobs: Dataset, distil: Distil) -> None:
     for steps in (1, 4):
-        with pytest.raises(InputError, match=f"{steps} steps were asked for, but 3 classes can arrive in 2 to 3"):
+        with pytest.raises(
+            InputError, match=f"--continual {steps} was given, but 3 classes can arrive in 2 to 3 steps"
+        ):
             continual(distil(blobs), blobs, steps, RECIPE)
     few = replace(blobs, test=blobs.test.select((blobs.test.labels < 2).nonzero().squeeze(1)))
     with pytest.raises(InputError, match="Class 'cat' has no test images"):

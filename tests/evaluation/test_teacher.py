@@ -11,14 +11,15 @@ import torch
 from problems import TINY
 
 from astdistill.cli.main import main
+from astdistill.cli.options import parse
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import SyntheticSet, load
-from astdistill.evaluation.protocol import MTT_PROTOCOL
-from astdistill.evaluation.rows import baseline_row, random_real
+from astdistill.evaluation.protocol import MTT_PROTOCOL, PROTOCOLS
+from astdistill.evaluation.rows import baseline_row, check_taught, random_real
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.scores import Scores, table, taught_table
 from astdistill.evaluation.teacher import Teacher
-from astdistill.experiment.config import Experiment, ExpertSettings, expert_epochs
+from astdistill.experiment.config import Experiment, ExpertSettings, check_numbers, expert_epochs
 from astdistill.experiment.pipeline import obtain_experts, obtain_teacher
 from astdistill.experts.recipe import ExpertRecipe
 from astdistill.experts.training import train_experts
@@ -151,6 +152,19 @@ def test_a_teacher_is_trained_to_the_end_where_the_run_stops_its_experts_early(b
     assert found.content == Teacher.of(whole).content
     store = obtain_experts(experiment, blobs)
     assert [store.trained_epochs(expert) for expert in (0, 1)] == [4, 1]
+
+
+def test_where_a_teacher_labels_every_row_there_is_no_row_of_that_name(
+    teacher: Teacher, blobs: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"'teacher' was given under the protocol RDED, .* 'random' is that row there"):
+        check_taught(PROTOCOLS["rded"], ("random", "teacher"))
+    check_taught(PROTOCOLS["rded"], ("random",))
+    check_taught(PROTOCOLS["mtt"], ("random", "teacher"))
+    with pytest.raises(InputError, match="under the protocol RDED"):
+        check_numbers(
+            parse("run", ["digits-ipc1", "--protocol", "rded", "--evaluation.baselines", "teacher"]).experiment
+        )
 
 
 def test_a_temperature_without_a_teacher_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

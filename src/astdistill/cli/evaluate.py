@@ -20,7 +20,7 @@ from ..evaluation.dd_ranking import RandomLabels, check_gamma, rank, ranking_tab
 from ..evaluation.per_class import by_class, check_confusion, confusions
 from ..evaluation.protocol import ALL, EvalRecipe, architectures, protocol
 from ..evaluation.rate_search import rates_table, search_rates
-from ..evaluation.rows import TAUGHT, check_count
+from ..evaluation.rows import TAUGHT, check_count, check_taught
 from ..evaluation.runner import evaluate_all
 from ..evaluation.scores import Scores, SearchedRate, table, taught_table
 from ..evaluation.teacher import Teacher
@@ -65,7 +65,7 @@ class Evaluate(Record):
     """Learning rate. learned: that of the set (0.01 for real images); search: the best multiple of it on held-out
     training images; or a number for all rows."""
     networks: int | None = None
-    """Newly initialised networks per row (default: 8 for rat, 5 for the other protocols)."""
+    """Newly initialised networks per row (default: 8 for rat, 10 for ncfm, 5 for the other protocols)."""
     architectures: tuple[str, ...] = ()
     """Networks to train, by name or pool (S, M, W, D, A, P, N; default: the one that the set was distilled with)."""
     baselines: tuple[Literal["random", "kmeans", "herding", "kcenter", "teacher", "full"], ...] = ("random", "kmeans")
@@ -163,6 +163,7 @@ def _by_protocol(given: Evaluate) -> list[tuple[Evaluate, EvalRecipe]]:
     have."""
     if given.protocol != "all":
         _without_teacher(given, recipe := _recipe(given))
+        check_taught(recipe, given.baselines)
         return [(given, recipe)]
     asked = {
         "--lr search": given.lr == "search",
@@ -174,6 +175,8 @@ def _by_protocol(given: Evaluate) -> list[tuple[Evaluate, EvalRecipe]]:
     evaluated = []
     for name in ALL:
         changes: dict[str, Any] = {"protocol": name, "out": given.out and given.out / name}
+        if protocol(name).temperature:  # under which all rows have a teacher's labels
+            changes["baselines"] = tuple(each for each in given.baselines if each != TAUGHT)
         if protocol(name).steps:  # which has no epochs to change
             changes["epochs"] = None
         each = given.replace(**changes)

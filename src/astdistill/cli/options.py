@@ -107,7 +107,7 @@ class RunChanges(ClusterChanges):
 
     preset: Annotated[str, Word(positional=True, names=lambda: ("ablation", *PRESETS))] = ""
 
-    seeds: int | None = Field(default=None, ge=1)
+    seeds: int | None = Field(default=None, ge=1, le=10_000)
     """Repeat the whole run with N seeds: mean ± standard deviation. Each has its own experts and a folder seed-N."""
     mirror: Annotated[PathOrUrl | None, Word(metavar="ADDRESS")] = None
     """Copy the run folder to this address (s3://BUCKET/FOLDER) at each save, and at the end."""

@@ -40,7 +40,7 @@ class SweepChanges(Record):
     presets: Annotated[tuple[str, ...], Word(positional=True, metavar="PRESET", names=lambda: PRESETS)] = ()
     methods: Annotated[tuple[str, ...], Word(metavar="METHOD,METHOD", names=known_methods)] = ()
     """Methods to run with each preset (default: the method of the preset). Differences are to the first."""
-    seeds: int = Field(default=3, ge=1)
+    seeds: int = Field(default=3, ge=1, le=10_000)
     """Number of whole runs per line of the table, each with its own seed and experts."""
     settings: Annotated[tuple[str, ...], Word(flag="set", metavar="KEY=A,B", repeated=True)] = ()
     """A setting, by the name of its flag, and its values: distill.lr_img=100,1000. A single value applies to all runs.

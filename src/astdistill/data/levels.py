@@ -76,7 +76,7 @@ class Values(NamedTuple):
 SHORT, COLOUR16 = "16-bit grey pictures", "16-bit colour pictures"
 INVERTED = " stored with 0 for white"
 KINDS = {"I": "32-bit integer pictures", "F": "floating-point pictures"}
-TURNED = "turned upright as their EXIF orientation says"
+TURNED = "turned upright as the EXIF orientation says"
 FRAME = "with several frames or pages, of which the first was read"
 TRANSPARENT = "with transparent pixels"
 

@@ -65,6 +65,8 @@ class Look:
     choice: ClassChoice
     sizes: tuple[PictureSize, ...] = ()
     channels: int = 0
+    broken: tuple[str, ...] = ()
+    """Pictures whose header cannot be read."""
 
     def __call__(self, source: Source) -> RawData:
         kept = kept_labels(source.classes, self.choice)
@@ -73,7 +75,9 @@ class Look:
         even = rows[torch.linspace(0, len(rows) - 1, min(MOST_HEADERS, len(rows))).round().to(torch.int64)]
         # In any order, so that those before a bound on the bytes are of all classes.
         few = even[torch.randperm(len(even), generator=rng(0, "survey"))]
-        seen = list(_headers(source, few.tolist()))
+        broken: list[str] = []
+        seen = list(_headers(source, few.tolist(), broken))
+        self.broken = tuple(sorted(broken))
         self.sizes = tuple(size for size, _ in seen)
         self.channels = max((channels for _, channels in seen), default=3)
         parts = {
@@ -97,9 +101,9 @@ def survey(config: DataConfig) -> Survey:
     return Survey(raw.name, raw.classes, tuple(counts), len(tested), sizes, look.channels or channels)
 
 
-def _headers(source: Source, rows: list[int]) -> Iterator[tuple[PictureSize, int]]:
-    """Size and channels of some pictures, until many bytes are read. One that cannot be read is told of when it is
-    decoded."""
+def _headers(source: Source, rows: list[int], broken: list[str]) -> Iterator[tuple[PictureSize, int]]:
+    """Size and channels of some pictures, until many bytes are read; of one that cannot be read, its name goes into
+    `broken`."""
     taken = 0
     for row in rows:
         if taken > MOST_BYTES:
@@ -110,4 +114,4 @@ def _headers(source: Source, rows: list[int]) -> Iterator[tuple[PictureSize, int
             channels, height, width = stored_shape(data)
             yield PictureSize(height, width), channels
         except Exception:  # whatever a broken file raises: this only looks
-            continue
+            broken.append(source.where("train", row))

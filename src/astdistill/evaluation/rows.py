@@ -167,6 +167,17 @@ def settled(
 
 
 TAUGHT = "teacher"
+
+
+def check_taught(recipe: EvalRecipe, baselines: Sequence[str]) -> None:
+    """Raise InputError for the baseline 'teacher' under a protocol in which a teacher labels every row."""
+    if recipe.temperature and TAUGHT in baselines:
+        raise InputError(
+            f"The baseline 'teacher' was given under the protocol {recipe.name}, in which a teacher labels every row; "
+            "leave it out, as 'random' is that row there."
+        )
+
+
 """The row of random real images with a teacher's soft labels, which stands in no table with hard ones."""
 BASELINES = ("random", "kmeans", "herding", "kcenter", "full")
 """Rows of real images with hard labels by name."""

@@ -19,7 +19,17 @@ from ..runtime.run_dir import RunDir
 from ..runtime.seeds import derive, rng, seeded
 from .cache import CachedRow, NetworkCache
 from .protocol import MTT_PROTOCOL, EvalRecipe, architectures
-from .rows import TAUGHT, USUAL, Source, TableRow, Testing, baseline_row, settled, synthetic_row
+from .rows import (
+    TAUGHT,
+    USUAL,
+    Source,
+    TableRow,
+    Testing,
+    baseline_row,
+    check_taught,
+    settled,
+    synthetic_row,
+)
 from .scores import RowScores, Scores, SearchedRate, SetInfo, Taught
 from .teacher import Teacher, TeacherInfo
 from .training import NetworkResult, train_network
@@ -153,6 +163,7 @@ def evaluate_all(
     as `Scores.taught`. Raises InputError for an unknown baseline, for a set that does not belong to
     `dataset`, and where another process is writing to `out`.
     """
+    check_taught(recipe, baselines)
     recipe, models = settled(synthetic, dataset, recipe, model)
     used = {name: rate for name, rate in (rates or {}).items() if name in models}
     sets = {name: rate.given(synthetic) for name, rate in used.items()}

@@ -405,7 +405,8 @@ def _slots(subject: SetInfo) -> list[str]:
     """What is stored, where an image is a slot of several."""
     if subject.per_slot == 1:
         return []
-    return [f"{subject.per_slot} images in each of {subject.ipc} slots per class ({size(subject.stored_bytes or 0)})"]
+    slots = f"each of {subject.ipc} slots" if subject.ipc > 1 else "the one slot"
+    return [f"{subject.per_slot} images in {slots} per class ({size(subject.stored_bytes or 0)})"]
 
 
 def best_name(recipe: EvalRecipe, split: str) -> str:

@@ -13,7 +13,7 @@ from ..data.dataset import DataConfig, Dataset
 from ..data.loading import load_dataset
 from ..distillation.settings import DistillSettings, check, check_data, check_settings
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
-from ..evaluation.rows import check_names
+from ..evaluation.rows import check_names, check_taught
 from ..evaluation.scores import Published
 from ..experts.store import RECIPE, TrajectoryStore, check_root, files_at
 from ..methods.method import Method
@@ -164,6 +164,7 @@ def check_numbers(experiment: Experiment) -> None:
     """Raise InputError where settings contradict one another, whatever the data."""
     with using(experiment.engine):
         chosen()
+    check_taught(experiment.evaluation.recipe, experiment.evaluation.baselines)
     if experiment.method.expert is None:
         check_settings(experiment.method, experiment.distill, None)
         return

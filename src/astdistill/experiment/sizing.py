@@ -27,6 +27,10 @@ def described_by_headers(data: DataConfig, ipc: int = 1) -> Description:
         return Description.of(assemble(bordered(raw, data.size), data.replace(whiten="none")), ipc)
     count = sum(len(part) for part in (raw.train, raw.test) if part is not None)
     said = [f"for this estimate the headers of {len(look.sizes):,} of {count:,} pictures; the run reads them all"]
+    if look.broken:
+        said.append(
+            f"not readable, so that the run will stop: {', '.join(look.broken[:3])}{', …' * (len(look.broken) > 3)}"
+        )
     if data.size is not None:
         said.append(f"images of {data.size}×{data.size} pixels: {RESIZED[data.resize]}")
     raw = replace(_counted(raw), summary=raw.summary.with_read(*said))

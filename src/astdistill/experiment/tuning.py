@@ -96,6 +96,11 @@ def held_out(experiment: Experiment) -> tuple[Experiment, Dataset]:
 def check_search(experiment: Experiment, search: Search) -> None:
     """Raise InputError where the method has nothing of what is to be searched."""
     step = experiment.method.step
+    if not experiment.method.learn:
+        raise InputError(
+            f"'{experiment.method.name}' chooses images and learns nothing, so it has no learning rates to search; "
+            "name another --method, or type: astdistill run"
+        )
     if search.also and not isinstance(step, TrajectoryMatching):
         raise InputError(
             f"--also {' '.join(search.also)} was given, but '{experiment.method.name}' matches no trajectories and has "

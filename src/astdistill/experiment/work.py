@@ -209,7 +209,10 @@ class Network:
             return f"{text}, as was asked for; --engine auto takes the fastest that can"
         if kernels is None:  # `library` has said why
             return text
-        return f"{text}: the faster native one knows instance-norm ConvNets alone, of sizes that halve at every block"
+        return (
+            f"{text}: the faster native one knows instance-norm ConvNets alone, of widths that are multiples of 16 and "
+            "sizes that halve at every block"
+        )
 
     def held(self, images: int, graph: float) -> int:
         """Bytes of a pass of so many images: a graph keeps `graph` times what the layers put out; kernels of our own

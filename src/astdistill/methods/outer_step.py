@@ -190,6 +190,8 @@ class OuterStep(Component):
     """What its loss is called in figures."""
     about: ClassVar[str] = ""
     """What an outer step does and what its loss means, for the reader of a report."""
+    of_experts: ClassVar[str] = ""
+    """What it takes from experts, for the reader of a report."""
     ignores: ClassVar[tuple[str, ...]] = OF_TRAJECTORIES
     """Settings, or the beginnings of their names, that it does not read; a report leaves them out."""
 
@@ -431,6 +433,10 @@ class TrajectoryMatching(OuterStep):
         "parameters move as those of an expert did on the real data. The matching loss is the squared distance that "
         "remains between the two, divided by the squared distance that the expert moved, and summed over the matched "
         "epochs. Every step draws another segment of an expert’s training, so single losses scatter."
+    )
+    of_experts: ClassVar[str] = (
+        "A student trained on the synthetic images has to move as the experts did, so experts should reach a high "
+        "accuracy with small steps."
     )
     ignores: ClassVar[tuple[str, ...]] = ()
     renamed: ClassVar[Mapping[str, str]] = {"inner_steps": "syn_steps", "matched_epochs": "expert_epochs"}

@@ -130,6 +130,7 @@ class Selection(OuterStep):
 
     family: ClassVar[str] = "selection of crops of real images"
     loss_name: ClassVar[str] = "loss of the chosen images"
+    of_experts: ClassVar[str] = "One of them chooses the crops that it recognises best."
     about: ClassVar[str] = (
         "The images are crops of real ones, those that a trained network takes for their class with the least loss. "
         "They are chosen before the first outer step, and no outer step changes them."

@@ -32,6 +32,7 @@ class ClassMatching(OuterStep):
     """
 
     needs_experts: ClassVar[bool] = True
+    of_experts: ClassVar[str] = "Outer steps compare features of these networks, early and late in their training."
     ignores: ClassVar[tuple[str, ...]] = (
         *("method.estimator", "method.loss", "method.momentum", "method.perturb", "method.sample", "method.weight"),
         *("distill.batch_syn", "distill.inner_steps", "distill.matched_epochs", "distill.max_start_epoch"),

@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -112,8 +113,13 @@ class Record(BaseModel):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _of_a_size(cls, value: Any) -> Any:
-        """Refuse numbers of settings that float32 would take for 0 or for infinity."""
+    def _of_a_size(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse numbers that no saved file could hold, and those of settings that float32 would take for 0 or for
+        infinity."""
+        power = 63 + ("seed" in (info.field_name or ""))  # JSON has 64 bits, torch's counts 63
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, int) and not -(2**63) <= each < 2**power:
+                raise PydanticCustomError("size", "choose a whole number below 2^{power}", {"power": power})
         if not isinstance(value, float) or not value or cls.model_config.get("allow_inf_nan", True):
             return value
         if not SIZES[0] <= abs(value) <= SIZES[1]:

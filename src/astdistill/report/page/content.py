@@ -111,6 +111,11 @@ def about(runs: Sequence[RunReader]) -> list[str]:
     return sentences
 
 
+def of_experts(runs: Sequence[RunReader]) -> str:
+    """What the outer steps of these runs take from experts, each kind once."""
+    return " ".join(dict.fromkeys(run.step.of_experts for run in runs if run.step.of_experts))
+
+
 def score_tables(run: RunReader) -> list[Tabulation]:
     """Every evaluation that trained several networks, searched learning rates, or was not the run's own."""
     tables = []

@@ -71,6 +71,7 @@ def rendered(runs: Sequence[RunReader]) -> str:
         elsewhere=content.elsewhere(runs),
         runs=[_shown(run, number, IMAGE_BYTES // len(runs)) for number, run in enumerate(runs)],
         about=content.about(runs),
+        of_experts=content.of_experts(runs),
         course=_drawn(
             (figures.loss_name(runs).capitalize(), figures.loss(runs)),
             ("Learned learning rate", figures.step_size(runs)),
