@@ -70,7 +70,10 @@ def test_stopped_in_each_phase_and_resumed_it_ends_with_the_same_bits(
     ):
         words, said = stopped(cut, workers, line, how)
         again = shlex.join(["astdistill", *words])
-        assert said == f"Stopped. What is done is kept; this goes on with it: {again}"
+        assert (
+            said
+            == f"Stopped. What is done is kept, outer steps up to the last checkpoint; this goes on with it: {again}"
+        )
         view = look(run)
         assert isinstance(view, LiveRun)
         assert view.status is not None

@@ -122,8 +122,8 @@ def check_steps(steps: int, dataset: Dataset) -> None:
     count = len(dataset.classes)
     if not 2 <= steps <= count:
         raise InputError(
-            f"--continual {steps} was given, but {count} classes can arrive in 2 to {count} steps; choose a number "
-            "between these."
+            f"--continual {steps} was given, but {count} classes can arrive in 2 to {count} steps; "
+            "choose --continual between these."
         )
     for name, tests in zip(dataset.classes, dataset.test.labels.bincount(minlength=count).tolist(), strict=True):
         if not tests:

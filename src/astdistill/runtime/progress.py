@@ -146,7 +146,7 @@ class Bar:
             self._progress.update(self._task, completed=self.done, note=note)
         elif not Output.quiet and time.monotonic() - self._printed >= PLAIN_EVERY_S:
             self._printed = time.monotonic()
-            console().print(self.status(note).line(), highlight=False, markup=False)
+            console().print(self.status(note).line(), highlight=False, markup=False, soft_wrap=True)
         if self._file is not None and self._file.due():
             self._write(note)
 
@@ -215,7 +215,7 @@ def bar(title: str, total: int, done: int = 0, unit: str = "steps", per: float =
     One that begins inside another is a part of its work: on a terminal a line below it for as long as it lasts.
     """
     if total > done and not (Output.quiet or console().is_terminal or Output.innermost):
-        console().print(f"{title}: {total - done} to do", highlight=False, markup=False)
+        console().print(f"{title}: {total - done} to do", highlight=False, markup=False, soft_wrap=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -264,4 +264,4 @@ def _say(title: str) -> None:
 def tell(text: str) -> None:
     """Print a line beside the progress, unless all is quiet."""
     if not Output.quiet:
-        console().print(text, highlight=False, markup=False)
+        console().print(text, highlight=False, markup=False, soft_wrap=True)
