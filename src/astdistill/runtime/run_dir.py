@@ -395,7 +395,7 @@ class RunDir:
             if before.get(name) != now.get(name) and not name.startswith(FREE)
         ]
         if changed:
-            name = changed[0]
+            name = min(changed, key=lambda each: each != "method.name")  # on which the others depend
             raise InputError(
                 f"{self.folder} holds a run with other settings ({name} was {before.get(name)!r}, now "
                 f"{now.get(name)!r}); {_as_before(changed, before)}name a new folder with --out, or delete that one."
