@@ -124,6 +124,12 @@ def test_real_images_beside_other_labels_or_slots_say_what_they_have(tmp_path: P
     assert {"random real, hard labels", "full data, hard labels"} < {column.name for column in table.columns}
     (table,) = compared([read_finished(run(tmp_path / "hard"))])
     assert "random real" in {column.name for column in table.columns}
+    seen = run(tmp_path / "teacher")  # under a protocol whose teacher labels the real images, too
+    scores = Scores.read(seen)
+    assert scores.subject is not None
+    scores.replace(subject=scores.subject.replace(labels="teacher")).write(seen / "scores.json")
+    (table,) = compared([read_finished(seen)])
+    assert "random real" in {column.name for column in table.columns}
 
 
 def test_sources_are_numbered_once_and_absent_cells_are_dashes(tmp_path: Path) -> None:

@@ -167,6 +167,9 @@ def settled(
 
 
 TAUGHT = "teacher"
+"""The row of random real images with a teacher's soft labels, which stands in no table with hard ones."""
+BASELINES = ("random", "kmeans", "herding", "kcenter", "full")
+"""Rows of real images with hard labels by name."""
 
 
 def check_taught(recipe: EvalRecipe, baselines: Sequence[str]) -> None:
@@ -178,9 +181,6 @@ def check_taught(recipe: EvalRecipe, baselines: Sequence[str]) -> None:
         )
 
 
-"""The row of random real images with a teacher's soft labels, which stands in no table with hard ones."""
-BASELINES = ("random", "kmeans", "herding", "kcenter", "full")
-"""Rows of real images with hard labels by name."""
 USUAL = ("random", "kmeans")
 """Those that are trained unless others are named: full data takes longer than all other rows together."""
 FULL_DATA = "full data"

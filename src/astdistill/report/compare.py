@@ -285,8 +285,9 @@ def _main(group: Group) -> Tabulation:
 
 
 def _of_another_kind(group: Group) -> str:
-    """What real images have that the runs of the group have not: labels of their own class, and a slot for each."""
-    labels = ", hard labels" * (group.labels != "hard")
+    """What real images have that the runs of the group have not: labels of their own class, unless a teacher labels all
+    rows of the protocol, and a slot for each."""
+    labels = ", hard labels" * (group.labels not in ("hard", "teacher"))
     return labels + ", one a slot" * (group.per_slot > 1)
 
 
