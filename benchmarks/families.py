@@ -110,6 +110,8 @@ SMALLER: dict[str, dict[str, Any]] = {
 RATES: dict[tuple[str, int], dict[str, float]] = {
     ("ast", 1):        {"lr_init": 1e-3, "lr_lr": 1e-7},
     ("ast-soft", 1):   {"lr_init": 1e-3, "lr_lr": 1e-7},
+    ("tesla", 1):      {"lr_img": 10.0},
+    ("tesla", 10):     {"lr_img": 10.0},
     ("tesla-hard", 1): {"lr_lr": 1e-7},
     ("tgdd", 1):       {"lr_img": 1.6},
     ("tgdd", 10):      {"lr_img": 16.0},
@@ -127,10 +129,10 @@ RATES: dict[tuple[str, int], dict[str, float]] = {
     ("at-bptt", 10):   {"lr_img": 0.01},
 }
 """Learning rates other than the usual ones. Of images: the best that `rates` has tried; `mtt`, `dm` and `rat-bptt` keep
-theirs, as no other was better by more than the spread. The other methods of trajectories have that of `mtt`, untried;
-so has `tesla`, for which lower ones were better, but none as good as real images. Of trajectories: where the common
-ones (η_0 0.01, lr_lr 1e-5) end with η near 0. A student of momentum μ moves by η / (1 − μ), so η_0 (1 − μ) and lr_lr
-(1 − μ)² are the same rates to it; 1e-7 is what TESLA publishes for one image per class."""
+theirs, as no other was better by more than the spread. The other methods of trajectories but `tesla` have that of
+`mtt`, untried. Of trajectories: where the common ones (η_0 0.01, lr_lr 1e-5) end with η near 0. A student of momentum μ
+moves by η / (1 − μ), so η_0 (1 − μ) and lr_lr (1 − μ)² are the same rates to it; 1e-7 is what TESLA publishes for one
+image per class."""
 # fmt: on
 SETTINGS = ("iterations", "lr_img", "lr_init", "lr_lr")
 """What runs of different seeds must share, so that they are one row."""
