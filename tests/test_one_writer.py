@@ -319,7 +319,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path: Path, dataset: Dataset, exp
     assert path.read_bytes() == before
     state = DistillState(synthetic.images, synthetic.targets, METHOD, SETTINGS)
     with pytest.raises(DivergedError, match="'images' of the run's state is not finite"):
-        state.save(tmp_path / "state.safetensors", "key")
+        state.latest().save(tmp_path / "state.safetensors", "key")
     assert not (tmp_path / "state.safetensors").exists()
 
 

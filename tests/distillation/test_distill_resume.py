@@ -17,6 +17,7 @@ from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.snapshots import read_course
+from astdistill.distillation.state import DistillState
 from astdistill.experts.store import TrajectoryStore
 from astdistill.methods.initialisation import ExpertLabels
 from astdistill.methods.method import Method
@@ -167,6 +168,37 @@ def test_steps_logged_after_the_state_are_taken_again(
     with (cut / "metrics.jsonl").open("a") as file:
         file.write('{"iteration": 5, "lo')
     distill(dataset, experts, method=AST, ipc=2, settings=longer, out=cut)
+    check_ends_alike(cut, whole, 7)
+
+
+@pytest.mark.parametrize(("moment", "saved"), [("attempt", 3), ("keep", 4), ("settle", 4)])
+def test_a_run_that_is_told_to_stop_saves_what_it_has(
+    tmp_path: Path,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    saved: int,
+) -> None:
+    """Before, during and after the trial of step 4: what is saved is the last state whose own gradient is known to be
+    finite."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    settings = settings.replace(iterations=7, checkpoint_seconds=1e9)
+    before = getattr(DistillState, moment)
+
+    def stopping(state: DistillState, *words, **named):
+        if state.counters.iteration == 4:
+            raise KeyboardInterrupt
+        return before(state, *words, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillState, moment, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            distill(dataset, experts, method=AST, ipc=2, settings=settings, out=cut)
+    assert load_tensors(cut / "state.safetensors")[1]["counters"]["iteration"] == saved
+    distill(dataset, experts, method=AST, ipc=2, settings=settings, out=cut)
+    distill(dataset, experts, method=AST, ipc=2, settings=settings, out=whole)
     check_ends_alike(cut, whole, 7)
 
 

@@ -231,7 +231,7 @@ def test_what_is_saved_during_a_step_is_the_state_before_it(
     state = run.start()
     run.advance(state)
     before = {name: tensor.clone() for name, tensor in state._now().tensors.items()}
-    run.advance(state, lambda state: state.save(tmp_path / "state.safetensors", run.key))
+    run.advance(state, lambda state: state.latest().save(tmp_path / "state.safetensors", run.key))
     saved, header = load_tensors(tmp_path / "state.safetensors")
     assert header["counters"]["iteration"] == 1
     assert saved.keys() == before.keys()

@@ -158,7 +158,7 @@ def main(words: Sequence[str] | None = None) -> int:
         again = shlex.join(["astdistill", *words])
         kept = "This begins again"
         if _verb(words) in RESUMED:
-            kept = "What is done is kept, outer steps up to the last checkpoint; this goes on with it"
+            kept = "What is done is kept; this goes on with it"
         _tell(f"\nStopped. {kept}: {again}")
         if isinstance(stopped, Terminated):
             return 143

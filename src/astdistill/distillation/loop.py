@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from ..autodiff.dispatch import computing
@@ -31,7 +31,7 @@ from .run import Distillation, StepRecord
 from .settings import DistillSettings, check
 from .sharing import plan_step, shared
 from .snapshots import Frame, due, forget
-from .state import Counters, DistillState
+from .state import Counters, DistillState, Snapshot
 
 
 def validate(synthetic: SyntheticSet, dataset: Dataset, settings: DistillSettings, seed: int) -> float:
@@ -61,6 +61,7 @@ class Saver:
         self.best = SyntheticSet.load(RunDir(run.out).best) if run.out and state.counters.best else None
         if run.out:
             forget(run.out, state.counters.iteration)
+        self._confirmed: Snapshot | None = None
         self._keep_frame(state)
 
     def confirmed(self, state: DistillState) -> None:
@@ -68,6 +69,7 @@ class Saver:
 
         So no state on disk is one that a huge but finite step has ruined.
         """
+        self._confirmed = state.latest()
         if time.monotonic() - self.saved >= self.run.settings.checkpoint_seconds:
             self.save(state)
 
@@ -101,8 +103,22 @@ class Saver:
 
     def save(self, state: DistillState) -> None:
         """Save the state."""
+        self._write(state.latest())
+
+    @contextmanager
+    def saving_when_stopped(self) -> Iterator[None]:
+        """Save the last state that was confirmed where SIGINT or SIGTERM ends the block, at whatever moment of a
+        step."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self._confirmed:
+                self._write(self._confirmed)
+            raise
+
+    def _write(self, taken: Snapshot) -> None:
         if self.run.out:
-            state.save(RunDir(self.run.out).state, self.run.key)
+            taken.save(RunDir(self.run.out).state, self.run.key)
         self.saved = time.monotonic()
 
 
@@ -229,7 +245,10 @@ def _network(method: Method, experts: TrajectoryStore | None, model: str | None)
 def _iterate(run: Distillation, state: DistillState, observers: Sequence[Observer]) -> SyntheticSet | None:
     """Advance `state` to the last iteration; the best set by the validation split, if that was asked for."""
     saver, counters, clock = Saver(run, state), state.counters, StepClock(run.out)
-    with bar(f"distilling ({run.method.name})", run.settings.iterations, counters.iteration) as progress:
+    with (
+        saver.saving_when_stopped(),
+        bar(f"distilling ({run.method.name})", run.settings.iterations, counters.iteration) as progress,
+    ):
         while counters.iteration < run.settings.iterations:
             clock.begin()
             line = run.advance(state, saver.confirmed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,26 +51,27 @@ class Counters:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that a step changes, but for the counters of the run: tensors by their names in the file, and what the
-    outer step keeps."""
+    """Everything that a step changes: tensors by their names in the file, what the outer step keeps, and the counters
+    of the run as they are written."""
 
     tensors: dict[str, Tensor]
     step: StepState
+    counters: dict[str, Any] = field(default_factory=dict)
 
-    def check_finite(self, path: Path) -> None:
-        """Raise DivergedError where a number is not finite."""
+    def save(self, path: Path, key: str) -> None:
+        """Write it; `key` is a digest of everything the run depends on. Raises DivergedError, with nothing written,
+        where a number of it is not finite."""
         for name, tensor in (self.tensors | dict(self.step.tensors)).items():
             if not bool(tensor.isfinite().all()):
                 raise DivergedError(
                     f"'{name}' of the run's state is not finite, so that {path} is left as it is; lower the learning "
                     "rates (--distill.lr-img, --distill.lr-lr, --distill.lr-init) and start in a new folder."
                 )
-
-    def save(self, path: Path, header: dict[str, Any]) -> None:
-        """Write it; the counters of the outer step, if there are some, go into the header."""
         own = {f"{OF_STEP}{name}": tensor for name, tensor in self.step.tensors.items()}
-        counters = {"step": dict(self.step.counters)} if self.step.counters else {}
-        save_tensors(path, self.tensors | own, header | counters)
+        header = {"key": key, "counters": self.counters}
+        if self.step.counters:
+            header["step"] = dict(self.step.counters)
+        save_tensors(path, self.tensors | own, header)
 
 
 class DistillState:
@@ -246,12 +247,10 @@ class DistillState:
         for name, mean in self.average.items():
             mean.mul_(decay).add_(self.learned[name], alpha=1 - decay)
 
-    def save(self, path: Path, key: str) -> None:
-        """Write the whole state, as it was before a step that is on trial; `key` is a digest of everything the run
-        depends on. Raises DivergedError, with nothing written, where a number of it is not finite."""
-        taken = self._untried or self._now()
-        taken.check_finite(path)
-        taken.save(path, {"key": key, "counters": self.counters.written()})
+    def latest(self) -> Snapshot:
+        """The whole state, in memory that changes with it; or, while a step is on trial, as it was before, in memory
+        of its own."""
+        return self._untried or self._now()
 
     @staticmethod
     def read(
@@ -279,12 +278,12 @@ class DistillState:
         tensors = {_in_file(name): tensor for name, tensor in self.learned.items()} | pack(self.optimiser)
         if self.method.ema_decay:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
-        return Snapshot(tensors, self.step)
+        return Snapshot(tensors, self.step, self.counters.written())
 
     def _snapshot(self) -> Snapshot:
         """The same in memory of its own."""
         now = self._now()
-        return Snapshot({name: tensor.clone() for name, tensor in now.tensors.items()}, now.step)
+        return replace(now, tensors={name: tensor.clone() for name, tensor in now.tensors.items()})
 
     def _put(self, taken: Snapshot) -> None:
         """Take over what `_now` gave."""
