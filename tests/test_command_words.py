@@ -22,6 +22,7 @@ from astdistill.cli.evaluate import Evaluate, _recipe
 from astdistill.cli.findings import shortened
 from astdistill.cli.flags import Flag
 from astdistill.cli.main import VERBS, cli, main
+from astdistill.cli.options import parse
 from astdistill.cli.verify import _check_partial
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import write_json
@@ -151,6 +152,17 @@ def test_full_data_are_trained_as_long_as_an_expert_of_the_run() -> None:
     assert _recipe(given.replace(full_epochs=3)).full_epochs == 3
     with pytest.raises(InputError, match="--epochs 5 was given, but the protocol rat counts 3000 steps; leave it out"):
         _recipe(given.replace(protocol="rat", epochs=5))
+
+
+@pytest.mark.parametrize("verb", ["run", "experts", "tune"])
+def test_a_protocol_of_steps_refuses_epochs(verb: str) -> None:
+    words = "--protocol", "rat", "--evaluation.recipe.epochs", "5"
+    with pytest.raises(
+        InputError,
+        match=r"--evaluation\.recipe\.epochs 5 was given, but this evaluation counts 3000 steps; leave it out",
+    ):
+        parse(verb, ("digits-ipc1", *words))
+    assert parse(verb, ("digits-ipc1", *words[:2])).experiment.evaluation.recipe.steps
 
 
 def test_an_error_of_many_lines_is_shortened() -> None:

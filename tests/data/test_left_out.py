@@ -60,7 +60,7 @@ def test_hidden_and_system_folders_are_left_out_at_any_depth(
     write_pictures(pets / junk, 2)
     assert count(pets) == [5, 5]
     name = next(part for part in junk.split("/") if part not in ("cat", "dog"))
-    assert load_dataset(str(pets)).summary.left_out == (f"1 hidden or system files and folders ({name})",)
+    assert load_dataset(str(pets)).summary.left_out == (f"1 hidden or system file or folder ({name})",)
 
 
 def test_a_folder_called_like_a_picture_is_a_folder(pets: Path, write_pictures: Callable[..., None]) -> None:
@@ -324,5 +324,5 @@ def test_pictures_beside_parquet_files_are_said(
     data = load_dataset(str(tmp_path / "in"), first_classes=2)
     assert data.summary.left_out[-2:] == (
         "2 picture files beside the parquet files (000.png, 001.png)",
-        "1 hidden or system files and folders (.git)",
+        "1 hidden or system file or folder (.git)",
     )

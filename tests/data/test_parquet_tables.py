@@ -340,7 +340,7 @@ def test_hidden_and_foreign_files_are_left_out_and_said(tmp_path: Path) -> None:
     assert found.summary.left_out == (
         "parquet files that belong to no part: notes.parquet",
         "2 hidden or system files and folders (.cache, .ipynb_checkpoints)",
-        "1 links to nothing, pipes, devices or sockets (pipe.parquet)",
+        "1 link to nothing, pipe, device or socket (pipe.parquet)",
     )
 
 
@@ -398,7 +398,7 @@ def test_parts_with_other_columns_and_no_regular_file(tmp_path: Path) -> None:
         read(tmp_path / "set")
     (tmp_path / "pipes").mkdir()
     os.mkfifo(tmp_path / "pipes/train.parquet")
-    with pytest.raises(InputError, match=r"holds no parquet files and no pictures, but 1 links to nothing, pipes"):
+    with pytest.raises(InputError, match=r"holds no parquet files and no pictures, but 1 link to nothing, pipe"):
         read(tmp_path / "pipes")
 
 

@@ -81,13 +81,13 @@ class Walked:
         foreign = [path for path in self.others if path.name.lower().endswith(FOREIGN)]
         plain = [path for path in self.others if not path.name.lower().endswith(FOREIGN)]
         kinds = {
-            "files that are no pictures": plain,
-            "pictures in formats that are not read": foreign,
-            "hidden or system files and folders": self.hidden,
-            "links to nothing, pipes, devices or sockets": self.special,
-            "links to folders that are read already": self.repeated,
+            ("file that is no picture", "files that are no pictures"): plain,
+            ("picture in a format that is not read", "pictures in formats that are not read"): foreign,
+            ("hidden or system file or folder", "hidden or system files and folders"): self.hidden,
+            ("link to nothing, pipe, device or socket", "links to nothing, pipes, devices or sockets"): self.special,
+            ("link to a folder that is read already", "links to folders that are read already"): self.repeated,
         }
-        return tuple(f"{len(paths)} {kind} ({some(paths)})" for kind, paths in kinds.items() if paths)
+        return tuple(f"{len(paths)} {kind[len(paths) > 1]} ({some(paths)})" for kind, paths in kinds.items() if paths)
 
 
 def is_picture(name: str) -> bool:
