@@ -206,7 +206,7 @@ def _change(values: Sequence[float], whole: Sequence[float]) -> str:
 
 def architectures() -> str:
     """The images of some methods on other networks than the student."""
-    found = result("cross-cifar100-ten-epyc2-202611")
+    found = result("cross-families-cifar100-ten-epyc2-202611")
     names = {name: ARCHITECTURES[name] for name in found["rows"][0]["final"]}
     rows = [[NAMES[row["row"]], *(of_values(row["final"][name]) for name in names)] for row in found["rows"]]
     return table(["images", *names.values()], "l" + "r" * len(names), rows)
