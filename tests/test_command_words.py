@@ -165,6 +165,11 @@ def test_a_protocol_of_steps_refuses_epochs(verb: str) -> None:
     assert parse(verb, ("digits-ipc1", *words[:2])).experiment.evaluation.recipe.steps
 
 
+def test_a_sweep_over_a_protocol_of_steps_refuses_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("sweep", "digits-ipc1", "--protocol", "rat", "--set", "evaluation.recipe.epochs=5,6") == 2
+    assert "evaluation.recipe.epochs=5 was given, but this evaluation counts 3000 steps; leave it out" in said(capsys)
+
+
 def test_an_error_of_many_lines_is_shortened() -> None:
     assert shortened("a\n  b") == "a b"
     assert shortened("x" * 300) == "x" * 200 + " …"

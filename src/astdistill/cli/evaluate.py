@@ -295,12 +295,8 @@ def _recipe(given: Evaluate) -> EvalRecipe:
         typed["full_epochs"] = _expert_epochs(given.path)
     if isinstance(given.lr, float):
         typed["lr"] = given.lr
-    counted = protocol(given.protocol).steps
-    if given.epochs is not None and counted:
-        raise InputError(
-            f"--epochs {given.epochs} was given, but the protocol {given.protocol} counts {counted[-1]} steps; leave "
-            f"it out, or choose another: --protocol mtt."
-        )
+    if given.epochs is not None:
+        protocol(given.protocol).check_epochs(f"--epochs {given.epochs}", f"the protocol {given.protocol}")
     try:
         return protocol(given.protocol).replace(**{name: value for name, value in typed.items() if value is not None})
     except ValidationError as error:

@@ -33,6 +33,8 @@ from .saved import PRESET, Entries, check_names, config_path, name_of, overridde
 INITS: dict[str, ImageInit] = {"real": RealInit(), "representative": RepresentativeInit(), "noise": NoiseInit()}
 FIELDS = "experiment"
 """Where the flags of the experiment's own fields lie among those of a command."""
+EPOCHS = "evaluation", "recipe", "epochs"
+"""The number of epochs, among those fields."""
 
 
 class Changes(Record):
@@ -281,7 +283,9 @@ class PresetCommand(Command):
         if self.proposal is not None:
             base = None
         words = self._typed(ctx)
-        _check_epochs(words, experiment.evaluation.recipe)
+        for param, value in words:
+            if param.place[1:] == EPOCHS:
+                experiment.evaluation.recipe.check_epochs(f"{param.flag} {value}")
         if changes.save_config is not None:
             save_config(changes.save_config, words, getattr(changes, PRESET, ""))
         return Request(experiment, out, changes, self.proposal, base, tuple(words))
@@ -300,16 +304,6 @@ def _check_data(changes: Changes, words: Sequence[str], verb: str | None) -> Non
         raise InputError(
             f"--data needs a value, for example --data photos for a folder of photos; see: astdistill {verb} --help"
         )
-
-
-def _check_epochs(words: Sequence[tuple[Flag | Positional, Any]], recipe: EvalRecipe) -> None:
-    """Raise InputError for a number of epochs that was typed for a protocol that counts steps."""
-    for param, value in words:
-        if recipe.steps and param.place[1:] == ("evaluation", "recipe", "epochs"):
-            raise InputError(
-                f"{param.flag} {value} was given, but this evaluation counts {recipe.steps[-1]} steps; leave it "
-                f"out, or choose another: --protocol mtt."
-            )
 
 
 def parse(verb: str, words: Sequence[str]) -> Request:

@@ -109,6 +109,19 @@ class EvalRecipe(Record):
         unused = {name for name in LATER if getattr(self, name) == fields[name].default}
         return {name: value for name, value in handler(self).items() if name not in unused}
 
+    def check_epochs(self, given: str, called: str = "this evaluation") -> None:
+        """Raise InputError where the recipe counts steps, so that a number of epochs would have no effect.
+
+        Args:
+            given: The number as it was given, with its flag.
+            called: What the sentence calls the recipe.
+        """
+        if self.steps:
+            raise InputError(
+                f"{given} was given, but {called} counts {self.steps[-1]} steps; leave it out, or choose another: "
+                f"--protocol mtt."
+            )
+
     def for_images(self, count: int) -> EvalRecipe:
         """The recipe for a set of so many images: with as many epochs as its steps take.
 

@@ -153,6 +153,8 @@ def with_settings(experiment: Experiment, changes: Mapping[str, Any]) -> Experim
             experiment = _with_setting(experiment, path.split("."), value, path, experiment)
         except ValidationError as error:
             raise refused(error, path.rpartition(".")[0]) from error
+        if path == "evaluation.recipe.epochs":
+            experiment.evaluation.recipe.check_epochs(f"{path}={value}")
     return experiment
 
 
