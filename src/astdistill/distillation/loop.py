@@ -71,7 +71,7 @@ class Saver:
         """
         self._confirmed = state.latest()
         if time.monotonic() - self.saved >= self.run.settings.checkpoint_seconds:
-            self.save(state)
+            self._write(self._confirmed)
 
     def after_step(self, state: DistillState, line: StepRecord) -> None:
         """Validate where that is due, and log the step."""

@@ -113,7 +113,8 @@ class DistillSettings(Record):
     validate_networks: int = Field(default=2, ge=1)
     """Networks trained in each such validation."""
     checkpoint_seconds: float = Field(default=20.0, ge=0)
-    """Shortest time between two checkpoints, in seconds. Results do not depend on it."""
+    """Shortest time between two checkpoints, in seconds; a run that is told to stop makes one, too. Results do not
+    depend on it."""
     snapshots: bool = True
     """Save the images after 0, 5, 10, 20, 30, 50, 100, … outer steps (at most 1000 of a set), and how the first images
     were chosen, for the report."""
