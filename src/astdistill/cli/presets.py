@@ -7,13 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.table import Table
-
 from ..runtime.config import Record
 from ..runtime.devices import EngineName, check_device, settled_device, supported
 from ..runtime.progress import bar
 from ..runtime.provenance import machine
 from ..runtime.status import duration, size
+from ..runtime.tables import ABSENT, Column, Tabulation, terminal
 from ..runtime.terminal import Terminal
 from .commands import command
 from .flags import Word
@@ -65,7 +64,7 @@ def presets(given: Presets) -> None:
     if given.as_json:
         print(json.dumps(_listing(costs, speed, device), indent=2))
     else:
-        Terminal().print(_table(costs, speed, device))
+        Terminal().print(terminal(_table(costs, speed, device)))
 
 
 def _counted(cells: Sequence[Experiment], costs: Costs) -> Costed:
@@ -86,34 +85,31 @@ def _measured(cells: Sequence[Experiment], device: str) -> Costed:
     return measured
 
 
-def _table(costs: Costed, speed: Speed | None, device: str) -> Table:
+def _table(costs: Costed, speed: Speed | None, device: str) -> Tabulation:
     from ..experiment.cost import operations
 
-    shown = Table(
-        caption=_caption(speed, device), caption_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
-    )
     times = ()
     if speed is not None:
         times = ("experts", "distil", "evaluate")
-    shown.add_column("preset", no_wrap=True)
-    for column in ("T/M/t", "%", "peer", "work", *times, "memory", "disk"):
-        shown.add_column(column, no_wrap=True, justify="right")
+    columns = [Column("preset", words=True, whole=True)]
+    columns += [Column(name) for name in ("T/M/t", "%", "peer", "work", *times, "memory", "disk")]
+    rows = []
     for cell, cost in costs:
         whole = cost.together
         taken = []
         if speed is not None:
             taken = [duration(stage.seconds) for stage in cost.stages]
         counts = operations(whole.work), *taken, size(whole.memory), size(whole.disk)
-        figures = (str(figure or "-") for figure in (cell.published.accuracy, cell.published.peer.accuracy))
-        shown.add_row(cell.name, cell.method.step.counts, *figures, *counts)
-    return shown
+        figures = (str(figure or ABSENT) for figure in (cell.published.accuracy, cell.published.peer.accuracy))
+        rows.append((cell.name, cell.method.step.counts or ABSENT, *figures, *counts))
+    return Tabulation(tuple(columns), tuple(rows), _caption(speed, device))
 
 
 def _caption(speed: Speed | None, device: str) -> str:
     columns = (
         "A name without a method is AST's. T inner steps, M matched epochs, start epochs below t; %: the test accuracy "
         "that the method's authors published (hard labels; learned ones in datm and at-bptt, and in rat-bptt but on "
-        "CIFAR-10; a teacher's in ncfm and rded), - where none is known; peer: the best of other methods with hard "
+        "CIFAR-10; a teacher's in ncfm and rded), – where none is known; peer: the best of other methods with hard "
         "labels. Sources and borrowed settings: --json. Work: multiply-adds."
     )
     if speed is None:

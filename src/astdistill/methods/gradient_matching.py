@@ -56,10 +56,6 @@ class GradientMatching(OuterStep):
     net_batch: int = Field(default=256, ge=1)
     """Batch size in the training of the network."""
 
-    @property
-    def counts(self) -> str:
-        return f"{self.matchings or 'ipc'}/{self.passes or '500÷ipc'}"
-
     def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
         rates = {"lr_img": 0.1, "lr_init": 0.01, "outer_momentum": 0.5}
         return {"iterations": 1000 * self.life(ipc), "augmentation": "", **rates}
@@ -231,10 +227,6 @@ class RealTrainedGradientMatching(GradientMatching):
     differences: Literal["absolute", "squared"] = "absolute"
     """What of the differences of the gradients is added up: their absolute values, as published for MNIST and ImageNet,
     or their squares, as for CIFAR-10."""
-
-    @property
-    def counts(self) -> str:
-        return f"{self.matchings or 'ipc'}/{self.net_images}"
 
     def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
         """The released learning rate is 1e-5 ipc for the L1 distance (on MNIST) and 5e-4 ipc for squares (on CIFAR-10),

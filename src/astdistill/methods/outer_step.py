@@ -208,8 +208,8 @@ class OuterStep(Component):
 
     @property
     def counts(self) -> str:
-        """Its numbers in few letters, as a table of presets has them."""
-        return "-"
+        """T, M and the bound of start epochs, as a table of presets has them; nothing where a method has none."""
+        return ""
 
     def with_numbers_of(self, other: OuterStep) -> OuterStep:
         """The step for a preset whose numbers are `other`'s, which it takes over where it has the same ones.
