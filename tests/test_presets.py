@@ -32,6 +32,7 @@ from astdistill.experiment.presets import (
 )
 from astdistill.experiment.work import Speed
 from astdistill.methods.back_propagation_through_training import BackPropagationThroughTraining
+from astdistill.methods.class_matching import ExpertFeatureMatching
 from astdistill.methods.distribution_matching import DM
 from astdistill.methods.initialisation import HardLabels
 from astdistill.methods.outer import LossThreshold
@@ -39,7 +40,6 @@ from astdistill.methods.outer_step import TrajectoryMatching
 from astdistill.methods.rded import CropInit
 from astdistill.methods.registry import find_method, methods
 from astdistill.methods.segments import GrowingWindow
-from astdistill.methods.tgdd import ClassMatching
 from astdistill.methods.trajectory_matching import AST, MTT
 from astdistill.models.registry import build_model
 from astdistill.runtime.errors import InputError
@@ -74,7 +74,7 @@ def test_preset_runs_end_to_end_with_counts_turned_down(
     counts = COUNTS
     if not isinstance(preset.method.step, TrajectoryMatching):
         counts = [*COUNTS[:8], *COUNTS[14:]]
-    if isinstance(preset.method.step, ClassMatching):
+    if isinstance(preset.method.step, ExpertFeatureMatching):
         counts += ["--method.step.batch-real", "2"]
     if preset.evaluation.architectures:
         counts += ["--evaluation.architectures", "convnet-d2-w4-batchnorm"]

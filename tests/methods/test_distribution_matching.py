@@ -21,7 +21,7 @@ from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
 from astdistill.distillation.state import DistillState
 from astdistill.experts.store import TrajectoryStore
-from astdistill.methods import distribution_matching
+from astdistill.methods import class_matching
 from astdistill.methods.distribution_matching import DM, DistributionMatching
 from astdistill.methods.initialisation import RepresentativeInit
 from astdistill.methods.outer_step import Setup
@@ -111,7 +111,7 @@ def test_classes_taken_in_groups_give_the_same(
     setup: Setup, variables: Variables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = STEP(setup, variables, 4, 7)
-    monkeypatch.setattr(distribution_matching, "TOGETHER", 10)  # two classes of five real images, then one
+    monkeypatch.setattr(class_matching, "TOGETHER", 10)  # two classes of five real images, then one
     parts = STEP(setup, variables, 4, 7)
     torch.testing.assert_close(parts.images, whole.images, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(parts.loss, whole.loss, rtol=1e-12, atol=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,10 +15,12 @@ from astdistill.data.dataset import Dataset
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
 from astdistill.experts.store import TrajectoryStore
+from astdistill.methods import class_matching
+from astdistill.methods.class_matching import ExpertFeatureMatching, Pairs
 from astdistill.methods.method import Method
 from astdistill.methods.ncfm import NCFM, CharacteristicMatching
 from astdistill.methods.outer_step import Pair, Setup
-from astdistill.methods.tgdd import TGDD, ClassMatching, TrajectoryGuidedMatching
+from astdistill.methods.tgdd import TGDD, TrajectoryGuidedMatching
 from astdistill.methods.unroll import Variables
 from astdistill.models.flat import FlatModel
 from astdistill.runtime.seeds import rng
@@ -100,13 +102,13 @@ def of_ncfm(setup: Setup, images: Tensor) -> Tensor:
     return total
 
 
-CASES: list[tuple[ClassMatching, Any]] = [(GUIDED, of_tgdd), (CHARACTERISTIC, of_ncfm)]
+CASES: list[tuple[ExpertFeatureMatching, Any]] = [(GUIDED, of_tgdd), (CHARACTERISTIC, of_ncfm)]
 IDS = ["tgdd", "ncfm"]
 
 
 @pytest.mark.parametrize(("step", "loss"), CASES, ids=IDS)
 def test_the_gradient_is_that_of_the_written_out_loss(
-    step: ClassMatching, loss: Any, setup: Setup, variables: Variables
+    step: ExpertFeatureMatching, loss: Any, setup: Setup, variables: Variables
 ) -> None:
     found, images = step(setup, variables, 4, 7), variables.images.clone().requires_grad_()
     wanted = loss(setup, images)
@@ -117,7 +119,22 @@ def test_the_gradient_is_that_of_the_written_out_loss(
 
 
 @pytest.mark.parametrize("step", [GUIDED, CHARACTERISTIC], ids=IDS)
-def test_the_gradient_is_a_finite_difference(step: ClassMatching, dataset: Dataset, experts: Any, model: Any) -> None:
+def test_classes_taken_in_groups_give_the_same(
+    step: ExpertFeatureMatching, setup: Setup, variables: Variables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, counted = step(setup, variables, 4, 7), step.work(setup.settings, CLASSES * EACH, CLASSES)
+    monkeypatch.setattr(class_matching, "TOGETHER", 10)  # two classes of five real images, then one
+    parts, fewer = step(setup, variables, 4, 7), step.work(setup.settings, CLASSES * EACH, CLASSES)
+    torch.testing.assert_close(parts.images, whole.images, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(parts.loss, whole.loss, rtol=1e-12, atol=0)
+    assert (counted.groups, fewer.groups) == (1, 2)
+    assert fewer.at_once < counted.at_once
+
+
+@pytest.mark.parametrize("step", [GUIDED, CHARACTERISTIC], ids=IDS)
+def test_the_gradient_is_a_finite_difference(
+    step: ExpertFeatureMatching, dataset: Dataset, experts: Any, model: Any
+) -> None:
     setup = Setup(dataset, experts, "", model, TGDD, DistillSettings(augmentation="scale"))
     images = torch.randn(CLASSES * EACH, *dataset.shape, generator=rng(3, "images"), dtype=torch.float64)
     along = torch.randn(images.shape, generator=rng(4, "along"), dtype=torch.float64)
@@ -144,12 +161,15 @@ def test_of_a_large_class_a_part_is_drawn_anew_in_each_step(setup: Setup, variab
     assert torch.stack(moved).any(dim=0).sum() > 2 * CLASSES
 
 
-class Constant(ClassMatching):
+class Constant(ExpertFeatureMatching):
     """⟨w_c, X_c⟩: a gradient that does not depend on the images."""
 
-    def loss(self, setup: Setup, pairs: Sequence[Pair], iteration: int, seed: int) -> Tensor:
-        slopes = [torch.randn(setup.dataset.shape, generator=rng(iteration, "slope", pair.label)) for pair in pairs]
-        return torch.stack([(pair.synthetic * slope).sum() for pair, slope in zip(pairs, slopes, strict=True)]).sum()
+    def loss(self, setup: Setup, like: Tensor, iteration: int, seed: int) -> Callable[[Pairs], Tensor]:
+        def of(pair: Pair) -> Tensor:
+            slope = torch.randn(setup.dataset.shape, generator=rng(iteration, "slope", pair.label))
+            return (pair.synthetic * slope).sum()
+
+        return lambda pairs: torch.stack([of(pair) for pair in pairs]).sum()
 
     def project(self, setup: Setup, learned: Any) -> None:
         """Nowhere: the equivalence is one of free steps."""
@@ -160,7 +180,9 @@ class Free(TrajectoryGuidedMatching):
         """Nowhere."""
 
 
-def moved(step: ClassMatching, experts: TrajectoryStore, model: FlatModel, dataset: Dataset, **settings: Any) -> Tensor:
+def moved(
+    step: ExpertFeatureMatching, experts: TrajectoryStore, model: FlatModel, dataset: Dataset, **settings: Any
+) -> Tensor:
     """How far the images are after four outer steps, and the tail that the momentum would still add to it."""
     method, settings = TGDD.replace(step=step), {"iterations": 4, "augmentation": "", **settings}
     run = Distillation(dataset, experts, method, EACH, DistillSettings(**settings), None, 0, model, "")
@@ -177,7 +199,7 @@ def moved(step: ClassMatching, experts: TrajectoryStore, model: FlatModel, datas
 
 @pytest.mark.parametrize(("kind", "rate", "bound"), [(Constant, 0.1, 1e-5), (Free, 1e-3, 0.01)])
 def test_literal_steps_of_each_class_are_one_joint_step_at_twice_the_rate(
-    kind: type[ClassMatching],
+    kind: type[ExpertFeatureMatching],
     rate: float,
     bound: float,
     experts: TrajectoryStore,

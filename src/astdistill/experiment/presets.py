@@ -554,15 +554,16 @@ def _of_another_family(experiment: Experiment, step: OuterStep) -> DistillSettin
     left: set[str] = set()
     if not isinstance(before, TrajectoryMatching):
         left = {*RATES, *(other.keys() - usual.keys())}
-        if _kind(before) is not _kind(step):
+        if _kind(before) != _kind(step):
             left |= {"iterations", "augmentation"}
     default = {name: DistillSettings.model_fields[name].default for name in left}
     return experiment.distill.replace(**default | dict(usual))
 
 
-def _kind(step: OuterStep) -> type[OuterStep]:
-    """The class that the steps of several papers share, such as that of gradient matching."""
-    return next(kind for kind in type(step).__mro__ if OuterStep in kind.__bases__)
+def _kind(step: OuterStep) -> tuple[type[OuterStep], bool]:
+    """The class that the steps of several papers share, such as that of gradient matching, and whether they follow
+    experts."""
+    return next(kind for kind in type(step).__mro__ if OuterStep in kind.__bases__), step.needs_experts
 
 
 def matching(words: list[str]) -> list[Experiment]:

@@ -403,7 +403,7 @@ class Costs:
         more than `MOST_REAL` real images, a part is timed."""
         if done.class_loss is None:
             return Cost()
-        real, own = (max(1, math.ceil(count / classes)) for count in (done.forward, done.at_once))
+        real, own = (max(1, math.ceil(count / classes)) for count in (done.forward, done.augmented - done.forward))
         few = min(real, MOST_REAL)
         kind = "class loss", network.model, network.shape, self.device, few, own
         make = partial(_class_loss, network, done.class_loss, few, own)

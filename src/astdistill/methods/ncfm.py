@@ -15,16 +15,25 @@ from torch import Tensor
 
 from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Features, Params, Scalar
+from .class_matching import (
+    ExpertFeatureMatching,
+    Pairs,
+    drawn_expert,
+    entropies,
+    real_features,
+    row,
+    synthetic_features,
+)
 from .method import Method
-from .outer_step import Pair, Setup, StepSettings, StepWork, of_class
-from .tgdd import EXPERT, ClassMatching, drawn_expert, entropies, real_features, row, synthetic_features
+from .outer_step import Setup, StepSettings, StepWork, of_class
+from .tgdd import EXPERT
 from .unroll import MetaGradient, Variables
 
 TINY = 1e-12
 """Added below the root, whose slope would be infinite where both sides agree."""
 
 
-class CharacteristicMatching(ClassMatching):
+class CharacteristicMatching(ExpertFeatureMatching):
     """Σ_c `scale` · mean_k √(½ (|Φr| − |Φs|)² + |Φr| |Φs| − Re Φr Re Φs − Im Φr Im Φs), Φ = mean exp(i ⟨t_k, h⟩).
 
     h are the features, each of length 1, of a network between the first and the last row of an expert: l θ_0 + (1 − l)
@@ -78,17 +87,23 @@ class CharacteristicMatching(ClassMatching):
         first, end = (row(setup, expert, epoch, like) for epoch in (0, last))
         return share * first + (1 - share) * end, end
 
-    def loss(self, setup: Setup, pairs: Sequence[Pair], iteration: int, seed: int) -> Scalar:
-        theta, end = self.between(setup, iteration, seed, pairs[0].synthetic)
-        real = real_features(setup.model, theta, pairs)
-        own = synthetic_features(setup.model, theta, pairs)
-        drawn = torch.randn(self.frequencies, real[0].shape[1], generator=rng(seed, "frequencies", iteration))
-        drawn = drawn.to(real[0])
-        parts = [discrepancy(*each, drawn) for each in zip(real, own, strict=True)]
-        loss = self.scale * torch.stack(parts).sum()
-        if self.calibration == 0 or self.stepping == "per-class":
-            return loss
-        return loss + self.calibration * entropies(setup.model, end, {pair.label: pair.synthetic for pair in pairs})
+    def loss(self, setup: Setup, like: Tensor, iteration: int, seed: int) -> Callable[[Pairs], Scalar]:
+        theta, end = self.between(setup, iteration, seed, like)
+        calibration = {"joint": self.calibration, "per-class": 0.0}[self.stepping]
+
+        @cache
+        def frequencies(features: int) -> Tensor:
+            return torch.randn(self.frequencies, features, generator=rng(seed, "frequencies", iteration)).to(like)
+
+        def of(pairs: Pairs) -> Scalar:
+            sides = (features(setup.model, theta, pairs) for features in (real_features, synthetic_features))
+            parts = [discrepancy(real, own, frequencies(real.shape[1])) for real, own in zip(*sides, strict=True)]
+            loss = self.scale * torch.stack(parts).sum()
+            if calibration == 0:
+                return loss
+            return loss + calibration * entropies(setup.model, end, {pair.label: pair.synthetic for pair in pairs})
+
+        return of
 
     def then(self, setup: Setup, iteration: int, seed: int) -> Sequence[Callable[[Variables], MetaGradient]]:
         """Literal steps calibrate after all classes have been matched, class by class as well."""

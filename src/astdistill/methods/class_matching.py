@@ -1,0 +1,185 @@
+"""What methods share that compare features of real and synthetic images class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ..autodiff.dispatch import engine_of
+from ..experts.store import TrajectoryStore
+from ..models.flat import FlatModel
+from ..runtime.shapes import Batch, Features, Params, Scalar
+from .outer_step import OuterStep, Pair, Setup, StepSettings, StepWork
+from .unroll import MetaGradient, Variables
+
+TOGETHER = 1024
+"""Images in one forward pass, or those of one class."""
+Pairs = Sequence[Pair]
+
+
+class ClassMatching(OuterStep):
+    """Σ_c of a loss on real and synthetic images of class c, both under one augmentation.
+
+    The loss is a sum over classes, so they pass through the network in groups, and memory does not grow with their
+    number.
+    """
+
+    batch_real: int = Field(default=256, ge=1)
+    """Real images of each class per outer step; all of a class that has fewer."""
+
+    passes: ClassVar[int] = 1
+    """How often a synthetic image passes through a network in one step."""
+
+    @property
+    def most(self) -> int | None:
+        """Largest number of synthetic images of each class per outer step; None for all of them."""
+        return None
+
+    def within(self, images: int, classes: int) -> Self:
+        return self.replace(batch_real=min(self.batch_real, max(1, images // classes)))
+
+    def work(self, settings: StepSettings, images: int, classes: int) -> StepWork:
+        each = images // classes
+        looks = min(each, self.most or each) * settings.texture.samples
+        seen, real, together = classes * looks, classes * self.batch_real, self._together(looks)
+        return StepWork(
+            forward=real,
+            backward=self.passes * seen,
+            augmented=seen + real,
+            at_once=min(together, classes) * max(self.batch_real, self.passes * looks),
+            groups=-(-classes // together),
+        )
+
+    def _together(self, looks: int) -> int:
+        """How many classes pass through the network together, of which each has so many looks at its own images."""
+        return max(1, TOGETHER // max(self.batch_real, looks))
+
+    def loss(self, setup: Setup, like: Tensor, iteration: int, seed: int) -> Callable[[Pairs], Scalar]:
+        """The loss of one outer step, on the pairs of some classes: the sum over them, differentiable in their
+        synthetic images. All that is drawn once for the step is drawn here.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            like: A tensor of the precision and on the device of the images.
+            iteration: The outer step, counted from 0.
+            seed: Of the run.
+        """
+        raise NotImplementedError
+
+    def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
+        return self._of_classes(range(len(setup.dataset.classes)), setup, iteration, seed, variables)
+
+    def _of_classes(
+        self, labels: Sequence[int], setup: Setup, iteration: int, seed: int, variables: Variables
+    ) -> MetaGradient:
+        """The loss of some classes, and its derivative, which is zero in the images of all others."""
+        images = variables.images.detach()
+        own = [part.clone().requires_grad_() for part in images.chunk(len(setup.dataset.classes))]
+        looks = min(len(own[0]), self.most or len(own[0])) * setup.settings.texture.samples
+        of, loss = self.loss(setup, images, iteration, seed), images.new_zeros(())
+        slopes = [torch.zeros_like(part) for part in own]
+        for group in torch.tensor(labels).split(self._together(looks)):
+            some = group.tolist()
+            pairs = [
+                Pair.drawn(setup, own[label], label, iteration, seed, self.batch_real, self.most) for label in some
+            ]
+            value = of(pairs)
+            for label, slope in zip(some, torch.autograd.grad(value, [own[label] for label in some]), strict=True):
+                slopes[label] = slope
+            loss = loss + value.detach()
+        return MetaGradient(loss, images=torch.cat(slopes))
+
+
+class ExpertFeatureMatching(ClassMatching):
+    """The same on networks of one expert, for some of the synthetic images of a large class; pixels stay in their
+    range. `stepping` says whether the optimiser moves once for all classes, or once for each."""
+
+    needs_experts: ClassVar[bool] = True
+    of_experts: ClassVar[str] = "Outer steps compare features of these networks, early and late in their training."
+    ignores: ClassVar[tuple[str, ...]] = (
+        *("method.estimator", "method.loss", "method.momentum", "method.perturb", "method.sample", "method.weight"),
+        *("distill.batch_syn", "distill.inner_steps", "distill.matched_epochs", "distill.max_start_epoch"),
+        "distill.trajectories",
+    )
+    batch_real: int = Field(default=128, ge=1)
+    """Real images of each class per outer step; all of a class that has fewer."""
+    most_synthetic: int = Field(default=200, ge=1)
+    """Largest number of synthetic images of each class per outer step, drawn for each step."""
+    stepping: Literal["joint", "per-class"] = "joint"
+    """joint: one step of the optimiser along the gradient summed over the classes. per-class: one step for each class
+    in turn, as in the released programs, in which momentum moves the images of the other classes too. With SGD, joint
+    steps at a learning rate of lr_img / (1 − momentum) without momentum are nearly equivalent."""
+
+    @property
+    def most(self) -> int | None:
+        return self.most_synthetic
+
+    def _together(self, looks: int) -> int:
+        return {"joint": super()._together(looks), "per-class": 1}[self.stepping]
+
+    def __call__(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> MetaGradient:
+        first = {"joint": len(setup.dataset.classes), "per-class": 1}[self.stepping]
+        return self._of_classes(range(first), setup, iteration, seed, variables)
+
+    def then(self, setup: Setup, iteration: int, seed: int) -> Sequence[Callable[[Variables], MetaGradient]]:
+        if self.stepping == "joint":
+            return ()
+        return [
+            partial(self._of_classes, [label], setup, iteration, seed) for label in range(1, len(setup.dataset.classes))
+        ]
+
+    def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
+        """Pixels stay within [0, 1]."""
+        setup.dataset.preprocessing.clip_(learned["images"])
+
+
+def real_features(model: FlatModel, theta: Params, pairs: Pairs) -> list[Features]:
+    """Those of each pair's real images, as constants, all in one pass."""
+    with torch.no_grad():
+        return _features(model, theta, [pair.real for pair in pairs])
+
+
+def synthetic_features(model: FlatModel, theta: Params, pairs: Pairs) -> list[Features]:
+    """Those of each pair's synthetic images, all in one pass."""
+    return _features(model, theta, [pair.synthetic for pair in pairs])
+
+
+def _features(model: FlatModel, theta: Params, batches: Sequence[Batch]) -> list[Features]:
+    together = engine_of(model).features(theta, torch.cat(list(batches)))
+    return list(together.split([len(batch) for batch in batches]))
+
+
+def distance_of_means(model: FlatModel, theta: Params, pairs: Pairs) -> Scalar:
+    """Σ_c of the squared distance between the mean features of real and of synthetic images."""
+    real, own = (
+        torch.stack([each.mean(dim=0) for each in features(model, theta, pairs)])
+        for features in (real_features, synthetic_features)
+    )
+    return (own - real).square().sum()
+
+
+def entropies(model: FlatModel, theta: Params, synthetic: Mapping[int, Batch]) -> Scalar:
+    """Σ_c of the mean cross-entropy of each class's synthetic images, which are given by the number of the class."""
+    losses = []
+    for label, features in zip(synthetic, _features(model, theta, list(synthetic.values())), strict=True):
+        logits = model.head(theta, features)
+        losses.append(cross_entropy(logits, torch.full((len(logits),), label, device=logits.device)))
+    return torch.stack(losses).sum()
+
+
+def drawn_expert(experts: TrajectoryStore, generator: torch.Generator) -> int:
+    """One of the experts, each as likely."""
+    numbers = experts.experts()
+    return numbers[int(torch.randint(len(numbers), (), generator=generator))]
+
+
+def row(setup: Setup, expert: int, epoch: int, like: Tensor) -> Params:
+    """θ* of an expert after so many epochs, in the precision of `like`."""
+    assert setup.experts is not None, "a method that needs experts has a recipe for them"
+    return setup.experts.rows(expert, epoch, epoch + 1)[0].to(like.device, like.dtype)
