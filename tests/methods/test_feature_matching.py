@@ -18,7 +18,7 @@ from astdistill.experts.store import TrajectoryStore
 from astdistill.methods import class_matching
 from astdistill.methods.class_matching import ExpertFeatureMatching, Pairs
 from astdistill.methods.method import Method
-from astdistill.methods.ncfm import NCFM, CharacteristicMatching
+from astdistill.methods.ncfm import NCFM, CharacteristicMatching, discrepancy
 from astdistill.methods.outer_step import Pair, Setup
 from astdistill.methods.tgdd import TGDD, TrajectoryGuidedMatching
 from astdistill.methods.unroll import Variables
@@ -116,6 +116,18 @@ def test_the_gradient_is_that_of_the_written_out_loss(
     torch.testing.assert_close(found.loss, wanted.detach(), rtol=1e-8, atol=0)
     torch.testing.assert_close(found.images, slope, rtol=1e-7, atol=1e-10)
     assert set(found) == {"images"}
+
+
+@pytest.mark.parametrize("apart", [1.0, 0.1, 0.01])
+def test_the_discrepancy_of_near_images_is_as_exact_as_that_of_others(apart: float) -> None:
+    real = torch.randn(40, 64, generator=rng(1, "real"), dtype=torch.float64)
+    frequencies = torch.randn(256, 64, generator=rng(3, "frequencies"), dtype=torch.float64)
+    slopes = []
+    for dtype in (torch.float32, torch.float64):
+        own = (real + apart * torch.randn(40, 64, generator=rng(2, "own"), dtype=torch.float64)).to(dtype)
+        own.requires_grad_()
+        slopes += torch.autograd.grad(discrepancy(real.to(dtype), own, frequencies.to(dtype)), own)
+    assert float((slopes[0] - slopes[1]).norm() / slopes[1].norm()) < 2e-3
 
 
 @pytest.mark.parametrize("step", [GUIDED, CHARACTERISTIC], ids=IDS)
