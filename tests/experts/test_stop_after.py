@@ -11,9 +11,12 @@ import torch
 from problems import TINY, TINY_RECIPE, blobs
 
 import astdistill as ad
+from astdistill.distillation.loop import distill
+from astdistill.distillation.settings import DistillSettings
 from astdistill.experiment.config import Experiment, expert_epochs
 from astdistill.experts.store import TrajectoryStore
 from astdistill.experts.training import train_experts
+from astdistill.methods.tgdd import TGDD
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.files import load_tensors
 
@@ -129,3 +132,36 @@ def test_a_stop_below_what_is_read_is_refused(stop: int) -> None:
         match=f"--experts.stop-after {stop} was given, but this run reads experts up to epoch 6 .* choose 6 to 20",
     ):
         expert_epochs(cell(ad.methods.MTT, stop))
+
+
+def guided(store: TrajectoryStore, iterations: int, out: Path | None = None, **more: Any) -> ad.SyntheticSet:
+    """A run of TGDD, whose steps draw from all epochs that the store has."""
+    method = TGDD.replace(expert=store.identity.recipe, step=TGDD.step.replace(batch_real=4))
+    settings = DistillSettings(iterations=iterations, lr_img=1.0, outer_momentum=0.0, augmentation="")
+    return distill(blobs(), store, method=method, settings=settings, out=out, **more)
+
+
+def test_a_run_keeps_the_experts_and_epochs_that_it_began_with(tmp_path: Path) -> None:
+    """Experts 0 and 2 of four are there, with 2 of 6 epochs, when it begins; the others are trained meanwhile."""
+    recipe = RECIPES["momentum"]
+    opened = TrajectoryStore.open(train(tmp_path / "whole", recipe, 2, count=4, shard="1/2").folder)
+    wanted = guided(opened, 4)
+    opened, seen = TrajectoryStore.open(train(tmp_path / "more", recipe, 2, count=4, shard="1/2").folder), []
+
+    def grow(run: Any, state: Any, line: Any) -> None:
+        if line["iteration"] == 1:
+            train(tmp_path / "more", recipe, None, count=4)
+        seen.append((run.experts.experts(), run.experts.epochs))
+
+    found = guided(opened, 4, observers=[grow])
+    assert opened.experts() == [0, 1, 2, 3]
+    assert seen == 4 * [([0, 2], 2)]
+    assert torch.equal(found.images, wanted.images)
+
+
+def test_a_run_that_reads_experts_to_their_end_is_not_resumed_on_longer_ones(tmp_path: Path) -> None:
+    recipe = RECIPES["momentum"]
+    guided(train(tmp_path / "experts", recipe, 2), 2, tmp_path / "run")
+    guided(train(tmp_path / "experts", recipe, 2), 3, tmp_path / "run")
+    with pytest.raises(InputError, match="settings"):
+        guided(train(tmp_path / "experts", recipe, None), 4, tmp_path / "run")

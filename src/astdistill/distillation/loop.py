@@ -192,9 +192,7 @@ def distill(
         settings = settings or DistillSettings()
         network = _network(method, experts, model)
         if experts is not None:
-            experts = experts.first(
-                settings.max_experts or len(experts)
-            )  # fixed from here on, whoever adds experts meanwhile
+            experts = experts.first(settings.max_experts or len(experts))
         check(dataset, experts, method, settings, ipc)
         plan = plan_step(method, network, workers, dataset.device)
         flat = FlatModel(build_model(network, dataset.shape, len(dataset.classes)).to(dataset.device))

@@ -83,16 +83,26 @@ class Distillation:
     @property
     def key(self) -> str:
         """A digest of everything that the images depend on, so that only an equal run is resumed."""
-        return self._key({})
+        return self._key({}, self._learned_from)
 
-    def _key(self, former: Mapping[str, Any]) -> str:
+    @property
+    def _keys(self) -> set[str]:
+        """The same, and what earlier versions wrote: for settings that the step does not read, and for steps that read
+        experts to their end, without the number of epochs."""
+        assert self.out is not None, "only a run folder holds a state"
+        former, learned_from = RunDir(self.out).former_settings, self._learned_from
+        experts = learned_from.get("experts", {})
+        without = learned_from
+        if not self.method.reads_trained and "epochs" in experts:
+            without = {"experts": {name: value for name, value in experts.items() if name != "epochs"}}
+        return {self.key, self._key(former, learned_from), self._key({}, without), self._key(former, without)}
+
+    def _key(self, former: Mapping[str, Any], learned_from: Mapping[str, Any]) -> str:
         """The key of a run that an earlier version began with settings that its step does not read."""
         method, settings = first_written(self.method, self.settings, former)
         for free in ("iterations", "checkpoint_seconds", "max_skips", "max_passes", "snapshots"):
             settings.pop(free)
-        return digest(
-            {"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, **self._learned_from}
-        )
+        return digest({"method": method, "settings": settings, "ipc": self.ipc, "seed": self.seed, **learned_from})
 
     @property
     def _learned_from(self) -> dict[str, Any]:
@@ -100,7 +110,8 @@ class Distillation:
         if self.experts is None:
             return {"data": self.dataset.fingerprint, "model": self.network}
         experts = {"store": self.experts.identity.digest(), "numbers": self.experts.experts()}
-        if self.method.reads_trained and self.experts.epochs < self.experts.identity.recipe.epochs:
+        to_the_end = self.method.reads_trained or self.method.step.last_epoch is None
+        if to_the_end and self.experts.epochs < self.experts.identity.recipe.epochs:
             experts["epochs"] = self.experts.epochs
         return {"experts": experts}
 
@@ -109,8 +120,7 @@ class Distillation:
         saved = RunDir(self.out).state if self.out else None
         classes, texture = len(self.dataset.classes), self.settings.texture
         if saved and saved.exists():
-            keys = {self.key, self._key(RunDir(saved.parent).former_settings)}
-            state = DistillState.read(saved, keys, self.method, self.settings, self.device)
+            state = DistillState.read(saved, self._keys, self.method, self.settings, self.device)
             if state.counters.iteration > self.settings.iterations:
                 raise InputError(
                     f"{self.out} has {state.counters.iteration} iterations already, {self.settings.iterations} were "

@@ -165,6 +165,8 @@ class TrajectoryStore:
     """Use only the first so many experts."""
     until: int | None = None
     """Use only the rows up to this epoch; none means as many as every expert has."""
+    chosen: tuple[int, ...] | None = None
+    """Use these experts, whichever are added later; none means all that are there, up to the limit."""
     _open: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
     _sums: dict[int, list[str]] = field(default_factory=dict, repr=False, compare=False)
     _files: list[LocalFiles | CloudFiles] = field(default_factory=list, repr=False, compare=False)
@@ -252,10 +254,13 @@ class TrajectoryStore:
                 "same command again, which trains it anew. What is done is kept."
             )
         self._seen[:] = numbers
+        if self.chosen is not None:
+            return list(self.chosen)
         return numbers[: self.limit]
 
     def first(self, count: int) -> TrajectoryStore:
-        """The same store with its first `count` experts only. Raises InputError when it has fewer.
+        """The same store with its first `count` experts and their epochs as they are now, whatever other processes add.
+        Raises InputError when it has fewer.
 
         Args:
             count: Experts, 1 or more.
@@ -265,7 +270,8 @@ class TrajectoryStore:
                 f"{count} experts were asked for, but {self.folder} holds {len(self)}; "
                 f"train more, or lower --distill.max-experts."
             )
-        return replace(self, limit=count)
+        fixed = replace(self, limit=count, chosen=tuple(self.experts()[:count]))
+        return replace(fixed, until=fixed.epochs)
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process, which opens the files itself."""
