@@ -76,3 +76,10 @@ def test_a_mistyped_augmentation_is_refused_before_any_training() -> None:
 def test_a_best_of_no_checks_is_refused() -> None:
     with pytest.raises(ValueError, match="check_every"):
         EvalRecipe(name="wrong", reported="best")
+
+
+def test_full_data_take_the_steps_of_a_protocol_that_counts_them() -> None:
+    recipe = PROTOCOLS["rat"].replace(full_epochs=50)
+    assert recipe.epochs_on_full_data is None
+    assert recipe.for_full_data().steps == PROTOCOLS["rat"].steps
+    assert MTT_PROTOCOL.replace(full_epochs=30).epochs_on_full_data == 30

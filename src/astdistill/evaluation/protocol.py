@@ -199,9 +199,17 @@ class EvalRecipe(Record):
             return self
         return self.replace(augmentation=strategy)
 
+    @property
+    def epochs_on_full_data(self) -> int | None:
+        """Epochs of the full-data baseline where they are not those of the set; it takes as many steps as the set where
+        the recipe counts steps."""
+        if self.steps:
+            return None
+        return self.full_epochs
+
     def for_full_data(self) -> EvalRecipe:
-        """The recipe that the full-data baseline runs: the same with `full_epochs` epochs."""
-        return self.replace(epochs=self.full_epochs or self.epochs, full_epochs=None)
+        """The recipe that the full-data baseline runs: the same with `epochs_on_full_data` epochs."""
+        return self.replace(epochs=self.epochs_on_full_data or self.epochs, full_epochs=None)
 
 
 MTT_PROTOCOL = EvalRecipe(name="MTT", released_count=True)

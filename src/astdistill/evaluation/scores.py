@@ -465,6 +465,6 @@ def _entries(scores: Scores) -> list[RowScores]:
 
 def _baseline(name: str, scores: Scores) -> str:
     label = BASELINE_NAMES.get(name, name)
-    if name == "full" and scores.recipe.full_epochs:
-        return f"{label}, {scores.recipe.full_epochs} epochs"
+    if name == "full" and scores.recipe.epochs_on_full_data:
+        return f"{label}, {scores.recipe.epochs_on_full_data} epochs"
     return label
