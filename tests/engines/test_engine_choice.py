@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,3 +182,22 @@ def test_files_are_ours_where_the_system_knows_no_owners(tmp_path: Path, monkeyp
 def test_a_users_network_is_a_module_of_its_own() -> None:
     trainee = Trainee(jobs.factory(1, 3, (8, 8)))
     assert engine_of(linear).name(trainee.theta, PICTURES) == "eager"
+
+
+@pytest.mark.parametrize("name", ["convnet-d2-w16", "mlp"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_temperature_is_that_of_the_written_out_loss(name: str, dtype: torch.dtype) -> None:
+    """In float64 the engine is torch's own; in float32 the ConvNet has the native one."""
+    network = build_model(name, (1, 8, 8), 3, seed=2).to(dtype)
+    wanted, images, targets = copy.deepcopy(network), PICTURES.to(dtype), LABELS.to(dtype)
+    trainee = Trainee(network, temperature=20.0)
+    loss, logits = trainee.gradient(images, targets)
+    expected = wanted(images) / 20
+    value = cross_entropy(expected, targets)
+    value.backward()
+    slope = torch.cat([part.grad.reshape(-1) for part in wanted.parameters() if part.grad is not None])
+    close = {torch.float64: {"rtol": 1e-10, "atol": 1e-14}, torch.float32: {"rtol": 1e-3, "atol": 1e-6}}[dtype]
+    torch.testing.assert_close(loss, value.detach(), **close)
+    torch.testing.assert_close(logits, expected.detach(), **close)
+    torch.testing.assert_close(trainee.theta.grad, slope, **close)
+    torch.testing.assert_close(trainee.logits(images), 20 * expected.detach(), **close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,3 +171,12 @@ def test_where_a_teacher_labels_every_row_there_is_no_row_of_that_name(
 def test_a_temperature_without_a_teacher_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "runs/none", "--temperature", "4"]) == 2
     assert "--temperature 4 was given, but no row has a teacher's labels" in capsys.readouterr().err
+
+
+def test_a_teacher_that_has_labelled_is_sent_to_workers_without_its_network(teacher: Teacher, blobs: Dataset) -> None:
+    images = random_real(blobs, 2, 0).images
+    labels = teacher.labels(images)
+    assert "_model" in vars(teacher), "it is built once"
+    sent = pickle.loads(pickle.dumps(teacher))
+    assert "_model" not in vars(sent)
+    assert torch.equal(sent.labels(images), labels)

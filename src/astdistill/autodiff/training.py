@@ -46,11 +46,13 @@ class Trainee:
 
     The ConvNet of the papers is differentiated by its engine. Any other module is run as it is, in training mode where
     it is trained, since it may carry statistics or draw random numbers. With `parts` those of its parameters alone are
-    θ, and the others stay as they are.
+    θ, and the others stay as they are. `gradient` is that of the loss of its logits divided by the `temperature`.
     """
 
-    def __init__(self, network: nn.Module, parts: Sequence[nn.Parameter] | None = None) -> None:
-        self.network = network
+    def __init__(
+        self, network: nn.Module, parts: Sequence[nn.Parameter] | None = None, temperature: float = 1.0
+    ) -> None:
+        self.network, self._temperature = network, temperature
         if parts is None:
             parts = list(network.parameters())
         self._parts = parts = list(parts)
@@ -78,11 +80,22 @@ class Trainee:
     def gradient(self, images: Batch, targets: Targets) -> tuple[Scalar, Logits]:
         """The cross-entropy and the logits; its gradient goes to `theta.grad`."""
         if self._engine is not None:
-            loss, logits, slope = self._engine.gradient(self.theta.detach(), images, targets)
-            return self._keep(loss, logits, slope)
+            loss, logits, slope = self._engine.gradient(self._cooled(self.theta), images, targets)
+            return self._keep(loss, logits, self._cooled(slope))
         self.network.train()
-        logits = self.network(images)
+        logits = self.network(images) / self._temperature
         return self._backward(cross_entropy(logits, targets), logits)
+
+    def _cooled(self, vector: Params) -> Params:
+        """θ of the network whose logits are divided by the temperature: its last layer is. The gradient with respect to
+        that θ is turned into the one with respect to θ in the same way."""
+        vector = vector.detach()
+        if self._temperature == 1 or self.model is None:
+            return vector
+        vector = vector.clone()
+        for where in self.model.outputs:
+            vector[where] /= self._temperature
+        return vector
 
     def penalised(
         self, images: Batch, targets: Targets | None, penalty: float, clip: float = 1.0, form: PenaltyForm = "image"

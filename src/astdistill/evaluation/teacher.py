@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from pydantic import Field
 
+from ..autodiff.dispatch import engine_of
 from ..experts.store import TrajectoryStore
 from ..models.flat import FlatModel
 from ..models.registry import build_model
@@ -87,9 +90,15 @@ class Teacher:
     @torch.no_grad()
     def labels(self, images: Images) -> Logits:
         """What it says of the images, `[N, K]`: its logits over the temperature, on their device."""
-        model, theta = self._model(), self.theta.to(images.device)
-        parts: list[Batch] = [model(theta, part) for part in images.split(TOGETHER)]
+        engine, theta = engine_of(self._model), self.theta.to(images.device)
+        parts: list[Batch] = [engine.logits(theta, part) for part in images.split(TOGETHER)]
         return torch.cat(parts) / self.info.temperature
 
+    @cached_property
     def _model(self) -> FlatModel:
+        """Built once: a protocol whose teacher labels every batch asks for it thousands of times."""
         return FlatModel(build_model(self.info.network, self.shape, self.classes))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which builds the network itself."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}

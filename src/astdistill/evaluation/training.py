@@ -18,7 +18,7 @@ from ..data.synthetic import SyntheticSet, one_hot
 from ..data.textures import ORDINARY, TextureSpec
 from ..runtime.errors import InputError
 from ..runtime.seeds import to_device
-from ..runtime.shapes import Batch, Images, Logits, Targets
+from ..runtime.shapes import Batch, Images, Targets
 from .protocol import EvalRecipe
 from .teacher import Teacher
 
@@ -144,9 +144,7 @@ def train_network(
 
     A loss that is not finite sets `diverged`; such a network is tested like any other.
     """
-    if recipe.temperature:
-        network = Cooled(network, recipe.temperature)
-    trainee, best = Trainee(network), None
+    trainee, best = Trainee(network, temperature=recipe.temperature or 1.0), None
     # One running sum instead of a look at every step: a non-finite term stays visible in it, and an accelerator never
     # waits.
     total = torch.zeros((), device=trainee.theta.device)
@@ -167,17 +165,6 @@ def train_network(
     if len(counts) <= MOST_CONFUSED:
         kept = tuple(map(tuple, counts.tolist()))
     return NetworkResult(final, best, not bool(total.isfinite()), _by_class(counts), kept, by_steps)
-
-
-class Cooled(nn.Module):
-    """A network whose logits are divided by a temperature, which changes no prediction."""
-
-    def __init__(self, network: nn.Module, temperature: float) -> None:
-        super().__init__()
-        self.network, self.temperature = network, temperature
-
-    def forward(self, images: Batch) -> Logits:
-        return self.network(images) / self.temperature
 
 
 class Tests:

@@ -112,6 +112,14 @@ class FlatModel:
             bias = parts[f"{name}.bias"]
         return linear(features, parts[f"{name}.weight"], bias)
 
+    @property
+    def outputs(self) -> tuple[slice, ...]:
+        """Where the last linear layer lies in θ. Raises InputError for a network without one."""
+        name, _ = self._last_linear()
+        return tuple(
+            where for part, where in zip(self._shapes, self.layers, strict=True) if part.rpartition(".")[0] == name
+        )
+
     def _last_linear(self) -> tuple[str, nn.Linear]:
         """The last linear layer, with its name. Raises InputError where there is none."""
         linear_layers = [(name, part) for name, part in self._module.named_modules() if isinstance(part, nn.Linear)]
