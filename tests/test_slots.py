@@ -18,7 +18,7 @@ from astdistill.data.synthetic import SyntheticSet, load, one_hot
 from astdistill.data.textures import TextureSpec
 from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
-from astdistill.distillation.settings import DistillSettings
+from astdistill.distillation.settings import DistillSettings, check_canvas
 from astdistill.evaluation.protocol import EvalRecipe
 from astdistill.evaluation.rows import content, synthetic_row
 from astdistill.evaluation.runner import evaluate
@@ -27,7 +27,9 @@ from astdistill.evaluation.training import TensorExamples
 from astdistill.interop.distilled import Distilled
 from astdistill.interop.exporters import export
 from astdistill.methods.distribution_matching import DM, DistributionMatching
+from astdistill.methods.gradient_matching import IDC
 from astdistill.methods.initialisation import FileInit
+from astdistill.methods.tgdd import TGDD
 from astdistill.methods.unroll import Variables
 from astdistill.models.flat import FlatModel
 from astdistill.models.registry import build_model
@@ -174,6 +176,15 @@ def test_what_does_not_fit_is_refused(fields: dict[str, float], whiten: str, wor
     settings = DistillSettings.model_validate({"iterations": 1, **fields})
     with pytest.raises(InputError, match=words):
         distill(blobs(whiten=whiten), method=METHOD, model=TINY, ipc=1, settings=settings)
+
+
+def test_a_whitened_canvas_is_refused_by_methods_that_cut_pixels() -> None:
+    settings = DistillSettings(iterations=1, canvas=2)
+    for method in (TGDD, IDC):
+        with pytest.raises(InputError, match=f"ZCA whitening, but method '{method.name}' cuts pixels"):
+            check_canvas("zca", method, settings)
+        check_canvas("standard", method, settings)
+    check_canvas("zca", DM, settings)
 
 
 def test_a_dry_run_refuses_slots_that_do_not_fit(

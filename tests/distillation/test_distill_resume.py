@@ -13,6 +13,7 @@ from short_methods import AST, with_numbers
 
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import load
+from astdistill.distillation import loop
 from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
 from astdistill.distillation.settings import DistillSettings
@@ -272,3 +273,23 @@ def test_settings_that_change_no_bit_may_change(
     other = settings.replace(checkpoint_seconds=3.0, max_skips=7)
     found = distill(dataset, experts, method=AST, ipc=2, settings=other, out=tmp_path)
     assert same_set(found, distill(dataset, experts, method=AST, ipc=2, settings=settings))
+
+
+def test_fewer_iterations_than_the_best_set_took_are_refused(
+    tmp_path: Path,
+    dataset: Dataset,
+    experts: TrajectoryStore,
+    settings: DistillSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed between the best set, of step 4, and the state: that of step 3 is on the disk."""
+    settings = settings.replace(validate_every=1, iterations=3)
+    distill(dataset, experts, method=AST, ipc=2, settings=settings, out=tmp_path)
+    state = (tmp_path / "state.safetensors").read_bytes()
+    monkeypatch.setattr(loop, "validate", lambda *_: 100.0)
+    distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=4), out=tmp_path)
+    (tmp_path / "state.safetensors").write_bytes(state)
+    with pytest.raises(InputError, match=r"best\.safetensors is of outer step 4; ask for 4 or more"):
+        distill(dataset, experts, method=AST, ipc=2, settings=settings, out=tmp_path)
+    made = distill(dataset, experts, method=AST, ipc=2, settings=settings.replace(iterations=4), out=tmp_path)
+    assert made.provenance["iteration"] == 4

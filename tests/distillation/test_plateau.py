@@ -73,3 +73,15 @@ def test_a_damaged_count_is_refused(tmp_path: Path) -> None:
     save_tensors(tmp_path / "state.safetensors", tensors, header)
     with pytest.raises(InputError, match=r"state\.safetensors"):
         distill(blobs(), None, method=SHORT, model=TINY, settings=settings.replace(iterations=4), out=tmp_path)
+
+
+def test_a_roll_back_undoes_what_the_step_has_counted() -> None:
+    state = begun(SETTINGS)
+    for loss in (1.0, 1.0, 1.0):
+        rate, counted = state.optimiser.param_groups[0]["lr"], dict(state.counters.plateau)
+        state.attempt({"images": torch.ones(3, 1, 4, 4)})
+        state.keep()
+        halved = state.settle(loss)
+    assert halved
+    state.roll_back()
+    assert (state.optimiser.param_groups[0]["lr"], state.counters.plateau) == (rate, counted)

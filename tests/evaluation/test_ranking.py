@@ -19,6 +19,7 @@ from astdistill.evaluation.dd_ranking import Measured, RandomLabels, Ranking, ha
 from astdistill.evaluation.protocol import EvalRecipe
 from astdistill.evaluation.rows import BASELINES
 from astdistill.evaluation.runner import evaluate_all
+from astdistill.evaluation.scores import SetInfo
 from astdistill.evaluation.training import Examples, NetworkResult
 from astdistill.runtime.errors import InputError
 
@@ -145,6 +146,15 @@ def test_hardened_labels_are_the_most_probable_class(blobs: Dataset, distil: Dis
     soft = replace(distil(blobs), labels="soft", targets=torch.tensor([[0.1, 0.2, -1.0]]).repeat(6, 1))
     assert hardened(soft).targets.tolist() == [[0.0, 1.0, 0.0]] * 6
     assert hardened(soft).labels == "hard"
+
+
+def test_smoothed_labels_are_no_hard_ones(blobs: Dataset, distil: Distil) -> None:
+    made = distil(blobs)
+    smoothed = replace(made, targets=0.9 * made.targets + 0.1 / 3)
+    assert SetInfo.of(made).labels == "hard"
+    assert SetInfo.of(smoothed).labels == "smoothed"
+    assert torch.equal(hardened(smoothed).targets, made.targets)
+    assert hardened(made) is made
 
 
 def test_the_table_shows_inputs_spread_and_scores() -> None:

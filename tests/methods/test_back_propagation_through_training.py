@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import reference
 import torch
-from problems import SmoothNet, blobs
+from problems import TINY, SmoothNet, blobs
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
@@ -18,6 +18,7 @@ from astdistill.autodiff.dispatch import engine_of
 from astdistill.data.augmentation import apply, draw
 from astdistill.data.dataset import Dataset
 from astdistill.data.synthetic import one_hot
+from astdistill.data.textures import TextureSpec
 from astdistill.distillation.loop import distill
 from astdistill.distillation.settings import DistillSettings
 from astdistill.evaluation.training import TensorExamples
@@ -314,6 +315,20 @@ def test_first_images_have_unit_norm(dataset: Dataset, model: FlatModel) -> None
     initial = UnitNormInit()(dataset, None, model, 3, 0)
     assert initial.images.flatten(1).norm(dim=1).tolist() == pytest.approx([1.0] * 9, rel=1e-5)
     assert initial.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_images_are_brought_back_to_unit_norm_as_a_network_sees_them(dataset: Dataset, model: FlatModel) -> None:
+    for texture in (TextureSpec(), TextureSpec(factor=2), TextureSpec(canvas=2)):
+        settings = SETTINGS.replace(factor=texture.factor, canvas=texture.canvas)
+        setup, (_, height, width) = Setup(dataset, None, TINY, model, AT_BPTT, settings), dataset.shape
+        cells = UnitNormInit()(dataset, None, model, 2 * texture.cells, 0)
+        stored = UnitNormInit().laid_out(cells.images, texture, (height, width))
+        before = texture.decoded(stored).flatten(1).norm(dim=1)
+        moved = stored + 0.01 * torch.randn(stored.shape, generator=rng(5, "moved"))
+        AT_BPTT.step.project(setup, {"images": moved, "targets": torch.eye(3)})
+        found = texture.decoded(moved).flatten(1).norm(dim=1)
+        torch.testing.assert_close(found, torch.full_like(found, float(texture.canvas)), rtol=1e-5, atol=0)
+        torch.testing.assert_close(found, before, rtol=1e-5, atol=0)
 
 
 def test_settings_that_contradict_one_another_are_refused() -> None:

@@ -52,13 +52,28 @@ def validate(synthetic: SyntheticSet, dataset: Dataset, settings: DistillSetting
     return scores.architecture[synthetic.model].mean
 
 
+def _best_of(run: Distillation) -> SyntheticSet:
+    """The best set of a run folder. It may be of a later step than the state, where the run was killed between the two.
+    Raises InputError where fewer iterations were asked for than it took."""
+    assert run.out is not None, "only a run folder holds one"
+    path = RunDir(run.out).best
+    best = SyntheticSet.load(path)
+    taken = int(best.provenance.get("iteration", 0))
+    if taken > run.settings.iterations:
+        raise InputError(
+            f"--distill.iterations {run.settings.iterations} was asked for, but {path} is of outer step {taken}; ask "
+            f"for {taken} or more, or choose another --out."
+        )
+    return best
+
+
 class Saver:
     """Writes what a run leaves behind, and keeps the best set by the validation split."""
 
     def __init__(self, run: Distillation, state: DistillState) -> None:
         self.run, self.saved = run, time.monotonic()
         # Without a best in the state, a file of that name is of a run that was deleted or killed before its first save.
-        self.best = SyntheticSet.load(RunDir(run.out).best) if run.out and state.counters.best else None
+        self.best = _best_of(run) if run.out and state.counters.best else None
         if run.out:
             forget(run.out, state.counters.iteration)
         self._confirmed: Snapshot | None = None

@@ -147,10 +147,21 @@ def check_data(dataset: Dataset, method: Method, settings: DistillSettings, ipc:
     dataset.check_ipc(ipc)
     method.init.check(dataset, ipc * settings.texture.cells)
     check_slots(dataset.shape, dataset.preprocessing.kind, settings)
+    check_canvas(dataset.preprocessing.kind, method, settings)
     if settings.validate_every and dataset.validation is None:
         raise InputError(
             "Evaluation during the distillation needs images held out of the training data; load them with "
             "--data.validation 0.1, or set --distill.validate-every 0. Test images are never used to choose."
+        )
+
+
+def check_canvas(whiten: str, method: Method, settings: DistillSettings) -> None:
+    """Raise InputError where images of that whitening cannot be canvases, because the method cuts their pixels."""
+    if settings.canvas > 1 and method.step.clips and whiten in MIXING:
+        raise InputError(
+            f"--distill.canvas {settings.canvas} was given with {MIXING[whiten]} whitening, but method "
+            f"'{method.name}' cuts pixels to [0, 1], which a whitened canvas does not have; load the data with "
+            "--data.whiten standard, or set --distill.canvas 1."
         )
 
 

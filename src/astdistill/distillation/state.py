@@ -237,9 +237,11 @@ class DistillState:
 
     def roll_back(self) -> None:
         """Undo the last step that was kept: its gradient was finite, so it led from a good state, perhaps into a bad
-        one."""
+        one. What it has counted towards a plateau is undone with it."""
         if self._before is not None:
             self._put(self._before)
+            self.counters.plateau = dict(self._before.counters.get("plateau", {}))
+            self._set_rates()
         self._before, self.counters.skipped_in_a_row, self.counters.passed_in_a_row = None, 0, 0
 
     def _average(self) -> None:

@@ -145,9 +145,8 @@ def of_classes(synthetic: SyntheticSet, kept: Labels) -> SyntheticSet:
     member[kept.to(member.device)] = True
     rows = member[synthetic.hard_labels]
     targets = synthetic.targets[rows]
-    absent = {"soft": -torch.inf, "weights": 0.0}
-    if synthetic.labels in absent:
-        targets = targets.masked_fill(~member, absent[synthetic.labels])
+    absent = {"hard": 0.0, "soft": -torch.inf, "weights": 0.0}
+    targets = targets.masked_fill(~member, absent[synthetic.labels])
     return replace(synthetic, images=synthetic.images[rows.to(synthetic.images.device)], targets=targets)
 
 

@@ -187,7 +187,7 @@ def _random_row(
     name: str, synthetic: SyntheticSet, dataset: Dataset, recipe: EvalRecipe, seed: int, labels: RandomLabels
 ) -> TableRow:
     row = baseline_row("random", name, synthetic.ipc, dataset, recipe, seed)
-    if labels == "own" or synthetic.labels == "hard":
+    if labels == "own" or synthetic.certain:
         return row
     source = Relabelled(Draw("random", dataset, synthetic.ipc, seed), synthetic)
     return replace(row, source=source, content=f"{row.content}, with the labels of {content(synthetic)}")
@@ -202,8 +202,8 @@ def check_gamma(gamma: float) -> None:
 
 
 def hardened(synthetic: SyntheticSet) -> SyntheticSet:
-    """The set with one-hot rows of the most probable class for soft labels; itself where its labels are hard."""
-    if synthetic.labels == "hard":
+    """The set with one-hot rows of the most probable class; itself where its labels are that already."""
+    if synthetic.certain:
         return synthetic
     return replace(synthetic, labels="hard", targets=one_hot(synthetic.hard_labels, len(synthetic.classes)))
 

@@ -155,8 +155,9 @@ class SetInfo(Record):
     ipc: int
     """Images per class."""
     method: str
-    labels: LabelKind | Literal["teacher"]
-    """The kind of its targets, or that a teacher labelled real images."""
+    labels: LabelKind | Literal["smoothed", "teacher"]
+    """The kind of its targets, "smoothed" for rows of probabilities that are not one class for sure; or that a teacher
+    labelled real images."""
     model: str
     """The student that the images were made for."""
     per_slot: int = Field(default=1, ge=1)
@@ -180,11 +181,18 @@ class SetInfo(Record):
             whiten=config.whiten,
             ipc=synthetic.ipc,
             method=synthetic.method,
-            labels=synthetic.labels,
+            labels=_labels(synthetic),
             model=synthetic.model,
             per_slot=synthetic.texture.per_slot,
             stored_bytes=synthetic.stored_bytes,
         )
+
+
+def _labels(synthetic: SyntheticSet) -> LabelKind | Literal["smoothed"]:
+    """Rows of probabilities that nobody learns are labelled hard in the file, whoever has smoothed them."""
+    if synthetic.labels == "hard" and not synthetic.certain:
+        return "smoothed"
+    return synthetic.labels
 
 
 class SearchedRate(Record):
@@ -320,6 +328,7 @@ BASELINE_NAMES = {
 """Rows of real images with hard labels, by the name that they have in settings."""
 LABELS = {
     "hard": "hard labels",
+    "smoothed": "smoothed labels",
     "soft": "soft labels",
     "teacher": "a teacher's soft labels",
     "weights": "learned labels that are not normalised",

@@ -23,7 +23,7 @@ from ..runtime.errors import InputError
 from ..runtime.seeds import rng, to_device
 from ..runtime.shapes import Batch, Images, Params, Scalar, Targets
 from .estimators import step_derivatives, walk_back
-from .initialisation import UnitNormInit, WeightLabels, of_norm
+from .initialisation import UnitNormInit, WeightLabels, of_unit_norm
 from .low_rank import ITERATIONS, OVERSAMPLED, InFewDirections, LowRank
 from .method import Method
 from .outer_step import OuterStep, Setup, StepSettings, StepState, StepWork
@@ -205,7 +205,7 @@ class BackPropagationThroughTraining(OuterStep):
     def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
         """Images back to unit norm, where they are to have it; weights of classes that have become negative to 0."""
         if self.unit_norm:
-            learned["images"].copy_(of_norm(learned["images"], setup.settings.texture.canvas))
+            learned["images"].copy_(of_unit_norm(learned["images"], setup.settings.texture))
         if setup.method.labels.kind == "weights":
             learned["targets"].clamp_(min=0)
 

@@ -101,6 +101,7 @@ class ExpertFeatureMatching(ClassMatching):
     range. `stepping` says whether the optimiser moves once for all classes, or once for each."""
 
     needs_experts: ClassVar[bool] = True
+    clips: ClassVar[bool] = True
     of_experts: ClassVar[str] = "Outer steps compare features of these networks, early and late in their training."
     ignores: ClassVar[tuple[str, ...]] = (
         *("method.estimator", "method.loss", "method.momentum", "method.perturb", "method.sample", "method.weight"),
@@ -133,10 +134,6 @@ class ExpertFeatureMatching(ClassMatching):
         return [
             partial(self._of_classes, [label], setup, iteration, seed) for label in range(1, len(setup.dataset.classes))
         ]
-
-    def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
-        """Pixels stay within [0, 1]."""
-        setup.dataset.preprocessing.clip_(learned["images"])
 
 
 def real_features(model: FlatModel, theta: Params, pairs: Pairs) -> list[Features]:

@@ -200,6 +200,7 @@ class RealTrainedGradientMatching(GradientMatching):
     every outer step but its first a network takes a stretch of training on real images, with cutmix.
     """
 
+    clips: ClassVar[bool] = True
     about: ClassVar[str] = (
         "Each outer step moves the images of each class so that a network’s gradient on them comes nearer to its "
         "gradient on real ones. The network then trains on real images for a few steps; after some outer steps a new "
@@ -276,10 +277,6 @@ class RealTrainedGradientMatching(GradientMatching):
         if self.differences == "squared":
             return (counted * difference.square()).sum(), 2 * counted * difference
         return (counted * difference.abs()).sum(), counted * difference.sign()
-
-    def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
-        """Pixels stay within [0, 1]."""
-        setup.dataset.preprocessing.clip_(learned["images"])
 
 
 def _matrices(model: FlatModel, theta: Params) -> list[slice]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.dataset import Dataset, Split
 from ..data.selection import clustered, one_thread
 from ..data.synthetic import LabelKind, load, one_hot
-from ..data.textures import TextureSpec
+from ..data.textures import ORDINARY, TextureSpec
 from ..experts.store import Segment, TrajectoryStore
 from ..models.flat import FlatModel
 from ..runtime.config import Component
@@ -188,19 +188,21 @@ class UnitNormInit(NoiseInit):
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
     ) -> Initial:
         initial = super().__call__(dataset, experts, model, ipc, seed)
-        return replace(initial, images=of_norm(initial.images, 1.0))
+        return replace(initial, images=of_unit_norm(initial.images, ORDINARY))
 
     def laid_out(self, images: Images, texture: TextureSpec, size: tuple[int, int]) -> Images:
         slots = super().laid_out(images, texture, size)
         if texture.factor == 1:
             return slots
-        norms = texture.decoded(slots).flatten(1).norm(dim=1)
-        return texture.tiled(texture.cut(slots) / norms[:, None, None, None])
+        return of_unit_norm(slots, texture)
 
 
-def of_norm(images: Images, norm: float) -> Images:
-    """The images, each scaled to this L2 norm."""
-    return images * (norm / images.flatten(1).norm(dim=1))[:, None, None, None]
+def of_unit_norm(images: Images, texture: TextureSpec) -> Images:
+    """The stored images with each image that a network sees scaled to an L2 norm of 1; a canvas of k² cells has k."""
+    if texture.factor == 1:
+        return images * (texture.canvas / images.flatten(1).norm(dim=1))[:, None, None, None]
+    norms = texture.decoded(images).flatten(1).norm(dim=1)
+    return texture.tiled(texture.cut(images) / norms[:, None, None, None])
 
 
 class FileInit(ImageInit):

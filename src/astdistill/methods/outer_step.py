@@ -327,9 +327,12 @@ class OuterStep(Component):
         """
         return ()
 
+    clips: ClassVar[bool] = False
+    """Whether pixels are cut to [0, 1] after every step."""
+
     def project(self, setup: Setup, learned: Mapping[str, Tensor]) -> None:
         """Bring what is learned back to where it is allowed to be, in place, once the outer optimiser has moved it;
-        nothing, here.
+        pixels to [0, 1] where the step `clips`.
 
         A step that is refused afterwards is undone with its projection. The momentum of the optimiser stays as it is.
 
@@ -337,6 +340,8 @@ class OuterStep(Component):
             setup: What stays the same from one outer step to the next.
             learned: Images, targets and what else is learned by name, and as `lr` the φ of `SyntheticLr`.
         """
+        if self.clips:
+            setup.dataset.preprocessing.clip_(learned["images"])
 
     def targets(self, setup: Setup, variables: Variables, iteration: int, seed: int) -> Targets:
         """Y `[N, K]` as it is saved after outer step `iteration`: the variables' own, here.
