@@ -51,6 +51,7 @@ from .matching import (
     Objective,
 )
 from .method import PARTS, Method
+from .ncfm import NCFM, CharacteristicMatching
 from .outer import LogSyntheticLr, LossThreshold, RawSyntheticLr, StepFilter, SyntheticLr
 from .outer_step import OuterStep, Setup, StepSettings, StepState, StepWork, TrajectoryMatching
 from .rded import RDED, CropInit, Selection
@@ -68,12 +69,14 @@ from .segments import (
     WeightPerturbationAsReleased,
 )
 from .student_optimisers import Adam, Sgd, StudentOptimiser
+from .tgdd import AST_TGDD, TGDD, TrajectoryGuidedMatching
 from .trajectory_matching import AST, AST_AS_RELEASED, ATT, DATM, DATM_AS_RELEASED, FTD, MTT, TESLA
 from .unroll import InnerLoop, MetaGradient, Plan, Variables, draw_plan
 
 __all__ = [
     "AST",
     "AST_AS_RELEASED",
+    "AST_TGDD",
     "ATT",
     "AT_BPTT",
     "DATM",
@@ -84,16 +87,19 @@ __all__ = [
     "FTD",
     "IDC",
     "MTT",
+    "NCFM",
     "PARTS",
     "RAT_BPTT",
     "RDED",
     "TESLA",
+    "TGDD",
     "Adam",
     "AdaptiveTruncation",
     "BackPropagationThroughTraining",
     "Backprop",
     "BalancedWeight",
     "BalancedWeightAsReleased",
+    "CharacteristicMatching",
     "Choice",
     "Classifier",
     "Clusters",
@@ -148,6 +154,7 @@ __all__ = [
     "StudentOptimiser",
     "SyntheticLabels",
     "SyntheticLr",
+    "TrajectoryGuidedMatching",
     "TrajectoryMatching",
     "Truncated",
     "UniformSampler",

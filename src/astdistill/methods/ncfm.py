@@ -79,7 +79,14 @@ class CharacteristicMatching(ExpertFeatureMatching):
         return replace(super().work(settings, images, classes), class_loss=loss)
 
     def between(self, setup: Setup, iteration: int, seed: int, like: Tensor) -> tuple[Params, Params]:
-        """θ between the first and the last row of an expert, and the last row of one."""
+        """θ between the first and the last row of an expert, and the last row of one.
+
+        Args:
+            setup: What stays the same from one outer step to the next.
+            iteration: The outer step, counted from 0.
+            seed: Of the run.
+            like: A tensor of the precision and on the device of the images.
+        """
         assert setup.experts is not None
         generator, last = rng(seed, "rows", iteration), setup.experts.epochs
         expert = drawn_expert(setup.experts, generator)

@@ -48,7 +48,13 @@ class TrajectoryGuidedMatching(ExpertFeatureMatching):
         return {"iterations": 10_000, "lr_init": 0.01, **rates[self.stepping]}
 
     def epochs(self, experts: TrajectoryStore, iteration: int, seed: int) -> tuple[int, int, int]:
-        """Expert, a and b of an outer step."""
+        """Expert, a and b of an outer step.
+
+        Args:
+            experts: Those that are drawn from.
+            iteration: The outer step, counted from 0.
+            seed: Of the run.
+        """
         generator, last = rng(seed, "rows", iteration), experts.epochs
         expert = drawn_expert(experts, generator)
         first = int(torch.randint(last + 1, (), generator=generator))
