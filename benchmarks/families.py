@@ -480,7 +480,12 @@ def _of_own_protocol(name: str, scores: dict[int, Scores]) -> dict[str, Any]:
         "labels": first.subject.labels,
         "by_seed": {str(seed): _network(_student(one)) for seed, one in scores.items()},
     }
-    if drawn := {str(seed): _network(one.baselines["random"]) for seed, one in scores.items() if one.baselines}:
+    drawn: dict[str, dict[str, Any]] = {}
+    for seed, one in scores.items():
+        # Images and networks are the same beside every run and count once, unless its own teacher labels them.
+        if one.baselines and (networks := _network(one.baselines["random"])) not in drawn.values():
+            drawn[str(seed)] = networks
+    if drawn:
         entry["random"] = {"labels": "teacher" if first.recipe.temperature else "hard", "by_seed": drawn}
     return entry
 

@@ -135,7 +135,8 @@ def _kind(row: dict[str, Any]) -> str:
 
 def own_protocols(data: str) -> str:
     """The same sets under the protocol of their method's paper: after the last epoch, and the best of its checks on the
-    test images, which is what these papers report. A column is of the seeds that all of its methods have."""
+    test images, which is what these papers report. A column is of the seeds that all of its methods have; random images
+    are those of the first, unless a teacher labels them."""
     rows = [row for row in result(FAMILIES)["collect"] if row["data"] == data and "own" in row]
     seeds = {ipc: _shared(row["own"] for row in rows if row["ipc"] == ipc) for ipc in (1, 10)}
     found: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = {}

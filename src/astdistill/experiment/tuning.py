@@ -55,7 +55,6 @@ BOLD = 0.03
 """The first lr_lr, as a multiple of η₀²."""
 RATIOS = (1e-4, 1.0)
 """lr_lr / η₀²: below, η hardly changes; above, it collapses (docs/rates.md)."""
-FIRST_STEPS = {"T": "syn_steps", "M": "expert_epochs", "start": "max_start_epoch"}
 """What can be searched besides rates, by the field of `TrajectoryMatching`."""
 RATIO = "lr_lr / lr_init²"
 JOURNAL = "trials.journal"
