@@ -19,6 +19,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.io import savemat
 
 from astdistill.data.dataset import Dataset
@@ -461,7 +462,6 @@ def test_medmnist_that_is_not_there_or_has_several_labels(tmp_path: Path, monkey
 
 
 def pictures(names: list[str] | None = None) -> datasets.Dataset:
-    from PIL import Image
 
     label = datasets.ClassLabel(names=names) if names else datasets.Value("int64")
     features = datasets.Features({"image": datasets.Image(), "label": label})
@@ -536,3 +536,166 @@ def test_sets_of_hugging_face_in_memory_and_saved(tmp_path: Path) -> None:
     for strange in (X, [X, Y], {"train": X}, None, 3):
         with pytest.raises(InputError, match="is no data source; give a name"):
             load_dataset(strange)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Xtrain", "ytrain", "Xtest", "ytest"),
+        ("trainx", "trainy", "testx", "testy"),
+        ("xtr", "ytr", "xte", "yte"),
+        ("trX", "trY", "teX", "teY"),
+        ("imgtrain", "lbltrain", "imgtest", "lbltest"),
+        ("traindata", "trainlabels", "testdata", "testlabels"),
+    ],
+)
+def test_parts_that_are_written_in_one_word(tmp_path: Path, names: tuple[str, ...]) -> None:
+    arrays = dict(zip(names, (X, Y, X6, Y6), strict=True))
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    found = load(tmp_path)
+    check(found)
+    assert not found.summary.guessed
+    np.savez(tmp_path / "reversed.npz", **dict(reversed(arrays.items())))
+    check(load(tmp_path / "reversed.npz"))
+
+
+def test_no_order_makes_training_images_of_what_may_be_a_test_part(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", btest2=X6, otest2=Y6, first=X, second=Y)
+    found = load(tmp_path / "a.npz")
+    check(found)
+    assert "btest2 are those of the test part, by their names" in found.summary.guessed
+    np.savez(tmp_path / "b.npz", suite=X6, first=X, labs_a=Y6, labs_b=Y)
+    check(load(tmp_path / "b.npz"))
+    np.savez(tmp_path / "c.npz", atest1=X6, btest2=X, labs_a=Y6, labs_b=Y)
+    with pytest.raises(InputError, match="which all seem to be of a test part; call the arrays x_train"):
+        load(tmp_path / "c.npz")
+
+
+COARSE = np.arange(20) // 10
+
+
+def test_a_choice_of_labels_and_images_is_honoured(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=X, labels=Y, coarse_labels=COARSE, dx=1 - Y)
+    found = load(tmp_path / "a.npz", label_column="coarse_labels")
+    assert found.class_sizes() == [8, 8]
+    assert found.summary.read[0] == "arrays images, coarse_labels"
+    assert "array labels, since --data.label-column coarse_labels was asked for" in found.summary.left_out
+    assert load(tmp_path / "a.npz", label_column="dx").summary.read[0] == "arrays images, dx"
+    with pytest.raises(InputError, match=r"There is no label array 'coarse' in .* Known: coarse_labels, dx, images"):
+        load(tmp_path / "a.npz", label_column="coarse")
+    np.savez(tmp_path / "b.npz", images=X[::-1], x=X, fine_labels=Y, coarse_labels=COARSE)
+    with pytest.raises(InputError, match=r"could be the same thing; name one of them with --data.image-column"):
+        load(tmp_path / "b.npz")
+    found = load(tmp_path / "b.npz", image_column="x", label_column="fine_labels")
+    assert found.summary.read[0] == "arrays x, fine_labels"
+
+
+def test_a_choice_of_labels_is_that_of_both_parts(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "a.npz", x_train=X, y_train=Y, x_test=X6, y_test=Y6, coarse_train=COARSE, coarse_test=1 - Y6, other=Y
+    )
+    found = load(tmp_path / "a.npz", label_column="coarse_train")
+    assert found.summary.read[0] == "arrays x_train, coarse_train, x_test, coarse_test"
+    assert found.test.labels.tolist() == (1 - Y6).tolist()
+    assert load(tmp_path / "a.npz", label_column="y_test").train.labels.tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize("fields", [{"label_column": "breed"}, {"image_column": "photo"}])
+def test_columns_are_refused_where_there_are_none(tmp_path: Path, fields: dict[str, str]) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.fromarray(X[number]).save(tmp_path / f"pets/{name}/{number}.png")
+    ((flag, value),) = fields.items()
+    for source in ("digits", tmp_path / "pets"):
+        with pytest.raises(InputError, match=f"--data.{flag.replace('_', '-')} {value} names a column .* leave it out"):
+            load(source, **fields)
+
+
+def test_cifar_has_no_choice_of_images(tmp_path: Path) -> None:
+    batch = {b"data": np.zeros((4, 3072), np.uint8), b"labels": [0, 1, 0, 1]}
+    for source in (tmp_path, tmp_path / "data_batch_1"):
+        (tmp_path / "data_batch_1").write_bytes(pickle.dumps(batch, 2))
+        with pytest.raises(InputError, match=r"--data.image-column photo names a column .* CIFAR's batches"):
+            load(source, image_column="photo")
+
+
+def test_names_of_images_are_none_of_classes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=X, labels=Y, names=np.array([f"{number}.png" for number in range(20)]))
+    found = load(tmp_path / "a.npz")
+    assert found.classes == ("0", "1")
+    assert found.summary.left_out == ("array names, which has a name for every image, not for every class",)
+    np.savez(tmp_path / "b.npz", images=X, labels=Y, names=np.array(["cat", "dog"]))
+    assert load(tmp_path / "b.npz").classes == ("cat", "dog")
+    each = np.arange(20)
+    np.savez(tmp_path / "c.npz", x_train=X, y_train=each, x_test=X, y_test=each, names=np.array([*map(str, each + 5)]))
+    assert load(tmp_path / "c.npz").classes[0] == "5"
+
+
+def test_images_whose_number_could_be_either_end_are_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=X[:16, :, :, 0], labels=Y[:16])
+    (said,) = load(tmp_path / "a.npz").summary.guessed
+    assert said.startswith("images as [N, H, W], which by its shape (16, 16, 16) could be [H, W, N]")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("class_to_idx.json", b'{"cat": 0}'),
+        ("label_to_idx.txt", b"cat 0"),
+        ("train.idx", b"0\t1"),
+        ("x-idx3-ubyte", b"none"),
+        ("test_32x32.mat", b"x" * 600),
+        ("test_32x32.mat", b"x" * 126 + b"IM" + b"x" * 600),
+        ("train", b"x"),
+        ("train.bin", b"x"),
+        ("raw/all.npz", b"PK"),
+        ("raw/a.npy", b"x"),
+    ],
+)
+def test_files_beside_class_folders_that_are_only_called_like_arrays(tmp_path: Path, name: str, content: bytes) -> None:
+    for part in ("train", "test"):
+        for each in ("cat", "dog"):
+            place = tmp_path / "set" / f"{part}_set" / each
+            place.mkdir(parents=True)
+            for number in range(4):
+                Image.fromarray(X[number]).save(place / f"{number}.png")
+    (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
+    for each in (name, "meta", "test", "fine_label_names.txt", "test.bin"):
+        (tmp_path / "set" / each).write_bytes(content)
+    found = load(tmp_path / "set")
+    assert (found.classes, found.class_sizes()) == (("cat", "dog"), [4, 4])
+    assert any("files that are no pictures" in said or "folder raw, which" in said for said in found.summary.left_out)
+
+
+def test_the_file_that_an_idx_folder_has_besides(tmp_path: Path) -> None:
+    for name, array in {"train-images-idx3-ubyte": X[..., 0], "train-labels-idx1-ubyte": Y}.items():
+        (tmp_path / name).write_bytes(idx_bytes(array.astype(np.uint8)))
+    (tmp_path / "class_to_idx.json").write_text("{}")
+    assert len(load(tmp_path).train) == 16
+    (tmp_path / "samples").mkdir()
+    Image.fromarray(X[0]).save(tmp_path / "samples/a.png")
+    assert "folders of pictures beside the arrays (samples)" in load(tmp_path).summary.left_out
+
+
+def test_sentences_name_idx_files_and_the_folder_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "digits"
+    place.mkdir()
+    arrays = {"train-images-idx3": X[..., 0], "train-labels-idx1": Y, "t10k-images-idx3": X6[..., 0]}
+    for name, array in (arrays | {"t10k-labels-idx1": Y6[:5]}).items():
+        (place / f"{name}-ubyte").write_bytes(idx_bytes(array.astype(np.uint8)))
+    monkeypatch.chdir(place)
+    with pytest.raises(InputError, match=r"^digits, t10k-images-idx3-ubyte has 6 images but 5 labels"):
+        load(".")
+
+
+def test_an_empty_source_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "a.npz", images=X, labels=Y)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"--data is empty; name a data set, a folder or a file, or '.'"):
+        load("")
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()

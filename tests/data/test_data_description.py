@@ -129,3 +129,10 @@ def test_what_is_ordinary_is_no_warning(dataset: Dataset) -> None:
 
 def test_fewer_images_than_are_asked_for_is_a_warning() -> None:
     assert "fewer than 31 training images in 1 of 2 classes (b 30)" in warnings(made({"a": 40, "b": 30}), 31)
+
+
+def test_pictures_and_their_masks_as_classes_are_odd() -> None:
+    assert any(
+        "the masks drawn over them (images, masks)" in each for each in warnings(made({"images": 30, "masks": 30}))
+    )
+    assert not warnings(made({"mask": 30, "hat": 30}))

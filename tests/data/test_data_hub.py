@@ -77,8 +77,9 @@ def test_parquet_folder_without_network(parquet: Path, pixels: Callable[..., tor
 
 
 def test_classes_are_chosen_before_decoding(parquet: Path, pixels: Callable[..., torch.Tensor]) -> None:
-    found = load_dataset(str(parquet), classes=["cup", 0], whiten="none")
+    found = load_dataset(str(parquet), classes=["cup", "apple"], whiten="none")
     assert found.classes == ("cup", "apple")
+    assert load_dataset(str(parquet), classes=[2, 0], whiten="none").fingerprint == found.fingerprint
     assert found.train.labels.tolist() == [1, 0] * 4
     rows = [0, 2, 3, 5, 6, 8, 9, 11]
     assert torch.equal((found.train.whole() * 255).round().to(torch.uint8), pixels(18, 3, 8, 8)[rows])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from astdistill.data.labels import numbered
+from astdistill.data.labels import class_names, numbered
+from astdistill.data.loading import load_dataset
+from astdistill.data.tensors import dataset_from_tensors, dataset_from_torch
 from astdistill.runtime.errors import InputError
 
 
@@ -27,6 +32,11 @@ from astdistill.runtime.errors import InputError
         ([1.0, None, 2.0, float("nan")], [0, -1, 1, -1], ("1", "2")),
         (np.array([3, 4], dtype=np.longdouble), [0, 1], ("3", "4")),
         ([1, None, 2], [0, -1, 1], ("1", "2")),
+        ([2**53 + 1, None, 2**53], [1, -1, 0], (str(2**53), str(2**53 + 1))),
+        (["dog", pd.NA, "cat"], [1, -1, 0], ("cat", "dog")),
+        (np.asarray(pd.Series(["dog", None, "cat"], dtype="string")), [1, -1, 0], ("cat", "dog")),
+        (np.asarray(pd.Series([True, None, False], dtype="boolean")), [1, -1, 0], ("False", "True")),
+        (np.asarray(pd.Series([4, None, 2], dtype="Int64")), [1, -1, 0], ("2", "4")),
         ([True, False], [1, 0], ("False", "True")),
         ([True, None, False], [1, -1, 0], ("False", "True")),
         (["dog", "cat", "dog"], [1, 0, 1], ("cat", "dog")),
@@ -54,6 +64,62 @@ def test_what_was_made_of_the_labels_is_said() -> None:
     assert numbered(["d", "c", "b", "a"]).words == ("labels: text, numbered 0..3 in sorted order (a, b, c, … d)",)
     assert numbered([1, 2]).words == ("labels: numbers other than 0..K-1, numbered 0..1 in sorted order (1, 2)",)
     assert numbered([True, False]).words == ("labels: flags, numbered 0..1 in sorted order (False, True)",)
+    assert numbered([True, None, False]).words == numbered([True, False]).words
+
+
+@pytest.mark.parametrize(
+    "pair", [("Cat", "cat"), ("cat", "cat "), ("K\u00e4se", "Ka\u0308se"), ("stra\u00dfe", "STRASSE")]
+)
+def test_text_labels_of_which_only_the_spelling_differs_are_said(pair: tuple[str, str]) -> None:
+    found = numbered([*pair, "dog"])
+    assert len(found.classes) == 3
+    first, second = sorted(pair)
+    assert found.words[1:] == (f"'{first}' and '{second}' as different classes, though only their spelling differs",)
+    assert len(numbered(["cat", "dog", "cats"]).words) == 1
+    many = numbered([word + end for word in "abcde" for end in ("", " ")]).words
+    assert (len(many), many[-1]) == (5, "2 further groups of classes of which only the spelling differs")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [["cat", "dog"], ("cat", "dog"), np.array(["cat", "dog"]), iter(["cat", "dog"]), [b"cat", b"dog"],
+     {0: "cat", 1: "dog"}, {1: "dog", 0: "cat"}, {np.int64(1): "dog", np.int64(0): "cat"}, {"dog": 1, "cat": 0},
+     {"cat": 0, "dog": 1}.keys()],
+)  # fmt: skip
+def test_names_of_classes_in_any_order_that_numbers_them(given: Any) -> None:
+    assert class_names(given) == ("cat", "dog")
+
+
+def test_names_of_classes_that_tell_no_numbers() -> None:
+    assert class_names(None) is class_names([]) is class_names({}) is None
+    assert class_names({0: 10, 1: 20}) == ("10", "20")
+    for given in ({1: "cat", 2: "dog"}, {"cat": 0, "dog": 2}, {"cat": 0, "dog": 0}, {"cat": "dog"}, {0: "cat", "dog": 1},
+                  {False: "cat", True: "dog"}, {"cat": [0]}):  # fmt: skip
+        with pytest.raises(
+            InputError, match=r"The classes are the dictionary .*, which does not number them 0\.\.[01]; give"
+        ):
+            class_names(given)
+    for given in ({"cat", "dog"}, frozenset(("cat", "dog")), 7):
+        with pytest.raises(InputError, match=r"The classes are .*, which has no order; give a list"):
+            class_names(given)
+    for given in ("ab", b"ab"):
+        with pytest.raises(InputError, match="The classes are the text 'ab'"):
+            class_names(given)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "sentence"),
+    [
+        (
+            torch.tensor([0, 1, 0]).to_sparse(),
+            r"The labels of the data are a tensor of layout sparse_coo; give .*to_dense\(\)",
+        ),
+        (torch.tensor([0.0, 1.0]).to(torch.float8_e4m3fn), "The labels of the data are of type float8_e4m3fn"),
+    ],
+)
+def test_label_tensors_that_are_no_plain_numbers(tensor: torch.Tensor, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        numbered(tensor)
 
 
 def test_names_are_those_of_the_numbers() -> None:
@@ -83,3 +149,17 @@ def test_names_are_those_of_the_numbers() -> None:
 def test_labels_that_are_refused(labels: Any, names: tuple[str, ...] | None, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         numbered(labels, names)
+
+
+def test_every_source_of_text_labels_says_which_differ_in_spelling_alone(tmp_path: Path) -> None:
+    images, labels = np.arange(20 * 64, dtype=np.int64).reshape(20, 8, 8).astype(np.uint8), ["Cat", "cat"] * 10
+    np.savez(tmp_path / "own.npz", images=images, labels=np.array(labels))
+    datasets.Dataset.from_dict({"image": images.tolist(), "label": labels}).to_parquet(tmp_path / "own.parquet")
+    pairs = list(zip(images, labels, strict=True))
+    for found in (
+        load_dataset(tmp_path / "own.npz"),
+        load_dataset(tmp_path / "own.parquet"),
+        dataset_from_tensors(images, labels, images, labels),
+        dataset_from_torch(pairs, pairs),
+    ):
+        assert "'Cat' and 'cat' as different classes, though only their spelling differs" in found.summary.read

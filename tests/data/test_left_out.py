@@ -4,6 +4,7 @@ pictures that are refused."""
 from __future__ import annotations
 
 import os
+import pickle
 import struct
 import sys
 import tracemalloc
@@ -325,4 +326,110 @@ def test_pictures_beside_parquet_files_are_said(
     assert data.summary.left_out[-2:] == (
         "2 picture files beside the parquet files (000.png, 001.png)",
         "1 hidden or system file or folder (.git)",
+    )
+
+
+def test_runs_and_experts_beside_the_classes_are_left_out(pets: Path, write_pictures: Callable[..., None]) -> None:
+    """So that a command that is typed in the folder of the pictures can be typed again."""
+    (pets / "experts/483ae3ba5885").mkdir(parents=True)
+    for name in ("recipe.json", "preprocessing.safetensors", "000.safetensors"):
+        (pets / "experts/483ae3ba5885" / name).write_text("{}")
+    write_pictures(pets / "runs/pets/course", 3)
+    write_pictures(pets / "runs/sweep/a/course", 3)
+    for run in ("runs/pets", "runs/sweep/a"):
+        for name in ("config.json", "provenance.json"):
+            (pets / run / name).write_text("{}")
+    data = load_dataset(str(pets))
+    assert data.classes == ("cat", "dog")
+    assert data.summary.left_out == ("2 folders that this package wrote (experts, runs)",)
+    (pets / "runs").rename(pets / "results")
+    assert load_dataset(str(pets)).summary.left_out == ("2 folders that this package wrote (experts, results)",)
+
+
+def test_a_cache_beside_the_classes_is_left_out(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(pets / "kept"))
+    first = load_dataset(str(pets))
+    assert not first.summary.left_out
+    again = load_dataset(str(pets))
+    assert (again.fingerprint, again.summary.left_out) == (
+        first.fingerprint,
+        ("1 folder that this package wrote (kept)",),
+    )
+
+
+def test_a_class_with_settings_in_it_is_no_run(pets: Path) -> None:
+    (pets / "cat/config.json").write_text("{}")
+    (pets / "dog/one").mkdir()
+    for name in ("config.json", "provenance.json"):
+        (pets / "dog/one" / name).write_text("{}")
+    assert count(pets) == [5, 5]
+
+
+def test_all_broken_pictures_are_counted_in_one_sentence(pets: Path) -> None:
+    for name in ("cat/001.png", "dog/000.png", "dog/003.png", "dog/004.png", "cat/004.png"):
+        (pets / name).write_bytes(b"no picture")
+    with pytest.raises(InputError) as caught:
+        load_dataset(str(pets))
+    assert str(caught.value) == (
+        f"{pets}/cat/001.png cannot be read as an image (cannot identify image file), nor can 4 more ({pets}/cat/004.png"
+        f", {pets}/dog/000.png, {pets}/dog/003.png, …); replace them or take them out."
+    )
+
+
+def test_no_more_pictures_are_looked_at_than_takes_a_while(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "LOOKED_AT", 6)
+    for name in ("cat/001.png", "dog/000.png", "dog/003.png"):
+        (pets / name).write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"nor can at least 1 more \(.*dog/000.png\)"):
+        load_dataset(str(pets))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("0.HEIC", r"1 picture in a format that is not read \(0\.HEIC\)"),
+        ("0", r"1 file that is no picture \(0\)"),
+        (".hidden.png", r"1 hidden or system file or folder \(\.hidden\.png\)"),
+        ("", "no files"),
+    ],
+)
+def test_a_class_without_pictures_says_what_lies_there(pets: Path, name: str, why: str) -> None:
+    (pets / "fox").mkdir()
+    if name:
+        (pets / "fox" / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=f"Class 'fox' has no training images: .*/fox holds {why}; give pictures that"):
+        load_dataset(str(pets))
+    assert load_dataset(str(pets), classes=["cat", "dog"]).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("where", ["images", "", "train"])
+def test_labels_in_a_table_are_named_with_what_to_do(
+    tmp_path: Path, write_pictures: Callable[..., None], where: str
+) -> None:
+    write_pictures(tmp_path / "set" / where, 4)
+    (tmp_path / "set/labels.csv").write_text("name,label\n")
+    with pytest.raises(InputError, match=r"labels in labels\.csv are not read: put the pictures of every class into"):
+        load_dataset(str(tmp_path / "set"))
+
+
+def test_a_class_name_with_a_line_break_can_be_chosen(pets: Path) -> None:
+    (pets / "cat").rename(pets / "c\nat")
+    assert load_dataset(str(pets), classes=["dog", "c\nat"]).classes == ("dog", "c\\x0aat")
+    assert load_dataset(str(pets), classes=["dog", "c\\x0aat"]).classes == ("dog", "c\\x0aat")
+
+
+def test_one_folder_beside_the_pictures_of_a_class_is_said(pets: Path, write_pictures: Callable[..., None]) -> None:
+    write_pictures(pets / "cat/thumbnails", 2)
+    (said,) = load_dataset(str(pets)).summary.guessed
+    assert "such as thumbnails to cat" in said
+    write_pictures(pets / "fox/images", 5)
+    (said,) = load_dataset(str(pets)).summary.guessed
+    assert "such as thumbnails to cat" in said
+
+
+def test_an_unreadable_picture_can_be_told_by_another_process() -> None:
+    error = pickle.loads(pickle.dumps(decoding.Unreadable.of("cat/0.png", "cut short")))
+    assert (str(error), error.where) == (
+        "cat/0.png cannot be read as an image (cut short); replace it or take it out.",
+        "cat/0.png",
     )

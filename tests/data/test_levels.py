@@ -15,7 +15,7 @@ import torch
 from PIL import Image, TiffImagePlugin
 
 from astdistill.data.dataset import DataConfig, Dataset
-from astdistill.data.levels import Levels, Opening, picture_values
+from astdistill.data.levels import Levels, Opening, Values, picture_values
 from astdistill.data.loading import load_dataset
 from astdistill.runtime.errors import InputError
 
@@ -261,3 +261,68 @@ def test_turned_pictures_and_first_frames_are_said(tmp_path: Path, write_picture
         found = read(folder(tmp_path / name, data.getvalue(), data.getvalue(), ending=name))
         assert np.array_equal(both(found)[0][0], RAMP)
         assert "8 pictures with several frames or pages, of which the first was read" in found.summary.read
+
+
+def test_dark_fractions_are_said() -> None:
+    """Scaled twice by 255, fractions keep two of their levels."""
+    dark = np.full((1, 8, 8), 1 / 255, np.float32)
+    for values, sure in ((dark, False), (dark * 128, True)):
+        given = Values(values, "floating-point lists")
+        levels = Levels(Opening(), lambda given=given: [given])
+        levels.pixels(given)
+        assert bool(levels.words()) == sure
+        assert bool(levels.guesses()) != sure
+    assert levels.words() == ("floating-point lists: 1 is white",)
+
+
+def parts(place: Path, train: np.ndarray, test: np.ndarray, ending: str) -> Path:
+    for part, picture in (("train", train), ("test", test)):
+        folder(place / part, Image.fromarray(picture), Image.fromarray(picture), ending=ending)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("top", "other", "kind", "ending"),
+    [(255.0, 1.0, "f4", "tif"), (1.0, 255.0, "f4", "tif"), (4095, 65535, "u2", "png"), (65535, 255, "u2", "png")],
+)
+def test_parts_with_different_whites_are_refused(
+    tmp_path: Path, top: float, other: float, kind: str, ending: str
+) -> None:
+    train, test = ((RAMP / 255 * each).astype(kind) for each in (top, other))
+    place = parts(tmp_path / "set", train, test, ending)
+    darker = "training" if top < other else "test"
+    with pytest.raises(InputError, match=f"so the {darker} part would be .* times darker; store both parts with"):
+        read(place)
+    given = read(place, white_level=max(top, other))
+    assert any(said.startswith("one white level for both parts, though the ") for said in given.summary.guessed)
+
+
+def test_a_darker_part_is_said_and_read(tmp_path: Path) -> None:
+    place = parts(tmp_path / "set", (RAMP * 250).astype("u2"), (RAMP * 60).astype("u2"), "png")
+    (said,) = read(place).summary.guessed
+    assert said.startswith("one white level for both parts, though the training part reaches 63750")
+    place = parts(tmp_path / "alike", (RAMP * 250).astype("u2"), (RAMP * 150).astype("u2"), "png")
+    assert not read(place).summary.guessed
+
+
+def test_a_white_level_that_leaves_nothing_to_see_is_refused(tmp_path: Path) -> None:
+    bright = Image.fromarray((RAMP * 100 + 30000).astype("u2"))
+    place = folder(tmp_path / "set", bright, bright)
+    with pytest.raises(InputError, match="reach 55500, with 100% of their values beyond the white level of 1000"):
+        read(place, white_level=1000)
+    with pytest.raises(
+        InputError, match=r"reach 55500, far below the white level of 1e\+09, so that they would be black"
+    ):
+        read(place, white_level=1e9)
+    found = read(place, white_level=55000)
+    assert any(said.endswith("of the values lie beyond it (they reach 55500)") for said in found.summary.read)
+
+
+@pytest.mark.parametrize(("orientation", "said"), [(1, False), (9, False), (0, False), (3, True)])
+def test_only_orientations_that_turn_are_said(tmp_path: Path, orientation: int, said: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(RAMP.astype(np.uint8)).save(buffer, "JPEG", exif=exif)
+    found = read(folder(tmp_path / "set", buffer.getvalue(), buffer.getvalue(), ending="jpg"))
+    assert any("turned upright" in line for line in found.summary.read) == said

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from astdistill.data.dataset import Dataset
+from astdistill.data.hub import parquet_file
 from astdistill.data.loading import load_dataset
 from astdistill.data.parquet import split_files
 from astdistill.runtime.errors import InputError
@@ -408,3 +409,162 @@ def test_a_single_file_is_a_table(tmp_path: Path) -> None:
     write(tmp_path / "other.parquet", label=[0, 1] * 5)
     found = read(tmp_path / "pets_test.parquet")
     assert (found.name, found.classes, len(found.train), len(found.test)) == ("pets_test", ("cat", "dog"), 8, 2)
+
+
+PARTED = ["train"] * 6 + ["test"] * 4
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [(["unlabeled"] * 2, "'unlabeled'"), ([None] * 2, "no value"), (["query", "gallery"], "'query', 'gallery'")],
+)
+def test_rows_of_no_part_are_left_out_and_counted(tmp_path: Path, last: list[str | None], told: str) -> None:
+    found = read(write(tmp_path / "set/all.parquet", label=[0, 1] * 6, split=PARTED + last))
+    assert (len(found.train), len(found.test)) == (6, 4)
+    assert set(by_number(found)) == set(range(10))
+    assert found.summary.left_out == (f"2 rows of no part, where column split has {told}",)
+    assert "parts: column split" in found.summary.read
+    table = datasets.Dataset.from_pandas(pd.read_parquet(tmp_path / "set/all.parquet"))
+    in_memory = load_dataset(table, whiten="none")
+    assert (len(in_memory.train), len(in_memory.test)) == (6, 4)
+
+
+def test_a_part_column_without_test_rows_leaves_the_others_out(tmp_path: Path) -> None:
+    found = read(write(tmp_path / "set/all.parquet", label=[0, 1] * 10, split=["train"] * 15 + ["extra"] * 5))
+    assert len(found.train) + len(found.test) == 15
+    assert found.summary.left_out == ("5 rows of no part, where column split has 'extra'",)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("data_split", PARTED, "test, train"),
+        ("dataset", PARTED, "test, train"),
+        ("is_test", [value == "test" for value in PARTED], "False, True"),
+        ("split", [0] * 6 + [1] * 4, "0, 1"),
+        ("split", ["a"] * 6 + ["test"] * 4, "a, test"),
+    ],
+)
+def test_a_column_that_may_tell_parts_is_said(tmp_path: Path, column: str, values: list[Any], told: str) -> None:
+    found = read(write(tmp_path / "set/all.parquet", label=[0, 1] * 5, **{column: values}))
+    assert len(found.train) + len(found.test) == 10
+    (said,) = found.summary.guessed
+    assert said.startswith(f"all rows as one part, though column {column} ({told}) could tell")
+    assert "a column called split" in said
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("id", list(range(30))),
+        ("test_score", [0.1, 0.5, 0.9] * 10),
+        ("score_of_test", list(range(30))),
+        ("source", ["web", "test"] * 15),
+        ("set", list(range(30))),
+        ("split", ["train"] * 30),
+    ],
+)
+def test_other_columns_are_no_parts(tmp_path: Path, column: str, values: list[Any]) -> None:
+    found = read(write(tmp_path / "set/all.parquet", label=[0, 1] * 15, **{column: values}))
+    assert not found.summary.guessed
+    assert len(found.train) + len(found.test) == 30
+
+
+def picture_tree(place: Path, *extra: str) -> list[str]:
+    """Grey pictures in train/ and test/, two classes each, and in further folders; their paths."""
+    paths = [
+        f"{part}/{name}/{number}.png"
+        for part, count in (("train", 6), ("test", 3), *((each, 2) for each in extra))
+        for name in ("cat", "dog")
+        for number in range(count)
+    ]
+    for number, path in enumerate(paths):
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_bytes(png(number))
+    return paths
+
+
+@pytest.mark.parametrize("start", ["", "./", "sets/"])
+def test_the_folders_of_named_pictures_tell_the_parts(tmp_path: Path, start: str) -> None:
+    paths = picture_tree(tmp_path / "set" / start, "extra")
+    table = pd.DataFrame(
+        {"file_name": [start + path for path in paths], "label": [path.split("/")[1] for path in paths]}
+    )
+    table.to_parquet(tmp_path / "set/metadata.parquet")
+    found = read(tmp_path / "set")
+    assert (len(found.train), len(found.test)) == (12, 6)
+    assert {"parts: the folders in column file_name", "split train: metadata.parquet"} <= set(found.summary.read)
+    assert "4 rows of no part, where the folders in column file_name has" in found.summary.left_out[0]
+    assert sorted(by_number(found)) == list(range(18))
+
+
+def test_class_folders_called_like_parts_by_a_word_tell_none(tmp_path: Path) -> None:
+    paths = [f"{name}/{number}.png" for name in ("test_tubes", "training_shoes") for number in range(10)]
+    for number, path in enumerate(paths):
+        (tmp_path / "set" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / path).write_bytes(png(number))
+    table = pd.DataFrame({"file_name": paths, "label": [path.split("/")[0] for path in paths]})
+    table.to_parquet(tmp_path / "set/metadata.parquet")
+    assert read(tmp_path / "set").class_sizes() == [8, 8]
+
+
+@pytest.mark.parametrize("columns", [{"width": [1, 2]}, {"path": ["x", "y"], "clip": [[0.1], [0.2]]}])
+def test_a_table_without_pictures_beside_class_folders_is_left_out(tmp_path: Path, columns: dict[str, Any]) -> None:
+    picture_tree(tmp_path / "set")
+    pd.DataFrame(columns).to_parquet(tmp_path / "set/stats.parquet")
+    found = read(tmp_path / "set")
+    assert (len(found.train), len(found.test), found.classes) == (12, 6, ("cat", "dog"))
+    assert "parquet files without a column of pictures and one of labels: stats.parquet" in found.summary.left_out
+
+
+def test_a_table_without_pictures_beside_one_with(tmp_path: Path) -> None:
+    picture_tree(tmp_path / "set")
+    pd.DataFrame({"width": [1, 2]}).to_parquet(tmp_path / "set/stats.parquet")
+    found = read(write(tmp_path / "set/pictures.parquet", label=[0, 1] * 5))
+    assert len(found.train) + len(found.test) == 10
+    assert "parquet files without a column of pictures and one of labels: stats.parquet" in found.summary.left_out
+
+
+def test_a_broken_table_beside_class_folders_is_refused(tmp_path: Path) -> None:
+    picture_tree(tmp_path / "set")
+    (tmp_path / "set/stats.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match=r"stats\.parquet cannot be read"):
+        read(tmp_path / "set")
+
+
+def test_endings_of_tables_in_capitals(tmp_path: Path) -> None:
+    write(tmp_path / "set/TRAIN.PARQUET", label=[0, 1] * 5)
+    assert len(read(write(tmp_path / "set/TEST.PARQUET", label=[0, 1])).test) == 2
+
+
+def test_what_lies_beside_a_table_that_holds_its_pictures_is_not_read(tmp_path: Path) -> None:
+    """Also with plain bytes or lists and labels of text."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/disk.img").write_bytes(b"x" * 1000)
+    names = ["cat", "dog"] * 5
+    images = {"bytes": [png(n) for n in range(10)], "lists": [[[n] * 8] * 8 for n in range(10)], "structs": cells(10)}
+    for kind, image in images.items():
+        write(tmp_path / f"set/{kind}.parquet", image=image, label=names)
+        assert not parquet_file(tmp_path / f"set/{kind}.parquet").beside
+    write(tmp_path / "set/named.parquet", image=[png(0)] * 10, picture=["disk.img"] * 10, label=names)
+    assert not parquet_file(tmp_path / "set/named.parquet").beside
+    assert parquet_file(tmp_path / "set/named.parquet", "picture").beside
+
+
+def test_flat_lists_are_said(tmp_path: Path) -> None:
+    found = read(write(tmp_path / "set/train.parquet", image=[[n] * 9216 for n in range(10)], label=[0, 1] * 5))
+    assert found.train.shape == (1, 96, 96)
+    assert "10 flat lists of numbers as grey pictures of 96×96 (otherwise: store them as [H, W, C])" in (
+        found.summary.guessed
+    )
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_lists_whose_parts_differ_in_white_are_refused(tmp_path: Path, whole: bool) -> None:
+    kind, dark = (int, 1 / 255 / 255) if whole else (float, 1 / 255)
+    values = [[[kind(number * 25)] * 8] * 8 for number in range(1, 11)]
+    write(tmp_path / "set/train.parquet", image=values, label=[0, 1] * 5)
+    tested = [[[cell * dark for cell in row] for row in image] for image in values]
+    place = write(tmp_path / "set/test.parquet", image=tested, label=[0, 1] * 5)
+    with pytest.raises(InputError, match="the test part would be 255 times darker; store both parts with the same"):
+        read(place)

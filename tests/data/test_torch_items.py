@@ -10,10 +10,22 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 from torch.utils.data import Dataset as TorchDataset
 
 from astdistill.data.dataset import Dataset
@@ -182,6 +194,161 @@ def test_a_loader_that_samples_is_read_as_it_gives() -> None:
     found = dataset_from_torch(DataLoader(TensorDataset(IMAGES, LABELS), 8, sampler=weights), KINDS["pair"])
     assert len(found.train) == 40
     assert "the batches of the loader" in found.summary.guessed[0]
+
+
+class Turned(DataLoader[Any]):
+    """A loader that gives something else than its data set does."""
+
+    def __iter__(self) -> Any:
+        return ((images, 1 - labels) for images, labels in super().__iter__())
+
+
+DATA = TensorDataset(IMAGES, LABELS)
+LOADERS: dict[str, Callable[[range], DataLoader[Any]]] = {
+    "batches of a subset": lambda rows: DataLoader(
+        DATA, batch_sampler=BatchSampler(SubsetRandomSampler(rows), 3, False)
+    ),
+    "batches in order": lambda rows: DataLoader(DATA, batch_sampler=[[row] for row in rows]),
+    "batches of the first": lambda rows: DataLoader(
+        DATA, batch_sampler=BatchSampler(SequentialSampler(rows), 3, drop_last=False)
+    ),
+    "the first in order": lambda rows: DataLoader(DATA, 3, sampler=SequentialSampler(rows)),
+    "the first at random": lambda rows: DataLoader(DATA, 3, sampler=RandomSampler(rows)),
+    "some at random": lambda rows: DataLoader(DATA, 3, sampler=RandomSampler(DATA, num_samples=len(rows))),
+    "rows": lambda rows: DataLoader(DATA, 3, sampler=rows),
+    "subset": lambda rows: DataLoader(Subset(DATA, rows), 3, shuffle=True),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_loader_of_some_items_gives_no_others(kind: str) -> None:
+    found = dataset_from_torch(LOADERS[kind](range(8)), LOADERS[kind](range(4)), whiten="none")
+    assert (len(found.train), len(found.test)) == (8, 4)
+    if kind != "some at random":
+        own = {image.numpy().tobytes() for image in (found.train.whole() * 255).round().to(torch.uint8)}
+        assert own == {image.numpy().tobytes() for image in IMAGES[:8]}
+
+
+def test_a_loader_of_a_class_of_its_own_is_read_as_it_gives() -> None:
+    found = dataset_from_torch(Turned(DATA, 5), DataLoader(DATA, 5), whiten="none")
+    assert found.train.labels.tolist() == (1 - LABELS).tolist()
+    assert found.test.labels.tolist() == LABELS.tolist()
+    repeated = dataset_from_torch(
+        DataLoader(DATA, 5, sampler=RandomSampler(DATA, replacement=True, num_samples=40)), DATA
+    )
+    assert len(repeated.train) == 40
+
+
+def test_items_that_a_loader_drops_at_the_end_are_read_and_said() -> None:
+    found = dataset_from_torch(DataLoader(DATA, 5, drop_last=True), DataLoader(DATA, 6, drop_last=True), whiten="none")
+    assert found.fingerprint == plain().fingerprint
+    assert [line.endswith("own order, with those that drop_last leaves out") for line in found.summary.guessed] == [
+        True,
+        False,
+    ]
+
+
+WITHOUT: dict[str, tuple[Any, Callable[[int], Any], Any]] = {
+    "-1 of named classes": (-1, lambda label: label, ["u", "v"]),
+    "-1 in a tensor": (torch.tensor(-1), lambda label: torch.tensor(label), ["u", "v"]),
+    "empty text": ("", lambda label: "uv"[label], None),
+    "a blank": (" ", lambda label: "uv"[label], None),
+    "no text": (None, lambda label: "uv"[label], None),
+    "None": (None, lambda label: label, None),
+    "no number": (float("nan"), float, None),
+    "no number in an array": (np.array(np.nan), lambda label: np.array(float(label)), None),
+    "pandas' NA": (pd.NA, lambda label: label, None),
+}
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["in the middle", "first"])
+@pytest.mark.parametrize("kind", WITHOUT)
+def test_images_without_a_label_are_left_out_and_counted(kind: str, first: bool) -> None:
+    missing, label, classes = WITHOUT[kind]
+    rows = [row for row in range(12) if row not in ((0, 1, 7) if first else (3, 7, 8))]
+
+    def part(kept: list[int], count: int) -> Listed:
+        return Listed(
+            lambda row: {"image": IMAGES[row], "label": label(int(LABELS[row])) if row in kept else missing, "id": row},
+            count,
+            classes,
+        )
+
+    found = dataset_from_torch(part(rows, 12), part([0, 1, 2, 5], 6), whiten="none")
+    assert torch.equal((found.train.whole() * 255).round().to(torch.uint8), IMAGES[rows])
+    assert found.train.labels.tolist() == LABELS[rows].tolist()
+    assert found.test.labels.tolist() == [0, 1, 0, 1]
+    assert found.summary.left_out == (
+        "3 images of the training part, which have no label",
+        "2 images of the test part, which have no label",
+    )
+    with pytest.raises(InputError, match=r"Listed \(test part\) holds no labels, only missing ones"):
+        dataset_from_torch(part(rows, 12), part([], 6))
+
+
+def test_a_test_part_that_numbers_the_names_otherwise_may_miss_labels() -> None:
+    train = Listed(lambda row: (IMAGES[row], int(LABELS[row])), classes=["ant", "bee"])
+    test = Listed(lambda row: (IMAGES[row], -1 if row == 5 else 1 - int(LABELS[row])), classes=["bee", "ant"])
+    found = dataset_from_torch(train, test, whiten="none")
+    assert found.test.labels.tolist() == LABELS.tolist()[:5] + LABELS.tolist()[6:]
+    assert found.summary.left_out == ("1 images of the test part, which have no label",)
+
+
+def test_a_stream_of_hugging_face_leaves_out_what_its_table_does() -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["u", "v"])})
+    labels = [-1 if row in (2, 11) else int(LABELS[row]) for row in range(12)]
+    table = datasets.Dataset.from_dict({"image": [png(row) for row in range(12)], "label": labels}, features=features)
+    stream = table.to_iterable_dataset()
+    held, streamed = (load_dataset({"train": part, "test": part}, whiten="none") for part in (table, stream))
+    assert streamed.fingerprint == held.fingerprint
+    assert streamed.class_sizes() == [5, 5]
+    assert streamed.summary.left_out[0] == "2 images of the training part, which have no label"
+
+
+def test_a_label_that_is_none_in_the_first_item_may_be_the_label() -> None:
+    """By its name it is; where items have no names, the next entry is taken and the other one said."""
+
+    def label(row: int) -> int | None:
+        return None if row == 0 else int(LABELS[row])
+
+    named = Listed(lambda row: {"image": IMAGES[row], "id": 100 + row, "label": label(row)})
+    found = dataset_from_torch(named, named, whiten="none")
+    assert (found.train.labels.tolist(), found.summary.guessed) == (LABELS[1:].tolist(), ())
+    rows = Listed(lambda row: (IMAGES[row], label(row), row % 3))
+    assert dataset_from_torch(rows, rows).summary.guessed == (
+        "Listed (training part): the label is entry 2, which could also be 1",
+        "Listed (test part): the label is entry 2, which could also be 1",
+    )
+
+
+def test_class_names_of_a_data_set_may_be_numbered() -> None:
+    for classes in ({"dog": 1, "cat": 0}, {1: "dog", 0: "cat"}):
+        part = Listed(lambda row: (IMAGES[row], int(LABELS[row])), classes=classes)
+        assert dataset_from_torch(part, part).classes == ("cat", "dog")
+        assert dataset_from_torch(KINDS["pair"], KINDS["pair"], classes).classes == ("cat", "dog")
+    other = Listed(lambda row: (IMAGES[row], int(LABELS[row])), classes={"dog": "Canis", "cat": "Felis"})
+    assert dataset_from_torch(other, other).classes == ("0", "1")
+    with pytest.raises(InputError, match="which has no order; give a list"):
+        dataset_from_torch(other, other, {"dog", "cat"})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        lambda row: IMAGES[row] / 255 / 255,
+        lambda row: ARRAYS[row] // 16,
+        lambda row: Image.fromarray(ARRAYS[row] // 16),
+    ],
+    ids=["fractions", "bytes", "pictures"],
+)
+def test_dark_items_are_said(image: Callable[[int], Any]) -> None:
+    part = Listed(lambda row: (image(row), int(LABELS[row])))
+    (said,) = dataset_from_torch(part, part).summary.guessed
+    assert said in (
+        f"images: the largest value is {largest}, and 255 is white (otherwise: scale the images before)"
+        for largest in (1, 15)
+    )
+    assert dataset_from_torch(part, KINDS["pair"]).summary.guessed == ()
 
 
 def test_lists_and_arrays_in_place_of_tensors() -> None:

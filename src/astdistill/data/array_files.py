@@ -18,20 +18,24 @@ import numpy as np
 from ..runtime.errors import InputError
 from ..runtime.text import in_one_line, reason
 from . import medmnist
-from .cifar import cifar_folder, is_cifar
+from .cifar import begins_as_cifar, cifar_folder, is_cifar
 from .dataset import RawData, Summary
-from .mat_files import read_mat
-from .named_arrays import NamedArrays, role_of, set_of_arrays
+from .listing import Listing
+from .mat_files import HEADER, read_mat
+from .named_arrays import AS_FOUND, MNIST_TEST, NamedArrays, Wanted, role_of, set_of_arrays
 from .splits import split_of
 
 IDX = re.compile(r"[-._]idx\d?([-._]\w+)?(\.gz)?$", re.IGNORECASE)
+IDX_FORMAT = re.compile(r"[-._]idx[1-4]([-._]?ubyte)?(\.gz)?$", re.IGNORECASE)
+"""Names that say nothing else; what else ends in idx (class_to_idx.json, train.idx) is one where it begins so."""
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 AT_ONCE = 1 << 24
 """Bytes of an IDX file that are read at once."""
 SVHN_MAT = re.compile(r"(train|test|extra)_32x32\.mat", re.IGNORECASE)
+RAW = "raw"
 INSIDE = (
     "cifar-10-batches-py", "cifar-100-python", "cifar-10-batches-bin", "cifar-100-binary",
-    "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw", "EMNIST/raw", "QMNIST/raw", "raw",
+    "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw", "EMNIST/raw", "QMNIST/raw", RAW,
 )  # fmt: skip
 """Folders that torchvision and the published archives make inside the one that is named."""
 UNREAD = {
@@ -43,14 +47,6 @@ UNREAD = {
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is asked for of arrays: the name of the labels where there is a choice, and the value that is white."""
-
-    labels: str | None = None
-    white: float | None = None
-
-
-@dataclass(frozen=True)
 class ArrayFolder:
     """Files of one folder that make a data set, and what reads them."""
 
@@ -58,7 +54,7 @@ class ArrayFolder:
     read: Callable[[Wanted], RawData]
 
 
-def from_array_file(path: Path, wanted: Wanted = Wanted()) -> RawData | None:
+def from_array_file(path: Path, wanted: Wanted = AS_FOUND) -> RawData | None:
     """The set in an .npz, .npy, .mat or IDX file; None where it is none of these.
 
     Raises InputError for a file that is, but cannot be read, and for pickles, which are never opened.
@@ -72,11 +68,11 @@ def from_array_file(path: Path, wanted: Wanted = Wanted()) -> RawData | None:
             "an .npz file."
         )
     if name.endswith(".mat"):
-        return set_of_arrays(_mat_arrays([path], path.stem, str(path)), wanted.white)
+        return set_of_arrays(_mat_arrays([path], path.stem, str(path)), wanted)
     if IDX.search(name):
         return _from_idx(path.parent, _idx_group(path), wanted)
     if is_cifar(path.parent) and not path.suffix:
-        return cifar_folder(path.parent, wanted.labels)
+        return _from_cifar(path.parent, wanted)
     what = next((what for endings, what in UNREAD.items() if name.endswith(endings)), None)
     if what is not None:
         raise InputError(
@@ -85,39 +81,94 @@ def from_array_file(path: Path, wanted: Wanted = Wanted()) -> RawData | None:
     return None
 
 
-def array_folder(folder: Path) -> ArrayFolder | None:
+def array_folder(folder: Path, listing: Listing) -> ArrayFolder | None:
     """What reads a folder of array files; None where there are none.
 
-    Looks at the names in the folder, then into the folders that torchvision and the published archives make. Raises
-    InputError where several of these are there.
+    Looks at the names in the folder, then into the folders that torchvision and the published archives make, of which
+    one that is called only 'raw' may be anything beside folders of pictures. Raises InputError where several of these
+    are there.
     """
-    reader = _reader(folder)
+    reader = _reader(folder, listing)
     if reader is not None:
         return reader
-    inside = [each for name in INSIDE if (folder / name).is_dir() and (each := _reader(folder / name)) is not None]
+    places = [folder / name for name in INSIDE if (folder / name).is_dir()]
+    if folder / RAW in places and _has_folders_of_pictures(folder, listing):
+        places.remove(folder / RAW)
+    inside = [each for place in places if (each := _reader(place, listing)) is not None]
     if len(inside) > 1:
-        places = " and ".join(str(each.folder) for each in inside)
-        raise InputError(f"{folder} holds several data sets, {places}; name one of them with --data.")
+        several = " and ".join(str(each.folder) for each in inside)
+        raise InputError(f"{folder} holds several data sets, {several}; name one of them with --data.")
     return next(iter(inside), None)
 
 
-def _reader(folder: Path) -> ArrayFolder | None:
-    if is_cifar(folder):
-        return ArrayFolder(folder, lambda wanted: cifar_folder(folder, wanted.labels))
+def _reader(folder: Path, listing: Listing) -> ArrayFolder | None:
     names = _file_names(folder)
-    if idx := [name for name in names if IDX.search(name)]:
+    if is_cifar(folder) and (begins_as_cifar(folder) or not _has_folders_of_pictures(folder, listing)):
+        return ArrayFolder(folder, lambda wanted: _from_cifar(folder, wanted))
+    if idx := _idx_files(folder, names, listing):
         return ArrayFolder(folder, lambda wanted: _from_idx(folder, idx, wanted))
-    if mats := [folder / name for name in names if SVHN_MAT.fullmatch(name)]:
+    if mats := _svhn_files(folder, names, listing):
         return ArrayFolder(
-            folder, lambda wanted: set_of_arrays(_mat_arrays(mats, _folder_name(folder), str(folder)), wanted.white)
+            folder, lambda wanted: set_of_arrays(_mat_arrays(mats, _folder_name(folder), str(folder)), wanted)
         )
     if _holds_folders(folder):
         return None
     if npys := [folder / name for name in names if name.lower().endswith(".npy")]:
-        return ArrayFolder(folder, lambda wanted: set_of_arrays(_npy_arrays(npys, folder), wanted.white))
+        return ArrayFolder(folder, lambda wanted: set_of_arrays(_npy_arrays(npys, folder), wanted))
     if npzs := [folder / name for name in names if name.lower().endswith(".npz")]:
         return ArrayFolder(folder, lambda wanted: _from_npzs(npzs, folder, wanted))
     return None
+
+
+def _has_folders_of_pictures(folder: Path, listing: Listing) -> bool:
+    """Whether class folders may be meant: files beside them that are only called like arrays are none then, and
+    elsewhere they are refused as damaged."""
+    return any(True for _ in listing.subfolders(folder))
+
+
+def _idx_files(folder: Path, names: Sequence[str], listing: Listing) -> list[str]:
+    """The files of the format IDX: those that begin so, and others that are called so and no more."""
+    sure = [name for name in names if IDX.search(name) and _begins_as_idx(folder / name)]
+    called = [name for name in names if name not in sure and IDX_FORMAT.search(name)]
+    if called and not _has_folders_of_pictures(folder, listing):
+        return [name for name in names if name in sure or name in called]
+    return sure
+
+
+def _begins_as_idx(path: Path) -> bool:
+    try:
+        with path.open("rb") as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if zipped else path.open("rb") as file:
+            head = file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return len(head) == 4 and head[:2] == b"\0\0" and head[2] in IDX_TYPES
+
+
+def _svhn_files(folder: Path, names: Sequence[str], listing: Listing) -> list[Path]:
+    """The files of SVHN; beside folders of pictures only where there are training images among them, and MATLAB wrote
+    them all."""
+    mats = [folder / name for name in names if SVHN_MAT.fullmatch(name)]
+    whole = any(path.name.lower().startswith("train") for path in mats) and all(map(_begins_as_mat, mats))
+    return mats * (whole or (bool(mats) and not _has_folders_of_pictures(folder, listing)))
+
+
+def _begins_as_mat(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEADER)[-2:] in (b"IM", b"MI")
+    except OSError:
+        return False
+
+
+def _from_cifar(folder: Path, wanted: Wanted) -> RawData:
+    if wanted.images is not None:
+        raise InputError(
+            f"--data.image-column {wanted.images} names a column or an array, and {folder} holds CIFAR's batches, "
+            "which have one set of images; leave it out."
+        )
+    return cifar_folder(folder, wanted.labels)
 
 
 def _file_names(folder: Path) -> list[str]:
@@ -139,10 +190,15 @@ def _folder_name(folder: Path) -> str:
     return whole.parent.name if whole.name == "raw" else whole.name
 
 
+def _short(folder: Path) -> str:
+    """What a sentence calls the folder, also where it is given as '.'."""
+    return folder.resolve().name
+
+
 # .npz and .npy
 
 
-def from_npz(path: Path, wanted: Wanted = Wanted()) -> RawData:
+def from_npz(path: Path, wanted: Wanted = AS_FOUND) -> RawData:
     """The arrays of an .npz file: x_train, y_train and, if there, x_test, y_test (or images, labels, and other usual
     names); `classes` may name the classes.
 
@@ -152,7 +208,7 @@ def from_npz(path: Path, wanted: Wanted = Wanted()) -> RawData:
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} cannot be read as an .npz file, or is only a part of one; write it with numpy.savez.")
     with _opened_npz(path) as arrays:
-        return set_of_arrays(arrays, wanted.white)
+        return set_of_arrays(arrays, wanted)
 
 
 @contextmanager
@@ -198,7 +254,7 @@ def _npy_arrays(paths: Sequence[Path], folder: Path) -> NamedArrays:
         except Exception as error:  # as above
             raise _broken_npz(by_name[name], "", error) from error
 
-    return NamedArrays(_folder_name(folder), str(folder), folder.name, tuple(by_name), read)
+    return NamedArrays(_folder_name(folder), str(folder), _short(folder), tuple(by_name), read)
 
 
 def _from_npzs(paths: Sequence[Path], folder: Path, wanted: Wanted) -> RawData:
@@ -220,9 +276,7 @@ def _from_npzs(paths: Sequence[Path], folder: Path, wanted: Wanted) -> RawData:
         with _opened_npz(members[name]) as arrays:
             return arrays.read(name.rpartition("/")[2])
 
-    return set_of_arrays(
-        NamedArrays(_folder_name(folder), str(folder), folder.name, tuple(members), read), wanted.white
-    )
+    return set_of_arrays(NamedArrays(_folder_name(folder), str(folder), _short(folder), tuple(members), read), wanted)
 
 
 # IDX
@@ -241,34 +295,34 @@ def _from_idx(folder: Path, names: Sequence[str], wanted: Wanted) -> RawData:
     arrays = NamedArrays(
         "-".join(filter(None, (_folder_name(folder), called))),
         str(folder),
-        folder.name,
+        _short(folder),
         tuple(files),
         lambda name: read_idx(files[name]),
     )
     if called.startswith("emnist"):
         turned = "images: as stored, which in EMNIST is with rows and columns exchanged"
         arrays = replace(arrays, said=Summary(read=(turned,)))
-    return set_of_arrays(arrays, wanted.white)
+    return set_of_arrays(arrays, wanted)
 
 
 def _one_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The files by a name that says part and role; of a file and its gzipped copy the file."""
+    """The files by their names without .gz; of a file and its gzipped copy the file."""
     by_name: dict[str, Path] = {}
     for name in sorted(names, key=lambda name: name.lower().endswith(".gz"), reverse=True):
-        plain = re.sub(r"\.gz$", "", name, flags=re.IGNORECASE)
-        by_name[re.sub("t10k", "test", plain, flags=re.IGNORECASE)] = folder / name
+        by_name[re.sub(r"\.gz$", "", name, flags=re.IGNORECASE)] = folder / name
     return by_name
 
 
 def _idx_group(path: Path) -> list[str]:
     """The IDX files beside one that belong to the same set."""
     wanted = _idx_set(path.name)
-    return [name for name in _file_names(path.parent) if IDX.search(name) and _idx_set(name) == wanted]
+    names = _idx_files(path.parent, _file_names(path.parent), Listing())
+    return [name for name in dict.fromkeys([*names, path.name]) if _idx_set(name) == wanted]
 
 
 def _idx_set(name: str) -> str:
     """What is left of a file name without part, role and format: 'emnist-letters', or nothing."""
-    plain = re.sub("t10k", "test", IDX.sub("", name), flags=re.IGNORECASE)
+    plain = MNIST_TEST.sub("test", IDX.sub("", name))
     words = [word for word in re.split(r"[-._\s]+", plain) if word]
     return "-".join(word.lower() for word in words if split_of(word) is None and role_of(word) is None)
 
@@ -322,12 +376,13 @@ def _mat_arrays(paths: Sequence[Path], name: str, where: str) -> NamedArrays:
     In those of SVHN label 10 is the digit 0, and `extra` holds half a million further images, which are not read.
     """
     svhn = all(SVHN_MAT.fullmatch(path.name) for path in paths)
+    short = _short(paths[0].parent) if len(paths) > 1 else paths[0].name
     used = [path for path in paths if not (svhn and len(paths) > 1 and path.name.lower().startswith("extra"))]
     held: dict[str, np.ndarray] = {}
     for path in used:
         prefix = f"{path.stem}/" * (len(used) > 1)
         held |= {f"{prefix}{key}": value for key, value in read_mat(path).items()}
-    arrays = NamedArrays(name, where, where.rpartition("/")[2], tuple(held), held.__getitem__)
+    arrays = NamedArrays(name, where, short, tuple(held), held.__getitem__)
     if not svhn:
         return arrays
     unused = [f"file {path.name}: further images" for path in paths if path not in used]

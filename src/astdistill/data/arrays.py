@@ -27,7 +27,13 @@ ROUNDING = 1e-4
 QUOTIENT = "images / "
 """So far a fraction may lie outside [0, 1] and still come of rounding."""
 DARK = 64
-"""Whole numbers 0..255 of which the largest is smaller may have another white."""
+"""Of 256 levels: images whose largest value is below may have another white."""
+OTHERWISE = "(otherwise: --data.white-level)"
+PLAIN = (
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool),
+)
+"""Types of numbers that torch computes with."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,7 @@ def joint_levels(arrays: Sequence[Any], where: str, white: float | None = None) 
         low, high = _extremes(arrays)
         if not (low >= 0 and high <= white):
             raise InputError(f"The images of {where} lie in [{low:g}, {high:g}], beyond the white level of {white:g}.")
-        given = White(white, (f"images: {white:g} is white",))
-        return JointLevels(given, given if not whole else White(white))
+        return JointLevels(White(white, (f"images: {white:g} is white",)), White(white))
     if whole:
         joint = replace(joint, whole=levels_of(whole, where))
     if floats:
@@ -115,17 +120,27 @@ def levels_of(arrays: Sequence[Any], where: str) -> White:
     """
     kinds = {str(array.dtype).removeprefix("torch.") for array in arrays}
     if any("bool" in kind or "complex" in kind for kind in kinds):
-        raise InputError(f"The images of {where} are {' and '.join(kinds)}; give uint8 0..255, or floats in [0, 1].")
+        raise InputError(
+            f"The images of {where} are {' and '.join(sorted(kinds))}; give uint8 0..255, or floats in [0, 1]."
+        )
     low, high = _extremes(arrays)
     if all("int" in kind for kind in kinds):
         return _whole_levels(low, high, kinds, where)
     if low >= -ROUNDING and high <= 1 + ROUNDING:
-        return FRACTIONS
+        return replace(FRACTIONS, guessed=dark(high, 1))
     if low >= 0 and 1 < high <= 255 and all(_are_whole(array) for array in arrays):
-        return White(255.0, (f"images: floats that are whole numbers {low:g}..{high:g}, read as 0..255",))
+        words = f"images: floats that are whole numbers {low:g}..{high:g}, read as 0..255"
+        return White(255.0, (words,), dark(high, 255))
     raise InputError(
         f"Float images of {where} lie in [{low:g}, {high:g}], not in [0, 1]; {undone(low, high)}, or give uint8."
     )
+
+
+def dark(largest: float, white: float, otherwise: str = OTHERWISE) -> tuple[str, ...]:
+    """A note where the largest value is so far below white that most levels would be lost if another were meant."""
+    if not 0 < largest * 255 / white < DARK:
+        return ()
+    return (f"images: the largest value is {largest:g}, and {white:g} is white {otherwise}",)
 
 
 def undone(low: float, high: float) -> str:
@@ -157,11 +172,8 @@ def to_uint8(values: Tensor, where: str) -> Tensor:
 
 
 def _whole_levels(low: float, high: float, kinds: set[str], where: str) -> White:
-    flag = "(otherwise: --data.white-level)"
     if low >= 0 and high <= 255:
-        if 0 < high < DARK:
-            return White(255.0, (), (f"images: the largest value is {high:g}, and 255 is white {flag}",))
-        return BYTES
+        return replace(BYTES, guessed=dark(high, 255))
     bits = next((bits for bits in DEPTHS if high < 1 << bits), None)
     if low < 0 or bits is None:
         raise InputError(
@@ -170,7 +182,8 @@ def _whole_levels(low: float, high: float, kinds: set[str], where: str) -> White
     if "uint8" in kinds:
         raise InputError(f"The parts of {where} are of types {' and '.join(sorted(kinds))}; store all images in one.")
     top = (1 << bits) - 1
-    return White(float(top), (), (f"images: the largest value is {high:g}, so {top} is white ({bits} bits) {flag}",))
+    words = f"images: the largest value is {high:g}, so {top} is white ({bits} bits) {OTHERWISE}"
+    return White(float(top), (), (words,))
 
 
 def _extremes(arrays: Sequence[Any]) -> tuple[float, float]:
@@ -224,9 +237,14 @@ def channels_first(array: Any, where: str, layout: Layout | None = None) -> np.n
         raise InputError(
             f"The images of {where} have shape {tuple(array.shape)}; give [N, H, W], [N, H, W, C] or [N, C, H, W]."
         )
-    if (layout or _seen_layout(values, where)) == "NHWC":
-        return values.transpose(0, 3, 1, 2)
-    return values
+    layout = layout or seen_layout(values.shape)
+    if layout is None:
+        raise InputError(
+            f"The images of {where} have shape {tuple(values.shape)}, which could be [N, H, W, C] or [N, C, H, W]; "
+            "in an .npz file store layout='NHWC' or layout='NCHW' beside them, or give dataset_from_tensors a tensor "
+            "[N, C, H, W]."
+        )
+    return values.transpose(0, 3, 1, 2) if layout == "NHWC" else values
 
 
 def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
@@ -237,9 +255,9 @@ def from_array(array: Any, where: str, layout: Layout | None = None) -> Pixels:
 def checked_tensor(images: Tensor, where: str) -> Tensor:
     """The tensor, on the CPU, as `[N, C, H, W]` with any number of channels; `[N, H, W]` gets one.
 
-    Raises InputError for what was plainly meant as `[N, H, W, C]`.
+    Raises InputError for what was plainly meant as `[N, H, W, C]`, and for a tensor that is not plain numbers.
     """
-    values = images.detach().to("cpu")
+    values = plain_tensor(images, f"The images of {where}")
     if values.dtype in (torch.uint16, torch.uint32, torch.uint64):
         values = values.to(torch.int64)  # torch computes little with them
     if values.ndim == 3:
@@ -255,6 +273,24 @@ def checked_tensor(images: Tensor, where: str) -> Tensor:
     return values
 
 
+def plain_tensor(values: Tensor, called: str) -> Tensor:
+    """The tensor on the CPU, without its history. Raises InputError for one that is sparse, nested, quantized, without
+    values, or of numbers that torch only stores, such as floats of 8 bits."""
+    if values.is_nested:
+        raise InputError(f"{called} are a nested tensor; give a list of tensors of one shape.")
+    if values.layout != torch.strided:
+        kind = str(values.layout).removeprefix("torch.")
+        raise InputError(f"{called} are a tensor of layout {kind}; give the dense one: to_dense().")
+    if values.is_quantized:
+        raise InputError(f"{called} are a quantized tensor; give its floats: dequantize().")
+    if values.is_meta:
+        raise InputError(f"{called} are a tensor on the meta device, which holds no values; give one on the CPU.")
+    if values.dtype not in PLAIN:
+        kind = str(values.dtype).removeprefix("torch.")
+        raise InputError(f"{called} are of type {kind}; give floats of 16 bits or more: float().")
+    return values.detach().to("cpu")
+
+
 def from_tensor(images: Tensor, where: str) -> Pixels:
     """Pixels of a tensor, by itself; see `checked_tensor` and `to_uint8`."""
     return to_uint8(checked_tensor(images, where), where).contiguous()
@@ -267,14 +303,12 @@ def channels_last(shape: Sequence[int]) -> bool:
     return last < min(first, middle) and (last <= LAST_CHANNELS or first == middle)
 
 
-def _seen_layout(values: np.ndarray, where: str) -> Layout:
-    first, middle, last = values.shape[1:]
+def seen_layout(shape: Sequence[int]) -> Layout | None:
+    """The layout that four axes show: the channels are the last one or the one after N, whichever is shorter than both
+    other axes of an image; None where neither is."""
+    first, middle, last = shape[1:]
     if last < min(first, middle):
         return "NHWC"
     if first < min(middle, last):
         return "NCHW"
-    raise InputError(
-        f"The images of {where} have shape {tuple(values.shape)}, which could be [N, H, W, C] or [N, C, H, W]; "
-        "in an .npz file store layout='NHWC' or layout='NCHW' beside them, or give dataset_from_tensors a tensor [N, "
-        "C, H, W]."
-    )
+    return None

@@ -96,8 +96,9 @@ def _checksum(tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> str:
     return digest([{name: tensor_digest(tensor) for name, tensor in tensors.items()}, dict(words)])
 
 
-PIXELS_FORMAT = 2
-"""Earlier versions dropped transparency and the depth of pictures."""
+PIXELS_FORMAT = 3
+"""Earlier versions dropped transparency and the depth of pictures, mixed the parts of tables in which some rows belong
+to none, and read parts of different depths alike."""
 MANIFEST = "manifest"
 HEADER, SEAL, CHECK = "data.json", "seal.json", "check"
 DIGITS = 64

@@ -52,6 +52,22 @@ def is_cifar(folder: Path) -> bool:
     return cifar10 or cifar100
 
 
+def begins_as_cifar(folder: Path) -> bool:
+    """Whether the first training file begins as a pickle does, or holds whole records: files called train and test may
+    be anything."""
+    places = (folder / f"{name}{ending}" for ending in ("", ".bin") for name in ("data_batch_1", "train"))
+    path = next(place for place in places if place.is_file())
+    try:
+        with path.open("rb") as file:
+            head = file.read(1)
+        length = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({reason(error)}); check its permissions.") from error
+    if path.suffix:
+        return length > 0 and 0 in (length % (RECORD + 1), length % (RECORD + 2))
+    return head in (b"\x80", b"(", b"}")  # of pickles of any protocol that hold a dictionary
+
+
 def cifar_folder(folder: Path, wanted: str | None = None) -> RawData:
     """The set in a folder of CIFAR's files, by its fine labels unless `wanted` names others (coarse_labels).
 

@@ -90,6 +90,16 @@ def find_columns(
     return table.label(chosen)
 
 
+def image_columns(features: Mapping[str, Any], label: str | None, values: Values) -> list[str]:
+    """The columns that could be the pictures, as `find_columns` takes them."""
+    return _Table(features, "", values).images(label)
+
+
+def label_columns(features: Mapping[str, Any], image: str) -> list[str]:
+    """The columns that could be the labels of pictures in the column `image`."""
+    return list(_Table(features, "", lambda _: ()).labels(image))
+
+
 def kind_of(feature: Any) -> str:
     """What a column holds: 'class', 'image', 'int', 'flag', 'float', 'text', 'bytes', 'list', or 'other'."""
     name = type(feature).__name__
@@ -143,7 +153,14 @@ class _Table:
     values: Values
 
     def image(self, label: str | None) -> str:
-        """The column of pictures: of the surest kind of which there is any."""
+        """The column of pictures."""
+        fitting = self.images(label)
+        if len(fitting) == 1:
+            return fitting[0]
+        raise self._question(fitting, "image")
+
+    def images(self, label: str | None) -> list[str]:
+        """The columns that could be the pictures: those of the surest kind of which there is any."""
         others = [name for name in self.features if name != label]
         kinds = {name: kind_of(self.features[name]) for name in others}
         sure = [
@@ -154,10 +171,7 @@ class _Table:
             [name for name in others if kinds[name] == "list" and name.lower() in PICTURE_NAMES],
             [name for name in others if kinds[name] in ("text", "bytes") and name.lower() in PICTURE_NAMES[:CALLED]],
         ]
-        fitting = next((names for names in sure if names), [])
-        if len(fitting) == 1:
-            return fitting[0]
-        raise self._question(fitting, "image")
+        return next((names for names in sure if names), [])
 
     def labels(self, image: str) -> dict[str, int]:
         """The columns that could be the label, with their ranks."""

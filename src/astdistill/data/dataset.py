@@ -25,6 +25,24 @@ from .storage import StoredImages, chosen_rows, in_batches
 Resize = Literal["crop", "squash"]
 
 
+def chosen_classes(given: Any) -> tuple[str, ...]:
+    """A choice of classes by name or number, in its order. Raises InputError for what has no order, and for a text,
+    which is a list of its letters."""
+    if isinstance(given, str):
+        raise InputError(f"classes is the text '{given}'; give a list of names or numbers, such as ['cat', 'dog'].")
+    if isinstance(given, Mapping):
+        raise InputError(
+            f"classes is the dictionary {str(dict(given))[:60]}, and it chooses classes, it does not name them; give a "
+            "list of names or numbers, such as ['cat', 'dog']."
+        )
+    if isinstance(given, set | frozenset) or not isinstance(given, Iterable):
+        raise InputError(
+            f"classes is {str(given)[:60]}, which has no order; give a list of names or numbers, such as "
+            "['cat', 'dog']."
+        )
+    return tuple(map(str, given))
+
+
 NEW_DEFAULTS = (
     ("resize", "crop"),
     ("background", "white"),
@@ -48,7 +66,7 @@ class DataConfig(Record):
     by its standard deviation (the published values for CIFAR and ImageNet); zca is ZCA whitening with eps 0.1, equal to
     kornia's; rat is that of RaT-BPTT, which first scales every image, less its mean, to norm 1."""
     classes: tuple[str, ...] | None = None
-    """Use only these classes, by name or number, in this order. Default: all classes."""
+    """Use only these classes, all by name or all by number, in this order. Default: all classes."""
     first_classes: int | None = Field(default=None, ge=2)
     """Use only the first N classes, in the order of their labels (alphabetical for CIFAR-100). Default: all classes."""
     per_class: int | None = Field(default=None, ge=1)
@@ -79,11 +97,16 @@ class DataConfig(Record):
     background: str = "white"
     """Colour behind transparent pixels: white, black, a value such as '#ff8000', or drop, which ignores transparency.
     Opaque images are not affected."""
-    white_level: float | None = Field(default=None, gt=0)
+    white_level: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Pixel value of white in images of more than 256 levels: 4095 for 12 bits, 65535 for 16 bits, 1 for fractions.
     Default: derived from the largest value of the data set."""
     seed: int = 0
     """Random seed of the held-out images and, where the source has no test part, of the test images."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _is_choice(cls, given: Any) -> Any:
+        return given if given is None else chosen_classes(given)
 
     @field_validator("background")
     @classmethod

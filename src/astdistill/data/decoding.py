@@ -25,7 +25,7 @@ from ..runtime.shapes import Pixels
 from .dataset import RawData, Resize, Source, Split, checked_count
 from .levels import Levels, Opening, Values, header_shape, list_values, picture_values
 from .listing import text_of
-from .selection import ClassChoice, SelectedRows, kept_labels, renumbered
+from .selection import ClassChoice, SelectedRows, by_number, kept_labels, renumbered
 from .storage import StoredImages
 
 
@@ -86,7 +86,24 @@ FORMATS = (
 """Formats by Pillow's names, whatever the ending of the file. None of them starts a program, as EPS does, or opens
 another file; TGA, which begins with nothing of its own, is tried last."""
 PARTS = {"train": "training part", "test": "test part"}
+NAMED = 3
+"""Broken pictures that a sentence names."""
+LOOKED_AT = 20_000
+"""Pictures that are looked at to find more broken ones."""
 Sized = Callable[[Pixels], Pixels]
+
+
+class Unreadable(InputError):
+    """A picture that cannot be read: `where` it is and `why`."""
+
+    where = why = ""
+
+    @staticmethod
+    def of(where: str, why: str) -> Unreadable:
+        """The error; made so that it can be sent to another process."""
+        error = Unreadable(f"{where} cannot be read as an image ({why}); replace it or take it out.")
+        error.where, error.why = where, why
+        return error
 
 
 def in_memory(*shape: int) -> Pixels:
@@ -111,7 +128,13 @@ def decoded(
     opening = opening or Opening()
     chosen = {part: _chosen(source, part, kept) for part in PARTS if part in source.labels}
     levels = Levels(opening, lambda: _every_picture(source, chosen, opening))
-    parts = {part: _decoded_part(source, part, rows, sized, allocator, levels) for part, rows in chosen.items()}
+    try:
+        parts = {part: _decoded_part(source, part, rows, sized, allocator, levels) for part, rows in chosen.items()}
+    except Unreadable as error:
+        every = _with_all_broken(error, source, chosen, opening)
+        if every is None:
+            raise
+        raise every from error
     train, test = parts["train"], parts.get("test")
     if test is not None:
         if train.images.shape[2:] != test.images.shape[2:]:
@@ -123,8 +146,40 @@ def decoded(
         train, test = (
             Split(_with_channels(part.images[:], channels, allocator), part.labels) for part in (train, test)
         )
-    summary = source.summary.with_read(*levels.words()).with_guessed(*levels.guesses())
+    summary = source.summary.with_read(*levels.words()).with_guessed(
+        *levels.guesses(), *by_number(source.classes, choice)
+    )
     return RawData(source.name, tuple(source.classes[label] for label in kept), train, test, summary)
+
+
+def _with_all_broken(
+    first: Unreadable, source: Source, chosen: Mapping[str, SelectedRows], opening: Opening
+) -> InputError | None:
+    """The error for all pictures that cannot be read, of which each costs a start otherwise; None where there is one
+    alone."""
+    broken, looked_at, more = list[Unreadable](), 0, False
+    rows = ((part, row) for part, its in chosen.items() for row in its.rows.tolist())
+    with progress.phase("looking for more pictures that cannot be read"):
+        for part, row in rows:
+            if looked_at == LOOKED_AT:
+                more = True
+                break
+            looked_at += 1
+            try:
+                (data,) = source.fetch(part, [row])
+                _decode(data, source.where(part, row), opening)
+            except Unreadable as error:
+                broken.append(error)
+            except InputError:  # of a file that cannot be opened, which has a sentence of its own
+                continue
+    others = [error.where for error in broken if error.where != first.where]
+    if not others:
+        return None
+    named = ", ".join(others[:NAMED]) + ", …" * (len(others) > NAMED)
+    return InputError(
+        f"{first.where} cannot be read as an image ({first.why}), nor can {'at least ' * more}{len(others):,} more "
+        f"({named}); replace them or take them out."
+    )
 
 
 def stacked(
@@ -190,7 +245,8 @@ def _every_picture(source: Source, chosen: Mapping[str, SelectedRows], opening: 
     """The values of all chosen pictures of all parts, to find their levels."""
     with progress.phase(f"finding the levels of the pictures of {source.name}"):
         for part, rows in chosen.items():
-            yield from _opened(source, part, rows.rows.tolist(), opening)
+            for picture in _opened(source, part, rows.rows.tolist(), opening):
+                yield picture._replace(part=PARTS[part])
 
 
 def _opened(source: Source, part: str, rows: list[int], opening: Opening) -> Iterator[Values]:
@@ -223,7 +279,7 @@ def _decode(data: bytes | np.ndarray, where: str, opening: Opening) -> Values:
         ) from error
     except Exception as error:  # what Pillow and its libraries raise on broken files depends on the format
         why = str(error).replace(f" {stream!r}", "")  # Pillow names the bytes' address, which nobody knows
-        raise InputError(f"{where} cannot be read as an image ({why}); replace it or take it out.") from error
+        raise Unreadable.of(where, why) from error
 
 
 @contextmanager

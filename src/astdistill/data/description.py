@@ -37,6 +37,11 @@ GLANCED_AT = 64
 TEST_PART = "test part"
 """What the sentence of a summary begins with that says where the test images come from."""
 OWN_TEST = "the source's own"
+PICTURED = frozenset(("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "input", "inputs"))
+DRAWN = frozenset(
+    ("mask", "masks", "annotation", "annotations", "label", "labels", "gt", "groundtruth", "segmentation", "target")
+)
+"""Folders of sets for segmentation: pictures, and what is drawn over them."""
 FOLD = re.compile(r"(cv|fold|split|part|batch|shard)[\W_]*\d+", re.IGNORECASE)
 
 
@@ -227,6 +232,11 @@ def _odd_names(counts: Sequence[ClassCounts]) -> Iterator[str]:
     folds = [name for name in names if FOLD.fullmatch(name)]
     if len(set(parts.values())) > 1 or alone:
         yield f"classes called like parts of a data set ({named(list(parts))}): is --data the folder of the classes?"
+    elif {name.lower() for name in names} & PICTURED and {name.lower() for name in names} & DRAWN:
+        yield (
+            f"classes called like pictures and the masks drawn over them ({named(names)}): is --data the folder of the "
+            "classes?"
+        )
     elif len(folds) > 1:
         yield f"classes called like folds of a data set ({named(folds)}): is --data the folder of the classes?"
 

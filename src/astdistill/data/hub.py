@@ -3,13 +3,14 @@ pictures and labels."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,24 @@ import torch
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import cache_folder
 from ..runtime.progress import phase
-from ..runtime.text import in_one_line
-from .columns import Columns, find_columns, kind_of
+from ..runtime.text import in_one_line, many
+from .columns import Columns, find_columns, image_columns, kind_of
 from .dataset import Source, Summary
 from .decoding import file_bytes
 from .digests import FileSet
 from .labels import MISSING, Numbered, numbered
 from .listing import text_of
 from .parquet import copied, pictures_beside, split_files
-from .splits import split_of
+from .splits import BOUNDARY, PLAIN, split_of
 
 PART_COLUMNS = ("split", "subset", "partition", "part", "set", "usage", "phase", "fold")
 """Names of columns that may say which part a row belongs to, where all rows lie in one table."""
+MOST_PARTS = 20
+"""A column of more different values tells no parts."""
+MOST_NUMBERS = 10
+"""A column of more different numbers tells no parts and no folds."""
+LEFT = "no value"
+"""What an empty cell is called."""
 AT_ONCE = 100
 """Rows of a column that are looked at together."""
 NAMED = 3
@@ -52,7 +59,7 @@ def table_source(
     that the caller made. Raises InputError for missing columns, for labels that are no classes, and for a picture that
     may not be read.
     """
-    splits, opened, by_column = _by_column(splits, opened or {}, label_column)
+    splits, opened, divided = _divided(splits, opened or {}, image_column, label_column)
     ranked = _parts_of(splits)
     train = _train_split(name, splits, ranked["train"])
     columns = find_columns(
@@ -79,29 +86,125 @@ def table_source(
         lambda part, chosen: pictures[part].read(rows[part][list(chosen)].tolist()),
         lambda part, row: f"Image {int(rows[part][row])} of {places[part]}",
         files,
-        _summary(used, columns, numbered, _left_out(splits, ranked, used, rows)).with_read(*by_column),
+        _with_division(
+            _summary(used, columns, numbered, _left_out(splits, ranked, used, rows)),
+            Summary(guessed=_like_parts(splits, columns)) if divided is None else divided,
+        ),
     )
 
 
-def _by_column(
-    splits: Mapping[str, Any], opened: Mapping[str, Opened], label: str | None
-) -> tuple[Mapping[str, Any], Mapping[str, Opened], tuple[str, ...]]:
-    """One table divided by a column of part names such as 'train' and 'test', and the words for it; else all as it
-    is."""
+def _divided(
+    splits: Mapping[str, Any], opened: Mapping[str, Opened], image: str | None, label: str | None
+) -> tuple[Mapping[str, Any], Mapping[str, Opened], Summary | None]:
+    """One table divided into its parts, with the words for it, where a column or the folders of its pictures tell them;
+    else all as it is, and None. Rows that belong to no part are left out."""
     if len(splits) != 1:
-        return splits, opened, ()
+        return splits, opened, None
     ((only, table),) = splits.items()
+    told = _told_by_column(table, (image, label)) or _told_by_folder(table, image, label)
+    if told is None:
+        return splits, opened, None
+    rows: dict[str, list[int]] = {}
+    for row, part in enumerate(told.parts):
+        rows.setdefault(part or "", []).append(row)
+    rest = [LEFT if told.values[row] is None else f"'{told.values[row]}'" for row in rows.pop("", [])]
+    named = ", ".join(list(dict.fromkeys(rest))[:NAMED]) + ", …" * (len(set(rest)) > NAMED)
+    unread = f"{many(len(rest), 'row')} of no part, where {told.how} has {named}"
+    readers = {part: opened[only] for part in rows if only in opened}
+    said = Summary((f"parts: {told.how}",), (unread,) * bool(rest))
+    return {part: table.select(its) for part, its in rows.items()}, readers, said
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The part of every row, None where it belongs to none; the values that tell it, and where these stand."""
+
+    parts: Sequence[str | None]
+    values: Sequence[Any]
+    how: str
+
+
+def _told_by_column(table: Any, others: Sequence[str | None]) -> _Told | None:
+    """The parts by a column such as 'split', where some rows are training images and some are not."""
     for column in table.column_names:
-        if column.lower() not in PART_COLUMNS or column == label:
+        if column.lower() not in PART_COLUMNS or column in others:
             continue
         names = _names_of(table.features[column])
-        told = [names[value] if names and value is not None else value for value in _values(table, column)]
+        told = _as_names(list(_values(table, column)), names)
         parts = [split_of(value) if isinstance(value, str) else None for value in told]
-        if "train" in parts and None not in parts and len(set(parts)) > 1:
-            rows = [(part, [row for row, its in enumerate(parts) if its == part]) for part in dict.fromkeys(parts)]
-            readers = {str(part): opened[only] for part, _ in rows if only in opened}
-            return {str(part): table.select(its) for part, its in rows}, readers, (f"parts: column {column}",)
-    return splits, opened, ()
+        if "train" in parts and len(set(parts)) > 1:
+            return _Told(parts, told, f"column {column}")
+    return None
+
+
+def _as_names(values: list[Any], names: Sequence[str]) -> list[Any]:
+    """The names that numbers stand for; other values as they are."""
+    known = dict(enumerate(names))
+    return [known.get(value) for value in values] if names else values
+
+
+def _told_by_folder(table: Any, image: str | None, label: str | None) -> _Told | None:
+    """The parts by the outermost folder of the pictures that is called like one and no more, where a column of paths
+    such as 'test/cat/1.png' names them, and there are training and other images."""
+    fitting = [image] if image is not None else image_columns(table.features, label, lambda name: _values(table, name))
+    if len(fitting) != 1 or kind_of(table.features.get(fitting[0])) != "text":
+        return None
+    values = list(_values(table, fitting[0]))
+    folders = [() if value is None else PurePosixPath(value.replace("\\", "/")).parts[:-1] for value in values]
+    # What all lie in tells no parts.
+    shared = sum(1 for _ in itertools.takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False)))
+    plain = [[name for name in its[shared:] if PLAIN.fullmatch(name.lower())] for its in folders]
+    parts = [next(filter(None, map(split_of, its)), None) for its in plain]
+    if "train" not in parts or not {"test", "validation"} & set(parts):
+        return None
+    shown = ["/".join(its[: shared + 1]) or None for its in folders]
+    return _Told(parts, shown, f"the folders in column {fitting[0]}")
+
+
+def _with_division(summary: Summary, divided: Summary) -> Summary:
+    return Summary(
+        (*summary.read, *divided.read),
+        (*summary.left_out, *divided.left_out),
+        (*summary.guessed, *divided.guessed),
+    )
+
+
+def _like_parts(splits: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:
+    """A word on every column of a single table that looks as if it told parts, and does not divide it."""
+    if len(splits) != 1:
+        return ()
+    (table,) = splits.values()
+    used = (columns.image, columns.label, columns.names)
+    found = {name: its for name in table.column_names if name not in used and (its := _part_values(table, name))}
+    return tuple(
+        f"all rows as one part, though column {name} ({', '.join(map(str, its[:NAMED]))}{', …' * (len(its) > NAMED)}) "
+        "could tell training from test images (to divide by it, write a column called split with train and test)"
+        for name, its in found.items()
+    )
+
+
+def _part_values(table: Any, column: str) -> list[Any]:
+    """The different values of a column that looks as if it told parts; none for any other."""
+    feature = table.features[column]
+    kind, words = kind_of(feature), {word.lower() for word in BOUNDARY.split(column) if word}
+    called, spoken = bool(words & set(PART_COLUMNS)), split_of(column) is not None
+    looked_at = {"text": True, "class": True, "int": called or spoken, "flag": called or spoken}.get(kind, False)
+    values = _different(table, column) if looked_at else []
+    if kind in ("text", "class"):
+        values = _as_names(values, _names_of(feature))
+        parts = {split_of(str(value)) for value in values if value is not None} - {None}
+        return values * (len(parts) > 1 or (len(values) > 1 and bool(parts) and called))
+    return values * (1 < len(values) <= MOST_NUMBERS and (called or set(values) <= {0, 1, None}))
+
+
+def _different(table: Any, column: str) -> list[Any]:
+    """The different values of a column, in their order; none where there are many."""
+    seen: dict[Any, None] = {}
+    for batch in table.select_columns([column]).with_format("arrow").iter(batch_size=10 * AT_ONCE):
+        seen |= dict.fromkeys(batch.column(0).unique().to_pylist())
+        if len(seen) > MOST_PARTS:
+            return []
+    return sorted(seen, key=lambda value: (value is None, str(value)))
 
 
 def _parts_of(splits: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -388,7 +491,7 @@ class ParquetFolder:
         return FileSet(sorted({*tables, *self.beside.values()}), self.folder)
 
 
-def parquet_folder(folder: Path, paths: Sequence[Path]) -> ParquetFolder:
+def parquet_folder(folder: Path, paths: Sequence[Path], image_column: str | None = None) -> ParquetFolder:
     """What is read of a folder that holds these parquet files. Raises InputError as `split_files` does, and where none
     of them can be meant."""
     regular = [path for path in paths if path.is_file()]
@@ -399,12 +502,13 @@ def parquet_folder(folder: Path, paths: Sequence[Path]) -> ParquetFolder:
         raise InputError(f"All parquet files of {folder} are hidden ({paths[0].relative_to(folder)}); rename them.")
     tables = [path for its in parts.values() for path in its]
     unread = [path for path in paths if path not in set(tables)]
-    return ParquetFolder(text_of(folder.resolve().name), folder, parts, pictures_beside(tables), unread)
+    return ParquetFolder(text_of(folder.resolve().name), folder, parts, pictures_beside(tables, image_column), unread)
 
 
-def parquet_file(path: Path) -> ParquetFolder:
+def parquet_file(path: Path, image_column: str | None = None) -> ParquetFolder:
     """A single table, whatever its name says; a column of part names may divide it."""
-    return ParquetFolder(text_of(path.stem), path.parent, {"train": [path]}, pictures_beside([path]), ())
+    beside = pictures_beside([path], image_column)
+    return ParquetFolder(text_of(path.stem), path.parent, {"train": [path]}, beside, ())
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from ..runtime.shapes import Labels
 from .dataset import Source, Summary
 from .decoding import LARGEST_FILE, file_bytes
 from .digests import FileSet
-from .layouts import UNNAMED, WNID, PartNames, folder_layout
-from .listing import Listing, Walked, is_picture, text_of
+from .layouts import UNNAMED, PartNames, folder_layout
+from .listing import WNID, Listing, Walked, is_picture, text_of, unread_labels
 from .selection import ClassChoice, kept_labels
 
 
@@ -45,6 +45,7 @@ def from_picture_folder(folder: Path, choice: ClassChoice, listing: Listing, par
         pictures[part] = _labelled(getattr(layout, part) or {}, chosen, listing, rest)
     if not pictures["train"]:
         raise _no_pictures(folder, rest)
+    _check_classes(folder, layout.train, chosen, pictures["train"], listing, rest)
     if not pictures["test"] and layout.test is None:
         del pictures["test"]
     said, places = layout.summary, {"train": layout.train, "test": layout.test or {}}
@@ -89,10 +90,35 @@ def _files_beside(folders: Iterable[Path], listing: Listing) -> Walked:
     return rest
 
 
+def _check_classes(
+    folder: Path,
+    places: Mapping[str, Path],
+    chosen: Mapping[int, str],
+    pictures: Sequence[tuple[int, Path]],
+    listing: Listing,
+    rest: Walked,
+) -> None:
+    """Raise InputError for a single class beside a file of labels, and for a class without pictures, with what lies in
+    its folder instead."""
+    unread = unread_labels(rest.others)
+    if len(places) == 1 and unread:
+        (name,) = places
+        raise InputError(f"{text_of(folder)} holds pictures of one class alone, folder {text_of(name)}{unread}.")
+    filled = {label for label, _ in pictures}
+    for label, name in chosen.items():
+        if label not in filled:
+            there = " and ".join(listing.walk(places[name]).left_out()) or "no files"
+            raise InputError(
+                f"Class '{text_of(name)}' has no training images: {text_of(places[name])} holds {there}; give pictures "
+                "that end in .png, .jpg or another known format, or leave the class out with --data.classes."
+            )
+
+
 def _no_pictures(folder: Path, rest: Walked) -> InputError:
     why = " and ".join(rest.left_out())
     return InputError(
-        f"{text_of(folder)} holds no pictures in class folders{why and f', but {why}'}; expected "
+        f"{text_of(folder)} holds no pictures in class folders{why and f', but {why}'}{unread_labels(rest.others)}; "
+        "expected "
         f"{text_of(folder)}/train/<class>/*.png, or {text_of(folder)}/<class>/*.png."
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     ConcatDataset,
     DataLoader,
     IterableDataset,
@@ -21,6 +22,7 @@ from torch.utils.data import (
 )
 
 from ..runtime.errors import InputError, unknown
+from .labels import is_missing, names_by_number
 
 IMAGE_KEYS = (
     "image", "images", "img", "pixel_values", "picture", "pixels", "x", "input", "inputs", "data", "jpg", "jpeg", "png",
@@ -100,7 +102,9 @@ def _loaded(loader: Any, where: str) -> tuple[Iterable[Any], int | None, tuple[s
     apart."""
     if _only_batches(loader):
         items, count, said = _items_of(loader.dataset, where)
-        return items, count, (*said, f"{where}: the items of the loader's data set, in their own order")
+        dropped = loader.drop_last and len(loader.dataset) % loader.batch_size > 0
+        also = ", with those that drop_last leaves out" * dropped
+        return items, count, (*said, f"{where}: the items of the loader's data set, in their own order{also}")
     if loader.batch_size is None and loader.batch_sampler is None:
         return loader, None, ()
     return _apart(loader, where), None, (f"{where}: the batches of the loader, in the order of one pass",)
@@ -108,11 +112,18 @@ def _loaded(loader: Any, where: str) -> tuple[Iterable[Any], int | None, tuple[s
 
 def _only_batches(loader: Any) -> bool:
     """Whether a loader gives just the items of its data set, each once, in some order."""
-    if isinstance(loader.dataset, IterableDataset) or loader.collate_fn is not default_collate:
+    if type(loader) is not DataLoader or isinstance(loader.dataset, IterableDataset):
+        return False  # a class of the user's own may give anything
+    sampler: Any = loader.sampler
+    items: Any = loader.dataset
+    batches = loader.batch_sampler
+    # Given a sampler of batches, a loader has a sampler of its own beside it, which it does not ask.
+    if loader.collate_fn is not default_collate or type(batches) is not BatchSampler or batches.sampler is not sampler:
         return False
-    if type(loader.sampler) is RandomSampler:
-        return not loader.sampler.replacement and loader.sampler.num_samples == len(loader.dataset)
-    return type(loader.sampler) is SequentialSampler
+    if type(sampler) not in (SequentialSampler, RandomSampler) or getattr(sampler, "replacement", False):
+        return False
+    counted = hasattr(items, "__len__") and hasattr(sampler.data_source, "__len__")
+    return counted and len(items) == len(sampler.data_source) == len(sampler)
 
 
 def _apart(batches: Iterable[Any], where: str) -> Iterator[Any]:
@@ -156,12 +167,15 @@ def _places(held: dict[Hashable, Any], where: str, image: str | None, label: str
     said = [
         f"{where}: the image is entry {chosen}, which could also be {_listed(pictures, chosen)}"
     ] * bool(image is None and len(pictures) > 1)  # fmt: skip
-    names = [name for name in held if name != chosen]
-    fitting = [name for name in names if is_label(held[name])]
     if label is not None:
         return Places(chosen, label, (), tuple(said))
-    label_place = _label_place(chosen, fitting or names, where, held)
-    rivals = tuple(name for name in fitting if name != label_place and label_place != _first_of(LABEL_KEYS, names))
+    names = [name for name in held if name != chosen]
+    fitting = [name for name in names if is_label(held[name])]
+    possible = [name for name in names if name in fitting or is_missing(held[name])]
+    # An image without a label may come first; without names, what is none tells nothing.
+    called = _first_of(LABEL_KEYS, possible)
+    label_place = _label_place(chosen, fitting or names, where, held) if called is None else called
+    rivals = tuple(name for name in possible if name != label_place and label_place != _first_of(LABEL_KEYS, names))
     said += [f"{where}: the label is entry {label_place}, which could also be {_listed(rivals)}"] * bool(rivals)
     return Places(chosen, label_place, rivals, tuple(said))
 
@@ -205,12 +219,15 @@ def is_label(value: Any) -> bool:
     return isinstance(value, int | float | str | bytes)
 
 
-def label_of(label: Any, row: int, where: str, text: bool) -> int | str:
-    """The label of an item: a whole number of any type, or, with `text`, a text. Raises InputError naming the item."""
+def label_of(label: Any, row: int, where: str, text: bool) -> int | str | None:
+    """The label of an item: a whole number of any type, or, with `text`, a text; None where it has none. Raises
+    InputError naming the item."""
     if text and isinstance(label, str | bytes | np.str_):
         return label.decode("utf-8", errors="backslashreplace") if isinstance(label, bytes) else str(label)
     try:
         value = label.item() if hasattr(label, "item") else label  # numpy and torch, also one-element arrays
+        if is_missing(value):
+            return None
         number = int(value)
         whole = number == value and not text
     # what `item` raises for several elements depends on the library
@@ -237,6 +254,8 @@ def class_names_in(part: Any, where: str, label: Hashable = None, depth: int = D
     if isinstance(features, Mapping) and type(features.get(label)).__name__ == "ClassLabel":
         return tuple(features[label].names)
     names = getattr(part, "classes", None)
+    if isinstance(names, Mapping):
+        names = names_by_number(names)
     if isinstance(names, Sequence | np.ndarray) and not isinstance(names, str) and len(names):
         return tuple(map(str, names))
     if isinstance(part, ConcatDataset):

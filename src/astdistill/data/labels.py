@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from ..runtime.errors import InputError
 from ..runtime.shapes import Labels
+from .arrays import plain_tensor
 
 MISSING = -1
 """The class number of an image without a label."""
@@ -34,9 +37,9 @@ def numbered(labels: Any, names: Sequence[str] | None = None, where: str = "the 
     """The labels of all parts together, `[N]` or `[N, 1]`: numbers, flags, text or bytes, in an array, tensor or list.
 
     Whole numbers 0..K−1 stay as they are. All others are numbered in sorted order, and their own values are the names
-    of the classes: no number is counted up to. None, NaN and empty text are missing labels, −1; so is −1 where `names`
-    gives the names of 0..K−1. Text beside `names` is looked up in them. Raises InputError for several labels to an
-    image, fractions, a mixture of kinds, and numbers that `names` does not reach.
+    of the classes: no number is counted up to. None, NaN, pandas' NA and empty text are missing labels, −1; so is −1
+    where `names` gives the names of 0..K−1. Text beside `names` is looked up in them. Raises InputError for several
+    labels to an image, fractions, a mixture of kinds, and numbers that `names` does not reach.
     """
     values, present = _values(labels, where)
     if names is None:
@@ -45,6 +48,46 @@ def numbered(labels: Any, names: Sequence[str] | None = None, where: str = "the 
     if repeated:
         raise InputError(f"The class name '{repeated[0]}' is given twice; every class needs its own name.")
     return _by_names(values, present, tuple(map(str, names)), where)
+
+
+def class_names(given: Any) -> tuple[str, ...] | None:
+    """The names of the classes 0..K−1 as a caller gives them: in their order, by number ({0: 'cat'}), or the numbers by
+    name ({'cat': 0}); None where none are given. Raises InputError for what has no order, and for other numbers."""
+    if given is None:
+        return None
+    if isinstance(given, str | bytes):
+        text = _text(given)
+        raise InputError(f"The classes are the text '{text}'; give a list of their names, such as ['cat', 'dog'].")
+    if isinstance(given, Mapping):
+        names = names_by_number(given)
+        if names is None:
+            last = len(given) - 1
+            raise InputError(
+                f"The classes are the dictionary {str(dict(given))[:60]}, which does not number them 0..{last}; give "
+                "{0: 'cat', 1: 'dog'}, {'cat': 0, 'dog': 1}, or a list of their names."
+            )
+        return names or None
+    if isinstance(given, set | frozenset) or not isinstance(given, Iterable):
+        raise InputError(
+            f"The classes are {str(given)[:60]}, which has no order; give a list of their names by number, such as "
+            "['cat', 'dog']."
+        )
+    return tuple(_text(name) if isinstance(name, bytes) else str(name) for name in given) or None
+
+
+def names_by_number(given: Mapping[Any, Any]) -> tuple[str, ...] | None:
+    """The names in a dictionary of names by number, or of numbers by name, in the order of the numbers; None where
+    these are not 0..K−1, each once."""
+    for pairs in (given.items(), [(number, name) for name, number in given.items()]):
+        # bool is a number to Python, and no class's to people
+        named = {number: str(name) for number, name in pairs if _is_whole(number)}
+        if len(named) == len(given) and set(named) == set(range(len(given))):
+            return tuple(named[number] for number in range(len(named)))
+    return None
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _by_names(values: np.ndarray, present: np.ndarray, names: tuple[str, ...], where: str) -> Numbered:
@@ -77,7 +120,8 @@ def _in_order(values: np.ndarray, present: np.ndarray, where: str) -> Numbered:
             "or number the classes from 0."
         )
     classes = tuple(str(kind) for kind in kinds.tolist())
-    return Numbered(_spread(codes.reshape(-1), present), classes, _words(kinds, classes))
+    twins = alike(classes) if kinds.dtype.kind == "U" else ()
+    return Numbered(_spread(codes.reshape(-1), present), classes, (*_words(kinds, classes), *twins))
 
 
 def _words(kinds: np.ndarray, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -87,6 +131,22 @@ def _words(kinds: np.ndarray, classes: tuple[str, ...]) -> tuple[str, ...]:
         return ()
     kind = {"U": "text", "b": "flags"}.get(kinds.dtype.kind, "numbers other than 0..K-1")
     return (f"labels: {kind}, numbered 0..{last} in sorted order ({_some(classes)})",)
+
+
+def spelling(name: str) -> str:
+    """A name without regard to case, to blanks around it, and to how letters with accents are composed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()
+
+
+def alike(names: Iterable[str]) -> tuple[str, ...]:
+    """A note on names of which only the spelling differs, so that they may be meant as one class."""
+    spelt = dict[str, list[str]]()
+    for name in sorted(names):
+        spelt.setdefault(spelling(name), []).append(name)
+    twins = [" and ".join(f"'{name}'" for name in group) for group in spelt.values() if len(group) > 1]
+    said = [f"{pair} as different classes, though only their spelling differs" for pair in twins[:SHOWN]]
+    more = f"{len(twins) - SHOWN} further groups of classes of which only the spelling differs"
+    return (*said, *((more,) * (len(twins) > SHOWN)))
 
 
 def _text_order(kinds: np.ndarray) -> np.ndarray:
@@ -111,7 +171,7 @@ def _spread(codes: np.ndarray, present: np.ndarray) -> Labels:
 
 def _values(labels: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     """The labels that are there, as whole numbers, flags or text, and which images have one `[N]`."""
-    array = _array(labels)
+    array = _array(labels, where)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
@@ -119,17 +179,25 @@ def _values(labels: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
             f"The labels of {where} have shape {tuple(array.shape)}, several to an image; give one label per image "
             "(of one-hot rows, the place of the one)."
         )
+    there = np.ones(len(array), dtype=bool)
     if array.dtype.kind == "O":
-        array = _plain(array.tolist(), where)
+        array, there = _plain(array.tolist(), where)
     if array.dtype.kind == "S":
         array = np.array([_text(value) for value in array.tolist()], dtype=np.str_)
-    return _checked(array, where)
+    values, present = _checked(array, where)
+    there[there] = present
+    return values, there
 
 
-def _array(labels: Any) -> np.ndarray:
+def array_of(labels: Tensor, where: str) -> np.ndarray:
+    """The labels in a tensor as an array. Raises InputError for a tensor that is not plain numbers in a row."""
+    plain = plain_tensor(labels, f"The labels of {where}")
+    return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+
+
+def _array(labels: Any, where: str) -> np.ndarray:
     if isinstance(labels, Tensor):
-        plain = labels.detach().to("cpu")
-        return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+        return array_of(labels, where)
     if isinstance(labels, np.ndarray):
         return labels
     values = list(labels)
@@ -166,26 +234,24 @@ def _whole(values: np.ndarray, where: str) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _plain(values: list[Any], where: str) -> np.ndarray:
-    """Objects as an array of one kind; missing ones become NaN or empty text."""
+def _plain(values: list[Any], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Those objects that are there as an array of one kind, and which they are."""
     values = [_single(value) for value in values]
-    there = [value for value in values if not _is_missing(value)]
+    present = np.array([not is_missing(value) for value in values], dtype=bool)
+    there = [value for value in values if not is_missing(value)]
     several = [value for value in there if isinstance(value, list | tuple | set | dict | np.ndarray | Tensor)]
     if several:
         raise InputError(
             f"The labels of {where} hold several values to an image ({str(several[0])[:40]}); give one class per image."
         )
     if all(isinstance(value, str | bytes) for value in there):
-        return np.array(["" if _is_missing(value) else _text(value) for value in values], dtype=np.str_)
-    whole = len(there) == len(values)
+        return np.array([_text(value) for value in there], dtype=np.str_), present
     if all(isinstance(value, bool | np.bool_) for value in there):
-        if whole:
-            return np.array(values, dtype=bool)
-        return np.array(["" if _is_missing(value) else str(bool(value)) for value in values], dtype=np.str_)
-    if all(isinstance(value, numbers.Integral) for value in there) and whole:
-        return np.array([int(value) for value in values])
+        return np.array(there, dtype=bool), present
+    if all(isinstance(value, numbers.Integral) for value in there):
+        return np.array([int(value) for value in there]), present
     if all(isinstance(value, numbers.Real) for value in there):
-        return np.array([math.nan if _is_missing(value) else value for value in values], dtype=np.float64)
+        return np.array(there, dtype=np.float64), present
     mixed = sorted({type(value).__name__ for value in there})
     kinds = ("of type " if len(mixed) == 1 else "a mixture of ") + " and ".join(mixed)
     raise InputError(f"The labels of {where} are {kinds}; give one kind: whole numbers, text or flags.")
@@ -202,8 +268,12 @@ def _single(value: Any) -> Any:
     return value
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for none: None, NaN, or pandas' NA."""
+    pandas = sys.modules.get("pandas")  # which is loaded where its NA is, and need not be there
+    if value is None or value is getattr(pandas, "NA", None):
+        return True
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _text(value: str | bytes) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from ..runtime.errors import InputError, unknown
 from .dataset import Summary
-from .listing import Listing, names, some, text_of
+from .labels import alike, spelling
+from .listing import WNID, Listing, names, some, text_of, unread_labels
 from .splits import PLAIN, split_of
 
 HERE = "."
@@ -144,14 +144,18 @@ class _Finder:
         if len(kinds) > 1 or (plain and (not others or kinds != {"train"})):
             raise InputError(
                 f"{self._at()} holds pictures in {names(spoken)}, but not in class folders inside them, so that nothing"
-                f" tells their classes; expected {self._at()}/train/<class>/*.png, or --data.train-part {HERE} if the "
-                "folders here are the classes."
+                f" tells their classes{unread_labels(self._others(spoken))}; expected "
+                f"{self._at()}/train/<class>/*.png, or --data.train-part {HERE} if the folders here are the classes."
             )
         if spoken:
             self.notes.append(
                 f"{_folders(spoken)} as one of the classes, not as a part: no class folders are in it "
                 "(--data.train-part names a training part)"
             )
+
+    def _others(self, places: Sequence[Path]) -> list[Path]:
+        """The files of the root and of some folders that are no pictures."""
+        return [path for place in (self.root, *places) for path in self.listing.entries(place).others]
 
     def _without_train(self, spoken: Sequence[Path], others: Sequence[Path]) -> Layout | None:
         tests = [place for place in spoken if self._labelled(place)]
@@ -203,8 +207,8 @@ class _Finder:
 
     def _shares(self, place: Path, classes: Mapping[str, Path]) -> bool:
         """Whether any class folder of a part is one of these classes, spelt so or otherwise."""
-        known = {_spelling(name) for name in classes}
-        return any(_spelling(inner.name) in known for inner in self._class_places(place))
+        known = {spelling(name) for name in classes}
+        return any(spelling(inner.name) in known for inner in self._class_places(place))
 
     def _why_unread(self, place: Path, test: Path | None, classes: Mapping[str, Path]) -> str:
         if not self._labelled(place):
@@ -391,7 +395,7 @@ class _Finder:
             tests,
             (*self._through(), f"training part: folder {self._name(train)}", *_test_words(test and self._name(test))),
             (*left_out, *self._empty(train), *_stray(stray), *_untested(absent)),
-            (*self.notes, *_alike(classes), *same, *self._nested(classes)),
+            (*self.notes, *alike(map(text_of, classes)), *same, *self._nested(classes)),
             tuple(roots),
         )
 
@@ -402,11 +406,11 @@ class _Finder:
 
     def _checked_test(self, test: Path, classes: Mapping[str, Path]) -> Places:
         """The test part's class folders. Raises InputError for one with pictures that is not trained on."""
-        spelt = {_spelling(name): name for name in classes}
+        spelt = {spelling(name): name for name in classes}
         for place in self._class_folders(test):
             if place.name in classes or not self.listing.has_pictures(place):
                 continue
-            other = spelt.get(_spelling(place.name))
+            other = spelt.get(spelling(place.name))
             called = f", which calls it '{text_of(other or '')}'" * bool(other)
             raise InputError(
                 f"{text_of(test)} holds a class '{text_of(place.name)}' that the training part does not{called}; "
@@ -415,11 +419,13 @@ class _Finder:
         return {place.name: place for place in self._class_folders(test) if place.name in classes}
 
     def _nested(self, classes: Mapping[str, Path]) -> tuple[str, ...]:
-        """A note on classes that hold several folders of pictures each: they might be the classes."""
+        """A note on classes that hold several folders of pictures each, or one beside pictures of their own: these
+        might be the classes, or copies such as thumbnails."""
         if any(WNID.fullmatch(name) for name in classes):
             return ()
         inner = [(name, list(self.listing.subfolders(place))) for name, place in sorted(classes.items())]
-        several = [(name, places) for name, places in inner if len(places) > 1]
+        mixed = {name for name, place in classes.items() if self.listing.entries(place).pictures}
+        several = [(name, places) for name, places in inner if len(places) > 1 or (places and name in mixed)]
         if not several:
             return ()
         name, places = several[0]
@@ -455,22 +461,6 @@ class _Finder:
 
     def _at(self) -> str:
         return text_of(self.root)
-
-
-WNID = re.compile(r"n\d{8}")
-
-
-def _spelling(name: str) -> str:
-    """A name without regard to case and to how letters with accents are composed."""
-    return unicodedata.normalize("NFC", name).casefold().strip()
-
-
-def _alike(classes: Iterable[str]) -> tuple[str, ...]:
-    spelt = dict[str, list[str]]()
-    for name in sorted(classes):
-        spelt.setdefault(_spelling(name), []).append(name)
-    twins = [" and ".join(map(text_of, group)) for group in spelt.values() if len(group) > 1]
-    return tuple(f"{pair} as different classes, though only their spelling differs" for pair in twins)
 
 
 def _same(places: Sequence[Path]) -> tuple[str, ...]:

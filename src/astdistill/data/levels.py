@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..runtime.errors import InputError
+from .arrays import dark
 
 GREY_MODES = ("1", "L", "LA", "La")
 SHORT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -33,8 +34,13 @@ FRAMES = ("GIF", "TIFF", "WEBP", "PNG", "AVIF")
 """Formats whose further frames or pages are said; a phone's second picture in a JPEG (MPO) is none."""
 ORIENTATION = 0x0112
 """The EXIF tag that says how the camera was held."""
+TURNS = (2, 3, 4, 5, 6, 7, 8)
+"""Its values that turn or mirror; 1 and any other do nothing."""
 LYING = (5, 6, 7, 8)
-"""Its values that exchange height and width."""
+"""Those that exchange height and width."""
+SAID_APART, REFUSED_APART = 3.0, 8.0
+"""How many times brighter one part may be than another before it is said, and before it is refused: 12 bits beside 16
+are 16 times, fractions beside 256 levels 255 times."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,14 @@ def background_colour(name: str) -> tuple[int, int, int]:
 
 class Values(NamedTuple):
     """A picture as it was stored, `[C, H, W]`; `kind` says what it is where that is not 256 levels, `white` the value
-    that is white where the file says so, and `notes` what was done to it."""
+    that is white where the file says so, `notes` what was done to it, and `part` the part it is of, as people call it,
+    where that is known."""
 
     values: np.ndarray
     kind: str = ""
     white: float | None = None
     notes: tuple[str, ...] = ()
+    part: str = ""
 
 
 SHORT, COLOUR16 = "16-bit grey pictures", "16-bit colour pictures"
@@ -79,6 +87,7 @@ KINDS = {"I": "32-bit integer pictures", "F": "floating-point pictures"}
 TURNED = "turned upright as the EXIF orientation says"
 FRAME = "with several frames or pages, of which the first was read"
 TRANSPARENT = "with transparent pixels"
+FLAT = "flat lists of numbers"
 
 
 def picture_values(picture: Image.Image, opening: Opening) -> Values:
@@ -87,7 +96,7 @@ def picture_values(picture: Image.Image, opening: Opening) -> Values:
     Raises ValueError for what cannot be shown: negative values, values that are no numbers.
     """
     rawmode = _rawmode(picture)
-    turned = (picture.getexif().get(ORIENTATION, 1) != 1) * (TURNED,)
+    turned = (picture.getexif().get(ORIENTATION, 1) in TURNS) * (TURNED,)
     upright = ImageOps.exif_transpose(picture)
     notes = (*turned, *(_has_frames(picture) * (FRAME,)))
     if upright.mode in DEEP_MODES:
@@ -114,14 +123,15 @@ def list_values(array: np.ndarray) -> Values:
     other shapes, negative values, and values that are no numbers.
     """
     channels = _channels_first(array)
+    notes = (f"{FLAT} as grey pictures of {channels.shape[-1]}×{channels.shape[-2]}",) * (array.ndim == 1)
     if array.dtype == np.uint8:
-        return Values(channels)
+        return Values(channels, notes=notes)
     if array.dtype == np.bool_:
-        return Values(channels, "lists of flags", 1.0)
+        return Values(channels, "lists of flags", 1.0, notes)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"its values are of type {array.dtype}, and pixels are numbers")
     kind = {"f": "floating-point lists"}.get(array.dtype.kind, "integer lists")
-    return Values(_checked(channels), kind)
+    return Values(_checked(channels), kind, None, notes)
 
 
 def _channels_first(array: np.ndarray) -> np.ndarray:
@@ -212,18 +222,28 @@ def _shown(picture: Image.Image, opening: Opening) -> tuple[Image.Image, bool]:
 
 
 class Range(NamedTuple):
-    """What the values of a kind have in common over the whole set: the largest, whether all are whole numbers, and
-    whether all are 16-bit values that are multiples of 257, as 8-bit ones become."""
+    """What the values of a kind have in common over the whole set: the largest, whether all are whole numbers, whether
+    all are 16-bit values that are multiples of 257, as 8-bit ones become; how many there are, and how many of them lie
+    beyond a white level that was given."""
 
     top: float = 0.0
     whole: bool = True
     spread: bool = True
+    values: int = 0
+    beyond: int = 0
 
-    def with_values(self, values: np.ndarray) -> Range:
+    def with_values(self, values: np.ndarray, white: float | None) -> Range:
         """The same, with those of one more picture."""
         is_whole = values.dtype.kind != "f" or bool((values == np.rint(values)).all())
         spread = self.spread and values.dtype.itemsize == 2 and not bool((values % 257).any())
-        return Range(max(self.top, float(values.max(initial=0))), self.whole and is_whole, spread)
+        beyond = 0 if white is None else int((values > white).sum())
+        return Range(
+            max(self.top, float(values.max(initial=0))),
+            self.whole and is_whole,
+            spread,
+            self.values + values.size,
+            self.beyond + beyond,
+        )
 
 
 class Levels:
@@ -236,8 +256,11 @@ class Levels:
     def __init__(self, opening: Opening, every: Callable[[], Iterable[Values]]) -> None:
         self.opening, self._every = opening, every
         self._ranges: dict[str, Range] = {}
+        self._tops: dict[str, dict[str, float]] = {}
+        """The largest value of every kind in every part."""
         self._said: Counter[str] = Counter()
         self._whites: dict[str, tuple[float, bool]] = {}
+        self._apart: tuple[str, ...] = ()
 
     def pixels(self, picture: Values) -> UInt8[Tensor, "C H W"]:
         """One picture in 256 levels."""
@@ -253,7 +276,11 @@ class Levels:
     def words(self) -> tuple[str, ...]:
         """What was read, in sentences."""
         counted = [f"{_pictures(self._said[note])} {note}" for note in (TURNED, FRAME) if self._said[note]]
-        sure = [f"{kind}: {white:g} is white" for kind, (white, certain) in self._whites.items() if certain]
+        sure = [
+            f"{kind}: {white:g} is white{self._beyond(kind)}"
+            for kind, (white, certain) in self._whites.items()
+            if certain
+        ]
         return (*counted, *sure)
 
     def guesses(self) -> tuple[str, ...]:
@@ -267,7 +294,13 @@ class Levels:
             for kind, (white, certain) in self._whites.items()
             if not certain
         ]
-        return (*((clear + done + " (otherwise: --data.background)",) * bool(self._said[TRANSPARENT])), *unsure)
+        flat = [
+            f"{self._said[note]} {note} (otherwise: store them as [H, W, C])"
+            for note in self._said
+            if note.startswith(FLAT)
+        ]
+        seen = (clear + done + " (otherwise: --data.background)",) * bool(self._said[TRANSPARENT])
+        return (*seen, *flat, *unsure, *self._apart)
 
     def _white(self, picture: Values) -> float:
         if picture.white is not None:
@@ -276,26 +309,84 @@ class Levels:
         if picture.kind not in self._whites:
             self._survey()
             self._whites[picture.kind] = self._chosen(picture.kind)
+            self._apart = self._parts_apart()
         return self._whites[picture.kind][0]
 
     def _chosen(self, kind: str) -> tuple[float, bool]:
         """The white value of a kind, and whether no other was possible."""
-        if self.opening.white_level is not None:
-            return self.opening.white_level, True
         seen = self._ranges[kind]
+        if self.opening.white_level is not None:
+            self._check_given(kind, self.opening.white_level)
+            return self.opening.white_level, True
         if kind == COLOUR16:
             return _colour_white(seen.top), True
         if kind.startswith(SHORT) and (seen.top > WHOLE_DEPTHS[-2] or (seen.spread and seen.top)):
             return 65535.0, True
-        return _white_of(seen), not seen.whole and seen.top <= 1
+        return _white_of(seen), not seen.whole and seen.top <= 1 and not dark(seen.top, 1)
+
+    def _check_given(self, kind: str, white: float) -> None:
+        """Raise InputError where a given white level would leave nothing to see: black pictures, or white ones."""
+        seen = self._ranges[kind]
+        black = 0 < seen.top * 255 < white / 2
+        if kind != COLOUR16 and (black or 2 * seen.beyond > seen.values):
+            lie, shown = f"with {seen.beyond / max(1, seen.values):.0%} of their values beyond", "white"
+            if black:
+                lie, shown = "far below", "black"
+            raise InputError(
+                f"{kind[0].upper()}{kind[1:]} of this set reach {seen.top:g}, {lie} the white level of {white:g}, so "
+                f"that they would be {shown}; give --data.white-level {seen.top:g}, or leave it out."
+            )
+
+    def _beyond(self, kind: str) -> str:
+        """A word on the values beyond a white level that was given."""
+        seen = self._ranges.get(kind, Range())
+        if self.opening.white_level is None or not seen.beyond or kind == COLOUR16:
+            return ""
+        return f", and {100 * seen.beyond / seen.values:.2g}% of the values lie beyond it (they reach {seen.top:g})"
+
+    def _parts_apart(self) -> tuple[str, ...]:
+        """A word on parts of which one would be much darker than the other, as where they are stored with different
+        white levels. Raises InputError where it would be nearly black, unless the white level was given."""
+        shares = {part: self._share(part) for part in self._tops}
+        if len(shares) < 2 or not min(shares.values()):
+            return ()
+        dim, bright = (choose(shares, key=lambda part: shares[part]) for choose in (min, max))
+        factor = shares[bright] / shares[dim]
+        if factor < SAID_APART:
+            return ()
+        reach = [f"the {part} reaches {self._reached(part)}" for part in (bright, dim)]
+        if factor < REFUSED_APART or self.opening.white_level is not None:
+            return (f"one white level for both parts, though {' and '.join(reach)} (otherwise: store them alike)",)
+        raise InputError(
+            f"Of the pictures {' and '.join(reach)}, so the {dim} would be {factor:.3g} times darker; store both "
+            "parts with the same value for white, or, where they are so, give that value with --data.white-level."
+        )
+
+    def _share(self, part: str) -> float:
+        """The brightest value of a part as a share of white."""
+        return max(top / self._full(kind) for kind, top in self._tops[part].items())
+
+    def _full(self, kind: str) -> float:
+        """The value that becomes 255, as the values of a kind are handed on."""
+        return 255.0 if kind in ("", COLOUR16) else self._chosen(kind)[0]
+
+    def _reached(self, part: str) -> str:
+        """The largest values of a part."""
+        return " and ".join(f"{top:g} ({kind or '8-bit pictures'})" for kind, top in self._tops[part].items())
 
     def _survey(self) -> None:
-        """Find the range of every kind."""
+        """Find the range of every kind, and the largest values of each part."""
         if self._ranges:
             return
         for picture in self._every():
-            if picture.kind and picture.white is None:
-                self._ranges[picture.kind] = self._ranges.get(picture.kind, Range()).with_values(picture.values)
+            if picture.white is not None:
+                continue
+            if picture.kind:
+                seen = self._ranges.get(picture.kind, Range())
+                self._ranges[picture.kind] = seen.with_values(picture.values, self.opening.white_level)
+            if picture.part:
+                tops = self._tops.setdefault(picture.part, {})
+                tops[picture.kind] = max(tops.get(picture.kind, 0.0), float(picture.values.max(initial=0)))
 
 
 def _white_of(seen: Range) -> float:

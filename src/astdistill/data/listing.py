@@ -3,7 +3,9 @@ once; and which endings pictures have."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from ..runtime.errors import InputError
+from ..runtime.files import cache_folder
 
 PICTURES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),
@@ -30,6 +33,10 @@ SYSTEM = frozenset(
     )
 )
 """What systems put among the files of people, beside whatever begins with a full stop."""
+WNID = re.compile(r"n\d{8}")
+"""What a class folder of ImageNet is called."""
+TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".xls")
+"""Endings of files that may hold the labels of pictures, which are not read."""
 NAMED = 3
 """How many of those that were left out are named."""
 
@@ -48,6 +55,8 @@ class Entries:
     """Links to nothing, pipes, devices and sockets."""
     circular: tuple[Path, ...]
     """Links to this folder, or to one that holds it."""
+    written: tuple[Path, ...] = ()
+    """Folders that this package wrote: runs, stores of experts, its cache."""
 
 
 @dataclass
@@ -60,6 +69,7 @@ class Walked:
     special: list[Path] = field(default_factory=list[Path])
     repeated: list[Path] = field(default_factory=list[Path])
     """Links to a folder that was read already, or that holds the link."""
+    written: list[Path] = field(default_factory=list[Path])
 
     def add(self, entries: Entries) -> None:
         self.pictures += entries.pictures
@@ -67,6 +77,7 @@ class Walked:
         self.hidden += entries.hidden
         self.special += entries.special
         self.repeated += entries.circular
+        self.written += entries.written
 
     def extend(self, other: Walked) -> None:
         """All of another walk, behind this one's."""
@@ -75,6 +86,7 @@ class Walked:
         self.hidden += other.hidden
         self.special += other.special
         self.repeated += other.repeated
+        self.written += other.written
 
     def left_out(self) -> tuple[str, ...]:
         """A sentence for each kind of file that is not read, with their number and three names."""
@@ -86,6 +98,7 @@ class Walked:
             ("hidden or system file or folder", "hidden or system files and folders"): self.hidden,
             ("link to nothing, pipe, device or socket", "links to nothing, pipes, devices or sockets"): self.special,
             ("link to a folder that is read already", "links to folders that are read already"): self.repeated,
+            ("folder that this package wrote", "folders that this package wrote"): self.written,
         }
         return tuple(f"{len(paths)} {kind[len(paths) > 1]} ({some(paths)})" for kind, paths in kinds.items() if paths)
 
@@ -93,6 +106,17 @@ class Walked:
 def is_picture(name: str) -> bool:
     """Whether a file name ends as a picture's does; hidden files are none."""
     return name.lower().endswith(PICTURES) and not name.startswith(".")
+
+
+def unread_labels(others: Iterable[Path]) -> str:
+    """A clause on files beside pictures that may hold their labels, and what to do with them; nothing without any."""
+    tables = [path for path in others if path.name.lower().endswith(TABLES)]
+    if not tables:
+        return ""
+    return (
+        f" (labels in {some(tables)} are not read: put the pictures of every class into a folder of its own, or write "
+        "pictures and labels to a parquet file with columns image and label)"
+    )
 
 
 def is_left_out(name: str) -> bool:
@@ -117,7 +141,7 @@ def names(paths: Iterable[Path]) -> str:
     return ", ".join(text_of(path.name) for path in paths)
 
 
-KINDS = ("folder", "picture", "other", "hidden", "special", "circular")
+KINDS = ("folder", "picture", "other", "hidden", "special", "circular", "written")
 """In the order of the fields of `Entries`."""
 
 
@@ -152,7 +176,14 @@ class Listing:
             count += 1
         if count == 1:  # which is in order
             return walked
-        for paths in (walked.pictures, walked.others, walked.hidden, walked.special, walked.repeated):
+        for paths in (
+            walked.pictures,
+            walked.others,
+            walked.hidden,
+            walked.special,
+            walked.repeated,
+            walked.written,
+        ):
             paths.sort()
         return walked
 
@@ -200,7 +231,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return "hidden"
     try:
         if entry.is_dir():
-            return "circular" if entry.is_symlink() and _holds(entry.path) else "folder"
+            return _kind_of_folder(entry)
         if not entry.is_file():
             return "special"
         return "picture" if is_picture(entry.name) else "other"
@@ -208,6 +239,41 @@ def _kind(entry: os.DirEntry[str]) -> str:
         raise unreadable(Path(entry.path), error) from error
     except OSError:  # links in a circle
         return "special"
+
+
+def _kind_of_folder(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink() and _holds(entry.path):
+        return "circular"
+    if WNID.fullmatch(entry.name):  # a thousand of ImageNet, which are not looked into
+        return "folder"
+    own = os.path.abspath(entry.path) == os.path.abspath(cache_folder())
+    return "written" if own or _is_written(entry.path) or _holds_written(entry.path, DEEPEST) else "folder"
+
+
+WRITTEN = (("config.json", "provenance.json"), ("recipe.json", "preprocessing.safetensors"))
+"""Files of a run, and of a folder of experts."""
+DEEPEST = 1
+"""Folders between one that is looked at and a run: a sweep has its runs in a folder of its own."""
+GLANCED_AT = 8
+"""Entries of a folder that are looked at for runs and experts: their folders hold nothing else of many."""
+
+
+def _is_written(folder: str) -> bool:
+    """Whether a folder is a run, or one of experts."""
+    return any(all(os.path.isfile(os.path.join(folder, name)) for name in names) for names in WRITTEN)
+
+
+def _holds_written(folder: str, deeper: int) -> bool:
+    """Whether a folder holds folders and no pictures, and one of the first is a run, one of experts, or holds some."""
+    try:
+        with os.scandir(folder) as entries:
+            first = [entry for entry in itertools.islice(entries, GLANCED_AT) if not entry.name.startswith(".")]
+            inner = [entry.path for entry in first if entry.is_dir(follow_symlinks=False)]
+    except OSError:  # what is read later says it
+        return False
+    if any(is_picture(entry.name) for entry in first):
+        return False
+    return any(_is_written(place) or (deeper and _holds_written(place, deeper - 1)) for place in inner)
 
 
 def _holds(link: str) -> bool:

@@ -81,12 +81,6 @@ def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:
     for name in fields:
         if name not in known:
             raise unknown("data setting", name, known)
-    if isinstance(fields.get("classes"), str):
-        raise InputError(
-            f"classes is the text '{fields['classes']}'; give a list of names or numbers, such as ['cat', 'dog']."
-        )
-    if fields.get("classes") is not None:
-        fields = fields | {"classes": tuple(map(str, fields["classes"]))}
     start = (
         {name: getattr(source, name) for name in known} if isinstance(source, DataConfig) else {"source": str(source)}
     )

@@ -6,17 +6,21 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import InputError
+from .columns import Values, image_columns, kind_of, label_columns
 from .splits import split_of
 
 SHARD = re.compile(r"[-_.]?\d+[-_.]of[-_.]\d+.*$|[-_.]?\d+$")
 """The number of a file among those of one part: train-00000-of-00002."""
 BATCH = 100
 """Rows that are copied at once."""
+FEW = 16
+"""Rows of a column that are looked at together."""
 
 
 def split_files(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -71,13 +75,14 @@ def _base(file: Path) -> str:
     return SHARD.sub("", file.stem) if split_of(file.stem) else ""
 
 
-def pictures_beside(files: Sequence[Path]) -> dict[str, Path]:
-    """The regular files below the folders in which the parquet files lie, by their whole true path, where some cell may
-    name a picture by a path instead of holding its bytes; none where no cell does.
+def pictures_beside(files: Sequence[Path], image: str | None = None) -> dict[str, Path]:
+    """The regular files below the folders in which the parquet files lie, by their whole true path, where some cell of
+    the column `image`, or of one that could be the pictures, may name a picture by a path instead of holding its bytes;
+    none where no cell does.
 
     Links to folders are not gone into, and hidden folders are left out.
     """
-    places = sorted({file.parent for file in files if _may_name_files(file)})
+    places = sorted({file.parent for file in files if _may_name_files(file, image)})
     return {
         str(path.resolve()): path
         for place in places
@@ -95,27 +100,53 @@ def _regular_files(place: Path) -> list[Path]:
     return regular
 
 
-def _may_name_files(file: Path) -> bool:
-    """Whether pictures may lie outside: a column of paths has some beside which no bytes are, or is all there is.
+def may_be_set(file: Path, image: str | None, label: str | None) -> bool:
+    """Whether a file may hold pictures, or name them, beside labels; also where it cannot be read, which is said when
+    it is."""
+    try:
+        with _looked_into(file) as (features, values):
+            pictures = [image] if image is not None else image_columns(features, label, values)
+            labels = [label] if label is not None else [*map(str, label_columns(features, (pictures or [""])[0]))]
+            return any(name in features for name in pictures) and any(name in features for name in labels)
+    except Exception:  # pyarrow raises a dozen unrelated types for a broken file
+        return True
 
-    Only the end of the file is read. A file that cannot be read is refused later.
+
+@contextmanager
+def _looked_into(file: Path) -> Iterator[tuple[Mapping[str, Any], Values]]:
+    """The columns of a file as Hugging Face types, and their values, which are read as they are asked for."""
+    import datasets
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(file, pre_buffer=False) as opened:
+
+        def values(name: str) -> Iterator[Any]:
+            for batch in opened.iter_batches(batch_size=FEW, columns=[name]):
+                yield from batch.column(0).to_pylist()
+
+        yield datasets.Features.from_arrow_schema(_undivided(opened.schema_arrow)), values
+
+
+def _may_name_files(file: Path, image: str | None) -> bool:
+    """Whether pictures may lie outside: their column is text, or a column of paths has some beside which no bytes are.
+
+    Of the rows no more is read than tells which column holds the pictures. A file that cannot be read is refused later.
     """
-    import pyarrow
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(file) as opened:
-            schema, told = opened.schema_arrow, opened.metadata
-            kept = {
-                told.row_group(0).column(number).path_in_schema: _nulls(told, number)
-                for number in range(told.num_columns if told.num_row_groups else 0)
-            }
-    except Exception:  # pyarrow raises a dozen unrelated types for a broken file
+        told = parquet.read_metadata(file)
+        kept = {
+            told.row_group(0).column(number).path_in_schema: _nulls(told, number)
+            for number in range(told.num_columns if told.num_row_groups else 0)
+        }
+        with _looked_into(file) as (features, values):
+            pictures = [image] if image in features else image_columns(features, None, values)
+            texts = any(kind_of(features[name]) == "text" for name in pictures if name is not None)
+    except Exception:  # as above
         return False
-    bytes_in = {path: nulls for path, nulls in kept.items() if path.endswith(".bytes")}
     paths = [path for path in kept if path.endswith(".path") and f"{path[:-5]}.bytes" not in kept]
-    texts = any(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) for kind in schema.types)
-    return bool(paths) or any(bytes_in.values()) or (texts and not bytes_in)
+    return texts or bool(paths) or any(nulls for path, nulls in kept.items() if path.endswith(".bytes"))
 
 
 def _nulls(told: Any, column: int) -> int:

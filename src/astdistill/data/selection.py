@@ -3,6 +3,7 @@ class."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 
 Rows = Int[Tensor, " rows"]
 """Indices of some images."""
+NUMBER = re.compile(r"-?\d+")
+"""A class by its number; one below 0 is none."""
 
 
 @dataclass(frozen=True)
 class ClassChoice:
-    """Keep the classes named or numbered in `classes`, in that order, or the `first` so many; all of them if both are
-    None."""
+    """Keep the classes all named or all numbered in `classes`, in that order, or the `first` so many; all of them if
+    both are None."""
 
     classes: tuple[str, ...] | None = None
     first: int | None = None
@@ -69,7 +72,7 @@ def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
         return list(range(choice.first))
     if choice.classes is None:
         return list(range(len(names)))
-    kept = [_label(names, wanted) for wanted in choice.classes]
+    kept = _labels(names, choice.classes)
     twice = [names[label] for label in kept if kept.count(label) > 1]
     if twice:
         raise InputError(f"Class '{twice[0]}' is asked for twice in --data.classes; name every class once.")
@@ -82,25 +85,26 @@ def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
 
 
 def renumbered(labels: Labels, kept: Sequence[int]) -> SelectedRows:
-    """The rows whose label is in `kept`, relabelled by its place there."""
+    """The rows whose label is in `kept`, relabelled by its place there. A missing label, −1, is in none."""
     largest = max([*kept, int(labels.max()) if len(labels) else 0])
     place = torch.full((largest + 1,), -1, dtype=torch.int64)
     place[list(kept)] = torch.arange(len(kept))
-    new = place[labels]
+    new = torch.where(labels < 0, -1, place[labels.clamp(min=0)])  # an index below 0 would count from the end
     rows = (new >= 0).nonzero().squeeze(1)
     return SelectedRows(rows, new[rows])
 
 
 def with_classes(raw: RawData, choice: ClassChoice) -> RawData:
     """The set with only the chosen classes."""
-    kept = kept_labels(raw.classes, choice)
+    kept, summary = kept_labels(raw.classes, choice), raw.summary.with_guessed(*by_number(raw.classes, choice))
 
     def part(whole: Split) -> Split:
         chosen = renumbered(whole.labels, kept)
         return Split(rows_of(whole, chosen.rows).images, chosen.labels)
 
     test = None if raw.test is None else part(raw.test)
-    return replace(raw, classes=tuple(raw.classes[label] for label in kept), train=part(raw.train), test=test)
+    classes = tuple(raw.classes[label] for label in kept)
+    return replace(raw, classes=classes, train=part(raw.train), test=test, summary=summary)
 
 
 def first_of_each(labels: Labels, classes: int, per_class: int | None) -> Rows:
@@ -129,14 +133,37 @@ def stratified(labels: Labels, classes: int, count: int, seed: int, purpose: str
     return Division((~held).nonzero().squeeze(1), held.nonzero().squeeze(1))
 
 
-def _label(names: Sequence[str], wanted: str) -> int:
-    if wanted in names:
-        return list(names).index(wanted)
-    if wanted.isdecimal() and int(wanted) < len(names):
-        return int(wanted)
-    if wanted.lstrip("-").isdecimal():
-        raise InputError(f"There is no class number {wanted}; the classes are numbered 0..{len(names) - 1}.")
-    raise unknown("class", wanted, names)
+def _labels(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """The labels of all that are wanted: by name where all are names, else by number."""
+    strange = [each for each in wanted if each not in names]
+    if not strange:
+        return [list(names).index(each) for each in wanted]
+    for each in strange:
+        if not NUMBER.fullmatch(each):
+            raise unknown("class", each, names)
+    called = [each for each in wanted if not NUMBER.fullmatch(each)]
+    if called:
+        raise InputError(
+            f"--data.classes mixes names ({called[0]}) and numbers ({strange[0]}); give all of them by name, or all by "
+            f"number, 0..{len(names) - 1}."
+        )
+    outside = [each for each in wanted if not 0 <= int(each) < len(names)]
+    if outside:
+        raise InputError(f"There is no class number {outside[0]}; the classes are numbered 0..{len(names) - 1}.")
+    return [int(each) for each in wanted]
+
+
+def by_number(names: Sequence[str], choice: ClassChoice) -> tuple[str, ...]:
+    """A note where classes are chosen by numbers, of which some are also names."""
+    wanted = choice.classes or ()
+    both = [each for each in wanted if each in names]
+    if not both or len(both) == len(wanted):
+        return ()
+    meant = " ".join(names[label] for label in _labels(names, wanted))
+    return (
+        f"--data.classes {' '.join(wanted)} by number, although '{both[0]}' is a name too: classes {meant} (otherwise: "
+        "give names alone)",
+    )
 
 
 @dataclass(frozen=True)

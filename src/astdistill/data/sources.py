@@ -48,7 +48,8 @@ from .image_folders import (
 )
 from .layouts import UNNAMED, PartNames, unwrapped
 from .levels import Opening
-from .listing import Listing, Walked, kind_of, some, text_of
+from .listing import NAMED, Listing, Walked, kind_of, some, text_of
+from .parquet import may_be_set
 from .selection import ClassChoice, stratified, with_classes
 
 HUB = {
@@ -106,7 +107,16 @@ class Request:
 
     def of_arrays(self) -> Wanted:
         """What of this arrays can have."""
-        return Wanted(self.label_column, self.opening.white_level)
+        return Wanted(self.image_column, self.label_column, self.opening.white_level)
+
+    def check_no_columns(self, source: str) -> None:
+        """Raise InputError where a column was named of a source that has none."""
+        for kind, name in (("image", self.image_column), ("label", self.label_column)):
+            if name is not None:
+                raise InputError(
+                    f"--data.{kind}-column {name} names a column of a table or an array of a file, and {source} has "
+                    "neither; leave it out."
+                )
 
     def sized(self, pixels: Pixels) -> Pixels:
         """The images in the size that is wanted."""
@@ -154,7 +164,10 @@ def _found(source: str, request: Request) -> RawData:
     kind = kind_of(path)
     if request.parts != UNNAMED and kind != "folder":
         raise _no_parts(source)
+    if not source:
+        raise InputError("--data is empty; name a data set, a folder or a file, or '.' for the folder you are in.")
     if source == "digits":
+        request.check_no_columns(source)
         raw = _shaped(digits(), request)
     elif source in medmnist.NAMES:
         raw = _from_file(medmnist.file_of(source), request)
@@ -325,45 +338,73 @@ def _from_folder(folder: Path, request: Request) -> RawData:
     listing = Listing()
     inside = listing.entries(folder).folders
     tiny = [place for place in (folder, *inside * (len(inside) == 1)) if is_tiny_imagenet(place)]
-    arrays = None if tiny else _arrays_in(folder, request)
-    parquet = [] if tiny or arrays is not None else _parquet_files(folder, listing)
+    arrays = None if tiny else _arrays_in(folder, request, listing)
+    parquet, passed = ([], []) if tiny or arrays is not None else _parquet_files(folder, request, listing)
     if not tiny and not parquet and arrays is None:
-        return _from_pictures(folder, request, listing)
+        return _with_left_out(_from_pictures(folder, request, listing), folder, passed)
     if request.parts != UNNAMED:
         raise _no_parts(str(folder))
     if arrays is not None:
         return arrays
     if parquet:
-        return _from_parquet(folder, parquet, request, listing)
+        return _with_left_out(_from_parquet(folder, parquet, request, listing), folder, passed)
     raw = _from_tiny_imagenet(tiny[0], request)
     through = (f"everything lies in folder {text_of(tiny[0].name)}",) * (tiny[0] != folder)
     return replace(raw, summary=raw.summary.with_read(*through))
 
 
-def _arrays_in(folder: Path, request: Request) -> RawData | None:
+def _arrays_in(folder: Path, request: Request, listing: Listing) -> RawData | None:
     """What a folder holds that `datasets.save_to_disk` or a program that writes arrays made, or None."""
     if saved.is_saved(folder):
         return _from_saved(folder, request)
-    arrays = array_folder(folder)
-    return None if arrays is None else _shaped(arrays.read(request.of_arrays()), request)
+    arrays = array_folder(folder, listing)
+    if arrays is None:
+        return None
+    raw = _shaped(arrays.read(request.of_arrays()), request)
+    beside = [place for place in listing.entries(folder).folders if place != arrays.folder and _shows(place, listing)]
+    words = (f"folders of pictures beside the arrays ({some(beside)})",) * bool(beside)
+    return replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, *words)))
 
 
-def _parquet_files(folder: Path, listing: Listing) -> list[Path]:
-    """All parquet files of a folder; ImageNet has a million pictures, too many to look for anything else among them."""
+def _shows(folder: Path, listing: Listing) -> bool:
+    """Whether a folder that is not read holds pictures, as far as it can be looked into."""
+    try:
+        return listing.has_pictures(folder)
+    except InputError:
+        return False
+
+
+def _parquet_files(folder: Path, request: Request, listing: Listing) -> tuple[list[Path], list[Path]]:
+    """The parquet files of a folder that are read, and those that are not: beside pictures, tables that neither hold
+    nor name any. ImageNet has a million pictures, too many to look for anything else among them."""
     root = unwrapped(folder, listing)
     for place in (root, *listing.entries(root).folders):
         if named_by_wnid([path.name for path in listing.entries(place).folders]):
-            return []
-    return [path for path in listing.walk(folder).others if path.suffix == ".parquet"]
+            return [], []
+    found = [path for path in listing.walk(folder).others if path.suffix.lower() == ".parquet"]
+    if not found or not listing.has_pictures(folder):
+        return found, []
+    passed = [path for path in found if not may_be_set(path, request.image_column, request.label_column)]
+    return [path for path in found if path not in passed], passed
+
+
+def _with_left_out(raw: RawData, folder: Path, passed: list[Path]) -> RawData:
+    """The set, with a word on the parquet files that were passed over."""
+    if not passed:
+        return raw
+    named = ", ".join(text_of(path.relative_to(folder).as_posix()) for path in passed[:NAMED])
+    more = f" and {len(passed) - NAMED} more" * (len(passed) > NAMED)
+    word = f"parquet files without a column of pictures and one of labels: {named}{more}"
+    return replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, word)))
 
 
 def _from_parquet(folder: Path, paths: list[Path], request: Request, listing: Listing) -> RawData:
-    given = parquet_folder(folder, paths)
+    given = parquet_folder(folder, paths, request.image_column)
     raw = _from_tables(given, request)
     walked, named = listing.walk(folder), set(given.beside.values())
     pictures = [path for path in walked.pictures if path not in named]
     beside = (f"{len(pictures)} picture files beside the parquet files ({some(pictures)})",) * bool(pictures)
-    unseen = Walked(hidden=walked.hidden, special=walked.special).left_out()
+    unseen = Walked(hidden=walked.hidden, special=walked.special, written=walked.written).left_out()
     return replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, *beside, *unseen)))
 
 
@@ -392,6 +433,9 @@ def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
             f"{where} holds no parquet files and no pictures{why and f', but {why}'}; expected {where}/train-*.parquet "
             f"or {where}/train/<class>/*.png."
         )
+    request.check_no_columns(text_of(folder))
+    if request.choice.classes is not None:  # names of folders are written so that every terminal shows them
+        request = replace(request, choice=replace(request.choice, classes=tuple(map(text_of, request.choice.classes))))
     source = from_picture_folder(folder, request.choice, listing, request.parts)
 
     def key(content: str) -> list[object]:
@@ -410,6 +454,7 @@ def _no_parts(source: str) -> InputError:
 
 
 def _from_tiny_imagenet(path: Path, request: Request) -> RawData:
+    request.check_no_columns(text_of(path))
     name, files = TINY_IMAGENET, tiny_imagenet_files(path)
     return _decoded(
         name, files, lambda content: [name, *request.key(content)], lambda: tiny_imagenet(path, files), request
@@ -420,7 +465,7 @@ def _from_file(path: Path, request: Request) -> RawData:
     if is_tiny_imagenet(path):
         return _from_tiny_imagenet(path, request)
     if path.suffix.lower() == ".parquet":
-        return _from_tables(parquet_file(path), request)
+        return _from_tables(parquet_file(path, request.image_column), request)
     raw = from_array_file(path, request.of_arrays())
     if raw is None:
         raise InputError(

@@ -13,14 +13,25 @@ from PIL import Image
 from torch import Tensor
 
 from ..runtime.errors import InputError
+from ..runtime.shapes import Pixels
 from ..runtime.text import printable
-from .arrays import Layout, channels_first, channels_last, checked_tensor, from_array, from_tensor, joint_levels
+from .arrays import (
+    Layout,
+    channels_first,
+    channels_last,
+    checked_tensor,
+    dark,
+    from_array,
+    from_tensor,
+    joint_levels,
+    seen_layout,
+)
 from .dataset import DataConfig, Dataset, RawData, Split, Summary, checked_count
 from .decoding import decoded, opened_picture, resized, stacked
 from .digests import FileSet
 from .hub import table_source
 from .items import Items, class_names_in, label_of
-from .labels import Numbered, numbered
+from .labels import MISSING, Numbered, array_of, class_names, is_missing, numbered
 from .levels import Levels, Opening, Values, picture_values
 from .loading import assemble, resolved
 from .named_arrays import one_each, with_labels
@@ -33,7 +44,7 @@ def dataset_from_tensors(
     train_labels: Any,
     test_images: Any,
     test_labels: Any,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[int, str] | Mapping[str, int] | None = None,
     *,
     whiten: str = "standard",
     name: str = "own",
@@ -43,15 +54,18 @@ def dataset_from_tensors(
     """A data set of images with one label each, training and test images apart.
 
     Whole numbers above 255 are read by their depth, floats that are whole numbers up to 255 as such; floats are rounded
-    to 256 levels; every channel is kept. Without a `size`, single-channel 28×28 images are padded to 32×32.
+    to 256 levels; every channel of tensors and arrays is kept. Images without a label (None, NaN, empty text, or −1
+    where `classes` names the others) are left out. Without a `size`, single-channel 28×28 images are padded to 32×32.
 
     Args:
         train_images: `[N, C, H, W]`, or grey `[N, H, W]`, uint8 or float in [0, 1]: a tensor, a list of tensors or
-            arrays of one shape, or a numpy array, whose channels may be last.
+            arrays of one shape, or a numpy array, whose channels are last where the last axis is shorter than height
+            and width. Or a list of Pillow pictures, which are read as `dataset_from_torch` does.
         train_labels: `[N]`: whole numbers, text or flags.
         test_images: The same of the test images, `[M, C, H, W]`.
         test_labels: The same of their labels, `[M]`.
-        classes: Names of the classes 0 … K − 1. None: the labels' own values are the names.
+        classes: Names of the classes 0 … K − 1, in this order or by number ({0: "cat"} or {"cat": 0}). None: the
+            labels' own values are the names.
         whiten: "none", "standard" or "zca", as in `DataConfig`.
         name: What the data set is called in tables and files.
         device: Where the images lie, such as "cpu". "auto" is the CUDA GPU where there is a usable one.
@@ -63,24 +77,33 @@ def dataset_from_tensors(
     Raises:
         InputError: For what cannot be used, as `load_dataset` does.
     """
-    parts = {"training": (train_images, train_labels), "test": (test_images, test_labels)}
-    images = {part: _images(given, f"{name} ({part} part)") for part, (given, _) in parts.items()}
-    levels = joint_levels(list(images.values()), name, resolved("own", dict(fields)).white_level)
-    labels = _numbered([given for _, given in parts.values()], classes, name)
-    splits, without = [], []
-    for (part, held), numbers in zip(images.items(), labels.labels, strict=True):
-        where = f"{name} ({part} part)"
-        split, missing = with_labels(checked_count(levels.pixels(held), numbers, where), where)
-        splits.append(split)
-        without += [f"{missing} images of the {part} part, which have no label"] * bool(missing)
-    summary = Summary((*levels.read, *labels.words), tuple(without), levels.guessed)
-    return _dataset(RawData(name, labels.classes, splits[0], splits[1], summary), whiten, device, fields)
+    config, names = resolved("own", dict(fields)), class_names(classes)
+    opening = Opening(config.background, config.white_level)
+    given = {"training": train_images, "test": test_images}
+    images = {part: _images(held, f"{name} ({part} part)", opening) for part, held in given.items()}
+    pictures = [held for held in images.values() if isinstance(held, Pictures)]
+    arrays = [held.held for held in images.values() if isinstance(held, Given)]
+    whites = Levels(opening, lambda: (values for held in pictures for values in held))
+    levels = joint_levels(arrays, name, config.white_level if arrays else None)
+    labels = _numbered([train_labels, test_labels], names, name)
+    pixels, tops = {}, []
+    for part, held in images.items():
+        if isinstance(held, Pictures):
+            pixels[part], top = _stacked(held, len(held.held), held.where, config, whites)
+            tops.append(top)
+        else:
+            pixels[part] = levels.pixels(held.held)
+    splits, without = _with_labels(pixels, labels.labels, name)
+    said = dict.fromkeys(word for held in images.values() if isinstance(held, Given) for word in held.said)
+    guessed = (*said, *levels.guessed, *_dark(tops), *whites.guesses())
+    summary = Summary((*levels.read, *whites.words(), *labels.words), without, guessed)
+    return _dataset(RawData(name, labels.classes, *splits, summary), whiten, device, fields)
 
 
 def dataset_from_torch(
     train: Any,
     test: Any,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | Mapping[int, str] | Mapping[str, int] | None = None,
     *,
     whiten: str = "standard",
     name: str | None = None,
@@ -93,14 +116,17 @@ def dataset_from_torch(
     Items are pairs, longer tuples, named tuples, dictionaries or dataclasses; `image_column` and `label_column` name
     the entries where their names do not tell. Images are Pillow pictures, uint8 arrays HWC, or tensors CHW in [0, 1];
     leave out transforms that normalise or augment. Labels are whole numbers of any type (int, bool, numpy, 0-dim
-    tensor) or text. A test part that numbers the same names in another way is renumbered. Transparent pixels of Pillow
-    pictures are laid on `background`, and those of more than 256 levels are brought there by one factor for both parts;
-    arrays and tensors keep every channel. Without a `size`, single-channel 28×28 images are padded to 32×32.
+    tensor) or text; images without one (None, NaN, empty text, or −1 where classes have names) are left out. A test
+    part that numbers the same names in another way is renumbered. A DataLoader that only batches and shuffles stands
+    for its data set, any other for the batches of one pass. Transparent pixels of Pillow pictures are laid on
+    `background`, and those of more than 256 levels are brought there by one factor for both parts; arrays and tensors
+    keep every channel. Without a `size`, single-channel 28×28 images are padded to 32×32.
 
     Args:
         train: The training part; any of the kinds above.
         test: The test part.
-        classes: Names of the classes 0 … K − 1. None: those of `train.classes`, where it has them.
+        classes: Names of the classes 0 … K − 1, in this order or by number ({0: "cat"} or {"cat": 0}). None: those of
+            `train.classes`, where it has them.
         whiten: "none", "standard" or "zca", as in `DataConfig`.
         name: What the data set is called in tables and files. None: a name made of the class of `train`.
         device: Where the images lie, such as "cpu". "auto" is the CUDA GPU where there is a usable one.
@@ -113,8 +139,7 @@ def dataset_from_torch(
     Raises:
         InputError: It names the image that cannot be used.
     """
-    name = name or type(train).__name__
-    _check_names(classes)
+    name, names = name or type(train).__name__, class_names(classes)
     config = resolved("own", dict(fields))
     opening = Opening(config.background, config.white_level)
     streams = [
@@ -123,20 +148,36 @@ def dataset_from_torch(
     ]
     levels = Levels(opening, lambda: (image for each in streams for image in each.pictures()))
     first = _part_of_items(streams[0], config, levels, None)
-    second = _part_of_items(streams[1], config, levels, isinstance(first.labels[0], str))
+    second = _part_of_items(streams[1], config, levels, first.is_text)
     first_names, second_names = first.names, second.names
     test_labels = second.labels
-    if first_names and second_names and first_names != second_names and not isinstance(test_labels[0], str):
+    if first_names and second_names and first_names != second_names and not second.is_text:
         test_labels = _by_name(test_labels, second_names, first_names, second.where)
-    labels = _numbered([first.labels, test_labels], classes or first_names, name)
-    splits = [
-        checked_count(part.pixels, numbers, part.where)
-        for part, numbers in zip((first, second), labels.labels, strict=True)
-    ]
-    guessed = dict.fromkeys((*first.said, *second.said, *levels.guesses()))
-    said = Summary((*labels.words, *levels.words()), (), tuple(guessed))
-    raw = RawData(name, labels.classes, splits[0], splits[1], said)
-    return _dataset(raw if classes else _without_empty(raw), whiten, device, fields)
+    labels = _numbered([first.labels, test_labels], names or first_names, name)
+    splits, without = _with_labels({"training": first.pixels, "test": second.pixels}, labels.labels, name)
+    tops = [part.top for part in (first, second)]
+    guessed = dict.fromkeys((*first.said, *second.said, *_dark(tops), *levels.guesses()))
+    said = Summary((*labels.words, *levels.words()), without, tuple(guessed))
+    raw = RawData(name, labels.classes, *splits, said)
+    return _dataset(raw if names else _without_empty(raw), whiten, device, fields)
+
+
+def _with_labels(
+    pixels: Mapping[str, Pixels], labels: Sequence[Tensor], name: str
+) -> tuple[tuple[Split, Split], tuple[str, ...]]:
+    """The training and the test part, each with the images that have a label, and how many have none."""
+    splits, without = [], []
+    for (part, images), numbers in zip(pixels.items(), labels, strict=True):
+        where = f"{name} ({part} part)"
+        split, missing = with_labels(checked_count(images, numbers, where), where)
+        splits.append(split)
+        without += [f"{missing} images of the {part} part, which have no label"] * bool(missing)
+    return (splits[0], splits[1]), tuple(without)
+
+
+def _dark(tops: Sequence[int]) -> tuple[str, ...]:
+    """A note where the largest values of all parts, of 256 levels, are small."""
+    return dark(max(tops, default=0), 255, "(otherwise: scale the images before)")
 
 
 def dataset_from_splits(source: Any, device: str | torch.device, fields: dict[str, Any]) -> Dataset:
@@ -213,7 +254,6 @@ class NumberedParts:
 
 def _numbered(parts: Sequence[Any], names: Sequence[str] | None, where: str) -> NumberedParts:
     """The labels of all parts in one numbering."""
-    _check_names(names)
     held = [_label_list(part, where) for part in parts]
     joined: Numbered = numbered([label for part in held for label in part], names, where)
     return NumberedParts(list(joined.labels.split([len(part) for part in held])), joined.classes, joined.words)
@@ -221,7 +261,7 @@ def _numbered(parts: Sequence[Any], names: Sequence[str] | None, where: str) -> 
 
 def _label_list(labels: Any, where: str) -> list[Any]:
     if isinstance(labels, Tensor):
-        labels = labels.detach().to("cpu").numpy()
+        labels = array_of(labels, where)
     if not isinstance(labels, list | tuple) or (len(labels) and np.ndim(labels[0])):
         labels = one_each(np.asarray(labels), where)
         if labels.ndim != 1:
@@ -230,22 +270,61 @@ def _label_list(labels: Any, where: str) -> list[Any]:
     return list(labels)
 
 
-def _check_names(names: Any) -> None:
-    if isinstance(names, str):
-        raise InputError(f"The classes are the text '{names}'; give a list of their names, such as ['cat', 'dog'].")
+@dataclass(frozen=True)
+class Given:
+    """The images of one part `[N, C, H, W]`, not in 256 levels yet, a tensor on the CPU or an array; and what was
+    decided about their axes."""
+
+    held: Any
+    said: tuple[str, ...] = ()
 
 
-def _images(images: Any, where: str) -> Any:
-    """The images `[N, C, H, W]`, not in 256 levels yet: a tensor on the CPU or an array."""
+@dataclass(frozen=True)
+class Pictures:
+    """The Pillow pictures of one part, whose values are taken as often as they are asked for."""
+
+    held: Sequence[Image.Image]
+    where: str
+    opening: Opening
+
+    def __iter__(self) -> Iterator[Values]:
+        for row, picture in enumerate(self.held):
+            yield _values_of(picture, f"Image {row} of {self.where}", self.opening)
+
+
+def _images(images: Any, where: str, opening: Opening) -> Given | Pictures:
     if isinstance(images, list | tuple):
+        pictures = [image for image in images if isinstance(image, Image.Image)]
+        if pictures and len(pictures) == len(images):
+            return Pictures(pictures, where, opening)
+        if pictures:
+            raise InputError(
+                f"{where} holds {len(pictures)} Pillow pictures among {len(images)} images; give all of them as "
+                "pictures or all as arrays, or give dataset_from_torch a list of pairs."
+            )
         images = _one_block(images, where)
     if isinstance(images, Tensor):
-        return checked_tensor(images, where)
+        tensor = checked_tensor(images, where)
+        if images.ndim == 4 and seen_layout(images.shape) == "NHWC":
+            return Given(tensor, (_axes(images.shape, "NCHW", "permute(0, 3, 1, 2)"),))
+        return Given(tensor)
     array = np.asarray(images)
-    layout: Layout | None = None
-    if array.ndim == 4:
-        layout = {True: "NHWC", False: "NCHW"}[channels_last(array.shape)]  # pyright: ignore[reportAssignmentType]
-    return channels_first(array, where, layout)
+    if array.ndim != 4:
+        return Given(channels_first(array, where))
+    seen = seen_layout(array.shape)
+    layout: Layout = seen or "NCHW"  # as promised, where the shape shows nothing
+    held = channels_first(array, where, layout)
+    if seen == "NCHW" or channels_last(array.shape):
+        return Given(held)
+    otherwise = {"NHWC": "a tensor [N, C, H, W]", "NCHW": "transpose(0, 3, 1, 2)"}[layout]
+    return Given(held, (_axes(array.shape, layout, otherwise),))
+
+
+def _axes(shape: Sequence[int], layout: Layout, otherwise: str) -> str:
+    """What was taken for the channels, of a shape that could be meant otherwise."""
+    named = {"NHWC": ("height", "width", "channels"), "NCHW": ("channels", "height", "width")}[layout]
+    axes = ", ".join(f"{name} {length}" for length, name in zip(shape[1:], named, strict=True))
+    return f"images: the axes after the first are {axes} (otherwise: give {otherwise})"
 
 
 def _one_block(images: Sequence[Any], where: str) -> Any:
@@ -266,13 +345,20 @@ def _one_block(images: Sequence[Any], where: str) -> Any:
 
 @dataclass(frozen=True)
 class ReadPart:
-    """Pixels and labels of one part, its class names where it has any, and what was decided about its items."""
+    """Pixels and labels of one part, its class names where it has any, and what was decided about its items; `top` is
+    the largest value of those that had 256 levels, or fractions."""
 
-    pixels: Tensor
+    pixels: Pixels
+    top: int
     labels: list[Any]
     names: tuple[str, ...] | None
     said: tuple[str, ...]
     where: str
+
+    @property
+    def is_text(self) -> bool | None:
+        """Whether the labels are text; None where there are none."""
+        return next((isinstance(label, str) for label in self.labels if label is not None), None)
 
 
 @dataclass(frozen=True)
@@ -308,19 +394,17 @@ def _part_of_items(stream: Stream, config: DataConfig, levels: Levels, text: boo
     """All items of a part; `text` says whether labels are text, None that the first item decides."""
     items, where, labels = stream.items, stream.items.where, []
 
-    def pictures() -> Iterator[Tensor]:
+    def images() -> Iterator[Values | Tensor]:
         is_text = text
         for row, (image, label) in enumerate(stream.read()):
-            if is_text is None:
-                is_text = _is_text_only(label)
-            labels.append(label_of(label, row, where, is_text))
-            if isinstance(image, Values):
-                image = levels.pixels(image)
-            yield resized(image.unsqueeze(0), config.size, config.resize)[0]
+            if is_text is None and not is_missing(label):
+                is_text = isinstance(label, str | bytes)
+            labels.append(label_of(label, row, where, bool(is_text)))
+            yield image
 
-    pixels = None
+    pixels, top = None, 0
     if stream.count:
-        pixels = stacked(pictures(), stream.count, lambda row: f"image {row} of {where}")
+        pixels, top = _stacked(images(), stream.count, where, config, levels)
     if pixels is None or items.places is None:
         raise InputError(f"{where} holds no images; give at least one per class.")
     if items.places.rivals and len(labels) > 2 and labels == list(range(len(labels))):
@@ -329,24 +413,41 @@ def _part_of_items(stream: Stream, config: DataConfig, levels: Levels, text: boo
             f"entry with label_column, or give pairs of an image and its label."
         )
     names = class_names_in(stream.part, where, items.places.label)
-    return ReadPart(pixels, labels, names, (*items.said, *items.places.said), where)
+    return ReadPart(pixels, top, labels, names, (*items.said, *items.places.said), where)
 
 
-def _is_text_only(label: Any) -> bool:
-    return isinstance(label, str | bytes)
+def _stacked(
+    images: Iterable[Values | Tensor], count: int, where: str, config: DataConfig, levels: Levels
+) -> tuple[Pixels, int]:
+    """The images in 256 levels and one size, and the largest value of those whose levels were not `levels`' choice."""
+    top = 0
+
+    def pixels() -> Iterator[Tensor]:
+        nonlocal top
+        for image in images:
+            own = levels.pixels(image) if isinstance(image, Values) else image
+            if own.numel() and not (isinstance(image, Values) and image.kind):
+                top = max(top, int(own.max()))
+            yield resized(own.unsqueeze(0), config.size, config.resize)[0]
+
+    block = stacked(pixels(), count, lambda row: f"image {row} of {where}")
+    return block, top
 
 
-def _by_name(labels: list[int], own: tuple[str, ...], wanted: tuple[str, ...], where: str) -> list[int]:
+def _by_name(
+    labels: Sequence[int | None], own: tuple[str, ...], wanted: tuple[str, ...], where: str
+) -> list[int | None]:
     """Labels in the numbering of the training part, which has the same names in another order, or more of them."""
-    place = {name: number for number, name in enumerate(wanted)}
+    place: dict[str, int] = {name: number for number, name in enumerate(wanted)}
+    missing = None, MISSING
     for row, label in enumerate(labels):
-        name = own[label] if 0 <= label < len(own) else str(label)
-        if name not in place:
+        name = own[label] if label is not None and 0 <= label < len(own) else str(label)
+        if label not in missing and name not in place:
             raise InputError(
                 f"Image {row} of {where} is of class '{name}', which the training part does not have; take it out, or "
                 "name the classes of both parts alike."
             )
-    return [place[own[label]] for label in labels]
+    return [None if label is None or label == MISSING else place[own[label]] for label in labels]
 
 
 def _without_empty(raw: RawData) -> RawData:
@@ -371,12 +472,22 @@ def _array_layout(image: Any) -> Layout | None:
 
 def _read(image: Any, called: str, where: str, opening: Opening) -> Values | Tensor:
     """An item's image: the values of a picture, or the pixels of an array or a tensor."""
+    if isinstance(image, bytes | Image.Image):
+        return _values_of(image, called, opening)
+    if isinstance(image, Tensor):
+        return from_tensor(image.unsqueeze(0), where)[0]
+    if hasattr(image, "dtype"):
+        return from_array(image[None], where, _array_layout(image))[0]
+    raise InputError(f"{where} gives images of type {type(image).__name__}; give Pillow pictures, arrays or tensors.")
+
+
+def _values_of(image: bytes | Image.Image, called: str, opening: Opening) -> Values:
+    """The values of a picture, encoded or opened. Raises InputError for one that cannot be read."""
     try:
-        if isinstance(image, bytes):
-            with opened_picture(io.BytesIO(image)) as picture:
-                return picture_values(picture, opening)
         if isinstance(image, Image.Image):
             return picture_values(image, opening)
+        with opened_picture(io.BytesIO(image)) as picture:
+            return picture_values(picture, opening)
     except Exception as error:  # what Pillow and its libraries raise depends on the format
         given, why = "cannot", printable(str(error))[:200]
         if isinstance(image, bytes):  # whose address Pillow would name
@@ -384,8 +495,3 @@ def _read(image: Any, called: str, where: str, opening: Opening) -> Values | Ten
         raise InputError(
             f"{called} {given} be read as a picture ({why}); give encoded pictures, arrays or tensors, or take it out."
         ) from error
-    if isinstance(image, Tensor):
-        return from_tensor(image.unsqueeze(0), where)[0]
-    if hasattr(image, "dtype"):
-        return from_array(image[None], where, _array_layout(image))[0]
-    raise InputError(f"{where} gives images of type {type(image).__name__}; give Pillow pictures, arrays or tensors.")
