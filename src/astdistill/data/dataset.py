@@ -183,7 +183,9 @@ class Split:
     """
 
     images: StoredImages
+    """`[N, C, H, W]`."""
     labels: Labels
+    """`[N]` int64, 0 … K − 1."""
 
     def __repr__(self) -> str:
         """One line: how many images, of which shape."""
@@ -204,12 +206,20 @@ class Split:
         return self.images.device
 
     def batch(self, indices: torch.Tensor) -> Batch:
-        """The images at `indices`, in that order, preprocessed, on the device: a copy."""
+        """The images at `indices`, in that order, preprocessed, on the device: a copy `[B, C, H, W]`.
+
+        Args:
+            indices: Row numbers `[B]`.
+        """
         return self.images[indices]
 
     def batches(self, size: int, order: torch.Tensor | None = None) -> Iterator[Labelled]:
-        """All images with their labels, `size` at a time, in the stored order or in that of the row numbers `order` (on
-        the CPU)."""
+        """All images with their labels, batch by batch.
+
+        Args:
+            size: Images in a batch; the last one may have fewer.
+            order: Row numbers `[N]` on the CPU. None: the stored order.
+        """
         labels = self.labels if order is None else self.labels[to_device(order, self.labels.device)]
         return (Labelled(*pair) for pair in zip(in_batches(self.images, size, order), labels.split(size), strict=True))
 
@@ -218,15 +228,27 @@ class Split:
         return self.images[:]
 
     def to(self, device: str | torch.device) -> Split:
-        """The same split on another device."""
+        """The same split on another device.
+
+        Args:
+            device: Where batches are to lie, as torch names it.
+        """
         return Split(self.images.to(device), self.labels.to(device))
 
     def select(self, indices: torch.Tensor) -> Split:
-        """The images at `indices`, in that order, held as they are here."""
+        """The images at `indices`, in that order, held as they are here.
+
+        Args:
+            indices: Row numbers.
+        """
         return Split(chosen_rows(self.images, indices), self.labels[indices.to(self.labels.device)])
 
     def of_class(self, label: int) -> torch.Tensor:
-        """The indices of one class, ascending."""
+        """The indices of one class, ascending.
+
+        Args:
+            label: The class, 0 … K − 1.
+        """
         return (self.labels == label).nonzero().squeeze(1)
 
 

@@ -43,13 +43,19 @@ class Preprocessing:
     """
 
     kind: Kind
+    """none, standard, zca or rat."""
     shape: tuple[int, int, int]
     """Channels, height, width; a 0 fits any length."""
     mean: Tensor | None = None
+    """As described above."""
     std: Tensor | None = None
+    """`[C]`, above 0, for standard."""
     eigenvalues: Tensor | None = None
+    """`[D]`, for whitening."""
     eigenvectors: Tensor | None = None
+    """`[D, D]`, columns, for whitening."""
     eps: float = 0.0
+    """Added to the eigenvalues."""
     statistics: str = ""
     """Names the exact statistics a ZCA was fitted on; see `hash`."""
     matrix: Tensor | None = None
@@ -57,15 +63,27 @@ class Preprocessing:
 
     @staticmethod
     def none(shape: tuple[int, int, int]) -> Preprocessing:
-        """The identity on images of `shape` (channels, height, width)."""
+        """The identity.
+
+        Args:
+            shape: Channels, height and width of the images.
+        """
         return Preprocessing("none", triple(shape))
 
     @staticmethod
     def standard(
         mean: Tensor | Sequence[float], std: Tensor | Sequence[float], shape: tuple[int, int, int] | None = None
     ) -> Preprocessing:
-        """(x − mean) / std per channel; both `[C]`, in units of [0, 1] images. Without a shape, images of any height
-        and width fit."""
+        """(x − mean) / std per channel.
+
+        Args:
+            mean: `[C]`, in units of [0, 1] images.
+            std: `[C]`, above 0, in the same units.
+            shape: Channels, height and width. None: images of any height and width fit.
+
+        Raises:
+            InputError: The numbers are not one for each channel, or a deviation is not positive.
+        """
         mean, std = torch.as_tensor(mean, dtype=torch.float32), torch.as_tensor(std, dtype=torch.float32)
         shape = (mean.numel(), 0, 0) if shape is None else triple(shape)
         if mean.shape != (shape[0],) or std.shape != (shape[0],) or not bool((std > 0).all()):
@@ -78,26 +96,41 @@ class Preprocessing:
     def apply(self, images01: Images) -> Images:
         """The images as a network sees them, same shape, device and dtype; a new tensor unless the kind is none.
 
-        Raises InputError, with the factor that helps, for images that are not floats in [0, 1] (a hundredth more is
-        let pass).
+        Args:
+            images01: `[N, C, H, W]`, floats in [0, 1].
+
+        Raises:
+            InputError: It names the factor that helps, for images that are not floats in [0, 1] (a hundredth more is
+                let pass).
         """
         check_unit(images01)
         return self.map_batch(images01)
 
     def map_batch(self, images01: Images) -> Images:
-        """What `apply` gives, without looking at the range: for batches of images that are known to be in [0, 1]."""
+        """What `apply` gives, without looking at the range: for batches of images that are known to be in [0, 1].
+
+        Args:
+            images01: `[N, C, H, W]`, floats in [0, 1].
+        """
         return self._map(images01, forward=True)
 
     def invert(self, images: Images) -> Images:
         """The images in units of [0, 1] again, not clipped: `invert(apply(x))` is x up to rounding, and for RaT-BPTT's
-        whitening, which forgets them, up to brightness and contrast: those are of the mean training image."""
+        whitening, which forgets them, up to brightness and contrast: those are of the mean training image.
+
+        Args:
+            images: `[N, C, H, W]`, as a network sees them.
+        """
         return self._map(images, forward=False)
 
     @torch.no_grad()
     def clip_(self, images: Images) -> None:
-        """Cut pixels to [0, 1] in place, of images as a network sees them, `[N, C, H, W]`.
+        """Cut pixels to [0, 1] in place, of images as a network sees them.
 
         Of single pixels the others stay to the bit; whitening is undone for it and done again.
+
+        Args:
+            images: `[N, C, H, W]`, as a network sees them.
         """
         if self.mixes:
             images.copy_(self._whitened(self.invert(images).clamp(0, 1), True, self._as_shown))
@@ -143,7 +176,12 @@ class Preprocessing:
 
     @staticmethod
     def restore(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
-        """The preprocessing whose `describe()` and `tensors()` these are. Raises InputError when a piece is absent."""
+        """The preprocessing that a file describes. Raises InputError when a piece is absent.
+
+        Args:
+            description: What `describe` gave.
+            tensors: What `tensors` gave; others are passed over.
+        """
         kind = description.get("kind")
         if kind not in TENSORS or not {"shape", "eps", "statistics"} <= set(description):
             raise InputError(
@@ -172,7 +210,11 @@ class Preprocessing:
         return digest([self.describe(), values])
 
     def to(self, device: str | torch.device) -> Preprocessing:
-        """The same map with its tensors on another device."""
+        """The same map with its tensors on another device.
+
+        Args:
+            device: As torch names it.
+        """
         matrix = None if self.matrix is None else self.matrix.to(device)
         return replace(self, matrix=matrix, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 

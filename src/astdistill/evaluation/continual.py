@@ -80,15 +80,27 @@ def continual(
     rates: Mapping[str, SearchedRate] | None = None,
     workers: int | None = None,
 ) -> Continual:
-    """The accuracies of `seeds` networks after each of `steps` steps, for the set and for real images in its place.
+    """The accuracies of networks after each step of arriving classes, for the set and for real images in its place.
 
-    Network k has an order of the classes of its own, drawn from `seed` and k. The steps bring equally many classes, the
-    first ones one more where that does not divide. The network is the first of `model` (None: the student), learns from
-    the set at the rate that `rates` (see `search_rates`) has for it, and has an output for every class from the start;
-    soft labels lose their share of classes that have not arrived. 'full' among `baselines` is left out, because a
-    memory is small, and so is 'teacher', who has seen all classes. With `out`,
-    networks that its cache has are not trained again, and `continual.json` is written there. Raises InputError for a
-    number of steps that `check_steps` refuses.
+    Network k has an order of the classes of its own, drawn from `seed` and k. The network has an output for every class
+    from the start; labels lose their share of classes that have not arrived.
+
+    Args:
+        synthetic: The distilled set.
+        dataset: The data that it belongs to.
+        steps: They bring equally many classes, the first ones one more where that does not divide.
+        recipe: The protocol.
+        model: Names of networks and of pools, of which the first is taken. None: the student of the set.
+        seeds: Networks of each row.
+        baselines: Rows of real images. full is left out, because a memory is small, and so is teacher, who has seen all
+            classes.
+        out: A folder whose cache is used and added to, and which gets `continual.json`. None: nothing is written.
+        seed: Of networks, draws and orders.
+        rates: What `search_rates` found, by network: the rate at which it learns from the set.
+        workers: Networks, of whatever row, that a CPU trains side by side. None: one for each core.
+
+    Raises:
+        InputError: For a number of steps that `check_steps` refuses.
     """
     check_steps(steps, dataset)
     recipe, (name, *_) = settled(synthetic, dataset, recipe, model)

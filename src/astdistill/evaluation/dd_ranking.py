@@ -123,15 +123,28 @@ def rank(
     workers: int | None = None,
     random_labels: RandomLabels = "same",
 ) -> Ranking:
-    """The scores of `synthetic` on the first network of `model` (None: the student), under `recipe` and on the test
-    images; where `rates` (see `search_rates`) has that network, at the rate found there.
+    """The scores of a distilled set on one network and on the test images.
 
-    With `out`, networks that its cache has are not trained again, and `ranking.json` is written there. `random_labels`
-    says what random images are labelled with: same, as on the leaderboard, gives them the soft labels of the set, image
-    for image within a class; own leaves them their hard labels. The authors' code has the teacher of the set's soft
-    labels label the random images, where there is one; a set alone has no teacher. Real images learn at the recipe's
-    learning rate or 0.01, where the authors search one. The authors take the best test accuracy of each training, this
-    the last. Raises InputError for a γ outside [0, 1] and for a set that does not belong to `dataset`.
+    Real images learn at the recipe's learning rate or 0.01, where the authors search one. The authors take the best
+    test accuracy of each training, this the last.
+
+    Args:
+        synthetic: The distilled set.
+        dataset: The data that it belongs to.
+        recipe: The protocol.
+        model: Names of networks and of pools, of which the first is taken. None: the student of the set.
+        seeds: Networks of each row.
+        out: A folder whose cache is used and added to, and which gets `ranking.json`. None: nothing is written.
+        gamma: γ, the weight of accuracy with augmentation, from 0 to 1.
+        seed: Of networks and draws.
+        rates: What `search_rates` found, by network: the rate at which it learns from the set.
+        workers: Networks, of whatever row, that a CPU trains side by side. None: one for each core.
+        random_labels: What random images are labelled with: same, as on the leaderboard, gives them the soft labels of
+            the set, image for image within a class; own leaves them their hard labels. The authors' code has the
+            teacher of the set's soft labels label the random images, where there is one; a set alone has no teacher.
+
+    Raises:
+        InputError: For a γ outside [0, 1] and for a set that does not belong to `dataset`.
     """
     check_gamma(gamma)
     recipe, (name, *_) = settled(synthetic, dataset, recipe, model)

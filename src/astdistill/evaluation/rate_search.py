@@ -35,13 +35,23 @@ def search_rates(
     seed: int = 0,
     workers: int | None = None,
 ) -> dict[str, SearchedRate]:
-    """For each network of `model` (None: the student) the multiple of the set's learning rate with the best mean
-    accuracy on held-out images.
+    """For each network the multiple of the set's learning rate with the best mean accuracy on held-out images; the
+    smaller one at a tie.
 
-    Where `dataset` has no validation split, a tenth of each class's training images is tested on instead: the set may
-    have been distilled from them, but no test image is looked at either way. At a tie the smaller one is taken. With
-    `out`, networks that its cache has are not trained again. Raises InputError where the recipe fixes the learning
-    rate.
+    Args:
+        synthetic: The distilled set.
+        dataset: The data that it belongs to. Without a validation split, a tenth of each class's training images is
+            tested on instead: the set may have been distilled from them, but no test image is looked at either way.
+        recipe: The protocol.
+        model: Names of networks and of pools (see `protocol.py`). None: the student of the set.
+        seeds: Networks of each rate.
+        out: A folder whose cache is used and added to. None: nothing is kept.
+        factors: Multiples of the set's learning rate.
+        seed: Of networks and draws.
+        workers: Networks, of whatever row, that a CPU trains side by side. None: one for each core.
+
+    Raises:
+        InputError: The recipe fixes the learning rate.
     """
     if recipe.lr is not None:
         raise InputError(

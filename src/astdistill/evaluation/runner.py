@@ -151,17 +151,31 @@ def evaluate_all(
     workers: int | None = None,
     teacher: Teacher | None = None,
 ) -> Scores:
-    """The scores of `synthetic` on one or more networks and of real images on the first of them, all under `recipe`.
+    """The scores of a distilled set on one or more networks and of real images on the first of them, all under one
+    protocol.
 
-    `model` takes names of networks and of pools (see `protocol.py`); None takes the student of the set. A network in
-    `rates` (see `search_rates`) learns from the set at the rate found there. With `out`, a run folder, `scores.json` is
-    rewritten after every finished network and `scores.partial.json` keeps each of them by what it depends on: the same
-    command again trains only what is missing. On a CPU `workers` networks, of whatever row, are trained side by side
-    (None: one for each core). Baselines, which are random, kmeans, herding, kcenter and full, take the recipe's
-    learning rate or 0.01; network k of 'random' and 'kmeans' sees the images of draw k, those of 'herding' and
-    'kcenter' are the same for all. 'teacher' is random images with the soft labels of `teacher`, which are kept apart
-    as `Scores.taught`. Raises InputError for an unknown baseline, for a set that does not belong to
-    `dataset`, and where another process is writing to `out`.
+    Args:
+        synthetic: The distilled set.
+        dataset: The data that it belongs to.
+        recipe: The protocol.
+        model: Names of networks and of pools (see `protocol.py`). None: the student of the set.
+        seeds: Networks of each row.
+        baselines: Rows of real images: random, kmeans, herding, kcenter, full and teacher. They take the recipe's
+            learning rate or 0.01. Network k of random and kmeans sees the images of draw k; those of herding and
+            kcenter are the same for all. teacher is random images with the soft labels of `teacher`, kept apart as
+            `Scores.taught`.
+        out: A run folder, in which `scores.json` is rewritten after every finished network and `scores.partial.json`
+            keeps each of them by what it depends on: the same call again trains only what is missing. None: nothing is
+            written.
+        seed: Of networks and draws.
+        split: The images that are tested.
+        rates: What `search_rates` found, by network: the rate at which it learns from the set.
+        workers: Networks, of whatever row, that a CPU trains side by side. None: one for each core.
+        teacher: Who labels the images, for the row teacher and for a protocol with a temperature.
+
+    Raises:
+        InputError: For an unknown baseline, for a set that does not belong to `dataset`, and where another process is
+            writing to `out`.
     """
     check_taught(recipe, baselines)
     recipe, models = settled(synthetic, dataset, recipe, model)

@@ -79,12 +79,20 @@ class Segment:
     """What one outer step imitates: θ*_t as `start` `[P]`, and θ*_{t+1} … θ*_{t+M} as `checkpoints` `[M, P]`."""
 
     expert: int
+    """Its number, counted from 0."""
     epoch: int
+    """t."""
     start: Params
+    """θ*_t `[P]`."""
     checkpoints: Rows
+    """θ*_{t+1} … θ*_{t+M} `[M, P]`."""
 
     def to(self, device: str | torch.device) -> Segment:
-        """The same segment on another device."""
+        """The same segment on another device.
+
+        Args:
+            device: Where its tensors are to lie, as torch names it.
+        """
         return replace(self, start=to_device(self.start, device), checkpoints=to_device(self.checkpoints, device))
 
 

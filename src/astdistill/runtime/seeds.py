@@ -23,6 +23,10 @@ def rng(seed: int, *purpose: str | int) -> torch.Generator:
     """A fresh CPU generator, for example `rng(0, "segment", iteration)`.
 
     It always lives on the CPU: the same numbers are drawn whatever device computes with them.
+
+    Args:
+        seed: Of the run, or of what is drawn for.
+        purpose: Words and numbers that tell this draw from all others.
     """
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
