@@ -55,6 +55,14 @@ _HOMES = {
     "trusting": "runtime.trust",
 }
 
+_CHECKED = frozenset(
+    (
+        *("build_model", "distill", "evaluate", "export", "get", "import_buffers", "import_set", "load", "sweep"),
+        *("train_experts", "zoo"),
+    )
+)
+"""Functions whose arguments are looked at before anything is computed (`runtime.kinds`)."""
+
 __all__ = [
     "PROTOCOLS",
     "DataConfig",
@@ -132,7 +140,12 @@ def __getattr__(name: str) -> Any:
     if name == "methods":
         return importlib.import_module(".methods", __name__)
     if name in _HOMES:
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        found = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        if name in _CHECKED:
+            from .runtime.kinds import with_checked_kinds
+
+            return with_checked_kinds(found)
+        return found
     raise AttributeError(f"astdistill has no '{name}'; its names are {', '.join(__all__)}.")
 
 

@@ -36,13 +36,16 @@ from ..runtime.config import Record
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError, refused
 from ..runtime.files import check_folder, read_json, reading
+from ..runtime.machine import MOST_SIDE_BY_SIDE
 from ..runtime.parallel import limited, own_threads
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import Tabulation, terminal
 from ..runtime.terminal import Terminal
+from .checks import check_once
 from .commands import command
 from .data import tell_briefly
 from .flags import Word
+from .kept import Asked, Place, check_place, check_single, placed, table_text
 
 
 class Evaluate(Record):
@@ -77,9 +80,9 @@ class Evaluate(Record):
     """Path of the data, if they were moved since the set was made."""
     device: str = "auto"
     """auto (the GPU if there is a usable one), cpu, cuda or cuda:N."""
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=MOST_SIDE_BY_SIDE)
     """Networks trained at the same time on a CPU (default: one per core)."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MOST_SIDE_BY_SIDE)
     """CPU threads (default: one per core)."""
     engine: EngineName = "auto"
     """How derivatives are computed; auto takes the fastest that supports the network."""
@@ -91,7 +94,8 @@ class Evaluate(Record):
     seed: int = 0
     """Random seed."""
     out: Path | None = None
-    """Folder of scores.json (default: beside the set, named after file, protocol, epochs and architectures)."""
+    """Folder of scores.json (default: beside the set, named after file, protocol, epochs, seed and architectures). A
+    folder that holds a run, or a table of other networks, is refused."""
     per_class: bool = False
     """Also show the accuracy of each class."""
     confusion: bool = False
@@ -133,29 +137,41 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
     last."""
     check_device(given.device)
     check_gamma(given.gamma)
+    check_once("--architectures", given.architectures)
+    check_once("--baselines", given.baselines)
+    check_single(given.path, "evaluate")
     if given.temperature != 1 and TAUGHT not in given.baselines:
         raise InputError(
             f"--temperature {given.temperature:g} was given, but no row has a teacher's labels; add teacher to "
             "--baselines, or leave --temperature out."
         )
+    if given.full_epochs is not None and "full" not in given.baselines and not given.ranking:
+        raise InputError(
+            f"--full-epochs {given.full_epochs} was given, but nothing is trained on full data; add full to "
+            "--baselines, or leave --full-epochs out."
+        )
     wanted = [(each, recipe, _networks(each, recipe)) for each, recipe in _by_protocol(given)]
-    folders = [each.out or _folder(each, recipe) for each, recipe, _ in wanted]
+    for each, _, _ in wanted:
+        if each.out is not None:
+            check_folder(each.out, "--out")
+            check_place(each.out, given.path)
     synthetic, dataset = _loaded(given)
-    for folder in folders:
-        check_folder(folder, "--out")
-        stack.enter_context(RunDir(folder).writing())  # before a teacher is trained: a second process is told at once
+    places = [_place(*each, synthetic) for each in wanted]
+    for place in places:
+        check_folder(place.folder, "--out")
+        stack.enter_context(RunDir(place.folder).writing())  # before a teacher is trained: a second process is told
     teacher = None
     if TAUGHT in given.baselines or any(recipe.temperature for _, recipe, _ in wanted):
         teacher = _teacher(given, dataset, synthetic.model)
     evaluated = []
-    for (each, recipe, networks), folder in zip(wanted, folders, strict=True):
-        common: dict[str, Any] = {"model": given.architectures or None, "seeds": networks, "out": folder}
+    for (each, recipe, networks), place in zip(wanted, places, strict=True):
+        common: dict[str, Any] = {"model": given.architectures or None, "seeds": networks, "out": place.folder}
         common |= {"seed": given.seed, "workers": given.workers}
-        evaluated.append(_under(each, recipe, synthetic, dataset, teacher, common))
+        evaluated.append(_under(each, recipe, synthetic, dataset, teacher, common, place.scores))
     if given.protocol == "all":
         for shown in across_protocols(evaluated):
             _show(shown)
-    return folders[-1]
+    return places[-1].folder
 
 
 def _by_protocol(given: Evaluate) -> list[tuple[Evaluate, EvalRecipe]]:
@@ -178,7 +194,7 @@ def _by_protocol(given: Evaluate) -> list[tuple[Evaluate, EvalRecipe]]:
         if protocol(name).temperature:  # under which all rows have a teacher's labels
             changes["baselines"] = tuple(each for each in given.baselines if each != TAUGHT)
         if protocol(name).steps:  # which has no epochs to change
-            changes["epochs"] = None
+            changes |= {"epochs": None, "full_epochs": None}
         each = given.replace(**changes)
         evaluated.append((each, _recipe(each)))
     return evaluated
@@ -191,14 +207,19 @@ def _under(
     dataset: Dataset,
     teacher: Teacher | None,
     common: dict[str, Any],
+    there: Scores | None,
 ) -> Scores:
-    """The scores under one protocol, and what else was asked for, shown as it is known."""
+    """The scores under one protocol, those that are `there` already if they have all, and what else was asked for,
+    shown as it is known."""
     rates: dict[str, SearchedRate] = {}
-    if given.lr == "search":
+    if there is not None:
+        rates = there.rates
+    elif given.lr == "search":
         rates = search_rates(synthetic, dataset, recipe, **common)
+    if rates:
         _show(rates_table(rates, recipe.augmented(synthetic.augmentation)))
     common["rates"] = rates
-    scores = evaluate_all(synthetic, dataset, recipe, baselines=given.baselines, teacher=teacher, **common)
+    scores = there or evaluate_all(synthetic, dataset, recipe, baselines=given.baselines, teacher=teacher, **common)
     wanted = [(table, True), (by_class, given.per_class), (confusions, given.confusion), (taught_table, True)]
     for shown in [part(scores) for part, asked in wanted if asked]:
         _show(shown)
@@ -277,6 +298,19 @@ def _tell_where(given: Evaluate, dataset: Dataset, student: str) -> None:
         progress.tell(where_text(given.device, dataset.shape, len(dataset.classes), first))
 
 
+def _place(given: Evaluate, recipe: EvalRecipe, networks: int, synthetic: SyntheticSet) -> Place:
+    """The folder of the scores, and the table that is there where it has all already, which is told."""
+    models = architectures(given.architectures, synthetic.model, synthetic.shape)
+    asked = Asked(networks, tuple(models), given.baselines, given.seed, recipe.epochs_on_full_data, given.temperature)
+    sets = [given.path]
+    if given.path.is_dir():
+        sets = [RunDir(given.path).synthetic]
+    place = placed(given.out or _folder(given, recipe), given.out is not None, asked, sets)
+    if place.scores is not None:
+        progress.tell(f"{place.folder} has a table of {table_text(place.scores)} already; it is shown, and kept.")
+    return place
+
+
 def _folder(given: Evaluate, recipe: EvalRecipe) -> Path:
     """The folder beside the set that is named after what is evaluated, and how."""
     path, run = given.path, RunDir.around(given.path)
@@ -285,6 +319,8 @@ def _folder(given: Evaluate, recipe: EvalRecipe) -> Path:
         words.insert(0, path.stem)
     if given.lr != "learned":
         words.append(f"lr-{given.lr}")
+    if given.seed:  # the usual one goes without saying
+        words.append(f"seed-{given.seed}")
     return run.evaluation(*words, *given.architectures).folder
 
 
@@ -295,8 +331,9 @@ def _recipe(given: Evaluate) -> EvalRecipe:
         typed["full_epochs"] = _expert_epochs(given.path)
     if isinstance(given.lr, float):
         typed["lr"] = given.lr
-    if given.epochs is not None:
-        protocol(given.protocol).check_epochs(f"--epochs {given.epochs}", f"the protocol {given.protocol}")
+    for flag, epochs in (("--epochs", given.epochs), ("--full-epochs", given.full_epochs)):
+        if epochs is not None:
+            protocol(given.protocol).check_epochs(f"{flag} {epochs}", f"the protocol {given.protocol}")
     try:
         return protocol(given.protocol).replace(**{name: value for name, value in typed.items() if value is not None})
     except ValidationError as error:

@@ -30,6 +30,8 @@ WANTED = {
     str: ("NAME", "a word"),
 }
 """What help calls a value of that type, and what an error says of it."""
+FILLED = ("--architectures", "--method.learn")
+"""Flags of many values that have one at least: none would be taken for the usual ones, or leave nothing to learn."""
 END = "\0"
 """Ends each value of a flag on its way through click, which gives a flag one string; no word can hold it."""
 Place = tuple[str, ...]
@@ -89,6 +91,8 @@ class Kind(click.ParamType):
         """The value of the words. Raises InputError, which names the flag, the word, what is allowed, and `prog`."""
         if types.NoneType in self.leaves and words in self.nothing:
             return None
+        if Path in self.types and "" in words:  # which pathlib takes for the current folder
+            raise InputError(f"{self.flag} names nothing; give a path. See: {prog} --help")
         typed: Any = words
         if not self.many:
             if len(words) > 1:  # of a list in a file; words of a command line are one each
@@ -334,7 +338,7 @@ def words_for_click(words: Sequence[str], params: Iterable[Any], prog: str, leni
             values, flag = [value], typed[name]
             if not equals:
                 values = _values(rest, flag)
-            if values or (flag.kind.many and not flag.repeated):
+            if values or (flag.kind.many and not flag.repeated and flag.flag not in FILLED):
                 out += [name, END.join([*values, ""])]
             elif not lenient:
                 raise InputError(f"{name} needs a value; see: {prog} --help")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,8 +21,10 @@ from ..interop import import_sets as sets
 from ..interop.reproduction import command as command_again
 from ..methods.registry import find_method, methods
 from ..report.figures import save_quality
+from ..report.whose import current, said
 from ..runtime.config import Record
 from ..runtime.errors import InputError
+from ..runtime.files import warn
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
@@ -29,6 +32,7 @@ from ..runtime.text import many
 from .commands import command
 from .data import tell_briefly
 from .flags import Word
+from .kept import check_single
 
 SHOWN = 12
 """Files that are listed by name after an export."""
@@ -156,6 +160,7 @@ class Export(Record):
 def export(given: Export) -> None:
     """Write a distilled set in another format."""
     path, format, push, private = given.path, given.format, given.push, given.private
+    check_single(path, "export")
     synthetic, home = load(path), RunDir.around(path)
     if push is not None:
         if format != huggingface.HUGGINGFACE.name:
@@ -186,10 +191,15 @@ def export(given: Export) -> None:
 
 
 def _scores(path: Path, home: RunDir) -> Scores | None:
-    """The scores beside the set, which are those of the run's result and of no other file in its folder."""
+    """The scores of the set in the run's folder, which are those of the run's result and of no other file there; those
+    of an earlier set are told of and left out."""
     if path not in (home.folder, home.synthetic) or not home.scores.is_file():
         return None
-    return Scores.read(home.scores)
+    if (evaluation := current(home)) is not None:
+        return Scores.read(evaluation.scores)
+    again = shlex.join(["astdistill", "evaluate", str(home.folder)])
+    warn(f"{said(home.folder, again)}, and export to a new --out; this export has no scores.")
+    return None
 
 
 class Get(Record):

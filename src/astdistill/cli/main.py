@@ -282,12 +282,12 @@ def _sentence(error: Exception, verb: str) -> tuple[int, str]:
     if isinstance(error, DivergedError | FolderGoneError):
         return 1, str(error)
     if isinstance(error, OSError) and error.errno in (*FULL, *PLACES):
-        where, mend = "", "name"
+        where, mend, kept = "", "name", ""
         if error.filename:
             where = f" at {str(error.filename)[:200]}"
         if error.errno in FULL:
-            mend = "free some space, or name"
-        return 1, f"{error.strerror}{where}; {mend} another {STORES.get(verb, '--out')}. What is done is kept."
+            mend, kept = "free some space, or name", " What is done is kept."
+        return 1, f"{error.strerror}{where}; {mend} another {STORES.get(verb, '--out')}.{kept}"
     wanted = MEMORY.search(f"{type(error).__name__}: {error}")
     if wanted is None or not isinstance(error, MemoryError | RuntimeError):
         raise error

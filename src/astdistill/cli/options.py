@@ -16,25 +16,38 @@ from ..data.sources import published_name
 from ..evaluation.protocol import PROTOCOLS, EvalRecipe, protocol
 from ..experiment import config
 from ..experiment.config import EvaluationSettings, Experiment, Published
+from ..experiment.plan import COUNTED
 from ..experiment.presets import PRESETS, preset, with_method
 from ..experiment.proposal import Proposal, propose
 from ..methods.initialisation import FileInit, ImageInit, NoiseInit, RealInit, RepresentativeInit
 from ..methods.method import PARTS, Method
 from ..methods.outer_step import OuterStep
 from ..methods.registry import methods
-from ..runtime import trust
+from ..runtime import progress, trust
 from ..runtime.config import Component, PathOrUrl, Record, built_in_components, find_component, renamed_fields
 from ..runtime.errors import InputError, unknown
+from ..runtime.machine import MOST_SIDE_BY_SIDE
 from ..runtime.tracking import LOGGERS, check_loggers
+from .checks import check_typed, without_part
 from .commands import Command, typed
 from .flags import Flag, Positional, Word, params_of
-from .saved import PRESET, Entries, check_names, config_path, name_of, overridden, read_config, save_config, words_of
+from .saved import (
+    PRESET,
+    Entries,
+    check_groups,
+    check_names,
+    check_save,
+    config_path,
+    name_of,
+    overridden,
+    read_config,
+    save_config,
+    words_of,
+)
 
 INITS: dict[str, ImageInit] = {"real": RealInit(), "representative": RepresentativeInit(), "noise": NoiseInit()}
 FIELDS = "experiment"
 """Where the flags of the experiment's own fields lie among those of a command."""
-EPOCHS = "evaluation", "recipe", "epochs"
-"""The number of epochs, among those fields."""
 
 
 class Changes(Record):
@@ -73,7 +86,7 @@ class Changes(Record):
     """Write the flags to a YAML file, and run. Flags read by --config are included."""
     as_json: Annotated[bool, Word(flag="json")] = False
     """With --dry-run: print all settings and costs as JSON, in seconds and bytes."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MOST_SIDE_BY_SIDE)
     """CPU threads (default: one per free core). A resumed run keeps the number that it began with. Results
     differ by rounding only."""
 
@@ -132,6 +145,14 @@ class Request:
     @property
     def dry_run(self) -> bool:
         return self.changes.dry_run
+
+    @property
+    def place(self) -> str:
+        """Where it would go, and that a dry run has not written it."""
+        beside = ""
+        if self.changes.save_config is not None:
+            beside = f" but {self.changes.save_config}"
+        return f"{self.out} (nothing was written{beside}: --dry-run)"
 
     def words(self, verb: str) -> str:
         """What the command line of another verb for the same begins with."""
@@ -213,6 +234,7 @@ class PresetCommand(Command):
         entries: Entries = {}
         if path is not None:
             entries = read_config(path)
+            check_groups(entries, self.params, path)
             args = self._with_entries(entries, args)
         first = click.Context(self, resilient_parsing=True)
         super().parse_args(first, list(args))
@@ -244,7 +266,8 @@ class PresetCommand(Command):
         alone = click.Context(self, resilient_parsing=True)
         super().parse_args(alone, list(args))
         repeated = [name_of(param) for param in self.params if isinstance(param, Flag) and param.repeated]
-        words = words_of(overridden(entries, args, repeated))
+        valued = [name_of(param) for param in self.params if isinstance(param, Flag) and not param.is_flag]
+        words = words_of(overridden(entries, args, repeated), valued)
         first = entries.get(PRESET, "")
         if not getattr(self.record(alone, self.kind), PRESET, "") and isinstance(first, str) and first:
             words.insert(0, first)
@@ -284,10 +307,13 @@ class PresetCommand(Command):
             base = None
         words = self._typed(ctx)
         for param, value in words:
-            if param.place[1:] == EPOCHS:
+            if ".".join(param.place[1:]) in COUNTED:
                 experiment.evaluation.recipe.check_epochs(f"{param.flag} {value}")
+        check_typed(experiment, [(param, value) for param, value in words if param.place[0] == FIELDS])
         if changes.save_config is not None:
+            check_save(changes.save_config, self.params)
             save_config(changes.save_config, words, getattr(changes, PRESET, ""))
+            progress.tell(f"Settings: {changes.save_config}")
         return Request(experiment, out, changes, self.proposal, base, tuple(words))
 
     def get_usage(self, ctx: click.Context) -> str:
@@ -321,7 +347,7 @@ def changed(experiment: Experiment, changes: Changes) -> Experiment:
     for assignment in changes.part:
         experiment = experiment.replace(method=_with_part(experiment.method, assignment))
     for part in changes.without:
-        experiment = experiment.replace(method=experiment.method.without(part))
+        experiment = experiment.replace(method=without_part(experiment.method, part))
     if changes.init is not None:
         experiment = experiment.replace(method=experiment.method.replace(init=_init(changes.init)))
     if changes.protocol is not None:
@@ -371,7 +397,9 @@ def _init(start: str) -> ImageInit:
 
 def _with_part(method: Method, assignment: str) -> Method:
     """The method with one field filled by a part of its kind, named by class or import path, at its defaults."""
-    field, _, name = assignment.partition("=")
+    field, equals, name = assignment.partition("=")
+    if not equals:
+        raise InputError(f"--part {assignment} names no part; write --part {assignment or 'loss'}=NAME")
     field = renamed_fields(Method).get(field, field)
     fields = {known: type(value) for known, value in method if isinstance(value, Component)}
     if field not in fields:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from ..runtime.config import Record
 from ..runtime.errors import InputError
-from ..runtime.files import check_folder
+from ..runtime.files import check_folder, check_regular
 from ..runtime.run_dir import RunDir
 from ..runtime.terminal import Terminal
 from .commands import command
@@ -38,6 +38,25 @@ def textures(given: Textures) -> None:
     Terminal().print(f"Textures: {len(written)} in {folder}\nLook at:  {sheet}", highlight=False)
 
 
+GENERATOR = b'<meta name="generator" content="astdistill">'
+BEGINNING = 8192
+"""Bytes of a page in which that line stands, whatever its policy is."""
+
+
+def check_page(file: Path) -> None:
+    """Raise InputError where `file` is there and is no page that astdistill wrote."""
+    if not file.exists():
+        return
+    check_regular(file)
+    with file.open("rb") as page:
+        begins = page.read(BEGINNING)
+    if begins and GENERATOR not in begins:
+        raise InputError(
+            f"{file} is there already and is no report of astdistill; name another file, for example "
+            f"--out {file.with_name(f'{file.stem}-2.html')}"
+        )
+
+
 class Report(Record):
     """Write the report of one or several runs: images, accuracy, loss, experts and settings, in one HTML file that
     needs no network and no other file."""
@@ -45,7 +64,8 @@ class Report(Record):
     runs: Annotated[tuple[Path, ...], Word(positional=True, metavar="PATH")] = ()
     """Run folders; several are shown side by side."""
     out: Path | None = None
-    """HTML file (default: report.html in the folder of a single run, otherwise in the current folder)."""
+    """HTML file (default: report.html in the folder of a single run, otherwise in the current folder). A file that is
+    no such report is not replaced."""
 
 
 @command("report")
@@ -60,5 +80,6 @@ def report(given: Report) -> None:
     if file.is_dir():
         raise InputError(f"--out {file} is a folder; name a file in it: --out {RunDir(file).page}")
     check_folder(file, "--out", file=True)
+    check_page(file)
     save_page(runs, file)
     Terminal().print(f"Open: {file}", highlight=False)

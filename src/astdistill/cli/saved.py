@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ import yaml
 from pydantic_core import to_jsonable_python
 
 from ..runtime.errors import InputError
-from ..runtime.files import write_text
+from ..runtime.files import check_folder, write_text
 from ..runtime.text import in_one_line, reason
 from .flags import END, Flag, Positional
 
 PRESET = "preset"
 NEVER = ("config", "save_config", "dry_run", "json")
 """Flags that say what is done with settings, and are none themselves."""
+OF_A_RUN = {"name", "data", "experts", "method", "distill", "evaluation"}
+"""Names that every config.json of a run has, and no file of flags all of them."""
+TYPED = ("quiet", "verbose", "help", "help_all")
+"""Flags of every command, which no file has."""
 SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 LARGEST = 1 << 20
 """Letters that a file of settings may have; a device has no end."""
@@ -33,8 +38,13 @@ def read_config(path: Path) -> Entries:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
             raise InputError(f"--config {path} has more than {LARGEST:,} letters; name a YAML file of settings.")
+        if path.suffix.lower() == ".toml":
+            raise InputError(f"--config {path} is TOML; write a YAML file, with lines such as ipc: 10")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # which may stand for any number
             raise InputError(f"--config {path} has an alias (*name); write the value itself.")
+        twice = next(_twice(yaml.compose(text, Loader=yaml.BaseLoader)), None)
+        if twice is not None:
+            raise InputError(f"--config {path} has '{twice}' twice; leave one out.")
         tree = yaml.load(text, Loader=yaml.BaseLoader)  # texts alone: no `no` means False
         entries = dict[str, Any](_each_once(tree, path))
     except (OSError, UnicodeDecodeError) as error:
@@ -47,27 +57,43 @@ def read_config(path: Path) -> Entries:
     return entries
 
 
+def _twice(node: yaml.Node | None) -> Iterator[str]:
+    """The keys that stand twice in one mapping, of which YAML takes the last without a word."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [str(key.value) for key, _ in node.value]
+        yield from (key for number, key in enumerate(keys) if key in keys[:number])
+        for _, value in node.value:
+            yield from _twice(value)
+
+
 def _each_once(tree: Any, path: Path) -> Iterator[tuple[str, Any]]:
     """The settings of a file by their dotted names. Raises InputError where there are none, or one stands twice."""
     if not isinstance(tree, Mapping):
         raise InputError(f"--config {path} holds no settings; write lines such as preset: digits-ipc1")
+    if tree.keys() >= OF_A_RUN:
+        raise InputError(
+            f"--config {path} is the config.json of a run, and no file of flags; the command that began the run "
+            "goes on with it, and --save-config FILE.yaml writes a file for --config."
+        )
     names = set[str]()
-    for name, value in _flat(tree, ""):
+    for name, value in _flat(tree, "", path):
         if name in names:
             raise InputError(f"--config {path} has '{name}' twice; leave one out.")
         names.add(name)
         yield name, value
 
 
-def _flat(tree: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
+def _flat(tree: Mapping[str, Any], before: str, path: Path) -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         name = before + str(key).replace("-", "_")
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
+            yield from _flat(value, f"{name}.", path)
         elif isinstance(value, list) and not all(isinstance(each, str) for each in value):
-            raise InputError(f"'{name}' holds a list of more than plain values; write for example {name}: [a, b]")
+            raise InputError(
+                f"--config {path}: '{name}' holds a list of more than plain values; write for example {name}: [a, b]"
+            )
         elif END in "".join(value):
-            raise InputError(f"'{name}' holds the sign \\0, which no value may have; take it out.")
+            raise InputError(f"--config {path}: '{name}' holds the sign \\0, which no value may have; take it out.")
         else:
             yield name, value
 
@@ -87,22 +113,23 @@ def config_path(words: Sequence[str]) -> Path | None:
     return path
 
 
-def words_of(entries: Entries) -> list[str]:
-    """The words that say the same on a command line, without the preset."""
+def words_of(entries: Entries, valued: Collection[str] = ()) -> list[str]:
+    """The words that say the same on a command line, without the preset; `valued` are flags that are no switches."""
     empty = [_flag(name) for name, value in entries.items() if value == []]
-    words = [word for name, value in entries.items() if value != [] and name != PRESET for word in _words(name, value)]
+    told = {name: value for name, value in entries.items() if value != [] and name != PRESET}
+    words = [word for name, value in told.items() for word in _words(name, value, name in valued)]
     if empty:
         words = [*empty, "--no-dry-run", *words]  # a flag of many values takes all words up to the next flag
     return words
 
 
-def _words(name: str, value: str | list[str]) -> list[str]:
+def _words(name: str, value: str | list[str], valued: bool) -> list[str]:
     flag = _flag(name)
     if isinstance(value, list):
         return [f"{flag}={END.join(value)}"]
     if value in NOTHING:
         return [f"{flag}=None"]
-    if value not in SWITCHES:
+    if valued or value not in SWITCHES:
         return [f"{flag}={value}"]
     if SWITCHES[value]:
         return [flag]
@@ -126,23 +153,55 @@ def overridden(entries: Entries, typed: Sequence[str], repeated: Iterable[str]) 
     return {name: value for name, value in entries.items() if name not in gone}
 
 
+def check_groups(entries: Entries, params: Iterable[Any], path: Path) -> None:
+    """Raise InputError for a value in the place of several settings, as distill: 3."""
+    known = [name_of(param) for param in params if isinstance(param, Flag | Positional)]
+    for name in entries:
+        inside = [each.removeprefix(f"{name}.") for each in known if each.startswith(f"{name}.")]
+        if inside and name not in known:
+            raise InputError(
+                f"--config {path} has a value for '{name}', which holds settings of its own; write for example "
+                f"{name}: {{{inside[0]}: …}}"
+            )
+
+
 def check_names(entries: Entries, params: Iterable[Any], path: Path) -> None:
     """Raise InputError, with the nearest name, for an entry that no flag sets."""
     known = [name_of(param) for param in params if isinstance(param, Flag | Positional)]
     for name in entries:
+        if name in TYPED:
+            raise InputError(f"--config {path} has '{name}', which is typed on the command line alone; leave it out.")
         if name not in known or name in NEVER:
             near = difflib.get_close_matches(name, [each for each in known if each not in NEVER], n=1, cutoff=0.5)
             hint = "".join(f" Did you mean '{each}'?" for each in near)
             raise InputError(f"--config {path} has '{name}', which is no setting.{hint} All are listed by --help-all.")
 
 
+def check_save(path: Path, params: Iterable[Any]) -> None:
+    """Raise InputError where settings may not be written to `path`: it is a folder, or a file of anything else than
+    settings of such a command."""
+    if path.is_dir():
+        raise InputError(f"--save-config {path} is a folder; name a file, for example {path / 'settings.yaml'}")
+    check_folder(path, "--save-config", file=True)
+    if not path.exists() or (path.is_file() and not path.stat().st_size):
+        return
+    heads = {name_of(param).partition(".")[0] for param in params if isinstance(param, Flag | Positional)}
+    names = list[str]()
+    if path.is_file():
+        with suppress(InputError):
+            names = list(read_config(path))
+    if not names or any(name.partition(".")[0] not in heads for name in names):
+        raise InputError(
+            f"--save-config {path} is there already and holds no settings of this command; name another file, for "
+            f"example {path.with_name(f'{path.stem}-2.yaml')}"
+        )
+
+
 def save_config(
     path: Path, typed: Iterable[tuple[Flag | Positional, Any]], preset: str, named: Mapping[str, Any] | None = None
 ) -> None:
     """Write the settings that were typed, those of a `--config` included; those that were `found` by their names go
-    before them. Raises InputError for a place that is a folder."""
-    if path.is_dir():
-        raise InputError(f"--save-config {path} is a folder; name a file, for example {path / 'settings.yaml'}")
+    before them. What may be replaced says `check_save`."""
     entries: dict[str, Any] = {}
     if preset:
         entries[PRESET] = preset

@@ -23,10 +23,12 @@ from ..runtime.config import Record
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder
+from ..runtime.machine import MOST_SIDE_BY_SIDE
 from ..runtime.parallel import limited, own_threads
 from ..runtime.status import duration, size
 from ..runtime.tables import Column, Tabulation, terminal
 from ..runtime.terminal import Terminal
+from .checks import check_classes, check_once, check_size
 from .commands import command
 from .data import tell
 from .flags import Word
@@ -53,9 +55,9 @@ class SweepChanges(Record):
     """Folder of the sweep (default: runs/ and the names of the presets)."""
     device: str | None = None
     """auto, cpu, cuda, or cuda:N."""
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=MOST_SIDE_BY_SIDE)
     """Runs at the same time on a CPU (default: the number with which all runs end first)."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MOST_SIDE_BY_SIDE)
     """CPU threads, divided among the runs; on a cluster those of each run (default: 1)."""
     cluster: Annotated[str | None, Word(metavar="auto|HOST:PORT")] = None
     """Run on the nodes of this Ray cluster; auto: the cluster that this machine belongs to."""
@@ -74,9 +76,11 @@ def sweep(given: SweepChanges) -> int:
         raise InputError(
             "Name a preset: astdistill sweep PRESET --methods mtt,ast. They are listed by: astdistill presets"
         )
-    names = list(dict.fromkeys(given.presets))
+    check_once("PRESET", given.presets)
+    names = list(given.presets)
     bases = [_base(given, name) for name in names]
     split = [method for word in given.methods for method in word.split(",") if method]
+    check_once("--methods", split)
     rows = table(bases, split, given.seeds, dict(map(_values, given.settings)))
     out = given.out or Path("runs", "-".join(["sweep", *names]))
     with limited(given.threads or own_threads()):
@@ -101,6 +105,10 @@ def _values(words: str) -> tuple[str, list[str | None]]:
     name, equals, values = words.partition("=")
     if not equals:
         raise InputError(f"--set {words} says no value; write --set {name}=VALUE, or {name}=ONE,ANOTHER.")
+    if name == "seed":
+        raise InputError(
+            f"--set {words} was given, but --seeds N counts the seeds of a sweep; use that, from seed 0 on."
+        )
     none = {"none": None, "None": None}
     return name, [none.get(value, value) for value in values.split(",")]
 
@@ -193,6 +201,9 @@ def estimate(rows: Sequence[Row], out: Path) -> None:
     for line, members in lines.items():
         first = members[0]
         check_numbers(first.experiment)
+        check_classes(first.experiment.data)
+        if first.experiment.distill.validate_every:
+            check_size(first.experiment, dataset_size(first.experiment))
         *before, distillation, evaluation = _stages(first.experiment, costs)
         own = [trained[row.folder] for row in members if row.folder in trained]
         experts = ""

@@ -6,7 +6,6 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -27,6 +26,7 @@ from ..runtime.errors import InputError
 from ..runtime.parallel import limited, plan_workers
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
+from .checks import check_classes, check_size
 from .data import tell
 from .flags import Flag, Positional, Word
 from .options import ClusterChanges, PresetChanges, PresetCommand, Request
@@ -71,7 +71,7 @@ def command(request: Request) -> None:
     check_device(request.experiment.device)
     with computing_with(threads_of(request, follow=False)):  # trials save no number of threads
         if request.dry_run:
-            _estimate(request.experiment, search, request.out)
+            _estimate(request.experiment, search, request.place)
             return
         load_optuna()
         check_numbers(request.experiment)
@@ -110,17 +110,19 @@ def _numbers(values: dict[str, float]) -> dict[str, float | int]:
     return {name: int(value) if name.startswith("method.step.") else value for name, value in values.items()}
 
 
-def _estimate(experiment: Experiment, search: Search, out: Path) -> None:
+def _estimate(experiment: Experiment, search: Search, place: str) -> None:
     """Print what a search would cost if no trial ended early; the experts are trained once."""
     if not experiment.data.validation:
         experiment = experiment.replace(data=experiment.data.replace(validation=HELD_OUT))
     settings = experiment.distill.replace(iterations=search.steps, validate_every=max(1, search.steps // 4))
     each = widest(experiment.replace(distill=settings), search)
     check_numbers(each)
+    check_classes(each.data)
     device = settled_device(experiment.device)
     plan = plan_workers(search.parallel, experiment.workers, torch.device(device), [each.model])
     with using(experiment.engine):
         known = dataset_size(each)
+        check_size(each, known)
         *before, distillation, _ = counted(each, known, Costs(device, Speed(device))).stages
     if plan.workers > 1:  # each with its part of the threads
         with using(experiment.engine), limited(plan.threads):
@@ -140,7 +142,7 @@ def _estimate(experiment: Experiment, search: Search, out: Path) -> None:
         *(("Experts", f"{stage.name}, once: {costs_text(stage)}") for stage in before),
         ("Trials", f"{search.trials} of {search.steps} outer steps: at most {costs_text(trials)}"),
         ("Together", f"at most {costs_text(together)}; most trials end early"),
-        ("Goes to", f"{out} (nothing was written: --dry-run)"),
+        ("Goes to", place),
     ]
     for line in lined_up(rows):
         print(line)

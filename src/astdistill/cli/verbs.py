@@ -25,12 +25,12 @@ from ..report.figures import epoch_table, quality_table
 from ..report.live import LiveRun
 from ..report.page.page import renew_page
 from ..runtime import progress
-from ..runtime.cluster import used
+from ..runtime.cluster import check_address, used
 from ..runtime.devices import check_device, settled_device
 from ..runtime.errors import InputError
 from ..runtime.files import check_folder
 from ..runtime.machine import Threads, free_memory
-from ..runtime.mirror import mirrored
+from ..runtime.mirror import mirror_address, mirrored
 from ..runtime.parallel import limited, own_threads, threads_beside_others, why_fewer
 from ..runtime.provenance import machine
 from ..runtime.run_dir import RunDir
@@ -38,6 +38,7 @@ from ..runtime.status import duration, size
 from ..runtime.tables import terminal
 from ..runtime.terminal import Terminal
 from ..runtime.text import many
+from .checks import check_classes, check_size
 from .data import chosen, plain, tell
 from .options import Changes, ClusterChanges, ExpertChanges, PresetCommand, Request, RunChanges
 from .sweep import run_seeds
@@ -262,9 +263,12 @@ def only_estimate(request: Request) -> bool:
         return False
     check_device(experiment.device)
     check_numbers(experiment)
+    check_classes(experiment.data)
+    check_places(request)
     show = {True: lambda text: None, False: print}[as_json]
     with using(experiment.engine), computing_with(threads_of(request)):
         known = described(experiment, show)
+        check_size(experiment, known)
         check_slots(known.shape, experiment.data.whiten, experiment.distill)
         for line in reasons(request):
             show(line)
@@ -280,6 +284,18 @@ def only_estimate(request: Request) -> bool:
     for line in closing(request, known, cost, where):
         print(line)
     return True
+
+
+def check_places(request: Request) -> None:
+    """Raise InputError for a folder, a mirror or a cluster whose name is none, as the run does."""
+    changes = request.changes
+    if not isinstance(changes, ExpertChanges):
+        check_folder(request.out, "--out")
+    mirror, cluster = getattr(changes, "mirror", None), getattr(changes, "cluster", None)
+    if mirror is not None:
+        mirror_address(mirror)
+    if cluster is not None:
+        check_address(cluster)
 
 
 def as_numbers(request: Request, cost: Estimate) -> dict[str, Any]:
@@ -299,8 +315,8 @@ def closing(request: Request, known: DatasetSize, cost: Estimate, where: str) ->
     data = f"{experiment.data.source}: {known.train:,} training and {known.test:,} test images"
     data += f", whiten {experiment.data.whiten}"
     rows = [("What", what), ("On", data), ("Where", where.removeprefix("Device: "))]
-    rows += estimate.summary(experiment, cost, getattr(request.changes, "seeds", None) or 1)
-    rows.append(("Goes to", f"{request.out} (nothing was written: --dry-run)"))
+    rows += estimate.summary(cost, getattr(request.changes, "seeds", None) or 1)
+    rows.append(("Goes to", request.place))
     return ["", *lined_up(rows)]
 
 

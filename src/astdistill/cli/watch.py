@@ -21,9 +21,10 @@ from rich.text import Text
 
 from ..report.live import LiveRun, read_if_there
 from ..report.sweep import Sweep, SweepRow
+from ..report.whose import current, outdated, said
 from ..runtime.config import Record
 from ..runtime.errors import InputError
-from ..runtime.files import check_folder
+from ..runtime.files import check_folder, reading
 from ..runtime.run_dir import RunDir
 from ..runtime.tables import plus_minus, spread
 from ..runtime.terminal import Terminal
@@ -36,12 +37,10 @@ def screen(view: LiveRun) -> Table:
     validation, scores."""
     config = view.config
     shown = _grid()
-    shown.add_row(
-        str(config["name"]),
-        "",
-        f"{config['method']['name']}, {config['ipc']} per class, {config['model']}; {view.dir.folder}",
-    )
-    for title, bar, text in _rows(view):
+    with reading(view.dir.config, "the settings of a run", "restore it, or name another run"):
+        about = f"{config['method']['name']}, {config['ipc']} per class, {config['model']}; {view.dir.folder}"
+        rows = [(str(config["name"]), "", about), *_rows(view)]
+    for title, bar, text in rows:
         shown.add_row(title, bar, Text(text))
     return shown
 
@@ -64,29 +63,33 @@ def _rows(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
 def _distillation(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
     lines, whole = view.metrics, int(view.config["distill"]["iterations"])
     done, losses = int(lines[-1]["iteration"]) + 1, finite(lines, "loss")
-    missed = [f"{count} {word}" for word in ("skipped", "passed") if (count := sum(word in line for line in lines))]
-    yield (
-        "distillation",
-        _bar(done, whole),
-        ", ".join([f"step {done:,} of {whole:,}", f"η {float(lines[-1]['lr']):.4g}", *missed]),
-    )
+    told = [f"η {float(line['lr']):.4g}" for line in lines[-1:] if line.get("lr") is not None]
+    told += [f"{count} {word}" for word in ("skipped", "passed") if (count := sum(word in line for line in lines))]
+    yield "distillation", _bar(done, whole), ", ".join([f"step {done:,} of {whole:,}", *told])
     if losses:
-        yield "loss", sparkline(losses, 20), f"{losses[-1]:.4f} (lowest {min(losses):.4f})"
+        yield "loss", sparkline(losses, _bar_width()), f"{losses[-1]:.4f} (lowest {min(losses):.4f})"
     tested = [line for line in lines if line.get("validation") is not None]
     if tested:
         best = max(tested, key=lambda line: float(line["validation"]))
         text = f"{float(tested[-1]['validation']):.1f} % after step {tested[-1]['iteration'] + 1}"
         yield (
             "validation",
-            sparkline(finite(tested, "validation"), 20),
+            sparkline(finite(tested, "validation"), _bar_width()),
             f"{text}, best {float(best['validation']):.1f} % after step {best['iteration'] + 1}",
         )
 
 
 def _scores(view: LiveRun) -> Iterator[tuple[str, ProgressBar | str, str]]:
-    """What the run's own evaluation has so far; a file that cannot be read is no reason to stop watching."""
+    """What the run's own evaluation has so far, or where that is of an earlier set the latest one; a file that cannot
+    be read is no reason to stop watching."""
+    evaluation = view.dir
+    if outdated(view.dir, [view.dir.synthetic]):
+        evaluation = current(view.dir)
+    if evaluation is None:
+        yield "scores", "", said(view.dir.folder, shlex.join(["astdistill", "evaluate", str(view.dir.folder)]))
+        return
     with suppress(InputError, KeyError, TypeError, AttributeError):
-        scores = read_if_there(view.dir.scores)
+        scores = read_if_there(evaluation.scores)
         for title, rows in (("scores", scores["architecture"]), ("real images", scores["baselines"])):
             for name, entry in rows.items():
                 yield title, name, f"{plus_minus(entry['mean'], entry['std'])} % (n = {entry['n']})"
@@ -113,7 +116,12 @@ def finished_text(view: LiveRun) -> str:
 def _bar(done: int, total: int | None) -> ProgressBar | str:
     if total is None:
         return ""
-    return ProgressBar(total=max(1, total), completed=done, width=20)
+    return ProgressBar(total=max(1, total), completed=done, width=_bar_width())
+
+
+def _bar_width() -> int:
+    """Columns of a bar: a quarter of a narrow terminal, so that words have room beside it."""
+    return min(20, max(4, Terminal().width // 4))
 
 
 def finite(lines: Sequence[dict[str, Any]], name: str) -> list[float]:
@@ -190,7 +198,7 @@ def _grid() -> Table:
     """Three columns: what, its bar, and words."""
     shown = Table.grid(padding=(0, 2))
     shown.add_column(style="bold", no_wrap=True)
-    shown.add_column(width=20)
+    shown.add_column(width=_bar_width())
     shown.add_column(overflow="fold")
     return shown
 

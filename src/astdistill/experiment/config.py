@@ -25,6 +25,7 @@ from ..runtime.config import PathOrUrl, Record, find_component, moved
 from ..runtime.devices import settled_device
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import check_folder
+from ..runtime.machine import MOST_SIDE_BY_SIDE
 from ..runtime.objects import Url
 
 MOVED: Mapping[str, str] = {
@@ -91,7 +92,7 @@ class Experiment(Record):
     evaluation: EvaluationSettings = EvaluationSettings()
     device: str = "auto"
     """Device: auto, cpu, cuda or cuda:N. auto is the GPU if there is a usable one, otherwise the CPU."""
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=MOST_SIDE_BY_SIDE)
     """Processes that train experts or evaluated networks, and share the trajectories of an outer step if there are
     several. The threads are divided among them; results differ by rounding only. On GPUs each takes one. Default: one
     per core on a CPU, one on a GPU, and one for an outer step."""

@@ -179,7 +179,7 @@ def shortage(costs: Estimate, free: int | None, held: int = 0) -> str:
     return ""
 
 
-def summary(experiment: Experiment, costs: Estimate, runs: int = 1) -> list[tuple[str, str]]:
+def summary(costs: Estimate, runs: int = 1) -> list[tuple[str, str]]:
     """The estimate as lines of a name and a text: every stage with its time, memory and disk, the rows of the table,
     and all together, of so many whole runs."""
     stages = [(NAMES.get(number, "Before"), stage) for number, stage in enumerate(reversed(costs.stages))][::-1]

@@ -28,6 +28,7 @@ from ..evaluation.teacher import Teacher
 from ..experts.recipe import ExpertCurve
 from ..experts.store import TrajectoryStore
 from ..experts.training import train_experts
+from ..methods.method import Method
 from ..methods.trajectory_matching import MTT
 from ..report.experts import record_experts
 from ..report.figures import save_curves, save_quality
@@ -183,15 +184,23 @@ def obtain_synthetic(
     save_grid(synthetic, RunDir(out).images)
     if synthetic.canvas > 1:
         save_textures(synthetic, RunDir(out).textures)
-    method = experiment.method
+    _draw_curves(experiment.method, RunDir(out))
+    return synthetic
+
+
+def _draw_curves(method: Method, run: RunDir) -> None:
+    """The curves of a run, unless its log was emptied: a finished set is worth more than its picture."""
+    lines = read_lines(run.metrics, sound_metric)
+    if all(line.get("loss") is None for line in lines):
+        tell(f"{run.metrics} holds no outer step, so no curves are drawn.")
+        return
     save_curves(
-        read_lines(RunDir(out).metrics, sound_metric),
-        RunDir(out).curves,
+        lines,
+        run.curves,
         loss_name=method.step.loss_name,
         learned_lr="lr" in method.learn,
         unmoved=unmoved_loss(method),
     )
-    return synthetic
 
 
 def obtain_teacher(experiment: Experiment, dataset: Dataset, temperature: float = 1.0) -> Teacher:

@@ -19,6 +19,8 @@ from .config import MOVED, Experiment, ExpertSettings, expert_epochs
 from .presets import with_method
 
 NONE = "none of the six"
+COUNTED = "evaluation.recipe.epochs", "evaluation.recipe.full_epochs"
+"""Numbers of epochs, which a protocol that counts steps does not read."""
 Settings = Mapping[str, Sequence[Any]]
 """Dotted names of settings with the values that each takes."""
 
@@ -113,9 +115,12 @@ def table(
     """
     if seeds < 1:
         raise InputError(f"{seeds} seeds were asked for; choose 1 or more, and 3 for a spread.")
+    twice = next((name for number, name in enumerate(methods) if name in methods[:number]), None)
+    if twice is not None:
+        raise InputError(f"The method {twice} was named twice; name each method once.")
     rows = list[Row]()
     for number, base in itertools.product(range(seeds), bases):
-        names = list(dict.fromkeys(methods)) or [base.method.name]
+        names = list(methods) or [base.method.name]
         for name, (words, changes) in itertools.product(names, list(_combinations(settings or {}))):
             each = seeded(with_settings(with_method(base, name), changes), number)
             if name != names[0]:
@@ -153,7 +158,7 @@ def with_settings(experiment: Experiment, changes: Mapping[str, Any]) -> Experim
             experiment = _with_setting(experiment, path.split("."), value, path, experiment)
         except ValidationError as error:
             raise refused(error, path.rpartition(".")[0]) from error
-        if path == "evaluation.recipe.epochs":
+        if path in COUNTED:
             experiment.evaluation.recipe.check_epochs(f"{path}={value}")
     return experiment
 

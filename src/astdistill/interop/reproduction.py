@@ -30,7 +30,7 @@ def again(synthetic: SyntheticSet, scores: Scores | None, folder: str | Path) ->
 def command(synthetic: SyntheticSet, scores: Scores, folder: str | Path) -> str:
     """`astdistill evaluate` with the protocol, networks and baselines of `scores`; '' where no protocol of the command
     line is that of the scores."""
-    typed = {name: _flags(known, scores.recipe, synthetic) for name, known in PROTOCOLS.items()}
+    typed = {name: _flags(known, scores, synthetic) for name, known in PROTOCOLS.items()}
     fitting = [["--protocol", name, *flags] for name, flags in typed.items() if flags is not None]
     if not fitting:
         return ""
@@ -45,8 +45,11 @@ def command(synthetic: SyntheticSet, scores: Scores, folder: str | Path) -> str:
     return shlex.join(words)
 
 
-def _flags(known: EvalRecipe, recipe: EvalRecipe, synthetic: SyntheticSet) -> list[str] | None:
-    """What is typed beside a protocol so that it is `recipe`; None where it cannot be."""
+def _flags(known: EvalRecipe, scores: Scores, synthetic: SyntheticSet) -> list[str] | None:
+    """What is typed beside a protocol so that it is that of the scores; None where it cannot be."""
+    recipe = scores.recipe
+    if "full" not in scores.baselines:  # whose epochs nobody can ask for without it
+        recipe = recipe.replace(full_epochs=known.full_epochs)
     changes = {name: getattr(recipe, name) for name in ("epochs", "full_epochs", "lr")}
     same = known.augmented(synthetic.augmentation).replace(**changes)
     if recipe not in (same, same.for_set(synthetic.ipc, len(synthetic.classes))):

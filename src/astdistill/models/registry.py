@@ -237,11 +237,27 @@ def build_model(model: str | Factory, shape: tuple[int, int, int], classes: int,
             f"{model!r} is no factory; give a function of channels, classes and size=(H, W) that returns a new network."
         )
     channels, height, width = shape
+    _check_factory(factory, name)
     with seeds.seeded(seed, "model", name):
         built = factory(channels=channels, classes=classes, size=(height, width))
     if not isinstance(built, nn.Module):
         raise InputError(f"Model '{name}' gave a {type(built).__name__}; a factory returns a torch.nn.Module.")
     return built
+
+
+def _check_factory(factory: Factory, name: str) -> None:
+    """Raise InputError for a function that cannot be called as factories are."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # of compiled code, which says nothing of its arguments
+        return
+    try:
+        signature.bind(channels=1, classes=2, size=(8, 8))
+    except TypeError as error:
+        raise InputError(
+            f"Model '{name}' takes {signature} ({error}); a factory is called as factory(channels=…, classes=…, "
+            "size=(height, width)), so give it these arguments."
+        ) from error
 
 
 def _named(text: str) -> Factory:

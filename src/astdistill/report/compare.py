@@ -3,6 +3,7 @@ a column."""
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from ..runtime.status import size
 from ..runtime.tables import ABSENT, Column, Tabulation, deviation
 from .run import RunReader
 from .sweep import BASELINES, FILE, PAGE, STEM, Sweep
+from .whose import current, outdated, said, sets_of
 
 WHOSE = tuple(
     Column(name, words=True, whole=name in ("ipc", "stored"))
@@ -85,21 +87,11 @@ class Finished:
 def read_finished(path: Path) -> Finished:
     """The scores in `path`: a run folder, an evaluation folder inside one, or its scores.json.
 
-    Raises InputError for a folder that is not there, has no scores yet, or lies beside no distilled set.
+    Raises InputError for a folder that is not there, has no scores of its present set yet, or lies beside no distilled
+    set.
     """
-    evaluation = RunDir(path)
-    if path.name == RunDir.scores:
-        evaluation = RunDir(path.parent)
+    evaluation = _evaluation(path)
     folder = evaluation.folder
-    if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}; name finished runs, for example: astdistill compare runs/*")
-    if not evaluation.scores.exists():
-        if evaluation.begun:
-            raise InputError(evaluation.not_finished)
-        remedy = "name finished runs: astdistill compare runs/*"
-        if evaluation.synthetic.exists():
-            remedy = f"evaluate it first: astdistill evaluate {folder}"
-        raise InputError(f"{folder} holds no scores.json; {remedy}")
     run = RunReader.of((evaluation.home() or RunDir(folder.parent)).folder)
     scores = Scores.read(evaluation.scores)
     if not scores.architecture:
@@ -115,6 +107,30 @@ def read_finished(path: Path) -> Finished:
     if run.config:
         settings = _settings(run.config, scores)
     return Finished(name, folder, scores, subject, run.published, settings, int(run.config.get("seed", 0)))
+
+
+def _evaluation(path: Path) -> RunDir:
+    """The folder of the scores in `path`; of a run without scores of its present set, its latest evaluation. Raises
+    InputError as `read_finished`."""
+    named = RunDir(path)
+    if path.name == RunDir.scores:
+        named = RunDir(path.parent)
+    folder = named.folder
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; name finished runs, for example: astdistill compare runs/*")
+    if named.synthetic.exists() and (found := current(named)) is not None:
+        return found
+    again = shlex.join(["astdistill", "evaluate", str((named.home() or named).folder)])
+    if named.scores.exists():
+        if outdated(named, sets_of(named, named.home() or named)):
+            raise InputError(said(folder, again))
+        return named
+    if named.begun:
+        raise InputError(named.not_finished)
+    remedy = "name finished runs: astdistill compare runs/*"
+    if named.synthetic.exists():
+        remedy = f"evaluate it first: {again}"
+    raise InputError(f"{folder} holds no scores.json; {remedy}")
 
 
 def runs_in(path: Path) -> list[Path]:
@@ -358,8 +374,8 @@ def _caption(group: Group, shown: Sequence[str], published: bool) -> str:
     if _best(group):
         name = {True: best_name(recipe, group.split), False: "best"}[bool(recipe.steps)]
         words.append(f"{name}: {best_text(recipe, group.split).removeprefix('the best ')}")
-    if "full" in shown and recipe.full_epochs:
-        words.append(f"full data {recipe.full_epochs} epochs")
+    if "full" in shown and recipe.epochs_on_full_data:
+        words.append(f"full data {recipe.epochs_on_full_data} epochs")
     if _balanced(group):
         words.append("balanced: mean of the final accuracies by class")
     single = [run for run in group.runs if run.runs == 1]

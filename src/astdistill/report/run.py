@@ -24,9 +24,11 @@ from ..methods.outer_step import OuterStep, TrajectoryMatching
 from ..runtime.config import find_component
 from ..runtime.errors import InputError
 from ..runtime.files import read_lines
+from ..runtime.provenance import as_shown
 from ..runtime.run_dir import DESCRIPTION, RunDir, sound_time
 from .experts import StoreCurves, read_experts
 from .live import LiveRun, read_if_there
+from .whose import outdated, said, sets_of
 
 Value = TypeVar("Value")
 MARKS = (RunDir.config, RunDir.synthetic, RunDir.metrics, RunDir.state)
@@ -69,9 +71,20 @@ class RunReader(LiveRun):
 
     @cached_property
     def evaluations(self) -> dict[str, Scores]:
-        """Evaluations of the set by the name of their folder, the first of them the one to show."""
-        read = _evaluations(self.dir, RunDir.scores, Scores.read)
+        """Evaluations of the set by the name of their folder, the first of them the one to show; those of an earlier
+        set are left out."""
+        read = self._evaluated(RunDir.scores, Scores.read)
         return {name: scores for name, scores in read.items() if scores.architecture}
+
+    @cached_property
+    def outdated(self) -> dict[str, str]:
+        """By the folders of evaluations that are of an earlier set than the run has now, a sentence that says so."""
+        found = [RunDir(path.parent) for path in self.dir.evaluated(RunDir.scores)]
+        return {
+            each.folder.name: said(as_shown(each.folder), self.word("evaluate"))
+            for each in found
+            if outdated(each, sets_of(each, self.dir))
+        }
 
     @property
     def scores(self) -> Scores | None:
@@ -86,11 +99,16 @@ class RunReader(LiveRun):
     @cached_property
     def ranking(self) -> dict[str, Ranking]:
         """By the name of the evaluation's folder; so is the next."""
-        return _evaluations(self.dir, RunDir.ranking, Ranking.read)
+        return self._evaluated(RunDir.ranking, Ranking.read)
 
     @cached_property
     def arriving(self) -> dict[str, Continual]:
-        return _evaluations(self.dir, RunDir.continual, Continual.read)
+        return self._evaluated(RunDir.continual, Continual.read)
+
+    def _evaluated(self, name: str, read: Callable[[Path], Value]) -> dict[str, Value]:
+        """What evaluations of the present set left in the files of that name, by the name of their folder."""
+        found = [path for path in self.dir.evaluated(name) if path.parent.name not in self.outdated]
+        return {path.parent.name: read(path) for path in found}
 
     @cached_property
     def frames(self) -> list[Frame]:
@@ -242,8 +260,3 @@ def _misnoted(provenance: dict[str, Any]) -> str:
             return name
     words = provenance.get("arguments") or []
     return "arguments" * any(not isinstance(word, str) for word in words)
-
-
-def _evaluations(run: RunDir, name: str, read: Callable[[Path], Value]) -> dict[str, Value]:
-    """What the evaluations of the run left in the files of that name, by the name of their folder."""
-    return {path.parent.name: read(path) for path in run.evaluated(name)}

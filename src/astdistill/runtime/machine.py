@@ -111,6 +111,8 @@ class Threads(NamedTuple):
     divided: int
 
 
+MOST_SIDE_BY_SIDE = 1024
+"""Threads or workers that may be asked for: far more than that ends a process where threads are begun."""
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """The variables by which torchrun tells a process which of several it is."""
 

@@ -28,10 +28,7 @@ def mirrored(folder: Path, address: Path | None) -> Iterator[None]:
     if address is None:
         yield
         return
-    url = place(address)
-    if not isinstance(url, Url):
-        raise InputError(f"--mirror {url} is a folder; name an address such as s3://BUCKET/FOLDER, or leave it out.")
-    mirror, stop = Mirror(folder, Objects(url)), threading.Event()
+    mirror, stop = Mirror(folder, Objects(mirror_address(address))), threading.Event()
     mirror.objects.replace(MARKER, b'{"format": 1}\n')
     thread = threading.Thread(target=mirror.follow, args=[stop], name="astdistill-mirror", daemon=True)
     thread.start()
@@ -41,6 +38,14 @@ def mirrored(folder: Path, address: Path | None) -> Iterator[None]:
         stop.set()
         thread.join()
         mirror.copy()
+
+
+def mirror_address(address: Path) -> Url:
+    """The address that --mirror names. Raises InputError for a folder."""
+    url = place(address)
+    if not isinstance(url, Url):
+        raise InputError(f"--mirror {url} is a folder; name an address such as s3://BUCKET/FOLDER, or leave it out.")
+    return url
 
 
 class Mirror:

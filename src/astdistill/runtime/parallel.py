@@ -23,7 +23,7 @@ import torch
 from . import cluster
 from .devices import gpus, own_gpu
 from .errors import InputError, LostError
-from .machine import LAUNCHED, Named, Started, Threads, cores, waiting
+from .machine import LAUNCHED, MOST_SIDE_BY_SIDE, Named, Started, Threads, cores, waiting
 from .progress import Bar
 from .text import many, open_streams
 from .trust import words_of_trust
@@ -69,9 +69,10 @@ def plan_workers(jobs: int, asked: int | None, device: torch.device, networks: I
     """
     if (there := cluster.used()) is not None:
         return _plan_on_cluster(jobs, asked, there.threads, networks)
-    if asked is not None and asked < 1:
+    if asked is not None and not 1 <= asked <= MOST_SIDE_BY_SIDE:
         raise InputError(
-            f"{asked} workers were asked for; choose --workers of 1 or more, or leave it out for one on each core."
+            f"{asked} workers were asked for; choose --workers of 1 or more, up to {MOST_SIDE_BY_SIDE:,}, or leave "
+            "it out for one on each core."
         )
     alone = _alone(device, networks, asked)
     if alone and asked is not None and asked > 1:
@@ -248,9 +249,11 @@ def pool(
 @contextmanager
 def limited(threads: int | None, divided: int | None = None) -> Iterator[None]:
     """Compute in this process with so many threads, and then again with as many as before; None leaves them as they
-    are. Workers divide `divided` threads among them, or with None as many. Raises InputError for less than one."""
-    if threads is not None and threads < 1:
-        raise InputError(f"{threads} threads were asked for; choose 1 or more, or None for torch's own number.")
+    are. Workers divide `divided` threads among them, or with None as many. Raises InputError for less than one, and for
+    more than a process can have."""
+    most = max(MOST_SIDE_BY_SIDE, cores())
+    if threads is not None and not 1 <= threads <= most:
+        raise InputError(f"{threads} threads were asked for; choose 1 to {most:,}, or None for torch's own number.")
     before = torch.get_num_threads(), Named.threads
     torch.set_num_threads(threads or before[0])
     Named.threads = divided or threads or before[1]

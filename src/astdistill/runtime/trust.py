@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from .errors import InputError
+from .text import in_one_line
 
 _TRUSTED: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
 """Modules whose code the user has asked for, each with those inside it."""
@@ -142,6 +143,12 @@ def import_name(path: str) -> Any:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"Cannot import '{path}' ({error}); write 'package.module:name' of something importable."
+        ) from error
+    except Exception as error:  # whatever the code of a stranger's module raises, a SyntaxError as well
+        kind = type(error).__name__
+        raise InputError(
+            f"Cannot import '{path}', because its module raises {kind} ({in_one_line(error)}); mend it, or look at the "
+            f"whole error: python -c 'import {module}'"
         ) from error
     return named
 

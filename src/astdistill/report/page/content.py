@@ -279,13 +279,16 @@ def snippet(run: RunReader) -> str:
 
 def missing(run: RunReader) -> list[str]:
     """Sentences that name what is not there and the command that makes it."""
-    told = []
+    told, earlier = [], dict(run.outdated)
+    if run.scores is not None:  # another evaluation stands for the run's own one
+        earlier.pop(run.dir.folder.name, None)
     if run.synthetic is None:
         told.append("The run has not ended: type its command again and it goes on from where it stopped.")
-    elif run.scores is None:
+    elif run.scores is None and not earlier:
         told.append(f"Not evaluated yet; type: {run.word('evaluate')}")
-    elif run.entry is None or not any(run.entry.by_class):
+    elif run.scores is not None and (run.entry is None or not any(run.entry.by_class)):
         told.append(f"Accuracy by class was not kept; type: {run.word('evaluate')}")
+    told += earlier.values()
     if run.synthetic is not None and not run.metrics:
         told.append(
             "No log of the distillation lies beside the set; a run folder from astdistill run or distill has one."

@@ -1,0 +1,278 @@
+"""What the commands and the Python functions refuse before anything is computed: each in one sentence, and a dry run
+refuses what the run would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_nothing_lost import _desk, finished  # noqa: F401  (fixtures)
+from torch import nn
+
+import astdistill as ad
+from astdistill.cli.main import main
+from astdistill.cli.watch import _bar_width
+from astdistill.interop.reproduction import command
+from astdistill.runtime.errors import InputError
+from astdistill.runtime.kinds import fits
+from astdistill.runtime.machine import MOST_SIDE_BY_SIDE
+from astdistill.runtime.parallel import limited, plan_workers
+
+DRY = ("run", "digits-ipc1", "--dry-run")
+
+
+def sentence(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What these words are refused with, which is one line."""
+    capsys.readouterr()
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("astdistill: ")
+    assert message.count("\n") == 1
+    return message
+
+
+@pytest.mark.parametrize("verb", [DRY, ("evaluate", "made"), ("sweep", "digits-ipc1", "--dry-run")])
+@pytest.mark.parametrize("flag", ["--threads", "--workers"])
+def test_threads_and_workers_have_a_bound(verb: tuple[str, ...], flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"{flag} cannot be 1000000; choose {MOST_SIDE_BY_SIDE} or less" in sentence(capsys, *verb, flag, "1000000")
+
+
+def test_functions_have_it_too() -> None:
+    with pytest.raises(InputError, match="1000000 threads were asked for; choose 1 to"), limited(1_000_000):
+        pass
+    with pytest.raises(InputError, match="1000000 workers were asked for; choose --workers of 1 or more, up to 1,024"):
+        plan_workers(2, 1_000_000, torch.device("cpu"))
+
+
+REFUSED = {
+    "validation without images": (("--distill.validate-every", "5"), "hold some out with --data.validation 0.1"),
+    "validation after the end": (
+        ("--distill.validate-every", "9000", "--data.validation", "0.1"),
+        "--distill.validate-every 9000 was given, but the run has 300 outer steps",
+    ),
+    "too many classes": (("--data.first-classes", "99"), "The first 99 classes were asked for, but there are 10"),
+    "an unknown class": (("--data.classes", "1", "dog"), "There is no class 'dog'"),
+    "a class twice": (("--data.classes", "1", "1"), "Class '1' is asked for twice in --data.classes"),
+    "a start of another size": (("--init", "made", "--ipc", "3"), "made has other images per class (1) than this run (3)"),
+    "a mirror that is a folder": (("--mirror", "foo"), "--mirror foo is a folder; name an address"),
+    "a cluster of no form": (("--cluster", "nowhere"), "--cluster nowhere was given; write auto, or HOST:PORT"),
+    "no folder": (("--out", ""), "--out names nothing; give a path"),
+    "a file for a folder": (("--out", "made/config.json"), "--out made/config.json is a file; name a folder"),
+    "a part that is not there": (("--method", "mtt", "--without", "penalty"), "the method mtt has no such part"),
+    "a part twice": (("--without", "penalty", "--without", "penalty"), "or it was left out already"),
+    "nothing to learn": (("--method.learn",), "--method.learn needs a value"),
+    "a network twice": (("--evaluation.architectures", "mlp", "mlp"), "--evaluation.architectures names 'mlp' twice"),
+    "a part without a name": (("--part", "loss"), "--part loss names no part; write --part loss=NAME"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_dry_run_refuses_what_the_run_does(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words, wanted = REFUSED[case]
+    assert wanted in sentence(capsys, *DRY, *words)
+
+
+def test_classes_of_data_known_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'cat' is asked for twice" in sentence(
+        capsys, "run", "cifar10-ipc1", "--dry-run", "--data.classes", "cat", "cat"
+    )
+    assert "no class number 10" in sentence(capsys, "run", "cifar10-ipc1", "--dry-run", "--data.classes", "1", "10")
+    wrong = sentence(capsys, "run", "--data", "bloodmnist", "--dry-run", "--data.classes", "basophil", "cat")
+    assert "There is no class 'cat'" in wrong
+    assert main(("run", "cifar10-ipc1", "--dry-run", "--data.classes", "cat", "dog")) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "unread"),
+    [
+        (("--distill.lr-targets", "3"), "--distill.lr-targets 3.0 has no effect with the method ast"),
+        (
+            ("--method", "dm", "--distill.lr-lr", "5", "--experts.count", "7"),
+            "--experts.count 7, --distill.lr-lr 5.0 have no effect with the method dm",
+        ),
+        (("--method", "dm", "--experts.seed", "7"), ""),
+        (("--method", "datm", "--distill.lr-targets", "3"), ""),
+        (("--ipc", "2"), ""),
+        (("--method", "dm"), ""),
+    ],
+)
+def test_settings_that_nothing_reads_are_told(
+    words: tuple[str, ...], unread: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main((*DRY, *words)) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+    assert len(told) == bool(unread)
+    assert unread in "".join(told)
+
+
+def test_evaluate_refuses_what_has_no_effect(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = sentence(capsys, "evaluate", "made", "--full-epochs", "3", "--baselines", "random")
+    assert "--full-epochs 3 was given, but nothing is trained on full data; add full to --baselines" in wrong
+    assert "--architectures needs a value" in sentence(capsys, "evaluate", "made", "--architectures")
+    assert "--architectures names 'mlp' twice" in sentence(capsys, "evaluate", "made", "--architectures", "mlp", "mlp")
+    assert "--baselines names 'random' twice" in sentence(capsys, "evaluate", "made", "--baselines", "random", "random")
+    scores = ad.Scores.read("made")
+    scores = scores.replace(recipe=scores.recipe.replace(full_epochs=7))
+    assert "--full-epochs" not in command(ad.load("made"), scores, "made")
+    scores = scores.replace(baselines={"full": scores.baselines["random"]})
+    assert "--full-epochs 7" in command(ad.load("made"), scores, "made")
+
+
+def test_a_sweep_refuses_repetition_and_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = ("sweep", "digits-ipc1", "--dry-run")
+    assert "PRESET names 'digits-ipc1' twice" in sentence(capsys, *sweep, "digits-ipc1")
+    assert "--methods names 'mtt' twice" in sentence(capsys, *sweep, "--methods", "mtt,dm,mtt")
+    assert "--seeds N counts the seeds of a sweep" in sentence(capsys, *sweep, "--set", "seed=1,2")
+    with pytest.raises(InputError, match="The method mtt was named twice"):
+        ad.sweep(["digits-ipc1"], methods=["mtt", "mtt"], out="never")
+
+
+FILES = {
+    "a key twice": ("ipc: 1\nipc: 2\n", "settings.yaml has 'ipc' twice; leave one out"),
+    "an inner key twice": ("distill: {lr_img: 1, lr_img: 2}\n", "settings.yaml has 'lr_img' twice"),
+    "a truth for a number": ("preset: digits-ipc1\nseed: true\n", "--seed cannot be 'true'; give a whole number"),
+    "a value for a group": ("preset: digits-ipc1\ndistill: 3\n", "has a value for 'distill', which holds settings"),
+    "a flag of all commands": (
+        "preset: digits-ipc1\nquiet: true\n",
+        "has 'quiet', which is typed on the command line alone",
+    ),
+    "a list of lists": ("preset: digits-ipc1\nipc: [[1], 2]\n", "settings.yaml: 'ipc' holds a list of more than"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_of_settings(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text, wanted = FILES[case]
+    Path("settings.yaml").write_text(text)
+    assert wanted in sentence(capsys, *DRY, "--config", "settings.yaml")
+
+
+def test_files_of_other_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("settings.toml").write_text('preset = "digits-ipc1"\n')
+    assert "--config settings.toml is TOML; write a YAML file" in sentence(capsys, *DRY, "--config", "settings.toml")
+    assert "--config made/config.json is the config.json of a run" in sentence(
+        capsys, *DRY, "--config", "made/config.json"
+    )
+
+
+def test_the_folder_of_several_runs_names_them(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"folder": f"seed-{seed}", "preset": "p", "method": "m", "settings": "", "seed": seed, "decisive": ""}
+            for seed in (0, 1)]  # fmt: skip
+    Path("several").mkdir()
+    Path("several/sweep.json").write_text(json.dumps({"title": "two", "rows": rows}))
+    for verb in (("evaluate",), ("export", "--format", "npz")):
+        wrong = sentence(capsys, verb[0], "several", *verb[1:])
+        assert (
+            f"several holds several runs (several/seed-0, several/seed-1); name one of them: astdistill {verb[0]}"
+            in wrong
+        )
+
+
+@pytest.mark.parametrize("line", ['{"iteration": 4, "loss": 0.5}', '{"iteration": 4}', '{"iteration": 4, "lr": null}'])
+def test_watch_shows_a_line_without_a_rate(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Path("made/metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert main(("watch", "made", "--once")) == 0
+    assert "step 5 of 3" in capsys.readouterr().out
+
+
+def test_watch_names_damaged_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("made/config.json").write_text('{"name": "x"}')
+    assert "made/config.json does not hold the settings of a run" in sentence(capsys, "watch", "made", "--once")
+
+
+def test_watch_leaves_room_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    widths = {}
+    for columns in (30, 40, 80, 140):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        widths[columns] = _bar_width()
+    assert widths == {30: 7, 40: 10, 80: 20, 140: 20}
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(("watch", "made", "--once")) == 0
+    assert "━" * 11 not in capsys.readouterr().out
+
+
+def test_a_finished_run_without_its_log_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    from test_first_errors import RUN
+
+    Path("made/metrics.jsonl").write_text("")
+    before = Path("made/scores.json").read_text()
+    assert main((*RUN, "--out", "made")) == 0
+    assert Path("made/scores.json").read_text() == before
+
+
+@pytest.mark.parametrize("path", ["broken", "raising"])
+def test_a_module_that_cannot_be_imported(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("broken_of_mine.py").write_text("def x(:\n")
+    Path("raising_of_mine.py").write_text("{}['nothing']\n")
+    kind = {"broken": "SyntaxError", "raising": "KeyError"}[path]
+    wrong = sentence(capsys, *DRY, "--model", f"{path}_of_mine:network")
+    assert f"Cannot import '{path}_of_mine:network', because its module raises {kind}" in wrong
+    assert f"python -c 'import {path}_of_mine'" in wrong
+
+
+def no_size(channels: int, classes: int) -> nn.Module:
+    """A factory that was forgotten to take an argument."""
+    raise AssertionError("never called")
+
+
+def test_a_factory_of_other_arguments() -> None:
+    for wrong in (no_size, lambda: nn.Identity(), lambda shape, channels, classes, size: nn.Identity()):
+        with pytest.raises(InputError, match=r"a factory is called as factory\(channels=…, classes=…, size="):
+            ad.build_model(wrong, (1, 8, 8), 10)
+    for right in (lambda **_: nn.Identity(), lambda classes, channels, size: nn.Identity()):
+        assert isinstance(ad.build_model(right, (1, 8, 8), 10), nn.Module)
+
+
+CALLS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
+    "a method's name": (lambda data, made: ad.distill(data, method="mtt"), "for example astdistill.methods.MTT"),
+    "data by name": (lambda data, made: ad.distill("digits"), "for example astdistill.load_dataset('digits')"),
+    "a store by path": (lambda data, made: ad.distill(data, "experts"), "astdistill.TrajectoryStore.open(FOLDER)"),
+    "a part of an image": (lambda data, made: ad.distill(data, ipc=1.5), "distill(ipc=1.5) was called; give a whole"),
+    "a protocol's name": (lambda data, made: ad.evaluate(made, data, recipe="mttt"), "astdistill.PROTOCOLS['mtt']"),
+    "seeds in a list": (lambda data, made: ad.evaluate(made, data, seeds=[1, 2]), "evaluate(seeds=[1, 2]) was called"),
+    "a set by path": (lambda data, made: ad.evaluate("made", data), "for example astdistill.load('runs/demo')"),
+    "no network": (lambda data, made: ad.train_experts(data, model=None), "train_experts(model=None) was called"),
+    "a number as text": (lambda data, made: ad.train_experts(data, count="2"), "count='2') was called; give a whole"),
+    "two of a shape": (lambda data, made: ad.build_model("mlp", (8, 8), 10), "shape=(8, 8)) was called; give 3 values"),
+    "a number for a path": (lambda data, made: ad.load(3), "load(path=3) was called; give a text, or a path"),
+    "nothing for a path": (lambda data, made: ad.load(None), "load(path=None) was called"),
+    "a text for a list": (lambda data, made: ad.sweep("digits-ipc1", out="x"), "presets='digits-ipc1') was called"),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_python_functions_say_which_argument_is_wrong(case: str) -> None:
+    call, wanted = CALLS[case]
+    with pytest.raises(InputError) as error:
+        call(ad.load_dataset("digits", per_class=3), ad.load("made"))
+    assert wanted in str(error.value)
+
+
+def test_kinds_leave_to_a_function_what_is_its_own() -> None:
+    import numpy as np
+
+    for value, kind in (
+        (np.int64(3), int), (np.float32(3), float), (3, float), (torch.Size((1, 2, 3)), tuple[int, int, int]),
+        ([1, 2], tuple[int, ...]), (Path("x"), str | Path), (None, int | None), ("anything", Any), (len, Callable[..., int]),
+    ):  # fmt: skip
+        assert fits(value, kind)
+    assert ad.build_model("mlp", [1, 8, 8], np.int64(10)) is not None  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        ad.load("made", truts="x")
+    assert ad.load is ad.load
+
+
+@pytest.mark.parametrize("flag", ["--epochs", "--full-epochs"])
+def test_epochs_under_a_protocol_of_steps_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "runs/none", "--protocol", "rat", flag, "50", "--baselines", "full"]
+    assert main(words) == 2
+    assert f"{flag} 50 was given, but the protocol rat counts 3000 steps" in capsys.readouterr().err

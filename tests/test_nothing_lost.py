@@ -1,0 +1,216 @@
+"""Scores belong to one set, and no command replaces what it did not write: another run's table, a larger table of the
+same set, a page, a note or a file of settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from test_first_errors import RUN, contents
+
+import astdistill as ad
+from astdistill.cli.main import main
+from astdistill.data.synthetic import load
+from astdistill.evaluation.rows import content
+from astdistill.report.run import read_run
+from astdistill.report.whose import _marks, outdated
+from astdistill.runtime.progress import be_quiet
+from astdistill.runtime.run_dir import RunDir
+
+EVALUATE = ("evaluate", "made", "--epochs", "1", "--quiet")
+LONGER = (*RUN, "--distill.iterations", "5", "--out", "made")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run of three outer steps in `made`, for copying."""
+    place = tmp_path_factory.mktemp("finished")
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        assert main((*RUN, "--out", "made")) == 0
+    finally:
+        os.chdir(before)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _desk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(finished, tmp_path / "desk")
+    monkeypatch.chdir(tmp_path / "desk")
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
+
+
+def test_scores_of_a_shorter_run_are_not_those_of_the_longer_one(capsys: pytest.CaptureFixture[str]) -> None:
+    before = load("made").images
+    assert main(("distill", *LONGER[1:])) == 0
+    assert not torch.equal(load("made").images, before)
+    sentence = "are of an earlier set than the one in the run now; evaluate again with: astdistill evaluate made"
+    capsys.readouterr()
+    assert main(("compare", "made")) == 2
+    assert sentence in capsys.readouterr().err
+    assert main(("watch", "made", "--once")) == 0
+    assert "are of an earlier set" in " ".join(capsys.readouterr().out.split())
+    assert main(("report", "made")) == 0
+    page = Path("made/report.html").read_text(encoding="utf-8")
+    assert sentence in page
+    assert "test accuracy of" not in page
+    assert main(("export", "made", "--format", "huggingface", "--out", "card")) == 0
+    assert sentence in capsys.readouterr().err
+    assert "No network has been evaluated yet." in Path("card/README.md").read_text(encoding="utf-8")
+    assert not Path("card/scores.json").exists()
+
+    assert main((*EVALUATE, "--networks", "1", "--baselines")) == 0
+    assert main(("compare", "made", "--format", "markdown")) == 0
+    assert "Protocol MTT: 1 epoch (" in capsys.readouterr().out
+    assert main(("watch", "made", "--once")) == 0
+    assert "are of an earlier set" not in " ".join(capsys.readouterr().out.split())
+    assert sentence not in Path("made/report.html").read_text(encoding="utf-8")
+    assert main(("export", "made", "--format", "huggingface", "--out", "card2")) == 0
+    figure = json.loads(Path("made/evaluation-mtt-1-epochs/scores.json").read_text())["architecture"]
+    assert json.loads(Path("card2/scores.json").read_text())["architecture"] == figure
+    assert main(LONGER) == 0
+    assert not outdated(RunDir("made"), [Path("made/synthetic.safetensors")])
+
+
+def test_the_mark_of_a_file_is_that_of_the_evaluation() -> None:
+    file, synthetic = Path("made/synthetic.safetensors"), load("made")
+    rate = {"rates": [0.01, 0.1], "accuracies": [[1.0], [2.0]]}
+    own, searched = _marks(file, {"convnet-d1-w4": rate})
+    assert content(synthetic).startswith(own)
+    faster = ad.load(file)
+    object.__setattr__(faster, "lr", faster.lr.new_tensor(0.1))
+    assert content(faster).startswith(searched)
+    assert _marks(Path("made/config.json"), {}) == []
+
+
+def test_scores_that_nobody_can_check_are_trusted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(("distill", *LONGER[1:])) == 0
+    for lost in (None, "{}", '{"format": 1, "networks": {"a": {}}}', "no JSON"):
+        Path("made/scores.partial.json").unlink(missing_ok=True)
+        if lost is not None:
+            Path("made/scores.partial.json").write_text(lost)
+        assert main(("compare", "made")) == 0
+        assert not outdated(RunDir("made"), [Path("made/synthetic.safetensors")])
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("made", "--out made is the folder of a run, whose scores would be replaced; leave --out out, or name a new"),
+        ("other", "--out other holds another run or set (config.json), whose scores would be replaced"),
+        ("other/again", "--out other/again lies in the run other, but the set is made/synthetic.safetensors"),
+        ("others", "--out others holds the scores of another set than made/synthetic.safetensors"),
+        ("theirs", "theirs/scores.json does not hold scores"),
+    ],
+)
+def test_an_evaluation_goes_to_no_folder_of_others(out: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("made", "other")
+    Path("others").mkdir()
+    for name in ("scores.json", "scores.partial.json"):
+        shutil.copy(f"made/{name}", "others")
+    text = Path("others/scores.partial.json").read_text()
+    Path("others/scores.partial.json").write_text(text.replace(_marks(Path("made/synthetic.safetensors"), {})[0], "0"))
+    Path("theirs").mkdir()
+    Path("theirs/scores.json").write_text('{"goals": 3}')
+    before = contents()
+    assert main((*EVALUATE, "--networks", "1", "--baselines", "--out", out)) == 2
+    assert sentence in capsys.readouterr().err
+    assert contents() == before
+
+
+def test_a_larger_table_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    usual = Path("made/evaluation-mtt-1-epochs/scores.json")
+    assert main((*EVALUATE, "--networks", "2", "--baselines", "random")) == 0
+    table = usual.read_text()
+    for fewer in (("--networks", "1", "--baselines"), ("--networks", "2", "--baselines")):
+        capsys.readouterr()
+        assert main((*EVALUATE, *fewer)) == 0
+        assert "over n = 2 fresh networks" in " ".join(capsys.readouterr().out.split())
+        assert usual.read_text() == table
+    beside = {("--seed", "9"): "seed-9", ("--baselines", "kmeans"): "1-network-kmeans"}
+    for words, name in beside.items():
+        assert main((*EVALUATE, "--networks", "1", "--baselines", *words)) == 0
+        assert Path(f"made/evaluation-mtt-1-epochs-{name}/scores.json").exists()
+        assert usual.read_text() == table
+    assert main((*EVALUATE, "--networks", "3", "--baselines", "random", "kmeans")) == 0
+    assert json.loads(usual.read_text())["baselines"]["kmeans"]["n"] == 3
+
+
+def test_a_table_in_a_folder_that_was_named_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    words = (*EVALUATE, "--networks", "2", "--baselines", "--out", "table")
+    assert main(words) == 0
+    before = contents()
+    assert main(words) == 0
+    assert main((*words, "--networks", "1")) == 0
+    for other in (("--seed", "9"), ("--networks", "1", "--baselines", "random")):
+        assert main((*words, *other)) == 2
+        message = capsys.readouterr().err
+        assert "--out table holds a table of 2 networks a row (convnet-d1-w4), which this one would replace" in message
+    assert {path: kept for path, kept in contents().items() if path.parts[0] == "table"} == {
+        path: kept for path, kept in before.items() if path.parts[0] == "table"
+    }
+
+
+def test_settings_replace_settings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    be_quiet(False)
+    Path("notes.md").write_text("# Notes\n")
+    Path("services.yaml").write_text("version: 3\nservices: {web: 1}\n")
+    before = contents()
+    for name in ("notes.md", "services.yaml"):
+        assert main(("run", "digits-ipc1", "--dry-run", "--save-config", name)) == 2
+        assert f"--save-config {name} is there already and holds no settings" in capsys.readouterr().err
+    assert contents() == before
+    for ipc in ("1", "2"):
+        assert main(("demo", "--dry-run", "--ipc", ipc, "--save-config", "new/mine.yaml")) == 0
+        said = capsys.readouterr()
+        assert "Settings: new/mine.yaml" in said.err
+        assert "(nothing was written but new/mine.yaml: --dry-run)" in " ".join(said.out.split())
+        assert f"ipc: {ipc}" in Path("new/mine.yaml").read_text()
+    Path("empty.yaml").touch()
+    assert main(("demo", "--dry-run", "--save-config", "empty.yaml", "--ipc", "2")) == 0
+
+
+def test_a_page_replaces_pages_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("made", "other")
+    Path("report.html").write_text("<p>My report.</p>")
+    assert main(("report", "made", "other")) == 2
+    assert "report.html is there already and is no report of astdistill; name another" in capsys.readouterr().err
+    assert Path("report.html").read_text() == "<p>My report.</p>"
+    for _ in range(2):
+        assert main(("report", "made", "other", "--out", "both.html")) == 0
+        assert "Open: both.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("format", ["text", "markdown", "latex"])
+def test_tables_replace_tables_alone(format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    be_quiet(False)
+    Path("notes.md").write_text("# Notes\n")
+    words = ("compare", "made", "--format", format, "--out")
+    assert main((*words, "notes.md")) == 2
+    assert "--out notes.md is there already, and not as astdistill compare wrote it" in capsys.readouterr().err
+    assert Path("notes.md").read_text() == "# Notes\n"
+    for _ in range(2):
+        assert main((*words, "table.txt")) == 0
+        assert "Written: table.txt" in capsys.readouterr().err
+    with Path("table.txt").open("a") as file:
+        file.write("my remark\n")
+    changed = Path("table.txt").read_text()
+    assert main((*words, "table.txt")) == 2
+    assert Path("table.txt").read_text() == changed
+
+
+def test_another_set_of_the_run_keeps_its_scores(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy("made/synthetic.safetensors", "made/last.safetensors")
+    assert main(LONGER) == 0
+    assert main(("evaluate", "made/last.safetensors", *EVALUATE[2:], "--networks", "1", "--baselines")) == 0
+    assert list(read_run("made").evaluations) == ["made", "evaluation-last-mtt-1-epochs"]
+    assert read_run("made").outdated == {}
+    Path("made/last.safetensors").unlink()
+    assert list(read_run("made").outdated) == ["evaluation-last-mtt-1-epochs"]
+    assert main(("compare", "made/evaluation-last-mtt-1-epochs")) == 2
+    assert "evaluation-last-mtt-1-epochs are of an earlier set" in capsys.readouterr().err
