@@ -232,20 +232,34 @@ def test_a_factory_of_other_arguments() -> None:
         assert isinstance(ad.build_model(right, (1, 8, 8), 10), nn.Module)
 
 
+CALLED: Any = ad
+"""The package as those see it whose editor knows no types."""
 CALLS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
-    "a method's name": (lambda data, made: ad.distill(data, method="mtt"), "for example astdistill.methods.MTT"),
-    "data by name": (lambda data, made: ad.distill("digits"), "for example astdistill.load_dataset('digits')"),
-    "a store by path": (lambda data, made: ad.distill(data, "experts"), "astdistill.TrajectoryStore.open(FOLDER)"),
-    "a part of an image": (lambda data, made: ad.distill(data, ipc=1.5), "distill(ipc=1.5) was called; give a whole"),
-    "a protocol's name": (lambda data, made: ad.evaluate(made, data, recipe="mttt"), "astdistill.PROTOCOLS['mtt']"),
-    "seeds in a list": (lambda data, made: ad.evaluate(made, data, seeds=[1, 2]), "evaluate(seeds=[1, 2]) was called"),
-    "a set by path": (lambda data, made: ad.evaluate("made", data), "for example astdistill.load('runs/demo')"),
-    "no network": (lambda data, made: ad.train_experts(data, model=None), "train_experts(model=None) was called"),
-    "a number as text": (lambda data, made: ad.train_experts(data, count="2"), "count='2') was called; give a whole"),
-    "two of a shape": (lambda data, made: ad.build_model("mlp", (8, 8), 10), "shape=(8, 8)) was called; give 3 values"),
-    "a number for a path": (lambda data, made: ad.load(3), "load(path=3) was called; give a text, or a path"),
-    "nothing for a path": (lambda data, made: ad.load(None), "load(path=None) was called"),
-    "a text for a list": (lambda data, made: ad.sweep("digits-ipc1", out="x"), "presets='digits-ipc1') was called"),
+    "a method's name": (lambda data, made: CALLED.distill(data, method="mtt"), "for example astdistill.methods.MTT"),
+    "data by name": (lambda data, made: CALLED.distill("digits"), "for example astdistill.load_dataset('digits')"),
+    "a store by path": (lambda data, made: CALLED.distill(data, "experts"), "astdistill.TrajectoryStore.open(FOLDER)"),
+    "a part of an image": (
+        lambda data, made: CALLED.distill(data, ipc=1.5),
+        "distill(ipc=1.5) was called; give a whole",
+    ),
+    "a protocol's name": (lambda data, made: CALLED.evaluate(made, data, recipe="mttt"), "astdistill.PROTOCOLS['mtt']"),
+    "seeds in a list": (
+        lambda data, made: CALLED.evaluate(made, data, seeds=[1, 2]),
+        "evaluate(seeds=[1, 2]) was called",
+    ),
+    "a set by path": (lambda data, made: CALLED.evaluate("made", data), "for example astdistill.load('runs/demo')"),
+    "no network": (lambda data, made: CALLED.train_experts(data, model=None), "train_experts(model=None) was called"),
+    "a number as text": (
+        lambda data, made: CALLED.train_experts(data, count="2"),
+        "count='2') was called; give a whole",
+    ),
+    "two of a shape": (
+        lambda data, made: CALLED.build_model("mlp", (8, 8), 10),
+        "shape=(8, 8)) was called; give 3 values",
+    ),
+    "a number for a path": (lambda data, made: CALLED.load(3), "load(path=3) was called; give a text, or a path"),
+    "nothing for a path": (lambda data, made: CALLED.load(None), "load(path=None) was called"),
+    "a text for a list": (lambda data, made: CALLED.sweep("digits-ipc1", out="x"), "presets='digits-ipc1') was called"),
 }
 
 
@@ -267,7 +281,7 @@ def test_kinds_leave_to_a_function_what_is_its_own() -> None:
         assert fits(value, kind)
     assert ad.build_model("mlp", [1, 8, 8], np.int64(10)) is not None  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unexpected keyword"):
-        ad.load("made", truts="x")
+        CALLED.load("made", truts="x")
     assert ad.load is ad.load
 
 

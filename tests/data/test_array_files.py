@@ -550,7 +550,7 @@ def test_sets_of_hugging_face_in_memory_and_saved(tmp_path: Path) -> None:
     ],
 )
 def test_parts_that_are_written_in_one_word(tmp_path: Path, names: tuple[str, ...]) -> None:
-    arrays = dict(zip(names, (X, Y, X6, Y6), strict=True))
+    arrays: dict[str, Any] = dict(zip(names, (X, Y, X6, Y6), strict=True))
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
     found = load(tmp_path)

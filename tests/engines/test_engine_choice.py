@@ -196,8 +196,8 @@ def test_a_temperature_is_that_of_the_written_out_loss(name: str, dtype: torch.d
     value = cross_entropy(expected, targets)
     value.backward()
     slope = torch.cat([part.grad.reshape(-1) for part in wanted.parameters() if part.grad is not None])
-    close = {torch.float64: {"rtol": 1e-10, "atol": 1e-14}, torch.float32: {"rtol": 1e-3, "atol": 1e-6}}[dtype]
-    torch.testing.assert_close(loss, value.detach(), **close)
-    torch.testing.assert_close(logits, expected.detach(), **close)
-    torch.testing.assert_close(trainee.theta.grad, slope, **close)
-    torch.testing.assert_close(trainee.logits(images), 20 * expected.detach(), **close)
+    rtol, atol = {torch.float64: (1e-10, 1e-14), torch.float32: (1e-3, 1e-6)}[dtype]
+    torch.testing.assert_close(loss, value.detach(), rtol=rtol, atol=atol)
+    torch.testing.assert_close(logits, expected.detach(), rtol=rtol, atol=atol)
+    torch.testing.assert_close(trainee.theta.grad, slope, rtol=rtol, atol=atol)
+    torch.testing.assert_close(trainee.logits(images), 20 * expected.detach(), rtol=rtol, atol=atol)
