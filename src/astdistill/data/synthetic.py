@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -197,7 +198,7 @@ class SyntheticSet:
         """The targets as distributions over the classes, `[N, K]`; weights as they are."""
         return self.targets.softmax(dim=1) if self.labels == "soft" else self.targets
 
-    @property
+    @cached_property  # asked for by every table and file, and a look at the device each time
     def certain(self) -> bool:
         """Whether every target is one class for sure: hard labels that nobody has smoothed."""
         return self.labels == "hard" and torch.equal(
