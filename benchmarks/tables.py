@@ -90,6 +90,8 @@ COLUMNS = {
     for ipc in (1, 10)
 }
 """Data and images per class of the families' runs: ten classes of each data set."""
+KINDS = "hard", "slots", "soft"
+"""What must not share a table: hard labels, several images in a slot, other labels."""
 FEW = "–"
 
 
@@ -133,10 +135,10 @@ def _kind(row: dict[str, Any]) -> str:
     return {"hard": "hard"}.get(row["labels"], "soft")
 
 
-def own_protocols(data: str) -> str:
-    """The same sets under the protocol of their method's paper: after the last epoch, and the best of its checks on the
-    test images, which is what these papers report. A column is of the seeds that all of its methods have; random images
-    are those of the first, unless a teacher labels them."""
+def own_protocols(data: str, kind: str) -> str:
+    """The same sets, of one `kind` as in `families`, under the protocol of their method's paper: after the last epoch,
+    and the best of its checks on the test images, which is what these papers report. A column is of the seeds that all
+    of its methods have; random images are those of the first, unless a teacher labels them."""
     rows = [row for row in result(FAMILIES)["collect"] if row["data"] == data and "own" in row]
     seeds = {ipc: _shared(row["own"] for row in rows if row["ipc"] == ipc) for ipc in (1, 10)}
     found: dict[tuple[str, str, str, str], dict[int, dict[str, Any]]] = {}
@@ -148,7 +150,8 @@ def own_protocols(data: str) -> str:
         found.setdefault((own["protocol"], name, own["labels"], str(row["per_slot"])), {})[row["ipc"]] = own
     wanted = [(ipc, what) for ipc in (1, 10) for what in ("final", "best")]
     lines = [["", "*whole runs*", "", "", *(str(len(seeds[ipc])) for ipc, _ in wanted)]]
-    for key, by_ipc in found.items():
+    of_kind = {key: row for key, row in found.items() if _kind({"labels": key[2], "per_slot": int(key[3])}) == kind}
+    for key, by_ipc in of_kind.items():
         lines.append([*key, *(_of_seeds(by_ipc.get(ipc), seeds[ipc], what) for ipc, what in wanted)])
     head = ["protocol", "", "labels", "images per slot"]
     head += [f"{ipc} per class, {words}" for ipc in (1, 10) for words in ("last epoch", "best check")]
@@ -362,7 +365,7 @@ TABLES = {
     "speed": speed,
     "families-rates": families_rates,
     **{f"families-{kind}": partial(families, kind) for kind in ("hard", "slots", "soft")},
-    **{f"families-own-{data}": partial(own_protocols, data) for data in DATA},
+    **{f"families-own-{data}-{kind}": partial(own_protocols, data, kind) for data in DATA for kind in KINDS},
 }
 
 

@@ -216,13 +216,14 @@ def test_methods_of_all_families_side_by_side(data: Path, tmp_path: Path, monkey
     more["collect"][0]["by_seed"]["1"] = {"final": [0.0, 0.0]}
     (tmp_path / f"{tables.FAMILIES}.json").write_text(json.dumps(more), encoding="utf-8")
     assert tables.families("slots").splitlines()[2].startswith("| *whole runs* | 2 |")
-    first, *of_protocol = tables.own_protocols("cifar100").splitlines()[2:]
+    first, *of_protocol = tables.own_protocols("cifar100", "hard").splitlines()[2:]
     assert first.startswith("| | *whole runs* |")
     assert first.endswith("| 1 | 1 | 0 | 0 |")
     assert [row.split(" | ")[:3] for row in of_protocol] == [
         ["| dc", "random real", "hard"],
         ["| dc", "DC", "hard"],
     ]
+    assert len(tables.own_protocols("cifar100", "slots").splitlines()) == 3, "none of these"
 
     runs = (f"{method}={out / f'cifar100-ten-ipc1-{method}-seed-0'}" for method in ("ast-soft", "mtt"))
     of_networks = ["--architectures", "mlp", "convnet-d2-w4", "--epochs", 1, "--networks", 2, "--workers", 1]

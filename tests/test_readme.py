@@ -121,6 +121,9 @@ def test_every_table_of_figures_is_made_from_the_files_of_results() -> None:
         "families-slots",
         "families-soft",
         "families-rates",
+        "families-own-cifar100-hard",
+        "families-own-cifar100-slots",
+        "families-own-cifar100-soft",
         "architectures",
         "speed",
     ]
