@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from astdistill.data.dataset import Dataset
+from astdistill.data.dataset import DataConfig, Dataset
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
 from astdistill.evaluation.dd_ranking import Measured, RandomLabels, Ranking, hardened, rank, ranking_table, robust
@@ -176,3 +176,17 @@ def test_the_table_shows_inputs_spread_and_scores() -> None:
 def test_gamma_is_a_share(blobs: Dataset, distil: Distil) -> None:
     with pytest.raises(InputError, match=r"γ was given as 1\.5; choose --gamma between 0"):
         rank(distil(blobs), blobs, RECIPE, gamma=1.5)
+
+
+def test_the_current_folder_is_called_by_its_name(
+    blobs: Dataset, distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    made = distil(blobs)
+    for source in (".", "./", "../photos"):
+        config = made.data.replace(source=source)
+        assert SetInfo.of(replace(made, data=config)).data == "photos"
+        assert Path(config.source).resolve() == tmp_path / "photos"
+    assert Path(DataConfig(source="..").source).resolve() == tmp_path
+    assert DataConfig(source="digits").source == "digits"
