@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from astdistill.data.dataset import DataConfig, Dataset
+from astdistill.data.dataset import Dataset
+from astdistill.data.loading import load_dataset
 from astdistill.data.synthetic import SyntheticSet
 from astdistill.evaluation import runner as evaluation
 from astdistill.evaluation.dd_ranking import Measured, RandomLabels, Ranking, hardened, rank, ranking_table, robust
@@ -181,12 +183,17 @@ def test_gamma_is_a_share(blobs: Dataset, distil: Distil) -> None:
 def test_the_current_folder_is_called_by_its_name(
     blobs: Dataset, distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "photos").mkdir()
-    monkeypatch.chdir(tmp_path / "photos")
-    made = distil(blobs)
-    for source in (".", "./", "../photos"):
-        config = made.data.replace(source=source)
-        assert SetInfo.of(replace(made, data=config)).data == "photos"
-        assert Path(config.source).resolve() == tmp_path / "photos"
-    assert Path(DataConfig(source="..").source).resolve() == tmp_path
-    assert DataConfig(source="digits").source == "digits"
+    for number, label in enumerate(("cat", "dog")):
+        folder = tmp_path / "photos" / "deeper" / label
+        folder.mkdir(parents=True)
+        for shade in range(6):
+            Image.new("L", (8, 8), 40 * shade + number).save(folder / f"{shade}.png")
+    made, photos = distil(blobs), tmp_path / "photos" / "deeper"
+    monkeypatch.chdir(photos)
+    for source in (".", "./", "../deeper"):
+        config = load_dataset(source).config
+        assert SetInfo.of(replace(made, data=config)).data == "deeper"
+        assert Path(config.source).resolve() == photos
+    monkeypatch.chdir(photos / "cat")
+    assert Path(load_dataset("..").config.source).resolve() == photos
+    assert load_dataset("digits", per_class=3).config.source == "digits"

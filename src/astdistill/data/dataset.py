@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -104,14 +102,6 @@ class DataConfig(Record):
     Default: derived from the largest value of the data set."""
     seed: int = 0
     """Random seed of the held-out images and, where the source has no test part, of the test images."""
-
-    @field_validator("source")
-    @classmethod
-    def _with_name(cls, source: str) -> str:
-        """The current folder as one that has a name, `../photos` for `.`, which tables and pages show."""
-        if source and Path(source).name in ("", ".."):
-            return os.path.normpath(os.path.join(source, "..", Path(source).resolve().name))
-        return source
 
     @field_validator("classes", mode="before")
     @classmethod

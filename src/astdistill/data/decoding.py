@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -157,14 +158,11 @@ def _with_all_broken(
 ) -> InputError | None:
     """The error for all pictures that cannot be read, of which each costs a start otherwise; None where there is one
     alone."""
-    broken, looked_at, more = list[Unreadable](), 0, False
     rows = ((part, row) for part, its in chosen.items() for row in its.rows.tolist())
+    looked_at, broken = list(islice(rows, LOOKED_AT)), list[Unreadable]()
+    more = next(rows, None) is not None
     with progress.phase("looking for more pictures that cannot be read"):
-        for part, row in rows:
-            if looked_at == LOOKED_AT:
-                more = True
-                break
-            looked_at += 1
+        for part, row in looked_at:
             try:
                 (data,) = source.fetch(part, [row])
                 _decode(data, source.where(part, row), opening)

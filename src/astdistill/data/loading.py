@@ -72,7 +72,14 @@ def load_dataset(
 
         return dataset_from_splits(source, device, fields)
     config = resolved(source, fields)
-    return assemble(read(config, verify), config, device)
+    return assemble(read(config, verify), config.replace(source=_with_name(config.source)), device)
+
+
+def _with_name(source: str) -> str:
+    """The current folder as one that has a name, `../photos` for `.`, which tables and pages of its sets show."""
+    if Path(source).name not in ("", ".."):
+        return source
+    return os.path.normpath(os.path.join(source, "..", Path(source).resolve().name))
 
 
 def resolved(source: Any, fields: dict[str, Any]) -> DataConfig:
