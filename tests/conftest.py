@@ -19,6 +19,7 @@ from pathlib import Path
 
 import forking
 import pytest
+from desk import RUN, made_in
 from folders import write_parquet
 
 # Nothing in the tests may reach for the network; the hub library is told before it is imported.
@@ -105,3 +106,17 @@ def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_parquet(root / "cifar100", 100, 52, "img", "fine_label")
     write_parquet(root / "cifar10", 10, 12, "img", "label")
     return root
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run of three outer steps in `made`, and its expert, for copying."""
+    return made_in(tmp_path_factory.mktemp("finished"), *RUN, "--out", "made")
+
+
+@pytest.fixture
+def desk_of_a_run(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of it as the current folder, with a cache of its own."""
+    shutil.copytree(finished_run, tmp_path / "desk")
+    monkeypatch.chdir(tmp_path / "desk")
+    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_nothing_lost import _desk, finished  # noqa: F401  (fixtures)
 from torch import nn
 
 import astdistill as ad
@@ -22,6 +21,7 @@ from astdistill.runtime.kinds import fits
 from astdistill.runtime.machine import MOST_SIDE_BY_SIDE
 from astdistill.runtime.parallel import limited, plan_workers
 
+pytestmark = pytest.mark.usefixtures("desk_of_a_run")
 DRY = ("run", "digits-ipc1", "--dry-run")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from desk import RUN, TINY, contents, made_in
 
 from astdistill.cli.main import main
 from astdistill.data.synthetic import load
@@ -24,12 +25,6 @@ try:
 except ImportError:  # Windows
     resource = None
 
-TINY = (
-    "--experts.count", "1", "--method.expert.epochs", "3", "--model", "convnet-d1-w4", "--distill.iterations", "3",
-    "--method.step.max-start-epoch", "2", "--method.step.syn-steps", "4", "--evaluation.recipe.epochs", "2", "--evaluation.networks", "1",
-    "--evaluation.baselines", "random", "--data.per-class", "6", "--quiet",
-)  # fmt: skip
-RUN = ("run", "digits-ipc1", *TINY)
 MORE = (*RUN, "--distill.iterations", "4")
 FRESH = (*RUN, "--out", "new", "--experts.store", "new-experts")
 OWN = ("run", "digits-ipc1", *TINY[:-3], "--quiet", "--out", "new", "--data")
@@ -41,14 +36,7 @@ EVALUATE = ("evaluate", "--epochs", "1", "--networks", "1", "--baselines", "rand
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one finished run and its expert store, for copying."""
-    place = tmp_path_factory.mktemp("finished")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        assert main(RUN) == 0
-    finally:
-        os.chdir(before)
-    return place
+    return made_in(tmp_path_factory.mktemp("finished"), *RUN)
 
 
 @pytest.fixture
@@ -60,10 +48,6 @@ def desk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ASTDISTILL_DATA", raising=False)
     return place
-
-
-def contents() -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
 
 
 def store() -> Path:

@@ -4,13 +4,12 @@ same set, a page, a note or a file of settings."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from test_first_errors import RUN, contents
+from desk import RUN, contents
 
 import astdistill as ad
 from astdistill.cli.main import main
@@ -21,28 +20,9 @@ from astdistill.report.whose import _marks, outdated
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.run_dir import RunDir
 
+pytestmark = pytest.mark.usefixtures("desk_of_a_run")
 EVALUATE = ("evaluate", "made", "--epochs", "1", "--quiet")
 LONGER = (*RUN, "--distill.iterations", "5", "--out", "made")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run of three outer steps in `made`, for copying."""
-    place = tmp_path_factory.mktemp("finished")
-    before = Path.cwd()
-    os.chdir(place)
-    try:
-        assert main((*RUN, "--out", "made")) == 0
-    finally:
-        os.chdir(before)
-    return place
-
-
-@pytest.fixture(autouse=True)
-def _desk(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(finished, tmp_path / "desk")
-    monkeypatch.chdir(tmp_path / "desk")
-    monkeypatch.setenv("ASTDISTILL_CACHE", str(tmp_path / "cache"))
 
 
 def test_scores_of_a_shorter_run_are_not_those_of_the_longer_one(capsys: pytest.CaptureFixture[str]) -> None:
