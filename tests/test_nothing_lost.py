@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from desk import RUN, contents
 
-import astdistill as ad
 from astdistill.cli.main import main
 from astdistill.data.synthetic import load
-from astdistill.evaluation.rows import content
 from astdistill.report.run import read_run
-from astdistill.report.whose import _marks, outdated
+from astdistill.report.whose import outdated
+from astdistill.runtime.files import stated_digests
 from astdistill.runtime.progress import be_quiet
 from astdistill.runtime.run_dir import RunDir
 
@@ -57,25 +57,40 @@ def test_scores_of_a_shorter_run_are_not_those_of_the_longer_one(capsys: pytest.
     assert not outdated(RunDir("made"), [Path("made/synthetic.safetensors")])
 
 
-def test_the_mark_of_a_file_is_that_of_the_evaluation() -> None:
-    file, synthetic = Path("made/synthetic.safetensors"), load("made")
-    rate = {"rates": [0.01, 0.1], "accuracies": [[1.0], [2.0]]}
-    own, searched = _marks(file, {"convnet-d1-w4": rate})
-    assert content(synthetic).startswith(own)
-    faster = ad.load(file)
-    object.__setattr__(faster, "lr", faster.lr.new_tensor(0.1))
-    assert content(faster).startswith(searched)
-    assert _marks(Path("made/config.json"), {}) == []
+@pytest.mark.parametrize("tensor", ["images", "targets", "lr"])
+def test_each_tensor_that_networks_learn_from_counts(tensor: str) -> None:
+    before = load("made")
+    after = replace(before, **{tensor: getattr(before, tensor) * 2})
+    after.save(Path("changed.safetensors"))
+    assert stated_digests(Path("changed.safetensors")).items() >= after.digests.items()
+    assert {name for name, digest in after.digests.items() if digest != before.digests[name]} == {tensor}
+    sets = [Path("changed.safetensors")]
+    assert outdated(RunDir("made"), sets)
+    assert not outdated(RunDir("made"), [*sets, Path("made/synthetic.safetensors")])
 
 
-def test_scores_that_nobody_can_check_are_trusted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_are_of_the_set_whose_learning_rate_was_searched() -> None:
+    assert main((*EVALUATE, "--networks", "1", "--baselines", "--lr", "search")) == 0
+    (place,) = Path("made").glob("evaluation-*")
+    assert json.loads((place / "scores.json").read_text())["rates"]
+    assert not outdated(RunDir(place), [Path("made/synthetic.safetensors")])
+
+
+def test_scores_that_nobody_can_check_are_trusted() -> None:
+    """As those of earlier versions, and where a set is no file that astdistill wrote."""
     assert main(("distill", *LONGER[1:])) == 0
-    for lost in (None, "{}", '{"format": 1, "networks": {"a": {}}}', "no JSON"):
-        Path("made/scores.partial.json").unlink(missing_ok=True)
-        if lost is not None:
-            Path("made/scores.partial.json").write_text(lost)
-        assert main(("compare", "made")) == 0
-        assert not outdated(RunDir("made"), [Path("made/synthetic.safetensors")])
+    file, sets = Path("made/scores.json"), [Path("made/synthetic.safetensors")]
+    scores = json.loads(file.read_text())
+    assert outdated(RunDir("made"), sets)
+    scores["subject"]["digests"] = {}
+    file.write_text(json.dumps(scores))
+    assert main(("compare", "made")) == 0
+    for lost in ("{}", '{"subject": null}', '{"subject": {"digests": [{}]}}', "no JSON"):
+        file.write_text(lost)
+        assert not outdated(RunDir("made"), sets)
+    Path("made/synthetic.safetensors").write_bytes(b"other bytes")
+    file.write_text(json.dumps(scores))
+    assert not outdated(RunDir("made"), sets)
 
 
 @pytest.mark.parametrize(
@@ -91,10 +106,9 @@ def test_scores_that_nobody_can_check_are_trusted(capsys: pytest.CaptureFixture[
 def test_an_evaluation_goes_to_no_folder_of_others(out: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree("made", "other")
     Path("others").mkdir()
-    for name in ("scores.json", "scores.partial.json"):
-        shutil.copy(f"made/{name}", "others")
-    text = Path("others/scores.partial.json").read_text()
-    Path("others/scores.partial.json").write_text(text.replace(_marks(Path("made/synthetic.safetensors"), {})[0], "0"))
+    shutil.copy("made/scores.json", "others")
+    text = Path("others/scores.json").read_text()
+    Path("others/scores.json").write_text(text.replace(load("made").digests["images"], "0"))
     Path("theirs").mkdir()
     Path("theirs/scores.json").write_text('{"goals": 3}')
     before = contents()

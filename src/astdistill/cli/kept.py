@@ -11,7 +11,7 @@ from ..evaluation.rows import TAUGHT
 from ..evaluation.scores import RowScores, Scores
 from ..report.run import MARKS
 from ..report.sweep import Sweep
-from ..report.whose import outdated, trained
+from ..report.whose import outdated
 from ..runtime.errors import InputError
 from ..runtime.run_dir import RunDir
 from ..runtime.text import many
@@ -99,7 +99,7 @@ def placed(folder: Path, named: bool, asked: Asked, sets: Sequence[Path]) -> Pla
     there = _table(RunDir(folder), sets)
     if there is None:
         return Place(folder)
-    rows, same = _rows(there), _comparable(there, RunDir(folder), asked)
+    rows, same = _rows(there), _comparable(there, asked)
     wanted = {*asked.models, *asked.baselines}
     if same and all(name in wanted and row.n <= asked.networks for name, row in rows.items()):
         return Place(folder)
@@ -131,17 +131,15 @@ def _rows(scores: Scores) -> dict[str, RowScores]:
     return rows
 
 
-def _comparable(there: Scores, place: RunDir, asked: Asked) -> bool:
-    """Whether the networks of the table are those that would be trained again: of the same seed, as far as anybody can
-    tell, and baselines of the same epochs and temperature."""
+def _comparable(there: Scores, asked: Asked) -> bool:
+    """Whether the networks of the table are those that would be trained again: of the same seed, and baselines of the
+    same epochs and temperature."""
     both = set(asked.baselines) & _rows(there).keys()
     if "full" in both and there.recipe.epochs_on_full_data != asked.full_epochs:
         return False
     if TAUGHT in both and there.taught is not None and there.taught.teacher.temperature != asked.temperature:
         return False
-    known = [each for each in trained(place) if each.model in there.architecture]
-    own = {each.final for each in known if each.seed == asked.seed}
-    return not known or all(set(row.final) <= own for row in there.architecture.values())
+    return there.seed == asked.seed
 
 
 def table_text(there: Scores) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..runtime.config import FINITE, Record
 from ..runtime.errors import DivergedError, InputError
-from ..runtime.files import load_tensors, reading, save_tensors
+from ..runtime.files import fingerprint, load_tensors, reading, save_tensors
 from ..runtime.provenance import without_places
 from ..runtime.run_dir import RunDir
 from ..runtime.shapes import Images, Labels, Scalar, Targets
@@ -173,6 +173,14 @@ class SyntheticSet:
         return self.images.numel() * self.images.element_size() + labels
 
     @property
+    def digests(self) -> dict[str, str]:
+        """Of the tensors that networks learn from, by name, as `save` writes them to the file."""
+        return {name: fingerprint(tensor.cpu()) for name, tensor in self._learned_from().items()}
+
+    def _learned_from(self) -> dict[str, Tensor]:
+        return {"images": self.images, "targets": self.targets, "lr": self.lr}
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width of what a network sees of an image."""
         channels, height, width = self.images.shape[1:]
@@ -253,7 +261,7 @@ class SyntheticSet:
         Args:
             path: The file, which is replaced where there is one.
         """
-        tensors: dict[str, Tensor] = {"images": self.images, "targets": self.targets, "lr": self.lr}
+        tensors = self._learned_from()
         for name, tensor in tensors.items():
             if not bool(tensor.isfinite().all()):
                 raise DivergedError(

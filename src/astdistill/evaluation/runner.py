@@ -129,6 +129,7 @@ def evaluate(
     return Scores(
         recipe=recipe,
         split=split,
+        seed=seed,
         architecture=entries,
         subject=subject,
         classes=dataset.classes,
@@ -201,6 +202,7 @@ def evaluate_all(
         scores = Scores(
             recipe=recipe,
             split=split,
+            seed=seed,
             architecture={name: entry for number, name, entry in entries if number < len(models)},
             taught=_taught(real.pop(TAUGHT, None), teacher, synthetic),
             baselines=real,

@@ -164,6 +164,8 @@ class SetInfo(Record):
     """Images that a network sees of each stored one."""
     stored_bytes: int | None = None
     """See `SyntheticSet.stored_bytes`; None in files of an earlier version."""
+    digests: dict[str, str] = Field(default_factory=dict)
+    """See `SyntheticSet.digests`; empty in files of an earlier version."""
 
     @staticmethod
     def of(synthetic: SyntheticSet) -> SetInfo:
@@ -185,6 +187,7 @@ class SetInfo(Record):
             model=synthetic.model,
             per_slot=synthetic.texture.per_slot,
             stored_bytes=synthetic.stored_bytes,
+            digests=synthetic.digests,
         )
 
 
@@ -250,6 +253,8 @@ class Scores(Record):
     """random, kmeans, herding, kcenter, full: real images under the same recipe."""
     split: Literal["test", "validation"] = "test"
     """The images the accuracies are measured on."""
+    seed: int = 0
+    """Of networks and draws; files of an earlier version do not say it."""
     subject: SetInfo | None = None
     """What was evaluated; None for real images and in files of an earlier version."""
     rates: dict[str, SearchedRate] = Field(default_factory=dict)
@@ -284,6 +289,8 @@ class Scores(Record):
         own, wanted = self.subject, SetInfo.of(synthetic)
         if own.labels == "teacher":  # which a protocol made of it
             wanted = wanted.replace(labels="teacher")
+        if not own.digests:
+            wanted = wanted.replace(digests={})
         return own == wanted.replace(stored_bytes=own.stored_bytes)
 
     @property

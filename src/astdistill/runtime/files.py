@@ -409,6 +409,18 @@ def load_tensors(path: Path, mend: str = MEND) -> tuple[dict[str, Tensor], dict[
     return tensors, header
 
 
+def stated_digests(path: Path) -> dict[str, Any]:
+    """The digests of the tensors by name, as a file that `save_tensors` wrote states them; empty where it states none.
+
+    Its header alone is read, without torch, and nothing is checked: see `load_tensors`. Raises OSError, ValueError and
+    SafetensorError for any other file.
+    """
+    check_regular(path)
+    with safe_open(path, framework="np") as file:
+        words = file.metadata() or {}
+    return dict(parse_json(words[DIGESTS])["tensors"]) if DIGESTS in words else {}
+
+
 def has_digests(words: Mapping[str, str]) -> bool:
     """Whether the metadata of a file have digests, be it under a name that was damaged; files of earlier versions have
     none."""
