@@ -171,7 +171,7 @@ def test_unknown_sources(source: str, sentence: str) -> None:
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("1,2")
-    with pytest.raises(InputError, match=r"data\.csv is a file that cannot be read as data"):
+    with pytest.raises(InputError, match=r"data\.csv is no table, in UTF-8, with a column that names pictures below"):
         load_dataset(str(tmp_path / "data.csv"))
 
 

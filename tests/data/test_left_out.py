@@ -408,7 +408,9 @@ def test_labels_in_a_table_are_named_with_what_to_do(
 ) -> None:
     write_pictures(tmp_path / "set" / where, 4)
     (tmp_path / "set/labels.csv").write_text("name,label\n")
-    with pytest.raises(InputError, match=r"labels in labels\.csv are not read: put the pictures of every class into"):
+    with pytest.raises(
+        InputError, match=r"no column of labels\.csv that could be read names the pictures: write a CSV"
+    ):
         load_dataset(str(tmp_path / "set"))
 
 

@@ -214,7 +214,7 @@ def _save(pixels: np.ndarray, place: Path, kind: str, mode: str) -> None:
 
 
 def _tables(desk: Path) -> None:
-    """Parquet files of encoded pictures and of lists, and what `save_to_disk` writes."""
+    """Parquet files of encoded pictures and of lists, what `save_to_disk` writes, and text that labels pictures."""
     folder = desk / "pictures/png/train"
     files = [folder / f"class{number % 2}/{number % 4}.png" for number in range(12)]
     cells = [{"bytes": file.read_bytes(), "path": None} for file in files]
@@ -226,6 +226,16 @@ def _tables(desk: Path) -> None:
     told = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
     table = datasets.Dataset.from_dict({"image": cells, "label": LABELS.tolist()}, features=told)
     datasets.DatasetDict({"train": table, "test": table}).save_to_disk(str(desk / "saved"))
+    names = [("cat", "dog")[label] for label in LABELS]
+    texts = {
+        "csv": "file_name,label\n" + "".join(f"{number},{name}\n" for number, name in enumerate(names)),
+        "jsonl": "".join(f'{{"file_name": "{number}.png", "label": "{name}"}}\n' for number, name in enumerate(names)),
+    }
+    for ending, text in texts.items():
+        (desk / ending / "images").mkdir(parents=True)
+        (desk / ending / f"labels.{ending}").write_text(text)
+        for number, file in enumerate(files):
+            (desk / ending / f"images/{number}.png").write_bytes(file.read_bytes())
 
 
 def _trees(desk: Path) -> None:

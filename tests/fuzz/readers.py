@@ -31,6 +31,7 @@ from fuzz.reading import (
     trained_in_the_cloud,
     trained_on,
     verified,
+    whose,
 )
 
 from astdistill.cli.evaluate import Evaluate, _expert_epochs, _teacher
@@ -92,6 +93,8 @@ OURS: dict[str, Reader] = {
     "curves of experts": Reader("run/experts.json", lambda desk: read_experts(desk / "run")),
     "scores": Reader("run/scores.json", lambda desk: table(Scores.read(desk / "run"))),
     "scores on the page": Reader("run/scores.json", of_run(said)),
+    "whose scores they are": Reader("run/scores.json", whose),
+    "whose set it is": Reader("run/synthetic.safetensors", whose),
     "networks": Reader("run/scores.partial.json", networks),
     "networks of a resumed run": Reader("run/scores.partial.json", resumed(without="run/scores.json")),
     "ranking": Reader("run/more/ranking.json", lambda desk: Ranking.read(desk / "run/more/ranking.json")),
@@ -163,6 +166,8 @@ OTHERS: dict[str, Reader] = {
     "save_to_disk, features": Reader("saved/train/dataset_info.json", data("saved")),
     "save_to_disk, state": Reader("saved/train/state.json", data("saved")),
     "save_to_disk, splits": Reader("saved/dataset_dict.json", data("saved")),
+    "labels in CSV": Reader("csv/labels.csv", data("csv")),
+    "labels in JSON lines": Reader("jsonl/labels.jsonl", data("jsonl")),
     "Tiny ImageNet, zip": Reader("tiny.zip", data("tiny.zip")),
     "Tiny ImageNet, identifiers": Reader("tiny/wnids.txt", data("tiny")),
     "Tiny ImageNet, names": Reader("tiny/words.txt", data("tiny")),

@@ -25,6 +25,7 @@ from astdistill.interop.import_experts import buffer_files, import_buffers
 from astdistill.interop.import_sets import import_set
 from astdistill.report.page import content, head
 from astdistill.report.run import RunReader
+from astdistill.report.whose import outdated
 from astdistill.runtime.config import Record
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.objects import place
@@ -153,6 +154,11 @@ def trained_on(name: str) -> Callable[[Path], Any]:
         return plain([store.rows(0, 0, 4), [curve.step_squared for curve in store.curves()]])
 
     return read
+
+
+def whose(desk: Path) -> Any:
+    """Whether the scores of the run are of its set, as far as the files say so."""
+    return outdated(RunDir(desk / "run"), [desk / "run/synthetic.safetensors"])
 
 
 def networks(desk: Path) -> Any:

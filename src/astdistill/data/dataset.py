@@ -60,7 +60,8 @@ class DataConfig(Record):
     """Name, hub name, folder or file of the data. Names: digits, cifar10, cifar100, mnist, fashion_mnist, svhn,
     tiny_imagenet, imagenet, its subsets imagenet-nette, -woof, -fruit, -meow, -squawk and -yellow, and MedMNIST's, such
     as pathmnist and pathmnist_64. Hub names: 'owner/name' or 'owner/name:configuration'. Folders of images, parquet
-    files or arrays; .npz, .mat and IDX files; tiny-imagenet-200.zip."""
+    files or arrays; .csv, .tsv and .jsonl files that label images beside them; .npz, .mat and IDX files;
+    tiny-imagenet-200.zip."""
     whiten: Literal["none", "standard", "zca", "rat"] = "standard"
     """Preprocessing of the pixels: none leaves them in [0, 1]; standard subtracts the mean of each channel and divides
     by its standard deviation (the published values for CIFAR and ImageNet); zca is ZCA whitening with eps 0.1, equal to

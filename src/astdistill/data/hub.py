@@ -427,8 +427,8 @@ def file_beside(folder: Path, known: Mapping[str, Path]) -> Opened:
             if known_file is not None:
                 return file_bytes(known_file)
         raise InputError(
-            f"A cell names the picture '{path}', which is no file in {folder} or below it; paths in a parquet file are "
-            "looked for beside it and nowhere else."
+            f"A cell names the picture '{path}', which is no file in {folder} or below it; paths in a table are looked "
+            "for beside it and nowhere else."
         )
 
     return opened
@@ -520,21 +520,20 @@ def from_parquet(given: ParquetFolder, image_column: str | None, label_column: s
         splits = {part: copied(files, Path(place) / f"{part}.arrow") for part, files in given.parts.items()}
         beside = {part: file_beside(files[0].parent, given.beside) for part, files in given.parts.items()}
         source = table_source(given.name, splits, given.files(), image_column, label_column, beside)
-        yield replace(source, summary=_with_files(source.summary, given))
+        unread = f"parquet files that belong to no part: {some_of(given.unread, given.folder)}"
+        said = with_files(source.summary, given.parts, given.folder)
+        yield replace(source, summary=replace(said, left_out=(*said.left_out, *((unread,) * bool(given.unread)))))
 
 
-def _with_files(summary: Summary, given: ParquetFolder) -> Summary:
-    """The summary of the splits, and which files they are."""
+def with_files(summary: Summary, parts: Mapping[str, Sequence[Path]], folder: Path) -> Summary:
+    """The summary of the splits, and which files those are that are read."""
     said = " ".join(summary.read)
-    used = {part: paths for part, paths in given.parts.items() if f"part: split {part}" in said}
-    tables = [f"split {part}: {_some(paths, given.folder)}" for part, paths in used.items()]
-    unread = f"parquet files that belong to no part: {_some(given.unread, given.folder)}"
-    return replace(
-        summary, read=(*summary.read, *tables), left_out=(*summary.left_out, *((unread,) * bool(given.unread)))
-    )
+    used = {part: paths for part, paths in parts.items() if f"part: split {part}" in said}
+    return summary.with_read(*(f"split {part}: {some_of(paths, folder)}" for part, paths in used.items()))
 
 
-def _some(paths: Sequence[Path], folder: Path) -> str:
+def some_of(paths: Sequence[Path], folder: Path) -> str:
+    """The paths of the first few from the folder on, for a summary."""
     named = ", ".join(path.relative_to(folder).as_posix() for path in paths[:NAMED])
     return named + f" and {len(paths) - NAMED} more" * (len(paths) > NAMED)
 

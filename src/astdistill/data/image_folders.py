@@ -18,7 +18,7 @@ from .dataset import Source, Summary
 from .decoding import LARGEST_FILE, file_bytes
 from .digests import FileSet
 from .layouts import UNNAMED, PartNames, folder_layout
-from .listing import WNID, Listing, Walked, is_picture, text_of, unread_labels
+from .listing import WNID, Listing, UnlabelledError, Walked, is_picture, text_of, unread_labels
 from .selection import ClassChoice, kept_labels
 
 
@@ -103,7 +103,7 @@ def _check_classes(
     unread = unread_labels(rest.others)
     if len(places) == 1 and unread:
         (name,) = places
-        raise InputError(f"{text_of(folder)} holds pictures of one class alone, folder {text_of(name)}{unread}.")
+        raise UnlabelledError(f"{text_of(folder)} holds pictures of one class alone, folder {text_of(name)}{unread}.")
     filled = {label for label, _ in pictures}
     for label, name in chosen.items():
         if label not in filled:
@@ -116,7 +116,7 @@ def _check_classes(
 
 def _no_pictures(folder: Path, rest: Walked) -> InputError:
     why = " and ".join(rest.left_out())
-    return InputError(
+    return UnlabelledError(
         f"{text_of(folder)} holds no pictures in class folders{why and f', but {why}'}{unread_labels(rest.others)}; "
         "expected "
         f"{text_of(folder)}/train/<class>/*.png, or {text_of(folder)}/<class>/*.png."

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..runtime.errors import InputError, unknown
 from .dataset import Summary
 from .labels import alike, spelling
-from .listing import WNID, Listing, names, some, text_of, unread_labels
+from .listing import WNID, Listing, UnlabelledError, names, some, text_of, unread_labels
 from .splits import PLAIN, split_of
 
 HERE = "."
@@ -142,7 +142,7 @@ class _Finder:
         kinds = {split_of(place.name) for place in spoken}
         plain = [place for place in spoken if PLAIN.fullmatch(place.name.lower())]
         if len(kinds) > 1 or (plain and (not others or kinds != {"train"})):
-            raise InputError(
+            raise UnlabelledError(
                 f"{self._at()} holds pictures in {names(spoken)}, but not in class folders inside them, so that nothing"
                 f" tells their classes{unread_labels(self._others(spoken))}; expected "
                 f"{self._at()}/train/<class>/*.png, or --data.train-part {HERE} if the folders here are the classes."

@@ -36,7 +36,7 @@ SYSTEM = frozenset(
 WNID = re.compile(r"n\d{8}")
 """What a class folder of ImageNet is called."""
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".xls")
-"""Endings of files that may hold the labels of pictures, which are not read."""
+"""Endings of files that may hold the labels of pictures."""
 NAMED = 3
 """How many of those that were left out are named."""
 
@@ -108,14 +108,18 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(PICTURES) and not name.startswith(".")
 
 
+class UnlabelledError(InputError):
+    """No folders tell the classes of these pictures; a table may."""
+
+
 def unread_labels(others: Iterable[Path]) -> str:
     """A clause on files beside pictures that may hold their labels, and what to do with them; nothing without any."""
     tables = [path for path in others if path.name.lower().endswith(TABLES)]
     if not tables:
         return ""
     return (
-        f" (labels in {some(tables)} are not read: put the pictures of every class into a folder of its own, or write "
-        "pictures and labels to a parquet file with columns image and label)"
+        f" (no column of {some(tables)} that could be read names the pictures: write a CSV file with the columns "
+        "file_name and label, or put the pictures of every class into a folder of its own)"
     )
 
 

@@ -46,9 +46,10 @@ from .image_folders import (
     tiny_imagenet,
     tiny_imagenet_files,
 )
+from .label_tables import LabelTables, is_table, label_table, label_tables, other_classes
 from .layouts import UNNAMED, PartNames, unwrapped
 from .levels import Opening
-from .listing import NAMED, Listing, Walked, kind_of, some, text_of
+from .listing import NAMED, Listing, UnlabelledError, Walked, kind_of, some, text_of
 from .parquet import may_be_set
 from .selection import ClassChoice, stratified, with_classes
 
@@ -433,17 +434,43 @@ def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
             f"{where} holds no parquet files and no pictures{why and f', but {why}'}; expected {where}/train-*.parquet "
             f"or {where}/train/<class>/*.png."
         )
+    columns = request.image_column, request.label_column
+    tables = label_tables(folder, listing, *columns) if any(columns) else None
+    if tables is not None:
+        return _from_label_tables(tables, request, listing)
     request.check_no_columns(text_of(folder))
-    if request.choice.classes is not None:  # names of folders are written so that every terminal shows them
-        request = replace(request, choice=replace(request.choice, classes=tuple(map(text_of, request.choice.classes))))
-    source = from_picture_folder(folder, request.choice, listing, request.parts)
+    choice = request.choice
+    if choice.classes is not None:  # names of folders are written so that every terminal shows them
+        choice = replace(choice, classes=tuple(map(text_of, choice.classes)))
+    try:
+        source = from_picture_folder(folder, choice, listing, request.parts)
+    except UnlabelledError:
+        tables = label_tables(folder, listing, *columns)
+        if tables is None:
+            raise
+        return _from_label_tables(tables, request, listing)
+    request = replace(request, choice=choice)
 
     def key(content: str) -> list[object]:
         return [source.name, *request.key(content), *source.words, *source.places]
 
     raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
     # What is left out is said as it is now: the cache does not follow files that do not count.
-    return replace(raw, summary=replace(raw.summary, left_out=source.summary.left_out))
+    said = replace(raw.summary, left_out=source.summary.left_out)
+    return replace(raw, summary=replace(said, guessed=(*said.guessed, *other_classes(folder, listing, source.classes))))
+
+
+def _from_label_tables(given: LabelTables, request: Request, listing: Listing) -> RawData:
+    if request.parts != UNNAMED:
+        raise _no_parts(str(given.folder))
+
+    def key(content: str) -> list[object]:
+        return [given.name, "tables", *map(str, given.parts), *request.key(content)]
+
+    raw = _decoded(given.name, given.files(), key, lambda: given.opened(request.label_column), request)
+    walked = listing.walk(given.folder)
+    unseen = Walked(hidden=walked.hidden, special=walked.special, written=walked.written).left_out()
+    return replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, *given.left_out(), *unseen)))
 
 
 def _no_parts(source: str) -> InputError:
@@ -466,13 +493,25 @@ def _from_file(path: Path, request: Request) -> RawData:
         return _from_tiny_imagenet(path, request)
     if path.suffix.lower() == ".parquet":
         return _from_tables(parquet_file(path, request.image_column), request)
+    if is_table(path):
+        return _from_label_tables(_label_table(path, request), request, Listing())
     raw = from_array_file(path, request.of_arrays())
     if raw is None:
         raise InputError(
-            f"{path} is a file that cannot be read as data; give a .parquet, .npz, .mat or IDX file, "
+            f"{path} is a file that cannot be read as data; give a .parquet, .csv, .npz, .mat or IDX file, "
             "tiny-imagenet-200.zip, or a folder of pictures, parquet files or arrays."
         )
     return _shaped(raw, request)
+
+
+def _label_table(path: Path, request: Request) -> LabelTables:
+    tables = label_table(path, Listing(), request.image_column, request.label_column)
+    if tables is None:
+        raise InputError(
+            f"{path} is no table, in UTF-8, with a column that names pictures below {path.parent}; write it with the "
+            "columns file_name and label, or name its columns with --data.image-column and --data.label-column."
+        )
+    return tables
 
 
 def _shaped(raw: RawData, request: Request) -> RawData:

@@ -1,0 +1,244 @@
+"""Pictures whose labels stand in a table of text: what tables are read, how they name pictures, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from astdistill.data.dataset import DataConfig, RawData
+from astdistill.data.loading import load_dataset
+from astdistill.data.sources import read
+from astdistill.runtime.errors import InputError
+
+CLASSES = ("cat", "dog", "owl")
+"""Of picture i the class i modulo 3; its pixels are all i."""
+NAMES = [f"{number:03d}.png" for number in range(12)]
+
+
+def pictures(folder: Path, names: list[str] = NAMES) -> None:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), number, dtype=np.uint8)).save(folder / name)
+
+
+def table(cells: list[str], header: str = "file_name,label", separator: str = ",") -> str:
+    rows = [f"{cell}{separator}{CLASSES[number % 3]}" for number, cell in enumerate(cells)]
+    return "\n".join([*header.splitlines(), *rows]) + "\n"
+
+
+def labelled(raw: RawData) -> list[int]:
+    """The numbers of the training pictures in order, all of which have their class."""
+    numbers = [int(image.max()) for image in raw.train.images[:]]
+    assert [raw.classes[label] for label in raw.train.labels.tolist()] == [CLASSES[number % 3] for number in numbers]
+    return sorted(numbers)
+
+
+def read_all(source: Path, **how: Any) -> RawData:
+    raw = read(DataConfig(source=str(source), **how))
+    assert labelled(raw) == list(range(12))
+    return raw
+
+
+STEMS = [name.removesuffix(".png") for name in NAMES]
+BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+TABLES = {
+    "hugging face": ("metadata.csv", table(NAMES)),
+    "json lines": (
+        "metadata.jsonl",
+        "".join(json.dumps({"file_name": name, "label": CLASSES[i % 3]}) + "\n" for i, name in enumerate(NAMES)),
+    ),
+    "kaggle": ("train.csv", table(STEMS, "id,breed")),
+    "numbers with zeros": ("labels.csv", table(STEMS, "image_id,label")),
+    "tabs": ("labels.tsv", table(NAMES, "image\tclass", "\t")),
+    "semicolons": ("labels.csv", table(NAMES, "image;class", ";")),
+    "a byte order mark": ("labels.csv", BOM + table(NAMES)),
+    "windows": ("labels.csv", table([rf"C:\Users\me\pets\{name}" for name in NAMES]).replace("\n", "\r\n")),
+    "from the root": ("labels.csv", table([f"/home/me/pets/{name}" for name in NAMES])),
+    "quoted": ("labels.csv", table([f'"{name}"' for name in NAMES], '"file_name","label"')),
+    "no header": ("labels.csv", table(NAMES, "")),
+    "another column": ("labels.csv", table([f"{i},{name}" for i, name in enumerate(NAMES)], "width,file,label")),
+    "a name and a number of it": (
+        "labels.csv",
+        table([f"{a},{b}" for a, b in zip(STEMS, NAMES, strict=True)], "id,file,label"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("where", ["", "images"])
+def test_a_table_beside_the_pictures(tmp_path: Path, name: str, where: str) -> None:
+    pictures(tmp_path / "in" / where)
+    file, text = TABLES[name]
+    (tmp_path / "in" / file).write_bytes(text.encode())
+    raw = read_all(tmp_path / "in")
+    assert f"split train: {file}" in raw.summary.read
+    assert bool(raw.summary.guessed) == (name in ("no header", "kaggle"))
+    assert read_all(tmp_path / "in" / file).classes == raw.classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"train/metadata.csv": table(NAMES), "test/metadata.csv": table(NAMES[:6])},
+        {"train.csv": table(NAMES), "test.csv": table(NAMES[:6])},
+        {"train.csv": table(STEMS, "id,label"), "test.csv": table(STEMS[:6], "id,label")},
+        {"all.csv": table([f"train/{name}" for name in NAMES] + [f"test/{name}" for name in NAMES[:6]])},
+        {"train_1.csv": table(NAMES[:6]), "train_2.csv": table(NAMES[6:]), "test.csv": table(NAMES[:6])},
+    ],
+)
+def test_parts(tmp_path: Path, files: Mapping[str, str]) -> None:
+    pictures(tmp_path / "train")
+    pictures(tmp_path / "test", NAMES[:6])
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    raw = read_all(tmp_path)
+    assert raw.test is not None
+    assert [int(image.max()) for image in raw.test.images[:]] == list(range(6))
+
+
+def test_labels_of_numbers_keep_their_order(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(22)]
+    pictures(tmp_path, names)
+    (tmp_path / "labels.csv").write_text("image,label\n" + "".join(f"{i},{i % 11}\n" for i in range(22)))
+    raw = read(DataConfig(source=str(tmp_path)))
+    assert raw.classes == tuple(map(str, range(11)))
+    assert [int(image.max()) % 11 for image in raw.train.images[:]] == raw.train.labels.tolist()
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    (tmp_path / "train.csv").write_text(table(NAMES[:9]) + "009.png,\n010.png,NA\n")
+    (tmp_path / "sample_submission.csv").write_text("file_name,label\n000.png,cat\n")
+    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
+    raw = read(DataConfig(source=str(tmp_path)))
+    assert labelled(raw) == list(range(9))
+    assert raw.summary.left_out == (
+        "2 images of split train without a label (such as rows 9, 10)",
+        "1 picture that no table names (011.png)",
+        "2 tables of no pictures, or of no part (notes.csv, sample_submission.csv)",
+    )
+
+
+def test_columns_by_name(tmp_path: Path) -> None:
+    """Also where class folders would be read otherwise."""
+    pictures(tmp_path, [f"{CLASSES[number % 2]}/{name}" for number, name in enumerate(NAMES)])
+    (tmp_path / "labels.csv").write_text(table([f"{name},{name}" for name in NAMES], "file,again,what"))
+    assert read(DataConfig(source=str(tmp_path))).classes == ("cat", "dog")
+    read_all(tmp_path, label_column="what")
+    read_all(tmp_path, label_column="what", image_column="again")
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"image_column": "fil"}, "There is no image column 'fil' in .*labels.csv. Did you mean 'file'"),
+        ({"label_column": "wat"}, "There is no label column 'wat'"),
+        ({"image_column": "file"}, "has no label column called like one"),
+    ]
+    for how, why in refused:
+        with pytest.raises(InputError, match=why):
+            read(DataConfig(source=str(tmp_path), **how))
+
+
+def test_folders_that_are_not_the_classes_of_a_table(tmp_path: Path) -> None:
+    names = [f"images_{number % 2}/{name}" for number, name in enumerate(NAMES)]
+    pictures(tmp_path, names)
+    (tmp_path / "entries.csv").write_text(table(NAMES))
+    raw = read(DataConfig(source=str(tmp_path)))
+    assert raw.classes == ("images_0", "images_1")
+    assert raw.summary.guessed == (
+        f"folders as the classes, not what entries.csv says of the pictures (cat, dog, owl; --data {tmp_path}/entries.csv "
+        "reads that)",
+    )
+    read_all(tmp_path / "entries.csv")
+    for same in (table(names).replace("cat", "images_0"), table(NAMES, "a,b"), "a,b\n"):
+        (tmp_path / "entries.csv").write_text(same)
+        assert read(DataConfig(source=str(tmp_path))).summary.guessed == ()
+
+
+MASKS = [f"masks/{name}" for name in NAMES]
+OTHERS = {"two pictures": [f"set/{name}" for name in MASKS], "one of several": ["set/a/both.png", "set/b/both.png"]}
+"""Further pictures of a case."""
+REFUSED = {
+    "an example beside it": (
+        {"labels.csv": table(NAMES), "sample.csv": table(NAMES)},
+        r"several tables that name the same pictures \(labels.csv, sample.csv\); name the one with the labels: --data",
+    ),
+    "a picture twice": (
+        {"labels.csv": table([*NAMES, NAMES[0]])},
+        "2 rows of labels.csv name the picture 'in/000.png'",
+    ),
+    "a picture that is not there": (
+        {"labels.csv": table([*NAMES, "x.png"])},
+        "A cell names the picture 'x.png', which is no file",
+    ),
+    "a path outside": (
+        {"labels.csv": table([*NAMES, "../secret.png"])},
+        r"A cell names the picture '\.\./secret.png', which is no file",
+    ),
+    "an empty name": ({"labels.csv": table([*NAMES, ""])}, "Image 12 of set, train part cannot be read as an image"),
+    "two pictures": (
+        {"labels.csv": table([f"{a},{b}" for a, b in zip(NAMES, MASKS, strict=True)], "image,mask,label")},
+        "has several columns that could be the image: image, mask; name one with --data.image-column",
+    ),
+    "one of several": (
+        {"labels.csv": table([*NAMES[:4], "both.png"])},
+        "names the picture 'both.png', which may be a/both.png or b/both.png; write their paths",
+    ),
+    "other columns in a piece": (
+        {"train_1.csv": table(NAMES[:6]), "train_2.csv": table(NAMES[6:], "file_name,klass")},
+        "train_1.csv has the columns file_name, label and train_2.csv has file_name, klass; give files with the same",
+    ),
+    "other names of pictures": (
+        {"train.csv": table(NAMES), "test.csv": table(NAMES, "image,label")},
+        "name pictures in different columns",
+    ),
+    "no label": ({"labels.csv": table(NAMES, "file_name,height")}, "no label column called like one"),
+    **{
+        f"no table ({name})": (
+            {"labels.csv": text},
+            r"no column of labels.csv that could be read names the pictures: write a CSV file with the columns",
+        )
+        for name, text in {
+            "nothing": "",
+            "other pictures": table([f"x{name}" for name in NAMES]),
+            "ragged": table(NAMES) + "a,b,c,d\n",
+            "twice": table(NAMES, "file_name,label").replace("file_name", "label"),
+            "labels alone": "label\n" + "cat\n" * 12,
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(tmp_path: Path, name: str) -> None:
+    files, why = REFUSED[name]
+    pictures(tmp_path / "set/in")
+    pictures(tmp_path, ["secret.png", *OTHERS.get(name, [])])
+    for file, text in files.items():
+        (tmp_path / "set" / file).write_text(text)
+    with pytest.raises(InputError, match=why):
+        read(DataConfig(source=str(tmp_path / "set"), label_column=None if name.startswith("no ") else "label"))
+
+
+def test_other_bytes_are_no_table(tmp_path: Path) -> None:
+    pictures(tmp_path / "set")
+    for content in (b"\xff\xfe\x00", b"file_name,label\n\xe9.png,cat\n", b"\0" * 40):
+        (tmp_path / "set/labels.csv").write_bytes(content)
+        with pytest.raises(InputError, match=r"no column of labels\.csv that could be read"):
+            read(DataConfig(source=str(tmp_path / "set")))
+        with pytest.raises(InputError, match="is no table, in UTF-8, with a column that names pictures below"):
+            read(DataConfig(source=str(tmp_path / "set/labels.csv")))
+
+
+def test_a_changed_table_is_read_again(tmp_path: Path) -> None:
+    pictures(tmp_path / "set")
+    (tmp_path / "set/labels.csv").write_text(table(NAMES))
+    before = load_dataset(str(tmp_path / "set"))
+    (tmp_path / "set/labels.csv").write_text(table(NAMES[1:]))
+    after = load_dataset(str(tmp_path / "set"))
+    assert len(before.train) + len(before.test) == 12
+    assert len(after.train) + len(after.test) == 11
+    assert before.fingerprint != after.fingerprint
