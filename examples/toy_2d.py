@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 CLASSES, PER_CLASS, EXPERTS, EPOCHS, RATE = 3, 5, 8, 30, 0.3
 INNER_STEPS, MATCHED, STARTS, STEPS = 20, 2, 15, 400
-NETWORKS, TRAINED = 20, 500
+NETWORKS, TRAINED, SMOOTHED = 20, 500, 15
 COLOURS = "#0072b2", "#e69f00", "#cc3377"
 
 # 1. The data: three arms of a spiral. points [N, 2], labels [N].
@@ -198,12 +198,13 @@ def draw(found: SimpleNamespace, path: str) -> None:
         count = len(found.points) if name == "all" else len(found.few)
         axes.set_title(f"{name} {count} points" if name == "all" else f"{count} {name} points", fontsize=13)
         axes.set_xlabel(f"{spread(values)} of test points right", fontsize=12)
-    smooth = torch.tensor(found.losses).unfold(0, 15, 1).mean(1)
+    wide = min(SMOOTHED, len(found.losses))
+    smooth = torch.tensor(found.losses).unfold(0, wide, 1).mean(1)
     curve.plot(found.losses, color="#bbbbbb", linewidth=0.8)
-    curve.plot(range(7, 7 + len(smooth)), smooth, color="#333333", linewidth=2)
+    curve.plot(range(wide // 2, wide // 2 + len(smooth)), smooth, color="#333333", linewidth=2)
     curve.set(ylim=(0, 1), box_aspect=1)
     curve.set_title("loss of the distillation, L", fontsize=13)
-    curve.set_xlabel("outer step (dark: mean of 15)", fontsize=12)
+    curve.set_xlabel(f"outer step (dark: mean of {wide})", fontsize=12)
     curve.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=90)
     pyplot.close(figure)

@@ -42,7 +42,7 @@ def test_the_gradient_of_a_stack_is_that_of_each_network_alone() -> None:
         torch.testing.assert_close(together[number], torch.cat([part.flatten() for part in alone]))
 
 
-def test_the_same_seed_gives_the_same_points(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_seed_gives_the_same_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("EPOCHS", 4), ("STARTS", 2), ("NETWORKS", 2), ("TRAINED", 2), ("INNER_STEPS", 3)):
         monkeypatch.setattr(toy_2d, name, value)
     first, second, other = toy_2d.run(2, 0), toy_2d.run(2, 0), toy_2d.run(2, 1)
@@ -50,6 +50,8 @@ def test_the_same_seed_gives_the_same_points(monkeypatch: pytest.MonkeyPatch) ->
     assert first.accuracies == second.accuracies
     assert not torch.equal(first.distilled, first.real)
     assert not torch.equal(first.distilled, other.distilled)
+    toy_2d.draw(first, tmp_path / "few-steps.png")
+    assert (tmp_path / "few-steps.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
