@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from desk import RUN, contents
+from safetensors.torch import save_file
 
 from astdistill.cli.main import main
 from astdistill.data.synthetic import load
@@ -64,8 +65,11 @@ def test_each_tensor_that_networks_learn_from_counts(tensor: str) -> None:
     after.save(Path("changed.safetensors"))
     assert stated_digests(Path("changed.safetensors")).items() >= after.digests.items()
     assert {name for name, digest in after.digests.items() if digest != before.digests[name]} == {tensor}
-    sets = [Path("changed.safetensors")]
+    sets = [Path("changed.safetensors"), Path("made/theirs.safetensors"), Path("made/cut.safetensors")]
+    save_file({"x": torch.zeros(2)}, sets[1])
+    sets[2].write_bytes(b"cut")
     assert outdated(RunDir("made"), sets)
+    assert not outdated(RunDir("made"), sets[1:])
     assert not outdated(RunDir("made"), [*sets, Path("made/synthetic.safetensors")])
 
 
@@ -141,7 +145,12 @@ def test_a_table_in_a_folder_that_was_named_is_kept(capsys: pytest.CaptureFixtur
     before = contents()
     assert main(words) == 0
     assert main((*words, "--networks", "1")) == 0
-    for other in (("--seed", "9"), ("--networks", "1", "--baselines", "random")):
+    table = Path("table/scores.json")
+    earlier = {name: value for name, value in json.loads(table.read_text()).items() if name != "seed"}
+    for other in (("--seed", "9"), ("--networks", "1", "--baselines", "random"), ("--seed", "8")):
+        if "8" in other:  # a table of an earlier version, whose networks tell the seed
+            table.write_text(json.dumps(earlier))
+            before |= {table: table.read_bytes()}
         assert main((*words, *other)) == 2
         message = capsys.readouterr().err
         assert "--out table holds a table of 2 networks a row (convnet-d1-w4), which this one would replace" in message

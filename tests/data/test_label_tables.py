@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def test_a_table_beside_the_pictures(tmp_path: Path, name: str, where: str) -> N
     (tmp_path / "in" / file).write_bytes(text.encode())
     raw = read_all(tmp_path / "in")
     assert f"split train: {file}" in raw.summary.read
-    assert bool(raw.summary.guessed) == (name in ("no header", "kaggle"))
+    assert bool(raw.summary.guessed) == (name in ("no header", "kaggle", "numbers with zeros"))
     assert read_all(tmp_path / "in" / file).classes == raw.classes == CLASSES
 
 
@@ -153,8 +154,9 @@ def test_folders_that_are_not_the_classes_of_a_table(tmp_path: Path) -> None:
         "reads that)",
     )
     read_all(tmp_path / "entries.csv")
-    for same in (table(names).replace("cat", "images_0"), table(NAMES, "a,b"), "a,b\n"):
-        (tmp_path / "entries.csv").write_text(same)
+    same = "file_name,label\n" + "".join(f"{name},{CLASSES[number % 2]}\n" for number, name in enumerate(NAMES))
+    for alike in (same, table(NAMES, "a,b"), "a,b\n", "label\n" * 3, '"', "\N{FULLWIDTH DIGIT THREE}.5,a.png\n"):
+        (tmp_path / "entries.csv").write_text(alike)
         assert read(DataConfig(source=str(tmp_path))).summary.guessed == ()
 
 
@@ -164,7 +166,7 @@ OTHERS = {"two pictures": [f"set/{name}" for name in MASKS], "one of several": [
 REFUSED = {
     "an example beside it": (
         {"labels.csv": table(NAMES), "sample.csv": table(NAMES)},
-        r"several tables that name the same pictures \(labels.csv, sample.csv\); name the one with the labels: --data",
+        r"several tables that name pictures of it \(labels.csv, sample.csv\); name the one with the labels: --data",
     ),
     "a picture twice": (
         {"labels.csv": table([*NAMES, NAMES[0]])},
@@ -172,11 +174,11 @@ REFUSED = {
     ),
     "a picture that is not there": (
         {"labels.csv": table([*NAMES, "x.png"])},
-        "A cell names the picture 'x.png', which is no file",
+        "A row names the picture 'x.png', which is no file",
     ),
     "a path outside": (
         {"labels.csv": table([*NAMES, "../secret.png"])},
-        r"A cell names the picture '\.\./secret.png', which is no file",
+        r"A row names the picture '\.\./secret.png', which is no file",
     ),
     "an empty name": ({"labels.csv": table([*NAMES, ""])}, "Image 12 of set, train part cannot be read as an image"),
     "two pictures": (
@@ -195,6 +197,10 @@ REFUSED = {
         {"train.csv": table(NAMES), "test.csv": table(NAMES, "image,label")},
         "name pictures in different columns",
     ),
+    "other pictures": (
+        {"labels.csv": table([f"x{name}" for name in NAMES])},
+        r"labels.csv names pictures that are not in its folder or below it, such as 'x000.png'; put them there",
+    ),
     "no label": ({"labels.csv": table(NAMES, "file_name,height")}, "no label column called like one"),
     **{
         f"no table ({name})": (
@@ -203,7 +209,6 @@ REFUSED = {
         )
         for name, text in {
             "nothing": "",
-            "other pictures": table([f"x{name}" for name in NAMES]),
             "ragged": table(NAMES) + "a,b,c,d\n",
             "twice": table(NAMES, "file_name,label").replace("file_name", "label"),
             "labels alone": "label\n" + "cat\n" * 12,
@@ -221,6 +226,197 @@ def test_refused(tmp_path: Path, name: str) -> None:
         (tmp_path / "set" / file).write_text(text)
     with pytest.raises(InputError, match=why):
         read(DataConfig(source=str(tmp_path / "set"), label_column=None if name.startswith("no ") else "label"))
+
+
+def lines(*rows: str) -> str:
+    return "\n".join(rows) + "\n"
+
+
+ABOVE = "file_name,label"
+SMALL: dict[str, tuple[list[str], dict[str, str], dict[str, str] | str]] = {
+    "a number is no name beside names": (
+        ["1.jpg", "2.jpg", "3.jpg"],
+        {"labels.csv": lines("id,image,label", "1,/up/8a-3.jpg,dog", "2,/up/8a-1.jpg,cat", "3,/up/8a-2.jpg,cat")},
+        "names pictures that are not in its folder or below it, such as '/up/8a-3.jpg'",
+    ),
+    "nor is it one of two pictures": (
+        ["0.png", "1.png"],
+        {"labels.csv": lines("file_name,label,age", "0.png,dog,1", "1.png,cat,0")},
+        {"0.png": "dog", "1.png": "cat"},
+    ),
+    "a folder that is not there": (
+        ["1.png", "2.png", "b/3.png"],
+        {"labels.csv": lines(ABOVE, "b/3.png,cat", "c/1.png,dog", "c/2.png,dog")},
+        "A row names the picture 'c/1.png', which is no file",
+    ),
+    "pictures of another part": (
+        ["train/1.png", "train/7.png"],
+        {"train/metadata.csv": lines(ABOVE, "train/1.png,cat", "test/7.png,dog")},
+        "A row names the picture 'test/7.png', which is no file",
+    ),
+    "a test part that is not there": (
+        ["train/1.png", "train/2.png", "train/3.png"],
+        {"train.csv": lines("id,label", "1,cat", "2,dog"), "test.csv": lines("id,label", "3,dog")},
+        {"train/1.png": "cat", "train/2.png": "dog"},
+    ),
+    "stems in the folders of their tables": (
+        ["train/1.png", "train/2.png", "test/1.png"],
+        {"train/labels.csv": lines("id,label", "1,cat", "2,dog"), "test/labels.csv": lines("id,label", "1,dog")},
+        {"train/1.png": "cat", "train/2.png": "dog"},
+    ),
+    "the folder above": (
+        ["1.png", "2.png"],
+        {"labels.csv": lines(ABOVE, "set/1.png,cat", "set/2.png,dog")},
+        {"1.png": "cat", "2.png": "dog"},
+    ),
+    "masks in a folder called like the table": (
+        ["images/0.jpg", "images/1.jpg", "labels/0.png", "labels/1.png"],
+        {"labels.csv": lines("id,label", "0,cat", "1,dog")},
+        "names the picture '0', which may be images/0.jpg or labels/0.png",
+    ),
+    "a mask of one ending more": (
+        ["images/0.jpg", "images/1.jpg", "masks/0.jpg.png"],
+        {"labels.csv": lines(ABOVE, "0.jpg,cat", "1.jpg,dog")},
+        {"images/0.jpg": "cat", "images/1.jpg": "dog"},
+    ),
+    "names of the training part in other letters": (
+        ["train/IMG_1.jpg", "test/t1.jpg", "test/t2.jpg"],
+        {"train.csv": lines(ABOVE, "img_1.jpg,cat"), "example.csv": lines(ABOVE, "t1.jpg,cat", "t2.jpg,dog")},
+        "train.csv names pictures that are not in its folder",
+    ),
+    "an example of a submission": (
+        ["train/a.jpg", "train/b.jpg", "test/t.jpg"],
+        {"labels.csv": lines("id,breed", "a,cat", "b,dog"), "sample_submission.csv": lines("id,breed", "t,cat")},
+        {"train/a.jpg": "cat", "train/b.jpg": "dog"},
+    ),
+    "a picture called like a column": (
+        ["image.png", "label.png", "a.png", "b.png"],
+        {"labels.csv": lines("image,label", "a.png,dog", "b.png,cat")},
+        {"a.png": "dog", "b.png": "cat"},
+    ),
+    "an empty line and zeros": (
+        ["a.png", "b.png", "c.png"],
+        {"labels.csv": lines("", "image,label", "a.png,01", "b.png,1", "c.png,001")},
+        {"a.png": "01", "b.png": "1", "c.png": "001"},
+    ),
+    "a number in one piece, a word in the other": (
+        ["a.png", "b.png"],
+        {"train_1.csv": lines("image,label,age", "a.png,x,3"), "train_2.csv": lines("image,label,age", "b.png,y,?")},
+        {"a.png": "x", "b.png": "y"},
+    ),
+    "digits of other scripts": (
+        ["a.png", "b.png"],
+        {"labels.csv": lines("image,label", "a.png,\N{FULLWIDTH DIGIT THREE}.\N{FULLWIDTH DIGIT FIVE}", "b.png,1.5")},
+        {"a.png": "\N{FULLWIDTH DIGIT THREE}.\N{FULLWIDTH DIGIT FIVE}", "b.png": "1.5"},
+    ),
+    "a quotation mark that is not closed": (
+        ["a.png", "b.png", "c.png"],
+        {"labels.csv": lines("image,label", "a.png,x", 'b.png,"y', 'c.png,x"')},
+        "Column label of .*labels.csv holds a line break",
+    ),
+    "several labels": (
+        ["a.png", "b.png"],
+        {"labels.csv": lines("image,label", "a.png,x|y", "b.png,x")},
+        r"Column label of .*labels.csv holds several labels in one value \(x\|y\)",
+    ),
+    "several labels in a list": (
+        ["a.png", "b.png"],
+        {"labels.jsonl": lines('{"image": "a.png", "label": ["x", "y"]}', '{"image": "b.png", "label": ["x"]}')},
+        "holds several labels in one value",
+    ),
+    "a table in a folder of its own": (
+        ["images/a.png", "images/b.png"],
+        {"labels/labels.csv": lines("Filename,Label", "a.png,1", "b.png,0")},
+        {"images/a.png": "1", "images/b.png": "0"},
+    ),
+    "a column of row numbers without a name": (
+        ["a.png", "b.png"],
+        {"labels.csv": lines(",label,file", "0,cat,a.png", "1,dog,b.png")},
+        {"a.png": "cat", "b.png": "dog"},
+    ),
+    "another table of pairs": (
+        ["a.png", "b.png"],
+        {"labels.csv": lines(ABOVE, "a.png,cat", "b.png,dog"), "pairs.csv": lines("one,two", "a.png,b.png")},
+        {"a.png": "cat", "b.png": "dog"},
+    ),
+    "of Excel": (
+        ["a.png", "b.png"],
+        {"labels.csv": lines("sep=;", "image;label;;", "a.png;cat;;", 'b.png; "dog";;')},
+        {"a.png": "cat", "b.png": "dog"},
+    ),
+    "tabs and a comma": (
+        ["a.png", "b.png"],
+        {"labels.tsv": lines("image\tsize, in cm\tlabel", "a.png\t1\tcat", "b.png\t2\tdog")},
+        {"a.png": "cat", "b.png": "dog"},
+    ),
+    "most pictures absent": (
+        ["a.png", "b.png"],
+        {"labels.csv": lines(ABOVE, *(f"x{number}.png,cat" for number in range(20)), "a.png,cat", "b.png,dog")},
+        "A row names the picture 'x0.png', which is no file",
+    ),
+    "a row too long, late": (
+        ["a.png", "b.png"],
+        {"labels.csv": lines(ABOVE, *["a.png,cat"] * 20, "b.png,dog,c")},
+        "cannot be read to its end",
+    ),
+    "deep lines": (
+        ["a/1.png", "b/2.png"],
+        {"labels.jsonl": '{"x": ' + "[" * 3000 + "]" * 3000 + "}\n"},
+        {"a/1.png": "a", "b/2.png": "b"},
+    ),
+    "no UTF-8": (
+        [os.fsdecode(b"caf\xe9/a.png"), "bar/b.png"],
+        {"labels.csv": lines(ABOVE, "a.png,x", "b.png,x")},
+        {os.fsdecode(b"caf\xe9/a.png"): "caf\\xe9", "bar/b.png": "bar"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_which_picture_is_meant(tmp_path: Path, name: str) -> None:
+    paths, files, expected = SMALL[name]
+    pictures(tmp_path / "set", paths)
+    for file, text in files.items():
+        (tmp_path / "set" / file).parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / file).write_text(text, encoding="utf-8")
+    source = tmp_path / "set"
+    if "mask" in name:  # whose folders are read as classes, which is said
+        source = source / "labels.csv"
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=expected):
+            read(DataConfig(source=str(source)))
+        return
+    raw = read(DataConfig(source=str(source)))
+    labels = [raw.classes[label] for label in raw.train.labels.tolist()]
+    numbers = [int(image.max()) for image in raw.train.images[:]]
+    assert {paths[number]: label for number, label in zip(numbers, labels, strict=True)} == expected
+    assert len(numbers) == len(expected)
+
+
+def test_a_linked_folder_gives_no_picture_twice(tmp_path: Path) -> None:
+    pictures(tmp_path / "real")
+    (tmp_path / "alias").symlink_to(tmp_path / "real")
+    (tmp_path / "labels.csv").write_text(lines(ABOVE, "real/000.png,cat", "real/001.png,dog", "alias/000.png,dog"))
+    with pytest.raises(InputError, match=r"is no file in|rows of labels\.csv name the picture"):
+        read(DataConfig(source=str(tmp_path / "labels.csv")))
+
+
+def test_other_files_are_told(tmp_path: Path) -> None:
+    pictures(tmp_path / "images")
+    (tmp_path / "images/x.heic").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_bytes(b"x")
+    (tmp_path / "labels.csv").write_text(table(NAMES))
+    assert read_all(tmp_path).summary.left_out == (
+        "1 file that is no picture (notes.txt)",
+        "1 picture in a format that is not read (x.heic)",
+    )
+
+
+def test_folders_by_number_that_are_no_classes(tmp_path: Path) -> None:
+    pictures(tmp_path, ["0/a.png", "0/b.png", "1/c.png", "1/d.png"])
+    (tmp_path / "labels.csv").write_text(lines(ABOVE, "a.png,0", "b.png,1", "c.png,0", "d.png,1"))
+    (said,) = read(DataConfig(source=str(tmp_path))).summary.guessed
+    assert said.startswith("folders as the classes, not what labels.csv says of the pictures (0, 1; --data")
 
 
 def test_other_bytes_are_no_table(tmp_path: Path) -> None:

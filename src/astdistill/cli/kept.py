@@ -13,6 +13,7 @@ from ..report.run import MARKS
 from ..report.sweep import Sweep
 from ..report.whose import outdated
 from ..runtime.errors import InputError
+from ..runtime.files import read_json, reading
 from ..runtime.run_dir import RunDir
 from ..runtime.text import many
 
@@ -99,7 +100,7 @@ def placed(folder: Path, named: bool, asked: Asked, sets: Sequence[Path]) -> Pla
     there = _table(RunDir(folder), sets)
     if there is None:
         return Place(folder)
-    rows, same = _rows(there), _comparable(there, asked)
+    rows, same = _rows(there), _comparable(there, RunDir(folder), asked)
     wanted = {*asked.models, *asked.baselines}
     if same and all(name in wanted and row.n <= asked.networks for name, row in rows.items()):
         return Place(folder)
@@ -131,15 +132,25 @@ def _rows(scores: Scores) -> dict[str, RowScores]:
     return rows
 
 
-def _comparable(there: Scores, asked: Asked) -> bool:
-    """Whether the networks of the table are those that would be trained again: of the same seed, and baselines of the
-    same epochs and temperature."""
+def _comparable(there: Scores, place: RunDir, asked: Asked) -> bool:
+    """Whether the networks of the table are those that would be trained again: of the same seed, as far as anybody can
+    tell, and baselines of the same epochs and temperature."""
     both = set(asked.baselines) & _rows(there).keys()
     if "full" in both and there.recipe.epochs_on_full_data != asked.full_epochs:
         return False
     if TAUGHT in both and there.taught is not None and there.taught.teacher.temperature != asked.temperature:
         return False
-    return there.seed == asked.seed
+    return _seeds(there, place) <= {asked.seed}
+
+
+def _seeds(there: Scores, place: RunDir) -> set[int]:
+    """The seed of a table; in the folder of an earlier version those of all networks that it has trained."""
+    if there.seed is not None:
+        return {there.seed}
+    if not place.networks.exists():
+        return set()
+    with reading(place.networks, "results of networks", "restore it, or name a new folder with --out"):
+        return {network["about"].get("seed", 0) for network in read_json(place.networks)["networks"].values()}
 
 
 def table_text(there: Scores) -> str:

@@ -108,7 +108,7 @@ def _check_classes(
     for label, name in chosen.items():
         if label not in filled:
             there = " and ".join(listing.walk(places[name]).left_out()) or "no files"
-            raise InputError(
+            raise UnlabelledError(
                 f"Class '{text_of(name)}' has no training images: {text_of(places[name])} holds {there}; give pictures "
                 "that end in .png, .jpg or another known format, or leave the class out with --data.classes."
             )

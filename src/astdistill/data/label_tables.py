@@ -5,106 +5,125 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TextIO
 
 from ..runtime.errors import InputError, unknown
-from .columns import label_columns
+from ..runtime.files import parse_json
+from .columns import rank_of
 from .dataset import Source, Summary
+from .decoding import file_bytes
 from .digests import FileSet
-from .hub import file_beside, table_source, with_files
-from .listing import NAMED, Listing, some, text_of
-from .parquet import SHARD, split_files
+from .hub import table_source, with_files
+from .listing import NAMED, WNID, Listing, Walked, is_picture, some, text_of
+from .parquet import SHARD, part_of, split_files
 from .splits import split_of
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
-DELIMITERS = ",;\t|"
+DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
+"""What separates values, by the ending of the file: of those that the first line has most of, the first."""
+SEPARATOR = re.compile(r"sep=(.)\s*")
+"""The first line by which Excel says it."""
+EXAMPLE = "submission"
+"""What the tables are called that Kaggle gives as examples: their labels are none."""
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
+"""Values that stand for none."""
+SEVERAL = "|"
+"""Between labels that stand in one value."""
+UNREAD = (OSError, ValueError, csv.Error, RecursionError)
+"""What reading a file raises that is no table of text."""
 LOOKED_AT = 16
-"""Rows that tell which column names the pictures."""
-NUMBERS = {"int64": re.compile(r"0|-?[1-9]\d{0,17}"), "float64": re.compile(r"-?\d+\.\d+")}
-"""How numbers are written, by their kind."""
+"""Rows that tell which columns may name pictures."""
+NUMBERS = {"int64": re.compile(r"0|-?[1-9][0-9]{0,17}"), "float64": re.compile(r"-?[0-9]+\.[0-9]+")}
+"""How numbers are written, by their kind: '007' is none."""
 ABSOLUTE = re.compile(r"[A-Za-z]:|[/\\]")
 """How a path from the root begins."""
 HEADLESS = ("image", "label")
 """What the columns of a table of two are called whose first row is a row like the others."""
+Cells = dict[str, list[str | None]]
+"""The values of a table by column; None where one is missing."""
 
 
 @dataclass(frozen=True)
 class LabelTables:
-    """The tables of a folder by part, each as an Arrow table whose column `image` holds paths from the folder on."""
+    """The tables of a folder by part, and the pictures below it by their paths from the folder on, as text."""
 
     name: str
     folder: Path
     parts: Mapping[str, Sequence[Path]]
-    rows: Mapping[str, Any]
+    rows: Mapping[str, Cells]
+    """Those of each part; in the column `image` are paths of pictures, or text that names none."""
     image: str
-    pictures: Sequence[Path]
+    pictures: Mapping[str, Path]
     unread: Sequence[Path]
     """Tables that name no pictures, or belong to no part."""
-    headless: Sequence[Path]
-    """Tables without a row of column names."""
+    guessed: Sequence[str]
 
     def files(self) -> FileSet:
         """Everything that decides what is read."""
         tables = [path for paths in self.parts.values() for path in paths]
-        return FileSet(sorted({*tables, *self.pictures}), self.folder)
+        return FileSet(sorted({*tables, *self.pictures.values()}), self.folder)
 
-    def left_out(self) -> tuple[str, ...]:
-        """Sentences on pictures that no row names, and on tables that are not read."""
-        named = {name for rows in self.rows.values() for name in rows.column(self.image).to_pylist()}
-        unnamed = [path for path in self.pictures if path.relative_to(self.folder).as_posix() not in named]
+    def left_out(self, listing: Listing) -> tuple[str, ...]:
+        """Sentences on pictures that no row names, on tables that are not read, and on all other files."""
+        named = {name for rows in self.rows.values() for name in rows[self.image]}
         kinds = {
-            ("picture that no table names", "pictures that no table names"): unnamed,
+            ("picture that no table names", "pictures that no table names"): [
+                path for name, path in self.pictures.items() if name not in named
+            ],
             ("table of no pictures, or of no part", "tables of no pictures, or of no part"): self.unread,
         }
-        return tuple(f"{len(paths)} {kind[len(paths) > 1]} ({some(paths)})" for kind, paths in kinds.items() if paths)
+        walked = listing.walk(self.folder)
+        others = [path for path in walked.others if not is_table(path)]
+        rest = Walked([], others, walked.hidden, walked.special, walked.repeated, walked.written).left_out()
+        words = (f"{len(its)} {kind[len(its) > 1]} ({some(its)})" for kind, its in kinds.items() if its)
+        return (*words, *rest)
 
     @contextmanager
     def opened(self, label_column: str | None) -> Iterator[Source]:
-        """The pictures that the tables name, for as long as the block lasts. Raises InputError as `table_source`."""
+        """The pictures that the tables name, for as long as the block lasts. Raises InputError as `table_source`, and
+        where a picture is not there."""
         import datasets
+        import pyarrow
 
-        splits = {part: datasets.Dataset(rows) for part, rows in self.rows.items()}
-        known = {str(path.resolve()): path for path in self.pictures}
-        beside = dict.fromkeys(splits, file_beside(self.folder, known))
+        kinds = _kinds(self.rows.values())
+        splits = {
+            part: datasets.Dataset(
+                pyarrow.table({name: pyarrow.array(its, "string").cast(kinds[name]) for name, its in rows.items()})
+            )
+            for part, rows in self.rows.items()
+        }
+        beside = dict.fromkeys(splits, self._picture)
         source = table_source(self.name, splits, self.files(), self.image, label_column, beside)
         said = with_files(source.summary, self.parts, self.folder)
-        guessed = tuple(f"{path.name} has no row of column names, and its first row is read" for path in self.headless)
-        yield replace(source, summary=Summary(said.read, said.left_out, (*said.guessed, *guessed)))
+        yield replace(source, summary=Summary(said.read, said.left_out, (*said.guessed, *self.guessed)))
+
+    def _picture(self, name: str) -> bytes:
+        if name not in self.pictures:
+            raise InputError(
+                f"A row names the picture '{name}', which is no file in {text_of(self.folder)} or below it; add the "
+                "picture, or take the row out."
+            )
+        return file_bytes(self.pictures[name])
 
 
-def label_tables(folder: Path, listing: Listing, image: str | None, label: str | None) -> LabelTables | None:
-    """The tables in a folder of pictures that name these in one column; None where there are none.
+def _kinds(parts: Iterable[Cells]) -> dict[str, str]:
+    """What the values of a column are, in all parts: whole numbers or fractions where each is written as one, and
+    nothing is lost by that, otherwise text."""
+    texts: dict[str, set[str | None]] = {}
+    for rows in parts:
+        for name, its in rows.items():
+            texts.setdefault(name, set()).update(its)
+    return {name: _kind({text for text in its if text is not None}) for name, its in texts.items()}
 
-    A table names a picture by its path from the table's folder or from `folder` on, or by its name alone, with or
-    without the ending, where only one picture has it. Raises InputError where a name is that of several, where the
-    tables name pictures in columns of different names or one picture twice, and as `split_files`.
-    """
-    walked = listing.walk(folder)
-    return _of(folder, [path for path in walked.others if is_table(path)], walked.pictures, image, label)
 
-
-def other_classes(folder: Path, listing: Listing, classes: Sequence[str]) -> tuple[str, ...]:
-    """A note where a table beside class folders tells other classes of the same pictures than the folders do."""
-    if not any(map(is_table, listing.entries(folder).others)):
-        return ()
-    with suppress(InputError):
-        tables = label_tables(folder, listing, None, None)
-        if tables is not None:
-            with tables.opened(None) as source:
-                theirs = source.classes
-            if not {*theirs} & {*classes}:
-                file = tables.parts["train"][0]
-                some_classes = ", ".join(theirs[:NAMED]) + ", …" * (len(theirs) > NAMED)
-                return (
-                    f"folders as the classes, not what {file.name} says of the pictures ({some_classes}; --data "
-                    f"{text_of(file)} reads that)",
-                )
-    return ()
+def _kind(texts: set[str]) -> str:
+    fitting = (kind for kind, written in NUMBERS.items() if texts and all(map(written.fullmatch, texts)))
+    return next(fitting, "string")
 
 
 def is_table(path: Path) -> bool:
@@ -112,26 +131,78 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS
 
 
+def label_tables(folder: Path, listing: Listing, image: str | None, label: str | None) -> LabelTables | None:
+    """The tables in a folder of pictures that name these in one column; None where there are none.
+
+    A table names a picture by its path from the table's folder or from `folder` on, or by its name where only one
+    picture has it; by the name without its ending where no column holds whole names. Raises InputError where a name is
+    that of several, where a picture is in several rows, and where several tables or columns could be meant.
+    """
+    walked = listing.walk(folder)
+    return _of(folder, [path for path in walked.others if is_table(path)], walked.pictures, image, label)
+
+
 def label_table(path: Path, listing: Listing, image: str | None, label: str | None) -> LabelTables | None:
     """One table with the pictures below its folder; None where no column names them."""
     return _of(path.parent, [path], listing.walk(path.parent).pictures, image, label)
 
 
+def other_classes(folder: Path, listing: Listing, source: Source) -> tuple[str, ...]:
+    """A note where a table beside class folders tells other classes of the same pictures than the folders do, whatever
+    the classes are called."""
+    files = [path for path in listing.entries(folder).others if is_table(path)]
+    classes = {text_of(place): label for _, label, place in source.places}
+    if not files or all(WNID.fullmatch(PurePosixPath(place).name) for place in classes):
+        return ()
+    with suppress(InputError):  # such a table is none
+        tables = _of(folder, files, listing.walk(folder).pictures, None, None)
+        if tables is not None and (other := _other_labels(tables, classes)):
+            file = tables.parts["train"][0]
+            shown = ", ".join(other[:NAMED]) + ", …" * (len(other) > NAMED)
+            return (
+                f"folders as the classes, not what {text_of(file.name)} says of the pictures ({shown}; --data "
+                f"{text_of(file)} reads that)",
+            )
+    return ()
+
+
+def _other_labels(tables: LabelTables, classes: Mapping[str, int]) -> list[str]:
+    """The labels of a table, where no column of labels divides the pictures as their folders do; none otherwise."""
+    rows = tables.rows["train"]
+    own = [
+        next((classes[str(place)] for place in PurePosixPath(name or "").parents if str(place) in classes), None)
+        for name in rows[tables.image]
+    ]
+    labels = [its for name, its in rows.items() if rank_of(name) and name != tables.image]
+    for its in labels:
+        pairs = {pair for pair in zip(own, its, strict=True) if None not in pair}
+        if len({one for one, _ in pairs}) == len({other for _, other in pairs}) == len(pairs):
+            return []
+    return sorted({text for text in labels[0] if text is not None}) if labels else []
+
+
 def _of(
     folder: Path, files: Sequence[Path], pictures: Sequence[Path], image: str | None, label: str | None
 ) -> LabelTables | None:
-    if not files or not pictures:
-        return None
-    known = _Pictures(folder, pictures)
-    read = {file: table for file in files if (table := _Table.read(file, known, image, label)) is not None}
+    known, read, faults = _Pictures(folder, pictures), dict[Path, _Table](), dict[Path, InputError]()
+    for file in files if pictures else ():
+        if EXAMPLE in file.stem.lower() and len(files) > 1:
+            continue
+        try:
+            if (table := _Table.read(file, known, image, label)) is not None:
+                read[file] = table
+        except InputError as error:
+            faults[file] = error
+    for file, error in faults.items():
+        if not read or split_of(file.stem) == "train":
+            raise error
     if not read:
         return None
     columns = {table.image: file.name for file, table in read.items()}
     if len(columns) > 1:
         named = ", ".join(f"{column} of {name}" for column, name in columns.items())
         raise InputError(
-            f"The tables of {text_of(folder)} name pictures in different columns ({named}); call them alike, or keep "
-            "one table in the folder."
+            f"The tables of {text_of(folder)} name pictures in different columns ({named}); name one table with --data."
         )
     parts = _parts(folder, list(read))
     used = [file for its in parts.values() for file in its]
@@ -143,85 +214,99 @@ def _of(
         parts=parts,
         rows=rows,
         image=next(iter(columns)),
-        pictures=pictures,
+        pictures=known.paths,
         unread=[file for file in files if file not in used],
-        headless=[file for file in used if read[file].headless],
+        guessed=[note for file in used for note in read[file].guessed],
     )
 
 
 def _parts(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
     """The tables by part. Raises InputError as `split_files`, and where one part has several that are no numbered
-    pieces of one: of `labels.csv` and `sample_submission.csv` only one has labels."""
+    pieces of one."""
     parts = {"train": files} if len(files) == 1 else split_files(folder, files)
     for its in parts.values():
         if len({SHARD.sub("", file.stem) for file in its}) > 1:
-            names = [file.relative_to(folder).as_posix() for file in its]
+            names = [text_of(file.relative_to(folder)) for file in its]
             raise InputError(
-                f"{text_of(folder)} has several tables that name the same pictures ({', '.join(names)}); name the one "
+                f"{text_of(folder)} has several tables that name pictures of it ({', '.join(names)}); name the one "
                 f"with the labels: --data {text_of(its[0])}"
             )
     return parts
 
 
-def _check_once(rows: Mapping[str, Any], image: str, files: Sequence[Path]) -> None:
+def _joined(tables: Sequence[_Table]) -> Cells:
+    """The rows of one part. Raises InputError where the tables have other columns."""
+    first, *others = tables
+    for other in others:
+        if set(other.cells) != set(first.cells):
+            raise InputError(
+                f"{text_of(first.file.name)} has the columns {', '.join(first.cells)} and {text_of(other.file.name)} "
+                f"has {', '.join(other.cells)}; give files with the same columns."
+            )
+    return {name: [text for table in tables for text in table.cells[name]] for name in first.cells}
+
+
+def _check_once(rows: Mapping[str, Cells], image: str, files: Sequence[Path]) -> None:
     """Raise InputError for a picture that several rows name: which label it has is then unknown."""
-    counts = Counter(name for its in rows.values() for name in its.column(image).to_pylist() if name is not None)
+    counts = Counter(name for its in rows.values() for name in its[image] if name is not None)
     name, count = max(counts.items(), key=lambda each: each[1], default=("", 0))
     if count > 1:
         raise InputError(
-            f"{count} rows of {', '.join(file.name for file in files)} name the picture '{name}'; give each picture "
-            "one row, with one label."
+            f"{count} rows of {', '.join(text_of(file.name) for file in files)} name the picture '{name}'; give each "
+            "picture one row, with one label."
         )
-
-
-def _joined(tables: Sequence[_Table]) -> Any:
-    """The rows of one part. Raises InputError where the tables have other columns."""
-    import pyarrow
-
-    first, *others = tables
-    for other in others:
-        if set(other.rows.column_names) != set(first.rows.column_names):
-            raise InputError(
-                f"{first.file.name} has the columns {', '.join(first.rows.column_names)} and {other.file.name} has "
-                f"{', '.join(other.rows.column_names)}; give files with the same columns."
-            )
-    return pyarrow.concat_tables([each.rows for each in tables], promote_options="permissive")
 
 
 class _Pictures:
     """Pictures by what a table may call them."""
 
     def __init__(self, folder: Path, pictures: Sequence[Path]) -> None:
-        self.folder = folder
-        self.by_path = {path.relative_to(folder).as_posix(): path for path in pictures}
-        self.by_name: dict[str, list[str]] = {}
-        for path in self.by_path:
-            for name in {PurePosixPath(path).name, PurePosixPath(path).stem}:
-                self.by_name.setdefault(name, []).append(path)
+        self.folder, self._above = folder, folder.resolve().parts
+        self.paths = {text_of(path.relative_to(folder).as_posix()): path for path in pictures}
+        self._alike: dict[str, list[PurePosixPath]] = {}
+        for name in self.paths:
+            path = PurePosixPath(name)
+            for each in {path.name, path.stem}:
+                self._alike.setdefault(each, []).append(path)
 
-    def called(self, name: str, table: Path) -> list[str]:
-        """The paths of the pictures that a cell of a table may mean: of several with that name those in a folder called
-        like the table, or like its part. What a path has before the folder's own paths is ignored, and of a path on
-        another machine all of its folders."""
-        plain = PurePosixPath(name.strip().replace("\\", "/"))
-        below = PurePosixPath(table.parent.relative_to(self.folder).as_posix())
-        for start in range(len(plain.parts)):
-            rest = PurePosixPath(*plain.parts[start:])
-            for path in ((below / rest).as_posix(), rest.as_posix()):
-                if path in self.by_path:
-                    return [path]
-        folders = plain.parts[:-1] if not ABSOLUTE.match(name) else ()
-        alike = [path for path in self.by_name.get(plain.name, []) if _lies_in(path, folders)]
-        if len(alike) > 1:
-            own = {table.stem, split_of(table.stem) or table.stem}
-            alike = [path for path in alike if own & {*PurePosixPath(path).parts[:-1]}] or alike
-        return alike
+    def called(self, text: str, table: Path) -> list[str]:
+        """The paths of the pictures that a value of a table may mean, the nearest alone: that of its own path, or else
+        those whose path ends like it. A path on another machine is known by its last folders or its name."""
+        wanted = PurePosixPath(text.replace("\\", "/"))
+        whole = is_picture(wanted.name)
+        alike = [path for path in self._alike.get(wanted.name, ()) if (path.name == wanted.name) == whole]
+        own = table.parent.relative_to(self.folder).parts
+        for folders in self._meant(text, wanted.parts[:-1], own):
+            if exact := [path for path in alike if path.parts[:-1] == folders]:
+                return [str(path) for path in exact]
+        folders = () if ABSOLUTE.match(text) else wanted.parts[:-1]
+        ending = [path for path in alike if _ends(path.parts[:-1], folders) and not self._elsewhere(path, table)]
+        near = [path for path in ending if path.parts[: len(own)] == own]
+        if len(near) != 1:
+            part = part_of(table.relative_to(self.folder))
+            near = [path for path in ending if part and part in {*map(split_of, path.parts[:-1])}]
+        return [str(path) for path in (near if len(near) == 1 else ending)]
+
+    def _meant(self, text: str, folders: tuple[str, ...], own: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        """The folders that a path may lead to, from the folder of pictures on, the likeliest first: from the table on,
+        from the folder of pictures on, and from above it."""
+        if ABSOLUTE.match(text):
+            yield from (folders[start:] for start in range(1, len(folders)))
+            return
+        yield own + folders
+        yield folders
+        above = (count for count in range(1, len(folders) + 1) if self._above[-count:] == folders[:count])
+        yield from (folders[count:] for count in above)
+
+    def _elsewhere(self, path: PurePosixPath, table: Path) -> bool:
+        """Whether a picture lies in a folder of the training part and the table is of the test part, or the other way
+        round."""
+        parts = {part_of(table.relative_to(self.folder)), *map(split_of, path.parts[:-1])}
+        return {"train", "test"} <= parts
 
 
-def _lies_in(path: str, folders: tuple[str, ...]) -> bool:
-    """Whether the last folders of a path are these."""
-    own = PurePosixPath(path).parts[:-1]
-    return own[len(own) - len(folders) :] == folders
+def _ends(folders: tuple[str, ...], last: tuple[str, ...]) -> bool:
+    return folders[len(folders) - len(last) :] == last
 
 
 @dataclass(frozen=True)
@@ -229,126 +314,167 @@ class _Table:
     """A table that names pictures in the column `image`, as paths from the folder on."""
 
     file: Path
-    rows: Any
+    cells: Cells
     image: str
-    headless: bool
+    guessed: tuple[str, ...]
 
     @staticmethod
     def read(file: Path, known: _Pictures, image: str | None, label: str | None) -> _Table | None:
         """The table in a file; None where no column names pictures, and for a file that is no table. Raises InputError
-        where columns name different pictures, or a name may be that of several."""
-        import pyarrow
-
-        rows, headless = _rows(file, known)
-        if rows is None:
+        where columns name different pictures or none that is there, where a name may be that of several, and where a
+        label is several."""
+        try:
+            first, _ = _cells(file, known, LOOKED_AT)
+        except UNREAD:
             return None
-        labels = {label, *label_columns(_features(rows), "")}
-        naming = {
-            name: [known.called(str(text), file) if text is not None else [] for text in rows.column(name).to_pylist()]
-            for name in rows.column_names
-            if name == image or (name not in labels and _names_pictures(rows.column(name), known, file))
+        if image is None and not _candidates(first, known, file, label):
+            return None
+        try:
+            cells, headless = _cells(file, known)
+        except UNREAD as error:
+            raise InputError(f"{text_of(file)} cannot be read to its end ({error}); write it again.") from error
+        if image is not None and image not in cells:
+            raise unknown("image column", image, cells, where=f"in {text_of(file)}")
+        naming = [image] if image is not None else _candidates(cells, known, file, label)
+        chosen = _one_of({name: _called(cells[name], known, file) for name in naming}, cells, file)
+        _check_labels(file, {name: its for name, its in cells.items() if name == label or rank_of(name)})
+        return _Table.of(file, cells, chosen, known, headless)
+
+    @staticmethod
+    def of(file: Path, cells: Cells, image: str, known: _Pictures, headless: bool) -> _Table:
+        """The table with the paths of its pictures, and what is guessed of it."""
+        name, texts = text_of(file.name), cells[image]
+        paths = [_one_path(file, *each) for each in zip(texts, _called(texts, known, file), strict=True)]
+        notes = {
+            f"{name} has no row of column names, and its first row is read": headless,
+            f"the pictures are column {image} of {name}, which has names without endings": not _are_whole(texts),
         }
-        if not naming:
-            return None
-        if image is not None and image not in naming:
-            raise unknown("image column", image, naming, where=f"in {text_of(file)}")
-        chosen = image or _one_of(naming, file)
-        texts = rows.column(chosen).to_pylist()
-        paths = [_one_path(file, text, called) for text, called in zip(texts, naming[chosen], strict=True)]
-        cells = {name: _numbers(rows.column(name)) for name in rows.column_names} | {chosen: pyarrow.array(paths)}
-        return _Table(file, pyarrow.table(cells), chosen, headless)
+        return _Table(file, {**cells, image: paths}, image, tuple(note for note, holds in notes.items() if holds))
 
 
-def _one_of(naming: Mapping[str, list[list[str]]], file: Path) -> str:
-    """The column that names the pictures. Raises InputError where several name different ones."""
-    chosen = next(iter(naming))
-    if any(cells != naming[chosen] for cells in naming.values()):
+def _candidates(cells: Cells, known: _Pictures, file: Path, label: str | None) -> list[str]:
+    """The columns that may name the pictures: those that hold whole names of pictures, whether these are there or not,
+    or else those of which most values are names of pictures without their endings."""
+    others = {name: its for name, its in cells.items() if name != label and not rank_of(name)}
+    if whole := [name for name, its in others.items() if _are_whole(its)]:
+        return whole
+    return [name for name, its in others.items() if 2 * sum(map(bool, _called(its, known, file))) > len(its)]
+
+
+def _are_whole(texts: Sequence[str | None]) -> bool:
+    """Whether most values end as the names of pictures do."""
+    there = [text for text in texts if text is not None]
+    return 2 * sum(map(is_picture, map(_last, there))) > len(there)
+
+
+def _last(text: str) -> str:
+    return PurePosixPath(text.replace("\\", "/")).name
+
+
+def _called(texts: Iterable[str | None], known: _Pictures, file: Path) -> list[list[str]]:
+    return [[] if text is None else known.called(text, file) for text in texts]
+
+
+def _one_of(naming: Mapping[str, list[list[str]]], cells: Cells, file: Path) -> str:
+    """The column that names the pictures. Raises InputError where several name different ones, and where none of their
+    pictures is there."""
+    there = {name: its for name, its in naming.items() if any(its)}
+    if not there:
+        example = next((text for name in naming for text in cells[name] if text is not None), "")
         raise InputError(
-            f"{text_of(file)} has several columns that could be the image: {', '.join(naming)}; name one with "
+            f"{text_of(file)} names pictures that are not in its folder or below it, such as '{example}'; put them "
+            "there, or correct the names."
+        )
+    chosen = next(iter(there))
+    if any(its != there[chosen] for its in there.values()):
+        raise InputError(
+            f"{text_of(file)} has several columns that could be the image: {', '.join(there)}; name one with "
             "--data.image-column."
         )
     return chosen
 
 
-def _one_path(file: Path, text: Any, called: Sequence[str]) -> str | None:
-    """The path of the picture that a cell means; the cell's own text where there is none, for whoever reads it to
-    refuse. Raises InputError where it may be one of several."""
+def _one_path(file: Path, text: str | None, called: Sequence[str]) -> str | None:
+    """The path of the picture that a value means; its own text where there is none, for whoever reads it to refuse.
+    Raises InputError where it may be one of several."""
     if len(called) > 1:
         raise InputError(
             f"{text_of(file)} names the picture '{text}', which may be {called[0]} or {called[1]}; write their paths."
         )
-    return next(iter(called), text if text is None else str(text))
+    return next(iter(called), text)
 
 
-def _features(rows: Any) -> Mapping[str, Any]:
-    import datasets
+def _check_labels(file: Path, labels: Cells) -> None:
+    """Raise InputError for values that are several labels, and for one with a line break, which a quotation mark that
+    is not closed makes."""
+    for name, texts in labels.items():
+        there = {text for text in texts if text is not None}
+        pieces = Counter(piece for text in there for piece in text.split(SEVERAL))
+        for text in sorted(there):
+            if "\n" in text:
+                raise InputError(
+                    f"Column {name} of {text_of(file)} holds a line break ({text[:40]!r}); close the quotation mark."
+                )
+            if SEVERAL in text and any(pieces[piece] > 1 for piece in text.split(SEVERAL)):
+                raise InputError(
+                    f"Column {name} of {text_of(file)} holds several labels in one value ({text}); give each picture "
+                    "one label, or name another column with --data.label-column."
+                )
 
-    return datasets.Features.from_arrow_schema(rows.schema)
 
-
-def _names_pictures(column: Any, known: _Pictures, file: Path) -> bool:
-    """Whether most of the first cells of a column name pictures: not all may be there."""
-    first = list(islice((text for text in column.to_pylist() if text is not None), LOOKED_AT))
-    return 2 * sum(isinstance(text, str) and bool(known.called(text, file)) for text in first) > len(first)
-
-
-def _rows(file: Path, known: _Pictures) -> tuple[Any, bool]:
-    """The cells of a table as text, and whether it has no row of column names; None for a file that is no table."""
-    import pyarrow
-    from pyarrow import csv as arrow_csv
-    from pyarrow import json as arrow_json
-
-    try:
+def _cells(file: Path, known: _Pictures, rows: int | None = None) -> tuple[Cells, bool]:
+    """The values of a table, or of its first rows, and whether it has no row of column names. Raises what `UNREAD`
+    holds for a file that is no table."""
+    with file.open(encoding="utf-8-sig", newline="") as opened:
         if file.suffix.lower() == ".jsonl":
-            return _as_text(arrow_json.read_json(file)), False
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            line = opened.readline()
-        delimiter = max(DELIMITERS, key=line.count)
-        header = next(csv.reader([line], delimiter=delimiter), [])
-        headless = any(known.called(name, file) for name in header)
-        names = _names(header, known, file) if headless else header
-        rows = arrow_csv.read_csv(
-            file,
-            read_options=arrow_csv.ReadOptions(column_names=names, skip_rows=int(not headless)),
-            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pyarrow.string()), strings_can_be_null=True
-            ),
-        )
-    except (OSError, ValueError, csv.Error, pyarrow.ArrowException):
-        return None, False
-    if len({*names}) < len(names):
-        return None, False
-    return rows, headless
+            return _of_lines(islice(filter(str.strip, opened), rows)), False
+        reader = csv.reader(opened, delimiter=_delimiter(opened, file), skipinitialspace=True)
+        stripped = ([value.strip() for value in row] for row in reader)
+        header, *body = islice(filter(any, stripped), None if rows is None else rows + 1)
+    headless = any(is_picture(_last(value)) and known.called(value, file) for value in header)
+    if headless:
+        body, header = [header, *body], _names(header)
+    names = [name or f"column {number}" for number, name in enumerate(header, 1)]
+    if len({*names}) < len(names) or any(any(row[len(names) :]) for row in body):
+        raise ValueError("two columns of one name, or a row of more values than columns")
+    padded = [[*row, *[""] * len(names)] for row in body]
+    return {name: [_value(row[number]) for row in padded] for number, name in enumerate(names)}, headless
 
 
-def _names(first: Sequence[str], known: _Pictures, file: Path) -> list[str]:
+def _delimiter(opened: TextIO, file: Path) -> str:
+    """What separates the values; the file stands behind a line that says it, or else at its beginning."""
+    line = next(filter(str.strip, opened), "")
+    if said := SEPARATOR.fullmatch(line):
+        return said[1]
+    opened.seek(0)
+    return max(
+        DELIMITERS[file.suffix.lower()], key=lambda sign: (line.count(sign) > 0 and sign == "\t", line.count(sign))
+    )
+
+
+def _names(first: Sequence[str]) -> list[str]:
     """Names for the columns of a table whose first row is a row like the others."""
-    kinds = [HEADLESS[not known.called(cell, file)] for cell in first]
+    kinds = [HEADLESS[not is_picture(_last(value))] for value in first]
     if sorted(kinds) == sorted(HEADLESS):
         return kinds
     return [f"column {number}" for number in range(1, len(first) + 1)]
 
 
-def _as_text(rows: Any) -> Any:
-    """The table with its whole numbers as text, as a picture may be called by one."""
-    import pyarrow
+def _of_lines(lines: Iterable[str]) -> Cells:
+    """The values of JSON lines; objects are none, and lists are their elements in one value."""
+    rows = [parse_json(line) for line in lines]
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("lines that are no objects")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [_value(_plain(row.get(name))) for row in rows] for name in names}
 
-    for number, field in enumerate(rows.schema):
-        if pyarrow.types.is_integer(field.type):
-            rows = rows.set_column(number, field.name, rows.column(number).cast(pyarrow.string()))
-    return rows
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return SEVERAL.join(map(_plain, value))
+    text = "" if value is None or isinstance(value, dict) else str(value)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _numbers(column: Any) -> Any:
-    """A column of text as whole numbers or fractions, where all of its cells are written as such and nothing is lost:
-    '007' stays text."""
-    import pyarrow
-
-    if not pyarrow.types.is_string(column.type):
-        return column
-    texts = [text for text in column.unique().to_pylist() if text is not None]
-    for kind, written in NUMBERS.items():
-        if texts and all(map(written.fullmatch, texts)):
-            return column.cast(kind)
-    return column
+def _value(text: str) -> str | None:
+    return None if text in MISSING else text

@@ -33,7 +33,7 @@ def split_files(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     parts: dict[str, list[Path]] = {}
     for file in files:
         if not any(piece.startswith(".") for piece in file.relative_to(folder).parts):
-            parts.setdefault(_part_of(file.relative_to(folder)), []).append(file)
+            parts.setdefault(part_of(file.relative_to(folder)), []).append(file)
     if "train" not in parts and "" in parts:
         parts["train"] = parts.pop("")
         if len(parts) == 1:
@@ -64,7 +64,7 @@ def _called(part: str) -> str:
     return {"train": "training"}.get(part, part)
 
 
-def _part_of(file: Path) -> str:
+def part_of(file: Path) -> str:
     """The part that a file's name speaks of, or else the nearest of its folders; '' for none."""
     names = (file.stem, *(place.name for place in file.parents if place.name))
     return next((part for name in names if (part := split_of(name))), "")

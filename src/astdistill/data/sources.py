@@ -457,20 +457,22 @@ def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
     raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
     # What is left out is said as it is now: the cache does not follow files that do not count.
     said = replace(raw.summary, left_out=source.summary.left_out)
-    return replace(raw, summary=replace(said, guessed=(*said.guessed, *other_classes(folder, listing, source.classes))))
+    return replace(raw, summary=replace(said, guessed=(*said.guessed, *other_classes(folder, listing, source))))
 
 
 def _from_label_tables(given: LabelTables, request: Request, listing: Listing) -> RawData:
     if request.parts != UNNAMED:
-        raise _no_parts(str(given.folder))
+        raise InputError(
+            "--data.train-part and --data.test-part name folders of class folders, and the classes of "
+            f"{text_of(given.folder)} stand in a table; leave them out."
+        )
 
     def key(content: str) -> list[object]:
         return [given.name, "tables", *map(str, given.parts), *request.key(content)]
 
     raw = _decoded(given.name, given.files(), key, lambda: given.opened(request.label_column), request)
-    walked = listing.walk(given.folder)
-    unseen = Walked(hidden=walked.hidden, special=walked.special, written=walked.written).left_out()
-    return replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, *given.left_out(), *unseen)))
+    left_out = (*raw.summary.left_out, *given.left_out(listing))
+    return replace(raw, summary=replace(raw.summary, left_out=left_out))
 
 
 def _no_parts(source: str) -> InputError:

@@ -253,8 +253,8 @@ class Scores(Record):
     """random, kmeans, herding, kcenter, full: real images under the same recipe."""
     split: Literal["test", "validation"] = "test"
     """The images the accuracies are measured on."""
-    seed: int = 0
-    """Of networks and draws; files of an earlier version do not say it."""
+    seed: int | None = None
+    """Of networks and draws; None in files of an earlier version."""
     subject: SetInfo | None = None
     """What was evaluated; None for real images and in files of an earlier version."""
     rates: dict[str, SearchedRate] = Field(default_factory=dict)

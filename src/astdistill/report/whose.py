@@ -24,9 +24,16 @@ def outdated(evaluation: RunDir, sets: Sequence[Path]) -> bool:
     those of earlier versions."""
     with suppress(*DAMAGED):
         own = read_json(evaluation.scores)["subject"]["digests"].items()
-        stated = [stated_digests(path).items() for path in sets]
-        return bool(own and stated) and all(each and not own <= each for each in stated)
+        stated = list(filter(None, map(_stated, sets)))
+        return bool(own and stated) and not any(own <= each.items() for each in stated)
     return False
+
+
+def _stated(path: Path) -> dict[str, str]:
+    """The digests that a file states; none for another program's, and for a damaged one."""
+    with suppress(*DAMAGED):
+        return stated_digests(path)
+    return {}
 
 
 def sets_of(evaluation: RunDir, run: RunDir) -> list[Path]:
