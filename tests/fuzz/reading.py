@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 import astdistill as ad
+from astdistill.cli.kept import _seeds
 from astdistill.cli.main import main
 from astdistill.data.cache import Stored, cached, place_of
 from astdistill.data.digests import tensor_digest
 from astdistill.evaluation.cache import NetworkCache
+from astdistill.evaluation.scores import Scores
 from astdistill.interop.import_experts import buffer_files, import_buffers
 from astdistill.interop.import_sets import import_set
 from astdistill.report.page import content, head
@@ -154,6 +156,11 @@ def trained_on(name: str) -> Callable[[Path], Any]:
         return plain([store.rows(0, 0, 4), [curve.step_squared for curve in store.curves()]])
 
     return read
+
+
+def of_one_seed(desk: Path) -> Any:
+    """Whether the networks of scores that do not say their seed are of seed 0."""
+    return _seeds(Scores.read(desk / "run").replace(seed=None), RunDir(desk / "run")) <= {0}
 
 
 def whose(desk: Path) -> Any:
