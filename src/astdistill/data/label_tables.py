@@ -24,8 +24,8 @@ from .parquet import SHARD, part_of, split_files
 from .splits import split_of
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
-DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
-"""What separates values, by the ending of the file: of those that the first line has most of, the first."""
+TAB, OTHERS = "\t", ",;|"
+"""What separates values: tabs where the first line has one, otherwise the sign that it has most of."""
 SEPARATOR = re.compile(r"sep=(.)\s*")
 """The first line by which Excel says it."""
 EXAMPLE = "submission"
@@ -337,7 +337,9 @@ class _Table:
             raise unknown("image column", image, cells, where=f"in {text_of(file)}")
         naming = [image] if image is not None else _candidates(cells, known, file, label)
         chosen = _one_of({name: _called(cells[name], known, file) for name in naming}, cells, file)
-        _check_labels(file, {name: its for name, its in cells.items() if name == label or rank_of(name)})
+        most = max(map(rank_of, cells))
+        called = [name for name in cells if rank_of(name) == most > 0] if label is None else [label]
+        _check_labels(file, {name: cells[name] for name in called if name in cells})
         return _Table.of(file, cells, chosen, known, headless)
 
     @staticmethod
@@ -428,7 +430,7 @@ def _cells(file: Path, known: _Pictures, rows: int | None = None) -> tuple[Cells
     with file.open(encoding="utf-8-sig", newline="") as opened:
         if file.suffix.lower() == ".jsonl":
             return _of_lines(islice(filter(str.strip, opened), rows)), False
-        reader = csv.reader(opened, delimiter=_delimiter(opened, file), skipinitialspace=True)
+        reader = csv.reader(opened, delimiter=_delimiter(opened), skipinitialspace=True)
         stripped = ([value.strip() for value in row] for row in reader)
         header, *body = islice(filter(any, stripped), None if rows is None else rows + 1)
     headless = any(is_picture(_last(value)) and known.called(value, file) for value in header)
@@ -441,15 +443,13 @@ def _cells(file: Path, known: _Pictures, rows: int | None = None) -> tuple[Cells
     return {name: [_value(row[number]) for row in padded] for number, name in enumerate(names)}, headless
 
 
-def _delimiter(opened: TextIO, file: Path) -> str:
+def _delimiter(opened: TextIO) -> str:
     """What separates the values; the file stands behind a line that says it, or else at its beginning."""
     line = next(filter(str.strip, opened), "")
     if said := SEPARATOR.fullmatch(line):
         return said[1]
     opened.seek(0)
-    return max(
-        DELIMITERS[file.suffix.lower()], key=lambda sign: (line.count(sign) > 0 and sign == "\t", line.count(sign))
-    )
+    return TAB if TAB in line else max(OTHERS, key=line.count)
 
 
 def _names(first: Sequence[str]) -> list[str]:
