@@ -53,6 +53,7 @@ def test_the_host_does_not_wait_inside_an_epoch(far: dict[str, Any], case: str) 
     assert not experts
     assert evaluation.pop("evaluation/rows.py:majority") == 1  # the sizes of the tested classes, once
     assert evaluation.pop("data/synthetic.py:certain", 0) <= 1  # what of hard labels has to be stored, once
+    assert evaluation.pop("data/synthetic.py:<dictcomp>") == 3  # the digests of images, targets and rate, once
     assert (
         sum(evaluation.values()) == 3
     )  # the set's rate, the counts of the test images, whether the losses were finite
