@@ -122,8 +122,11 @@ def test_every_table_of_figures_is_made_from_the_files_of_results() -> None:
         "families-soft",
         "families-rates",
         "families-own-cifar100-hard",
+        "families-own-cifar10-hard",
         "families-own-cifar100-slots",
+        "families-own-cifar10-slots",
         "families-own-cifar100-soft",
+        "families-own-cifar10-soft",
         "architectures",
         "speed",
     ]
