@@ -212,7 +212,7 @@ CASES: dict[str, tuple[Callable[[], None], tuple[str, ...], str]] = {
     "no such device": (nothing, (*FRESH, "--device", "gpu"), "'gpu' is not a device; choose --device auto, cpu or cuda"),
     "npz cut off": (lambda: (npz(images=IMAGES, labels=LABELS)(), half("own.npz")())[0], (*OWN, "own.npz"), "or is only a part of one"),
     "text for an npz": (text("own.npz", "x_train, y_train"), (*OWN, "own.npz"), "own.npz cannot be read as an .npz file"),
-    "table for a data set": (text("own.csv", "image, label"), (*OWN, "own.csv"), "cannot be read as data; give a .parquet, .npz, .mat or IDX file"),
+    "table for a data set": (text("own.csv", "image, label"), (*OWN, "own.csv"), "is no table, in UTF-8, with a column that names pictures below"),
     "measured values for labels": (npz(images=IMAGES, labels=LABELS / 2), (*OWN, "own.npz"), "give one class per image, not a measured value"),
     "several labels to an image": (npz(images=IMAGES, labels=np.ones((len(LABELS), 3), int)), (*OWN, "own.npz"), "several to an image (multi-label)"),
     "unequal sizes": (pictures, (*OWN, "own"), "--data.size"),
