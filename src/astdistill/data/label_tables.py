@@ -335,18 +335,19 @@ class _Table:
             raise InputError(f"{text_of(file)} cannot be read to its end ({error}); write it again.") from error
         if image is not None and image not in cells:
             raise unknown("image column", image, cells, where=f"in {text_of(file)}")
-        naming = [image] if image is not None else _candidates(cells, known, file, label)
-        chosen = _one_of({name: _called(cells[name], known, file) for name in naming}, cells, file)
+        columns = [image] if image is not None else _candidates(cells, known, file, label)
+        naming = {name: _called(cells[name], known, file) for name in columns}
+        chosen = _one_of(naming, cells, file)
         most = max(map(rank_of, cells))
         called = [name for name in cells if rank_of(name) == most > 0] if label is None else [label]
         _check_labels(file, {name: cells[name] for name in called if name in cells})
-        return _Table.of(file, cells, chosen, known, headless)
+        return _Table.of(file, cells, chosen, naming[chosen], headless)
 
     @staticmethod
-    def of(file: Path, cells: Cells, image: str, known: _Pictures, headless: bool) -> _Table:
-        """The table with the paths of its pictures, and what is guessed of it."""
+    def of(file: Path, cells: Cells, image: str, called: Sequence[Sequence[str]], headless: bool) -> _Table:
+        """The table with the paths of its pictures, which those in `called` are, and what is guessed of it."""
         name, texts = text_of(file.name), cells[image]
-        paths = [_one_path(file, *each) for each in zip(texts, _called(texts, known, file), strict=True)]
+        paths = [_one_path(file, *each) for each in zip(texts, called, strict=True)]
         notes = {
             f"{name} has no row of column names, and its first row is read": headless,
             f"the pictures are column {image} of {name}, which has names without endings": not _are_whole(texts),

@@ -109,7 +109,7 @@ def is_picture(name: str) -> bool:
 
 
 class UnlabelledError(InputError):
-    """No folders tell the classes of these pictures; a table may."""
+    """Folders do not tell the classes of the pictures, or hold none of a class; a table may tell them."""
 
 
 def unread_labels(others: Iterable[Path]) -> str:

@@ -496,7 +496,7 @@ def _from_file(path: Path, request: Request) -> RawData:
     if path.suffix.lower() == ".parquet":
         return _from_tables(parquet_file(path, request.image_column), request)
     if is_table(path):
-        return _from_label_tables(_label_table(path, request), request, Listing())
+        return _from_label_table(path, request, Listing())
     raw = from_array_file(path, request.of_arrays())
     if raw is None:
         raise InputError(
@@ -506,14 +506,15 @@ def _from_file(path: Path, request: Request) -> RawData:
     return _shaped(raw, request)
 
 
-def _label_table(path: Path, request: Request) -> LabelTables:
-    tables = label_table(path, Listing(), request.image_column, request.label_column)
+def _from_label_table(path: Path, request: Request, listing: Listing) -> RawData:
+    tables = label_table(path, listing, request.image_column, request.label_column)
     if tables is None:
         raise InputError(
-            f"{path} is no table, in UTF-8, with a column that names pictures below {path.parent}; write it with the "
-            "columns file_name and label, or name its columns with --data.image-column and --data.label-column."
+            f"{text_of(path)} is no table, in UTF-8, with a column that names pictures below {text_of(path.parent)}; "
+            "write it with the columns file_name and label, or name its columns with --data.image-column and "
+            "--data.label-column."
         )
-    return tables
+    return _from_label_tables(tables, request, listing)
 
 
 def _shaped(raw: RawData, request: Request) -> RawData:
