@@ -133,6 +133,27 @@ def test_several_at_once_killed_again_and_again(
     assert not list(folder.glob(".*.tmp"))
 
 
+def test_what_a_process_leaves_that_is_killed_as_it_names_the_last_expert_is_removed(
+    tmp_path: Path, dataset: Dataset, whole: TrajectoryStore
+) -> None:
+    def work() -> None:
+        link = os.link
+
+        def last(source: Path, target: Path) -> None:
+            link(source, target)
+            if Path(target).name == f"{COUNT - 1:03d}.safetensors":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.link = last
+        tiny_experts(tmp_path, dataset, count=COUNT)
+
+    assert ended(forked(work)) == -signal.SIGKILL
+    (folder,) = tmp_path.iterdir()
+    assert len(list(folder.glob(".*.tmp"))) == 1
+    assert same_store(tiny_experts(tmp_path, dataset, count=COUNT), whole)
+    assert not list(folder.glob(".*.tmp"))
+
+
 def killed_half_way(folder: Path, dataset: Dataset, steps: int = 9) -> Path:
     """The folder that a process has left which was killed in the middle of expert 0."""
 

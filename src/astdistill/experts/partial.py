@@ -27,6 +27,7 @@ from ..runtime.files import (
     reading,
     remove_folder,
     save_tensors,
+    sweep,
 )
 from ..runtime.owners import new_tag, owner_alive
 from ..runtime.shapes import Params, Rows
@@ -75,8 +76,9 @@ class PartialTrajectory:
 
     @staticmethod
     def sweep(store: Path, finished: Iterable[int]) -> None:
-        """Remove the folders that a kill left behind after the trajectories of these experts were whole; those of
-        processes that may still be at work stay."""
+        """Remove the folders that a kill left behind after the trajectories of these experts were whole, and temporary
+        files; those of processes that may still be at work stay."""
+        sweep(store)  # one killed just after it named the last expert's file: nobody writes here any more
         for expert in finished:
             for folder in folders(store, expert):
                 with suppress(OSError):  # another process may remove it, too
