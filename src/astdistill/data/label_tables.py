@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
@@ -262,6 +263,7 @@ class _Pictures:
 
     def __init__(self, folder: Path, pictures: Sequence[Path]) -> None:
         self.folder, self._above = folder, folder.resolve().parts
+        self._known: dict[tuple[str, Path], list[str]] = {}
         self.paths = {text_of(path.relative_to(folder).as_posix()): path for path in pictures}
         self._alike: dict[str, list[PurePosixPath]] = {}
         for name in self.paths:
@@ -272,18 +274,22 @@ class _Pictures:
     def called(self, text: str, table: Path) -> list[str]:
         """The paths of the pictures that a value of a table may mean, the nearest alone: that of its own path, or else
         those whose path ends like it. A path on another machine is known by its last folders or its name."""
+        if (text, table) not in self._known:  # each is asked for two or three times
+            self._known[text, table] = self._called(text, table)
+        return self._known[text, table]
+
+    def _called(self, text: str, table: Path) -> list[str]:
         wanted = PurePosixPath(text.replace("\\", "/"))
         whole = is_picture(wanted.name)
         alike = [path for path in self._alike.get(wanted.name, ()) if (path.name == wanted.name) == whole]
-        own = table.parent.relative_to(self.folder).parts
+        own, part = _place(self.folder, table)
         for folders in self._meant(text, wanted.parts[:-1], own):
             if exact := [path for path in alike if path.parts[:-1] == folders]:
                 return [str(path) for path in exact]
         folders = () if ABSOLUTE.match(text) else wanted.parts[:-1]
-        ending = [path for path in alike if _ends(path.parts[:-1], folders) and not self._elsewhere(path, table)]
+        ending = [path for path in alike if _ends(path.parts[:-1], folders) and not _elsewhere(path, part)]
         near = [path for path in ending if path.parts[: len(own)] == own]
         if len(near) != 1:
-            part = part_of(table.relative_to(self.folder))
             near = [path for path in ending if part and part in {*map(split_of, path.parts[:-1])}]
         return [str(path) for path in (near if len(near) == 1 else ending)]
 
@@ -298,11 +304,18 @@ class _Pictures:
         above = (count for count in range(1, len(folders) + 1) if self._above[-count:] == folders[:count])
         yield from (folders[count:] for count in above)
 
-    def _elsewhere(self, path: PurePosixPath, table: Path) -> bool:
-        """Whether a picture lies in a folder of the training part and the table is of the test part, or the other way
-        round."""
-        parts = {part_of(table.relative_to(self.folder)), *map(split_of, path.parts[:-1])}
-        return {"train", "test"} <= parts
+
+@cache
+def _place(folder: Path, table: Path) -> tuple[tuple[str, ...], str]:
+    """The folders of a table from `folder` on, and the part that its path speaks of."""
+    place = table.relative_to(folder)
+    return place.parts[:-1], part_of(place)
+
+
+def _elsewhere(path: PurePosixPath, part: str) -> bool:
+    """Whether a picture lies in a folder of the training part and its table is of the test part, or the other way
+    round."""
+    return {"train", "test"} <= {part, *map(split_of, path.parts[:-1])}
 
 
 def _ends(folders: tuple[str, ...], last: tuple[str, ...]) -> bool:

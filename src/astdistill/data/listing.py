@@ -132,6 +132,8 @@ def text_of(name: str | Path) -> str:
     """A name or path as text that can be printed and written: bytes that are no UTF-8 and control characters appear as
     `\\xe9`."""
     text = os.fsencode(name).decode("utf-8", errors="backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(f"\\x{ord(sign):02x}" if ord(sign) < 32 or 127 <= ord(sign) < 160 else sign for sign in text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import lru_cache
 from typing import Literal
 
 PartName = Literal["train", "validation", "test"]
@@ -20,6 +21,7 @@ BOUNDARY = re.compile(r"[\W_]+|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])|(?<=[a-z]
 """Between words: signs, digits beside letters, and capitals as in trainSet, TrainSet and TESTSet."""
 
 
+@lru_cache(4096)  # the same folders are asked for with each picture
 def split_of(name: str) -> PartName | None:
     """The part that a name speaks of, as a whole or by one of its words, in any case; None where it speaks of none.
 
