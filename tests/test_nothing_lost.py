@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +138,21 @@ def test_a_larger_table_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
         assert usual.read_text() == table
     assert main((*EVALUATE, "--networks", "3", "--baselines", "random", "kmeans")) == 0
     assert json.loads(usual.read_text())["baselines"]["kmeans"]["n"] == 3
+
+
+def test_a_table_that_another_process_made_before_the_folder_was_taken_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, writing, tables = Path("made/evaluation-mtt-1-epochs/scores.json"), RunDir.writing, list[str]()
+
+    def another_first(run: RunDir) -> AbstractContextManager[None]:
+        monkeypatch.setattr(RunDir, "writing", writing)
+        assert main((*EVALUATE, "--networks", "2", "--baselines", "random")) == 0
+        tables.append(usual.read_text())
+        return writing(run)
+
+    monkeypatch.setattr(RunDir, "writing", another_first)
+    assert main((*EVALUATE, "--networks", "1", "--baselines", "kmeans")) == 0
+    assert [usual.read_text()] == tables
+    assert Path("made/evaluation-mtt-1-epochs-1-network-kmeans/scores.json").exists()
 
 
 def test_a_table_in_a_folder_that_was_named_is_kept(capsys: pytest.CaptureFixture[str]) -> None:

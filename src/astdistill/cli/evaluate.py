@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -156,10 +157,10 @@ def _evaluate(given: Evaluate, stack: ExitStack) -> Path:
             check_folder(each.out, "--out")
             check_place(each.out, given.path)
     synthetic, dataset = _loaded(given)
-    places = [_place(*each, synthetic) for each in wanted]
-    for place in places:
+    decide = [partial(_place, *each, synthetic) for each in wanted]
+    for place in [each() for each in decide]:  # what one protocol refuses is said before a folder of another is there
         check_folder(place.folder, "--out")
-        stack.enter_context(RunDir(place.folder).writing())  # before a teacher is trained: a second process is told
+    places = [_taken(each, stack) for each in decide]  # before a teacher is trained: a second process is told
     teacher = None
     if TAUGHT in given.baselines or any(recipe.temperature for _, recipe, _ in wanted):
         teacher = _teacher(given, dataset, synthetic.model)
@@ -299,13 +300,23 @@ def _tell_where(given: Evaluate, dataset: Dataset, student: str) -> None:
 
 
 def _place(given: Evaluate, recipe: EvalRecipe, networks: int, synthetic: SyntheticSet) -> Place:
-    """The folder of the scores, and the table that is there where it has all already, which is told."""
+    """The folder of the scores, and the table that is there where it has all already."""
     models = architectures(given.architectures, synthetic.model, synthetic.shape)
     asked = Asked(networks, tuple(models), given.baselines, given.seed, recipe.epochs_on_full_data, given.temperature)
     sets = [given.path]
     if given.path.is_dir():
         sets = [RunDir(given.path).synthetic]
-    place = placed(given.out or _folder(given, recipe), given.out is not None, asked, sets)
+    return placed(given.out or _folder(given, recipe), given.out is not None, asked, sets)
+
+
+def _taken(decide: Callable[[], Place], stack: ExitStack) -> Place:
+    """What `decide` says once the folder is this process's alone: until then another one may have put its table
+    there."""
+    held: set[Path] = set()
+    while (place := decide()).folder not in held:
+        check_folder(place.folder, "--out")
+        stack.enter_context(RunDir(place.folder).writing())
+        held.add(place.folder)
     if place.scores is not None:
         progress.tell(f"{place.folder} has a table of {table_text(place.scores)} already; it is shown, and kept.")
     return place
