@@ -121,8 +121,8 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     assert labelled(raw) == list(range(9))
     assert raw.summary.left_out == (
         "2 images of split train without a label (such as rows 9, 10)",
-        "1 picture that no table names (011.png)",
-        "2 tables of no pictures, or of no part (notes.csv, sample_submission.csv)",
+        "1 picture that no row names (011.png)",
+        "2 tables that are not read (notes.csv, sample_submission.csv)",
     )
 
 
@@ -166,7 +166,7 @@ OTHERS = {"two pictures": [f"set/{name}" for name in MASKS], "one of several": [
 REFUSED = {
     "an example beside it": (
         {"labels.csv": table(NAMES), "sample.csv": table(NAMES)},
-        r"several tables that name pictures of it \(labels.csv, sample.csv\); name the one with the labels: --data",
+        r"several tables that name pictures of it \(labels.csv, sample.csv\); name the one with the labels, --data",
     ),
     "a picture twice": (
         {"labels.csv": table([*NAMES, NAMES[0]])},
@@ -203,14 +203,22 @@ REFUSED = {
     ),
     "no label": ({"labels.csv": table(NAMES, "file_name,height")}, "no label column called like one"),
     **{
+        f"a table that cannot be read ({name})": (
+            {"labels.csv": text},
+            rf"labels.csv names pictures, but cannot be read as a table \({why}\); correct it, or move it elsewhere",
+        )
+        for name, text, why in (
+            ("ragged", table(NAMES) + "a,b,c,d\n", "a row has more values than the first"),
+            ("twice", table(NAMES, "label,label"), "two of its columns have one name"),
+        )
+    },
+    **{
         f"no table ({name})": (
             {"labels.csv": text},
             r"no column of labels.csv that could be read names the pictures: write a CSV file with the columns",
         )
         for name, text in {
             "nothing": "",
-            "ragged": table(NAMES) + "a,b,c,d\n",
-            "twice": table(NAMES, "file_name,label").replace("file_name", "label"),
             "labels alone": "label\n" + "cat\n" * 12,
         }.items()
     },
@@ -317,12 +325,12 @@ SMALL: dict[str, tuple[list[str], dict[str, str], dict[str, str] | str]] = {
     "several labels": (
         ["a.png", "b.png"],
         {"labels.csv": lines("image,label", "a.png,x|y", "b.png,x")},
-        r"Column label of .*labels.csv holds several labels in one value \(x\|y\)",
+        r"The labels of set, column label hold several to an image in one text \(x\|y\)",
     ),
     "several labels in a list": (
         ["a.png", "b.png"],
         {"labels.jsonl": lines('{"image": "a.png", "label": ["x", "y"]}', '{"image": "b.png", "label": ["x"]}')},
-        "holds several labels in one value",
+        "hold several to an image in one text",
     ),
     "a table in a folder of its own": (
         ["images/a.png", "images/b.png"],
@@ -363,6 +371,113 @@ SMALL: dict[str, tuple[list[str], dict[str, str], dict[str, str] | str]] = {
         ["a/1.png", "b/2.png"],
         {"labels.jsonl": '{"x": ' + "[" * 3000 + "]" * 3000 + "}\n"},
         {"a/1.png": "a", "b/2.png": "b"},
+    ),
+    "a test part alone that can be read": (
+        ["train/a.png", "test/b.png"],
+        {"train.csv": lines(ABOVE, "a.png,cat,b"), "test.csv": lines(ABOVE, "b.png,cat")},
+        r"train.csv names pictures, but cannot be read as a table \(a row has more values than the first\)",
+    ),
+    "a faulty table of labels beside another": (
+        ["a.png", "b.png"],
+        {"labels.csv": lines(ABOVE, "a.png,cat", "x.png,dog", "y.png,dog"), "test.csv": lines(ABOVE, "b.png,cat")},
+        "A row names the picture 'x.png', which is no file",
+    ),
+    "a smaller table called after a part": (
+        ["a.png", "b.png", "c.png"],
+        {"labels.csv": lines(ABOVE, "a.png,cat", "b.png,dog"), "train_subset.csv": lines(ABOVE, "a.png,cat")},
+        r"several tables that name pictures of it \(labels.csv, train_subset.csv\); name the one with the labels",
+    ),
+    "other pictures beside those of the parts": (
+        ["a.png", "b.png", "signs/0.png"],
+        {"train.csv": lines(ABOVE, "a.png,cat", "b.png,dog"), "signs.csv": lines(ABOVE, "signs/0.png,cat")},
+        {"a.png": "cat", "b.png": "dog"},
+    ),
+    "an example alone": (
+        ["test/1.png", "test/2.png"],
+        {"sample_submission.csv": lines("id,label", "1,1", "2,0")},
+        r"\(sample_submission.csv is taken for an example, not for labels: name it with --data",
+    ),
+    "whole numbers and fractions": (
+        ["a.png", "b.png", "c.png"],
+        {"train_1.csv": lines(ABOVE, "a.png,0", "b.png,1"), "train_2.csv": lines(ABOVE, "c.png,1.0")},
+        {"a.png": "0", "b.png": "1", "c.png": "1"},
+    ),
+    "missing among numbers": (
+        ["a.png", "b.png", "c.png", "d.png"],
+        {"labels.csv": lines(ABOVE, "a.png,0", "b.png,1", "c.png,None", "d.png,<NA>")},
+        {"a.png": "0", "b.png": "1"},
+    ),
+    "a class that is called none": (
+        ["a.png", "b.png", "c.png"],
+        {"labels.csv": lines(ABOVE, "a.png,scratch", "b.png,None", "c.png,n/a")},
+        {"a.png": "scratch", "b.png": "None"},
+    ),
+    "two words that are labels": (
+        ["a.png", "b.png", "c.png", "d.png"],
+        {"labels.csv": lines(ABOVE, "a.png,scab", "b.png,rust", "c.png,scab rust", "d.png,rust scab")},
+        r"hold several to an image in one text \(rust scab\)",
+    ),
+    "a class of two words": (
+        ["a.png", "b.png", "c.png"],
+        {"labels.csv": lines(ABOVE, "a.png,tiger", "b.png,cat", "c.png,tiger cat")},
+        {"a.png": "tiger", "b.png": "cat", "c.png": "tiger cat"},
+    ),
+    "labels with a comma": (
+        ["a.png", "b.png", "c.png"],
+        {"labels.csv": lines(ABOVE, "a.png,cat", "b.png,dog", 'c.png,"cat, dog"')},
+        r"hold several to an image in one text \(cat, dog\)",
+    ),
+    "a comma in a name": (
+        ["a.png", "b.png"],
+        {"labels.csv": lines(ABOVE, 'a.png,"Tomato, red"', 'b.png,"Tomato, green"')},
+        {"a.png": "Tomato, red", "b.png": "Tomato, green"},
+    ),
+    "a list as text": (
+        ["a.png", "b.png"],
+        {"labels.csv": lines(ABOVE, "a.png,\"['cat', 'dog']\"", "b.png,\"['owl']\"")},
+        "hold several to an image in one text",
+    ),
+    "places in the picture": (
+        ["a.png", "b.png"],
+        {"labels.csv": lines("image,x,y,kind", "a.png,3,4,round", "b.png,1,2,flat")},
+        {"a.png": "round", "b.png": "flat"},
+    ),
+    "names without endings and no header": (
+        ["00.png", "01.png"],
+        {"labels.csv": lines("00,cat", "01,dog")},
+        {"00.png": "cat", "01.png": "dog"},
+    ),
+    "a step up": (
+        ["images/a.png", "images/b.png"],
+        {"tables/labels.csv": lines(ABOVE, "../images/a.png,cat", "../images/b.png,dog")},
+        {"images/a.png": "cat", "images/b.png": "dog"},
+    ),
+    "letters taken apart": (
+        ["cafe\u0301.png", "b.png"],
+        {"labels.csv": lines(ABOVE, "caf\N{LATIN SMALL LETTER E WITH ACUTE}.png,cat", "b.png,dog")},
+        {"cafe\u0301.png": "cat", "b.png": "dog"},
+    ),
+    "other capitals": (
+        ["a.JPG", "b.JPG"],
+        {"labels.csv": lines(ABOVE, "a.jpg,cat", "b.jpg,dog")},
+        r"such as 'a.jpg' \(there is 'a.JPG'\)",
+    ),
+    "a key that is no text": (
+        ["a.png", "b.png"],
+        {
+            "labels.jsonl": lines(
+                '{"image": "a.png", "label": "x", "\\ud800": 1}', '{"image": "b.png", "label": "y", "\\ud800": 2}'
+            )
+        },
+        {"a.png": "x", "b.png": "y"},
+    ),
+    "numbers that have other names in another part": (
+        ["a.png", "b.png", "c.png"],
+        {
+            "train.csv": lines("image,label,label_name", "a.png,0,cat", "b.png,1,dog"),
+            "test.csv": lines("image,label,label_name", "c.png,0,dog"),
+        },
+        "Column label_name calls class 0 'cat' in one part of the data and 'dog' in another; number the parts alike",
     ),
     "no UTF-8": (
         [os.fsdecode(b"caf\xe9/a.png"), "bar/b.png"],
@@ -427,6 +542,55 @@ def test_other_bytes_are_no_table(tmp_path: Path) -> None:
             read(DataConfig(source=str(tmp_path / "set")))
         with pytest.raises(InputError, match="is no table, in UTF-8, with a column that names pictures below"):
             read(DataConfig(source=str(tmp_path / "set/labels.csv")))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_other_encodings(tmp_path: Path, beside: bool) -> None:
+    """UTF-16 says that it is one; of others a sentence tells, also beside a table that can be read."""
+    pictures(tmp_path, [*NAMES, "test/t.png"])
+    text = table(NAMES).replace("owl", "h\N{LATIN SMALL LETTER U WITH DIAERESIS}hner")
+    if beside:
+        (tmp_path / "test.csv").write_text(lines(ABOVE, "t.png,cat"))
+    (tmp_path / "train.csv").write_bytes(text.encode("utf-16"))
+    raw = read(DataConfig(source=str(tmp_path)))
+    assert raw.classes == ("cat", "dog", "h\N{LATIN SMALL LETTER U WITH DIAERESIS}hner")
+    assert (len(raw.train), raw.test is not None) == (12, beside)
+    (tmp_path / "train.csv").write_bytes(text.encode("cp1252"))
+    with pytest.raises(
+        InputError, match=r"train\.csv names pictures, but cannot be read as a table \(it is not in UTF-8"
+    ):
+        read(DataConfig(source=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("is_valid", ("True", "False")),
+        ("is_valid", ("0", "1")),
+        ("valid", ("yes", "no")),
+        ("split", ("tr", "te")),
+        ("kfold", ("0", "1")),
+        ("fold", ("0.0", "1.0")),
+        ("cv_fold", ("fold1", "fold2")),
+    ],
+)
+def test_columns_that_may_tell_parts_are_told(tmp_path: Path, column: str, values: tuple[str, str]) -> None:
+    pictures(tmp_path)
+    cells = [f"{name},{values[number % 2]}" for number, name in enumerate(NAMES)]
+    (tmp_path / "labels.csv").write_text(table(cells, f"file_name,{column},label"))
+    (said,) = read_all(tmp_path).summary.guessed
+    assert said.startswith(f"all rows as one part, though column {column} (")
+
+
+def test_a_column_of_parts_beside_a_test_part_is_told(tmp_path: Path) -> None:
+    pictures(tmp_path, [*NAMES, "t.png"])
+    cells = [f"{name},{('train', 'val')[number % 2]},{number % 2}" for number, name in enumerate(NAMES)]
+    (tmp_path / "train.csv").write_text(table(cells, "file_name,split,fold,label"))
+    (tmp_path / "test.csv").write_text(lines("file_name,split,fold,Label", "t.png,test,0,cat"))
+    summary = read_all(tmp_path).summary
+    (said,) = summary.guessed
+    assert said.startswith("all rows as one part, though column split (train, val)")
+    assert "split test, which has no column label, but Label" in summary.left_out
 
 
 def test_a_changed_table_is_read_again(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ NEVER = ("split", "fold", "part", "subset", "partition")
 """Names of class labels that tell parts, not classes."""
 PICTURE_NAMES = ("image", "img", "picture", "photo", "pixels", "pixel_values", "pixel", "images", "data", "x", "values")
 """Names of columns of flat lists that are pictures."""
+SURE = 2
+"""The rank of a column that is called a label."""
 CALLED = 4
 """The first of these name pictures also where the column's content is refused later."""
 TOLD = 8
@@ -175,9 +177,18 @@ class _Table:
 
     def labels(self, image: str) -> dict[str, int]:
         """The columns that could be the label, with their ranks."""
-        ranks = {name: rank_of(name) for name in self.features if name != image}
+        ranks = {name: rank_of(name) for name in self.features if name != image and not self._is_place(name)}
         typed = {name: 2 for name in ranks if self._is_class(name) and name.lower() not in NEVER}
         return {name: rank for name, rank in (ranks | typed).items() if rank}
+
+    def _is_place(self, name: str) -> bool:
+        """Whether a column of numbers called y is the place of something in the picture, as one beside a column x
+        is."""
+        if name.lower() != "y":
+            return False
+        return any(
+            other.lower() == "x" and kind_of(self.features[other]) in ("int", "float") for other in self.features
+        )
 
     def label(self, image: str) -> Columns:
         """The label column, beside pictures in `image`."""

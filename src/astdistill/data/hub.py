@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from ..runtime.errors import InputError, unknown
 from ..runtime.files import cache_folder
 from ..runtime.progress import phase
 from ..runtime.text import in_one_line, many
-from .columns import Columns, find_columns, image_columns, kind_of
+from .columns import SURE, Columns, find_columns, image_columns, kind_of, rank_of
 from .dataset import Source, Summary
 from .decoding import file_bytes
 from .digests import FileSet
@@ -35,6 +37,10 @@ MOST_PARTS = 20
 """A column of more different values tells no parts."""
 MOST_NUMBERS = 10
 """A column of more different numbers tells no parts and no folds."""
+FLAGS = frozenset(("true", "false", "yes", "no", "y", "n", "t", "f", "0", "1", "0.0", "1.0"))
+"""How flags are written as text."""
+SHORT = re.compile(r"[a-z]{1,2}|(fold)?[-_ ]*\d+(\.0)?")
+"""Parts in one or two letters, and folds."""
 LEFT = "no value"
 """What an empty cell is called."""
 AT_ONCE = 100
@@ -87,8 +93,8 @@ def table_source(
         lambda part, row: f"Image {int(rows[part][row])} of {places[part]}",
         files,
         _with_division(
-            _summary(used, columns, numbered, _left_out(splits, ranked, used, rows)),
-            Summary(guessed=_like_parts(splits, columns)) if divided is None else divided,
+            _summary(used, columns, numbered, _left_out(splits, ranked, used, rows, columns)),
+            Summary(guessed=_like_parts(splits[train], columns, len(splits) == 1)) if divided is None else divided,
         ),
     )
 
@@ -169,13 +175,12 @@ def _with_division(summary: Summary, divided: Summary) -> Summary:
     )
 
 
-def _like_parts(splits: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:
-    """A word on every column of a single table that looks as if it told parts, and does not divide it."""
-    if len(splits) != 1:
-        return ()
-    (table,) = splits.values()
+def _like_parts(table: Any, columns: Columns, alone: bool) -> tuple[str, ...]:
+    """A word on every column of the training part that looks as if it told parts, and does not divide it; beside other
+    parts folds are none, and only words such as train and val are meant."""
     used = (columns.image, columns.label, columns.names)
-    found = {name: its for name in table.column_names if name not in used and (its := _part_values(table, name))}
+    values = {name: _part_values(table, name) for name in table.column_names if name not in used}
+    found = {name: its for name, its in values.items() if its and (alone or len({*map(split_of, map(str, its))}) > 1)}
     return tuple(
         f"all rows as one part, though column {name} ({', '.join(map(str, its[:NAMED]))}{', …' * (len(its) > NAMED)}) "
         "could tell training from test images (to divide by it, write a column called split with train and test)"
@@ -185,16 +190,25 @@ def _like_parts(splits: Mapping[str, Any], columns: Columns) -> tuple[str, ...]:
 
 def _part_values(table: Any, column: str) -> list[Any]:
     """The different values of a column that looks as if it told parts; none for any other."""
-    feature = table.features[column]
-    kind, words = kind_of(feature), {word.lower() for word in BOUNDARY.split(column) if word}
-    called, spoken = bool(words & set(PART_COLUMNS)), split_of(column) is not None
-    looked_at = {"text": True, "class": True, "int": called or spoken, "flag": called or spoken}.get(kind, False)
-    values = _different(table, column) if looked_at else []
+    feature, words = table.features[column], {word.lower() for word in BOUNDARY.split(column) if word}
+    called, spoken = any(word in PART_COLUMNS or word.endswith("fold") for word in words), split_of(column) is not None
+    kind = kind_of(feature)
+    if not {"text": True, "class": True}.get(kind, (called or spoken) and kind in ("int", "flag", "float")):
+        return []
+    values = _as_names(_different(table, column), _names_of(feature))
+    there = [value for value in values if value is not None]
     if kind in ("text", "class"):
-        values = _as_names(values, _names_of(feature))
-        parts = {split_of(str(value)) for value in values if value is not None} - {None}
-        return values * (len(parts) > 1 or (len(values) > 1 and bool(parts) and called))
-    return values * (1 < len(values) <= MOST_NUMBERS and (called or set(values) <= {0, 1, None}))
+        return values * (len(values) > 1 and _are_parts([str(value).lower() for value in there], called, spoken))
+    whole = all(value == round(value) for value in there if math.isfinite(value))
+    return values * (1 < len(values) <= MOST_NUMBERS and whole and (called or set(there) <= {0, 1}))
+
+
+def _are_parts(texts: Sequence[str], called: bool, spoken: bool) -> bool:
+    """Whether texts tell parts, in a column that is `called` as such ones are, or has a word for one in its name."""
+    parts = set(map(split_of, texts)) - {None}
+    short = called and all(map(SHORT.fullmatch, texts))
+    flags = spoken and FLAGS.issuperset(texts)
+    return len(parts) > 1 or (called and len(parts) == 1) or (len(texts) <= MOST_NUMBERS and (short or flags))
 
 
 def _different(table: Any, column: str) -> list[Any]:
@@ -280,9 +294,17 @@ def _joined(parts: Sequence[np.ndarray]) -> Any:
 
 
 def _named_by(numbered: Numbered, parts: Mapping[str, Any], column: str) -> Numbered:
-    """The same labels, their classes named by the column of text beside them."""
-    texts = list(_values(next(iter(parts.values())), column))
-    told = {label: str(text) for label, text in zip(numbered.labels.tolist(), texts, strict=False)}
+    """The same labels, their classes named by the column of text beside them. Raises InputError where that gives one
+    class two names, as parts do that were numbered each by itself."""
+    texts = [text for split in parts.values() if column in split.column_names for text in _values(split, column)]
+    told: dict[int, str] = {}
+    for label, text in zip(numbered.labels.tolist(), texts, strict=False):
+        if label != MISSING and told.setdefault(label, str(text)) != str(text):
+            raise InputError(
+                f"Column {column} calls class {numbered.classes[label]} '{told[label]}' in one part of the data and "
+                f"'{text}' in another; number the parts alike, or take the names for the labels: --data.label-column "
+                f"{column}."
+            )
     classes = tuple(told.get(label, name) for label, name in enumerate(numbered.classes))
     return Numbered(numbered.labels, classes, (*numbered.words, f"class names: column {column}"))
 
@@ -318,10 +340,13 @@ def _left_out(
     ranked: Mapping[str, Sequence[str]],
     used: Mapping[str, str],
     rows: Mapping[str, torch.Tensor],
+    columns: Columns,
 ) -> tuple[str, ...]:
     """What was not read, and why."""
     unused = [split for split in splits if split not in used.values()]
-    words = [f"split {split}, {_why_unused(split, ranked, used)}" for split in unused]
+    words = [
+        f"split {split}, {_why_unused(split, splits[split].column_names, ranked, used, columns)}" for split in unused
+    ]
     for part, split in used.items():
         without = torch.ones(len(splits[split]), dtype=torch.bool)
         without[rows[part]] = False
@@ -331,13 +356,22 @@ def _left_out(
     return tuple(words)
 
 
-def _why_unused(split: str, ranked: Mapping[str, Sequence[str]], used: Mapping[str, str]) -> str:
+def _why_unused(
+    split: str,
+    names: Sequence[str],
+    ranked: Mapping[str, Sequence[str]],
+    used: Mapping[str, str],
+    columns: Columns,
+) -> str:
     """Test parts are tried in their order until one has labels."""
     if split in ranked["train"]:
         return f"since {used['train']} is the training part"
     if split not in ranked["test"]:
         return "which is neither the training part nor a test part"
     if "test" not in used or ranked["test"].index(split) < ranked["test"].index(used["test"]):
+        others = [name for name in names if rank_of(name) == SURE]
+        if columns.label not in names and others:
+            return f"which has no column {columns.label}, but {', '.join(others)}"
         return "which has no labels"
     return f"since {used['test']} is the test part"
 

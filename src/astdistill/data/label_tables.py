@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from functools import cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
+from unicodedata import normalize
 
 from ..runtime.errors import InputError, unknown
 from ..runtime.files import parse_json
@@ -20,7 +22,7 @@ from .dataset import Source, Summary
 from .decoding import file_bytes
 from .digests import FileSet
 from .hub import table_source, with_files
-from .listing import NAMED, WNID, Listing, Walked, is_picture, some, text_of
+from .listing import EXAMPLE, NAMED, WNID, Listing, Walked, is_picture, some, text_of
 from .parquet import SHARD, part_of, split_files
 from .splits import split_of
 
@@ -29,18 +31,23 @@ TAB, OTHERS = "\t", ",;|"
 """What separates values: tabs where the first line has one, otherwise the sign that it has most of."""
 SEPARATOR = re.compile(r"sep=(.)\s*")
 """The first line by which Excel says it."""
-EXAMPLE = "submission"
-"""What the tables are called that Kaggle gives as examples: their labels are none."""
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
-"""Values that stand for none."""
-SEVERAL = "|"
-"""Between labels that stand in one value."""
+MISSING = ("", "na", "n/a", "nan", "null", "#n/a", "<na>")
+"""Values that stand for none, in any case."""
+NONE = "None"
+"""What stands for none among numbers alone: elsewhere it may be a class."""
 UNREAD = (OSError, ValueError, csv.Error, RecursionError)
 """What reading a file raises that is no table of text."""
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""How a file begins that Excel has saved as Unicode text."""
+CELL = re.compile(r"[,;|\t\0]")
+"""Between the values of a line, whatever the table is."""
 LOOKED_AT = 16
 """Rows that tell which columns may name pictures."""
-NUMBERS = {"int64": re.compile(r"0|-?[1-9][0-9]{0,17}"), "float64": re.compile(r"-?[0-9]+\.[0-9]+")}
-"""How numbers are written, by their kind: '007' is none."""
+NUMBERS = {
+    "int64": re.compile(r"0|-?[1-9][0-9]{0,17}"),
+    "float64": re.compile(r"0|-?[1-9][0-9]{0,14}|-?[0-9]{1,15}\.[0-9]+"),
+}
+"""How numbers are written, by their kind: '007' is none. Fractions may have whole numbers among them."""
 ABSOLUTE = re.compile(r"[A-Za-z]:|[/\\]")
 """How a path from the root begins."""
 HEADLESS = ("image", "label")
@@ -60,8 +67,6 @@ class LabelTables:
     """Those of each part; in the column `image` are paths of pictures, or text that names none."""
     image: str
     pictures: Mapping[str, Path]
-    unread: Sequence[Path]
-    """Tables that name no pictures, or belong to no part."""
     guessed: Sequence[str]
 
     def files(self) -> FileSet:
@@ -71,14 +76,16 @@ class LabelTables:
 
     def left_out(self, listing: Listing) -> tuple[str, ...]:
         """Sentences on pictures that no row names, on tables that are not read, and on all other files."""
+        walked, used = listing.walk(self.folder), {path for paths in self.parts.values() for path in paths}
         named = {name for rows in self.rows.values() for name in rows[self.image]}
         kinds = {
-            ("picture that no table names", "pictures that no table names"): [
+            ("picture that no row names", "pictures that no row names"): [
                 path for name, path in self.pictures.items() if name not in named
             ],
-            ("table of no pictures, or of no part", "tables of no pictures, or of no part"): self.unread,
+            ("table that is not read", "tables that are not read"): [
+                path for path in walked.others if is_table(path) and path not in used
+            ],
         }
-        walked = listing.walk(self.folder)
         others = [path for path in walked.others if not is_table(path)]
         rest = Walked([], others, walked.hidden, walked.special, walked.repeated, walked.written).left_out()
         words = (f"{len(its)} {kind[len(its) > 1]} ({some(its)})" for kind, its in kinds.items() if its)
@@ -93,9 +100,7 @@ class LabelTables:
 
         kinds = _kinds(self.rows.values())
         splits = {
-            part: datasets.Dataset(
-                pyarrow.table({name: pyarrow.array(its, "string").cast(kinds[name]) for name, its in rows.items()})
-            )
+            part: datasets.Dataset(pyarrow.table({name: _array(its, kinds[name]) for name, its in rows.items()}))
             for part, rows in self.rows.items()
         }
         beside = dict.fromkeys(splits, self._picture)
@@ -119,7 +124,16 @@ def _kinds(parts: Iterable[Cells]) -> dict[str, str]:
     for rows in parts:
         for name, its in rows.items():
             texts.setdefault(name, set()).update(its)
-    return {name: _kind({text for text in its if text is not None}) for name, its in texts.items()}
+    return {name: _kind({text for text in its if text not in (None, NONE)}) for name, its in texts.items()}
+
+
+def _array(texts: Sequence[str | None], kind: str) -> Any:
+    """A column of this kind."""
+    import pyarrow
+
+    if kind != "string":
+        texts = [None if text == NONE else text for text in texts]
+    return pyarrow.array(texts, "string").cast(kind)
 
 
 def _kind(texts: set[str]) -> str:
@@ -140,7 +154,8 @@ def label_tables(folder: Path, listing: Listing, image: str | None, label: str |
     that of several, where a picture is in several rows, and where several tables or columns could be meant.
     """
     walked = listing.walk(folder)
-    return _of(folder, [path for path in walked.others if is_table(path)], walked.pictures, image, label)
+    files = [path for path in walked.others if is_table(path) and not EXAMPLE.search(path.stem)]
+    return _of(folder, files, walked.pictures, image, label)
 
 
 def label_table(path: Path, listing: Listing, image: str | None, label: str | None) -> LabelTables | None:
@@ -185,18 +200,8 @@ def _other_labels(tables: LabelTables, classes: Mapping[str, int]) -> list[str]:
 def _of(
     folder: Path, files: Sequence[Path], pictures: Sequence[Path], image: str | None, label: str | None
 ) -> LabelTables | None:
-    known, read, faults = _Pictures(folder, pictures), dict[Path, _Table](), dict[Path, InputError]()
-    for file in files if pictures else ():
-        if EXAMPLE in file.stem.lower() and len(files) > 1:
-            continue
-        try:
-            if (table := _Table.read(file, known, image, label)) is not None:
-                read[file] = table
-        except InputError as error:
-            faults[file] = error
-    for file, error in faults.items():
-        if not read or split_of(file.stem) == "train":
-            raise error
+    known = _Pictures(folder, pictures)
+    read = _tables(files if pictures else (), known, image, label)
     if not read:
         return None
     columns = {table.image: file.name for file, table in read.items()}
@@ -208,6 +213,7 @@ def _of(
     parts = _parts(folder, list(read))
     used = [file for its in parts.values() for file in its]
     rows = {part: _joined([read[file] for file in its]) for part, its in parts.items()}
+    _check_apart(folder, read, used)
     _check_once(rows, next(iter(columns)), used)
     return LabelTables(
         name=text_of(folder.resolve().name),
@@ -216,9 +222,30 @@ def _of(
         rows=rows,
         image=next(iter(columns)),
         pictures=known.paths,
-        unread=[file for file in files if file not in used],
         guessed=[note for file in used for note in read[file].guessed],
     )
+
+
+def _tables(files: Sequence[Path], known: _Pictures, image: str | None, label: str | None) -> dict[Path, _Table]:
+    """The tables among these that name pictures. Raises InputError for one that does so and is not as it should be:
+    beside another one, only where it has labels, which would be lost."""
+    read, faults = dict[Path, _Table](), list[InputError]()
+    for file in files:
+        try:
+            if (table := _Table.read(file, known, image, label)) is not None:
+                read[file] = table
+        except InputError as error:
+            faults.append(error)
+    if faults and not read:
+        raise faults[0]
+    for error in faults:
+        if not isinstance(error, _NoLabelsError):
+            raise InputError(f"{str(error).rstrip('.')}; or name the table that is meant with --data.") from error
+    return read
+
+
+class _NoLabelsError(InputError):
+    """Something is amiss with a table in which no column is called a label."""
 
 
 def _parts(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
@@ -227,12 +254,25 @@ def _parts(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
     parts = {"train": files} if len(files) == 1 else split_files(folder, files)
     for its in parts.values():
         if len({SHARD.sub("", file.stem) for file in its}) > 1:
-            names = [text_of(file.relative_to(folder)) for file in its]
-            raise InputError(
-                f"{text_of(folder)} has several tables that name pictures of it ({', '.join(names)}); name the one "
-                f"with the labels: --data {text_of(its[0])}"
-            )
+            raise _several(folder, its)
     return parts
+
+
+def _several(folder: Path, files: Sequence[Path]) -> InputError:
+    names = [text_of(file.relative_to(folder)) for file in files]
+    return InputError(
+        f"{text_of(folder)} has several tables that name pictures of it ({', '.join(names)}); name the one with the "
+        f"labels, --data {text_of(files[0])}, or move the others elsewhere."
+    )
+
+
+def _check_apart(folder: Path, read: Mapping[Path, _Table], used: Sequence[Path]) -> None:
+    """Raise InputError where a table that belongs to no part has labels for pictures of one that does: `labels.csv`
+    beside `train_subset.csv`."""
+    owners = {name: file for file in used for name in read[file].named}
+    for file, table in read.items():
+        if file not in used and table.tells_labels and (both := sorted(table.named & owners.keys())):
+            raise _several(folder, [file, owners[both[0]]])
 
 
 def _joined(tables: Sequence[_Table]) -> Cells:
@@ -252,9 +292,10 @@ def _check_once(rows: Mapping[str, Cells], image: str, files: Sequence[Path]) ->
     counts = Counter(name for its in rows.values() for name in its[image] if name is not None)
     name, count = max(counts.items(), key=lambda each: each[1], default=("", 0))
     if count > 1:
+        meant = ", or name the table that is meant with --data" * (len(files) > 1)
         raise InputError(
             f"{count} rows of {', '.join(text_of(file.name) for file in files)} name the picture '{name}'; give each "
-            "picture one row, with one label."
+            f"picture one row, with one label{meant}."
         )
 
 
@@ -264,7 +305,11 @@ class _Pictures:
     def __init__(self, folder: Path, pictures: Sequence[Path]) -> None:
         self.folder, self._above = folder, folder.resolve().parts
         self._known: dict[tuple[str, Path], list[str]] = {}
-        self.paths = {text_of(path.relative_to(folder).as_posix()): path for path in pictures}
+        self.paths: dict[str, Path] = {}
+        for path in pictures:  # macOS takes letters with accents apart, which tables seldom do
+            name = text_of(path.relative_to(folder).as_posix())
+            composed = normalize("NFC", name)
+            self.paths[name if composed in self.paths else composed] = path
         self._alike: dict[str, list[PurePosixPath]] = {}
         for name in self.paths:
             path = PurePosixPath(name)
@@ -279,7 +324,7 @@ class _Pictures:
         return self._known[text, table]
 
     def _called(self, text: str, table: Path) -> list[str]:
-        wanted = PurePosixPath(text.replace("\\", "/"))
+        wanted = PurePosixPath(normalize("NFC", text.replace("\\", "/")))
         whole = is_picture(wanted.name)
         alike = [path for path in self._alike.get(wanted.name, ()) if (path.name == wanted.name) == whole]
         own, part = _place(self.folder, table)
@@ -293,13 +338,19 @@ class _Pictures:
             near = [path for path in ending if part and part in {*map(split_of, path.parts[:-1])}]
         return [str(path) for path in (near if len(near) == 1 else ending)]
 
+    def spelt(self, text: str) -> str:
+        """A clause on a picture that is called so but for capitals; nothing without any."""
+        wanted = _last(text).lower()
+        other = next((name for name in self.paths if PurePosixPath(name).name.lower() == wanted), None)
+        return f" (there is '{other}')" if other else ""
+
     def _meant(self, text: str, folders: tuple[str, ...], own: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         """The folders that a path may lead to, from the folder of pictures on, the likeliest first: from the table on,
         from the folder of pictures on, and from above it."""
         if ABSOLUTE.match(text):
             yield from (folders[start:] for start in range(1, len(folders)))
             return
-        yield own + folders
+        yield _within(own + folders)
         yield folders
         above = (count for count in range(1, len(folders) + 1) if self._above[-count:] == folders[:count])
         yield from (folders[count:] for count in above)
@@ -318,6 +369,17 @@ def _elsewhere(path: PurePosixPath, part: str) -> bool:
     return {"train", "test"} <= {part, *map(split_of, path.parts[:-1])}
 
 
+def _within(folders: tuple[str, ...]) -> tuple[str, ...]:
+    """The same folder without steps up, where there are as many down before them."""
+    plain: list[str] = []
+    for name in folders:
+        if name == ".." and plain and plain[-1] != "..":
+            plain.pop()
+        else:
+            plain.append(name)
+    return tuple(plain)
+
+
 def _ends(folders: tuple[str, ...], last: tuple[str, ...]) -> bool:
     return folders[len(folders) - len(last) :] == last
 
@@ -331,6 +393,16 @@ class _Table:
     image: str
     guessed: tuple[str, ...]
 
+    @property
+    def named(self) -> set[str]:
+        """The pictures."""
+        return {name for name in self.cells[self.image] if name is not None}
+
+    @property
+    def tells_labels(self) -> bool:
+        """Whether a column is called a label."""
+        return any(rank_of(name) for name in self.cells if name != self.image)
+
     @staticmethod
     def read(file: Path, known: _Pictures, image: str | None, label: str | None) -> _Table | None:
         """The table in a file; None where no column names pictures, and for a file that is no table. Raises InputError
@@ -338,7 +410,8 @@ class _Table:
         label is several."""
         try:
             first, _ = _cells(file, known, LOOKED_AT)
-        except UNREAD:
+        except UNREAD as error:
+            _check_unread(file, known, error)
             return None
         if image is None and not _candidates(first, known, file, label):
             return None
@@ -348,13 +421,19 @@ class _Table:
             raise InputError(f"{text_of(file)} cannot be read to its end ({error}); write it again.") from error
         if image is not None and image not in cells:
             raise unknown("image column", image, cells, where=f"in {text_of(file)}")
-        columns = [image] if image is not None else _candidates(cells, known, file, label)
-        naming = {name: _called(cells[name], known, file) for name in columns}
-        chosen = _one_of(naming, cells, file)
         most = max(map(rank_of, cells))
         called = [name for name in cells if rank_of(name) == most > 0] if label is None else [label]
+        try:
+            columns = [image] if image is not None else _candidates(cells, known, file, label)
+            naming = {name: _called(cells[name], known, file) for name in columns}
+            chosen = _one_of(naming, cells, file, known)
+            table = _Table.of(file, cells, chosen, naming[chosen], headless)
+        except InputError as error:
+            if not called:
+                raise _NoLabelsError(str(error)) from error
+            raise
         _check_labels(file, {name: cells[name] for name in called if name in cells})
-        return _Table.of(file, cells, chosen, naming[chosen], headless)
+        return table
 
     @staticmethod
     def of(file: Path, cells: Cells, image: str, called: Sequence[Sequence[str]], headless: bool) -> _Table:
@@ -366,6 +445,25 @@ class _Table:
             f"the pictures are column {image} of {name}, which has names without endings": not _are_whole(texts),
         }
         return _Table(file, {**cells, image: paths}, image, tuple(note for note, holds in notes.items() if holds))
+
+
+def _check_unread(file: Path, known: _Pictures, error: Exception) -> None:
+    """Raise InputError for a file that is no table and yet names pictures: what it says of them would be lost."""
+    try:
+        with file.open(encoding="latin-1") as opened:
+            lines = list(islice(opened, LOOKED_AT))
+    except OSError as refused:
+        raise InputError(f"{text_of(file)} cannot be read ({refused.strerror}); change its permissions.") from error
+    cells = ([cell.strip(" \"'\n") for cell in CELL.split(line)] for line in lines)
+    naming = [line for line in cells if any(cell and known.called(cell, file) for cell in line)]
+    if not naming or 2 * len(naming) < len(lines):  # the first may be one of column names
+        return
+    why, mend = f"{error}", "correct it"
+    if isinstance(error, UnicodeError):
+        why, mend = "it is not in UTF-8", "save it as CSV UTF-8"
+    raise InputError(
+        f"{text_of(file)} names pictures, but cannot be read as a table ({why}); {mend}, or move it elsewhere."
+    ) from error
 
 
 def _candidates(cells: Cells, known: _Pictures, file: Path, label: str | None) -> list[str]:
@@ -391,15 +489,15 @@ def _called(texts: Iterable[str | None], known: _Pictures, file: Path) -> list[l
     return [[] if text is None else known.called(text, file) for text in texts]
 
 
-def _one_of(naming: Mapping[str, list[list[str]]], cells: Cells, file: Path) -> str:
+def _one_of(naming: Mapping[str, list[list[str]]], cells: Cells, file: Path, known: _Pictures) -> str:
     """The column that names the pictures. Raises InputError where several name different ones, and where none of their
     pictures is there."""
     there = {name: its for name, its in naming.items() if any(its)}
     if not there:
         example = next((text for name in naming for text in cells[name] if text is not None), "")
         raise InputError(
-            f"{text_of(file)} names pictures that are not in its folder or below it, such as '{example}'; put them "
-            "there, or correct the names."
+            f"{text_of(file)} names pictures that are not in its folder or below it, such as '{example}'"
+            f"{known.spelt(example)}; put them there, or correct the names."
         )
     chosen = next(iter(there))
     if any(its != there[chosen] for its in there.values()):
@@ -421,38 +519,34 @@ def _one_path(file: Path, text: str | None, called: Sequence[str]) -> str | None
 
 
 def _check_labels(file: Path, labels: Cells) -> None:
-    """Raise InputError for values that are several labels, and for one with a line break, which a quotation mark that
-    is not closed makes."""
+    """Raise InputError for a value with a line break, which a quotation mark that is not closed makes."""
     for name, texts in labels.items():
-        there = {text for text in texts if text is not None}
-        pieces = Counter(piece for text in there for piece in text.split(SEVERAL))
-        for text in sorted(there):
-            if "\n" in text:
+        for text in texts:
+            if text is not None and "\n" in text:
                 raise InputError(
                     f"Column {name} of {text_of(file)} holds a line break ({text[:40]!r}); close the quotation mark."
-                )
-            if SEVERAL in text and any(pieces[piece] > 1 for piece in text.split(SEVERAL)):
-                raise InputError(
-                    f"Column {name} of {text_of(file)} holds several labels in one value ({text}); give each picture "
-                    "one label, or name another column with --data.label-column."
                 )
 
 
 def _cells(file: Path, known: _Pictures, rows: int | None = None) -> tuple[Cells, bool]:
     """The values of a table, or of its first rows, and whether it has no row of column names. Raises what `UNREAD`
     holds for a file that is no table."""
-    with file.open(encoding="utf-8-sig", newline="") as opened:
+    with file.open("rb") as binary:
+        encoding = "utf-16" if binary.read(2) in UTF_16 else "utf-8-sig"
+    with file.open(encoding=encoding, newline="") as opened:
         if file.suffix.lower() == ".jsonl":
             return _of_lines(islice(filter(str.strip, opened), rows)), False
         reader = csv.reader(opened, delimiter=_delimiter(opened), skipinitialspace=True)
         stripped = ([value.strip() for value in row] for row in reader)
         header, *body = islice(filter(any, stripped), None if rows is None else rows + 1)
-    headless = any(is_picture(_last(value)) and known.called(value, file) for value in header)
+    headless = _is_row(header, known, file)
     if headless:
-        body, header = [header, *body], _names(header)
+        body, header = [header, *body], _names(header, known, file)
     names = [name or f"column {number}" for number, name in enumerate(header, 1)]
-    if len({*names}) < len(names) or any(any(row[len(names) :]) for row in body):
-        raise ValueError("two columns of one name, or a row of more values than columns")
+    if len({*names}) < len(names):
+        raise ValueError("two of its columns have one name")
+    if any(any(row[len(names) :]) for row in body):
+        raise ValueError("a row has more values than the first")
     padded = [[*row, *[""] * len(names)] for row in body]
     return {name: [_value(row[number]) for row in padded] for number, name in enumerate(names)}, headless
 
@@ -466,9 +560,15 @@ def _delimiter(opened: TextIO) -> str:
     return TAB if TAB in line else max(OTHERS, key=line.count)
 
 
-def _names(first: Sequence[str]) -> list[str]:
+def _is_row(first: Sequence[str], known: _Pictures, file: Path) -> bool:
+    """Whether the first row of a table is one like the others: it names a picture, and no label."""
+    called = [value for value in first if known.called(value, file)]
+    return any(is_picture(_last(value)) for value in called) or (bool(called) and not any(map(rank_of, first)))
+
+
+def _names(first: Sequence[str], known: _Pictures, file: Path) -> list[str]:
     """Names for the columns of a table whose first row is a row like the others."""
-    kinds = [HEADLESS[not is_picture(_last(value))] for value in first]
+    kinds = [HEADLESS[not known.called(value, file)] for value in first]
     if sorted(kinds) == sorted(HEADLESS):
         return kinds
     return [f"column {number}" for number in range(1, len(first) + 1)]
@@ -478,17 +578,18 @@ def _of_lines(lines: Iterable[str]) -> Cells:
     """The values of JSON lines; objects are none, and lists are their elements in one value."""
     rows = [parse_json(line) for line in lines]
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("lines that are no objects")
+        raise ValueError("there are lines that are no objects")
+    rows = [{_plain(name): value for name, value in row.items()} for row in rows]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [_value(_plain(row.get(name))) for row in rows] for name in names}
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
-        return SEVERAL.join(map(_plain, value))
+        return "|".join(map(_plain, value))
     text = "" if value is None or isinstance(value, dict) else str(value)
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _value(text: str) -> str | None:
-    return None if text in MISSING else text
+    return None if text.lower() in MISSING else text

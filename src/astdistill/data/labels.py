@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -22,6 +24,10 @@ MISSING = -1
 """The class number of an image without a label."""
 SHOWN = 3
 """Class names that a sentence gives of many."""
+LISTED = re.compile(r"\[[^\]]*,.*\]|\(.*,.*\)")
+"""A list of values, written as text."""
+BETWEEN = ",;/+&"
+"""What may stand between several labels in one text, besides '|' and blanks."""
 
 
 class Numbered(NamedTuple):
@@ -110,6 +116,7 @@ def _by_names(values: np.ndarray, present: np.ndarray, names: tuple[str, ...], w
 def _in_order(values: np.ndarray, present: np.ndarray, where: str) -> Numbered:
     kinds, codes = np.unique(values, return_inverse=True)
     if kinds.dtype.kind == "U":
+        _check_single(kinds.tolist(), where)
         order = _text_order(kinds)
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order))
@@ -122,6 +129,26 @@ def _in_order(values: np.ndarray, present: np.ndarray, where: str) -> Numbered:
     classes = tuple(str(kind) for kind in kinds.tolist())
     twins = alike(classes) if kinds.dtype.kind == "U" else ()
     return Numbered(_spread(codes.reshape(-1), present), classes, (*_words(kinds, classes), *twins))
+
+
+def _check_single(texts: Sequence[str], where: str) -> None:
+    """Raise InputError for texts that are several labels each: a list, pieces between '|' that several texts have, or
+    pieces that are all labels themselves. Two words are so only where that happens twice: 'tiger cat' is a class beside
+    'tiger' and 'cat'."""
+    known, pieces = set(texts), Counter(piece for text in texts for piece in text.split("|"))
+    words = [text for text in texts if len(text.split()) > 1 and known.issuperset(text.split())]
+    several = [
+        text
+        for text in texts
+        if LISTED.fullmatch(text)
+        or ("|" in text and any(pieces[piece] > 1 for piece in text.split("|")))
+        or any(sign in text and known.issuperset(map(str.strip, text.split(sign))) for sign in BETWEEN)
+    ]
+    for text in several or words * (len(words) > 1):
+        raise InputError(
+            f"The labels of {where} hold several to an image in one text ({text[:40]}); give each image one label, or "
+            "name other labels with --data.label-column."
+        )
 
 
 def _words(kinds: np.ndarray, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ SYSTEM = frozenset(
 """What systems put among the files of people, beside whatever begins with a full stop."""
 WNID = re.compile(r"n\d{8}")
 """What a class folder of ImageNet is called."""
+EXAMPLE = re.compile(r"submission|prediction", re.IGNORECASE)
+"""What tables are called whose labels are none: examples of what is to be handed in, and what somebody handed in."""
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".xls")
 """Endings of files that may hold the labels of pictures."""
 NAMED = 3
@@ -114,7 +116,10 @@ class UnlabelledError(InputError):
 
 def unread_labels(others: Iterable[Path]) -> str:
     """A clause on files beside pictures that may hold their labels, and what to do with them; nothing without any."""
-    tables = [path for path in others if path.name.lower().endswith(TABLES)]
+    there = [path for path in others if path.name.lower().endswith(TABLES)]
+    tables = [path for path in there if not EXAMPLE.search(path.stem)]
+    if there and not tables:
+        return f" ({some(there)} is taken for an example, not for labels: name it with --data where it has them)"
     if not tables:
         return ""
     return (
