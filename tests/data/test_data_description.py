@@ -135,4 +135,5 @@ def test_pictures_and_their_masks_as_classes_are_odd() -> None:
     assert any(
         "the masks drawn over them (images, masks)" in each for each in warnings(made({"images": 30, "masks": 30}))
     )
+    assert any("copies of them in another size" in each for each in warnings(made({"images": 30, "resized": 30})))
     assert not warnings(made({"mask": 30, "hat": 30}))

@@ -254,6 +254,8 @@ def test_npz_errors(tmp_path: Path, pixels: Callable[..., torch.Tensor]) -> None
 
     refused(r"holds a \(6×8×8, uint8\), b \(2×3, int64\); it needs x_train", a=images, b=np.zeros((2, 3), int))
     refused("6 images but 5 labels", images=images, labels=labels[:5])
+    refused(r"have shape \(6, 0, 8\)", images=images[:, :0], labels=labels)
+    refused("labels of own.npz, labels are empty", images=images[:0], labels=np.zeros((0, 0), int))
     refused(
         r"lie in \[0, 254\.5\], not in \[0, 1\]; divide them by 255",
         images=np.tile(np.array([0, 254.5], np.float32), (6, 8, 4)),

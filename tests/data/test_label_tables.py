@@ -160,6 +160,70 @@ def test_folders_that_are_not_the_classes_of_a_table(tmp_path: Path) -> None:
         assert read(DataConfig(source=str(tmp_path))).summary.guessed == ()
 
 
+def beside(source: Path, names: list[str], files: Mapping[str, str]) -> tuple[str, ...]:
+    """What is said of tables beside class folders of these pictures."""
+    pictures(source, names)
+    for file, text in files.items():
+        (source / file).parent.mkdir(parents=True, exist_ok=True)
+        (source / file).write_text(text)
+    return read(DataConfig(source=str(source))).summary.guessed
+
+
+FOLDERS = [f"part_{number % 2}/{number}.png" for number in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("where", "file"), [("set/", "labels.csv"), ("", "labels.csv"), ("images/", "tables/labels.csv")]
+)
+def test_a_table_anywhere_that_tells_other_classes(tmp_path: Path, where: str, file: str) -> None:
+    text = table([str(number) for number in range(6)], "id,label")
+    (said,) = beside(tmp_path / "all", [f"{where}{name}" for name in FOLDERS], {file: text})
+    assert said == (
+        f"folders as the classes, not what labels.csv says of the pictures (cat, dog, owl; --data {tmp_path}/all/{file} "
+        "reads that)"
+    )
+
+
+def test_tables_that_cannot_be_used_beside_class_folders(tmp_path: Path) -> None:
+    said = beside(
+        tmp_path,
+        FOLDERS,
+        {
+            "a.csv": lines(ABOVE, *(f"{number}.png,x,{number}" for number in range(6))),
+            "b.csv": lines("image,MEL,NV", *(f"{number}.png,{number // 3},{1 - number // 3}" for number in range(6))),
+            "c.csv": lines("image,width", *(f"{number}.png,{number}" for number in range(6))),
+            "d.csv": lines(ABOVE, "elsewhere.png,x"),
+            "sample_submission.csv": table([f"{number}.png" for number in range(6)]),
+        },
+    )
+    assert said == (
+        f"folders as the classes, not what a.csv says of the pictures, which could not be read ({tmp_path}/a.csv names "
+        "pictures, but cannot be read as a table (a row has more values than the first))",
+        "folders as the classes, not what b.csv says of the pictures (MEL, NV; write its columns of zeros and ones as "
+        "one of labels, and name it with --data)",
+    )
+
+
+def test_tables_of_parts_and_of_further_pictures(tmp_path: Path) -> None:
+    rows = [f"{name},{name[:6]}" for name in FOLDERS]
+    said = beside(tmp_path / "a", FOLDERS, {"train.csv": lines(ABOVE, *rows[:4]), "test.csv": lines(ABOVE, *rows[4:])})
+    assert said == tuple(
+        f"a share of every class as the test part, not what {name}.csv tells (--data.label-column label reads it)"
+        for name in ("test", "train")
+    )
+    names = [*(f"train/{name}" for name in FOLDERS), "Test/0.png", "Test/1.png"]
+    (said,) = beside(tmp_path / "b", names, {"Test.csv": lines("Path,ClassId", "Test/0.png,0", "Test/1.png,1")})
+    assert said == (
+        "class folders alone, not the pictures that Test.csv names elsewhere (--data.label-column ClassId reads it)"
+    )
+
+
+def test_a_part_inside_itself_whose_labels_stand_in_a_table(tmp_path: Path) -> None:
+    pictures(tmp_path, [*(f"train/train/{name}" for name in NAMES), "test/test/x.png"])
+    (tmp_path / "train.csv").write_text(table(STEMS, "id,label"))
+    assert "1 picture that no row names (x.png)" in read_all(tmp_path).summary.left_out
+
+
 MASKS = [f"masks/{name}" for name in NAMES]
 OTHERS = {"two pictures": [f"set/{name}" for name in MASKS], "one of several": ["set/a/both.png", "set/b/both.png"]}
 """Further pictures of a case."""

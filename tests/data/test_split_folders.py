@@ -253,3 +253,49 @@ def test_a_class_whose_pictures_are_all_for_training(tree: Tree) -> None:
     data = load_dataset(tree(TEST, "cat/test"))
     assert sizes(data) == (("cat", "dog"), [TRAIN, TRAIN], [TEST, 0])
     assert data.summary.left_out == ("classes without test pictures: 1 (dog)",)
+
+
+def test_what_lies_beside_a_folder_that_is_looked_through_is_told(tree: Tree, tmp_path: Path) -> None:
+    tree(TRAIN, *both("in/data"))
+    folder = Path(tree(1, "."))
+    (folder / "in/scans/owl").mkdir(parents=True)
+    for name in ("notes.txt", "in/owl.heic", "in/scans/owl/0.dcm"):
+        (folder / name).write_bytes(b"x")
+    assert load_dataset(str(folder)).summary.left_out == (
+        "folder scans, which holds no pictures",
+        "1 pictures that lie in no class folder (000.png)",
+        "1 file that is no picture (notes.txt)",
+        "1 picture in a format that is not read (owl.heic)",
+    )
+
+
+@pytest.mark.parametrize("suffix", ["_mask", " mask 2", "-thumb", "_GT", "_segmentation"])
+def test_pictures_called_like_masks_of_others_are_told(tree: Tree, suffix: str) -> None:
+    folder = Path(tree(TRAIN, *both(".")))
+    first, second = folder / "cat/000.png", folder / "dog/001.png"
+    for path in (first, second):
+        path.with_stem(path.stem + suffix).write_bytes(path.read_bytes())
+    (said,) = load_dataset(str(folder)).summary.guessed
+    assert said == (
+        "2 pictures as images of their class, though they are called like another and a word such as mask or thumb "
+        f"(000{suffix}.png, 001{suffix}.png): take them out where they are masks or copies"
+    )
+    for path in (first, second):
+        path.with_stem(path.stem + suffix).unlink()
+    first.with_suffix(".bmp").write_bytes(first.read_bytes())
+    (said,) = load_dataset(str(folder)).summary.guessed
+    assert said.startswith(
+        "1 pictures as images of their class, though they are called like another but for the ending (000.*)"
+    )
+
+
+def test_folders_of_pictures_deep_inside_classes_are_told(tree: Tree) -> None:
+    tree(TRAIN, *both("small/small"))
+    (said,) = load_dataset(tree(TRAIN, *both("large/large"))).summary.guessed
+    assert said.startswith("folders inside class folders count to the class, such as cat, dog to large")
+
+
+def test_folders_inside_classes_of_the_test_part_are_told(tree: Tree) -> None:
+    tree(TRAIN, *both("train"))
+    (said,) = load_dataset(tree(TEST, "test/cat/images", "test/cat/masks", "test/dog")).summary.guessed
+    assert said.startswith("folders inside class folders count to the class, such as images, masks to cat")

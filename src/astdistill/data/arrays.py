@@ -231,7 +231,7 @@ def channels_first(array: Any, where: str, layout: Layout | None = None) -> np.n
     if array.dtype.kind not in "uif":
         raise InputError(f"The images of {where} are of type {array.dtype}; give uint8 0..255, or floats in [0, 1].")
     values = native(array)
-    if values.ndim == 3:
+    if values.ndim == 3 and 0 not in values.shape[1:]:
         return values[:, None]
     if values.ndim != 4 or 0 in values.shape[1:]:
         raise InputError(

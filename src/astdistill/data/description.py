@@ -42,6 +42,8 @@ DRAWN = frozenset(
     ("mask", "masks", "annotation", "annotations", "label", "labels", "gt", "groundtruth", "segmentation", "target")
 )
 """Folders of sets for segmentation: pictures, and what is drawn over them."""
+COPIED = frozenset(("thumbnail", "thumbnails", "thumb", "thumbs", "resized", "preview", "previews", "small"))
+"""Folders of the same pictures in another size."""
 FOLD = re.compile(r"(cv|fold|split|part|batch|shard)[\W_]*\d+", re.IGNORECASE)
 
 
@@ -232,13 +234,16 @@ def _odd_names(counts: Sequence[ClassCounts]) -> Iterator[str]:
     folds = [name for name in names if FOLD.fullmatch(name)]
     if len(set(parts.values())) > 1 or alone:
         yield f"classes called like parts of a data set ({named(list(parts))}): is --data the folder of the classes?"
-    elif {name.lower() for name in names} & PICTURED and {name.lower() for name in names} & DRAWN:
-        yield (
-            f"classes called like pictures and the masks drawn over them ({named(names)}): is --data the folder of the "
-            "classes?"
-        )
+    elif beside := _beside_pictures({name.lower() for name in names}):
+        yield f"classes called like pictures and {beside} ({named(names)}): is --data the folder of the classes?"
     elif len(folds) > 1:
         yield f"classes called like folds of a data set ({named(folds)}): is --data the folder of the classes?"
+
+
+def _beside_pictures(names: set[str]) -> str:
+    """What else a set holds of its pictures, where some classes are called like those and others like that."""
+    kinds = {"the masks drawn over them": DRAWN, "copies of them in another size": COPIED}
+    return next((kind for kind, words in kinds.items() if names & PICTURED and names & words), "")
 
 
 def _odd_images(dataset: Dataset) -> Iterator[str]:

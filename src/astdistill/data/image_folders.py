@@ -4,7 +4,9 @@ ImageNet as it was published: tiny-imagenet-200.zip, or the folder that it unpac
 from __future__ import annotations
 
 import os
+import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +20,7 @@ from .dataset import Source, Summary
 from .decoding import LARGEST_FILE, file_bytes
 from .digests import FileSet
 from .layouts import UNNAMED, PartNames, folder_layout
-from .listing import WNID, Listing, UnlabelledError, Walked, is_picture, text_of, unread_labels
+from .listing import WNID, Listing, UnlabelledError, Walked, is_picture, some, text_of, unread_labels
 from .selection import ClassChoice, kept_labels
 
 
@@ -56,7 +58,9 @@ def from_picture_folder(folder: Path, choice: ClassChoice, listing: Listing, par
         lambda part, rows: (file_bytes(pictures[part][row][1]) for row in rows),
         lambda part, row: text_of(pictures[part][row][1]),
         FileSet(sorted(path for pairs in pictures.values() for _, path in pairs), folder, LARGEST_FILE),
-        replace(said, left_out=(*said.left_out, *rest.left_out())),
+        replace(
+            said, left_out=(*said.left_out, *rest.left_out()), guessed=(*said.guessed, *_derived(pictures, folders))
+        ),
         words,
         tuple(
             (part, label, places[part][name].relative_to(folder).as_posix())
@@ -121,6 +125,35 @@ def _no_pictures(folder: Path, rest: Walked) -> InputError:
         "expected "
         f"{text_of(folder)}/train/<class>/*.png, or {text_of(folder)}/<class>/*.png."
     )
+
+
+DERIVED = re.compile(
+    r"(.+?)[-_ .]+(masks?|seg(mentation)?|labels?|gt|annotations?|thumb(nail)?s?|preview|small)([-_ ]?\d+)?",
+    re.IGNORECASE,
+)
+"""What a file is called that is made of a picture: its name, and what it is."""
+
+
+def _derived(pictures: Mapping[str, Sequence[tuple[int, Path]]], folders: Sequence[str]) -> Iterator[str]:
+    """A note on pictures that are called like another of their folder and a word for masks or thumbnails, or like it
+    but for the ending. They count as images of their class. Not looked for among the million pictures of ImageNet."""
+    if named_by_wnid(folders):
+        return
+    stems = Counter((path.parent, path.stem) for pairs in pictures.values() for _, path in pairs)
+    made = [
+        path
+        for pairs in pictures.values()
+        for _, path in pairs
+        if (match := DERIVED.fullmatch(path.stem)) and (path.parent, match[1]) in stems
+    ]
+    twice = [f"{name}.*" for (_, name), count in stems.items() if count > 1]
+    kinds = {"another and a word such as mask or thumb": list(map(str, made)), "another but for the ending": twice}
+    for kind, names in kinds.items():
+        if names:
+            yield (
+                f"{len(names)} pictures as images of their class, though they are called like {kind} "
+                f"({some(map(Path, names))}): take them out where they are masks or copies"
+            )
 
 
 def _printable(folders: Sequence[str]) -> tuple[str, ...]:

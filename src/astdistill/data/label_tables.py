@@ -7,7 +7,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -50,6 +50,8 @@ NUMBERS = {
 """How numbers are written, by their kind: '007' is none. Fractions may have whole numbers among them."""
 ABSOLUTE = re.compile(r"[A-Za-z]:|[/\\]")
 """How a path from the root begins."""
+FLAGS, ONE = frozenset(("0", "1", "0.0", "1.0")), ("1", "1.0")
+"""Values of the columns of one-hot labels, and those of the class."""
 HEADLESS = ("image", "label")
 """What the columns of a table of two are called whose first row is a row like the others."""
 Cells = dict[str, list[str | None]]
@@ -164,37 +166,55 @@ def label_table(path: Path, listing: Listing, image: str | None, label: str | No
 
 
 def other_classes(folder: Path, listing: Listing, source: Source) -> tuple[str, ...]:
-    """A note where a table beside class folders tells other classes of the same pictures than the folders do, whatever
-    the classes are called."""
-    files = [path for path in listing.entries(folder).others if is_table(path)]
+    """Notes on tables that tell other classes of the pictures than their folders do, whatever the classes are called,
+    or parts of which there are none, or that have labels for further pictures."""
     classes = {text_of(place): label for _, label, place in source.places}
-    if not files or all(WNID.fullmatch(PurePosixPath(place).name) for place in classes):
+    if all(WNID.fullmatch(PurePosixPath(place).name) for place in classes):
         return ()
-    with suppress(InputError):  # such a table is none
-        tables = _of(folder, files, listing.walk(folder).pictures, None, None)
-        if tables is not None and (other := _other_labels(tables, classes)):
-            file = tables.parts["train"][0]
-            shown = ", ".join(other[:NAMED]) + ", …" * (len(other) > NAMED)
-            return (
-                f"folders as the classes, not what {text_of(file.name)} says of the pictures ({shown}; --data "
-                f"{text_of(file)} reads that)",
-            )
-    return ()
+    walked = listing.walk(folder)
+    files = [path for path in walked.others if is_table(path) and not EXAMPLE.search(path.stem)]
+    known = _Pictures(folder, walked.pictures if files else ())
+    notes = [note for file in files if (note := _beside_folders(file, known, classes, "test" in source.labels))]
+    return tuple(notes[:NAMED])
 
 
-def _other_labels(tables: LabelTables, classes: Mapping[str, int]) -> list[str]:
-    """The labels of a table, where no column of labels divides the pictures as their folders do; none otherwise."""
-    rows = tables.rows["train"]
+def _beside_folders(file: Path, known: _Pictures, classes: Mapping[str, int], divided: bool) -> str:
+    """What a table says of pictures that lie in folders of these classes, where that is not read; nothing otherwise."""
+    name = text_of(file.name)
+    try:
+        table = _Table.read(file, known, None, None)
+    except (_NoLabelsError, _ElsewhereError):
+        return ""
+    except InputError as error:
+        reason = str(error).split(";")[0]
+        return f"folders as the classes, not what {name} says of the pictures, which could not be read ({reason})"
+    labels = {} if table is None else table.labels()
+    if table is None or not labels:
+        return ""
     own = [
-        next((classes[str(place)] for place in PurePosixPath(name or "").parents if str(place) in classes), None)
-        for name in rows[tables.image]
+        next((classes[str(place)] for place in PurePosixPath(path or "").parents if str(place) in classes), None)
+        for path in table.cells[table.image]
     ]
-    labels = [its for name, its in rows.items() if rank_of(name) and name != tables.image]
-    for its in labels:
-        pairs = {pair for pair in zip(own, its, strict=True) if None not in pair}
-        if len({one for one, _ in pairs}) == len({other for _, other in pairs}) == len(pairs):
-            return []
-    return sorted({text for text in labels[0] if text is not None}) if labels else []
+    column = next(iter(labels))
+    if own.count(None) == len(own):
+        return (
+            f"class folders alone, not the pictures that {name} names elsewhere (--data.label-column {column} reads it)"
+        )
+    if any(_divides_alike(own, its) for its in labels.values()):
+        told = f"a share of every class as the test part, not what {name} tells (--data.label-column {column} reads it)"
+        return told * bool(split_of(file.stem) and not divided)
+    other = sorted({text for text in labels[column] if text is not None})
+    shown = ", ".join(other[:NAMED]) + ", …" * (len(other) > NAMED)
+    how = f"--data {text_of(file)} reads that"
+    if not table.tells_labels:
+        how = "write its columns of zeros and ones as one of labels, and name it with --data"
+    return f"folders as the classes, not what {name} says of the pictures ({shown}; {how})"
+
+
+def _divides_alike(own: Sequence[int | None], labels: Sequence[str | None]) -> bool:
+    """Whether pictures have one label where they lie in one folder, and another in another."""
+    pairs = {pair for pair in zip(own, labels, strict=True) if None not in pair}
+    return len({one for one, _ in pairs}) == len({other for _, other in pairs}) == len(pairs)
 
 
 def _of(
@@ -246,6 +266,10 @@ def _tables(files: Sequence[Path], known: _Pictures, image: str | None, label: s
 
 class _NoLabelsError(InputError):
     """Something is amiss with a table in which no column is called a label."""
+
+
+class _ElsewhereError(InputError):
+    """A table names no picture that is there."""
 
 
 def _parts(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
@@ -403,6 +427,17 @@ class _Table:
         """Whether a column is called a label."""
         return any(rank_of(name) for name in self.cells if name != self.image)
 
+    def labels(self) -> Cells:
+        """The columns that are called a label, by name; of a table without any the labels that columns of zeros and
+        ones are for, by the first of their names."""
+        others = {name: its for name, its in self.cells.items() if name != self.image}
+        if called := {name: its for name, its in others.items() if rank_of(name)}:
+            return called
+        flags = {name: its for name, its in others.items() if FLAGS.issuperset(its)}
+        rows = zip(*flags.values(), strict=True)
+        whose = ["+".join(name for name, value in zip(flags, row, strict=True) if value in ONE) for row in rows]
+        return {next(iter(flags)): list(whose)} if len(flags) > 1 and len(set(whose)) > 1 else {}
+
     @staticmethod
     def read(file: Path, known: _Pictures, image: str | None, label: str | None) -> _Table | None:
         """The table in a file; None where no column names pictures, and for a file that is no table. Raises InputError
@@ -495,7 +530,7 @@ def _one_of(naming: Mapping[str, list[list[str]]], cells: Cells, file: Path, kno
     there = {name: its for name, its in naming.items() if any(its)}
     if not there:
         example = next((text for name in naming for text in cells[name] if text is not None), "")
-        raise InputError(
+        raise _ElsewhereError(
             f"{text_of(file)} names pictures that are not in its folder or below it, such as '{example}'"
             f"{known.spelt(example)}; put them there, or correct the names."
         )

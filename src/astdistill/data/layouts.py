@@ -293,7 +293,8 @@ class _Finder:
             self.notes.append("the validation part of every class as the test part, since there is no other")
         read = {*train.values(), *test.values()}
         unread = {part.name for place in places for part in self.listing.subfolders(place) if part not in read}
-        stray = [path for place in places for path in self.listing.entries(place).pictures]
+        passed = self._passed()
+        stray = [path for place in (*passed, *places) for path in self.listing.entries(place).pictures]
         absent = [name for name in sorted(train) if test and name not in test]
         return Layout(
             train,
@@ -305,7 +306,7 @@ class _Finder:
                 *_untested(absent),
             ),
             tuple(self.notes),
-            (self.root, *places),
+            (*passed, self.root, *places),
         )
 
     def _train_in(self, place: Path, name: str | None) -> Path:
@@ -387,7 +388,7 @@ class _Finder:
             tests = self._checked_test(test, classes)
             absent = [name for name in sorted(classes) if name not in tests]
         parts = (train,) if test is None else (train, test)
-        roots = dict.fromkeys([self.root, *parts, *(self._part_root(part) for part in parts)])
+        roots = dict.fromkeys([*self._passed(), self.root, *parts, *(self._part_root(part) for part in parts)])
         stray = [path for root in roots for path in self.listing.entries(root).pictures]
         same = _same([*classes.values(), *(tests or {}).values()])
         return Layout(
@@ -395,7 +396,12 @@ class _Finder:
             tests,
             (*self._through(), f"training part: folder {self._name(train)}", *_test_words(test and self._name(test))),
             (*left_out, *self._empty(train), *_stray(stray), *_untested(absent)),
-            (*self.notes, *alike(map(text_of, classes)), *same, *self._nested(classes)),
+            (
+                *self.notes,
+                *alike(map(text_of, classes)),
+                *same,
+                *self._nested([*classes.items(), *(tests or {}).items()]),
+            ),
             tuple(roots),
         )
 
@@ -412,20 +418,19 @@ class _Finder:
                 continue
             other = spelt.get(spelling(place.name))
             called = f", which calls it '{text_of(other or '')}'" * bool(other)
-            raise InputError(
+            raise UnlabelledError(  # such as test/test, with the labels in a table
                 f"{text_of(test)} holds a class '{text_of(place.name)}' that the training part does not{called}; "
                 "rename it or take it out."
             )
         return {place.name: place for place in self._class_folders(test) if place.name in classes}
 
-    def _nested(self, classes: Mapping[str, Path]) -> tuple[str, ...]:
+    def _nested(self, classes: Sequence[tuple[str, Path]]) -> tuple[str, ...]:
         """A note on classes that hold several folders of pictures each, or one beside pictures of their own: these
         might be the classes, or copies such as thumbnails."""
-        if any(WNID.fullmatch(name) for name in classes):
+        if any(WNID.fullmatch(name) for name, _ in classes):
             return ()
-        inner = [(name, list(self.listing.subfolders(place))) for name, place in sorted(classes.items())]
-        mixed = {name for name, place in classes.items() if self.listing.entries(place).pictures}
-        several = [(name, places) for name, places in inner if len(places) > 1 or (places and name in mixed)]
+        inner = ((name, self._deepest(place)) for name, place in classes)
+        several = [(name, places) for name, place in inner if (places := self._several_in(place))]
         if not several:
             return ()
         name, places = several[0]
@@ -434,9 +439,28 @@ class _Finder:
             "are the classes, name the folder that holds them with --data or --data.train-part)",
         )
 
+    def _deepest(self, place: Path) -> Path:
+        """The folder that holds the pictures of a class, or several folders of them."""
+        while not self.listing.entries(place).pictures and (only := _only(place, self.listing)):
+            place = only
+        return place
+
+    def _several_in(self, place: Path) -> list[Path]:
+        """The folders of pictures in one, where there are several, or pictures beside them."""
+        inner = list(self.listing.subfolders(place))
+        return inner if len(inner) > 1 or self.listing.entries(place).pictures else []
+
+    def _passed(self) -> list[Path]:
+        """The folders that were looked through to reach the root."""
+        if self.root == self.folder:
+            return []
+        return [place for place in reversed(self.root.parents) if place.is_relative_to(self.folder)]
+
     def _empty(self, train: Path) -> Iterator[str]:
-        """A word on folders beside the training part that hold no pictures."""
-        beside = () if train == self.root else self.listing.entries(self.root).folders
+        """A word on folders beside the training part that hold no pictures, and beside those that were looked
+        through."""
+        places = [*self._passed(), *([self.root] * (train != self.root))]
+        beside = (inner for place in places for inner in self.listing.entries(place).folders)
         empty = (place for place in beside if not self.listing.has_pictures(place))
         return (f"folder {text_of(place.name)}, which holds no pictures" for place in empty)
 

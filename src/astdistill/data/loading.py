@@ -205,7 +205,10 @@ def _held_out(train: Split, raw: RawData, config: DataConfig) -> tuple[Split, Sp
 
 def _check_every_class(part: Split, classes: tuple[str, ...], why: str) -> None:
     if len(classes) < 2:
-        raise InputError(f"The data have fewer than two classes ({', '.join(classes)}); at least two are needed.")
+        raise InputError(
+            f"The data have fewer than two classes ({', '.join(classes)}); at least two are needed, so name with "
+            "--data what tells them: a folder with a folder of pictures for each class, or a table with their labels."
+        )
     sizes = torch.bincount(part.labels, minlength=len(classes))
     if not bool((sizes > 0).all()):
         empty = classes[int((sizes == 0).nonzero()[0])]

@@ -398,6 +398,8 @@ def one_each(labels: np.ndarray, where: str) -> np.ndarray:
     """Labels `[N]`: a column or row as it is, one-hot rows by the place of the one."""
     if not labels.ndim:
         raise InputError(f"The labels of {where} are a single value; give one class per image.")
+    if labels.ndim == 2 and not labels.size:
+        raise InputError(f"The labels of {where} are empty; give one class per image.")
     if labels.ndim == 2 and 1 in labels.shape:
         return labels.reshape(-1)
     if labels.ndim != 2 or labels.dtype.kind not in "uifb":
