@@ -299,3 +299,11 @@ def test_folders_inside_classes_of_the_test_part_are_told(tree: Tree) -> None:
     tree(TRAIN, *both("train"))
     (said,) = load_dataset(tree(TEST, "test/cat/images", "test/cat/masks", "test/dog")).summary.guessed
     assert said.startswith("folders inside class folders count to the class, such as images, masks to cat")
+
+
+@pytest.mark.parametrize("inside", ["test/test", "asl_test/asl_test", "Final_Test/Images"])
+def test_a_test_part_without_class_folders_inside_another_folder_is_left_out(tree: Tree, inside: str) -> None:
+    tree(TRAIN, *both("train/train"))
+    data = load_dataset(tree(TEST, inside))
+    assert sizes(data) == (("cat", "dog"), [4, 4], [1, 1])
+    assert data.summary.left_out[0].startswith(f"folder {inside.split('/')[0]}, whose ")

@@ -125,7 +125,10 @@ class _Finder:
         return self._parts(train, spoken, others)
 
     def _labelled(self, place: Path) -> bool:
-        """Whether pictures of a part lie in folders of their own."""
+        """Whether pictures of a part lie in folders of their own, of which that part again (test/test) is none."""
+        only = _only(place, self.listing)
+        if only is not None and split_of(only.name) and split_of(only.name) == split_of(place.name):
+            return self._labelled(only)
         return any(True for _ in self.listing.subfolders(place))
 
     def _is_part(self, train: Path, others: Sequence[Path]) -> bool:
@@ -191,7 +194,9 @@ class _Finder:
     def _test_part(self, spoken: Sequence[Path], classes: Mapping[str, Path]) -> Path | None:
         """The test part, or the validation part where no folder of a test part holds labelled pictures."""
         candidates = [place for place in spoken if self._labelled(place)]
-        fitting = [place for place in candidates if self._shares(place, classes)] or candidates
+        fitting = [place for place in candidates if self._shares(place, classes)]
+        if not fitting:  # one folder that is no class, such as test/images, tells none
+            fitting = [place for place in candidates if len([*self._class_places(place)]) > 1]
         for kind in ("test", "validation"):
             named = [place for place in fitting if split_of(place.name) == kind]
             if len(named) > 1:
