@@ -160,6 +160,13 @@ def test_folders_that_are_not_the_classes_of_a_table(tmp_path: Path) -> None:
         assert read(DataConfig(source=str(tmp_path))).summary.guessed == ()
 
 
+def lines(*rows: str) -> str:
+    return "\n".join(rows) + "\n"
+
+
+ABOVE = "file_name,label"
+
+
 def beside(source: Path, names: list[str], files: Mapping[str, str]) -> tuple[str, ...]:
     """What is said of tables beside class folders of these pictures."""
     pictures(source, names)
@@ -178,10 +185,10 @@ FOLDERS = [f"part_{number % 2}/{number}.png" for number in range(6)]
 def test_a_table_anywhere_that_tells_other_classes(tmp_path: Path, where: str, file: str) -> None:
     text = table([str(number) for number in range(6)], "id,label")
     (said,) = beside(tmp_path / "all", [f"{where}{name}" for name in FOLDERS], {file: text})
-    assert said == (
-        f"folders as the classes, not what labels.csv says of the pictures (cat, dog, owl; --data {tmp_path}/all/{file} "
-        "reads that)"
-    )
+    reads = f"--data {tmp_path}/all/{file} reads that"
+    if "/" in file:  # whose folder has no pictures
+        reads = "--data.label-column label reads it"
+    assert said == f"folders as the classes, not what labels.csv says of the pictures (cat, dog, owl; {reads})"
 
 
 def test_tables_that_cannot_be_used_beside_class_folders(tmp_path: Path) -> None:
@@ -207,15 +214,43 @@ def test_tables_that_cannot_be_used_beside_class_folders(tmp_path: Path) -> None
 def test_tables_of_parts_and_of_further_pictures(tmp_path: Path) -> None:
     rows = [f"{name},{name[:6]}" for name in FOLDERS]
     said = beside(tmp_path / "a", FOLDERS, {"train.csv": lines(ABOVE, *rows[:4]), "test.csv": lines(ABOVE, *rows[4:])})
-    assert said == tuple(
-        f"a share of every class as the test part, not what {name}.csv tells (--data.label-column label reads it)"
-        for name in ("test", "train")
+    assert said == (
+        "a share of every class as the test part, not what test.csv tells (--data.label-column label reads it)",
     )
     names = [*(f"train/{name}" for name in FOLDERS), "Test/0.png", "Test/1.png"]
     (said,) = beside(tmp_path / "b", names, {"Test.csv": lines("Path,ClassId", "Test/0.png,0", "Test/1.png,1")})
     assert said == (
         "class folders alone, not the pictures that Test.csv names elsewhere (--data.label-column ClassId reads it)"
     )
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"classes.csv": lines("id,class", "0,cat", "1,dog")},
+        {"train.csv": lines("file_name,label", *(f"part_{i % 2}/{i}.png,{i % 2}" for i in range(6)))},
+        {"metadata.csv": lines("file_name,male,smoker", *(f"{i}.png,{i % 2},{i // 3}" for i in range(6)))},
+        {"splits.csv": lines("file_name,is_train,is_test", *(f"{i}.png,{i % 2},{1 - i % 2}" for i in range(6)))},
+        {"pixels.csv": lines("label,a,b,c,d,e,f", *(f"{i},0,1,2,3,4,5" for i in range(6)))},
+    ],
+)
+def test_tables_that_tell_nothing_else_are_not_mentioned(tmp_path: Path, files: Mapping[str, str]) -> None:
+    names = [*FOLDERS, "part_0/1.png"] if "classes.csv" in files else FOLDERS
+    assert beside(tmp_path, names, files) == ()
+
+
+def test_a_misspelt_class_of_the_test_part_is_refused_beside_a_table(tmp_path: Path) -> None:
+    pictures(tmp_path, [f"{part}/{name}/0.png" for part in ("train", "test") for name in ("cat", "dog")])
+    pictures(tmp_path, ["test/dgo/1.png"])
+    (tmp_path / "metadata.csv").write_text(lines("file,grade", "train/cat/0.png,a", "train/dog/0.png,b"))
+    with pytest.raises(InputError, match="holds a class 'dgo' that the training part does not"):
+        read(DataConfig(source=str(tmp_path)))
+
+
+def test_a_table_of_a_class_that_was_not_chosen_is_not_mentioned(tmp_path: Path) -> None:
+    pictures(tmp_path, [*FOLDERS, "owls/7.png", "owls/8.png"])
+    (tmp_path / "owls.csv").write_text(lines(ABOVE, "owls/7.png,owl", "owls/8.png,owl"))
+    assert read(DataConfig(source=str(tmp_path), classes=("part_0", "part_1"))).summary.guessed == ()
 
 
 def test_a_part_inside_itself_whose_labels_stand_in_a_table(tmp_path: Path) -> None:
@@ -300,11 +335,6 @@ def test_refused(tmp_path: Path, name: str) -> None:
         read(DataConfig(source=str(tmp_path / "set"), label_column=None if name.startswith("no ") else "label"))
 
 
-def lines(*rows: str) -> str:
-    return "\n".join(rows) + "\n"
-
-
-ABOVE = "file_name,label"
 SMALL: dict[str, tuple[list[str], dict[str, str], dict[str, str] | str]] = {
     "a number is no name beside names": (
         ["1.jpg", "2.jpg", "3.jpg"],
@@ -459,7 +489,7 @@ SMALL: dict[str, tuple[list[str], dict[str, str], dict[str, str] | str]] = {
     "an example alone": (
         ["test/1.png", "test/2.png"],
         {"sample_submission.csv": lines("id,label", "1,1", "2,0")},
-        r"\(sample_submission.csv is taken for an example, not for labels: name it with --data",
+        r"\(sample_submission.csv: taken for an example of what is handed in; name it with --data if it has labels\)",
     ),
     "whole numbers and fractions": (
         ["a.png", "b.png", "c.png"],
@@ -479,17 +509,67 @@ SMALL: dict[str, tuple[list[str], dict[str, str], dict[str, str] | str]] = {
     "two words that are labels": (
         ["a.png", "b.png", "c.png", "d.png"],
         {"labels.csv": lines(ABOVE, "a.png,scab", "b.png,rust", "c.png,scab rust", "d.png,rust scab")},
-        r"hold several to an image in one text \(rust scab\)",
+        {"a.png": "scab", "b.png": "rust", "c.png": "scab rust", "d.png": "rust scab"},
     ),
-    "a class of two words": (
+    "a class called na": (
         ["a.png", "b.png", "c.png"],
-        {"labels.csv": lines(ABOVE, "a.png,tiger", "b.png,cat", "c.png,tiger cat")},
-        {"a.png": "tiger", "b.png": "cat", "c.png": "tiger cat"},
+        {"labels.csv": lines(ABOVE, "a.png,na", "b.png,Nan", "c.png,NA")},
+        {"a.png": "na", "b.png": "Nan"},
+    ),
+    "a log whose numbers are names of pictures": (
+        ["0.png", "1.png"],
+        {"labels.csv": lines(ABOVE, "0.png,cat", "1.png,dog"), "log.csv": lines("epoch,loss", "0,0.1,2", "1,0.2,3")},
+        {"0.png": "cat", "1.png": "dog"},
+    ),
+    "pairs with a class beside labels of all": (
+        ["0.png", "1.png"],
+        {"labels.csv": lines(ABOVE, "0.png,cat", "1.png,dog"), "pairs.csv": lines("a,b,class", "0.png,1.png,x")},
+        {"0.png": "cat", "1.png": "dog"},
+    ),
+    "labels of pictures that are not there": (
+        ["0.png", "1.png"],
+        {"labels.csv": lines(ABOVE, "0.png,cat", "1.png,dog"), "more.csv": lines(ABOVE, "8.png,cat", "9.png,dog")},
+        {"0.png": "cat", "1.png": "dog"},
+    ),
+    "the labels of all parts once more": (
+        ["0.png", "1.png", "2.png"],
+        {
+            "labels.csv": lines(ABOVE, "0.png,cat", "1.png,dog", "2.png,dog"),
+            "train.csv": lines(ABOVE, "0.png,cat", "1.png,dog"),
+            "test.csv": lines(ABOVE, "2.png,dog"),
+        },
+        {"0.png": "cat", "1.png": "dog"},
+    ),
+    "another label in the table of all": (
+        ["0.png", "1.png"],
+        {
+            "labels.csv": lines(ABOVE, "0.png,dog", "1.png,dog"),
+            "train.csv": lines(ABOVE, "0.png,cat", "1.png,dog"),
+        },
+        "has several tables that name pictures of it",
+    ),
+    "whole numbers beside fractions": (
+        ["0.png", "1.png", "2.png"],
+        {"labels.csv": lines(ABOVE, "0.png,1", "1.png,1.5", "2.png,2")},
+        {"0.png": "1", "1.png": "1.5", "2.png": "2"},
+    ),
+    "names of classes in the training part alone": (
+        ["0.png", "1.png", "2.png"],
+        {
+            "train.csv": lines("file,label,label_name", "0.png,0,cat", "1.png,1,dog"),
+            "test.csv": lines("file,label,label_name", "2.png,0,"),
+        },
+        {"0.png": "cat", "1.png": "dog"},
+    ),
+    "a header that is a picture's name": (
+        ["image.png", "a.png"],
+        {"labels.csv": lines("image,class", "image,cat", "a,dog")},
+        {"image.png": "cat", "a.png": "dog"},
     ),
     "labels with a comma": (
         ["a.png", "b.png", "c.png"],
         {"labels.csv": lines(ABOVE, "a.png,cat", "b.png,dog", 'c.png,"cat, dog"')},
-        r"hold several to an image in one text \(cat, dog\)",
+        {"a.png": "cat", "b.png": "dog", "c.png": "cat, dog"},
     ),
     "a comma in a name": (
         ["a.png", "b.png"],
@@ -644,6 +724,14 @@ def test_columns_that_may_tell_parts_are_told(tmp_path: Path, column: str, value
     (tmp_path / "labels.csv").write_text(table(cells, f"file_name,{column},label"))
     (said,) = read_all(tmp_path).summary.guessed
     assert said.startswith(f"all rows as one part, though column {column} (")
+
+
+@pytest.mark.parametrize(("column", "values"), [("covid_test", ("yes", "no")), ("body_part", ("l", "r"))])
+def test_columns_of_something_else_are_not(tmp_path: Path, column: str, values: tuple[str, str]) -> None:
+    pictures(tmp_path)
+    cells = [f"{name},{values[number % 2]}" for number, name in enumerate(NAMES)]
+    (tmp_path / "labels.csv").write_text(table(cells, f"file_name,{column},label"))
+    assert read_all(tmp_path).summary.guessed == ()
 
 
 def test_a_column_of_parts_beside_a_test_part_is_told(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from rich.cells import cell_len, set_cell_size
 
 from ..runtime.config import Record
 from .dataset import Dataset, Split
+from .listing import PICTURED
 from .splits import WORDS, split_of
 from .storage import ByteImages
 
@@ -37,7 +38,6 @@ GLANCED_AT = 64
 TEST_PART = "test part"
 """What the sentence of a summary begins with that says where the test images come from."""
 OWN_TEST = "the source's own"
-PICTURED = frozenset(("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "input", "inputs"))
 DRAWN = frozenset(
     ("mask", "masks", "annotation", "annotations", "label", "labels", "gt", "groundtruth", "segmentation", "target")
 )

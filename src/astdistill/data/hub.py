@@ -29,7 +29,7 @@ from .digests import FileSet
 from .labels import MISSING, Numbered, numbered
 from .listing import text_of
 from .parquet import copied, pictures_beside, split_files
-from .splits import BOUNDARY, PLAIN, split_of
+from .splits import BOUNDARY, PLAIN, WORDS, split_of
 
 PART_COLUMNS = ("split", "subset", "partition", "part", "set", "usage", "phase", "fold")
 """Names of columns that may say which part a row belongs to, where all rows lie in one table."""
@@ -37,6 +37,8 @@ MOST_PARTS = 20
 """A column of more different values tells no parts."""
 MOST_NUMBERS = 10
 """A column of more different numbers tells no parts and no folds."""
+ASKED = ("is", "in", "for", "use", "used", "data", "cv", "k")
+"""What else may stand in the name of a column that tells parts by letters, numbers or flags."""
 FLAGS = frozenset(("true", "false", "yes", "no", "y", "n", "t", "f", "0", "1", "0.0", "1.0"))
 """How flags are written as text."""
 SHORT = re.compile(r"[a-z]{1,2}|(fold)?[-_ ]*\d+(\.0)?")
@@ -191,24 +193,26 @@ def _like_parts(table: Any, columns: Columns, alone: bool) -> tuple[str, ...]:
 def _part_values(table: Any, column: str) -> list[Any]:
     """The different values of a column that looks as if it told parts; none for any other."""
     feature, words = table.features[column], {word.lower() for word in BOUNDARY.split(column) if word}
-    called, spoken = any(word in PART_COLUMNS or word.endswith("fold") for word in words), split_of(column) is not None
+    called = any(word in PART_COLUMNS or word.endswith("fold") for word in words)
+    told = called or split_of(column) is not None
+    plain = told and all(word in (*PART_COLUMNS, *WORDS, *ASKED) or word.endswith("fold") for word in words)
+    spoken = split_of(column) is not None and plain
     kind = kind_of(feature)
     if not {"text": True, "class": True}.get(kind, (called or spoken) and kind in ("int", "flag", "float")):
         return []
     values = _as_names(_different(table, column), _names_of(feature))
     there = [value for value in values if value is not None]
     if kind in ("text", "class"):
-        return values * (len(values) > 1 and _are_parts([str(value).lower() for value in there], called, spoken))
+        return values * (len(values) > 1 and _are_parts([str(value).lower() for value in there], called, plain))
     whole = all(value == round(value) for value in there if math.isfinite(value))
     return values * (1 < len(values) <= MOST_NUMBERS and whole and (called or set(there) <= {0, 1}))
 
 
-def _are_parts(texts: Sequence[str], called: bool, spoken: bool) -> bool:
-    """Whether texts tell parts, in a column that is `called` as such ones are, or has a word for one in its name."""
+def _are_parts(texts: Sequence[str], called: bool, plain: bool) -> bool:
+    """Whether texts tell parts, in a column that is `called` as such ones are, or by nothing but such words."""
     parts = set(map(split_of, texts)) - {None}
-    short = called and all(map(SHORT.fullmatch, texts))
-    flags = spoken and FLAGS.issuperset(texts)
-    return len(parts) > 1 or (called and len(parts) == 1) or (len(texts) <= MOST_NUMBERS and (short or flags))
+    short = all(SHORT.fullmatch(text) or text in FLAGS for text in texts)
+    return len(parts) > 1 or (called and len(parts) == 1) or (plain and short and len(texts) <= MOST_NUMBERS)
 
 
 def _different(table: Any, column: str) -> list[Any]:
@@ -299,7 +303,9 @@ def _named_by(numbered: Numbered, parts: Mapping[str, Any], column: str) -> Numb
     texts = [text for split in parts.values() if column in split.column_names for text in _values(split, column)]
     told: dict[int, str] = {}
     for label, text in zip(numbered.labels.tolist(), texts, strict=False):
-        if label != MISSING and told.setdefault(label, str(text)) != str(text):
+        if label == MISSING or text is None:
+            continue
+        if told.setdefault(label, str(text)) != str(text):
             raise InputError(
                 f"Column {column} calls class {numbered.classes[label]} '{told[label]}' in one part of the data and "
                 f"'{text}' in another; number the parts alike, or take the names for the labels: --data.label-column "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import codecs
 import csv
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
@@ -31,8 +33,8 @@ TAB, OTHERS = "\t", ",;|"
 """What separates values: tabs where the first line has one, otherwise the sign that it has most of."""
 SEPARATOR = re.compile(r"sep=(.)\s*")
 """The first line by which Excel says it."""
-MISSING = ("", "na", "n/a", "nan", "null", "#n/a", "<na>")
-"""Values that stand for none, in any case."""
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "#N/A", "<NA>")
+"""Values that stand for none. 'na' and 'Nan' may be classes."""
 NONE = "None"
 """What stands for none among numbers alone: elsewhere it may be a class."""
 UNREAD = (OSError, ValueError, csv.Error, RecursionError)
@@ -41,13 +43,16 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 """How a file begins that Excel has saved as Unicode text."""
 CELL = re.compile(r"[,;|\t\0]")
 """Between the values of a line, whatever the table is."""
+MOST_NUMBERED = 4
+"""Of more columns whose values are also names of pictures without endings, none names pictures."""
 LOOKED_AT = 16
 """Rows that tell which columns may name pictures."""
-NUMBERS = {
-    "int64": re.compile(r"0|-?[1-9][0-9]{0,17}"),
-    "float64": re.compile(r"0|-?[1-9][0-9]{0,14}|-?[0-9]{1,15}\.[0-9]+"),
-}
-"""How numbers are written, by their kind: '007' is none. Fractions may have whole numbers among them."""
+NUMBERS = (
+    ("int64", re.compile(r"0|-?[1-9][0-9]{0,17}")),
+    ("float64", re.compile(r"(0|-?[1-9][0-9]{0,14})(\.0+)?")),
+    ("float64", re.compile(r"-?[0-9]+\.[0-9]+")),
+)
+"""Kinds of numbers, and how all of a column are written: '007' is none, and 1 beside 1.5 is text."""
 ABSOLUTE = re.compile(r"[A-Za-z]:|[/\\]")
 """How a path from the root begins."""
 FLAGS, ONE = frozenset(("0", "1", "0.0", "1.0")), ("1", "1.0")
@@ -139,7 +144,7 @@ def _array(texts: Sequence[str | None], kind: str) -> Any:
 
 
 def _kind(texts: set[str]) -> str:
-    fitting = (kind for kind, written in NUMBERS.items() if texts and all(map(written.fullmatch, texts)))
+    fitting = (kind for kind, written in NUMBERS if texts and all(map(written.fullmatch, texts)))
     return next(fitting, "string")
 
 
@@ -183,11 +188,11 @@ def _beside_folders(file: Path, known: _Pictures, classes: Mapping[str, int], di
     name = text_of(file.name)
     try:
         table = _Table.read(file, known, None, None)
-    except (_NoLabelsError, _ElsewhereError):
-        return ""
-    except InputError as error:
+    except _UnreadError as error:
         reason = str(error).split(";")[0]
         return f"folders as the classes, not what {name} says of the pictures, which could not be read ({reason})"
+    except InputError:  # it is of something else
+        return ""
     labels = {} if table is None else table.labels()
     if table is None or not labels:
         return ""
@@ -195,20 +200,21 @@ def _beside_folders(file: Path, known: _Pictures, classes: Mapping[str, int], di
         next((classes[str(place)] for place in PurePosixPath(path or "").parents if str(place) in classes), None)
         for path in table.cells[table.image]
     ]
-    column = next(iter(labels))
+    column, tests = next(iter(labels)), split_of(file.stem) in ("test", "validation")
+    reads = f"--data.label-column {column} reads it"
     if own.count(None) == len(own):
-        return (
-            f"class folders alone, not the pictures that {name} names elsewhere (--data.label-column {column} reads it)"
-        )
+        told = f"class folders alone, not the pictures that {name} names elsewhere ({reads})"
+        return told * (tests and table.tells_labels)
     if any(_divides_alike(own, its) for its in labels.values()):
-        told = f"a share of every class as the test part, not what {name} tells (--data.label-column {column} reads it)"
-        return told * bool(split_of(file.stem) and not divided)
+        told = f"a share of every class as the test part, not what {name} tells ({reads})"
+        return told * (tests and not divided)
     other = sorted({text for text in labels[column] if text is not None})
     shown = ", ".join(other[:NAMED]) + ", …" * (len(other) > NAMED)
-    how = f"--data {text_of(file)} reads that"
     if not table.tells_labels:
-        how = "write its columns of zeros and ones as one of labels, and name it with --data"
-    return f"folders as the classes, not what {name} says of the pictures ({shown}; {how})"
+        reads = "write its columns of zeros and ones as one of labels, and name it with --data"
+    elif all(known.paths[path].is_relative_to(file.parent) for path in table.named & known.paths.keys()):
+        reads = f"--data {text_of(file)} reads that"
+    return f"folders as the classes, not what {name} says of the pictures ({shown}; {reads})"
 
 
 def _divides_alike(own: Sequence[int | None], labels: Sequence[str | None]) -> bool:
@@ -248,28 +254,33 @@ def _of(
 
 def _tables(files: Sequence[Path], known: _Pictures, image: str | None, label: str | None) -> dict[Path, _Table]:
     """The tables among these that name pictures. Raises InputError for one that does so and is not as it should be:
-    beside another one, only where it has labels, which would be lost."""
-    read, faults = dict[Path, _Table](), list[InputError]()
+    beside others, only where labels would be lost that these do not have, or those of the training part."""
+    read, faults = dict[Path, _Table](), dict[Path, InputError]()
     for file in files:
         try:
             if (table := _Table.read(file, known, image, label)) is not None:
                 read[file] = table
         except InputError as error:
-            faults.append(error)
-    if faults and not read:
-        raise faults[0]
-    for error in faults:
-        if not isinstance(error, _NoLabelsError):
+            faults[file] = error
+    labelled = {name for table in read.values() for name in table.named}
+    for file, error in faults.items():
+        if not read:
+            raise error
+        if split_of(file.stem) == "train" or (isinstance(error, _FaultyError) and error.named - labelled):
             raise InputError(f"{str(error).rstrip('.')}; or name the table that is meant with --data.") from error
     return read
 
 
-class _NoLabelsError(InputError):
-    """Something is amiss with a table in which no column is called a label."""
+class _FaultyError(InputError):
+    """A table is not as it should be; `named` are the pictures that it names beside labels."""
+
+    def __init__(self, message: str, named: Iterable[str]) -> None:
+        super().__init__(message)
+        self.named = frozenset(named)
 
 
-class _ElsewhereError(InputError):
-    """A table names no picture that is there."""
+class _UnreadError(_FaultyError):
+    """A file names pictures and labels, and is no table."""
 
 
 def _parts(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
@@ -291,11 +302,14 @@ def _several(folder: Path, files: Sequence[Path]) -> InputError:
 
 
 def _check_apart(folder: Path, read: Mapping[Path, _Table], used: Sequence[Path]) -> None:
-    """Raise InputError where a table that belongs to no part has labels for pictures of one that does: `labels.csv`
-    beside `train_subset.csv`."""
+    """Raise InputError where a table that belongs to no part has labels for some of the pictures of those that do, and
+    either for further ones or others: `labels.csv` beside `train_subset.csv`."""
     owners = {name: file for file in used for name in read[file].named}
-    for file, table in read.items():
-        if file not in used and table.tells_labels and (both := sorted(table.named & owners.keys())):
+    told = {name: label for file in used for name, label in read[file].pairs()}
+    for file in [file for file in read if file not in used and read[file].tells_labels]:
+        both = sorted(read[file].named & owners.keys())
+        other = any(told.get(name, label) != label for name, label in read[file].pairs())
+        if both and (other or read[file].named - owners.keys()):
             raise _several(folder, [file, owners[both[0]]])
 
 
@@ -364,9 +378,13 @@ class _Pictures:
 
     def spelt(self, text: str) -> str:
         """A clause on a picture that is called so but for capitals; nothing without any."""
-        wanted = _last(text).lower()
-        other = next((name for name in self.paths if PurePosixPath(name).name.lower() == wanted), None)
+        other = self._folded.get(_last(text).lower())
         return f" (there is '{other}')" if other else ""
+
+    @cached_property
+    def _folded(self) -> dict[str, str]:
+        """The paths of pictures by their names without capitals."""
+        return {PurePosixPath(name).name.lower(): name for name in self.paths}
 
     def _meant(self, text: str, folders: tuple[str, ...], own: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         """The folders that a path may lead to, from the folder of pictures on, the likeliest first: from the table on,
@@ -425,50 +443,59 @@ class _Table:
     @property
     def tells_labels(self) -> bool:
         """Whether a column is called a label."""
-        return any(rank_of(name) for name in self.cells if name != self.image)
+        return any(rank for name, rank in _ranks(self.cells).items() if name != self.image)
+
+    def pairs(self) -> Iterator[tuple[str | None, str | None]]:
+        """The pictures with their labels by the first column that is called so."""
+        for its in itertools.islice(self.labels().values(), 1):
+            yield from zip(self.cells[self.image], its, strict=True)
 
     def labels(self) -> Cells:
-        """The columns that are called a label, by name; of a table without any the labels that columns of zeros and
-        ones are for, by the first of their names."""
-        others = {name: its for name, its in self.cells.items() if name != self.image}
-        if called := {name: its for name, its in others.items() if rank_of(name)}:
+        """The columns that are called a label and have values, by name; of a table without any those of one-hot labels
+        as one, by the name of the first."""
+        others, ranks = {name: its for name, its in self.cells.items() if name != self.image}, _ranks(self.cells)
+        if called := {name: its for name, its in others.items() if ranks[name] and any(its)}:
             return called
-        flags = {name: its for name, its in others.items() if FLAGS.issuperset(its)}
-        rows = zip(*flags.values(), strict=True)
-        whose = ["+".join(name for name, value in zip(flags, row, strict=True) if value in ONE) for row in rows]
-        return {next(iter(flags)): list(whose)} if len(flags) > 1 and len(set(whose)) > 1 else {}
+        flags = {name: its for name, its in others.items() if FLAGS.issuperset(its) and not split_of(name)}
+        rows = list(zip(*flags.values(), strict=True))
+        if len(flags) < 2 or any(sum(value in ONE for value in row) != 1 for row in rows):
+            return {}
+        names = list(flags)
+        return {names[0]: [next(name for name, value in zip(names, row, strict=True) if value in ONE) for row in rows]}
 
     @staticmethod
     def read(file: Path, known: _Pictures, image: str | None, label: str | None) -> _Table | None:
         """The table in a file; None where no column names pictures, and for a file that is no table. Raises InputError
         where columns name different pictures or none that is there, where a name may be that of several, and where a
         label is several."""
+        given = {image, label} - {None}
         try:
-            first, _ = _cells(file, known, LOOKED_AT)
+            first, _ = _cells(file, known, given, LOOKED_AT)
         except UNREAD as error:
             _check_unread(file, known, error)
             return None
         if image is None and not _candidates(first, known, file, label):
             return None
         try:
-            cells, headless = _cells(file, known)
+            cells, headless = _cells(file, known, given)
         except UNREAD as error:
-            raise InputError(f"{text_of(file)} cannot be read to its end ({error}); write it again.") from error
+            message = f"{text_of(file)} cannot be read to its end ({error}); write it again."
+            raise _UnreadError(message, _called_anywhere(file, known)) from error
         if image is not None and image not in cells:
             raise unknown("image column", image, cells, where=f"in {text_of(file)}")
-        most = max(map(rank_of, cells))
-        called = [name for name in cells if rank_of(name) == most > 0] if label is None else [label]
+        ranks = _ranks(cells)
+        most = max(ranks.values())
+        labels = [name for name in cells if ranks[name] == most > 0] if label is None else [label]
+        called = {name: its for name, its in cells.items() if name in labels}
+        columns = [image] if image is not None else _candidates(cells, known, file, label)
+        naming = {name: _called(cells[name], known, file) for name in columns}
         try:
-            columns = [image] if image is not None else _candidates(cells, known, file, label)
-            naming = {name: _called(cells[name], known, file) for name in columns}
+            _check_labels(file, called)
             chosen = _one_of(naming, cells, file, known)
-            table = _Table.of(file, cells, chosen, naming[chosen], headless)
+            return _Table.of(file, cells, chosen, naming[chosen], headless)
         except InputError as error:
-            if not called:
-                raise _NoLabelsError(str(error)) from error
-            raise
-        _check_labels(file, {name: cells[name] for name in called if name in cells})
-        return table
+            named = {path for its in naming.values() for paths in its for path in paths}
+            raise _FaultyError(str(error), named if called else ()) from error
 
     @staticmethod
     def of(file: Path, cells: Cells, image: str, called: Sequence[Sequence[str]], headless: bool) -> _Table:
@@ -483,31 +510,55 @@ class _Table:
 
 
 def _check_unread(file: Path, known: _Pictures, error: Exception) -> None:
-    """Raise InputError for a file that is no table and yet names pictures: what it says of them would be lost."""
-    try:
-        with file.open(encoding="latin-1") as opened:
-            lines = list(islice(opened, LOOKED_AT))
-    except OSError as refused:
-        raise InputError(f"{text_of(file)} cannot be read ({refused.strerror}); change its permissions.") from error
-    cells = ([cell.strip(" \"'\n") for cell in CELL.split(line)] for line in lines)
-    naming = [line for line in cells if any(cell and known.called(cell, file) for cell in line)]
-    if not naming or 2 * len(naming) < len(lines):  # the first may be one of column names
+    """Raise InputError for a file that is no table and yet names pictures and labels: what it says would be lost."""
+    lines = _split_lines(file)
+    first = next((line for line in lines if any(line)), [])
+    paired = len(first) == len(HEADLESS) and any(known.called(cell, file) for cell in first)
+    named = _called_anywhere(file, known) if paired or any(map(rank_of, first)) else set()
+    if not named:
         return
     why, mend = f"{error}", "correct it"
     if isinstance(error, UnicodeError):
         why, mend = "it is not in UTF-8", "save it as CSV UTF-8"
-    raise InputError(
-        f"{text_of(file)} names pictures, but cannot be read as a table ({why}); {mend}, or move it elsewhere."
+    raise _UnreadError(
+        f"{text_of(file)} names pictures, but cannot be read as a table ({why}); {mend}, or move it elsewhere.", named
     ) from error
+
+
+def _called_anywhere(file: Path, known: _Pictures) -> set[str]:
+    """The pictures that any text between commas and the like names, in a file that is no table."""
+    cells = {cell for line in _split_lines(file) for cell in line if cell}
+    return {path for cell in cells for path in known.called(cell, file)}
+
+
+def _split_lines(file: Path) -> list[list[str]]:
+    """The lines of a file, whatever its encoding, divided at commas and the like; none of one that cannot be read."""
+    try:
+        lines = file.read_text(encoding="latin-1").splitlines()
+    except OSError:
+        return []
+    return [[cell.strip(" \"'") for cell in CELL.split(line)] for line in lines]
+
+
+def _ranks(cells: Cells) -> dict[str, int]:
+    """How much each column is called a label; y beside numbers x is a place in the picture."""
+    places = {name for name in cells if name.lower() == "y" and any(map(_is_place, cells, cells.values()))}
+    return {name: 0 if name in places else rank_of(name) for name in cells}
+
+
+def _is_place(name: str, texts: Sequence[str | None]) -> bool:
+    return name.lower() == "x" and _kind({text for text in texts if text is not None}) != "string"
 
 
 def _candidates(cells: Cells, known: _Pictures, file: Path, label: str | None) -> list[str]:
     """The columns that may name the pictures: those that hold whole names of pictures, whether these are there or not,
     or else those of which most values are names of pictures without their endings."""
-    others = {name: its for name, its in cells.items() if name != label and not rank_of(name)}
+    ranks = _ranks(cells)
+    others = {name: its for name, its in cells.items() if name != label and not ranks[name]}
     if whole := [name for name, its in others.items() if _are_whole(its)]:
         return whole
-    return [name for name, its in others.items() if 2 * sum(map(bool, _called(its, known, file))) > len(its)]
+    numbered = [name for name, its in others.items() if 2 * sum(map(bool, _called(its, known, file))) > len(its)]
+    return numbered * (len(numbered) <= MOST_NUMBERED)
 
 
 def _are_whole(texts: Sequence[str | None]) -> bool:
@@ -530,7 +581,7 @@ def _one_of(naming: Mapping[str, list[list[str]]], cells: Cells, file: Path, kno
     there = {name: its for name, its in naming.items() if any(its)}
     if not there:
         example = next((text for name in naming for text in cells[name] if text is not None), "")
-        raise _ElsewhereError(
+        raise InputError(
             f"{text_of(file)} names pictures that are not in its folder or below it, such as '{example}'"
             f"{known.spelt(example)}; put them there, or correct the names."
         )
@@ -563,7 +614,7 @@ def _check_labels(file: Path, labels: Cells) -> None:
                 )
 
 
-def _cells(file: Path, known: _Pictures, rows: int | None = None) -> tuple[Cells, bool]:
+def _cells(file: Path, known: _Pictures, given: AbstractSet[str | None], rows: int | None = None) -> tuple[Cells, bool]:
     """The values of a table, or of its first rows, and whether it has no row of column names. Raises what `UNREAD`
     holds for a file that is no table."""
     with file.open("rb") as binary:
@@ -574,7 +625,7 @@ def _cells(file: Path, known: _Pictures, rows: int | None = None) -> tuple[Cells
         reader = csv.reader(opened, delimiter=_delimiter(opened), skipinitialspace=True)
         stripped = ([value.strip() for value in row] for row in reader)
         header, *body = islice(filter(any, stripped), None if rows is None else rows + 1)
-    headless = _is_row(header, known, file)
+    headless = not (given and given <= {*header}) and _is_row(header, known, file)
     if headless:
         body, header = [header, *body], _names(header, known, file)
     names = [name or f"column {number}" for number, name in enumerate(header, 1)]
@@ -627,4 +678,4 @@ def _plain(value: Any) -> str:
 
 
 def _value(text: str) -> str | None:
-    return None if text.lower() in MISSING else text
+    return None if text in MISSING else text

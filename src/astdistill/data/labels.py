@@ -24,7 +24,7 @@ MISSING = -1
 """The class number of an image without a label."""
 SHOWN = 3
 """Class names that a sentence gives of many."""
-LISTED = re.compile(r"\[[^\]]*,.*\]|\(.*,.*\)")
+LISTED = re.compile(r"\[\s*(['\"].*['\"]\s*,\s*['\"].*['\"]|[\d.]+(\s*,\s*[\d.]+)+)\s*\]")
 """A list of values, written as text."""
 BETWEEN = ",;/+&"
 """What may stand between several labels in one text, besides '|' and blanks."""
@@ -127,28 +127,33 @@ def _in_order(values: np.ndarray, present: np.ndarray, where: str) -> Numbered:
             "or number the classes from 0."
         )
     classes = tuple(str(kind) for kind in kinds.tolist())
-    twins = alike(classes) if kinds.dtype.kind == "U" else ()
+    twins = (*alike(classes), *_combined(classes)) if kinds.dtype.kind == "U" else ()
     return Numbered(_spread(codes.reshape(-1), present), classes, (*_words(kinds, classes), *twins))
 
 
 def _check_single(texts: Sequence[str], where: str) -> None:
-    """Raise InputError for texts that are several labels each: a list, pieces between '|' that several texts have, or
-    pieces that are all labels themselves. Two words are so only where that happens twice: 'tiger cat' is a class beside
-    'tiger' and 'cat'."""
-    known, pieces = set(texts), Counter(piece for text in texts for piece in text.split("|"))
-    words = [text for text in texts if len(text.split()) > 1 and known.issuperset(text.split())]
-    several = [
+    """Raise InputError for texts that are several labels each: a list of texts or numbers, or pieces between '|' that
+    several texts have."""
+    pieces = Counter(piece for text in texts for piece in text.split("|"))
+    for text in texts:
+        if LISTED.fullmatch(text) or ("|" in text and any(pieces[piece] > 1 for piece in text.split("|"))):
+            raise InputError(
+                f"The labels of {where} hold several to an image in one text ({text[:40]}); give each image one label, "
+                "or name other labels with --data.label-column."
+            )
+
+
+def _combined(texts: Sequence[str]) -> tuple[str, ...]:
+    """A note on texts whose pieces are all labels themselves."""
+    known = set(texts)
+    both = [
         text
         for text in texts
-        if LISTED.fullmatch(text)
-        or ("|" in text and any(pieces[piece] > 1 for piece in text.split("|")))
-        or any(sign in text and known.issuperset(map(str.strip, text.split(sign))) for sign in BETWEEN)
+        if any(sign in text and known.issuperset(map(str.strip, text.split(sign))) for sign in BETWEEN)
+        or (len(text.split()) > 1 and known.issuperset(text.split()))
     ]
-    for text in several or words * (len(words) > 1):
-        raise InputError(
-            f"The labels of {where} hold several to an image in one text ({text[:40]}); give each image one label, or "
-            "name other labels with --data.label-column."
-        )
+    shown = ", ".join(f"'{text}'" for text in both[:SHOWN]) + ", …" * (len(both) > SHOWN)
+    return (f"labels that are made of others as classes of their own: {shown}",) * bool(both)
 
 
 def _words(kinds: np.ndarray, classes: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..runtime.errors import InputError, unknown
 from .dataset import Summary
 from .labels import alike, spelling
-from .listing import WNID, Listing, UnlabelledError, names, some, text_of, unread_labels
+from .listing import PICTURED, WNID, Listing, UnlabelledError, names, some, text_of, unread_labels
 from .splits import PLAIN, split_of
 
 HERE = "."
@@ -195,8 +195,9 @@ class _Finder:
         """The test part, or the validation part where no folder of a test part holds labelled pictures."""
         candidates = [place for place in spoken if self._labelled(place)]
         fitting = [place for place in candidates if self._shares(place, classes)]
-        if not fitting:  # one folder that is no class, such as test/images, tells none
-            fitting = [place for place in candidates if len([*self._class_places(place)]) > 1]
+        if not fitting:  # test/images tells no classes
+            inside = {place: {inner.name.lower() for inner in self._class_places(place)} for place in candidates}
+            fitting = [place for place in candidates if not inside[place] <= PICTURED]
         for kind in ("test", "validation"):
             named = [place for place in fitting if split_of(place.name) == kind]
             if len(named) > 1:
@@ -423,7 +424,7 @@ class _Finder:
                 continue
             other = spelt.get(spelling(place.name))
             called = f", which calls it '{text_of(other or '')}'" * bool(other)
-            raise UnlabelledError(  # such as test/test, with the labels in a table
+            raise InputError(
                 f"{text_of(test)} holds a class '{text_of(place.name)}' that the training part does not{called}; "
                 "rename it or take it out."
             )

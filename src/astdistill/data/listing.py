@@ -35,10 +35,12 @@ SYSTEM = frozenset(
 """What systems put among the files of people, beside whatever begins with a full stop."""
 WNID = re.compile(r"n\d{8}")
 """What a class folder of ImageNet is called."""
-EXAMPLE = re.compile(r"submission|prediction", re.IGNORECASE)
+EXAMPLE = re.compile(r"submission|predictions", re.IGNORECASE)
 """What tables are called whose labels are none: examples of what is to be handed in, and what somebody handed in."""
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".xls")
 """Endings of files that may hold the labels of pictures."""
+PICTURED = frozenset(("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "input", "inputs"))
+"""What folders are called that hold pictures of all classes."""
 NAMED = 3
 """How many of those that were left out are named."""
 
@@ -119,7 +121,7 @@ def unread_labels(others: Iterable[Path]) -> str:
     there = [path for path in others if path.name.lower().endswith(TABLES)]
     tables = [path for path in there if not EXAMPLE.search(path.stem)]
     if there and not tables:
-        return f" ({some(there)} is taken for an example, not for labels: name it with --data where it has them)"
+        return f" ({some(there)}: taken for an example of what is handed in; name it with --data if it has labels)"
     if not tables:
         return ""
     return (
