@@ -96,9 +96,9 @@ def _checksum(tensors: Mapping[str, Tensor], words: Mapping[str, Any]) -> str:
     return digest([{name: tensor_digest(tensor) for name, tensor in tensors.items()}, dict(words)])
 
 
-PIXELS_FORMAT = 3
+PIXELS_FORMAT = 4
 """Earlier versions dropped transparency and the depth of pictures, mixed the parts of tables in which some rows belong
-to none, and read parts of different depths alike."""
+to none, read parts of different depths alike, and took 1 and 1.0 in a table for two classes."""
 MANIFEST = "manifest"
 HEADER, SEAL, CHECK = "data.json", "seal.json", "check"
 DIGITS = 64
