@@ -236,6 +236,9 @@ def _tables(desk: Path) -> None:
         (desk / ending / f"labels.{ending}").write_text(text)
         for number, file in enumerate(files):
             (desk / ending / f"images/{number}.png").write_bytes(file.read_bytes())
+    shutil.copytree(folder, desk / "beside")
+    rows = [f"{path.name},caf\N{LATIN SMALL LETTER E WITH ACUTE}" for path in sorted((desk / "beside").glob("*/*.png"))]
+    (desk / "beside/labels.csv").write_text("\n".join(["file_name,label", *rows]), encoding="latin-1")
 
 
 def _trees(desk: Path) -> None:

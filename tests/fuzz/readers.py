@@ -169,6 +169,7 @@ OTHERS: dict[str, Reader] = {
     "save_to_disk, state": Reader("saved/train/state.json", data("saved")),
     "save_to_disk, splits": Reader("saved/dataset_dict.json", data("saved")),
     "labels in CSV": Reader("csv/labels.csv", data("csv")),
+    "labels in CSV of another encoding, beside class folders": Reader("beside/labels.csv", data("beside")),
     "labels in JSON lines": Reader("jsonl/labels.jsonl", data("jsonl")),
     "Tiny ImageNet, zip": Reader("tiny.zip", data("tiny.zip")),
     "Tiny ImageNet, identifiers": Reader("tiny/wnids.txt", data("tiny")),
