@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import codecs
 import csv
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import islice
@@ -447,7 +446,7 @@ class _Table:
 
     def pairs(self) -> Iterator[tuple[str | None, str | None]]:
         """The pictures with their labels by the first column that is called so."""
-        for its in itertools.islice(self.labels().values(), 1):
+        for its in islice(self.labels().values(), 1):
             yield from zip(self.cells[self.image], its, strict=True)
 
     def labels(self) -> Cells:
@@ -466,8 +465,8 @@ class _Table:
     @staticmethod
     def read(file: Path, known: _Pictures, image: str | None, label: str | None) -> _Table | None:
         """The table in a file; None where no column names pictures, and for a file that is no table. Raises InputError
-        where columns name different pictures or none that is there, where a name may be that of several, and where a
-        label is several."""
+        where columns name different pictures or none that is there, where a name may be that of several, where a label
+        holds a line break, and for a file that names pictures and cannot be read."""
         given = {image, label} - {None}
         try:
             first, _ = _cells(file, known, given, LOOKED_AT)
@@ -511,8 +510,7 @@ class _Table:
 
 def _check_unread(file: Path, known: _Pictures, error: Exception) -> None:
     """Raise InputError for a file that is no table and yet names pictures and labels: what it says would be lost."""
-    lines = _split_lines(file)
-    first = next((line for line in lines if any(line)), [])
+    first = next((line for line in _split_lines(file, LOOKED_AT) if any(line)), [])
     paired = len(first) == len(HEADLESS) and any(known.called(cell, file) for cell in first)
     named = _called_anywhere(file, known) if paired or any(map(rank_of, first)) else set()
     if not named:
@@ -531,13 +529,12 @@ def _called_anywhere(file: Path, known: _Pictures) -> set[str]:
     return {path for cell in cells for path in known.called(cell, file)}
 
 
-def _split_lines(file: Path) -> list[list[str]]:
-    """The lines of a file, whatever its encoding, divided at commas and the like; none of one that cannot be read."""
-    try:
-        lines = file.read_text(encoding="latin-1").splitlines()
-    except OSError:
-        return []
-    return [[cell.strip(" \"'") for cell in CELL.split(line)] for line in lines]
+def _split_lines(file: Path, count: int | None = None) -> Iterator[list[str]]:
+    """The lines of a file, or the first of them, whatever its encoding, divided at commas and the like; none of one
+    that cannot be read."""
+    with suppress(OSError), file.open(encoding="latin-1") as opened:
+        for line in islice(opened, count):
+            yield [cell.strip(" \"'\n") for cell in CELL.split(line)]
 
 
 def _ranks(cells: Cells) -> dict[str, int]:
