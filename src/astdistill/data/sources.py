@@ -455,11 +455,9 @@ def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
         return [source.name, *request.key(content), *source.words, *source.places]
 
     raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
-    # What is left out and guessed is said as it is now: the cache does not follow files that do not count, and an
-    # earlier version may have filled it.
+    # What is left out is said as it is now: the cache does not follow files that do not count.
     said = replace(raw.summary, left_out=source.summary.left_out)
-    guessed = dict.fromkeys((*source.summary.guessed, *said.guessed, *other_classes(folder, listing, source)))
-    return replace(raw, summary=replace(said, guessed=tuple(guessed)))
+    return replace(raw, summary=replace(said, guessed=(*said.guessed, *other_classes(folder, listing, source))))
 
 
 def _from_label_tables(given: LabelTables, request: Request, listing: Listing) -> RawData:
