@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from problems import exit_code
 
 from astdistill.cli.options import parse
 from astdistill.distillation import run as running
+from astdistill.distillation.settings import check_settings
 from astdistill.evaluation import rows
 from astdistill.experiment import tuning
 from astdistill.experiment.presets import preset
@@ -336,6 +338,34 @@ def test_whatever_is_drawn_fits_the_experts(also: tuple[Any, ...]) -> None:
         ranges = tuning._step_ranges(each, tuning.Search(also=also))
         assert all(low <= high for low, high in ranges.values())
         assert len(ranges) == len(also)
+
+
+@pytest.mark.parametrize("also", [("T",), ("M",), ("start",), ("T", "M"), ("T", "M", "start")])
+@pytest.mark.parametrize(
+    "name", ["digits-ipc1", "cifar100-ten-ipc10", "cifar100-ipc50-datm", "cifar10-ipc500-datm", "cifar10-ipc10-datm"]
+)
+def test_whatever_is_drawn_contradicts_no_other_setting(name: str, also: tuple[Any, ...]) -> None:
+    experiment = preset(name)
+    ranges = tuning._step_ranges(experiment, tuning.Search(also=also))
+    given = tuning._asked(experiment, ranges)
+    for ends in product(*ranges.values()):
+        values = dict(zip(ranges, map(int, ends), strict=True))
+        each = tuning.with_values(experiment, {**given, **values})
+        check_settings(each.method, each.distill, each.method.recipe.epochs)
+    for key, (low, high) in ranges.items():
+        assert low <= given[key] <= high
+
+
+@needs_optuna
+def test_a_trial_that_an_earlier_version_drew_from_what_cannot_be_counts_as_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged_by(monkeypatch, lambda synthetic, steps: 50.0)
+    monkeypatch.setattr(tuning, "_step_ranges", lambda experiment, search: {"method.step.syn_steps": (1, 2)})
+    assert exit_code(*TINY, "--trials", "8", "--also", "T") == 0
+    outcomes = {trial.values["method.step.syn_steps"]: trial.outcome for trial in found().trials}
+    assert outcomes[1] == "diverged"
+    assert outcomes[2] != "diverged"
 
 
 def test_the_best_trial_is_that_of_the_finalists() -> None:

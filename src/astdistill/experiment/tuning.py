@@ -19,8 +19,10 @@ from ..data.dataset import Dataset
 from ..data.synthetic import SyntheticSet
 from ..distillation.loop import distill, validate
 from ..distillation.run import Distillation
+from ..distillation.settings import DistillSettings, check_settings
 from ..distillation.state import DistillState
 from ..experts.store import TrajectoryStore
+from ..methods.method import Method
 from ..methods.outer_step import TrajectoryMatching
 from ..models.flat import FlatModel
 from ..models.registry import build_model
@@ -38,7 +40,7 @@ from .config import Experiment, check_experiment, load_data
 from .pipeline import obtain_experts
 
 HELD_OUT = 0.2
-"""Of the training images, where neither the data nor `data.validation` say which are held out."""
+"""Of the training images, where `data.validation` does not say how many are held out."""
 RUNGS = (8, 4, 2, 1)
 """A trial is judged after these parts of its outer steps."""
 FINALISTS, JUDGES = 3, 5
@@ -83,8 +85,8 @@ def load_optuna() -> Any:
 
 
 def held_out(experiment: Experiment) -> tuple[Experiment, Dataset]:
-    """The experiment and its data with images held out of the training data: those of the data's own validation part,
-    of `data.validation`, or a fifth."""
+    """The experiment and its data with images held out of the training data: those of `data.validation`, or a
+    fifth."""
     dataset = load_data(experiment)
     if dataset.validation is None:
         experiment = experiment.replace(data=experiment.data.replace(validation=HELD_OUT))
@@ -128,15 +130,40 @@ def _step_ranges(experiment: Experiment, search: Search) -> Ranges:
         return {}
     whole, most = experiment.method.recipe.epochs, step.expert_epochs
     ranges: Ranges = {}
-    if "T" in search.also:
-        ranges["method.step.syn_steps"] = (max(1, step.syn_steps // 4), 4 * step.syn_steps)
     if "M" in search.also:
-        most = min(step.expert_epochs + 2, whole + 1 - step.max_start_epoch)
+        longest = min(most + 2, whole + 1 - step.max_start_epoch)
+        most = _first(range(longest, most, -1), most, experiment, "expert_epochs")
         ranges["method.step.expert_epochs"] = (1, max(1, most))
+    if "T" in search.also:
+        fewest = range(max(1, step.syn_steps // 4), step.syn_steps)
+        least = _first(fewest, step.syn_steps, experiment, "syn_steps", expert_epochs=most)
+        ranges["method.step.syn_steps"] = (least, 4 * step.syn_steps)
     if "start" in search.also:
         high = min(2 * step.max_start_epoch, whole + 1 - max(1, most))
-        ranges["method.step.max_start_epoch"] = (max(1, step.max_start_epoch // 4), max(1, high))
+        lowest = range(max(1, step.max_start_epoch // 4), step.max_start_epoch)
+        ranges["method.step.max_start_epoch"] = (
+            _first(lowest, step.max_start_epoch, experiment, "max_start_epoch"),
+            max(1, high),
+        )
     return ranges
+
+
+def _first(values: range, otherwise: int, experiment: Experiment, name: str, **numbers: int) -> int:
+    """The first of some values of a number of the outer step that contradicts no other setting."""
+    method = experiment.method
+    for value in values:
+        step = method.step.replace(**{**numbers, name: value})
+        if _fits(method.replace(step=step), experiment.distill):
+            return value
+    return otherwise
+
+
+def _fits(method: Method, settings: DistillSettings, epochs: int | None = None) -> bool:
+    try:
+        check_settings(method, settings, epochs)
+    except InputError:
+        return False
+    return True
 
 
 def tune(
@@ -238,10 +265,13 @@ class _Job:
 
 
 def _to_rung(given: _Given, job: _Job, progress: Bar) -> float | None:
-    """The accuracy of a trial that is distilled up to a rung; None where it diverged."""
+    """The accuracy of a trial that is distilled up to a rung; None where it diverged, or has values that contradict one
+    another, which the ranges of an earlier version had."""
     each = with_values(given.experiment, job.values)
     settings = each.distill.replace(iterations=job.steps, validate_every=0, snapshots=False, max_skips=MOST_SKIPS)
     words: dict[str, Any] = {"method": each.method, "model": each.model, "ipc": each.ipc, "seed": each.seed}
+    if not _fits(each.method, settings, None if given.experts is None else given.experts.epochs):
+        return None
     with using(given.engine):
         try:
             synthetic = distill(given.dataset, given.experts, settings=settings, out=job.folder, **words)
