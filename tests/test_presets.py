@@ -121,6 +121,7 @@ def test_settings_of_back_propagation_through_training(name: str) -> None:
     assert preset.evaluation.networks == 8
     assert preset.data.whiten == {"tiny_imagenet": "standard"}.get(preset.data.source, "rat")
     assert preset.method.labels.kind == ("hard" if name == "cifar10-ipc10-rat-bptt" else "weights")
+    assert ("targets" in preset.method.learn) == (name != "cifar10-ipc10-rat-bptt")
 
 
 @pytest.mark.slow

@@ -277,7 +277,7 @@ def _bptt(
     classes of a training step. The figure is the maximum over four numbers of steps."""
     numbers = {"unroll": truncation[0], "window": truncation[1], "batch_real": batch_real}
     numbers |= {"per_class": sampling[0], "classes_at_once": sampling[1]}
-    learn = ("images",) if isinstance(labels, HardLabels) else ("images", "targets")
+    learn = ("images", "targets") if isinstance(labels, WeightLabels) else ("images",)
     usual = {**method.step.usual_settings(ipc), "lr_img": lr, "lr_targets": lr}
     recipe = RAT_PROTOCOL.replace(batch=sampling[1] or RAT_PROTOCOL.batch)
     source = f"{SOURCES[method.name]}; {OF_BPTT[method.name]} ours"
