@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from astdistill.cli.options import parse
 from astdistill.data.dataset import DataConfig
 from astdistill.data.image_folders import IMAGENET_SUBSETS, words_of
 from astdistill.data.loading import load_dataset
@@ -63,6 +64,16 @@ def test_a_subset_by_class_index(ilsvrc: Path) -> None:
     assert places == nette.train.labels.tolist()
     assert shades(nette.test.whole()) == [10 * label + 5 for label in nette.test.labels.tolist()]
     assert load_dataset("imagenet-nette").preprocessing.hash == STANDARD.hash
+
+
+def test_a_preset_finds_its_subset_in_a_folder_of_all_classes(ilsvrc: Path) -> None:
+    nette = load_dataset("imagenet-nette")
+    everything = ilsvrc.rename(ilsvrc.parent / "ILSVRC2012")
+    request = parse("run", ["imagenet-nette-ipc1-mtt", "--data", str(everything)])
+    found = load_dataset(request.experiment.data)
+    assert (found.classes, found.shape, found.class_sizes()) == (nette.classes, nette.shape, nette.class_sizes())
+    assert torch.equal(found.train.whole(), nette.train.whole())
+    assert parse("run", ["cifar10-ipc1", "--data", str(everything)]).experiment.data.classes is None
 
 
 def test_any_size_and_a_choice_within_the_subset(ilsvrc: Path) -> None:

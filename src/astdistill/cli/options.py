@@ -12,6 +12,7 @@ import click
 from pydantic import Field
 
 from ..data.dataset import DataConfig
+from ..data.image_folders import IMAGENET_SIZE, is_imagenet, subset_classes
 from ..data.sources import published_name
 from ..evaluation.protocol import PROTOCOLS, EvalRecipe, protocol
 from ..experiment import config
@@ -370,9 +371,11 @@ def _under(evaluation: EvaluationSettings, recipe: EvalRecipe) -> EvaluationSett
 
 def _of_source(data: DataConfig, source: str) -> DataConfig:
     """The configuration with another source. Which classes are taken, and in which size, was said of the preset's own
-    data, and holds for these wherever they lie, but for no others."""
+    data, and holds for these wherever they lie, but for no others. A subset of ImageNet lies in all of it."""
     if data.source in (source, published_name(PurePath(source).name)):
         return data.replace(source=source)
+    if (subset := subset_classes(data.source)) is not None and is_imagenet(Path(source)):
+        return data.replace(source=source, classes=subset, size=data.size or IMAGENET_SIZE)
     return data.replace(source=source, classes=None, first_classes=None, size=None)
 
 

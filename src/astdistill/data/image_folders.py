@@ -182,6 +182,7 @@ IMAGENET_SUBSETS: dict[str, tuple[int, ...]] = {
 }
 """Class indices of ILSVRC-2012, which number the WordNet identifiers in their sorted order; a class's label is its
 place here."""
+IMAGENET_CLASSES = 1000
 IMAGENET_NAMES = ("imagenet", *(f"imagenet-{name}" for name in IMAGENET_SUBSETS))
 WORDS = ("words.txt", "LOC_synset_mapping.txt")
 
@@ -191,6 +192,13 @@ def subset_classes(source: str) -> tuple[str, ...] | None:
     'imagenet'."""
     numbers = IMAGENET_SUBSETS.get(source.removeprefix("imagenet-"))
     return None if numbers is None else tuple(map(str, numbers))
+
+
+def is_imagenet(folder: Path) -> bool:
+    """Whether a folder has the thousand class folders of ILSVRC-2012, called by WordNet identifiers, in itself or in
+    `train`."""
+    places = [place for place in (folder, folder / "train") if place.is_dir()]
+    return any(sum(bool(WNID.fullmatch(each.name)) for each in place.iterdir()) == IMAGENET_CLASSES for place in places)
 
 
 def named_by_wnid(classes: Sequence[str]) -> bool:
