@@ -66,8 +66,8 @@ class Evaluate(Record):
     full_epochs: int | None = Field(default=None, ge=1)
     """Training epochs of the full-data baseline (default: those of an expert of the run's method)."""
     lr: Annotated[float | Literal["learned", "search"], Word(metavar="NUMBER|learned|search")] = "learned"
-    """Learning rate. learned: that of the set (0.01 for real images); search: the best multiple of it on held-out
-    training images; or a number for all rows."""
+    """Learning rate. learned: that of the set (0.01 for real images), unless the protocol has one (tgdd, ncfm, rat,
+    rded); search: the best multiple of it on held-out training images; or a number for all rows."""
     networks: int | None = None
     """Newly initialised networks per row (default: 8 for rat, 10 for ncfm, 5 for the other protocols)."""
     architectures: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class Evaluate(Record):
     baselines: tuple[Literal["random", "kmeans", "herding", "kcenter", "teacher", "full"], ...] = ("random", "kmeans")
     """Baselines of real images: random, kmeans, herding, kcenter, teacher (random images with soft labels of an expert,
     in a table of their own), or full (all training images; takes longest)."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Softmax temperature of the teacher's labels: above 1 they are softer."""
     data: Annotated[str | None, Word(metavar="PATH")] = None
     """Path of the data, if they were moved since the set was made."""

@@ -30,7 +30,7 @@ class TeacherInfo(Record):
     """Epochs that it was trained for, on all real images."""
     accuracy: float | None = None
     """Its accuracy on the test images in percent; None where nobody measured it."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Its logits are divided by it before the softmax: above 1 the labels are softer."""
 
     @property
