@@ -89,11 +89,32 @@ def test_classes_of_data_known_by_name(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("words", "unread"),
     [
-        (("--distill.lr-targets", "3"), "--distill.lr-targets 3.0 has no effect with the method ast"),
+        (("--distill.lr-targets", "3"), "--distill.lr-targets 3 has no effect with the method ast"),
         (
             ("--method", "dm", "--distill.lr-lr", "5", "--experts.count", "7"),
-            "--experts.count 7, --distill.lr-lr 5.0 have no effect with the method dm",
+            "--experts.count 7, --distill.lr-lr 5 have no effect with the method dm",
         ),
+        (("--method", "dm", "--part", "estimator=FirstOrder"), "--part estimator=FirstOrder has no effect with"),
+        (("--method", "dm", "--part", "goal=NearestMatchingLoss"), "--part goal=NearestMatchingLoss has no effect"),
+        (("--method", "dc", "--method.batches", "released"), "--method.batches released has no effect"),
+        (("--method", "tgdd", "--method.batches", "released"), "--method.batches released has no effect"),
+        (("--method", "at-bptt", "--method.step.place", "last"), "--method.step.place last has no effect"),
+        (("--method", "datm", "--method.sample.begins", "5"), "--method.sample.begins 5 has no effect"),
+        (("--method", "datm", "--method.sample.full-by", "9"), "--method.sample.full-by 9 has no effect"),
+        (("--method.expert.optimiser", "adam", "--method.expert.momentum", "0.5"), "--method.expert.momentum 0.5 has"),
+        (("--method", "mtt", "--method.expert.drops-at", "0.5"), "--method.expert.drops-at 0.5 has no effect"),
+        (("--method", "mtt", "--method.expert.penalty-form", "pixel"), "--method.expert.penalty-form pixel has no"),
+        (("--evaluation.recipe.networks", "9"), "--evaluation.recipe.networks 9 has no effect"),
+        (
+            ("--evaluation.baselines", "random", "--evaluation.recipe.full-epochs", "9"),
+            "--evaluation.recipe.full-epochs 9 has no effect",
+        ),
+        (("--protocol", "rded", "--evaluation.recipe.batch", "9"), "--evaluation.recipe.batch 9 has no effect"),
+        (("--protocol", "tgdd", "--evaluation.recipe.momentum-after", "0.1"), "momentum-after 0.1 has no effect"),
+        (("--method", "mtt", "--part", "estimator=FirstOrder"), ""),
+        (("--method", "rded", "--method.expert.epochs", "7", "--experts.count", "2"), ""),
+        (("--method", "datm", "--method.sample.begins", "5", "--method.sample.full-by", "9"), ""),
+        (("--evaluation.baselines", "full", "--evaluation.recipe.full-epochs", "9"), ""),
         (("--method", "dm", "--experts.seed", "7"), ""),
         (("--method", "datm", "--distill.lr-targets", "3"), ""),
         (("--ipc", "2"), ""),
@@ -107,6 +128,29 @@ def test_settings_that_nothing_reads_are_told(
     told = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
     assert len(told) == bool(unread)
     assert unread in "".join(told)
+
+
+@pytest.mark.parametrize(
+    ("words", "usual"),
+    [
+        (("--method", "idc", "--method.step.differences", "squared"), "--distill.lr-img 0.016"),
+        (("--method", "tgdd", "--method.step.stepping", "per-class"), "--distill.outer-momentum 0.5"),
+        (
+            ("--part", "step=SiameseGradientMatching", "--method.learn", "images"),
+            "--distill.iterations 1000 --distill.lr-img 0.1",
+        ),
+        (("--method", "dsa"), ""),
+        (("--method", "dsa", "--ipc", "3", "--distill.iterations", "30"), ""),
+        (("--ipc", "3"), ""),
+    ],
+)
+def test_settings_that_others_bring_with_them_are_told(
+    words: tuple[str, ...], usual: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main((*DRY, *words)) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "settings that are usual" in line]
+    assert len(told) == bool(usual)
+    assert usual in "".join(told)
 
 
 def test_evaluate_refuses_what_has_no_effect(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from astdistill.runtime.seeds import rng
 
 SHAPE = (3, 6, 6)
 FEW = RAT_PROTOCOL.replace(steps=(2, 5, 7), batch=4, augmentation="flip")
+LAST = FEW.replace(reported="final")
 
 
 def network() -> nn.Sequential:
@@ -65,6 +66,57 @@ def test_training_is_adam_written_out_and_tested_after_each_budget() -> None:
     assert result.by_steps == pytest.approx(tuple(accuracies))
     assert result.best == max(result.by_steps)
     assert result.final == result.by_steps[-1]
+
+
+def test_epochs_counted_as_released_end_after_the_same_steps() -> None:
+    data = TensorExamples(drawn(10, "examples"), 2 * torch.rand(10, 3, generator=rng(0, "weights")).double(), 0.01)
+    tested = Split(drawn(30, "tested"), torch.randint(3, (30,), generator=rng(0, "labels")))
+    networks = {}
+    for released in (False, True):
+        networks[released] = network()
+        recipe = FEW.replace(released_count=released)
+        result = train_network(networks[released], data, recipe, tested, lambda epoch: rng(7, "evaluate", 0, epoch))
+        assert result.by_steps is not None
+        assert len(result.by_steps) == 3
+    for one, other in zip(networks[False].parameters(), networks[True].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        (LAST, {"check_every": 1, "checks_from": 0.5}),
+        (
+            LAST.replace(steps=(), epochs=4, drops_at=(0.5,)),
+            {"decay_at": 0.2, "momentum_after": 0.1, "checks_from": 0.5},
+        ),
+        (
+            LAST.replace(steps=(), epochs=4, cosine=1.0),
+            {"decay_at": 0.2, "momentum_after": 0.1, "decay_factor": 0.5, "drops_at": (0.3,), "checks_from": 0.5},
+        ),
+        (LAST.replace(steps=(), epochs=4), {"checks_from": 0.5}),
+    ],
+)
+def test_what_is_said_to_have_no_effect_has_none(recipe: EvalRecipe, changes: dict[str, Any]) -> None:
+    assert set(recipe.unread()) == set(changes)
+    data = TensorExamples(drawn(10, "examples"), 2 * torch.rand(10, 3, generator=rng(0, "weights")).double(), 0.01)
+    tested = Split(drawn(30, "tested"), torch.randint(3, (30,), generator=rng(0, "labels")))
+    results = []
+    for each in (recipe, recipe.replace(**changes)):
+        trained = network()
+        result = train_network(trained, data, each, tested, lambda epoch: rng(7, "evaluate", 0, epoch))
+        results.append((result, [part.tolist() for part in trained.parameters()]))
+    assert results[0] == results[1]
+
+
+def test_batches_by_size_need_no_order() -> None:
+    pairs = ((1, 10), (10, 50), (50, 100))
+    for ipc, batch in ((1, 10), (9, 10), (10, 50), (49, 50), (50, 100), (500, 100)):
+        for given in (pairs, pairs[::-1]):
+            recipe = MTT_PROTOCOL.replace(batches=given)
+            assert recipe.for_set(ipc, 10).batch == batch
+            assert recipe.for_set(ipc, 100).batch == 2 * batch
+            assert "batch" in recipe.unread()
 
 
 def test_the_protocol_is_that_of_the_paper() -> None:

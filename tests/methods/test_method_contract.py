@@ -21,7 +21,7 @@ from astdistill.data.synthetic import SyntheticSet
 from astdistill.data.textures import TextureSpec
 from astdistill.distillation.loop import distill
 from astdistill.distillation.run import Distillation
-from astdistill.distillation.settings import DistillSettings
+from astdistill.distillation.settings import DistillSettings, check_settings
 from astdistill.distillation.state import DistillState
 from astdistill.experts.store import Segment, TrajectoryStore
 from astdistill.interop.exporters import export
@@ -29,7 +29,7 @@ from astdistill.methods import method as method_module
 from astdistill.methods.method import Method
 from astdistill.methods.outer_step import StepState, TrajectoryMatching
 from astdistill.methods.registry import find_method, methods
-from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, MTT
+from astdistill.methods.trajectory_matching import AST, AST_AS_RELEASED, MTT, TESLA
 from astdistill.methods.unroll import InnerLoop, Variables, draw_plan
 from astdistill.models.flat import FlatModel
 from astdistill.report.page.page import save_page
@@ -257,7 +257,7 @@ def test_a_run_goes_on_to_the_same_bits_and_is_shown_and_exported_as_what_it_is(
     assert method.step.loss_name in (tmp_path / "page.html").read_text(encoding="utf-8")
     card = (export(found, "huggingface", tmp_path / "card") / "README.md").read_text(encoding="utf-8")
     assert f"made by {method.step.family} with astdistill" in card or method.name not in methods()
-    if not method.step.needs_experts:
+    if method.expert is None:
         assert not re.search("trajector|expert|learned learning rate", card, flags=re.IGNORECASE)
 
 
@@ -318,6 +318,32 @@ def test_all_parts_off_is_mtt_with_asts_expert_and_momentum() -> None:
         bare = bare.without(part)
     assert bare.replace(name=MTT.name, paper=MTT.paper, expert=MTT.expert, momentum=0.0) == MTT
     assert set(method_module.PARTS) == set(OFF)
+
+
+@pytest.mark.parametrize("part", ["representative", "intermediate"])
+@pytest.mark.parametrize("method", methods().values(), ids=lambda method: method.name)
+def test_components_that_are_no_part_of_ast_stay(method: Method, part: str) -> None:
+    own = method.init if part == "representative" else method.loss
+    is_asts = part in type(own).__name__.lower()
+    assert (method.without(part) != method) == is_asts
+
+
+@pytest.mark.parametrize("method", methods().values(), ids=lambda method: method.name)
+def test_every_method_learns_what_its_step_gives_derivatives_of(method: Method) -> None:
+    settings = DistillSettings.model_validate(method.step.usual_settings(1))
+    check_settings(method, settings, None)
+    for name in {"images", "targets", "lr"} - {*method.step.derives, *method.step.rates()}:
+        with pytest.raises(InputError, match=f"'{name}' was to be learned, but outer steps of '{method.name}' give no"):
+            check_settings(method.replace(learn=(*method.learn, name)), settings, None)
+
+
+def test_what_is_no_number_of_the_set_cannot_be_learned_nor_anything_twice() -> None:
+    settings = DistillSettings()
+    with pytest.raises(InputError, match="'images' was to be learned twice"):
+        check_settings(MTT.replace(learn=("images", "images")), settings, None)
+    with pytest.raises(InputError, match="'targets' was to be learned, but outer steps of 'tesla' give no derivative"):
+        check_settings(TESLA.replace(learn=("images", "targets")), settings, None)
+    check_settings(MTT.replace(learn=("images", "targets", "lr")), settings, None)
 
 
 def test_unknown_parts_are_refused_with_the_nearest() -> None:

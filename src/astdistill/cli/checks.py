@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..data import medmnist
@@ -13,6 +13,7 @@ from ..experiment.config import Experiment
 from ..experiment.cost import NAMED, DatasetSize
 from ..methods.initialisation import FileInit
 from ..methods.method import Method
+from ..runtime.config import Record, renamed_fields
 from ..runtime.errors import InputError
 from ..runtime.files import warn
 from .flags import Flag, Positional
@@ -41,9 +42,21 @@ def check_once(flag: str, names: Sequence[str]) -> None:
         raise InputError(f"{flag} names '{twice}' twice; name it once.")
 
 
-def check_typed(experiment: Experiment, typed: Words) -> None:
-    """Raise InputError for values that contradict the rest, and tell of those that nothing reads."""
+def check_typed(
+    experiment: Experiment, typed: Words, parts: Sequence[str] = (), base: Experiment | None = None
+) -> None:
+    """Raise InputError for values that contradict the rest, and tell of those that nothing reads, and of settings that
+    are usual with others.
+
+    Args:
+        experiment: What comes of everything that was typed.
+        typed: Flags with their values.
+        parts: Components that `--part` has put into the method: FIELD=NAME.
+        base: The preset, or what was proposed in place of one.
+    """
     given = {".".join(param.place[1:]): (param.flag, value) for param, value in typed if isinstance(param, Flag)}
+    names = renamed_fields(Method)
+    given |= {f"method.{names.get(field := part.partition('=')[0], field)}": ("--part", part) for part in parts}
     check_once("--evaluation.architectures", experiment.evaluation.architectures)
     check_once("--evaluation.baselines", experiment.evaluation.baselines)
     every, iterations = experiment.distill.validate_every, experiment.distill.iterations
@@ -59,9 +72,27 @@ def check_typed(experiment: Experiment, typed: Words) -> None:
             f"{', '.join(unread)} {verb} no effect with the method {experiment.method.name} and the other settings; "
             "leave it out, or see --help-all for what they need."
         )
+    if usual := dict(_unusual(experiment, base or experiment, given)):
+        has = ", ".join(_said(getattr(experiment.distill, name)) for name in usual)
+        flags = " ".join(f"--distill.{name.replace('_', '-')} {_said(value)}" for name, value in usual.items())
+        warn(
+            f"The settings that are usual for {experiment.method.name} with what was given are {flags}; this run has "
+            f"{has}."
+        )
+
+
+def _unusual(experiment: Experiment, base: Experiment, given: Container[str]) -> Iterator[tuple[str, Any]]:
+    """Fields of `DistillSettings`, and values that are usual for the outer step as it is now and were not before, and
+    that the experiment does not have."""
+    before = base.method.step.usual_settings(base.ipc)
+    for name, value in experiment.method.step.usual_settings(experiment.ipc).items():
+        if f"distill.{name}" not in given and value not in (before.get(name), getattr(experiment.distill, name)):
+            yield name, value
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, tuple):
         return " ".join(map(str, value))
     return str(value)
@@ -72,12 +103,12 @@ def _ignored(name: str, experiment: Experiment) -> bool:
     return name not in TAUGHT and any(name == each or name.startswith(f"{each}.") for each in _unread(experiment))
 
 
-def _unread(experiment: Experiment) -> Iterator[str]:
-    """Settings, or the records that hold them, that this experiment does not read."""
-    method = experiment.method
-    yield from method.step.ignores
-    learned = {"images": ("lr_img",), "targets": ("lr_targets", "targets_momentum"), "lr": ("lr_lr",)}
-    yield from (f"distill.{name}" for what, names in learned.items() if what not in method.learn for name in names)
+def _unread(record: Record, place: str = "") -> Iterator[str]:
+    """Settings without an effect, or records that hold some, by dotted name."""
+    yield from (place + name for name in record.unread())
+    for name, value in record:
+        if isinstance(value, Record):
+            yield from _unread(value, f"{place}{name}.")
 
 
 def check_size(experiment: Experiment, known: DatasetSize) -> None:

@@ -310,7 +310,8 @@ class PresetCommand(Command):
         for param, value in words:
             if ".".join(param.place[1:]) in COUNTED:
                 experiment.evaluation.recipe.check_epochs(f"{param.flag} {value}")
-        check_typed(experiment, [(param, value) for param, value in words if param.place[0] == FIELDS])
+        own = [(param, value) for param, value in words if param.place[0] == FIELDS]
+        check_typed(experiment, own, changes.part, self.cell)
         if changes.save_config is not None:
             check_save(changes.save_config, self.params)
             save_config(changes.save_config, words, getattr(changes, PRESET, ""))

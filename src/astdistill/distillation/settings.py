@@ -75,9 +75,11 @@ class DistillSettings(Record):
     lr_init: float = Field(default=0.01, gt=0)
     """η₀, the initial value of the student's learning rate η."""
     outer_optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    """Optimiser of images, labels and η. The published learning rates are for sgd."""
+    """Optimiser of images, labels and η. The published learning rates are for sgd; those of ncfm are for adamw, and
+    those of rat-bptt and at-bptt for adam."""
     outer_decay: float = Field(default=0.0, ge=0)
-    """Weight decay of the outer optimiser, for adamw only: each step multiplies by 1 − learning rate × this."""
+    """Weight decay of the outer optimiser, for adamw only: each step multiplies images, and what else is learned, by
+    1 − learning rate × this."""
     outer_momentum: float = Field(default=0.5, ge=0, lt=1)
     """Momentum of the outer optimiser, from 0 to below 1: of SGD, or β₁ of Adam and AdamW (β₂ is 0.999)."""
     targets_momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -106,8 +108,8 @@ class DistillSettings(Record):
     max_passes: int = Field(default=1000, ge=1)
     """Stop the run after this many outer steps in a row that the method's loss threshold leaves out."""
     validate_every: int = Field(default=0, ge=0)
-    """Outer steps between evaluations on the validation images; the set with the highest accuracy there is saved. 0
-    means no validation."""
+    """Outer steps between evaluations on the validation images, by the protocol mtt whatever evaluation.recipe says;
+    the set with the highest accuracy there is saved. 0 means no validation."""
     validate_epochs: int = Field(default=300, ge=1)
     """Training epochs of each network in such a validation."""
     validate_networks: int = Field(default=2, ge=1)
@@ -189,6 +191,7 @@ def check_settings(
     """Raise InputError where settings contradict one another or the experts' number of epochs; neither data nor experts
     are needed."""
     method.step.check(method, settings, epochs, whose)
+    _check_learned(method)
     if settings.canvas > 1 and settings.factor > 1:
         raise InputError(
             f"--distill.canvas {settings.canvas} and --distill.factor {settings.factor} were both given, but an image "
@@ -204,6 +207,21 @@ def check_settings(
             f"{settings.canvas_samples} crops of each canvas were asked for, but ordinary images are seen whole; add "
             "--distill.canvas 2, or leave out --distill.canvas-samples."
         )
+
+
+def _check_learned(method: Method) -> None:
+    """Raise InputError for what is to be learned and has no derivative, or is named twice."""
+    known = [*method.step.derives, *method.step.rates()]
+    if not method.labels.learnable:
+        known.remove("targets")
+    for place, name in enumerate(method.learn):
+        if name in method.learn[:place]:
+            raise InputError(f"'{name}' was to be learned twice; name it once with --method.learn.")
+        if name not in known:
+            raise InputError(
+                f"'{name}' was to be learned, but outer steps of '{method.name}' give no derivative of it; choose "
+                f"--method.learn of {', '.join(known) or 'nothing: this method learns none'}."
+            )
 
 
 def _check_experts(dataset: Dataset, experts: TrajectoryStore) -> None:

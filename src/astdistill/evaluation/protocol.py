@@ -38,7 +38,7 @@ class EvalRecipe(Record):
     """Count epochs as the released scripts do, from 0 to E inclusive: E + 1 epochs, the learning rate drops after epoch
     number int(decay_at · E) + 1, and tests follow the epochs whose number is a multiple of check_every, 0 included."""
     batch: int = Field(default=256, ge=1)
-    """Batch size; a smaller set is one batch."""
+    """Batch size; a smaller set is one batch. It has no effect if batches are given."""
     lr: float | None = Field(default=None, gt=0)
     """Learning rate. Default: the learned one of the distilled set, and 0.01 for real images."""
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -47,20 +47,21 @@ class EvalRecipe(Record):
     """Numbers of optimiser steps after which to test, ascending; training ends after the last. Default: epochs are
     counted instead."""
     networks: int = Field(default=5, ge=1)
-    """Number of networks per row, unless the command names another."""
+    """Usual number of networks per row, which --protocol brings; in a run, evaluation.networks says how many."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD, or β₁ of Adam and AdamW (β₂ is 0.999), from 0 to below 1."""
     weight_decay: float = Field(default=5e-4, ge=0)
     """Weight decay: this factor times the parameters is added to the gradient; decoupled from it in AdamW."""
     decay_at: float = Field(default=0.5, ge=0, le=1)
-    """Fraction of the epochs after which the learning rate drops, from 0 to 1. 1 means no drop."""
+    """Fraction of the epochs after which the learning rate drops, from 0 to 1: after the pass that reaches it, so that
+    0 keeps one pass at the full rate. 1 means no drop."""
     decay_factor: float = Field(default=0.1, gt=0, le=1)
-    """Factor on the learning rate at the drop, above 0 and at most 1."""
+    """Factor on the learning rate at each drop, above 0 and at most 1. It has no effect with cosine."""
     drops_at: tuple[Share, ...] = ()
     """Fractions of the epochs after each of which the learning rate is multiplied by decay_factor, without a reset of
-    the optimiser, in place of the single drop. Default: the single drop at decay_at."""
+    the optimiser, in place of the single drop. It has no effect with cosine. Default: the single drop at decay_at."""
     momentum_after: float | None = Field(default=None, ge=0, lt=1)
-    """Momentum after the drop, from 0 to below 1. Default: unchanged."""
+    """Momentum after the single drop, from 0 to below 1. Default: unchanged."""
     augmentation: Strategy | None = None
     """Augmentations, joined by underscores, one of which is drawn for each batch: color, crop, cutout, flip, scale,
     rotate (DSA, differentiable Siamese augmentation). An empty text means none. Default: those that the set was
@@ -79,7 +80,8 @@ class EvalRecipe(Record):
     checks_from: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the epochs before the first test that check_every counts, from 0 to below 1."""
     check_every: int = Field(default=0, ge=0)
-    """Epochs between two tests, of which the best accuracy is also recorded. 0 tests once, after the last epoch."""
+    """Epochs between two tests, of which the best accuracy is also recorded. 0 tests once, after the last epoch. It has
+    no effect if steps are given, after which tests are made then."""
     reported: Literal["final", "best"] = "final"
     """Accuracy of a network that enters mean and standard deviation: of the last epoch (final), or the best of all
     tests (best), which is chosen on the test images."""
@@ -108,6 +110,16 @@ class EvalRecipe(Record):
         fields = type(self).model_fields
         unused = {name for name in LATER if getattr(self, name) == fields[name].default}
         return {name: value for name, value in handler(self).items() if name not in unused}
+
+    def unread(self) -> tuple[str, ...]:
+        idle = {
+            ("batch",): bool(self.batches),
+            ("decay_at", "momentum_after"): bool(self.drops_at or self.cosine),
+            ("decay_factor", "drops_at"): bool(self.cosine),
+            ("check_every",): bool(self.steps),
+            ("checks_from",): bool(self.steps) or not self.check_every,
+        }
+        return tuple(name for names, holds in idle.items() if holds for name in names)
 
     def check_epochs(self, given: str, called: str = "this evaluation") -> None:
         """Raise InputError where the recipe counts steps, so that a number of epochs would have no effect.
@@ -164,7 +176,8 @@ class EvalRecipe(Record):
         """
         if not self.batches:
             return self
-        fitting = [batch for least, batch in self.batches if ipc >= least] or [self.batches[0][1]]
+        ascending = sorted(self.batches)
+        fitting = [batch for least, batch in ascending if ipc >= least] or [ascending[0][1]]
         return self.replace(batch=fitting[-1] * (1 + (classes >= 100)), batches=())
 
     def dropped(self, epoch: int) -> float:
@@ -185,7 +198,7 @@ class EvalRecipe(Record):
         Args:
             passes: Passes over the training images that are done.
         """
-        if not self.check_every or passes <= self.checks_from * self.epochs:
+        if self.steps or not self.check_every or passes <= self.checks_from * self.epochs:
             return False
         return (passes - self.released_count) % self.check_every == 0
 

@@ -58,7 +58,10 @@ class ExpertSettings(Record):
     epochs, and another number changes the images."""
     imported: str | None = None
     """Use the experts of this folder in the store, as made by import-buffers, and train none. distill.max_experts
-    limits their number."""
+    limits their number; their recipe is not that of the method."""
+
+    def unread(self) -> tuple[str, ...]:
+        return () if self.imported is None else ("count", "dtype", "seed", "stop_after")
 
 
 class EvaluationSettings(Record):
@@ -75,6 +78,9 @@ class EvaluationSettings(Record):
     nearest the K-means centres of each class; herding, kcenter: chosen greedily by their pixels; teacher: random images
     with soft labels of a trained network (an expert of this run, or else one of MTT's); full: all training images,
     which takes longest (epochs: evaluation.recipe.full_epochs, or those of an expert)."""
+
+    def unread(self) -> tuple[str, ...]:
+        return ("recipe.networks", *(() if "full" in self.baselines else ("recipe.full_epochs",)))
 
 
 class Experiment(Record):
@@ -102,6 +108,12 @@ class Experiment(Record):
     seed: int = 0
     """Random seed of distillation and evaluation."""
     published: Published = Published()
+
+    def unread(self) -> tuple[str, ...]:
+        rates = {"images": ("lr_img",), "targets": ("lr_targets", "targets_momentum"), "lr": ("lr_lr",)}
+        idle = (f"distill.{name}" for what, names in rates.items() if what not in self.method.learn for name in names)
+        imported = self.experts.imported is not None
+        return (*self.method.ignores, *idle, *(("method.expert",) if imported else ()))
 
     @model_validator(mode="before")
     @classmethod

@@ -46,18 +46,19 @@ class ExpertRecipe(Record):
     lr: float = Field(default=0.01, gt=0)
     """Learning rate."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """Momentum of SGD, or β₁ of Adam, from 0 to below 1."""
+    """Momentum of SGD, from 0 to below 1. Adam does not read it: its β₁ is 0.9."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Weight decay: this factor times the parameters is added to the gradient."""
     lr_drop: float = Field(default=1.0, gt=0, le=1)
-    """Factor on the learning rate after epoch E//2 + 1, above 0 and at most 1. The momentum buffer is reset there, as
-    in the released code. 1 means no drop."""
+    """Factor on the learning rate after E//2 + 2 epochs, above 0 and at most 1; of 4 epochs or fewer none comes after
+    it. The momentum buffer is reset there, as in the released code. 1 means no drop."""
     drops_at: tuple[Share, ...] = ()
     """Fractions of the epochs after each of which the learning rate is multiplied by lr_drop, without a reset of the
-    optimiser, in place of the single drop; (⅔, ⅚) for the experts of tgdd and ncfm. Default: the single drop."""
+    optimiser, in place of the single drop; (⅔, ⅚) for the experts of tgdd and ncfm. It has no effect if lr_drop is 1.
+    Default: the single drop."""
     loss_warmup_start: float = Field(default=0.5, gt=0, le=1)
     """Factor on the cross-entropy in the first epoch of the warm-up (AST's clipping loss), above 0 and at most 1. It
-    rises to 1 in equal steps."""
+    rises to 1 in equal steps. It has no effect if loss_warmup_epochs is 0."""
     loss_warmup_epochs: int | None = Field(default=0, ge=0)
     """Number of epochs of the loss warm-up (AST's clipping loss). 0 means none, None a fifth of the epochs, rounded
     up."""
@@ -65,7 +66,7 @@ class ExpertRecipe(Record):
     """λ, the weight of the gradient penalty in the loss. 0 means none."""
     penalty_form: Literal["image", "pixel"] = "image"
     """What the norm of the gradient penalty is taken over. image (corrected): each augmented image; pixel (as
-    released): the channels of each pixel, without augmentation."""
+    released): the channels of each pixel, without augmentation. It has no effect if penalty is 0."""
     max_grad_norm: float = Field(default=0.0, ge=0)
     """Largest norm of the gradient; a larger gradient is scaled down to it. 0 means no limit."""
     sam_rho: float = Field(default=0.0, ge=0)
@@ -91,6 +92,16 @@ class ExpertRecipe(Record):
         later = ("sam_rho", "adaptive_sam", "surrogate_gap", "drops_at", "cutmix")
         fields = handler(self) | {"loss_warmup_epochs": self.clipped_epochs}
         return {name: value for name, value in fields.items() if value or name not in later}
+
+    def unread(self) -> tuple[str, ...]:
+        idle = {
+            ("momentum",): self.optimiser == "adam",
+            ("drops_at",): self.lr_drop == 1,
+            ("loss_warmup_start",): not self.clipped_epochs,
+            ("penalty_form",): not self.penalty,
+            ("adaptive_sam", "surrogate_gap"): not self.sam_rho,
+        }
+        return tuple(name for names, holds in idle.items() if holds for name in names)
 
     def __eq__(self, other: object) -> bool:
         """Recipes that train alike are equal, whether the length of the clipping loss is a number or a fifth."""

@@ -197,7 +197,7 @@ def _read_settings(settings: dict[str, Any], method: Method | None) -> dict[str,
     """Those of the distillation's settings that the method's outer step reads."""
     if method is None:
         return settings
-    return {name: value for name, value in settings.items() if not f"distill.{name}".startswith(method.step.ignores)}
+    return {name: value for name, value in settings.items() if not f"distill.{name}".startswith(method.ignores)}
 
 
 def _citation(method: str) -> str:

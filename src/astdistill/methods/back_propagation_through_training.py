@@ -69,7 +69,7 @@ class BackPropagationThroughTraining(OuterStep):
     batch_real: int = Field(default=5000, ge=1)
     """Real images in the loss of one outer step; all of them if there are fewer."""
     per_class: int | None = Field(default=None, ge=1)
-    """Synthetic images of each class per training step. Default: all."""
+    """Synthetic images (sub-images, with distill.factor) of each class per training step. Default: all."""
     classes_at_once: int | None = Field(default=None, ge=1)
     """Number of classes per training step, drawn for each step. Default: all."""
     inner_lr: float | None = Field(default=1e-3, gt=0)
@@ -343,6 +343,10 @@ class AdaptiveTruncation(BackPropagationThroughTraining):
     """Outer steps after which the approximation is fitted again in any case. Read with a curvature_rank."""
     clip_together: bool = True
     unit_norm: bool = True
+
+    def unread(self) -> tuple[str, ...]:
+        idle = () if self.curvature_rank else ("curvature_change", "curvature_every")
+        return ("place", *idle)
 
     @property
     def counts(self) -> str:

@@ -33,6 +33,7 @@ class ClassMatching(OuterStep):
     batch_real: int = Field(default=256, ge=1)
     """Real images of each class per outer step; all of a class that has fewer."""
 
+    derives: ClassVar[tuple[str, ...]] = ("images",)
     passes: ClassVar[int] = 1
     """How often a synthetic image passes through a network in one step."""
 
@@ -103,19 +104,15 @@ class ExpertFeatureMatching(ClassMatching):
     needs_experts: ClassVar[bool] = True
     clips: ClassVar[bool] = True
     of_experts: ClassVar[str] = "Outer steps compare features of these networks, early and late in their training."
-    ignores: ClassVar[tuple[str, ...]] = (
-        *("method.estimator", "method.loss", "method.momentum", "method.perturb", "method.sample", "method.weight"),
-        *("distill.batch_syn", "distill.inner_steps", "distill.matched_epochs", "distill.max_start_epoch"),
-        "distill.trajectories",
-    )
     batch_real: int = Field(default=128, ge=1)
     """Real images of each class per outer step; all of a class that has fewer."""
     most_synthetic: int = Field(default=200, ge=1)
     """Largest number of synthetic images of each class per outer step, drawn for each step."""
     stepping: Literal["joint", "per-class"] = "joint"
     """joint: one step of the optimiser along the gradient summed over the classes. per-class: one step for each class
-    in turn, as in the released programs, in which momentum moves the images of the other classes too. With SGD, joint
-    steps at a learning rate of lr_img / (1 − momentum) without momentum are nearly equivalent."""
+    in turn, as in the released programs, in which momentum moves the images of the other classes too; it needs their
+    learning rates, which a preset for joint steps does not have. With SGD, joint steps at a learning rate of lr_img /
+    (1 − momentum) without momentum are nearly equivalent."""
 
     @property
     def most(self) -> int | None:

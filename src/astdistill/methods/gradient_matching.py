@@ -34,6 +34,7 @@ class GradientMatching(OuterStep):
     of a class.
     """
 
+    derives: ClassVar[tuple[str, ...]] = ("images",)
     family: ClassVar[str] = "gradient matching"
     loss_name: ClassVar[str] = "gradient distance"
     about: ClassVar[str] = (
@@ -47,10 +48,11 @@ class GradientMatching(OuterStep):
     most_synthetic: int = Field(default=10_000, ge=1)
     """Largest number of synthetic images of each class per outer step, drawn for each step."""
     matchings: int | None = Field(default=None, ge=1)
-    """Outer steps per network. Default: the number of images per class, at most 50, as published."""
+    """Outer steps per network. Default: the number of images per class (of sub-images, with distill.factor), at most
+    50, as published."""
     passes: int | None = Field(default=None, ge=1)
     """Passes over the synthetic images by which the network is trained between two outer steps. Default: 500 divided by
-    the number of images per class, as published."""
+    the number of images per class (of sub-images, with distill.factor), as published."""
     net_lr: float = Field(default=0.01, gt=0)
     """Learning rate of the network, trained by SGD."""
     net_batch: int = Field(default=256, ge=1)
@@ -227,7 +229,7 @@ class RealTrainedGradientMatching(GradientMatching):
     1."""
     differences: Literal["absolute", "squared"] = "absolute"
     """What of the differences of the gradients is added up: their absolute values, as published for MNIST and ImageNet,
-    or their squares, as for CIFAR-10."""
+    or their squares, as for CIFAR-10, which need 50 times the learning rate."""
 
     def usual_settings(self, ipc: int) -> Mapping[str, float | str | None]:
         """The released learning rate is 1e-5 ipc for the L1 distance (on MNIST) and 5e-4 ipc for squares (on CIFAR-10),

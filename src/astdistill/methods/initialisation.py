@@ -312,6 +312,8 @@ class SyntheticLabels(Component):
     """Makes the targets Y of the initial set."""
 
     kind: ClassVar[LabelKind] = "hard"
+    learnable: ClassVar[bool] = True
+    """Whether outer steps depend on them, so that they can be learned."""
     reads_trained: ClassVar[bool] = False
     """Whether the last row of an expert is read, for which the expert must be trained to the end."""
 
@@ -349,7 +351,8 @@ class HardLabels(SyntheticLabels):
 
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Label smoothing (arXiv 1512.00567): fraction of each label that is spread evenly over all classes, from 0 to
-    below 1."""
+    below 1. Of methods that match trajectories or differentiate through training the student sees these labels; others
+    save them with the set, and at most their networks train on them."""
 
     def __call__(
         self, initial: Initial, experts: TrajectoryStore | None, model: Classifier, classes: int, seed: int
@@ -410,6 +413,8 @@ class SegmentLabels(ExpertLabels):
     learned. The set that is saved has those of its own images by the segment of the last outer step; the released
     code's are one update of the images older. Before the first step they are those of a trained expert.
     """
+
+    learnable: ClassVar[bool] = False
 
     @torch.no_grad()
     def at(self, targets: Targets, images: Images, segment: Segment, model: Classifier) -> Targets:

@@ -8,13 +8,20 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ..experts.recipe import ExpertRecipe
-from ..runtime.config import FINITE, Record
+from ..runtime.config import FINITE, Component, Record
 from ..runtime.errors import InputError, unknown
 from .estimators import Estimator, Recompute
-from .initialisation import HardLabels, ImageInit, RealInit, SyntheticLabels
-from .matching import FinalMatchingLoss, MatchingLoss
+from .initialisation import (
+    HardLabels,
+    ImageInit,
+    RealInit,
+    RepresentativeInit,
+    RepresentativeInitAsReleased,
+    SyntheticLabels,
+)
+from .matching import FinalMatchingLoss, IntermediateMatchingLoss, MatchingLoss
 from .outer import LogSyntheticLr, StepFilter, SyntheticLr
-from .outer_step import OuterStep, TrajectoryMatching
+from .outer_step import OF_EXPERTS, OuterStep, TrajectoryMatching
 from .segments import InnerWeight, Perturbation, SegmentSampler, UniformSampler
 
 _FIRST_WORDS = {
@@ -136,6 +143,11 @@ class Method(Record):
         return self.expert
 
     @property
+    def ignores(self) -> tuple[str, ...]:
+        """Settings of an experiment, or the beginnings of their dotted names, that the method does not read."""
+        return (*self.step.ignores, *(OF_EXPERTS if self.expert is None else ()))
+
+    @property
     def reads_trained(self) -> bool:
         """Whether the start of the images or of their labels depends on an expert's last row."""
         return self.init.reads_trained or self.labels.reads_trained
@@ -157,12 +169,21 @@ def _trained(method: Method, **changes: Any) -> Method:
     return method if method.expert is None else method.replace(expert=method.recipe.replace(**changes))
 
 
+AST_OWN = (RepresentativeInit, RepresentativeInitAsReleased, IntermediateMatchingLoss)
+"""Components of AST, where other methods have others, which are no part of it to leave out."""
+
+
+def _with_plain(method: Method, **plain: Component) -> Method:
+    """The method with plain components in place of AST's own; itself where it has others."""
+    return method.replace(**{name: each for name, each in plain.items() if isinstance(getattr(method, name), AST_OWN)})
+
+
 PARTS: dict[str, Callable[[Method], Method]] = {
     "clipping": lambda method: _trained(method, loss_warmup_epochs=0),
     "penalty": lambda method: _trained(method, penalty=0.0, max_grad_norm=0.0),
-    "representative": lambda method: method.replace(init=RealInit()),
+    "representative": lambda method: _with_plain(method, init=RealInit()),
     "balanced": lambda method: method.replace(weight=InnerWeight()),
-    "intermediate": lambda method: method.replace(loss=FinalMatchingLoss(origin=method.loss.origin)),
+    "intermediate": lambda method: _with_plain(method, loss=FinalMatchingLoss(origin=method.loss.origin)),
     "perturbation": lambda method: method.replace(perturb=Perturbation()),
 }
 """AST's six parts, each with the way to do without it."""

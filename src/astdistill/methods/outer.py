@@ -60,7 +60,8 @@ class LossThreshold(StepFilter):
     finite stay failures."""
 
     threshold: float = Field(default=1.0, gt=0)
-    """Outer steps with a larger loss are left out. A student that does not move has loss 1."""
+    """Outer steps with a larger loss are left out. A student that does not move has loss 1, or the number of matched
+    epochs where the loss is a sum over them."""
 
     def passes(self, seen: Mapping[str, float]) -> str | None:
         if seen["loss"] > self.threshold:

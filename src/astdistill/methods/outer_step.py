@@ -33,25 +33,12 @@ Terms = list[MetaGradient]
 if TYPE_CHECKING:  # a method holds its outer step, so its module imports this one
     from .method import Method
 
+OF_EXPERTS = ("experts", "method.expert", "distill.max_experts")
+"""Settings that only methods with experts read."""
 OF_TRAJECTORIES = (
-    *(
-        "experts",
-        "method.expert",
-        "method.estimator",
-        "method.loss",
-        "method.momentum",
-        "method.perturb",
-        "method.sample",
-        "method.weight",
-    ),
-    *(
-        "distill.batch_syn",
-        "distill.inner_steps",
-        "distill.matched_epochs",
-        "distill.max_experts",
-        "distill.max_start_epoch",
-        "distill.trajectories",
-    ),
+    *("method.batches", "method.estimator", "method.loss", "method.momentum", "method.perturb", "method.sample"),
+    *("method.weight", "distill.batch_syn", "distill.inner_steps", "distill.matched_epochs"),
+    *("distill.max_start_epoch", "distill.trajectories"),
 )
 """Settings that matching trajectories reads, and hardly another family; some by the places that they have in the files
 of earlier versions."""
@@ -184,6 +171,8 @@ class OuterStep(Component):
 
     needs_experts: ClassVar[bool] = False
     """Whether it reads the trajectories of experts; its methods have an `expert` recipe."""
+    derives: ClassVar[tuple[str, ...]] = ("images", "targets", "lr")
+    """Of what derivatives can be given, besides what `rates` names."""
     family: ClassVar[str] = ""
     """What it does, in the words of the field, as in 'made by … with astdistill'; empty where it has no name."""
     loss_name: ClassVar[str] = "loss"
@@ -193,7 +182,8 @@ class OuterStep(Component):
     of_experts: ClassVar[str] = ""
     """What it takes from experts, for the reader of a report."""
     ignores: ClassVar[tuple[str, ...]] = OF_TRAJECTORIES
-    """Settings, or the beginnings of their names, that it does not read; a report leaves them out."""
+    """Settings, or the beginnings of their names, that it does not read; a report leaves them out. Those of experts
+    are not among them: whether a method has any is said by its recipe for them."""
 
     @property
     def terms(self) -> int:
@@ -453,7 +443,7 @@ class TrajectoryMatching(OuterStep):
     max_start_epoch: int = Field(default=20, ge=1)
     """Upper bound of the start epoch of a segment, exclusive."""
     batch_syn: int | None = Field(default=None, ge=1)
-    """Batch size of the student, in synthetic images. Default: all of them."""
+    """Batch size of the student, in synthetic images (sub-images, with distill.factor). Default: all of them."""
     trajectories: int = Field(default=1, ge=1)
     """Segments per outer step, each with its own student; their meta-gradients are averaged. Several workers can share
     them."""

@@ -128,6 +128,7 @@ def teacher_losses(
 class Selection(OuterStep):
     """The teacher's mean cross-entropy on the chosen images, which stay as they are: there is nothing to follow."""
 
+    derives: ClassVar[tuple[str, ...]] = ()
     family: ClassVar[str] = "selection of crops of real images"
     loss_name: ClassVar[str] = "loss of the chosen images"
     of_experts: ClassVar[str] = "One of them chooses the crops that it recognises best."

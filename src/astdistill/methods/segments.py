@@ -61,9 +61,14 @@ class GrowingWindow(SegmentSampler):
     lower: int = Field(default=0, ge=0)
     """Smallest start epoch."""
     begins: int | None = Field(default=None, ge=1)
-    """Upper bound of the start epoch at the first outer step, exclusive. Default: max_start_epoch."""
+    """Upper bound of the start epoch at the first outer step, exclusive. It has no effect if full_by is 0. Default:
+    max_start_epoch."""
     full_by: int = Field(default=0, ge=0)
-    """Outer step from which the upper bound is max_start_epoch."""
+    """Outer step from which the upper bound is max_start_epoch. It has no effect without begins."""
+
+    def unread(self) -> tuple[str, ...]:
+        idle = {"begins": not self.full_by, "full_by": self.begins is None}
+        return tuple(name for name, holds in idle.items() if holds)
 
     def check(self, max_start_epoch: int) -> None:
         upper = self.upper(0, max_start_epoch)
@@ -154,6 +159,8 @@ class WeightPerturbationAsReleased(WeightPerturbation):
     0.3 to 1.7 %."""
 
     alpha: float = Field(default=1.0, ge=0)
+    """α, the size of the perturbation of each kernel as in the released code, where 1 changes a kernel by 0.3 to
+    1.7 %."""
 
     def change(self, weights: Tensor, direction: Tensor) -> Tensor:
         return self.alpha * direction / direction.norm() * weights

@@ -20,7 +20,7 @@ from ..evaluation.dd_ranking import Ranking
 from ..evaluation.scores import Published, RowScores, Scores, read_as
 from ..methods.matching import FinalMatchingLoss, IntermediateMatchingLoss, NearestMatchingLoss
 from ..methods.method import Method
-from ..methods.outer_step import OuterStep, TrajectoryMatching
+from ..methods.outer_step import OF_EXPERTS, OuterStep, TrajectoryMatching
 from ..runtime.config import find_component
 from ..runtime.errors import InputError
 from ..runtime.files import read_lines
@@ -161,6 +161,13 @@ class RunReader(LiveRun):
     def step(self) -> type[OuterStep]:
         """What its outer steps were, as far as its settings say so: one of another package may not be here."""
         return self._step[0]
+
+    @property
+    def ignores(self) -> tuple[str, ...]:
+        """Settings, or the beginnings of their names, that its method does not read, as far as it is known."""
+        if self.step.needs_experts or self._method.get("expert") is not None:
+            return self.step.ignores
+        return (*self.step.ignores, *OF_EXPERTS)
 
     @property
     def step_refused(self) -> str:

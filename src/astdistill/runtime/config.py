@@ -126,6 +126,11 @@ class Record(BaseModel):
             raise PydanticCustomError("size", "choose one of a size from 1e-30 to 1e30")
         return value
 
+    def unread(self) -> tuple[str, ...]:
+        """Fields that have no effect, given the values of the others, by name; inside a record that is a field, by
+        dotted name. A person who gives one is told so."""
+        return ()
+
     def replace(self, **changes: Any) -> Self:
         """The same record with some fields changed, validated again."""
         known, changes = type(self).model_fields, self._read(changes)
@@ -150,15 +155,14 @@ class Record(BaseModel):
 
 
 def explained(kind: type[Record], field: str) -> str:
-    """The text below a field in the source of its class; '' where there is none, or no source.
+    """The text below a field in the source of its class, or of the base class that has one where only the default is
+    another; '' where there is none, or no source.
 
     pydantic reads these texts of every class when it is made, which is a third of the time that the package takes to
     import; help alone wants them.
     """
-    for each in kind.__mro__:
-        if field in vars(each).get("__annotations__", {}):
-            return _texts(each).get(field, "")
-    return ""
+    texts = (_texts(each).get(field, "") for each in kind.__mro__ if field in vars(each).get("__annotations__", {}))
+    return next(filter(None, texts), "")
 
 
 @cache

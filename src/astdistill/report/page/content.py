@@ -222,13 +222,13 @@ def settings(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
 
 
 def _settings(run: RunReader) -> dict[str, Any]:
-    """The settings of the run, or those that its set was made with, without those that its outer step does not read."""
+    """The settings of the run, or those that its set was made with, without those that its method does not read."""
     whole = run.config
     if not whole and run.synthetic is not None:
         known = run.synthetic.provenance
         whole = {**known.get("settings", {}), **{name: known[name] for name in ("step",) if name in known}}
     flat = _flat(without_places(whole))
-    return {name: value for name, value in flat.items() if not name.startswith(run.step.ignores)}
+    return {name: value for name, value in flat.items() if not name.startswith(run.ignores)}
 
 
 def provenance(runs: Sequence[RunReader]) -> list[tuple[str, list[str], bool]]:
