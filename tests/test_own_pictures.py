@@ -22,12 +22,11 @@ from problems import exit_code
 from astdistill.cli.options import parse
 from astdistill.data.dataset import DataConfig
 from astdistill.data.decoding import stored_shape
-from astdistill.data.survey import PictureSize, survey
+from astdistill.data.survey import PictureSize, described_by_headers, survey
 from astdistill.experiment.config import Experiment
 from astdistill.experiment.cost import DatasetSize, counted
 from astdistill.experiment.presets import preset
 from astdistill.experiment.proposal import BUDGET, Proposal, propose
-from astdistill.experiment.sizing import described_by_headers
 from astdistill.experiment.work import Costs
 from astdistill.models.registry import build_model
 from astdistill.runtime.errors import InputError

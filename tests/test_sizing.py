@@ -12,7 +12,7 @@ from astdistill.data import decoding
 from astdistill.data.dataset import DataConfig
 from astdistill.data.description import Description
 from astdistill.data.loading import load_dataset
-from astdistill.experiment.sizing import described_by_headers
+from astdistill.data.survey import described_by_headers
 from astdistill.runtime.errors import InputError
 
 

@@ -60,7 +60,7 @@ def test_it_is_said_where_they_are_others(
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr(verbs, "own_threads", lambda: 1)
-    monkeypatch.setattr(verbs, "plain", told.append)
+    monkeypatch.setattr(progress, "tell", told.append)
     be_quiet(False)
     assert verbs.threads_of(parse("run", begun(tmp_path / "run", threads=1))) == (1, 1)
     assert told == []
@@ -142,7 +142,7 @@ def test_it_is_said_why_there_are_fewer(
     beside: Callable[[int, float], Beside], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(verbs, "plain", lambda text: told.append(" ".join(text.split())))
+    monkeypatch.setattr(progress, "tell", told.append)
     be_quiet(False)
     for count, busy in ((2, 0.0), (2, 1.04), (8, 2.26)):
         beside(count, busy)
@@ -157,7 +157,7 @@ def test_a_dry_run_says_it_too(
     beside: Callable[[int, float], Beside], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(verbs, "plain", told.append)
+    monkeypatch.setattr(progress, "tell", told.append)
     monkeypatch.setattr(verbs, "computing_with", lambda threads: limited(1))
     monkeypatch.setattr(main_module, "Neighbours", lambda: Beside(2, 1.0))
     beside(2, 1.0)

@@ -19,10 +19,10 @@ from astdistill.autodiff.dispatch import computing, engine_here, on_cluster
 from astdistill.cli.main import main
 from astdistill.data.dataset import Dataset
 from astdistill.data.loading import load_dataset
-from astdistill.runtime.cluster import Cluster, ClusterPickler, Site, _Mapped, differences, facts, imported, used
+from astdistill.runtime.cluster import Cluster, ClusterPickler, Site, differences, facts, imported, used
 from astdistill.runtime.errors import InputError
 from astdistill.runtime.parallel import WorkerPlan, plan_workers
-from astdistill.runtime.worker import nameless_file
+from astdistill.runtime.worker import TensorUnpickler, nameless_file
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -111,7 +111,7 @@ def sent(dataset: Dataset) -> tuple[bytes, np.ndarray]:
 
 
 def arrived(words: tuple[bytes, np.ndarray]) -> Dataset:
-    return _Mapped(io.BytesIO(words[0]), words[1]).load()
+    return TensorUnpickler(io.BytesIO(words[0]), words[1]).load()
 
 
 def test_tensors_arrive_to_the_bit(tmp_path: Path) -> None:

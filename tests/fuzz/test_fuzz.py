@@ -56,6 +56,7 @@ NOT_OF_STRANGERS = {
     "runtime/worker.py:sendable": "an error of its own",
     "runtime/cluster.py:_answer": "what a job of the user's own cluster sends",
     "runtime/cluster.py:_code": "the package's own sources",
+    "runtime/cluster.py:_prepare": "what the driver of the user's own cluster sends",
     "runtime/cluster.py:job": "what the driver of the user's own cluster sends",
     "runtime/cluster.py:said": "what the driver of the user's own cluster sends",
     "runtime/mirror.py:_copy": "files of the run that is going on, which are copied as bytes",

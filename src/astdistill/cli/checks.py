@@ -123,17 +123,8 @@ def check_size(experiment: Experiment, known: DatasetSize) -> None:
         return
     earlier = load(init.path)
     cells = experiment.distill.texture.cells
-    pairs = {
-        "classes": (len(earlier.classes), known.classes),
-        "images per class": (earlier.ipc * earlier.texture.cells, experiment.ipc * cells),
-        "image shape": (earlier.shape, known.shape),
-    }
-    for name, (has, wants) in pairs.items():
-        if has != wants:
-            raise InputError(
-                f"{init.path} has other {name} ({has}) than this run ({wants}); start from a set like it, or "
-                "--init real."
-            )
+    given = len(earlier.classes), earlier.ipc * earlier.texture.cells, earlier.shape
+    init.check_alike(given, (known.classes, experiment.ipc * cells, known.shape))
 
 
 def check_classes(data: DataConfig) -> None:

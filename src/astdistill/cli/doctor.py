@@ -27,7 +27,6 @@ from ..runtime.progress import quietly
 from ..runtime.run_dir import RunDir
 from ..runtime.terminal import Terminal
 from . import doctor_checks as checks
-from . import doctor_cluster
 from .commands import command
 from .findings import Finding, guarded, table, verdict
 from .flags import Word
@@ -123,7 +122,7 @@ def doctor(given: Doctor) -> int:
     if given.store is not None:
         looked_at = {"store": partial(checks.store, given.store)}
     if given.cluster is not None:
-        looked_at = {"cluster": partial(doctor_cluster.nodes, given.cluster, Path.cwd())}
+        looked_at = {"cluster": partial(checks.nodes, given.cluster, Path.cwd())}
     findings: list[Finding] = []
     console = Terminal(stderr=True)
     for name, check in looked_at.items():

@@ -1,4 +1,5 @@
-"""What `astdistill doctor` looks at: engines, compilers, GPUs, versions, memory, disks and data."""
+"""What `astdistill doctor` looks at: engines, compilers, GPUs, versions, memory, disks, data and the nodes of a
+cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from packaging.requirements import Requirement
 from torch import Tensor
 
-from ..autodiff.dispatch import VARIABLE, chosen, engine_name, engine_of
+from ..autodiff.dispatch import VARIABLE, chosen, engine_here, engine_name, engine_of
 from ..autodiff.engine import EagerEngine
 from ..autodiff.native.build import ADVICE, KernelError, described, lanes, make
 from ..autodiff.native.engine import NativeEngine, Workspace
@@ -27,10 +29,11 @@ from ..experts.cloud import CloudFiles
 from ..experts.store import RECIPE, check_root
 from ..models.flat import FlatModel
 from ..models.registry import build_model
+from ..runtime.cluster import Cluster, Site, clustered, differences, facts, seen_by, sites
 from ..runtime.files import cache_folder
 from ..runtime.machine import cores, crowded, free_memory, load
 from ..runtime.objects import Objects, Url
-from ..runtime.provenance import instructions
+from ..runtime.provenance import instructions, version_of
 from ..runtime.seeds import rng, seeded
 from ..runtime.status import size
 from ..runtime.text import many
@@ -174,7 +177,7 @@ def versions() -> Iterator[Finding]:
         )
         return
     faults = [fault for each in required if (fault := _fault(each))]
-    installed = [f"{name} {version}" for name in (PACKAGE, *SHOWN) if (version := _version(name))]
+    installed = [f"{name} {version}" for name in (PACKAGE, *SHOWN) if (version := version_of(name))]
     text = ", ".join([f"Python {platform.python_version()}", *installed])
     yield judged("versions", not faults, "; ".join([text, *faults]), f"pip install --upgrade {PACKAGE}")
 
@@ -187,7 +190,7 @@ def extras() -> Iterator[Finding]:
         return
     for name in sorted(names):
         faults = [fault for each in _required(name) if (fault := _fault(each))]
-        packages = ", ".join(f"{each.name} {_version(each.name)}" for each in _required(name))
+        packages = ", ".join(f"{each.name} {version_of(each.name)}" for each in _required(name))
         advice = f"pip install '{PACKAGE}[{name}]'"
         yield judged(f"extra {name}", not faults, packages, advice, "note", fault="; ".join(faults))
 
@@ -202,16 +205,9 @@ def _required(extra: str) -> list[Requirement]:
     return [each for each in others if each.marker and each.marker.evaluate({"extra": extra})]
 
 
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _fault(wanted: Requirement) -> str:
     """What is wrong with an installed package, or nothing."""
-    version = _version(wanted.name)
+    version = version_of(wanted.name)
     if version is None:
         return f"{wanted.name} is not installed"
     if wanted.specifier.contains(version, prereleases=True):
@@ -322,3 +318,44 @@ def verified(source: str) -> Iterator[Finding]:
     dataset = load_dataset(source, memory="uint8", verify=True)
     text = f"every byte read: {len(dataset.train):,} training images, fingerprint {dataset.fingerprint}"
     yield Finding(name=f"data {source}", state="good", text=text)
+
+
+SAID = "Python", "astdistill", "torch", "numpy", "instruction set", "engine", "compiler", "cores"
+
+
+def nodes(address: str, folder: Path) -> Iterator[Finding]:
+    """Each node that takes jobs: what it computes with, and whether it shares `folder` with this process, and its
+    locks. Raises InputError where there is no cluster."""
+    cluster = Cluster(address, mixed=True, probe=partial(engine_here, chosen()))
+    with clustered(cluster):
+        cluster.join()
+        able = [site for site in sites() if site.places(1, gpu=False)]
+        here, told, shared = facts(cluster.probe), cluster.look(able), seen_by(able, folder)
+        yield judged("cluster", bool(able), f"{len(able)} nodes that take jobs", "ray start --num-cpus 1", fault="none")
+        for site in able:
+            yield _computes(site, told[site], here)
+            yield _shares(site, shared[site], folder)
+
+
+def _computes(site: Site, told: Mapping[str, str], here: Mapping[str, str]) -> Finding:
+    """Versions, engine, instruction set and compiler of a node."""
+    name = f"node {site.number[:8]}"
+    if "fault" in told:
+        advice = "install the same astdistill there, or take the node out: ray stop"
+        return Finding(name=name, state="bad", text=f"{site}: {told['fault']}", advice=advice)
+    words = ", ".join(f"{word} {told[word]}" for word in SAID if word in told)
+    fault = differences(told, here)
+    advice = "give it the same as here, or accept results that depend on the node with --allow-mixed"
+    return judged(name, not fault, f"{site}: {words}", advice, fault=f"{site} would compute other bits: {fault}")
+
+
+def _shares(site: Site, told: Mapping[str, str], folder: Path) -> Finding:
+    """Whether a node sees the folder of this process, and a lock in it."""
+    name = f"node {site.number[:8]}, folder"
+    if told["seen"] != "yes":
+        advice = "run in a folder that all nodes share; scores need none, experts do (or --shard)"
+        return Finding(name=name, state="note", text=f"{folder} is not shared with {site.host}", advice=advice)
+    good = told["locked"] == "yes"
+    fault = f"{folder} is shared, but a lock of this process is not seen on {site.host}: {told['locked']}"
+    advice = "do not fill one store by two commands at once; one command needs no locks between nodes"
+    return judged(name, good, f"{folder} is shared, and locks are seen", advice, "note", fault)

@@ -88,7 +88,9 @@ def sweep(given: SweepChanges) -> int:
             estimate(rows, out)
             return 0
         with on_cluster(given.cluster, given.threads, given.allow_mixed):
-            return show(run_rows(title_of(rows), rows, out, tuple(dict.fromkeys(given.log)), told), out)
+            return show(
+                run_rows(title_of(rows), rows, out, tuple(dict.fromkeys(given.log)), lambda each, read: tell(read)), out
+            )
 
 
 def _base(given: SweepChanges, name: str) -> Experiment:
@@ -111,11 +113,6 @@ def _values(words: str) -> tuple[str, list[str | None]]:
         )
     none = {"none": None, "None": None}
     return name, [none.get(value, value) for value in values.split(",")]
-
-
-def told(experiment: Experiment, read: Description) -> None:
-    """Say what was read of a data set."""
-    tell(read)
 
 
 def show(finished: Sweep, out: Path) -> int:
@@ -175,7 +172,7 @@ def run_ablation(request: Request) -> int:
         check_folder(out, "--out")
         title, changes = f"{experiment.method.name} on {experiment.name}", request.changes
         with using(experiment.engine), on_cluster(changes.cluster, changes.threads, changes.allow_mixed):
-            return show(run_rows(title, rows, out, request.log, told), out)
+            return show(run_rows(title, rows, out, request.log, lambda each, read: tell(read)), out)
 
 
 ablation_command = PresetCommand(

@@ -16,7 +16,7 @@ from ..data.description import Description
 from ..experiment.config import Experiment, check_numbers
 from ..experiment.cost import Estimate, costs_text, counted, dataset_size
 from ..experiment.pipeline import tell_where, where_text
-from ..experiment.tuning import HELD_OUT, Search, check_search, held_out, load_optuna, widest
+from ..experiment.tuning import HELD_OUT, Search, check_search, held_out, load_optuna, whole_counts, widest
 from ..experiment.tuning import tune as search_rates
 from ..experiment.work import Costs, Speed
 from ..report.page.tuning import save_tuning_page
@@ -89,7 +89,7 @@ def _show(request: Request, tuning: Tuning) -> None:
     out, config = request.out, request.out / CONFIG
     winner = tuning.winner
     assert winner is not None, "a search without one raises"
-    save_config(config, _kept(request.typed), getattr(request.changes, "preset", ""), _numbers(winner.values))
+    save_config(config, _kept(request.typed), getattr(request.changes, "preset", ""), whole_counts(winner.values))
     tuning = tuning.replace(command=shlex.join(["astdistill", "run", "--config", str(config)]))
     tuning.save(out)
     page = save_tuning_page(tuning, out)
@@ -103,11 +103,6 @@ def _kept(typed: Sequence[tuple[Flag | Positional, Any]]) -> list[tuple[Flag | P
     """The flags that a run takes, too."""
     own = set(TuneChanges.model_fields) - set(PresetChanges.model_fields)
     return [(param, value) for param, value in typed if name_of(param) not in (*own, *UNSAVED)]
-
-
-def _numbers(values: dict[str, float]) -> dict[str, float | int]:
-    """Counts as whole numbers."""
-    return {name: int(value) if name.startswith("method.step.") else value for name, value in values.items()}
 
 
 def _estimate(experiment: Experiment, search: Search, place: str) -> None:

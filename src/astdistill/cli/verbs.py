@@ -158,14 +158,15 @@ def threads_of(request: Request, follow: bool = True) -> Threads:
     begun = RunDir(request.out).threads(machine()["processor"])
     if begun is None and follow:
         beside = threads_beside_others(usual)
-        _say(why_fewer(beside))
+        if why := why_fewer(beside):
+            progress.tell(why)
         return beside
     if begun is None:
         return Threads(usual, usual)
     if not follow:
         begun = Threads(begun.divided, begun.divided)
     if begun != (usual, usual) and settled_device(request.experiment.device) == "cpu":
-        _say(
+        progress.tell(
             f"This run was begun with {many(begun.step, 'thread')} and goes on with them, so that its numbers stay "
             f"the same to the last bit; this process may use {usual}, and --threads {usual} takes them."
         )
@@ -175,11 +176,6 @@ def threads_of(request: Request, follow: bool = True) -> Threads:
 def computing_with(threads: Threads) -> AbstractContextManager[None]:
     """Inside the block, this process computes with these threads, and workers divide theirs."""
     return limited(threads.step, threads.divided)
-
-
-def _say(text: str) -> None:
-    if text and not progress.is_quiet():
-        plain(text)
 
 
 def teller(request: Request) -> Callable[[Description], None]:

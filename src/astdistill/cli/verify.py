@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..experts.cloud import EXPERT
 from ..experts.partial import ENDING, check_rows
-from ..experts.store import TrajectoryStore
+from ..experts.store import RECIPE, TrajectoryStore
 from ..runtime.config import PathOrUrl, Record
 from ..runtime.errors import InputError
 from ..runtime.files import DIGESTS, load_tensors, open_tensors, read_json
@@ -21,7 +21,7 @@ from ..runtime.text import many
 from .commands import command
 from .flags import Word
 
-RECIPE, ROWS, TENSORS, JSON = "recipe.json", "rows.bin", ".safetensors", ".json"
+ROWS, TENSORS, JSON = "rows.bin", ".safetensors", ".json"
 
 
 class Verify(Record):

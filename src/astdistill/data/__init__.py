@@ -2,8 +2,7 @@
 
 from .dataset import DataConfig, Dataset, Split
 from .loading import load_dataset
-from .preprocessing import Preprocessing, fit_standard, fit_zca
-from .selection import clustered, representatives
+from .preprocessing import Preprocessing
 from .synthetic import SyntheticSet
 from .tensors import dataset_from_tensors, dataset_from_torch
 
@@ -13,11 +12,7 @@ __all__ = [
     "Preprocessing",
     "Split",
     "SyntheticSet",
-    "clustered",
     "dataset_from_tensors",
     "dataset_from_torch",
-    "fit_standard",
-    "fit_zca",
     "load_dataset",
-    "representatives",
 ]

@@ -66,9 +66,7 @@ def cached(name: str, key: Any, build: Callable[[], Stored]) -> Stored:
             path, built.tensors, {**built.header, "format": FORMAT, "checksum": _checksum(built.tensors, built.header)}
         )
     except OSError as error:
-        progress.console().print(
-            f"The cache {path.parent} cannot be written ({reason(error)}); going on without it.", highlight=False
-        )
+        _say_unwritten(path.parent, error)
     return built
 
 

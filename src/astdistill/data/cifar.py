@@ -95,7 +95,7 @@ def cifar_folder(folder: Path, wanted: str | None = None) -> RawData:
     test = None
     if tests:
         test = part(tests)
-    return RawData(_name(folder, labels.classes), labels.classes, part(trains), test, summary.with_read(*labels.words))
+    return RawData(_name(folder, labels.classes), labels.classes, part(trains), test, summary + Summary(labels.words))
 
 
 def _summary(trains: Sequence[Path], tests: Sequence[Path], kind: str, batches: dict[str, Batch]) -> Summary:

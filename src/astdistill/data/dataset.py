@@ -130,13 +130,9 @@ class Summary:
     left_out: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
 
-    def with_read(self, *words: str) -> Summary:
-        """The same, and more that was read or made of it."""
-        return replace(self, read=(*self.read, *words))
-
-    def with_guessed(self, *words: str) -> Summary:
-        """The same, and more that was guessed."""
-        return replace(self, guessed=(*self.guessed, *words))
+    def __add__(self, more: Summary) -> Summary:
+        """What both say, this one first."""
+        return Summary(self.read + more.read, self.left_out + more.left_out, self.guessed + more.guessed)
 
 
 @dataclass(frozen=True)

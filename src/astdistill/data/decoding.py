@@ -23,7 +23,7 @@ from torch import Tensor
 from ..runtime import progress
 from ..runtime.errors import InputError
 from ..runtime.shapes import Pixels
-from .dataset import RawData, Resize, Source, Split, checked_count
+from .dataset import RawData, Resize, Source, Split, Summary, checked_count
 from .levels import Levels, Opening, Values, header_shape, list_values, picture_values
 from .listing import text_of
 from .selection import ClassChoice, SelectedRows, by_number, kept_labels, renumbered
@@ -147,10 +147,8 @@ def decoded(
         train, test = (
             Split(_with_channels(part.images[:], channels, allocator), part.labels) for part in (train, test)
         )
-    summary = source.summary.with_read(*levels.words()).with_guessed(
-        *levels.guesses(), *by_number(source.classes, choice)
-    )
-    return RawData(source.name, tuple(source.classes[label] for label in kept), train, test, summary)
+    said = Summary(levels.words(), guessed=(*levels.guesses(), *by_number(source.classes, choice)))
+    return RawData(source.name, tuple(source.classes[label] for label in kept), train, test, source.summary + said)
 
 
 def _with_all_broken(

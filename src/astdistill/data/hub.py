@@ -94,10 +94,8 @@ def table_source(
         lambda part, chosen: pictures[part].read(rows[part][list(chosen)].tolist()),
         lambda part, row: f"Image {int(rows[part][row])} of {places[part]}",
         files,
-        _with_division(
-            _summary(used, columns, numbered, _left_out(splits, ranked, used, rows, columns)),
-            Summary(guessed=_like_parts(splits[train], columns, len(splits) == 1)) if divided is None else divided,
-        ),
+        _summary(used, columns, numbered, _left_out(splits, ranked, used, rows, columns))
+        + (divided or Summary(guessed=_like_parts(splits[train], columns, len(splits) == 1))),
     )
 
 
@@ -167,14 +165,6 @@ def _told_by_folder(table: Any, image: str | None, label: str | None) -> _Told |
         return None
     shown = ["/".join(its[: shared + 1]) or None for its in folders]
     return _Told(parts, shown, f"the folders in column {fitting[0]}")
-
-
-def _with_division(summary: Summary, divided: Summary) -> Summary:
-    return Summary(
-        (*summary.read, *divided.read),
-        (*summary.left_out, *divided.left_out),
-        (*summary.guessed, *divided.guessed),
-    )
 
 
 def _like_parts(table: Any, columns: Columns, alone: bool) -> tuple[str, ...]:
@@ -560,16 +550,16 @@ def from_parquet(given: ParquetFolder, image_column: str | None, label_column: s
         splits = {part: copied(files, Path(place) / f"{part}.arrow") for part, files in given.parts.items()}
         beside = {part: file_beside(files[0].parent, given.beside) for part, files in given.parts.items()}
         source = table_source(given.name, splits, given.files(), image_column, label_column, beside)
-        unread = f"parquet files that belong to no part: {some_of(given.unread, given.folder)}"
+        unread = (f"parquet files that belong to no part: {some_of(given.unread, given.folder)}",) * bool(given.unread)
         said = with_files(source.summary, given.parts, given.folder)
-        yield replace(source, summary=replace(said, left_out=(*said.left_out, *((unread,) * bool(given.unread)))))
+        yield replace(source, summary=said + Summary(left_out=unread))
 
 
 def with_files(summary: Summary, parts: Mapping[str, Sequence[Path]], folder: Path) -> Summary:
     """The summary of the splits, and which files those are that are read."""
     said = " ".join(summary.read)
     used = {part: paths for part, paths in parts.items() if f"part: split {part}" in said}
-    return summary.with_read(*(f"split {part}: {some_of(paths, folder)}" for part, paths in used.items()))
+    return summary + Summary(tuple(f"split {part}: {some_of(paths, folder)}" for part, paths in used.items()))
 
 
 def some_of(paths: Sequence[Path], folder: Path) -> str:

@@ -9,7 +9,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -58,9 +58,7 @@ def from_picture_folder(folder: Path, choice: ClassChoice, listing: Listing, par
         lambda part, rows: (file_bytes(pictures[part][row][1]) for row in rows),
         lambda part, row: text_of(pictures[part][row][1]),
         FileSet(sorted(path for pairs in pictures.values() for _, path in pairs), folder, LARGEST_FILE),
-        replace(
-            said, left_out=(*said.left_out, *rest.left_out()), guessed=(*said.guessed, *_derived(pictures, folders))
-        ),
+        said + Summary(left_out=rest.left_out(), guessed=tuple(_derived(pictures, folders))),
         words,
         tuple(
             (part, label, places[part][name].relative_to(folder).as_posix())
@@ -80,7 +78,7 @@ def _labelled(
         if name in places:
             walked = listing.walk(places[name])
             labelled += [(label, path) for path in walked.pictures]
-            rest.extend(walked)
+            rest.add(walked)
     rest.pictures.clear()
     return labelled
 

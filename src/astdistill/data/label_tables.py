@@ -112,7 +112,7 @@ class LabelTables:
         beside = dict.fromkeys(splits, self._picture)
         source = table_source(self.name, splits, self.files(), self.image, label_column, beside)
         said = with_files(source.summary, self.parts, self.folder)
-        yield replace(source, summary=Summary(said.read, said.left_out, (*said.guessed, *self.guessed)))
+        yield replace(source, summary=said + Summary(guessed=tuple(self.guessed)))
 
     def _picture(self, name: str) -> bytes:
         if name not in self.pictures:

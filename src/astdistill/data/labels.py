@@ -50,9 +50,9 @@ def numbered(labels: Any, names: Sequence[str] | None = None, where: str = "the 
     values, present = _values(labels, where)
     if names is None:
         return _in_order(values, present, where)
-    repeated = [name for name in names if list(names).count(name) > 1]
-    if repeated:
-        raise InputError(f"The class name '{repeated[0]}' is given twice; every class needs its own name.")
+    repeated = next((name for name, count in Counter(names).items() if count > 1), None)
+    if repeated is not None:
+        raise InputError(f"The class name '{repeated}' is given twice; every class needs its own name.")
     return _by_names(values, present, tuple(map(str, names)), where)
 
 

@@ -57,7 +57,7 @@ class Entries:
     """Hidden and system files and folders."""
     special: tuple[Path, ...]
     """Links to nothing, pipes, devices and sockets."""
-    circular: tuple[Path, ...]
+    repeated: tuple[Path, ...]
     """Links to this folder, or to one that holds it."""
     written: tuple[Path, ...] = ()
     """Folders that this package wrote: runs, stores of experts, its cache."""
@@ -75,22 +75,10 @@ class Walked:
     """Links to a folder that was read already, or that holds the link."""
     written: list[Path] = field(default_factory=list[Path])
 
-    def add(self, entries: Entries) -> None:
-        self.pictures += entries.pictures
-        self.others += entries.others
-        self.hidden += entries.hidden
-        self.special += entries.special
-        self.repeated += entries.circular
-        self.written += entries.written
-
-    def extend(self, other: Walked) -> None:
-        """All of another walk, behind this one's."""
-        self.pictures += other.pictures
-        self.others += other.others
-        self.hidden += other.hidden
-        self.special += other.special
-        self.repeated += other.repeated
-        self.written += other.written
+    def add(self, found: Entries | Walked) -> None:
+        """All of a folder, or of another walk, behind what is here."""
+        for kind, paths in vars(self).items():
+            paths += getattr(found, kind)
 
     def left_out(self) -> tuple[str, ...]:
         """A sentence for each kind of file that is not read, with their number and three names."""
@@ -189,14 +177,7 @@ class Listing:
             count += 1
         if count == 1:  # which is in order
             return walked
-        for paths in (
-            walked.pictures,
-            walked.others,
-            walked.hidden,
-            walked.special,
-            walked.repeated,
-            walked.written,
-        ):
+        for paths in vars(walked).values():
             paths.sort()
         return walked
 

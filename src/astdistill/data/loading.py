@@ -21,7 +21,7 @@ from ..runtime.progress import phase
 from ..runtime.shapes import Images
 from ..runtime.status import size
 from .cache import Stored, cached, in_file
-from .dataset import DataConfig, Dataset, RawData, Split, rows_of
+from .dataset import DataConfig, Dataset, RawData, Split, Summary, rows_of
 from .digests import tensor_digest
 from .preprocessing import MIXING, Preprocessing, fit_rat, fit_standard, fit_zca
 from .selection import first_of_each, stratified
@@ -184,7 +184,7 @@ def _with_test(raw: RawData, seed: int) -> RawData:
     _check_every_class(
         train, raw.classes, f" after {TEST_SHARE:.0%} were set aside for testing; add images, or a test part"
     )
-    summary = raw.summary.with_read(f"test part: {TEST_SHARE:.0%} of the training images of every class, set aside")
+    summary = raw.summary + Summary((f"test part: {TEST_SHARE:.0%} of the training images of every class, set aside",))
     return replace(raw, train=train, test=test, summary=summary)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from torch import Tensor
 from ..runtime.errors import InputError, unknown
 from ..runtime.seeds import derive, rng
 from ..runtime.shapes import Labels
-from .dataset import RawData, Split, rows_of
+from .dataset import RawData, Split, Summary, rows_of
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -73,9 +74,9 @@ def kept_labels(names: Sequence[str], choice: ClassChoice) -> list[int]:
     if choice.classes is None:
         return list(range(len(names)))
     kept = _labels(names, choice.classes)
-    twice = [names[label] for label in kept if kept.count(label) > 1]
-    if twice:
-        raise InputError(f"Class '{twice[0]}' is asked for twice in --data.classes; name every class once.")
+    twice = next((names[label] for label, count in Counter(kept).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"Class '{twice}' is asked for twice in --data.classes; name every class once.")
     if len(kept) < 2:
         named = " ".join(choice.classes) or "no class"
         raise InputError(
@@ -96,7 +97,7 @@ def renumbered(labels: Labels, kept: Sequence[int]) -> SelectedRows:
 
 def with_classes(raw: RawData, choice: ClassChoice) -> RawData:
     """The set with only the chosen classes."""
-    kept, summary = kept_labels(raw.classes, choice), raw.summary.with_guessed(*by_number(raw.classes, choice))
+    kept, summary = kept_labels(raw.classes, choice), raw.summary + Summary(guessed=by_number(raw.classes, choice))
 
     def part(whole: Split) -> Split:
         chosen = renumbered(whole.labels, kept)

@@ -138,7 +138,7 @@ def read(config: DataConfig, verify: bool = False) -> RawData:
     raw = bordered(_found(config.source, request), size)
     if size is None:
         return raw
-    return replace(raw, summary=raw.summary.with_read(f"images of {size}×{size} pixels: {RESIZED[config.resize]}"))
+    return replace(raw, summary=raw.summary + Summary((f"images of {size}×{size} pixels: {RESIZED[config.resize]}",)))
 
 
 def looked_at(config: DataConfig, look: Callable[[Source], RawData]) -> RawData:
@@ -183,8 +183,7 @@ def _found(source: str, request: Request) -> RawData:
         raw = _from_hub(source, source.partition(":")[0].rpartition("/")[2], request)
     else:
         raise _nowhere(source)
-    said = raw.summary
-    return replace(raw, summary=replace(said, guessed=(*said.guessed, *_namesake(source, path))))
+    return replace(raw, summary=raw.summary + Summary(guessed=_namesake(source, path)))
 
 
 def _from_path(path: Path, kind: str, request: Request) -> RawData:
@@ -251,7 +250,7 @@ def bordered(raw: RawData, size: int | None) -> RawData:
     parts = [part for part in (raw.train, raw.test) if part is not None]
     if size is not None or any(tuple(part.images.shape[1:]) != UNPADDED for part in parts):
         return raw
-    summary = raw.summary.with_read(f"images of 28×28 padded to {PADDED}×{PADDED}")
+    summary = raw.summary + Summary((f"images of 28×28 padded to {PADDED}×{PADDED}",))
     return replace(raw.map_pixels(lambda pixels: padded(pixels, PADDED)), summary=summary)
 
 
@@ -351,7 +350,7 @@ def _from_folder(folder: Path, request: Request) -> RawData:
         return _with_left_out(_from_parquet(folder, parquet, request, listing), folder, passed)
     raw = _from_tiny_imagenet(tiny[0], request)
     through = (f"everything lies in folder {text_of(tiny[0].name)}",) * (tiny[0] != folder)
-    return replace(raw, summary=raw.summary.with_read(*through))
+    return replace(raw, summary=raw.summary + Summary(through))
 
 
 def _arrays_in(folder: Path, request: Request, listing: Listing) -> RawData | None:
@@ -364,7 +363,7 @@ def _arrays_in(folder: Path, request: Request, listing: Listing) -> RawData | No
     raw = _shaped(arrays.read(request.of_arrays()), request)
     beside = [place for place in listing.entries(folder).folders if place != arrays.folder and _shows(place, listing)]
     words = (f"folders of pictures beside the arrays ({some(beside)})",) * bool(beside)
-    return replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, *words)))
+    return replace(raw, summary=raw.summary + Summary(left_out=words))
 
 
 def _shows(folder: Path, listing: Listing) -> bool:
@@ -396,7 +395,7 @@ def _with_left_out(raw: RawData, folder: Path, passed: list[Path]) -> RawData:
     named = ", ".join(text_of(path.relative_to(folder).as_posix()) for path in passed[:NAMED])
     more = f" and {len(passed) - NAMED} more" * (len(passed) > NAMED)
     word = f"parquet files without a column of pictures and one of labels: {named}{more}"
-    return replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, word)))
+    return replace(raw, summary=raw.summary + Summary(left_out=(word,)))
 
 
 def _from_parquet(folder: Path, paths: list[Path], request: Request, listing: Listing) -> RawData:
@@ -406,7 +405,7 @@ def _from_parquet(folder: Path, paths: list[Path], request: Request, listing: Li
     pictures = [path for path in walked.pictures if path not in named]
     beside = (f"{len(pictures)} picture files beside the parquet files ({some(pictures)})",) * bool(pictures)
     unseen = Walked(hidden=walked.hidden, special=walked.special, written=walked.written).left_out()
-    return replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, *beside, *unseen)))
+    return replace(raw, summary=raw.summary + Summary(left_out=beside + unseen))
 
 
 def _from_tables(given: ParquetFolder, request: Request) -> RawData:
@@ -457,7 +456,7 @@ def _from_pictures(folder: Path, request: Request, listing: Listing) -> RawData:
     raw = _decoded(source.name, source.files, key, lambda: nullcontext(source), request)
     # What is left out is said as it is now: the cache does not follow files that do not count.
     said = replace(raw.summary, left_out=source.summary.left_out)
-    return replace(raw, summary=replace(said, guessed=(*said.guessed, *other_classes(folder, listing, source))))
+    return replace(raw, summary=said + Summary(guessed=other_classes(folder, listing, source)))
 
 
 def _from_label_tables(given: LabelTables, request: Request, listing: Listing) -> RawData:
@@ -471,8 +470,7 @@ def _from_label_tables(given: LabelTables, request: Request, listing: Listing) -
         return [given.name, "tables", *map(str, given.parts), *request.key(content)]
 
     raw = _decoded(given.name, given.files(), key, lambda: given.opened(request.label_column), request)
-    left_out = (*raw.summary.left_out, *given.left_out(listing))
-    return replace(raw, summary=replace(raw.summary, left_out=left_out))
+    return replace(raw, summary=raw.summary + Summary(left_out=given.left_out(listing)))
 
 
 def _no_parts(source: str) -> InputError:

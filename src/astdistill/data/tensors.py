@@ -85,7 +85,7 @@ def dataset_from_tensors(
     arrays = [held.held for held in images.values() if isinstance(held, Given)]
     whites = Levels(opening, lambda: (values for held in pictures for values in held))
     levels = joint_levels(arrays, name, config.white_level if arrays else None)
-    labels = _numbered([train_labels, test_labels], names, name)
+    labels, numbers = _numbered([train_labels, test_labels], names, name)
     pixels, tops = {}, []
     for part, held in images.items():
         if isinstance(held, Pictures):
@@ -93,7 +93,7 @@ def dataset_from_tensors(
             tops.append(top)
         else:
             pixels[part] = levels.pixels(held.held)
-    splits, without = _with_labels(pixels, labels.labels, name)
+    splits, without = _with_labels(pixels, numbers, name)
     said = dict.fromkeys(word for held in images.values() if isinstance(held, Given) for word in held.said)
     guessed = (*said, *levels.guessed, *_dark(tops), *whites.guesses())
     summary = Summary((*levels.read, *whites.words(), *labels.words), without, guessed)
@@ -153,8 +153,8 @@ def dataset_from_torch(
     test_labels = second.labels
     if first_names and second_names and first_names != second_names and not second.is_text:
         test_labels = _by_name(test_labels, second_names, first_names, second.where)
-    labels = _numbered([first.labels, test_labels], names or first_names, name)
-    splits, without = _with_labels({"training": first.pixels, "test": second.pixels}, labels.labels, name)
+    labels, numbers = _numbered([first.labels, test_labels], names or first_names, name)
+    splits, without = _with_labels({"training": first.pixels, "test": second.pixels}, numbers, name)
     tops = [part.top for part in (first, second)]
     guessed = dict.fromkeys((*first.said, *second.said, *_dark(tops), *levels.guesses()))
     said = Summary((*labels.words, *levels.words()), without, tuple(guessed))
@@ -203,7 +203,7 @@ def dataset_from_splits(source: Any, device: str | torch.device, fields: dict[st
     raw = decoded(table, choice, lambda pixels: resized(pixels, config.size, config.resize), opening=opening)
     if any(split.format["type"] == "custom" for split in splits.values()):
         words = "the transform that is set on the data set: its pictures are read as they are stored"
-        raw = replace(raw, summary=replace(raw.summary, left_out=(*raw.summary.left_out, words)))
+        raw = replace(raw, summary=raw.summary + Summary(left_out=(words,)))
     return assemble(bordered(raw, config.size), config, device)
 
 
@@ -243,20 +243,11 @@ def _dataset(raw: RawData, whiten: str, device: str | torch.device, fields: dict
     return assemble(bordered(alike(chosen), config.size), config, device)
 
 
-@dataclass(frozen=True)
-class NumberedParts:
-    """Class numbers of each part, the class names, and what was made of the labels."""
-
-    labels: list[Tensor]
-    classes: tuple[str, ...]
-    words: tuple[str, ...]
-
-
-def _numbered(parts: Sequence[Any], names: Sequence[str] | None, where: str) -> NumberedParts:
-    """The labels of all parts in one numbering."""
+def _numbered(parts: Sequence[Any], names: Sequence[str] | None, where: str) -> tuple[Numbered, Sequence[Tensor]]:
+    """The labels of all parts in one numbering, and those of each part."""
     held = [_label_list(part, where) for part in parts]
-    joined: Numbered = numbered([label for part in held for label in part], names, where)
-    return NumberedParts(list(joined.labels.split([len(part) for part in held])), joined.classes, joined.words)
+    joined = numbered([label for part in held for label in part], names, where)
+    return joined, joined.labels.split([len(part) for part in held])
 
 
 def _label_list(labels: Any, where: str) -> list[Any]:
@@ -460,7 +451,7 @@ def _without_empty(raw: RawData) -> RawData:
     splits = [Split(part.images, renumbered(part.labels, used).labels) for part in parts]
     classes = tuple(raw.classes[number] for number in used)
     words = f"{len(empty)} classes that have a name but no images ({', '.join(empty[:3])})"
-    summary = replace(raw.summary, left_out=(*raw.summary.left_out, words))
+    summary = raw.summary + Summary(left_out=(words,))
     return replace(raw, classes=classes, train=splits[0], test=splits[-1], summary=summary)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -171,6 +172,21 @@ def evaluation_recipe(experiment: Experiment) -> EvalRecipe:
 def load_data(experiment: Experiment) -> Dataset:
     """The data set on the experiment's device."""
     return load_dataset(experiment.data, device=settled_device(experiment.device))
+
+
+ABSENT = "(none)"
+"""The value of a field that the method in use has not."""
+
+
+def value_of(record: Any, field: str) -> Any:
+    """The value at a dotted place in a record."""
+    return functools.reduce(lambda inner, name: getattr(inner, name, ABSENT), field.split("."), record)
+
+
+def with_value(record: Any, field: str, value: Any) -> Any:
+    """The record with the value at a dotted place in it."""
+    first, _, rest = field.partition(".")
+    return record.replace(**{first: with_value(getattr(record, first), rest, value) if rest else value})
 
 
 def check_numbers(experiment: Experiment) -> None:

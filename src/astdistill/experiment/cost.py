@@ -18,6 +18,7 @@ from ..data.description import Description
 from ..data.image_folders import IMAGENET_SIZE, IMAGENET_SUBSETS
 from ..data.preprocessing import MIXING, zca_cost
 from ..data.storage import held_bytes, residence
+from ..data.survey import described_by_headers
 from ..distillation.sharing import HERE, plan_step
 from ..evaluation.protocol import MTT_PROTOCOL, EvalRecipe, architectures
 from ..evaluation.rows import TAUGHT
@@ -35,7 +36,6 @@ from ..runtime.progress import phase
 from ..runtime.status import duration, size
 from ..runtime.text import many
 from .config import Experiment, evaluation_recipe, expert_epochs
-from .sizing import described_by_headers
 from .work import GRADIENT_GRAPH, SECOND_GRAPH, Cost, Costs, Network, Speed
 
 IDLE_WORKER = 200 * 2**20

@@ -3,7 +3,6 @@ every machine."""
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import re
@@ -20,7 +19,7 @@ from ..distillation.settings import DistillSettings
 from ..evaluation.protocol import MTT_PROTOCOL
 from ..methods.outer_step import TrajectoryMatching
 from ..methods.trajectory_matching import AST
-from .config import EvaluationSettings, Experiment, ExpertSettings
+from .config import ABSENT, EvaluationSettings, Experiment, ExpertSettings, value_of, with_value
 from .cost import NAMED, DatasetSize, counted, dataset_size
 from .presets import DIGITS_DSA
 from .work import Costs
@@ -80,15 +79,11 @@ class Proposal:
         """Every choice, as it is in the experiment that is run; of a value that was typed, that it was."""
         rows = []
         for field, why in self.choices:
-            value = _value(final, field)
-            if value != _value(self.experiment, field):
+            value = value_of(final, field)
+            if value != value_of(self.experiment, field):
                 why = "as given"
             rows.append(Told(f"--{field.replace('_', '-')} {value}", why))
         return [row for row in rows if not row.flag.endswith(f" {ABSENT}")]
-
-
-ABSENT = "(none)"
-"""The value of a field that the method in use has not."""
 
 
 def propose(data: DataConfig, ipc: int = 1) -> Proposal:
@@ -158,18 +153,7 @@ def _within_budget(experiment: Experiment, known: DatasetSize) -> Experiment:
 def _smaller(experiment: Experiment, field: str, most: int) -> Experiment:
     if field == "width":
         return experiment.replace(model=re.sub(r"-w\d+", f"-w{most}", experiment.model))
-    return _with(experiment, field.split("."), min(most, _value(experiment, field)))
-
-
-def _with(record: Any, path: list[str], value: Any) -> Any:
-    """The record with the value at a place in it."""
-    if path[1:]:
-        value = _with(getattr(record, path[0]), path[1:], value)
-    return record.replace(**{path[0]: value})
-
-
-def _value(experiment: Experiment, field: str) -> Any:
-    return functools.reduce(lambda record, name: getattr(record, name, ABSENT), field.split("."), experiment)
+    return with_value(experiment, field, min(most, value_of(experiment, field)))
 
 
 def _seen(data: DataConfig) -> Survey:

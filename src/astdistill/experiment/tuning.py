@@ -36,7 +36,7 @@ from ..runtime.progress import Bar, bar, phase, tell
 from ..runtime.run_dir import FREE, RunDir, flat
 from ..runtime.seeds import derive
 from ..runtime.text import in_one_line
-from .config import Experiment, check_experiment, load_data
+from .config import Experiment, check_experiment, load_data, value_of, with_value
 from .pipeline import obtain_experts
 
 HELD_OUT = 0.2
@@ -115,11 +115,7 @@ def check_search(experiment: Experiment, search: Search) -> None:
 
 def widest(experiment: Experiment, search: Search) -> Experiment:
     """The experiment whose experts suffice for every trial."""
-    ranges = _step_ranges(experiment, search)
-    step = experiment.method.step
-    highest = {name.rpartition(".")[2]: int(high) for name, (_, high) in ranges.items()}
-    method = experiment.method.replace(step=step.replace(**highest))
-    return experiment.replace(method=method)
+    return with_values(experiment, {name: high for name, (_, high) in _step_ranges(experiment, search).items()})
 
 
 def _step_ranges(experiment: Experiment, search: Search) -> Ranges:
@@ -502,29 +498,22 @@ class _Trials:
 
 def with_values(experiment: Experiment, values: Mapping[str, float]) -> Experiment:
     """The experiment with settings changed by their dotted names."""
-    rates = {name.removeprefix("distill."): value for name, value in values.items() if name.startswith("distill.")}
-    counts = {
-        name.removeprefix("method.step."): int(value)
-        for name, value in values.items()
-        if name.startswith("method.step.")
-    }
-    method = experiment.method
-    if counts:
-        method = method.replace(step=method.step.replace(**counts))
-    return experiment.replace(distill=experiment.distill.replace(**rates), method=method)
+    for name, value in whole_counts(values).items():
+        experiment = with_value(experiment, name, value)
+    return experiment
+
+
+def whole_counts(values: Mapping[str, float]) -> dict[str, float | int]:
+    """The same, counts as whole numbers."""
+    return {name: int(value) if name.startswith("method.step.") else value for name, value in values.items()}
 
 
 def _asked(experiment: Experiment, ranges: Ranges) -> dict[str, float]:
     """What the experiment itself has, by the names of what is drawn."""
-    settings, step = experiment.distill, experiment.method.step
-    values: dict[str, float] = {}
-    for name in ranges:
-        head, _, field = name.rpartition(".")
-        if name == RATIO:
-            values[name] = settings.lr_lr / settings.lr_init**2
-        else:
-            values[name] = getattr({"distill": settings, "method.step": step}[head], field)
-    return values
+    settings = experiment.distill
+    return {
+        name: settings.lr_lr / settings.lr_init**2 if name == RATIO else value_of(experiment, name) for name in ranges
+    }
 
 
 def first_ranges(

@@ -1,14 +1,12 @@
 """Expert networks and their trajectories."""
 
-from .recipe import ExpertCurve, ExpertRecipe
-from .store import Segment, StoreIdentity, TrajectoryStore
+from .recipe import ExpertRecipe
+from .store import Segment, TrajectoryStore
 from .training import train_experts
 
 __all__ = [
-    "ExpertCurve",
     "ExpertRecipe",
     "Segment",
-    "StoreIdentity",
     "TrajectoryStore",
     "train_experts",
 ]

@@ -30,7 +30,7 @@ from ..runtime.files import (
 )
 from ..runtime.objects import GoneError, Objects, Url
 from ..runtime.shapes import Rows
-from .partial import ENDING, PartialTrajectory, folders, published_rows, state_epochs, stored_rows
+from .partial import ENDING, MEND, PartialTrajectory, folders, published_rows, state_epochs, stored_rows
 
 SAVE_S = 180.0
 """Seconds of training between two objects of a half-trained expert."""
@@ -46,7 +46,6 @@ EXPERT = re.compile(r"(?P<expert>[0-9]{3,})(-(?P<epochs>[0-9]{4,}))?\.safetensor
 STATE = re.compile(r"(?P<expert>[0-9]{3,})\.partial/(?P<epochs>[0-9]{4,})\.safetensors")
 """What an expert is trained on from: the optimiser's state after so many epochs, and the rows up to there."""
 ROWS = "rows"
-MEND = "delete it and run the same command again"
 
 
 def scratch_of(folder: Path) -> Path:

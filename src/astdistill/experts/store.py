@@ -37,17 +37,14 @@ from ..runtime.seeds import to_device
 from ..runtime.shapes import Params, Rows
 from ..runtime.text import many, printable
 from ..runtime.trust import trust_modules
-from .cloud import CloudFiles
-from .partial import PartialTrajectory
+from .cloud import TYPES, CloudFiles
+from .partial import MEND, PartialTrajectory
 from .recipe import ExpertCurve, ExpertRecipe
 
 FORMAT = 1
 RECIPE, PREPROCESSING = "recipe.json", "preprocessing.safetensors"
 DIGEST = re.compile("[0-9a-f]{12}")
 """The name of a folder that is a store's own, the digest of its identity."""
-ROW_TYPES = {"F32": "float32", "BF16": "bfloat16"}
-"""What safetensors calls the types of rows, and torch."""
-MEND = "delete it and run the same command again"
 
 
 class StoreIdentity(Record):
@@ -249,6 +246,15 @@ class TrajectoryStore:
             tensors, header = load_tensors(path, mend=MEND)
             return restored(path, header.get("preprocessing"), tensors)
 
+    def drawn(self, generator: torch.Generator) -> int:
+        """The number of one of the finished experts, each as likely.
+
+        Args:
+            generator: The draw is taken from it, on the CPU.
+        """
+        numbers = self.experts()
+        return numbers[int(torch.randint(len(numbers), (), generator=generator))]
+
     def experts(self) -> list[int]:
         """The numbers of the finished experts, ascending, up to the limit.
 
@@ -372,7 +378,7 @@ class TrajectoryStore:
         if not has_digests(words):
             return []
         rows, written = file.get_slice("rows"), None
-        shape = [f"torch.{ROW_TYPES.get(rows.get_dtype(), '')}", rows.get_shape()]
+        shape = [str(TYPES.get(rows.get_dtype())), rows.get_shape()]
         try:
             said = parse_json(words[DIGESTS])
             written, sums = said["tensors"]["rows"], said["tensors"]
@@ -429,14 +435,12 @@ class TrajectoryStore:
     @staticmethod
     @contextmanager
     def _reading(path: Path) -> Iterator[None]:
-        with reading(path, "a whole trajectory", "delete it and run the same command again"):
+        with reading(path, "a whole trajectory", MEND):
             try:
                 yield
             except (SafetensorError, OSError) as error:
                 why = printable(str(error))[:200]
-                raise InputError(
-                    f"{path} is not a whole trajectory ({why}); delete it and run the same command again."
-                ) from error
+                raise InputError(f"{path} is not a whole trajectory ({why}); {MEND}.") from error
 
     def _check_rows(self, path: Path, file: Any) -> None:
         """Raise InputError unless there are rows up to `until`, of the recipe's every epoch, or of every epoch of the
@@ -448,15 +452,12 @@ class TrajectoryStore:
         if (self.until or 1) <= trained <= whole:
             epochs = trained
         wanted = [epochs + 1, self.identity.parameters]
-        if rows.get_dtype() not in ROW_TYPES:
+        if rows.get_dtype() not in TYPES:
             raise InputError(
-                f"{path} holds rows of {rows.get_dtype()}, where one of {', '.join(ROW_TYPES)} is due; delete it and "
-                "run the same command again."
+                f"{path} holds rows of {rows.get_dtype()}, where one of {', '.join(TYPES)} is due; {MEND}."
             )
         if shape != wanted:
-            raise InputError(
-                f"{path} holds rows of shape {shape} where {wanted} are due; delete it and run the same command again."
-            )
+            raise InputError(f"{path} holds rows of shape {shape} where {wanted} are due; {MEND}.")
 
 
 def files_at(folder: Path) -> LocalFiles | CloudFiles:
@@ -496,7 +497,7 @@ def _only_store(root: Path) -> Path:
 def describe_store(folder: Path, identity: StoreIdentity, data: DataConfig, preprocessing: Preprocessing) -> None:
     """Write what makes a folder of trajectories a store; `recipe.json` comes last."""
     save_tensors(folder / PREPROCESSING, preprocessing.tensors(), {"preprocessing": preprocessing.describe()})
-    write_json(folder / "recipe.json", {"identity": identity.to_json(), "data": data.to_json()})
+    write_json(folder / RECIPE, {"identity": identity.to_json(), "data": data.to_json()})
 
 
 def identity_of(

@@ -1,15 +1,12 @@
 """Files of other code bases and of the Hugging Face hub, read and written, and a distilled set in use."""
 
 from .distilled import Distilled, distill, import_set, load
-from .exporters import FORMATS, export
-from .formats import Format
+from .exporters import export
 from .import_experts import import_buffers
 from .published import PublishedSet, get, zoo
 
 __all__ = [
-    "FORMATS",
     "Distilled",
-    "Format",
     "PublishedSet",
     "distill",
     "export",

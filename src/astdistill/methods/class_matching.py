@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ..autodiff.dispatch import engine_of
-from ..experts.store import TrajectoryStore
 from ..models.flat import FlatModel
 from ..runtime.shapes import Batch, Features, Params, Scalar
 from .outer_step import OuterStep, Pair, Setup, StepSettings, StepWork
@@ -165,12 +164,6 @@ def entropies(model: FlatModel, theta: Params, synthetic: Mapping[int, Batch]) -
         logits = model.head(theta, features)
         losses.append(cross_entropy(logits, torch.full((len(logits),), label, device=logits.device)))
     return torch.stack(losses).sum()
-
-
-def drawn_expert(experts: TrajectoryStore, generator: torch.Generator) -> int:
-    """One of the experts, each as likely."""
-    numbers = experts.experts()
-    return numbers[int(torch.randint(len(numbers), (), generator=generator))]
 
 
 def row(setup: Setup, expert: int, epoch: int, like: Tensor) -> Params:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -215,18 +215,27 @@ class FileInit(ImageInit):
     path: Path
     """A synthetic.safetensors file, or a run folder that contains one."""
 
-    def check(self, dataset: Dataset, ipc: int) -> None:
-        earlier = load(self.path)
-        given = (earlier.classes, earlier.ipc * earlier.texture.cells, earlier.shape, earlier.preprocessing.hash)
-        wanted = (dataset.classes, ipc, dataset.shape, dataset.preprocessing.hash)
+    def check_alike(self, given: Sequence[object], wanted: Sequence[object]) -> None:
+        """Raise InputError where classes, images per class, shape or, as far as it is known, preprocessing differ.
+
+        Args:
+            given: Those of the earlier set, in this order.
+            wanted: Those of the run, as far as they are known.
+        """
         for name, has, wants in zip(
-            ("classes", "images per class", "image shape", "preprocessing"), given, wanted, strict=True
+            ("classes", "images per class", "image shape", "preprocessing"), given, wanted, strict=False
         ):
             if has != wants:
                 raise InputError(
                     f"{self.path} has other {name} ({has}) than this run ({wants}); start from a set like it, or "
-                    f"--init real."
+                    "--init real."
                 )
+
+    def check(self, dataset: Dataset, ipc: int) -> None:
+        earlier = load(self.path)
+        given = (earlier.classes, earlier.ipc * earlier.texture.cells, earlier.shape, earlier.preprocessing.hash)
+        wanted = (dataset.classes, ipc, dataset.shape, dataset.preprocessing.hash)
+        self.check_alike(given, wanted)
 
     def __call__(
         self, dataset: Dataset, experts: TrajectoryStore | None, model: FlatModel, ipc: int, seed: int
@@ -297,9 +306,7 @@ def expert_logits(experts: TrajectoryStore | None, model: Classifier, split: Spl
         raise InputError(
             "This start reads an expert, but there are none; give a store of experts, or start from --init real."
         )
-    numbers = experts.experts()
-    expert = numbers[int(torch.randint(len(numbers), (), generator=rng(seed, "init", "expert")))]
-    return _last_logits(experts, expert, model, split)
+    return _last_logits(experts, experts.drawn(rng(seed, "init", "expert")), model, split)
 
 
 def _last_logits(experts: TrajectoryStore, expert: int, model: Classifier, split: Split) -> Logits:

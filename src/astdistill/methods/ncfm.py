@@ -18,7 +18,6 @@ from ..runtime.shapes import Features, Params, Scalar
 from .class_matching import (
     ExpertFeatureMatching,
     Pairs,
-    drawn_expert,
     entropies,
     real_features,
     row,
@@ -89,7 +88,7 @@ class CharacteristicMatching(ExpertFeatureMatching):
         """
         assert setup.experts is not None
         generator, last = rng(seed, "rows", iteration), setup.experts.epochs
-        expert = drawn_expert(setup.experts, generator)
+        expert = setup.experts.drawn(generator)
         share = float(torch.rand((), generator=generator))
         first, end = (row(setup, expert, epoch, like) for epoch in (0, last))
         return share * first + (1 - share) * end, end

@@ -209,6 +209,5 @@ def _balance(offset: float, base: float) -> float:
 def _segment(experts: TrajectoryStore, iteration: int, lower: int, upper: int, length: int, seed: int) -> Segment:
     """Any expert, any start epoch from `lower` up to but not including `upper`."""
     generator = rng(seed, "segment", iteration)
-    numbers = experts.experts()
-    expert = numbers[int(torch.randint(len(numbers), (), generator=generator))]
+    expert = experts.drawn(generator)
     return experts.segment(expert, int(torch.randint(lower, upper, (), generator=generator)), length)

@@ -13,7 +13,7 @@ from ..experts.recipe import ExpertRecipe
 from ..experts.store import TrajectoryStore
 from ..runtime.seeds import rng
 from ..runtime.shapes import Scalar
-from .class_matching import ExpertFeatureMatching, Pairs, distance_of_means, drawn_expert, entropies, row
+from .class_matching import ExpertFeatureMatching, Pairs, distance_of_means, entropies, row
 from .method import Method
 from .outer_step import Setup
 from .trajectory_matching import AST
@@ -56,7 +56,7 @@ class TrajectoryGuidedMatching(ExpertFeatureMatching):
             seed: Of the run.
         """
         generator, last = rng(seed, "rows", iteration), experts.epochs
-        expert = drawn_expert(experts, generator)
+        expert = experts.drawn(generator)
         first = int(torch.randint(last + 1, (), generator=generator))
         second = int(torch.randint(first, min(first + self.ahead, last) + 1, (), generator=generator))
         return expert, first, second

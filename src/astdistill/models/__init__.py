@@ -6,10 +6,8 @@ from torch import nn
 
 from ..runtime.trust import trust_models
 from . import registry
-from .convnets import ConvNet, deepest
 from .flat import FlatModel
-from .layers import GroupNorm
-from .registry import Factory, Name, model_names, parse
+from .registry import Factory
 
 
 @functools.wraps(registry.build_model)
@@ -20,13 +18,6 @@ def build_model(model: str | Factory, shape: tuple[int, int, int], classes: int,
 
 
 __all__ = [
-    "ConvNet",
-    "Factory",
     "FlatModel",
-    "GroupNorm",
-    "Name",
     "build_model",
-    "deepest",
-    "model_names",
-    "parse",
 ]

@@ -5,35 +5,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .experts import record_experts
-    from .figures import epoch_table, quality_table, save_curves, save_quality
-    from .page.page import renew_page, save_page
-    from .pictures import colours, file_name, save_grid, save_labelled, save_picture, save_textures, sheet
+    from .figures import save_quality
+    from .page.page import save_page
+    from .pictures import save_grid, save_textures
 
-_HOMES = {
-    "record_experts": "experts",
-    **dict.fromkeys(("epoch_table", "quality_table", "save_curves", "save_quality"), "figures"),
-    **dict.fromkeys(("renew_page", "save_page"), "page.page"),
-    **dict.fromkeys(
-        ("colours", "file_name", "save_grid", "save_labelled", "save_picture", "save_textures", "sheet"), "pictures"
-    ),
-}
+_HOMES = {"save_grid": "pictures", "save_page": "page.page", "save_quality": "figures", "save_textures": "pictures"}
 
 __all__ = [
-    "colours",
-    "epoch_table",
-    "file_name",
-    "quality_table",
-    "record_experts",
-    "renew_page",
-    "save_curves",
     "save_grid",
-    "save_labelled",
     "save_page",
-    "save_picture",
     "save_quality",
     "save_textures",
-    "sheet",
 ]
 
 

@@ -240,15 +240,15 @@ def save_quality(stores: Mapping[str, Sequence[ExpertCurve]], path: str | Path) 
     steps, accuracy = figure.subplots(1, 2)
     tidy(steps, "How far an expert moves in one epoch", "epoch", "‖θ$_e$ − θ$_{e-1}$‖²,  log scale")
     tidy(accuracy, "How good it is", "epoch", "accuracy, %")
-    for (name, curves), colour in zip(stores.items(), _cycle(len(stores)), strict=True):
+    for number, (name, curves) in enumerate(stores.items()):
         label = f"{name} (n = {len(curves)})"
-        band(steps, [curve.step_squared for curve in curves], colour, "-", label, of_logarithm=True)
+        band(steps, [curve.step_squared for curve in curves], colour(number), "-", label, of_logarithm=True)
         for which, line in (("test", "-"), ("train", "--")):
             values, label = [getattr(curve, f"{which}_accuracy") for curve in curves], which
             if len(stores) > 1:
                 label = f"{name}, {which}"
             if all(values):
-                band(accuracy, values, colour, line, label)
+                band(accuracy, values, colour(number), line, label)
     logarithmic(steps)
     for axes in (steps, accuracy):
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -357,8 +357,9 @@ def band(
     axes.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
 
 
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+def colour(number: int) -> str:
+    """The colour of run, store or cluster `number`."""
+    return COLOURS[number % len(COLOURS)]
 
 
 def _step_spread(steps: Sequence[float]) -> str:

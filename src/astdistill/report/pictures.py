@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from ..runtime.errors import InputError
 from ..runtime.files import replacing
 from ..runtime.shapes import Images
 from ..runtime.text import file_name, shown_name
-from .figures import INK, blank, save
+from .figures import INK, blank, save, unwarned
 
 DPI = 100
 MARGIN, GAP, BETWEEN = 16, 3, 14
@@ -226,8 +225,7 @@ def _text_width(text: str, size: float) -> float:
     """Output pixels that `text` takes at a font of `size` output pixels."""
     from matplotlib.textpath import TextPath
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
+    with unwarned():
         path = TextPath((0, 0), text or " ", size=size, usetex=False)
     if not len(path.vertices):  # nothing to be seen
         return 0.0

@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .errors import InputError, LostError
 from .files import NO_LOCKS, lock
@@ -39,7 +38,7 @@ from .progress import Bar, be_quiet, tell
 from .provenance import instructions, processor, versions
 from .text import in_one_line
 from .trust import take_over, words_of_trust
-from .worker import TensorLocation, TensorPickler, nameless_file, sendable, with_common
+from .worker import TensorPickler, TensorUnpickler, nameless_file, sendable, with_common
 
 KEEPALIVE_MS = "5000"
 """A node whose power fails says nothing: without such questions and answers a call to it would wait for ever."""
@@ -412,22 +411,6 @@ class ClusterPickler(TensorPickler):
         return elsewhere()
 
 
-class _Mapped(pickle.Unpickler):
-    """Reads them back, the tensors as views of the node's one copy, which nobody writes to."""
-
-    def __init__(self, text: io.BytesIO, memory: np.ndarray) -> None:
-        super().__init__(text)
-        self._memory = memory
-
-    def persistent_load(self, pid: TensorLocation) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the buffer cannot be written to
-            flat = torch.frombuffer(
-                self._memory, dtype=pid.dtype, count=torch.Size(pid.shape).numel(), offset=pid.start
-            )
-        return flat.as_strided(pid.shape, pid.stride)
-
-
 class Order(NamedTuple):
     """What every job of one pool is told."""
 
@@ -511,7 +494,7 @@ def _prepare(order: Order, memory: np.ndarray) -> None:
         )
     take_over(order.trust)
     Prepared.name = ""
-    Prepared.work, Prepared.shared = _Mapped(io.BytesIO(order.text), memory).load()
+    Prepared.work, Prepared.shared = TensorUnpickler(io.BytesIO(order.text), memory).load()
     Prepared.name = order.name
 
 

@@ -41,7 +41,7 @@ def owner_alive(name: str) -> bool | None:
     tag = re.search(TAG, name)
     if tag is None or tag["machine"] != machine():
         return None
-    return _running(int(tag["pid"]))
+    return running(int(tag["pid"]))
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,16 @@ class Owner:
         """Whether it still runs; None for a process of another machine, which cannot be asked."""
         if self.machine != machine():
             return None
-        return _running(self.pid) and _began(self.pid) == self.started
+        return running(self.pid) and _began(self.pid) == self.started
 
     def __str__(self) -> str:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
         return f"process {self.pid} on {self.host}, since {at}"
 
 
-def _running(pid: int) -> bool:
+def running(pid: int) -> bool:
+    """Whether a process of this machine runs; one that cannot be asked, another user's or any on Windows, counts as
+    running."""
     if os.name == "nt":
         return True  # not asked: a signal of 0 would end it there
     try:

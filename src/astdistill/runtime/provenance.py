@@ -36,7 +36,7 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
 @cache
 def versions() -> dict[str, str]:
     """The versions of the packages that numbers and their speed depend on."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)}
+    return {name: version for name in PACKAGES if (version := version_of(name)) is not None}
 
 
 def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -60,12 +60,12 @@ def machine(device: str | torch.device = "cpu") -> dict[str, Any]:
     }
 
 
-def _installed(name: str) -> bool:
+def version_of(name: str) -> str | None:
+    """The version of an installed package; None for one that is not."""
     try:
-        importlib.metadata.version(name)
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def cpuinfo(*names: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import append_line, check_regular, parse_json, read_lines, rewrite_lines
-from .owners import new_tag
+from .owners import new_tag, running
 from .run_dir import RunDir, sound_time
 
 
@@ -203,17 +203,7 @@ def read_status(path: Path) -> tuple[Status, dict[str, Any]] | None:
 def alive(process: dict[str, Any]) -> bool:
     """Whether the process that wrote a status may still be at work; one on another machine, or on Windows, cannot be
     asked."""
-    if process.get("stopped"):
-        return False
-    if process["host"] != platform.node() or os.name == "nt":
-        return True
-    try:
-        os.kill(process["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's, which runs
-    return True
+    return not process.get("stopped") and (process["host"] != platform.node() or running(process["pid"]))
 
 
 @contextmanager

@@ -11,8 +11,10 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from typing import IO, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,17 +98,21 @@ def on_own_gpu(tensor: Tensor, wants_gradient: bool) -> Tensor:
 
 
 class TensorUnpickler(pickle.Unpickler):
-    """Reads them back, the tensors as views of the mapped file; what is written into one stays in this process."""
+    """Reads them back, the tensors as views of the memory, or of the mapped file, where what is written into one stays
+    in this process."""
 
-    def __init__(self, text: IO[bytes], handle: int) -> None:
+    def __init__(self, text: IO[bytes], memory: int | np.ndarray) -> None:
         super().__init__(text)
-        self._mapped: mmap.mmap | None = None
-        if os.fstat(handle).st_size:
-            self._mapped = mmap.mmap(handle, 0, access=mmap.ACCESS_COPY)
+        if isinstance(memory, int) and os.fstat(memory).st_size:
+            self._memory = mmap.mmap(memory, 0, access=mmap.ACCESS_COPY)
+        else:
+            self._memory = memory
 
     def persistent_load(self, pid: TensorLocation) -> Tensor:
-        assert self._mapped is not None
-        flat = torch.frombuffer(self._mapped, dtype=pid.dtype, count=torch.Size(pid.shape).numel(), offset=pid.start)
+        count = torch.Size(pid.shape).numel()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the memory cannot be written to
+            flat = torch.frombuffer(self._memory, dtype=pid.dtype, count=count, offset=pid.start)
         return flat.as_strided(pid.shape, pid.stride)
 
 

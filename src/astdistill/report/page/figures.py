@@ -16,9 +16,9 @@ from ...evaluation.scores import BASELINE_NAMES, deviation
 from ...experts.recipe import ExpertCurve
 from ...runtime.text import shown_name
 from ..figures import (
-    COLOURS,
     INK,
     band,
+    colour,
     curve,
     draw_loss,
     draw_unmoved,
@@ -206,11 +206,6 @@ def _bare(figure: Figure, axes: Axes) -> None:
         side.set_visible(False)
     with unwarned():
         figure.draw_without_rendering()
-
-
-def colour(number: int) -> str:
-    """The colour of run, store or cluster `number`."""
-    return COLOURS[number % len(COLOURS)]
 
 
 def loss(runs: Sequence[RunReader]) -> Markup | None:
