@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from astdistill.cli.options import parse
 from astdistill.data.augmentation import apply, draw
 from astdistill.data.dataset import Split
 from astdistill.data.synthetic import SyntheticSet
@@ -20,6 +21,7 @@ from astdistill.evaluation.rows import random_real
 from astdistill.evaluation.runner import evaluate_all
 from astdistill.evaluation.scores import Scores, table
 from astdistill.evaluation.training import TensorExamples, train_network
+from astdistill.runtime.errors import InputError
 from astdistill.runtime.seeds import rng
 
 SHAPE = (3, 6, 6)
@@ -117,6 +119,15 @@ def test_batches_by_size_need_no_order() -> None:
             assert recipe.for_set(ipc, 10).batch == batch
             assert recipe.for_set(ipc, 100).batch == 2 * batch
             assert "batch" in recipe.unread()
+
+
+def test_batches_by_size_are_typed_as_pairs_and_saved_so(tmp_path: Path) -> None:
+    pairs, saved = ("--evaluation.recipe.batches", "1:10", "10:50"), tmp_path / "saved.yaml"
+    for words in (["digits-ipc1", *pairs, "--save-config", str(saved)], ["--config", str(saved)]):
+        assert parse("run", words).experiment.evaluation.recipe.batches == ((1, 10), (10, 50))
+    for wrong in ("1", "1:x", "1:2:3", "0:4"):
+        with pytest.raises(InputError, match=r"--evaluation\.recipe\.batches cannot be"):
+            parse("run", ["digits-ipc1", pairs[0], wrong])
 
 
 def test_the_protocol_is_that_of_the_paper() -> None:

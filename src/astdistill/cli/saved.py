@@ -197,16 +197,23 @@ def check_save(path: Path, params: Iterable[Any]) -> None:
         )
 
 
+def _as_typed(value: Any) -> Any:
+    """A value as the command line takes it: pairs in a list have a colon."""
+    if not isinstance(value, list):
+        return value
+    return [":".join(map(str, each)) if isinstance(each, list) else each for each in value]
+
+
 def save_config(
     path: Path, typed: Iterable[tuple[Flag | Positional, Any]], preset: str, named: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the settings that were typed, those of a `--config` included; those that were `found` by their names go
+    """Write the settings that were typed, those of a `--config` included; those in `named`, by their names, go
     before them. What may be replaced says `check_save`."""
     entries: dict[str, Any] = {}
     if preset:
         entries[PRESET] = preset
     for param, value in typed:
         if name_of(param) not in (*NEVER, PRESET):
-            entries[name_of(param)] = to_jsonable_python(value)
+            entries[name_of(param)] = _as_typed(to_jsonable_python(value))
     entries |= named or {}
     write_text(path, yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
 from ..data.augmentation import Strategy
 from ..models.convnets import deepest
@@ -21,6 +21,14 @@ LATER = (
     *("cosine", "checks_from", "batches", "temperature"),
 )
 """Fields of a recipe that the first version did not have."""
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+def _pair(given: object) -> object:
+    """The numbers of '10:50', as it is typed."""
+    return given.split(":") if isinstance(given, str) else given
 
 
 class EvalRecipe(Record):
@@ -43,7 +51,7 @@ class EvalRecipe(Record):
     """Learning rate. Default: the learned one of the distilled set, and 0.01 for real images."""
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     """Optimiser of the evaluated networks."""
-    steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    steps: tuple[Count, ...] = ()
     """Numbers of optimiser steps after which to test, ascending; training ends after the last. Default: epochs are
     counted instead."""
     networks: int = Field(default=5, ge=1)
@@ -71,9 +79,9 @@ class EvalRecipe(Record):
     cosine: float = Field(default=0.0, ge=0)
     """c, of a cosine schedule: in epoch e, counted from 0, the learning rate is multiplied by ½ (1 + cos(π e / (c E))),
     and does not drop. With c = 2 it ends at half of its first value. 0 means no such schedule."""
-    batches: tuple[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], ...] = ()
-    """Pairs of a number of images per class and the batch size from that number on, ascending, in place of batch; twice
-    the batch size for a hundred classes or more."""
+    batches: tuple[Annotated[tuple[Count, Count], BeforeValidator(_pair)], ...] = ()
+    """Pairs of a number of images per class and the batch size from that number on, in place of batch; twice the batch
+    size for a hundred classes or more. On the command line a pair is two numbers with a colon: 1:10 10:50."""
     temperature: float = Field(default=0.0, ge=0)
     """T, of a teacher that labels the augmented batches: networks minimise KL(teacher ‖ network), the logits of both
     divided by T, in place of the cross-entropy with the labels of the set. 0 means no teacher."""
